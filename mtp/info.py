@@ -1,0 +1,41 @@
+"""``python -m mtp.info``: versions, devices, and which form of each operator runs and why."""
+import importlib.metadata
+import os
+import platform
+import sys
+
+import torch
+
+import mtp
+from mtp.ops import mmcv_ext
+
+PACKAGES = ('torch', 'torchvision', 'timm', 'numpy', 'opencv-python', 'onedl-mmengine',
+            'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmrotate',
+            'onedl-mmpretrain', 'pycocotools', 'faster-coco-eval')
+
+
+def report() -> str:
+    """What this installation is, as text."""
+    lines = [f'mtp {mtp.__version__}, Python {platform.python_version()}, {sys.platform}']
+    for name in PACKAGES:
+        try:
+            lines.append(f'  {name:<22}{importlib.metadata.version(name)}')
+        except importlib.metadata.PackageNotFoundError:
+            lines.append(f'  {name:<22}not installed')
+    lines.append('devices: ' + (', '.join(
+        torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        or f'CPU only, {torch.get_num_threads()} threads'))
+    native = mmcv_ext.install() == 'native'
+    setting = os.environ.get('MTP_OPS')
+    why = (f'MTP_OPS={setting}' if setting else
+           'compiled extension found' if native else 'mmcv has no compiled extension')
+    if native:
+        lines.append(f'mmcv.ops: native ({why})')
+    else:
+        lines.append(f'mmcv.ops: portable ({why}); provided by mtp:')
+        lines += [f'  {name}' for name in mmcv_ext.PROVIDED]
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    print(report())

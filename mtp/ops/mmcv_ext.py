@@ -1,0 +1,188 @@
+"""``mmcv._ext`` without a compiler: the functions of mmcv's extension that mtp's models call.
+
+``mmcv.ops`` imports its compiled extension as ``mmcv._ext``. Where mmcv was installed without it,
+:func:`install` registers a module of that name whose functions fill the caller's output tensors
+from :mod:`mtp.ops` and torchvision, on CPU and CUDA.
+
+The environment variable ``MTP_OPS`` chooses: ``native`` demands the compiled extension,
+``portable`` uses this module even beside one, unset takes the compiled one where it is.
+"""
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from mtp.ops.focal_loss import sigmoid_focal_loss
+from mtp.ops.roi_align_rotated import roi_align_rotated
+from mtp.ops.rotated_boxes import box_iou_rotated as _box_iou_rotated
+from mtp.ops.rotated_boxes import nms_rotated as _nms_rotated
+
+NAME = 'mmcv._ext'
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Horizontal NMS through torchvision, among equal scores in mmcv's order."""
+    from torchvision.ops import nms as tv_nms
+    order = scores.sort(descending=True).indices
+    boxes = boxes[order].float()
+    boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], 1)
+    # torchvision would sort once more, with another order of ties than the compiled mmcv's
+    ranks = torch.arange(len(order), 0, -1, device=boxes.device, dtype=boxes.dtype)
+    return order[tv_nms(boxes, ranks, iou_threshold)]
+
+
+def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor,
+                      argmax_x: Tensor, aligned_height: int, aligned_width: int,
+                      spatial_scale: float, sampling_ratio: int, pool_mode: int,
+                      aligned: bool) -> None:
+    """RoIAlign through torchvision."""
+    from torchvision.ops import roi_align
+    _average_only(pool_mode)
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    output.copy_(roi_align(input.to(dtype), rois.to(dtype), (aligned_height, aligned_width),
+                           spatial_scale, sampling_ratio or -1, aligned))
+
+
+def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor,
+                       grad_input: Tensor, aligned_height: int, aligned_width: int,
+                       spatial_scale: float, sampling_ratio: int, pool_mode: int,
+                       aligned: bool) -> None:
+    """Gradient of :func:`roi_align_forward` through torchvision's own backward operator."""
+    import torchvision  # noqa: F401  (registers the operator)
+    _average_only(pool_mode)
+    dtype = torch.promote_types(grad_output.dtype, torch.float32)
+    grad_input.copy_(torch.ops.torchvision._roi_align_backward(
+        grad_output.to(dtype), rois.to(dtype), spatial_scale, aligned_height, aligned_width,
+        *grad_input.shape, sampling_ratio or -1, aligned))
+
+
+def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode_flag: int = 0,
+                    aligned: bool = False) -> None:
+    """Rotated overlaps, row-major into ``ious``."""
+    mode = ('iou', 'iof')[mode_flag]
+    ious.copy_(_box_iou_rotated(boxes1, boxes2, mode, aligned).view_as(ious))
+
+
+def nms_rotated(dets: Tensor, scores: Tensor, order: Tensor, dets_sorted: Tensor, labels: Tensor,
+                iou_threshold: float, multi_label: int) -> Tensor:
+    """Rotated NMS; ``dets`` carries the label as a sixth column when ``multi_label``.
+
+    On CPU the compiled extension pays no heed to labels, on CUDA it does, and so does this one:
+    :func:`mtp.ops.nms_rotated` respects them everywhere.
+    """
+    respected = multi_label and dets.is_cuda
+    return _nms_rotated(dets[:, :5], scores, iou_threshold, labels if respected else None)
+
+
+def roi_align_rotated_forward(input: Tensor, rois: Tensor, output: Tensor, pooled_height: int,
+                              pooled_width: int, spatial_scale: float, sampling_ratio: int,
+                              aligned: bool, clockwise: bool) -> None:
+    """Rotated RoIAlign."""
+    output.copy_(roi_align_rotated(input, rois, (pooled_height, pooled_width), spatial_scale,
+                                   sampling_ratio, aligned, clockwise))
+
+
+def roi_align_rotated_backward(grad_output: Tensor, rois: Tensor, grad_input: Tensor,
+                               pooled_height: int, pooled_width: int, spatial_scale: float,
+                               sampling_ratio: int, aligned: bool, clockwise: bool) -> None:
+    """Gradient of :func:`roi_align_rotated_forward`, which is linear in its input."""
+    with torch.enable_grad():
+        features = torch.zeros_like(grad_input).requires_grad_()
+        output = roi_align_rotated(features, rois, (pooled_height, pooled_width), spatial_scale,
+                                   sampling_ratio, aligned, clockwise)
+        gradient, = torch.autograd.grad(output, features, grad_output.to(output.dtype))
+    grad_input.copy_(gradient)
+
+
+def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor,
+                               gamma: float, alpha: float) -> None:
+    """Elementwise sigmoid focal loss."""
+    output.copy_(sigmoid_focal_loss(input, target, gamma, alpha, _given(weight)))
+
+
+def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor,
+                                gamma: float, alpha: float) -> None:
+    """Derivative of each element of :func:`sigmoid_focal_loss_forward`."""
+    with torch.enable_grad():
+        logits = input.detach().requires_grad_()
+        loss = sigmoid_focal_loss(logits, target, gamma, alpha, _given(weight))
+        gradient, = torch.autograd.grad(loss.sum(), logits)
+    grad_input.copy_(gradient)
+
+
+PROVIDED: dict[str, Callable] = {function.__name__: function for function in (
+    nms, roi_align_forward, roi_align_backward, box_iou_rotated, nms_rotated,
+    roi_align_rotated_forward, roi_align_rotated_backward, sigmoid_focal_loss_forward,
+    sigmoid_focal_loss_backward)}
+
+
+class PortableExtension(ModuleType):
+    """The substitute module. A function that it lacks raises when called, not when looked up:
+    ``mmcv.ops`` looks up all of them on import."""
+
+    def __getattr__(self, name: str) -> Callable:
+        if name.startswith('__'):
+            raise AttributeError(name)
+        if name in PROVIDED:
+            return PROVIDED[name]
+
+        def missing(*args, **kwargs):
+            raise NotImplementedError(
+                f'mmcv was installed without its compiled extension, and mtp provides no '
+                f'{name!r}; it provides {", ".join(PROVIDED)}. Install an mmcv that is compiled '
+                "for your torch (pip install --no-build-isolation onedl-mmcv, with MMCV_WITH_OPS=1 "
+                'and a CUDA toolkit) to use the others')
+        return missing
+
+
+def install() -> str:
+    """Make ``mmcv._ext`` importable.
+
+    Returns:
+        str: ``'native'`` or ``'portable'``: which one ``mmcv.ops`` will use.
+
+    Raises:
+        ValueError: ``MTP_OPS`` has another value.
+        ImportError: ``MTP_OPS=native`` without a compiled extension.
+    """
+    choice = os.environ.get('MTP_OPS', '')
+    if choice not in ('', 'native', 'portable'):
+        raise ValueError(f'MTP_OPS={choice!r}: set it to native or portable, or unset it')
+    if isinstance(sys.modules.get(NAME), PortableExtension):
+        return 'portable'
+    compiled = has_compiled()
+    if choice == 'native' and not compiled:
+        raise ImportError('MTP_OPS=native, but mmcv has no compiled extension here: install an '
+                          'mmcv compiled for your torch, or unset MTP_OPS')
+    if compiled and choice != 'portable':
+        return 'native'
+    module = PortableExtension(NAME, __doc__)
+    # mmengine and mmcv look at the module's spec and loader to find out whether there are operators
+    module.__spec__ = importlib.machinery.ModuleSpec(NAME, loader=importlib.abc.Loader())
+    sys.modules[NAME] = module
+    return 'portable'
+
+
+def has_compiled() -> bool:
+    """Whether a compiled ``mmcv._ext`` is installed; looks beside mmcv without importing it."""
+    mmcv = importlib.util.find_spec('mmcv')
+    if mmcv is None or not mmcv.submodule_search_locations:
+        return False
+    finder = importlib.machinery.PathFinder
+    return finder.find_spec(NAME, mmcv.submodule_search_locations) is not None
+
+
+def _average_only(pool_mode: int) -> None:
+    if pool_mode != 1:
+        raise NotImplementedError("RoIAlign with pool_mode='max' needs a compiled mmcv; "
+                                  "use pool_mode='avg'")
+
+
+def _given(weight: Tensor) -> Tensor | None:
+    return weight if weight.numel() else None

@@ -1,0 +1,120 @@
+"""Rotated varied-size window attention (RVSA) on plain tensors.
+
+Shapes: ``B`` images, ``heads``, a grid of ``H x W`` tokens, ``d`` channels of a head, windows of
+``s x s`` tokens; ``(H', W')`` is the grid padded to whole windows, ``n_h x n_w`` of them.
+
+Source: D. Wang et al., "Advancing Plain Vision Transformer Towards Remote Sensing Foundation
+Model", IEEE TGRS 2022 (arXiv:2208.03987), with the conventions of the released MTP models.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtp.ops.relative_position import relative_position_terms
+
+
+def window_padding(grid: tuple[int, int], window_size: int) -> tuple[int, int, int, int]:
+    """Zeros to add around an ``(H, W)`` grid to make whole windows, the odd one right or below.
+
+    Returns:
+        tuple[int, int, int, int]: left, right, top, bottom: the order of ``F.pad``.
+    """
+    vertical, horizontal = (-grid[0]) % window_size, (-grid[1]) % window_size
+    left, top = horizontal // 2, vertical // 2
+    return left, horizontal - left, top, vertical - top
+
+
+def rotated_window_grid(offsets: Tensor, scales: Tensor, angles: Tensor, grid: tuple[int, int],
+                        window_size: int) -> Tensor:
+    """Where each window of each head samples its keys and values.
+
+    A window's regular positions are scaled and rotated about its centre, then shifted. All of it
+    happens in normalised units ([-1, 1] over the padded grid, corners aligned), so on a
+    non-square grid a rotation is not rigid in tokens. As in the released models, the x offset is
+    divided by ``H // s`` and the y offset by ``W // s``: the axes look exchanged, and trained
+    weights depend on it. Where a side is shorter than the window (there the released code
+    divides by zero) the divisor is 1.
+
+    Args:
+        offsets: ``(B, heads, 2, n_h, n_w)``, x then y, before that division.
+        scales: ``(B, heads, 2, n_h, n_w)``, x then y, relative change of size.
+        angles: ``(B, heads, n_h, n_w)``, radians.
+        grid: ``(H, W)`` before padding.
+        window_size: ``s``.
+
+    Returns:
+        Tensor: ``(B, heads, H', W', 2)``, (x, y) as ``grid_sample`` takes them with
+        ``align_corners=True``; float32 or wider.
+    """
+    dtype = torch.promote_types(angles.dtype, torch.float32)
+    n_h, n_w = angles.shape[-2:]
+    step_h, step_w = 2 / (n_h * window_size - 1), 2 / (n_w * window_size - 1)
+    middle = (window_size - 1) / 2
+
+    def arange(length: int) -> Tensor:
+        return torch.arange(length, dtype=dtype, device=angles.device)
+
+    # (n_h, 1, n_w, 1) for windows and (s, 1, s) for the tokens in one
+    centre_y = ((arange(n_h) * window_size + middle) * step_h - 1)[:, None, None, None]
+    centre_x = ((arange(n_w) * window_size + middle) * step_w - 1)[:, None]
+    local_y = ((arange(window_size) - middle) * step_h)[:, None, None]
+    local_x = (arange(window_size) - middle) * step_w
+
+    offset_x, offset_y = offsets.to(dtype)[..., None, :, None].unbind(2)
+    scale_x, scale_y = scales.to(dtype)[..., None, :, None].unbind(2)
+    angles = angles.to(dtype)[..., None, :, None]
+    cos, sin = angles.cos(), angles.sin()
+
+    x, y = local_x * (1 + scale_x), local_y * (1 + scale_y)
+    positions = torch.stack([
+        centre_x + offset_x / max(1, grid[0] // window_size) + x * cos - y * sin,
+        centre_y + offset_y / max(1, grid[1] // window_size) + x * sin + y * cos,
+    ], -1)  # (B, heads, n_h, s, n_w, s, 2)
+    return positions.flatten(4, 5).flatten(2, 3)
+
+
+def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scales: Tensor,
+                             angles: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, bias: Tensor
+                             ) -> Tensor:
+    """Attention of each window's queries to keys sampled from a rotated window of another size.
+
+    Padding has zero ``q``, ``k`` and ``v`` and is not masked: padded keys keep their place in the
+    softmax. Keys and values are sampled bilinearly, with zeros outside the padded grid. For query
+    ``(j, i)`` and key ``(m, n)``, by their places in the window, the logit is
+    ``q.k / sqrt(d) + q.rel_pos_h[j - m + s - 1] + q.rel_pos_w[i - n + s - 1] + bias``; unlike in
+    full attention, the relative terms take the unscaled query.
+
+    Args:
+        q, k, v: ``(B, H, W, heads, d)``, ``q`` unscaled.
+        offsets, scales, angles: see :func:`rotated_window_grid`.
+        rel_pos_h, rel_pos_w: ``(2 * s - 1, d)``; their length gives ``s``.
+        bias: ``(heads, s * s, s * s)``.
+
+    Returns:
+        Tensor: ``(B, H, W, heads, d)``.
+    """
+    height, width, heads, channels = q.shape[1:]
+    n_h, n_w = angles.shape[-2:]
+    size = (rel_pos_h.shape[0] + 1) // 2
+    padding = window_padding((height, width), size)
+
+    q = F.pad(q, (0, 0, 0, 0, *padding))  # (B, H', W', heads, d)
+    q = q.unflatten(2, (n_w, size)).unflatten(1, (n_h, size))
+    q = q.permute(0, 1, 3, 5, 2, 4, 6).flatten(0, 2)  # (B * n_h * n_w, heads, s, s, d)
+
+    kv = torch.cat([k, v], -1).permute(0, 3, 4, 1, 2).flatten(0, 1)  # (B * heads, 2 * d, H, W)
+    grid = rotated_window_grid(offsets, scales, angles, (height, width), size).flatten(0, 1)
+    kv = F.grid_sample(F.pad(kv, padding).to(grid.dtype), grid, align_corners=True).to(q.dtype)
+    kv = kv.unflatten(3, (n_w, size)).unflatten(2, (n_h, size))
+    kv = kv.unflatten(1, (2, channels)).unflatten(0, (-1, heads))
+    # (B, heads, 2, d, n_h, s, n_w, s) -> two of (B * n_h * n_w, heads, s * s, d)
+    k, v = kv.permute(2, 0, 4, 6, 1, 5, 7, 3).flatten(5, 6).flatten(1, 3).unbind(0)
+
+    term_h, term_w = relative_position_terms(q, rel_pos_h, rel_pos_w)
+    bias = bias + (term_h[..., None] + term_w[..., None, :]).flatten(4, 5).flatten(2, 3)
+    out = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=bias)
+
+    out = out.unflatten(2, (size, size)).unflatten(0, (-1, n_h, n_w))
+    out = out.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)  # (B, H', W', heads, d)
+    left, _, top, _ = padding
+    return out[:, top:top + height, left:left + width]

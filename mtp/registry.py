@@ -1,0 +1,21 @@
+"""Registries of scope ``mtp``: children of mmengine's root registries.
+
+A config names a class by itself (pure-Python configs) or, from another
+library's config, by ``'mtp.<ClassName>'``.
+"""
+from mmengine import registry as root
+
+MODELS = root.Registry('model', scope='mtp', parent=root.MODELS, locations=['mtp.models'])
+DATASETS = root.Registry('dataset', scope='mtp', parent=root.DATASETS, locations=['mtp.data'])
+TRANSFORMS = root.Registry('transform', scope='mtp', parent=root.TRANSFORMS, locations=['mtp.data'])
+DATA_SAMPLERS = root.Registry(
+    'data sampler', scope='mtp', parent=root.DATA_SAMPLERS, locations=['mtp.data'])
+TASK_UTILS = root.Registry('task util', scope='mtp', parent=root.TASK_UTILS, locations=['mtp.models'])
+METRICS = root.Registry('metric', scope='mtp', parent=root.METRICS, locations=['mtp.evaluation'])
+EVALUATOR = root.Registry('evaluator', scope='mtp', parent=root.EVALUATOR, locations=['mtp.evaluation'])
+HOOKS = root.Registry('hook', scope='mtp', parent=root.HOOKS, locations=['mtp.engine'])
+VISUALIZERS = root.Registry(
+    'visualizer', scope='mtp', parent=root.VISUALIZERS, locations=['mtp.inference'])
+OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
+    'optimizer wrapper constructor', scope='mtp', parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
+    locations=['mtp.engine'])

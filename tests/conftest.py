@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests."""
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import mtp  # noqa: F401  (sets up OpenMMLab before any test imports it)
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='session')
+def shared() -> Path:
+    """Folder of reference tensors and real data; tests that need it skip where it is absent."""
+    path = Path(os.environ.get('MTP_SHARED', REPO.parent / 'shared')).resolve()
+    if not path.is_dir():
+        pytest.skip(f'reference data not found at {path}: set MTP_SHARED to run this test')
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

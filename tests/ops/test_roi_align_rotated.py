@@ -1,0 +1,71 @@
+"""RoIAlign of rotated regions."""
+import math
+
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import roi_align
+
+from mtp.ops import roi_align_rotated
+
+# settings of the recorded arrays
+GOLDEN = {
+    'official': dict(output_size=7, spatial_scale=0.125, sampling_ratio=2, clockwise=True),
+    'adaptive': dict(output_size=(5, 7), spatial_scale=0.125, sampling_ratio=0, clockwise=True),
+    'legacy': dict(output_size=7, spatial_scale=0.25, sampling_ratio=2, aligned=False),
+}
+
+
+@pytest.mark.parametrize('name', GOLDEN)
+def test_golden(shared, name):
+    data = {key: torch.from_numpy(value)
+            for key, value in np.load(shared / 'golden' / 'mmcv_ops.npz').items()}
+    features = data['roi_features'].clone().requires_grad_()
+    out = roi_align_rotated(features, data['rois'], **GOLDEN[name])
+    torch.testing.assert_close(out, data[f'roi_{name}_out'], atol=1e-4, rtol=0)
+    out.backward(data[f'roi_{name}_cotangent'])
+    torch.testing.assert_close(features.grad, data[f'roi_{name}_grad'], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('sampling_ratio', [0, 3])
+def test_unrotated_equals_roi_align(sampling_ratio):
+    features = torch.randn(2, 3, 16, 20)
+    rois = torch.tensor([[0, 4.0, 6, 30, 40], [1, 10, 10, 50, 22.5], [0, -8, 3, 20, 31]])
+    centres = torch.stack([rois[:, 0], (rois[:, 1] + rois[:, 3]) / 2, (rois[:, 2] + rois[:, 4]) / 2,
+                           rois[:, 3] - rois[:, 1], rois[:, 4] - rois[:, 2], 0 * rois[:, 0]], 1)
+    expected = roi_align(features, rois, (4, 5), 0.5, sampling_ratio or -1, aligned=True)
+    out = roi_align_rotated(features, centres, (4, 5), 0.5, sampling_ratio)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_quarter_turn_permutes_bins():
+    features = torch.randn(1, 2, 32, 32)
+    upright = torch.tensor([[0, 16.0, 15, 12, 12, 0]])
+    turned = upright + torch.tensor([0, 0, 0, 0, 0, math.pi / 2])
+    out = roi_align_rotated(features, upright, 4, 1.0, 2)
+    torch.testing.assert_close(
+        roi_align_rotated(features, turned, 4, 1.0, 2), out.rot90(-1, (2, 3)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        roi_align_rotated(features, turned, 4, 1.0, 2, clockwise=True), out.rot90(1, (2, 3)),
+        atol=1e-5, rtol=0)
+
+
+def test_gradient_in_double():
+    rois = torch.tensor([[0, 4.0, 4, 5, 3, 0.4], [0, 1, 7, 9, 2, -1.1], [1, 30, 30, 2, 2, 0]],
+                        dtype=torch.float64)  # the last lies outside
+    features = torch.randn(2, 2, 8, 9, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x: roi_align_rotated(x, rois, 2, 1.0), (features,))
+    assert not roi_align_rotated(features, rois, 2, 1.0)[2].any()
+
+
+def test_empty_low_precision_and_wrong_input():
+    features = torch.randn(1, 2, 8, 8)
+    assert roi_align_rotated(features, torch.zeros(0, 6), 7, 1.0).shape == (0, 2, 7, 7)
+    roi = torch.tensor([[0, 4.0, 4, 5, 3, 0.4]])
+    half = roi_align_rotated(features.bfloat16(), roi, 3, 1.0)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), roi_align_rotated(features, roi, 3, 1.0),
+                               atol=3e-2, rtol=3e-2)
+    with pytest.raises(ValueError, match=r'\(N, 6\)'):
+        roi_align_rotated(features, torch.zeros(2, 5), 7, 1.0)

@@ -1,0 +1,91 @@
+"""Each workaround of mtp/compat.py, and whether upstream still needs it."""
+import importlib.metadata
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mtp import compat
+from mtp.ops import mmcv_ext
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          env={**os.environ, **environment})
+
+
+def test_import_is_light():
+    code = ("import sys, mtp; heavy = {'mmcv', 'mmdet', 'mmseg', 'mmrotate', 'torchvision', "
+            "'mmengine.runner'}; print(sorted(heavy & set(sys.modules)))")
+    assert run_python(code).stdout.strip() == '[]'
+
+
+def test_backbones_are_reached_from_the_package():
+    import mtp
+    assert 'vit_b_rvsa' in mtp.list_backbones()
+    with pytest.raises(AttributeError, match='no attribute'):
+        mtp.no_such_name  # noqa: B018
+
+
+def test_openmmlab_imports_without_noise():
+    result = run_python('import mtp, mmdet.apis, mmseg.apis, mmrotate.models, mmrotate.datasets, '
+                        'mmrotate.evaluation, mmpretrain.models')
+    assert result.returncode == 0, result.stderr
+    assert 'OneDL' not in result.stdout + result.stderr
+    # the notice of upstream itself: when this fails, silence_onedl_notices() can go
+    assert 'Could not import OneDL' in run_python(
+        'import mtp, mmengine.logging as log; log.print_log = log.print_log.__wrapped__; '
+        'import mmdet.datasets').stdout
+
+
+def test_upstream_still_lacks_the_compiled_extension():
+    """When this fails, onedl-mmcv installs compiled and provide_mmcv_extension() can go."""
+    if mmcv_ext.has_compiled():
+        pytest.skip('a compiled mmcv is installed here')
+    from mmcv.utils.ext_loader import check_ops_exist
+    from mmengine.utils.dl_utils import mmcv_full_available
+    assert check_ops_exist() and mmcv_full_available(), 'the substitute must look installed'
+
+
+def test_mixed_distributions_are_refused(monkeypatch):
+    names = ['mmdet', 'onedl-mmdetection', 'torch']
+    monkeypatch.setattr(importlib.metadata, 'distributions', lambda: [
+        SimpleNamespace(metadata={'Name': name}) for name in names])
+    with pytest.raises(ImportError, match='pip uninstall -y mmdet onedl-mmdetection'):
+        compat.refuse_mixed_distributions()
+    names.remove('mmdet')
+    compat.refuse_mixed_distributions()
+
+
+class Malicious:
+    def __reduce__(self):
+        return (os.system, ('exit 0',))
+
+
+def test_unsafe_checkpoints_are_refused(tmp_path):
+    import mtp.engine  # noqa: F401  (applies the workaround)
+    from mmengine.runner import checkpoint
+    path = tmp_path / 'bad.pth'
+    torch.save({'state_dict': {}, 'extra': Malicious()}, path)
+    with pytest.raises(ValueError, match='cannot be read safely'):
+        checkpoint.load_checkpoint(torch.nn.Linear(2, 2), str(path))
+    # upstream's own loader runs the file's code: when it refuses, the workaround can go
+    assert checkpoint.load_from_local(str(path), None)['extra'] == 0
+
+
+@pytest.mark.parametrize('value, message', [
+    ('fast', 'set it to native or portable'), ('native', 'has no compiled extension')])
+def test_choice_of_operators(value, message):
+    if mmcv_ext.has_compiled() and value == 'native':
+        pytest.skip('a compiled mmcv is installed here')
+    result = run_python('import mtp', MTP_OPS=value)
+    assert result.returncode != 0 and message in result.stderr
+
+
+def test_info_says_which_operators_run():
+    from mtp.info import report
+    text = report()
+    assert 'mmcv.ops: ' in text and 'onedl-mmcv' in text
