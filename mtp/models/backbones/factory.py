@@ -1,0 +1,101 @@
+"""Backbones by name, and the contract that each of them meets."""
+import difflib
+import inspect
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from mtp.models.backbones.vit_rvsa import ViTRVSA
+from mtp.models.checkpoints import load_backbone_checkpoint
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """What the rest of mtp relies on; nothing asks which architecture it is.
+
+    A backbone is a ``torch.nn.Module``. Its state dict resizes on loading what depends on the
+    image size.
+
+    Attributes:
+        out_channels: channels of the four maps.
+        strides: their strides in pixels.
+        num_layers: number of layers in the sense of layer-wise learning rate decay.
+    """
+
+    out_channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    num_layers: int
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Images ``(B, 3, H, W)`` -> four maps ``(B, C, H / stride, W / stride)``."""
+
+    def layer_id(self, name: str) -> int:
+        """Layer (0 to ``num_layers + 1``) of a parameter, named as within the backbone."""
+
+    def no_weight_decay(self, name: str, param: Tensor) -> bool:
+        """Whether a parameter, of the backbone or another part of the model, is not decayed."""
+
+
+_VIT_B = {'type': ViTRVSA, 'embed_dim': 768, 'depth': 12, 'num_heads': 12,
+          'out_indices': (3, 5, 7, 11), 'drop_path_rate': 0.1}
+_VIT_L = {'type': ViTRVSA, 'embed_dim': 1024, 'depth': 24, 'num_heads': 16,
+          'out_indices': (7, 11, 15, 23), 'drop_path_rate': 0.1}
+
+_BACKBONES: dict[str, dict[str, Any]] = {
+    'vit_b': {**_VIT_B, 'interval': 1},
+    'vit_b_rvsa': {**_VIT_B, 'interval': 3},
+    'vit_l': {**_VIT_L, 'interval': 1},
+    'vit_l_rvsa': {**_VIT_L, 'interval': 6},
+    # Windows of 4 fit the 8 x 8 tokens of a 128-pixel image without padding.
+    'vit_tiny_rvsa': {'type': ViTRVSA, 'embed_dim': 128, 'depth': 4, 'num_heads': 4,
+                      'interval': 2, 'out_indices': (0, 1, 2, 3), 'window_size': 4},
+}
+
+
+def list_backbones() -> list[str]:
+    """Names that :func:`build_backbone` takes."""
+    return sorted(_BACKBONES)
+
+
+def build_backbone(name: str, img_size: int | tuple[int, int] = 224,
+                   pretrained: str | Path | None = None, **overrides: Any) -> Backbone:
+    """Build a backbone by name; in a config, ``dict(type=build_backbone, name=..., ...)``.
+
+    Args:
+        name: one of :func:`list_backbones`.
+        img_size: side, or (height, width), in pixels that position tables are made for. Other
+            sizes work too.
+        pretrained: checkpoint to load at once (a config gives ``init_cfg`` instead, which is
+            loaded when training starts), see
+            :func:`mtp.models.checkpoints.load_backbone_checkpoint`.
+        overrides: further arguments of the backbone's class.
+
+    Returns:
+        Backbone: images ``(B, 3, H, W)`` -> four maps at strides 4, 8, 16, 32.
+
+    Raises:
+        ValueError: unknown name, unknown or invalid argument, unusable checkpoint.
+        FileNotFoundError: no checkpoint there.
+    """
+    if name not in _BACKBONES:
+        raise ValueError(
+            f"no backbone is called '{name}'{_suggest(name, _BACKBONES)}. There are: "
+            + ', '.join(list_backbones()))
+    config = dict(_BACKBONES[name])
+    backbone_class = config.pop('type')
+    arguments = list(inspect.signature(backbone_class).parameters)
+    for key in overrides:
+        if key not in arguments:
+            raise ValueError(
+                f"{name} has no argument '{key}'{_suggest(key, arguments)}. It has: "
+                + ', '.join(arguments))
+    backbone = backbone_class(**{**config, 'img_size': img_size, **overrides})
+    if pretrained is not None:
+        load_backbone_checkpoint(backbone, pretrained)
+    return backbone
+
+
+def _suggest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f": did you mean '{close[0]}'?" if close else ''

@@ -1,0 +1,316 @@
+"""Vision Transformer with rotated varied-size window attention: the MTP encoder.
+
+Module and parameter names are those of the released checkpoints, so that an official state dict
+loads as it is.
+"""
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule, PretrainedInit
+from timm.layers import DropPath, Mlp, PatchEmbed, trunc_normal_
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mtp.models.backbones.attention import FullAttention, RotatedWindowAttention
+from mtp.models.checkpoints import load_backbone_checkpoint
+from mtp.registry import MODELS
+
+
+def resize_position_embedding(positions: Tensor, grid: tuple[int, int],
+                              new_grid: tuple[int, int]) -> Tensor:
+    """Resize absolute positions from one token grid to another.
+
+    Bicubic (``align_corners=False``), computed in float32 or wider; the positions themselves
+    when the grids are equal.
+
+    Args:
+        positions: ``(1, H * W, C)``.
+        grid: ``(H, W)`` of ``positions``.
+        new_grid: ``(H, W)`` of the result.
+
+    Returns:
+        Tensor: ``(1, H_new * W_new, C)``, the dtype of ``positions``.
+    """
+    if tuple(grid) == tuple(new_grid):
+        return positions
+    image = positions.to(torch.promote_types(positions.dtype, torch.float32))
+    image = image.transpose(1, 2).unflatten(2, grid)
+    image = F.interpolate(image, size=new_grid, mode='bicubic', align_corners=False)
+    return image.flatten(2).transpose(1, 2).to(positions.dtype)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention and MLP, each with an optional layer scale.
+
+    Args:
+        dim: channels of a token.
+        attn: an attention module, called as ``(x, H, W)``.
+        mlp_ratio: hidden channels of the MLP over ``dim``.
+        drop_path: probability that a sample skips a branch in training.
+        init_values: initial layer scale; ``None`` for no layer scale.
+    """
+
+    def __init__(self, dim: int, attn: nn.Module, mlp_ratio: float, drop_path: float,
+                 init_values: float | None) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = attn
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.gamma_1 = self.gamma_2 = None
+        if init_values is not None:
+            self.gamma_1 = nn.Parameter(torch.full((dim,), float(init_values)))
+            self.gamma_2 = nn.Parameter(torch.full((dim,), float(init_values)))
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        """``(B, H * W, C)`` -> ``(B, H * W, C)``."""
+        attn = self.attn(self.norm1(x), H, W)
+        x = x + self.drop_path(attn if self.gamma_1 is None else self.gamma_1 * attn)
+        mlp = self.mlp(self.norm2(x))
+        return x + self.drop_path(mlp if self.gamma_2 is None else self.gamma_2 * mlp)
+
+
+class ChannelLayerNorm(nn.Module):
+    """LayerNorm over the channels of a ``(B, C, H, W)`` map; its key holds ``ln`` as released."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ln(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@MODELS.register_module()
+class ViTRVSA(BaseModule):
+    """Plain ViT of which most blocks attend in rotated varied-size windows.
+
+    Block ``i`` (from 0) attends to the whole grid when ``(i + 1) % interval == 0``, else in
+    windows. Images of any size are taken: a side that is no multiple of ``patch_size`` is padded
+    with zeros at the right or bottom, and on a grid other than ``img_size`` gives, the absolute
+    positions and the relative tables are resized (bicubic) at run time, as they are when a state
+    dict made for another image size is loaded.
+
+    Sources: RVSA, arXiv:2208.03987; MTP, arXiv:2403.13430.
+
+    Args:
+        img_size: side, or (height, width), in pixels that the position tables are made for.
+        patch_size: side of a patch in pixels.
+        embed_dim: channels ``C`` of a token and of each map.
+        depth: number of blocks.
+        num_heads: heads of every attention, a divisor of ``embed_dim``.
+        mlp_ratio: hidden channels of an MLP over ``embed_dim``.
+        qkv_bias: whether query, key and value projections have biases.
+        drop_path_rate: stochastic depth of the last block; earlier ones rise linearly from 0.
+        interval: every ``interval``-th block has full attention; 1 makes a plain ViT.
+        out_indices: the four blocks whose outputs make the maps, ascending, the last block last.
+        window_size: side of an RVSA window in tokens.
+        relative_position: whether full attention has relative tables (the released detectors
+            have none).
+        pyramid: maps at strides 1/4, 1/2, 1 and 2 times ``patch_size``. Else the four taps as
+            they are, all at stride ``patch_size`` (classification, change detection); the
+            pyramid's layers then stay, frozen, because the released state dicts hold them.
+        final_norm: whether to hold the final LayerNorm, which the forward never uses: in the
+            released pretraining, classification and change detection state dicts, but not in
+            those of segmentation and detection. Frozen.
+        init_values: initial layer scale; ``None`` for none, as in all released models.
+        with_cp: recompute the blocks' activations in the backward pass to save memory.
+        frozen_stages: -1 trains everything; 0 freezes patch embedding and positions; ``k`` also
+            the first ``k`` blocks, which then stay in evaluation mode too.
+        init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` to start from any file that
+            :func:`mtp.models.checkpoints.load_backbone_checkpoint` reads; loaded by
+            ``init_weights()``.
+
+    Attributes:
+        out_channels: channels of the four maps.
+        strides: their strides in pixels.
+        num_layers: number of blocks.
+
+    Raises:
+        ValueError: an argument out of range; in ``forward``, an image too small for the pyramid.
+    """
+
+    def __init__(self,
+                 img_size: int | tuple[int, int] = 224,
+                 patch_size: int = 16,
+                 embed_dim: int = 768,
+                 depth: int = 12,
+                 num_heads: int = 12,
+                 mlp_ratio: float = 4.0,
+                 qkv_bias: bool = True,
+                 drop_path_rate: float = 0.0,
+                 interval: int = 3,
+                 out_indices: Sequence[int] = (3, 5, 7, 11),
+                 window_size: int = 7,
+                 relative_position: bool = True,
+                 pyramid: bool = True,
+                 final_norm: bool = True,
+                 init_values: float | None = None,
+                 with_cp: bool = False,
+                 frozen_stages: int = -1,
+                 init_cfg: dict[str, Any] | None = None) -> None:
+        _check(patch_size, depth, interval, out_indices, pyramid, frozen_stages, init_cfg)
+        super().__init__(init_cfg)
+        sides = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.grid = tuple(math.ceil(side / patch_size) for side in sides)
+        self.out_indices = tuple(out_indices)
+        self.pyramid = pyramid
+        self.with_cp = with_cp
+        self.frozen_stages = frozen_stages
+        self.num_layers = depth
+        self.out_channels = (embed_dim,) * 4
+        self.strides = ((patch_size // 4, patch_size // 2, patch_size, patch_size * 2)
+                        if pyramid else (patch_size,) * 4)
+
+        self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid), embed_dim))
+        self.register_load_state_dict_pre_hook(_resize_positions_on_load)
+        self.patch_embed = PatchEmbed(
+            None, patch_size, 3, embed_dim, flatten=False, dynamic_img_pad=True)
+        self.blocks = nn.ModuleList()
+        for i in range(depth):
+            if (i + 1) % interval == 0:
+                attn = FullAttention(embed_dim, num_heads, self.grid, qkv_bias, relative_position)
+            else:
+                attn = RotatedWindowAttention(embed_dim, num_heads, window_size, qkv_bias)
+            drop_path = drop_path_rate * i / max(1, depth - 1)
+            self.blocks.append(Block(embed_dim, attn, mlp_ratio, drop_path, init_values))
+        if final_norm:
+            self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
+
+        def upsample() -> nn.ConvTranspose2d:
+            return nn.ConvTranspose2d(embed_dim, embed_dim, kernel_size=2, stride=2)
+
+        self.fpn1 = nn.Sequential(upsample(), ChannelLayerNorm(embed_dim), nn.GELU(), upsample())
+        self.fpn2 = nn.Sequential(upsample())
+        self.fpn3 = nn.Identity()
+        self.fpn4 = nn.MaxPool2d(2)
+
+        self._reset_parameters()
+        self._freeze()
+
+    def _reset_parameters(self) -> None:
+        trunc_normal_(self.pos_embed, std=.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            for i, block in enumerate(self.blocks):
+                # the residual stream sums 2 * (i + 1) branches up to here
+                block.attn.proj.weight.div_(math.sqrt(2 * (i + 1)))
+                block.mlp.fc2.weight.div_(math.sqrt(2 * (i + 1)))
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg``'s checkpoint, once; without one the constructor's values stay."""
+        if self.init_cfg and not self.is_init:
+            load_backbone_checkpoint(self, self.init_cfg['checkpoint'])
+        self.is_init = True
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        return [self.patch_embed, *self.blocks[:self.frozen_stages]]
+
+    def _freeze(self) -> None:
+        for module in self._frozen_modules():
+            module.requires_grad_(False).eval()
+        self.pos_embed.requires_grad_(self.frozen_stages < 0)
+        # Parameters that no forward uses: DistributedDataParallel would wait for their gradients.
+        if hasattr(self, 'norm'):
+            self.norm.requires_grad_(False)
+        if not self.pyramid:
+            self.fpn1.requires_grad_(False)
+            self.fpn2.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'ViTRVSA':
+        """Set the mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Image ``(B, 3, height, width)`` -> four maps ``(B, C, h, w)`` at :attr:`strides`."""
+        x = self.patch_embed(x)
+        H, W = x.shape[-2:]
+        if self.pyramid and min(H, W) < 2:
+            raise ValueError(
+                f'the image is too small: {H} x {W} patches leave nothing at stride '
+                f'{self.strides[-1]}; give each side more than {self.strides[-2]} pixels')
+        x = x.flatten(2).transpose(1, 2)
+        x = x + resize_position_embedding(self.pos_embed, self.grid, (H, W))
+        taps = []
+        for i, block in enumerate(self.blocks):
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, H, W, use_reentrant=False)
+            else:
+                x = block(x, H, W)
+            if i in self.out_indices:
+                taps.append(x.transpose(1, 2).unflatten(2, (H, W)).contiguous())
+        if not self.pyramid:
+            return tuple(taps)
+        levels = (self.fpn1, self.fpn2, self.fpn3, self.fpn4)
+        return tuple(level(tap) for level, tap in zip(levels, taps, strict=True))
+
+    def layer_id(self, name: str) -> int:
+        """Depth of a parameter (its name within the backbone) for layer-wise decay.
+
+        0 for patch embedding and positions, ``k + 1`` for block ``k``, ``num_layers + 1`` for the
+        rest.
+        """
+        if name.startswith(('pos_embed', 'patch_embed')):
+            return 0
+        if name.startswith('blocks.'):
+            return int(name.split('.')[1]) + 1
+        return self.num_layers + 1
+
+    def no_weight_decay(self, name: str, param: Tensor) -> bool:
+        """Whether a parameter of the whole model goes without weight decay."""
+        return param.dim() == 1 or name.endswith('.bias') or 'pos_embed' in name
+
+
+def _check(patch_size: int, depth: int, interval: int, out_indices: Sequence[int], pyramid: bool,
+           frozen_stages: int, init_cfg: dict[str, Any] | None) -> None:
+    if pyramid and patch_size % 4:
+        raise ValueError(f'patch_size={patch_size}: the pyramid needs a multiple of 4')
+    if interval < 1:
+        raise ValueError(f'interval={interval}: must be at least 1 (full attention everywhere)')
+    taps = list(out_indices)
+    if len(taps) != 4 or taps != sorted(set(taps)) or taps[0] < 0 or taps[-1] != depth - 1:
+        raise ValueError(
+            f'out_indices={tuple(taps)}: give four ascending block indices that end at the last '
+            f'block, {depth - 1}; blocks after the last map would never be trained')
+    if not -1 <= frozen_stages <= depth:
+        raise ValueError(f'frozen_stages={frozen_stages}: must be -1 to {depth}, the depth')
+    if init_cfg is not None and (
+            init_cfg.get('type') not in ('Pretrained', PretrainedInit)
+            or set(init_cfg) != {'type', 'checkpoint'}):
+        raise ValueError(
+            f"init_cfg={init_cfg}: must be None or dict(type='Pretrained', checkpoint=PATH); "
+            "the checkpoint's prefix is found by itself")
+
+
+def _resize_positions_on_load(module: ViTRVSA, state_dict: dict[str, Tensor], prefix: str,
+                              *_) -> None:
+    """Drop the class token's row and resize a table of another image size."""
+    key = prefix + 'pos_embed'
+    if key not in state_dict or state_dict[key].dim() != 3:
+        return
+    positions = state_dict[key]
+    if prefix + 'cls_token' in state_dict:
+        positions = positions[:, 1:]
+    rows = positions.shape[1]
+    if rows != module.pos_embed.shape[1]:
+        side = math.isqrt(rows)
+        if side * side != rows:
+            raise ValueError(
+                f'{key} has {rows} rows, which is no square grid and not the model\'s '
+                f'{module.grid[0]} x {module.grid[1]}: build the model with the img_size that '
+                'the checkpoint was made with, other sizes are handled at run time')
+        positions = resize_position_embedding(positions, (side, side), module.grid)
+    state_dict[key] = positions

@@ -1,0 +1,149 @@
+"""One encoder, several tasks, several data sets."""
+import torch
+from mmdet.structures import SampleList
+from mmengine.config import ConfigDict
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.model import BaseModel, ModuleDict
+from torch import Tensor
+
+from mtp.models.tasks.base import TaskBatch
+from mtp.registry import MODELS
+
+
+@MODELS.register_module()
+class MultiTaskPretrainer(BaseModel):
+    """Multi-task supervised pretraining: a backbone, a decoder per task, last layers per data set.
+
+    The backbone runs once on the images of all data sets, each decoder once on the images of the
+    data sets that have its labels. The loss is the plain sum over data sets, tasks and terms,
+    logged as ``<data set>.<task>.<term>``.
+
+    Source: Wang et al., *MTP: Advancing Remote Sensing Foundation Model via Multi-Task
+    Pretraining*, 2024, section III.
+
+    Args:
+        backbone: config of a backbone that gives four maps (strides 4, 8, 16, 32) and has
+            ``out_channels``.
+        tasks: task -> config of a :class:`mtp.models.tasks.Task`, without ``in_channels`` and
+            ``num_classes``.
+        datasets: data set -> ``dict(num_classes=..., tasks=...)``; ``num_classes`` without
+            background, ``tasks`` the tasks it has labels for (default: all).
+        data_preprocessor: config of :class:`MultiTaskDataPreprocessor`.
+        init_cfg: as in mmengine.
+
+    Raises:
+        ValueError: a data set names a task that is not configured, or a name is unusable.
+    """
+
+    def __init__(self, backbone: dict, tasks: dict[str, dict], datasets: dict[str, dict],
+                 data_preprocessor: dict, init_cfg: dict | None = None) -> None:
+        super().__init__(data_preprocessor=MODELS.build(data_preprocessor), init_cfg=init_cfg)
+        self.datasets = {
+            name: dict(num_classes=dataset['num_classes'],
+                       tasks=tuple(dataset.get('tasks', tasks)))
+            for name, dataset in datasets.items()}
+        self._check_names(tasks)
+        self.backbone = MODELS.build(backbone)
+        self.tasks = ModuleDict()
+        for task, cfg in tasks.items():
+            num_classes = {name: dataset['num_classes']
+                           for name, dataset in self.datasets.items() if task in dataset['tasks']}
+            self.tasks[task] = MODELS.build(ConfigDict(
+                cfg, in_channels=self.backbone.out_channels, num_classes=num_classes))
+
+    def _check_names(self, tasks: dict[str, dict]) -> None:
+        for name, dataset in self.datasets.items():
+            if '.' in name or 'loss' in name or 'acc' in name.split('_'):
+                raise ValueError(
+                    f"data set name {name!r}: '.' and 'loss' have a meaning in the names of the "
+                    'logged losses; choose another name')
+            unknown = set(dataset['tasks']) - set(tasks)
+            if unknown:
+                raise ValueError(
+                    f'data set {name!r} names the tasks {sorted(unknown)}, but the model has '
+                    f'{sorted(tasks)}: add them to `tasks` or remove them from the data set')
+        for task in tasks:
+            if not any(task in dataset['tasks'] for dataset in self.datasets.values()):
+                raise ValueError(f'no data set has labels for the task {task!r}: remove the task, '
+                                 "or name it in a data set's `tasks`")
+
+    def forward(self, inputs: Tensor, data_samples: SampleList | None = None,
+                mode: str = 'tensor') -> dict | SampleList | list[Tensor]:
+        """Run the model.
+
+        Args:
+            inputs: images ``(B, 3, H, W)`` from the data preprocessor.
+            data_samples: one sample per image; its metainfo names the ``dataset``.
+            mode: ``'loss'`` gives the losses, ``'predict'`` the samples with the predictions
+                added, ``'tensor'`` the backbone's four maps.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        if mode == 'tensor':
+            return self.backbone(inputs)
+        raise ValueError(f"mode is {mode!r}; it must be 'loss', 'predict' or 'tensor'")
+
+    def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
+        """Losses by ``<data set>.<task>.<term>``; terms without ``loss`` are only logged."""
+        names = list(self.datasets)
+        order = sorted(range(len(data_samples)),
+                       key=lambda i: names.index(self._dataset_of(data_samples[i])))
+        if order != list(range(len(data_samples))):
+            inputs, data_samples = inputs[order], [data_samples[i] for i in order]
+        features = self.backbone(inputs)
+        losses = {}
+        for task, features_t, batch in self._task_batches(features, data_samples):
+            for name, terms in self.tasks[task].loss(features_t, batch).items():
+                losses |= {f'{name}.{task}.{term}': value for term, value in terms.items()}
+        return losses
+
+    @torch.no_grad()
+    def predict(self, inputs: Tensor, data_samples: SampleList) -> SampleList:
+        """Add each task's predictions to the samples, in pixels of the original images."""
+        features = self.backbone(inputs)
+        for task, features_t, batch in self._task_batches(features, data_samples):
+            self.tasks[task].predict(features_t, batch)
+        return data_samples
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the losses; what is logged is the mean over processes."""
+        loss, log_vars = super().parse_losses(losses)
+        if get_world_size() > 1:
+            values = torch.stack([value.detach().float().reshape(()) for value in log_vars.values()])
+            all_reduce(values, 'mean')
+            log_vars = type(log_vars)(zip(log_vars, values))
+        return loss, log_vars
+
+    def _dataset_of(self, sample) -> str:
+        name = sample.get('dataset')
+        if name not in self.datasets:
+            raise ValueError(f'image {sample.get("img_path")} is of data set {name!r}, but the '
+                             f'model knows {list(self.datasets)}: compare `datasets` of the model '
+                             'with the names of the data sets in the loader')
+        return name
+
+    def _task_batches(self, features: list[Tensor], samples: SampleList):
+        """For each task its name, and the features and samples of the images it works on."""
+        for task in self.tasks:
+            index = [i for i, sample in enumerate(samples)
+                     if task in self.datasets[self._dataset_of(sample)]['tasks']]
+            if not index:
+                continue
+            if len(index) < len(samples):
+                features_t = [feature[index] for feature in features]
+            else:
+                features_t = list(features)
+            chosen = [samples[i] for i in index]
+            yield task, features_t, TaskBatch(chosen, _groups(chosen))
+
+
+def _groups(samples: SampleList) -> dict[str, slice]:
+    """Runs of equal data sets; in training each data set is one run."""
+    groups, start = {}, 0
+    for stop in range(1, len(samples) + 1):
+        if stop == len(samples) or samples[stop].dataset != samples[start].dataset:
+            groups[samples[start].dataset] = slice(start, stop)
+            start = stop
+    return groups

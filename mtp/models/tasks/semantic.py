@@ -1,0 +1,65 @@
+"""Semantic segmentation: one mmseg decode head, one classifier per data set."""
+import torch.nn.functional as F
+from mmengine.config import ConfigDict
+from mmengine.model import ModuleDict
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+
+from mtp.models.layers import set_dataset_sizes
+from mtp.models.tasks.base import Task, TaskBatch
+from mtp.registry import MODELS
+
+
+@MODELS.register_module()
+class SemanticTask(Task):
+    """A decode head of mmseg up to its classifier, then dropout and a 1x1 convolution per data set.
+
+    Class 0 of the output is background, class ``i + 1`` is the data set's class ``i``.
+
+    Args:
+        in_channels: channels of the four feature maps.
+        num_classes: data set -> number of classes, background not counted.
+        decode_head: config of an mmseg head that has ``_forward_feature``, without ``in_channels``,
+            ``in_index`` and ``num_classes``.
+        dropout_ratio: of the channel dropout before each classifier.
+    """
+
+    def __init__(self, in_channels: list[int], num_classes: dict[str, int], decode_head: dict,
+                 dropout_ratio: float = 0.1) -> None:
+        super().__init__()
+        head = ConfigDict(decode_head, in_channels=list(in_channels),
+                          in_index=list(range(len(in_channels))), dropout_ratio=0.,
+                          num_classes=1, out_channels=1, threshold=0.5)
+        self.decode_head = MODELS.build(head)
+        # mmseg gives every head a classifier. It stays, unused and frozen, because the official
+        # whole-model checkpoints hold it too.
+        self.decode_head.conv_seg.requires_grad_(False)
+        self.classifiers = ModuleDict({
+            name: nn.Sequential(
+                nn.Dropout2d(dropout_ratio), nn.Conv2d(self.decode_head.channels, n + 1, 1))
+            for name, n in num_classes.items()})
+
+    def loss(self, features: list[Tensor], batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
+        """Cross-entropy at the label's size, averaged over all pixels, ignored ones included."""
+        set_dataset_sizes(self.decode_head, batch.sizes)
+        feats = self.decode_head._forward_feature(features)
+        losses = {}
+        for name, group in batch.groups.items():
+            targets = [SegDataSample(gt_sem_seg=PixelData(data=sample.gt_sem_seg.sem_seg))
+                       for sample in batch.samples[group]]
+            losses[name] = self.decode_head.loss_by_feat(self.classifiers[name](feats[group]), targets)
+        return losses
+
+    def predict(self, features: list[Tensor], batch: TaskBatch) -> None:
+        """Add ``pred_sem_seg``: int64 ``(1, H, W)`` of the original image, 0 = background."""
+        feats = self.decode_head._forward_feature(features)
+        for feat, sample in zip(feats, batch.samples):
+            logits = self.classifiers[sample.dataset](feat[None])
+            # The padding is cut off before the map is resized: stretched along with the image
+            # it would shift every class (the official code does that on non-square images).
+            logits = F.interpolate(logits, size=sample.batch_input_shape, mode='bilinear')
+            height, width = sample.img_shape
+            logits = F.interpolate(
+                logits[:, :, :height, :width], size=sample.ori_shape[:2], mode='bilinear')
+            sample.pred_sem_seg = PixelData(sem_seg=logits.argmax(1))

@@ -1,0 +1,152 @@
+"""Layer-wise learning rate decay: the official groups, and resuming."""
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from mtp.engine.layer_decay import LayerDecayOptimWrapperConstructor
+from mtp.models.backbones import build_backbone
+
+LR, WEIGHT_DECAY = 6e-5, .05
+
+
+class Model(nn.Module):
+    """A backbone under any name and a small head."""
+
+    def __init__(self, name: str = 'backbone', **overrides) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 2)
+        self.add_module(name, build_backbone(
+            'vit_tiny_rvsa', **{'img_size': 64, 'embed_dim': 16, 'num_heads': 2, **overrides}))
+
+
+def _build(model: nn.Module, rate: float = .9) -> OptimWrapper:
+    constructor = LayerDecayOptimWrapperConstructor(
+        {'optimizer': {'type': 'AdamW', 'lr': LR, 'weight_decay': WEIGHT_DECAY}},
+        {'layer_decay_rate': rate})
+    return constructor(model)
+
+
+def _settings(model: nn.Module, wrapper: OptimWrapper) -> dict[str, tuple[float, float]]:
+    names = {param: name for name, param in model.named_parameters()}
+    settings = {}
+    for group in wrapper.optimizer.param_groups:
+        for param in group['params']:
+            assert names[param] not in settings
+            settings[names[param]] = group['lr'], group['weight_decay']
+    return settings
+
+
+def _vit_b(name: str, shapes: dict[str, tuple[int, ...]], **overrides) -> nn.Module:
+    """ViT-B under ``name``, with parameters of the given names and shapes beside it."""
+    with torch.device('meta'):
+        model = nn.Module()
+        model.add_module(name, build_backbone('vit_b_rvsa', **overrides))
+        for path, shape in shapes.items():
+            *parents, leaf = path.split('.')
+            module = model
+            for parent in parents:
+                if not hasattr(module, parent):
+                    module.add_module(parent, nn.Module())
+                module = getattr(module, parent)
+            module.register_parameter(leaf, nn.Parameter(torch.empty(shape)))
+    return model
+
+
+def test_finetuning_groups_equal_the_official_ones(shared: Path) -> None:
+    folder = shared / 'golden' / 'optim'
+    golden = json.loads((folder / 'finetune_vit_b.json').read_text())
+    expected = {name: (group['lr'], group['weight_decay'])
+                for group in golden['groups'] for name in group['params']}
+    # of the head only the names, and by them whether one dimension or more, are recorded
+    head = {name: (2,) if decay == 0 else (2, 2) for name, (_, decay) in expected.items()
+            if not name.startswith('backbone.')}
+    model = _vit_b('backbone', head, img_size=384, final_norm=False)
+    wrapper = _build(model, golden['settings']['layer_decay_rate'])
+    settings = _settings(model, wrapper)
+    assert settings.keys() == expected.keys()
+    for name, values in expected.items():
+        assert settings[name] == pytest.approx(values, rel=1e-9), name
+    assert len(wrapper.optimizer.param_groups) == len(golden['groups'])
+
+
+def test_pretraining_decays_as_finetuning_does(shared: Path) -> None:
+    """The released pretraining forgot its encoder: weight decay as there, rates as intended."""
+    folder = shared / 'golden' / 'optim'
+    golden = json.loads((folder / 'mtp_pretrain_vit_b.json').read_text())
+    decays = {name: group['weight_decay'] for group in golden['groups']
+              for name in group['params']}
+    shapes = json.loads(
+        (shared / 'golden' / 'keys' / 'mtp_vit_b_rvsa_448.json').read_text())['keys']
+    heads = {name: tuple(int(n) for n in shapes[name].rstrip(']').split('[')[1].split(','))
+             for name in decays if not name.startswith('encoder.')}
+    model = _vit_b('encoder', heads, img_size=448)
+    settings = _settings(model, _build(model))
+    frozen = {'encoder.norm.weight', 'encoder.norm.bias'}  # no forward uses it
+    assert settings.keys() == decays.keys() - frozen
+    for name, (lr, weight_decay) in settings.items():
+        assert weight_decay == decays[name], name
+        layer = model.encoder.layer_id(name[8:]) if name.startswith('encoder.') else 13
+        assert lr == pytest.approx(LR * .9 ** (13 - layer), rel=1e-9), name
+    assert settings['encoder.blocks.4.attn.qkv.weight'][0] == pytest.approx(LR * .9 ** 8)
+
+
+def test_the_backbone_is_found_by_what_it_is() -> None:
+    for name in ('backbone', 'encoder', 'anything'):
+        settings = _settings(model := Model(name), _build(model))
+        assert settings[f'{name}.pos_embed'] == pytest.approx((LR * .9 ** 5, 0))
+        assert settings[f'{name}.blocks.3.attn.qkv.weight'] == pytest.approx((LR * .9, .05))
+        assert settings['head.weight'] == pytest.approx((LR, .05))
+    wrapped = nn.parallel.DataParallel(model)
+    assert _settings(model, _build(wrapped)) == settings
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    settings = _settings(model := Model(frozen_stages=2), _build(model))
+    assert settings.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not any('blocks.1.' in name or 'norm.weight' == name for name in settings)
+
+
+def test_resume_continues_the_run() -> None:
+    def step(model: Model, wrapper: OptimWrapper) -> None:
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn(1, 3, 64, 64, generator=generator)
+        loss = sum(feature.square().mean() for feature in model.backbone(image))
+        wrapper.update_params(loss)
+
+    model = Model()
+    wrapper = _build(model)
+    step(model, wrapper)
+    resumed = Model()
+    resumed.load_state_dict(model.state_dict())
+    resumed_wrapper = _build(resumed)
+    resumed_wrapper.load_state_dict(copy.deepcopy(wrapper.state_dict()))
+    assert _settings(resumed, resumed_wrapper) == _settings(model, wrapper)
+    for one, its_wrapper in ((model, wrapper), (resumed, resumed_wrapper)):
+        step(one, its_wrapper)
+    for (name, p), q in zip(model.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+@pytest.mark.parametrize(('paramwise', 'optimizer', 'match'), [
+    ({'layer_decay_rate': 1.5}, {}, '0 < x <= 1'),
+    ({'layer_decay_rate': .9, 'custom_keys': {}}, {}, 'nothing else'),
+    ({}, {}, 'nothing else'),
+    ({'layer_decay_rate': .9}, {'lr': None}, 'lr and weight_decay'),
+])
+def test_wrong_settings_are_refused(paramwise: dict, optimizer: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        LayerDecayOptimWrapperConstructor(
+            {'optimizer': {'type': 'AdamW', 'lr': LR, 'weight_decay': .05, **optimizer}},
+            paramwise)
+
+
+@pytest.mark.parametrize('count', [0, 2])
+def test_one_backbone_is_needed(count: int) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), *(Model() for _ in range(count)))
+    with pytest.raises(ValueError, match=f'has {count} submodules'):
+        _build(model)

@@ -1,0 +1,132 @@
+"""The multi-task model: any data sets, any tasks, any process count."""
+import json
+
+import pytest
+import torch
+
+from mtp.models.convert import convert_official
+from tests.distributed import run_processes
+from tests.models.small import TASKS, build_model, losses_of, make_sample
+
+TWO = dict(a=dict(num_classes=2), b=dict(num_classes=3, tasks=('semantic', 'rotated')))
+
+
+def test_dataset_without_labels_of_a_task():
+    model = build_model(TWO).train()
+    losses = losses_of(model, [
+        make_sample('b', TWO['b']['tasks'], seed=1), make_sample('a', seed=2),
+        make_sample('b', TWO['b']['tasks'], seed=3), make_sample('a', seed=4)])
+    terms = {'.'.join(key.split('.')[:2]) for key in losses}
+    assert terms == {'a.semantic', 'a.instance', 'a.rotated', 'b.semantic', 'b.rotated'}
+    assert 'b' not in model.tasks['instance'].roi_head.bbox_heads
+
+
+def test_images_without_objects_keep_every_parameter_in_the_graph():
+    model = build_model(TWO).train()
+    empty = [make_sample(name, TWO[name].get('tasks', TASKS), objects=(), seed=seed)
+             for seed, name in enumerate('aabb')]
+    total, _ = model.parse_losses(losses_of(model, empty))
+    total.backward()
+    assert torch.isfinite(total)
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing, 'DDP would wait for these'
+
+
+def test_predictions_learn_to_fit():
+    """A few steps on two images are enough to find their objects: all three tasks train."""
+    model = build_model(dict(a=dict(num_classes=2))).train()
+    model.init_weights()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for step in range(60):
+        samples = [make_sample('a', seed=seed) for seed in (1, 2)]
+        loss, _ = model.parse_losses(losses_of(model, samples))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    image, sample = make_sample('a', seed=1)
+    sample.set_metainfo(dict(ori_shape=(128, 128), scale_factor=(0.5, 0.5)))
+    data = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]))
+    result, = model(**data, mode='predict')
+
+    assert result.pred_sem_seg.sem_seg.shape == (1, 128, 128)
+    small = result.pred_sem_seg.sem_seg[:, ::2, ::2]
+    assert (small == sample.gt_sem_seg.sem_seg).float().mean() > 0.9
+    for found, truth in ((result.pred_instances, sample.gt_instances),
+                         (result.pred_rotated_instances, sample.gt_rotated_instances)):
+        best = found[found.scores.argsort(descending=True)][:2]
+        assert sorted(best.labels.tolist()) == sorted(truth.labels.tolist())
+    best = result.pred_instances[result.pred_instances.labels == 1]
+    torch.testing.assert_close(
+        best.bboxes[0], 2 * sample.gt_instances.bboxes.tensor[0], atol=12, rtol=0)
+    assert best.masks.shape[1:] == (128, 128) and best.masks.dtype == torch.bool
+
+
+@pytest.mark.parametrize('datasets, tasks, message', [
+    (dict(a=dict(num_classes=2, tasks=('semantic', 'depth'))), TASKS, "'depth'"),
+    (dict(a=dict(num_classes=2, tasks=('semantic',))), TASKS, "task 'instance'"),
+    ({'a.b': dict(num_classes=2)}, TASKS, "'a.b'"),
+])
+def test_inconsistent_configs_are_refused(datasets, tasks, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(datasets, tasks)
+
+
+def test_image_of_unknown_dataset_is_refused():
+    model = build_model(dict(a=dict(num_classes=2)))
+    with pytest.raises(ValueError, match="data set 'c'"):
+        losses_of(model, [make_sample('c')])
+
+
+# One process has the images 0..3 of each data set, of two the first has 0, 1 and the second 2, 3.
+# They hold different numbers of objects, so that normalisers differ between the processes.
+OBJECTS = [
+    ((1, (10, 12, 40, 30)), (0, (30, 34, 60, 60))), ((0, (5, 5, 20, 50)),),
+    (), ((1, (2, 40, 30, 60)), (1, (34, 4, 60, 20)), (0, (8, 8, 24, 30)))]
+
+
+def _train_step(rank, world_size):
+    model = build_model(TWO).train()
+    share = len(OBJECTS) // world_size
+    samples = [make_sample(name, TWO[name].get('tasks', TASKS), OBJECTS[i], seed=i)
+               for name in 'ab' for i in range(rank * share, (rank + 1) * share)]
+    loss, log_vars = model.parse_losses(losses_of(model, samples))
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {k: float(v) for k, v in log_vars.items()}, gradients
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_and_gradients_of_one():
+    expected_losses, expected_gradients = _train_step(0, 1)
+    (losses, gradients0), (losses1, gradients1) = run_processes(_train_step, 2, 2)
+    assert losses == losses1
+    for key, value in expected_losses.items():
+        if '.acc' not in key:  # accuracies are means of the processes' means
+            assert losses[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+    for name, expected in expected_gradients.items():
+        ours = (gradients0[name] + gradients1[name]) / 2  # as DDP averages
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize('backbone', ['vit_b_rvsa', 'vit_l_rvsa'])
+def test_every_tensor_of_the_official_checkpoint_finds_its_place(shared, backbone, request):
+    from mmengine.config import Config
+
+    from mtp.registry import MODELS
+    with open(shared / 'golden' / 'keys' / f'mtp_{backbone}_448.json') as file:
+        keys = json.load(file)['model']
+    config = request.config.rootpath / 'configs' / 'pretrain' / \
+        f'{backbone.replace("_", "-")}_samrs.py'
+    with torch.device('meta'):
+        model = MODELS.build(Config.fromfile(config).model)
+    ours = {key: f'{str(t.dtype).removeprefix("torch.")}{list(t.shape)}'.replace(' ', '')
+            for key, t in model.state_dict().items()}
+    assert ours == convert_official(keys)
+
+
+def test_a_file_that_is_no_whole_model_is_refused():
+    with pytest.raises(ValueError, match='whole pretraining'):
+        convert_official({'blocks.0.attn.qkv.weight': torch.zeros(3)})
+    with pytest.raises(ValueError, match='1 data sets'):
+        convert_official({'semseghead_2.1.weight': torch.zeros(3)}, datasets=['a'])

@@ -1,0 +1,38 @@
+"""Convert an official whole multi-task checkpoint to one of mtp.
+
+    python tools/checkpoints/convert_official.py IN.pth OUT.pth
+
+OUT loads with ``tools/test.py configs/pretrain/<backbone>_samrs.py OUT.pth``, and as a start with
+``--cfg-options load_from=OUT.pth``. An encoder checkpoint needs no conversion.
+"""
+import argparse
+from pathlib import Path
+
+import torch
+
+from mtp.models.checkpoints import read_state_dict
+from mtp.models.convert import convert_official
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', type=Path, metavar='IN', help='official checkpoint')
+    parser.add_argument('target', type=Path, metavar='OUT', help='file to write')
+    parser.add_argument('--datasets', nargs='+', default=['sota', 'sior', 'fast'],
+                        help="our names of the official model's data sets 1, 2, 3, ...")
+    args = parser.parse_args()
+    if args.target.exists():
+        parser.error(f'{args.target} exists: remove it or choose another name')
+
+    state = convert_official(read_state_dict(args.source), args.datasets)
+    args.target.parent.mkdir(parents=True, exist_ok=True)
+    partial = args.target.with_suffix('.partial')
+    torch.save({'state_dict': state}, partial)
+    partial.rename(args.target)
+    print(f'{args.target}: {len(state)} tensors, '
+          f'{sum(tensor.numel() for tensor in state.values()):,} values')
+
+
+if __name__ == '__main__':
+    main()
