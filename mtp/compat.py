@@ -64,7 +64,7 @@ def silence_onedl_notices() -> None:
     1.3.6 say so on import when the optional package is absent; ``print_log`` without a logger
     prints whatever the level. All other messages pass.
     """
-    import mmengine.logging as logging
+    from mmengine import logging
     if hasattr(logging.print_log, '__wrapped__'):
         return
     print_log = logging.print_log

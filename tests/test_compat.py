@@ -14,7 +14,7 @@ from mtp.ops import mmcv_ext
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
-                          env={**os.environ, **environment})
+                          check=False, env={**os.environ, **environment})
 
 
 def test_import_is_light():
@@ -42,9 +42,11 @@ def test_openmmlab_imports_without_noise():
 
 
 def test_upstream_still_lacks_the_compiled_extension():
-    """When this fails, onedl-mmcv installs compiled and provide_mmcv_extension() can go."""
     if mmcv_ext.has_compiled():
-        pytest.skip('a compiled mmcv is installed here')
+        pytest.skip('a compiled mmcv is installed here; if a plain "pip install onedl-mmcv" made '
+                    'it, provide_mmcv_extension() can go')
+    # when this fails, mmcv.ops needs no extension and provide_mmcv_extension() can go
+    assert "No module named 'mmcv._ext'" in run_python('import mmcv.ops').stderr
     from mmcv.utils.ext_loader import check_ops_exist
     from mmengine.utils.dl_utils import mmcv_full_available
     assert check_ops_exist() and mmcv_full_available(), 'the substitute must look installed'
@@ -66,8 +68,9 @@ class Malicious:
 
 
 def test_unsafe_checkpoints_are_refused(tmp_path):
-    import mtp.engine  # noqa: F401  (applies the workaround)
     from mmengine.runner import checkpoint
+
+    import mtp.engine  # noqa: F401  (applies the workaround)
     path = tmp_path / 'bad.pth'
     torch.save({'state_dict': {}, 'extra': Malicious()}, path)
     with pytest.raises(ValueError, match='cannot be read safely'):
@@ -83,6 +86,18 @@ def test_choice_of_operators(value, message):
         pytest.skip('a compiled mmcv is installed here')
     result = run_python('import mtp', MTP_OPS=value)
     assert result.returncode != 0 and message in result.stderr
+
+
+@pytest.mark.parametrize('value, before, expected', [
+    ('', '', 'native'), ('native', '', 'native'), ('portable', '', 'portable'),
+    ('portable', 'import mmcv.ops', 'comes too late')])
+def test_choice_beside_a_compiled_extension(tmp_path, value, before, expected):
+    (tmp_path / '_ext.py').write_text('def __getattr__(name):\n    return lambda *args: None\n')
+    result = run_python(
+        f'import mmcv; mmcv.__path__.append({str(tmp_path)!r})\n{before}\nimport mtp, mmcv._ext\n'
+        'print("native" if hasattr(mmcv._ext, "__file__") and mmcv._ext.__file__ else "portable")',
+        MTP_OPS=value)
+    assert expected in result.stdout + result.stderr.splitlines()[-1:].__str__()
 
 
 def test_info_says_which_operators_run():

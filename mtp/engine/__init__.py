@@ -1,8 +1,14 @@
 """How the loop runs: optimiser groups, hooks, launching."""
 from mtp import compat
 from mtp.engine.check_datasets import CheckDatasetsHook
+from mtp.engine.hooks import ExportEncoderHook, SeedIterationHook
 from mtp.engine.layer_decay import LayerDecayOptimWrapperConstructor
+from mtp.engine.logging import TaskLossLogProcessor
+from mtp.engine.mixed_precision import Bfloat16OptimWrapper
 
 compat.load_checkpoints_safely()
 
-__all__ = ['CheckDatasetsHook', 'LayerDecayOptimWrapperConstructor']
+__all__ = [
+    'Bfloat16OptimWrapper', 'CheckDatasetsHook', 'ExportEncoderHook',
+    'LayerDecayOptimWrapperConstructor', 'SeedIterationHook', 'TaskLossLogProcessor',
+]

@@ -1,5 +1,6 @@
 """Sigmoid focal loss over class indices, in plain torch."""
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -22,10 +23,10 @@ def sigmoid_focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha
     """
     x = logits.to(torch.promote_types(logits.dtype, torch.float32))
     positive = target[:, None] == torch.arange(logits.shape[1], device=logits.device)
-    p = x.sigmoid()
-    log_p, log_not_p = torch.nn.functional.logsigmoid(x), torch.nn.functional.logsigmoid(-x)
-    loss = torch.where(positive, -alpha * (1 - p) ** gamma * log_p,
-                       -(1 - alpha) * p ** gamma * log_not_p)
+    # powers of p as exponentials: for gamma < 1, p ** gamma has no finite derivative at p = 0
+    log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
+    loss = torch.where(positive, -alpha * (gamma * log_not_p).exp() * log_p,
+                       -(1 - alpha) * (gamma * log_p).exp() * log_not_p)
     if weight is not None:
         padded = torch.cat([weight.to(loss), loss.new_ones(1)])
         loss = loss * padded[target][:, None]

@@ -30,7 +30,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     """Horizontal NMS through torchvision, among equal scores in mmcv's order."""
     from torchvision.ops import nms as tv_nms
     order = scores.sort(descending=True).indices
-    boxes = boxes[order].float()
+    boxes = boxes[order].to(torch.promote_types(boxes.dtype, torch.float32))
     boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], 1)
     # torchvision would sort once more, with another order of ties than the compiled mmcv's
     ranks = torch.arange(len(order), 0, -1, device=boxes.device, dtype=boxes.dtype)
@@ -134,10 +134,10 @@ class PortableExtension(ModuleType):
 
         def missing(*args, **kwargs):
             raise NotImplementedError(
-                f'mmcv was installed without its compiled extension, and mtp provides no '
-                f'{name!r}; it provides {", ".join(PROVIDED)}. Install an mmcv that is compiled '
-                "for your torch (pip install --no-build-isolation onedl-mmcv, with MMCV_WITH_OPS=1 "
-                'and a CUDA toolkit) to use the others')
+                f"mtp's portable mmcv._ext has no {name!r}; it has {', '.join(PROVIDED)}. For the "
+                'others unset MTP_OPS and compile mmcv for your torch (with a CUDA toolkit): '
+                'MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir '
+                '--no-build-isolation onedl-mmcv')
         return missing
 
 
@@ -149,7 +149,8 @@ def install() -> str:
 
     Raises:
         ValueError: ``MTP_OPS`` has another value.
-        ImportError: ``MTP_OPS=native`` without a compiled extension.
+        ImportError: ``MTP_OPS=native`` without a compiled extension, or ``portable`` when
+            ``mmcv.ops`` already runs on the compiled one.
     """
     choice = os.environ.get('MTP_OPS', '')
     if choice not in ('', 'native', 'portable'):
@@ -162,6 +163,9 @@ def install() -> str:
                           'mmcv compiled for your torch, or unset MTP_OPS')
     if compiled and choice != 'portable':
         return 'native'
+    if 'mmcv.ops' in sys.modules:
+        raise ImportError('MTP_OPS=portable comes too late: mmcv.ops already runs on its compiled '
+                          'extension. Import mtp before it')
     module = PortableExtension(NAME, __doc__)
     # mmengine and mmcv look at the module's spec and loader to find out whether there are operators
     module.__spec__ = importlib.machinery.ModuleSpec(NAME, loader=importlib.abc.Loader())

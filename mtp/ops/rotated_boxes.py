@@ -6,8 +6,8 @@ A rotated box is (cx, cy, w, h, theta): pixels, and radians with positive = cloc
 import torch
 from torch import Tensor
 
-# Pairs of boxes worked on at once: bounds the memory of pairwise overlaps to a few 100 MB.
-_PAIRS_PER_CHUNK = 1 << 20
+# Pairs of boxes worked on at once: bounds the memory of their temporaries to some 200 MB.
+_PAIRS_PER_CHUNK = 1 << 17
 
 
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str = 'iou',
@@ -38,7 +38,8 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str = 'iou',
         if len(boxes1) != len(boxes2):
             raise ValueError(f'aligned overlaps need equal numbers of boxes, got {len(boxes1)} '
                              f'and {len(boxes2)}')
-        return _overlap(boxes1, boxes2, mode).to(dtype)
+        parts = zip(boxes1.split(_PAIRS_PER_CHUNK), boxes2.split(_PAIRS_PER_CHUNK))
+        return torch.cat([_overlap(*part, mode) for part in parts]).to(dtype)
     overlaps = boxes1.new_zeros(len(boxes1), len(boxes2), dtype=dtype)
     rows = max(1, _PAIRS_PER_CHUNK // max(1, len(boxes2)))
     for part, out in zip(boxes1.split(rows), overlaps.split(rows)):
@@ -69,6 +70,8 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float,
     _check_boxes(boxes)
     if scores.shape != boxes.shape[:1]:
         raise ValueError(f'{len(boxes)} boxes need as many scores, got shape {tuple(scores.shape)}')
+    if labels is not None and labels.shape != scores.shape:
+        raise ValueError(f'{len(boxes)} boxes need as many labels, got shape {tuple(labels.shape)}')
     order = scores.sort(descending=True).indices
     boxes = boxes[order].double()
     labels = None if labels is None else labels[order]
@@ -107,8 +110,9 @@ def _greedy(num: int, better: Tensor, worse: Tensor) -> Tensor:
 def _near_pairs(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
     """Indices of the pairs whose circumscribed horizontal boxes overlap; few of all pairs do."""
     (c1, r1), (c2, r2) = _extent(boxes1), _extent(boxes2)
-    near = ((c1[:, None] - c2).abs() <= r1[:, None] + r2).all(-1)
-    return near.nonzero(as_tuple=True)
+    near_x, near_y = ((c1[:, None, axis] - c2[:, axis]).abs() <= r1[:, None, axis] + r2[:, axis]
+                      for axis in (0, 1))
+    return (near_x & near_y).nonzero(as_tuple=True)
 
 
 def _extent(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,7 +57,7 @@ def make_sample(dataset, tasks=TASKS, objects=((1, (10, 12, 40, 30)), (0, (30, 3
     masks = np.zeros((len(objects), size, size), np.uint8)
     seg = np.zeros((size, size), np.int64)
     for mask, (label, (x1, y1, x2, y2)) in zip(masks, objects):
-        image[label, y1:y2, x1:x2] = 255
+        image[label % 3, y1:y2, x1:x2] = 255
         mask[y1:y2, x1:x2] = 1
         seg[y1:y2, x1:x2] = label + 1
     sample = DetDataSample(metainfo=dict(

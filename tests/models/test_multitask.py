@@ -32,6 +32,20 @@ def test_images_without_objects_keep_every_parameter_in_the_graph():
     assert not missing, 'DDP would wait for these'
 
 
+def test_bfloat16_autocast_changes_losses_little():
+    model = build_model(TWO).train()
+    samples = [make_sample(name, TWO[name].get('tasks', TASKS), seed=i)
+               for i, name in enumerate('aabb')]
+    expected = model.parse_losses(losses_of(model, samples))[1]
+    with torch.autocast('cpu', torch.bfloat16):
+        total, log_vars = model.parse_losses(losses_of(model, samples))
+    total.backward()
+    assert total.dtype == torch.float32
+    for key, value in expected.items():
+        if '.acc' not in key:
+            assert float(log_vars[key]) == pytest.approx(float(value), rel=0.05, abs=0.05), key
+
+
 def test_predictions_learn_to_fit():
     """A few steps on two images are enough to find their objects: all three tasks train."""
     model = build_model(dict(a=dict(num_classes=2))).train()

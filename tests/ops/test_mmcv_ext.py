@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmcv import ops
 
-from mtp.ops import mmcv_ext
+from mtp.ops import mmcv_ext, sigmoid_focal_loss
 
 
 @pytest.fixture(scope='module')
@@ -22,7 +22,7 @@ def test_rotated_nms(golden):
         keep = ops.nms_rotated(boxes, scores, threshold, golden['nms_labels'])[1]
         assert torch.equal(keep, golden[f'nms_class_keep_{threshold}'])
     dets, keep = ops.batched_nms(golden['nms_boxes'], golden['nms_scores'], golden['nms_labels'],
-                                 dict(type='nms_rotated', iou_threshold=0.1))
+                                 {'type': 'nms_rotated', 'iou_threshold': 0.1})
     assert torch.equal(keep, golden['batched_nms_rotated_keep_0.1'])
     torch.testing.assert_close(dets, golden['batched_nms_rotated_dets_0.1'])
 
@@ -56,22 +56,49 @@ def test_horizontal_nms_with_offset():
     assert len(ops.nms(boxes, scores, 0.2, offset=1)[1]) == 1
 
 
-@pytest.mark.parametrize('weight', [None, torch.tensor([0.5, 2.0, 1.0])])
-def test_focal_loss(weight):
-    logits = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize('reduction', ['none', 'sum', 'mean'])
+def test_focal_loss(reduction):
+    logits = torch.randn(6, 3, requires_grad=True)
     target = torch.tensor([0, 1, 2, 3, 0, 2])  # 3 is background
-    loss = ops.sigmoid_focal_loss(logits, target, 2.0, 0.25, weight, 'sum')
-    p = logits.sigmoid()
-    positive = torch.eye(4, 3)[target].bool()
-    expected = torch.where(positive, -0.25 * (1 - p) ** 2 * p.log(),
-                           -0.75 * p ** 2 * (1 - p).log())
-    if weight is not None:
-        expected = expected * torch.cat([weight, torch.ones(1)])[target][:, None]
-    torch.testing.assert_close(loss, expected.sum())
-    ours, = torch.autograd.grad(loss, logits)
-    torch.testing.assert_close(ours, torch.autograd.grad(expected.sum(), logits)[0])
-    assert ops.sigmoid_focal_loss(torch.full((1, 3), 200.0), torch.tensor([3]), 2.0, 0.25, None,
-                                  'sum').isfinite()
+    weight = torch.tensor([0.5, 2.0, 1.0])
+    plain = sigmoid_focal_loss(logits, target, 1.5, 0.3, weight)
+    expected = {'none': plain, 'sum': plain.sum(), 'mean': plain.sum() / 6}[reduction]
+    loss = ops.sigmoid_focal_loss(logits, target, 1.5, 0.3, weight, reduction)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss.sum(), logits),
+                               torch.autograd.grad(expected.sum(), logits))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_low_precision_features(dtype):
+    """As under autocast: features of low precision, boxes in float32."""
+    for layer, roi in ((ops.RoIAlign(3, 1.0, 2), [[0, 1.0, 1, 6, 5]]),
+                       (ops.RoIAlignRotated(3, 1.0, 2), [[0, 4.0, 4, 5, 3, 0.4]])):
+        features = torch.randn(1, 2, 8, 8).to(dtype).requires_grad_()
+        out = layer(features, torch.tensor(roi))
+        assert out.dtype == dtype
+        expected = layer(features.detach().float(), torch.tensor(roi))
+        torch.testing.assert_close(out.float(), expected, atol=1e-2, rtol=1e-2)
+        out.sum().backward()
+        torch.testing.assert_close(features.grad.float().sum(), torch.tensor(18.0),
+                                   atol=0.2, rtol=0)
+
+
+def test_no_boxes():
+    for layer, width in ((ops.RoIAlign(3, 1.0, 2), 5), (ops.RoIAlignRotated(3, 1.0, 2), 6)):
+        features = torch.randn(1, 2, 8, 8, requires_grad=True)
+        out = layer(features, torch.zeros(0, width))
+        assert out.shape == (0, 2, 3, 3)
+        out.sum().backward()
+        assert not features.grad.any()
+    assert ops.nms(torch.zeros(0, 4), torch.zeros(0), 0.5)[1].tolist() == []
+    assert ops.box_iou_rotated(torch.zeros(0, 5), torch.zeros(3, 5)).shape == (0, 3)
+
+
+def test_horizontal_nms_keeps_double_precision():
+    boxes = torch.tensor([[0, 0, 1e8, 1], [1, 0, 1e8 + 1, 1]], dtype=torch.float64)
+    scores = torch.tensor([0.9, 0.8], dtype=torch.float64)
+    assert ops.nms(boxes, scores, 1 - 1e-8)[1].tolist() == [0, 1]  # IoU 1 - 2e-8
 
 
 def test_others_are_refused_by_name():

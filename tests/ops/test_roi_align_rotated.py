@@ -10,9 +10,9 @@ from mtp.ops import roi_align_rotated
 
 # settings of the recorded arrays
 GOLDEN = {
-    'official': dict(output_size=7, spatial_scale=0.125, sampling_ratio=2, clockwise=True),
-    'adaptive': dict(output_size=(5, 7), spatial_scale=0.125, sampling_ratio=0, clockwise=True),
-    'legacy': dict(output_size=7, spatial_scale=0.25, sampling_ratio=2, aligned=False),
+    'official': {'output_size': 7, 'spatial_scale': 0.125, 'sampling_ratio': 2, 'clockwise': True},
+    'adaptive': {'output_size': (5, 7), 'spatial_scale': 0.125, 'clockwise': True},
+    'legacy': {'output_size': 7, 'spatial_scale': 0.25, 'sampling_ratio': 2, 'aligned': False},
 }
 
 
@@ -59,9 +59,36 @@ def test_gradient_in_double():
     assert not roi_align_rotated(features, rois, 2, 1.0)[2].any()
 
 
-def test_empty_low_precision_and_wrong_input():
+def test_chunks_do_not_show(monkeypatch):
+    features = torch.randn(2, 3, 16, 16, requires_grad=True)
+    rois = torch.rand(20, 6) * torch.tensor([2, 16, 16, 12, 12, 3.0])
+    rois[:, 0].floor_()
+    whole = roi_align_rotated(features, rois, 3, 1.0)
+    cotangent = torch.randn_like(whole)
+    gradient, = torch.autograd.grad(whole, features, cotangent)
+    monkeypatch.setattr('mtp.ops.roi_align_rotated._SAMPLES_PER_CHUNK', 100)  # less than some RoIs
+    parts = roi_align_rotated(features, rois, 3, 1.0)
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(torch.autograd.grad(parts, features, cotangent)[0], gradient)
+
+
+def test_roi_without_area_takes_no_adaptive_samples():
+    """As torchvision's RoIAlign (and mmcv's): 0, and its neighbours are not disturbed."""
     features = torch.randn(1, 2, 8, 8)
-    assert roi_align_rotated(features, torch.zeros(0, 6), 7, 1.0).shape == (0, 2, 7, 7)
+    rois = torch.tensor([[0, 4.0, 4, 5, 3, 0.4], [0, 4, 4, 0, 3, 0], [0, 3, 4, 2, 3, 1.0]])
+    out = roi_align_rotated(features, rois, 3, 1.0)
+    assert not out[1].any() and not roi_align(
+        features, torch.tensor([[0, 4.0, 2.5, 4, 5.5]]), 3, 1.0, aligned=True).any()
+    torch.testing.assert_close(out[[0, 2]], roi_align_rotated(features, rois[[0, 2]], 3, 1.0))
+    assert roi_align_rotated(features, rois, 3, 1.0, 2)[1].any()
+
+
+def test_empty_low_precision_and_wrong_input():
+    features = torch.randn(1, 2, 8, 8, requires_grad=True)
+    none = roi_align_rotated(features, torch.zeros(0, 6), 7, 1.0)
+    assert none.shape == (0, 2, 7, 7)
+    none.sum().backward()  # a batch without proposals still trains
+    assert not features.grad.any()
     roi = torch.tensor([[0, 4.0, 4, 5, 3, 0.4]])
     half = roi_align_rotated(features.bfloat16(), roi, 3, 1.0)
     assert half.dtype == torch.bfloat16
@@ -69,3 +96,6 @@ def test_empty_low_precision_and_wrong_input():
                                atol=3e-2, rtol=3e-2)
     with pytest.raises(ValueError, match=r'\(N, 6\)'):
         roi_align_rotated(features, torch.zeros(2, 5), 7, 1.0)
+    for image in (-1.0, 1.0):
+        with pytest.raises(ValueError, match='one of the 1 images'):
+            roi_align_rotated(features, torch.tensor([[image, 4, 4, 5, 3, 0]]), 7, 1.0)

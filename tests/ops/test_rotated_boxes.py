@@ -72,6 +72,7 @@ def test_empty_and_wrong_input():
     none, some = torch.zeros(0, 5), random_boxes(3)
     assert box_iou_rotated(none, some).shape == (0, 3)
     assert box_iou_rotated(some, none).shape == (3, 0)
+    assert box_iou_rotated(none, none, aligned=True).shape == (0,)
     assert nms_rotated(none, torch.zeros(0), 0.5).tolist() == []
     assert nms_rotated(some[:1], torch.ones(1), 0.5).tolist() == [0]
     with pytest.raises(ValueError, match=r'\(N, 5\)'):
@@ -80,6 +81,18 @@ def test_empty_and_wrong_input():
         box_iou_rotated(some, some, mode='giou')
     with pytest.raises(ValueError, match='equal numbers'):
         box_iou_rotated(some, some[:2], aligned=True)
+    with pytest.raises(ValueError, match='as many scores'):
+        nms_rotated(some, torch.ones(2), 0.5)
+    with pytest.raises(ValueError, match='as many labels'):
+        nms_rotated(some, torch.ones(3), 0.5, torch.zeros(2))
+
+
+def test_chunks_do_not_show(monkeypatch):
+    boxes = random_boxes(50)
+    whole, aligned = box_iou_rotated(boxes, boxes), box_iou_rotated(boxes, boxes, aligned=True)
+    monkeypatch.setattr('mtp.ops.rotated_boxes._PAIRS_PER_CHUNK', 7)  # less than a row
+    assert torch.equal(box_iou_rotated(boxes, boxes), whole)
+    assert torch.equal(box_iou_rotated(boxes, boxes, aligned=True), aligned)
 
 
 def greedy(boxes, scores, threshold, labels):

@@ -67,8 +67,7 @@ class TwoStageTask(Task):
     def loss(self, features: list[Tensor], batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
         """RPN losses (a list per pyramid level) and RoI losses per data set."""
         gts, ignored = self._ground_truth(batch)
-        feats = self.neck(features)
-        outputs = self.rpn_head(feats)
+        feats, outputs = self._propose(features)
         losses = {}
         for name, group in batch.groups.items():
             # the RPN knows one class: object
@@ -86,9 +85,8 @@ class TwoStageTask(Task):
 
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:
         """Add this task's field: ``bboxes``, ``scores``, ``labels`` (and ``masks``)."""
-        feats = self.neck(features)
-        proposals = self.rpn_head.predict_by_feat(
-            *self.rpn_head(feats), batch_img_metas=batch.metas)
+        feats, outputs = self._propose(features)
+        proposals = self.rpn_head.predict_by_feat(*outputs, batch_img_metas=batch.metas)
         results = self.roi_head.predict(feats, proposals, batch.samples, rescale=True)
         for sample, result in zip(batch.samples, results):
             sample.set_field(self.to_prediction(result), self.pred_field, dtype=InstanceData)
@@ -96,6 +94,13 @@ class TwoStageTask(Task):
     def to_prediction(self, result: InstanceData) -> InstanceData:
         """The RoI head's result as mtp hands it on."""
         return result
+
+    def _propose(self, features: list[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Maps of the neck, and the RPN's scores and deltas by level."""
+        # float32 under autocast too: RoI features are sampled at the boxes' coordinates, and
+        # bfloat16 has 3 digits for these.
+        feats = [feat.float() for feat in self.neck(features)]
+        return feats, [[level.float() for level in maps] for maps in self.rpn_head(feats)]
 
     def _ground_truth(self, batch: TaskBatch) -> tuple[InstanceList, InstanceList]:
         gts, ignored = [], []

@@ -1,0 +1,196 @@
+"""Transforms that keep an image's boxes, rotated boxes, masks and semantic map consistent.
+
+mmdet's transforms with the rotated boxes added: beside mmdet's keys a sample may have
+``gt_rotated_bboxes`` (``RotatedBoxes``) and ``gt_rotated_bboxes_labels``.
+"""
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform, to_tensor
+from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
+from mmdet.datasets import transforms as mmdet
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import BitmapMasks
+from mmengine.structures import InstanceData, PixelData
+from mmrotate.structures import QuadriBoxes, RotatedBoxes
+from pycocotools import mask as coco_mask
+
+from mtp.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class LoadImage(MMCVLoadImageFromFile):
+    """Load ``img_path`` as uint8 BGR; a missing or damaged file is named.
+
+    Raises:
+        ValueError: the file is missing or no image.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Add ``img``, ``img_shape`` and ``ori_shape``."""
+        path = results['img_path']
+        try:
+            return super().transform(results)
+        except Exception as error:  # whatever the file backend and the decoder raise
+            raise ValueError(f'{path} is missing or no readable image: restore the file, or find '
+                             'all such files with tools/data/check_dataset.py') from error
+
+
+@TRANSFORMS.register_module()
+class LoadLabels(BaseTransform):
+    """From the records of a data set to arrays, at the image's original size.
+
+    Adds, for the tasks that the data set has labels for: ``gt_seg_map`` (uint8; 0 = background,
+    class i -> i + 1), ``gt_bboxes``, ``gt_bboxes_labels``, ``gt_ignore_flags``, ``gt_masks``;
+    ``gt_rotated_bboxes``, ``gt_rotated_bboxes_labels``.
+
+    Raises:
+        ValueError: the semantic map is missing, of another size, or has a value that is no class.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Load what ``results['tasks']`` names."""
+        if 'semantic' in results['tasks']:
+            results['gt_seg_map'] = self._semantic(results)
+        if 'instance' in results['tasks']:
+            instances = results['instances']
+            height, width = results['ori_shape']
+            results['gt_bboxes'] = HorizontalBoxes(
+                np.array([i['bbox'] for i in instances], np.float32).reshape(-1, 4))
+            results['gt_bboxes'].clip_((height, width))
+            results['gt_bboxes_labels'] = _labels(instances)
+            results['gt_ignore_flags'] = np.array([i['ignore_flag'] for i in instances], bool)
+            masks = [decode_mask(i['mask'], height, width) for i in instances]
+            results['gt_masks'] = BitmapMasks(masks, height, width)
+        if 'rotated' in results['tasks']:
+            instances = results['rotated_instances']
+            quads = torch.tensor([i['bbox'] for i in instances]).reshape(-1, 8)
+            results['gt_rotated_bboxes'] = QuadriBoxes(quads).convert_to('rbox')
+            results['gt_rotated_bboxes_labels'] = _labels(instances)
+        return results
+
+    @staticmethod
+    def _semantic(results: dict) -> np.ndarray:
+        path = results['seg_map_path']
+        loaded = LoadImage(color_type='unchanged', imdecode_backend='pillow').transform(
+            dict(img_path=path))['img']
+        if loaded.shape != tuple(results['ori_shape']):
+            raise ValueError(f'{path} has shape {loaded.shape}, but the image {results["img_path"]} '
+                             f'is {results["ori_shape"]}: it must be grey and of the same size')
+        # uint8 wraps around: the file's background, 255, becomes 0
+        seg_map = loaded.astype(np.uint8) + np.uint8(1)
+        if seg_map.max(initial=0) > results['num_classes']:
+            raise ValueError(f'{path} holds the value {int(seg_map.max()) - 1}, but the data set '
+                             f'has {results["num_classes"]} classes: 0 to '
+                             f'{results["num_classes"] - 1}, and 255 for background')
+        return seg_map
+
+
+def _labels(instances: list[dict]) -> np.ndarray:
+    return np.array([instance['bbox_label'] for instance in instances], np.int64)
+
+
+def decode_mask(segmentation: dict | list, height: int, width: int) -> np.ndarray:
+    """A mask as COCO stores it (RLE, or a list of polygons) -> uint8 ``(height, width)``."""
+    if isinstance(segmentation, list) or isinstance(segmentation['counts'], list):
+        segmentation = coco_mask.frPyObjects(segmentation, height, width)
+    if isinstance(segmentation, list):
+        segmentation = coco_mask.merge(segmentation)
+    return coco_mask.decode(segmentation)
+
+
+@TRANSFORMS.register_module()
+class Flip(mmdet.RandomFlip):
+    """mmdet's ``RandomFlip``, rotated boxes included."""
+
+    def _flip(self, results: dict) -> None:
+        super()._flip(results)
+        if 'gt_rotated_bboxes' in results:
+            results['gt_rotated_bboxes'].flip_(
+                results['img'].shape[:2], direction=results['flip_direction'])
+
+
+@TRANSFORMS.register_module()
+class Resize(mmdet.Resize):
+    """mmdet's ``Resize``, rotated boxes included; these are not clipped."""
+
+    def _resize_bboxes(self, results: dict) -> None:
+        super()._resize_bboxes(results)
+        if 'gt_rotated_bboxes' in results:
+            results['gt_rotated_bboxes'].rescale_(results['scale_factor'])
+
+
+@TRANSFORMS.register_module()
+class Crop(mmdet.RandomCrop):
+    """mmdet's ``RandomCrop``; rotated boxes stay where their centre does, and are not clipped.
+
+    Boxes are recomputed from the cropped masks; crops without objects are allowed.
+
+    Args:
+        size: side of the crop in pixels; a smaller image stays as it is.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__((size, size), allow_negative_crop=True, recompute_bbox=True)
+
+    def _crop_data(self, results: dict, crop_size: tuple[int, int],
+                   allow_negative_crop: bool) -> dict:
+        results['homography_matrix'] = None  # afterwards it is that of this crop alone
+        results = super()._crop_data(results, crop_size, allow_negative_crop)
+        if 'gt_rotated_bboxes' in results:
+            boxes = results['gt_rotated_bboxes']
+            boxes.translate_(results['homography_matrix'][:2, 2].tolist())
+            inside = boxes.is_inside(results['img_shape']).numpy()
+            results['gt_rotated_bboxes'] = boxes[inside]
+            results['gt_rotated_bboxes_labels'] = results['gt_rotated_bboxes_labels'][inside]
+        return results
+
+
+@TRANSFORMS.register_module()
+class FilterInstances(mmdet.FilterAnnotations):
+    """Drop instances without a box (sides up to 1e-5 pixel) or without a mask.
+
+    Gives None, for another image to be drawn, when the crop had instances and none is left. A crop
+    without instances is kept, and rotated boxes are neither filtered nor consulted, as in the
+    official code.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(min_gt_bbox_wh=(1e-5, 1e-5), min_gt_mask_area=1, by_mask=True)
+
+    def transform(self, results: dict) -> dict | None:
+        """Filter; the identity for samples without instance labels."""
+        return super().transform(results) if 'gt_bboxes' in results else results
+
+
+@TRANSFORMS.register_module()
+class PackLabels(BaseTransform):
+    """A sample as the model and the metrics take it: ``inputs`` and ``data_samples``.
+
+    ``inputs`` is uint8 ``(3, H, W)`` BGR, ``data_samples`` a ``DetDataSample`` with the fields
+    ``gt_sem_seg``, ``gt_instances``, ``ignored_instances`` and ``gt_rotated_instances``, as far as
+    the data set has such labels.
+    """
+    meta_keys = ('dataset', 'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip',
+                 'flip_direction')
+
+    def transform(self, results: dict) -> dict:
+        """Pack."""
+        sample = DetDataSample(
+            metainfo={key: results[key] for key in self.meta_keys if key in results})
+        if 'gt_seg_map' in results:
+            seg_map = torch.from_numpy(results['gt_seg_map'].astype(np.int64))
+            sample.gt_sem_seg = PixelData(sem_seg=seg_map[None])
+        if 'gt_bboxes' in results:
+            ignore = results['gt_ignore_flags']
+            sample.gt_instances, sample.ignored_instances = (
+                InstanceData(bboxes=results['gt_bboxes'][chosen],
+                             labels=to_tensor(results['gt_bboxes_labels'][chosen]),
+                             masks=results['gt_masks'][chosen.nonzero()[0]])
+                for chosen in (~ignore, ignore))
+        if 'gt_rotated_bboxes' in results:
+            sample.gt_rotated_instances = InstanceData(
+                bboxes=RotatedBoxes(results['gt_rotated_bboxes'].tensor),
+                labels=to_tensor(results['gt_rotated_bboxes_labels']))
+        image = np.ascontiguousarray(results['img'].transpose(2, 0, 1))
+        return dict(inputs=torch.from_numpy(image), data_samples=sample)

@@ -1,0 +1,63 @@
+"""Hooks of a training run: reproducible random draws, and the encoder alone at the end."""
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+import mtp
+from mtp.registry import HOOKS
+
+
+@HOOKS.register_module()
+class SeedIterationHook(Hook):
+    """Seeds torch before each training iteration from (seed, iteration, rank).
+
+    What the model draws (drop path, dropout) is then a function of the iteration: a resumed run
+    repeats an uninterrupted one bit for bit, without random states in the checkpoint. Data are
+    not concerned: a sample's augmentation follows its own ``sample_seed``.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+                          ) -> None:
+        """Seed the CPU's and the accelerators' generators."""
+        sequence = np.random.SeedSequence((runner.seed, runner.iter, runner.rank))
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+
+
+@HOOKS.register_module()
+class ExportEncoderHook(Hook):
+    """Writes the backbone alone to ``<work_dir>/encoder.pth`` when training ends.
+
+    The file holds ``state_dict``, the backbone's with its own key names, and ``meta``:
+    ``mtp_version``, ``backbone`` (its config as text) and ``iteration``. It loads with
+    ``weights_only=True`` and is what ``build_backbone(..., pretrained=...)`` and
+    ``init_cfg=dict(type='Pretrained', checkpoint=...)`` take. It appears whole or not at all.
+    """
+
+    # After CheckpointHook (VERY_LOW): encoder.pth tells that the run is complete.
+    priority = 'LOWEST'
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the file, on the main process."""
+        if not is_main_process():
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        content = {
+            'state_dict': {name: value.detach().cpu()
+                           for name, value in model.backbone.state_dict().items()},
+            'meta': {'mtp_version': mtp.__version__,
+                     'backbone': Config({'backbone': runner.cfg.model.backbone}).pretty_text,
+                     'iteration': runner.iter}}
+        path = Path(runner.work_dir) / 'encoder.pth'
+        unfinished = path.with_suffix('.pth.tmp')
+        torch.save(content, unfinished)
+        os.replace(unfinished, path)
+        runner.logger.info(f'Encoder written to {path}')

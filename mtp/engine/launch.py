@@ -1,0 +1,178 @@
+"""From a command line to a runner: what ``tools/train.py`` and ``tools/test.py`` share."""
+import argparse
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmengine.utils import get_object_from_string
+from torch import nn
+
+from mtp.models.checkpoints import read_state_dict
+
+
+@contextmanager
+def users_errors() -> Iterator[None]:
+    """End the program with the message alone where a config or checkpoint is at fault."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from error
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing share."""
+    parser.add_argument('config', help='a config file, e.g. configs/pretrain/vit-b-rvsa_samrs.py')
+    parser.add_argument('--work-dir', type=Path, help='folder for logs, checkpoints and figures; '
+                        'default: work_dirs/<name of the config>')
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none',
+                        help='pytorch: started by torchrun; slurm: started by srun')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
+        help='change the config, e.g. train_dataloader.num_workers=8 param_scheduler.0.T_max=1000')
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config that the arguments of :func:`add_arguments` ask for.
+
+    Raises:
+        FileNotFoundError: no such config.
+        ValueError: it cannot be read, or an option names a key that it does not have.
+    """
+    path = Path(args.config)
+    if not path.is_file():
+        near = _suggest(path.name, [file.name for file in path.parent.glob('*.py')])
+        raise FileNotFoundError(f'no config at {path}{near}')
+    try:
+        cfg = Config.fromfile(path)
+    except SyntaxError as error:
+        raise ValueError(f'{path} is not valid Python: {error}') from error
+    override(cfg, args.cfg_options)
+    cfg.work_dir = str(args.work_dir or Path('work_dirs') / path.stem)
+    cfg.launcher = args.launcher
+    if args.launcher == 'pytorch' and not torch.cuda.is_available():
+        _use_cpu_processes(cfg)
+    return cfg
+
+
+def _use_cpu_processes(cfg: Config) -> None:
+    # mmengine selects a GPU per process before it looks at the backend, and ties the wrapped
+    # model to it: both are given to it ready.
+    torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False))
+
+
+def override(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Set values of a config by dotted keys; a number counts into a list.
+
+    A key must be there already, or be an argument that the ``type`` beside it takes (at the top
+    level: that the runner takes). So a misspelt key is an error instead of an option without
+    effect. Where the ``type`` passes ``**kwargs`` on, other keys reach it too, but not one that
+    is nearly a known one.
+
+    Raises:
+        ValueError: an unknown key; the message names the ones that look alike.
+    """
+    for key in options:
+        node, path = cfg, key.split('.')
+        for depth, name in enumerate(path):
+            known, passes_on = _keys(node, Runner if depth == 0 else None)
+            if name not in known and (not passes_on or _suggest(name, known, cutoff=0.8)):
+                where = '.'.join(path[:depth]) or 'the config'
+                raise ValueError(f'--cfg-options {key}: {where} has no key {name!r}'
+                                 f'{_suggest(name, known)}. It has: {", ".join(known) or "none"}')
+            if depth < len(path) - 1:
+                node = node[int(name)] if isinstance(node, list) else node.get(name)
+    cfg.merge_from_dict(dict(options))
+
+
+def _keys(node: Any, built_by: Callable | None) -> tuple[list[str], bool]:
+    """What may follow ``node`` in a dotted key, and whether that is not all."""
+    if isinstance(node, list):
+        return [str(index) for index in range(len(node))], False
+    if not isinstance(node, Mapping | Config):
+        return [], False
+    built_by = built_by or _built_by(node.get('type'))
+    arguments = inspect.signature(built_by).parameters.values() if built_by else []
+    names = [argument.name for argument in arguments
+             if argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)]
+    passes_on = any(argument.kind is argument.VAR_KEYWORD for argument in arguments)
+    return list(dict.fromkeys([*node.keys(), *names])), passes_on
+
+
+def _built_by(type_: Any) -> Callable | None:
+    return get_object_from_string(type_) if isinstance(type_, str) else type_
+
+
+def use_mixed_precision(cfg: Config) -> None:
+    """Train in bfloat16.
+
+    Raises:
+        ValueError: the config has an optimiser wrapper of its own.
+    """
+    wrapper = cfg.optim_wrapper.get('type', OptimWrapper)
+    if _built_by(wrapper) is not OptimWrapper:
+        raise ValueError(f'--amp replaces OptimWrapper, but the config has {wrapper}: leave out '
+                         '--amp, or change optim_wrapper.type')
+    # By name: mmengine writes a class set here into the resolved config as what cannot be read.
+    cfg.optim_wrapper.type = 'mtp.engine.Bfloat16OptimWrapper'
+
+
+def last_checkpoint(work_dir: str | Path) -> Path:
+    """The newest complete checkpoint of a run, wherever its folder has been moved to.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    pointer = Path(work_dir) / 'last_checkpoint'
+    if not pointer.is_file():
+        raise FileNotFoundError(f'nothing to resume in {work_dir}: no checkpoint has been saved '
+                                'there. Leave out --resume to start, or check --work-dir')
+    return pointer.with_name(Path(pointer.read_text()).name)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """A runner; it writes the resolved config into its work directory."""
+    init_default_scope(cfg.get('default_scope', 'mtp'))
+    return Runner.from_cfg(cfg)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, without the wrapper of distributed training."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def check_checkpoint(model: nn.Module, path: str | Path) -> None:
+    """Refuse a checkpoint that does not fit a model whole; mmengine would load what fits.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, or its keys or shapes are not those of the model.
+    """
+    source = {name: tuple(value.shape) for name, value in read_state_dict(path).items()}
+    target = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    problems = {
+        'missing from the file': [name for name in target if name not in source],
+        'unknown to the model': [name for name in source if name not in target],
+        'of another shape': [f'{name} {source[name]} instead of {target[name]}'
+                             for name in target if source.get(name, target[name]) != target[name]]}
+    lines = [f'  {len(names)} {title}: {", ".join(names[:3])}{", ..." if len(names) > 3 else ""}'
+             for title, names in problems.items() if names]
+    if lines:
+        raise ValueError(f'{path} does not fit the model of the config ({len(target)} entries):\n'
+                         + '\n'.join(lines) + '\nUse the config that it was trained with')
+
+
+def _suggest(word: str, known: list[str], cutoff: float = 0.6) -> str:
+    near = difflib.get_close_matches(word, known, n=3, cutoff=cutoff)
+    return f' (did you mean {", ".join(near)}?)' if near else ''

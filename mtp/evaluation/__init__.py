@@ -1,0 +1,4 @@
+"""Samples and predictions -> numbers."""
+from mtp.evaluation.multitask import MultiTaskMetric
+
+__all__ = ['MultiTaskMetric']

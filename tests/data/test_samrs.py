@@ -1,0 +1,111 @@
+"""The SAMRS reader: every layout, and what is wrong with a data set."""
+import json
+
+import pytest
+
+from mtp.data import SUBSETS, MultiTaskDataset, SAMRSDataset
+from mtp.data.samrs import PALETTE, read_rotated
+from tests.data.small import CLASSES, make_subset
+
+LABELS = {name: i for i, name in enumerate(CLASSES)}
+
+
+@pytest.mark.parametrize('subset', SUBSETS)
+def test_every_layout(tmp_path, subset):
+    dataset = SAMRSDataset(subset, make_subset(tmp_path, subset), classes=CLASSES, name='mine')
+    assert len(dataset) == 3
+    assert dataset.metainfo['name'] == 'mine' and dataset.metainfo['classes'] == CLASSES
+    info = dataset.get_data_info(2)
+    assert (info['height'], info['width'], info['num_classes']) == (96, 120, 3)
+    expected = [LABELS[name] for name in ('ship', 'plane', 'ship', 'harbor')]
+    assert [i['bbox_label'] for i in info['instances']] == expected
+    assert [i['bbox_label'] for i in info['rotated_instances']] == expected
+    assert all(len(i['bbox']) == 8 for i in info['rotated_instances'])
+
+
+def test_official_facts():
+    assert [len(SUBSETS[name].classes) for name in ('sota', 'sior', 'fast')] == [18, 20, 37]
+    assert len(PALETTE) == 37 == len(set(PALETTE))
+
+
+def test_labels_go_by_name_not_by_place(tmp_path):
+    root = make_subset(tmp_path)
+    shuffled = ('harbor', 'plane', 'ship')
+    info = SAMRSDataset('sota', root, classes=shuffled).get_data_info(0)
+    for instances in (info['instances'], info['rotated_instances']):
+        assert [shuffled[i['bbox_label']] for i in instances] == ['ship', 'plane', 'ship', 'harbor']
+
+
+def test_unusable_annotations_are_left_out(tmp_path):
+    root = make_subset(tmp_path, sizes=((128, 128),))
+    path = root / 'trainval/sota_rbb_train_ins_segmentation.json'
+    coco = json.loads(path.read_text())
+    good = coco['annotations'][0]
+    coco['annotations'] += [
+        dict(good, bbox=[200, 0, 10, 10]), dict(good, area=0), dict(good, bbox=[5, 5, 0.5, 9])]
+    coco['annotations'].append(dict(good, iscrowd=1))
+    path.write_text(json.dumps(coco))
+    instances = SAMRSDataset('sota', root, classes=CLASSES).get_data_info(0)['instances']
+    assert [i['ignore_flag'] for i in instances] == [0, 0, 0, 0, 1]
+
+
+def test_tasks_can_be_left_out(tmp_path):
+    root = make_subset(tmp_path)
+    dataset = SAMRSDataset('sota', root, classes=CLASSES, tasks=('semantic',))
+    assert 'rotated_instances' not in dataset.get_data_info(0)
+    assert dataset.metainfo['tasks'] == ('semantic',)
+
+
+@pytest.mark.parametrize('arguments, error, message', [
+    (dict(subset='dota'), ValueError, 'no subset'),
+    (dict(tasks=('semantic', 'depth')), ValueError, 'tasks'),
+    (dict(split='valid'), FileNotFoundError, 'samrs_to_coco'),
+    (dict(data_root='nowhere'), FileNotFoundError, 'docs/pretraining.md'),
+    (dict(classes=('plane', 'ship')), ValueError, r"\['harbor'\]"),
+])
+def test_wrong_arguments(tmp_path, arguments, error, message):
+    root = make_subset(tmp_path)
+    with pytest.raises(error, match=message):
+        SAMRSDataset(**dict(dict(subset='sota', data_root=root, classes=CLASSES), **arguments)
+                     ).full_init()
+
+
+def test_rotated_files(tmp_path):
+    path = tmp_path / 'a.txt'
+    path.write_text('gsd:0.3\n0 0 4 0 4 2 0 2 ship 1\n0 0 0 0 4 2 0 2 ship 0\n')
+    assert read_rotated(path, LABELS) == [
+        dict(bbox=[0, 0, 4, 0, 4, 2, 0, 2], bbox_label=1)], 'the second box has no area'
+    path.write_text('0 0 4 0 4 2 0 2 tank 0\n')
+    with pytest.raises(ValueError, match=r"a.txt, line 1: unknown class 'tank'"):
+        read_rotated(path, LABELS)
+    path.write_text('0 0 4 0\n')
+    with pytest.raises(ValueError, match='line 1.*x1 y1'):
+        read_rotated(path, LABELS)
+    with pytest.raises(FileNotFoundError, match="leave 'rotated' out"):
+        read_rotated(tmp_path / 'b.txt', LABELS)
+    xml = tmp_path / 'a.xml'
+    xml.write_text('<annotation><object><name>ship</name></object></annotation>')
+    with pytest.raises(ValueError, match='object 1: it lacks'):
+        read_rotated(xml, LABELS)
+    xml.write_text('<annotation><object>')
+    with pytest.raises(ValueError, match='no valid xml'):
+        read_rotated(xml, LABELS)
+
+
+def test_real_dior_file(shared):
+    path, = (shared / 'data' / 'dior_r').rglob('*.xml')
+    labels = {name: i for i, name in enumerate(SUBSETS['sior'].classes)}
+    assert read_rotated(path, labels)
+
+
+def test_real_dota_files(shared):
+    labels = {name: i for i, name in enumerate(SUBSETS['sota'].classes)}
+    files = sorted((shared / 'data' / 'dota_samples').rglob('P*.txt'))
+    assert sum(len(read_rotated(path, labels)) for path in files) > 100
+
+
+def test_names_must_differ(tmp_path):
+    root = make_subset(tmp_path)
+    one = SAMRSDataset('sota', root, classes=CLASSES)
+    with pytest.raises(ValueError, match='a `name` of its own'):
+        MultiTaskDataset([one, one])

@@ -1,0 +1,120 @@
+"""What is declared is what is used, exact versions exist for all of it, and the layers hold."""
+import ast
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+REPO = Path(__file__).parents[1]
+DECLARED = [Requirement(line) for line in importlib.metadata.requires('mtp')]
+
+
+def test_imports_follow_the_layers(monkeypatch):
+    monkeypatch.chdir(REPO)
+    assert lint_imports(config_filename='pyproject.toml') == EXIT_STATUS_SUCCESS
+
+
+def test_every_import_is_declared():
+    distributions = importlib.metadata.packages_distributions()
+    declared = {canonicalize_name(requirement.name) for requirement in DECLARED}
+    imported = set()
+    for path in [*(REPO / 'mtp').rglob('*.py'), *(REPO / 'tools').rglob('*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split('.')[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.split('.')[0])
+    undeclared = [
+        name for name in sorted(imported - sys.stdlib_module_names - {'mtp', 'tools'})
+        if not declared & {canonicalize_name(dist) for dist in distributions.get(name, [])}]
+    assert not undeclared, f'imported, but not in the dependencies of pyproject.toml: {undeclared}'
+
+
+@pytest.mark.parametrize('python', ['3.10', '3.11', '3.12', '3.13'])
+def test_lock_has_one_version_within_range_for_each_dependency(python):
+    lines = (REPO / 'requirements' / 'lock.txt').read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith('#')]
+    environment = {**default_environment(), 'python_version': python}
+    locked: dict[str, list[str]] = {}
+    for pin in pins:
+        if pin.marker is None or pin.marker.evaluate(environment):
+            version, = (specifier.version for specifier in pin.specifier)
+            locked.setdefault(canonicalize_name(pin.name), []).append(version)
+    assert all(len(versions) == 1 for versions in locked.values())
+    for requirement in DECLARED:
+        version, = locked[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f'{requirement} excludes {version}'
+
+
+def test_lock_names_no_place_to_download_from():
+    assert not re.search(r'://|@|--|/', (REPO / 'requirements' / 'lock.txt').read_text()
+                         .split('\n', maxsplit=1)[1])
+
+
+class Shell:
+    """A copy of the scripts, and a PATH with nothing but a few utilities and a false python."""
+
+    def __init__(self, folder: Path, version: tuple[int, int], python: str) -> None:
+        self.root, self.bin = folder / 'repo', folder / 'bin'
+        shutil.copytree(REPO / 'tools', self.root / 'tools')
+        shutil.copytree(REPO / 'requirements', self.root / 'requirements')
+        shutil.copy(REPO / 'pyproject.toml', self.root)
+        self.bin.mkdir()
+        for tool in ('bash', 'cat', 'cksum', 'dirname', 'grep'):
+            (self.bin / tool).symlink_to(shutil.which(tool))
+        for name in ('python', 'python3'):
+            (self.bin / name).write_text(python.format(
+                version=f'{version[0]}.{version[1]}', prefix=folder,
+                supported=int(not (3, 10) <= version <= (3, 13))))
+            (self.bin / name).chmod(0o755)
+        self.log = folder / 'log'
+
+    def run(self, *args: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [self.bin / 'bash', self.root / 'tools' / 'run_tests.sh', *args], text=True,
+            capture_output=True, env={'PATH': str(self.bin)}, check=False)
+
+
+PYTHON = """#!/usr/bin/env -S bash
+case "$*" in
+    *version_info*) exit {supported} ;;
+    *find_spec*) exit 0 ;;
+    *sys.prefix*) echo {prefix} ;;
+    --version) echo Python {version} ;;
+    *) echo "$@" >>{prefix}/log; [[ $* != *pip* ]] || cat "$5" >>{prefix}/constraints ;;
+esac
+"""
+PYTHON = PYTHON.replace('/usr/bin/env -S bash', shutil.which('bash'))
+
+
+def test_scripts_install_once_into_the_active_environment(tmp_path):
+    shell = Shell(tmp_path, (3, 12), PYTHON)
+    for _ in range(2):
+        result = shell.run('-k', 'hooks')
+        assert result.returncode == 0, result.stderr
+    pip, *tests = shell.log.read_text().splitlines()
+    assert re.fullmatch(r'-m pip install --constraint \S+ --editable \.\[test\]', pip)
+    assert tests == ['-m pytest -k hooks'] * 2
+    constraints = (tmp_path / 'constraints').read_text()
+    assert 'onedl-mmcv==' in constraints
+    assert 'torch==' not in constraints  # the environment's own stays
+
+    lock = shell.root / 'requirements' / 'lock.txt'
+    lock.write_text(lock.read_text() + 'other==1\n')
+    shell.run()
+    assert shell.log.read_text().count('pip install') == 2
+
+
+def test_scripts_tell_which_python_is_needed(tmp_path):
+    result = Shell(tmp_path, (3, 9), PYTHON).run()
+    assert result.returncode != 0
+    assert 'mtp needs Python 3.10 to 3.13' in result.stderr
+    assert 'python3 is Python 3.9' in result.stderr

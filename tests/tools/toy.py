@@ -1,0 +1,52 @@
+"""A model and data so small that a whole training run takes a second."""
+from typing import ClassVar
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+TASKS = ('semantic', 'instance')
+
+
+class ToyDataset(Dataset):
+    """Random vectors ``(4,)``, a function of the index."""
+
+    metainfo: ClassVar[dict] = {'datasets': {
+        'sota': {'classes': ('plane', 'ship'), 'tasks': TASKS}}}
+
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {'inputs': torch.randn(4, generator=torch.Generator().manual_seed(index))}
+
+
+class ToyModel(BaseModel):
+    """Dropout makes each iteration depend on torch's generator."""
+
+    def __init__(self, backbone: dict, width: int = 8) -> None:
+        super().__init__()
+        self.datasets = {'sota': {'num_classes': 2, 'tasks': TASKS}}
+        self.backbone = nn.Sequential(nn.Linear(4, width), nn.Dropout(backbone['dropout']))
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, inputs: list[Tensor], mode: str = 'tensor') -> dict | list:
+        features = self.backbone(torch.stack(inputs))
+        if mode == 'predict':
+            return list(self.head(features))
+        return {'sota.semantic.loss_ce': self.head(features).square().mean(),
+                'sota.instance.loss_bbox': features.abs().mean(),
+                'sota.instance.loss_cls': 1 - self.head(features).mean(),
+                'sota.instance.acc': features.sum()}
+
+
+class ToyMetric(BaseMetric):
+    """Mean of all predictions."""
+
+    def process(self, data_batch: dict, data_samples: list[Tensor]) -> None:
+        self.results += [float(sample) for sample in data_samples]
+
+    def compute_metrics(self, results: list[float]) -> dict[str, float]:
+        return {'mean': sum(results) / len(results)}

@@ -1,0 +1,25 @@
+"""Six iterations of the toy model, with the hooks of every run."""
+from mmengine.config import read_base
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.optim import CosineAnnealingLR, OptimWrapper
+from mmengine.runner import IterBasedTrainLoop, TestLoop
+from torch.optim import AdamW
+
+from tests.tools.toy import ToyDataset, ToyMetric, ToyModel
+
+with read_base():
+    from ...configs._base_.runtime import *  # noqa: F403
+
+model = dict(type=ToyModel, backbone=dict(dropout=0.5))
+train_dataloader = dict(
+    batch_size=2, num_workers=0, dataset=dict(type=ToyDataset),
+    sampler=dict(type=InfiniteSampler, shuffle=True))
+train_cfg = dict(type=IterBasedTrainLoop, max_iters=6)
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-2))
+param_scheduler = [dict(type=CosineAnnealingLR, T_max=6, by_epoch=False)]
+test_dataloader = dict(
+    batch_size=2, num_workers=0, dataset=dict(type=ToyDataset),
+    sampler=dict(type=DefaultSampler, shuffle=False))
+test_cfg = dict(type=TestLoop)
+test_evaluator = dict(type=ToyMetric)
+default_hooks.merge(dict(logger=dict(interval=2), checkpoint=dict(interval=3)))  # noqa: F405

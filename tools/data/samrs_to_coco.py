@@ -1,0 +1,44 @@
+"""Make the COCO json files of SAMRS from the .pkl files that it is distributed with.
+
+    python tools/data/samrs_to_coco.py data/samrs
+
+Uses all cores. A json that exists is left alone: start again after an interruption. Files that
+cannot be used are named at the end, and the exit code is then 1.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+from mtp.data.conversion import samrs_to_coco
+from mtp.data.samrs import SUBSETS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('root', type=Path, help='folder that holds SOTA, SIOR and FAST')
+    parser.add_argument('--subsets', nargs='+', choices=SUBSETS, default=list(SUBSETS))
+    parser.add_argument('--val-fraction', type=float, default=0.1,
+                        help='images for validation where train.txt and valid.txt are missing')
+    parser.add_argument('--seed', type=int, default=0, help='of that division')
+    args = parser.parse_args()
+
+    bad = []
+    for subset in args.subsets:
+        try:
+            report = samrs_to_coco(args.root / subset.upper(), subset,
+                                   val_fraction=args.val_fraction, seed=args.seed)
+        except FileNotFoundError as error:
+            parser.error(str(error))
+        for split in report.skipped:
+            print(f'{subset} {split}: there already')
+        for split, count in report.written.items():
+            print(f'{subset} {split}: {count} images')
+        bad += report.bad
+    if bad:
+        print(f'{len(bad)} files could not be used:', *bad, sep='\n  ', file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()

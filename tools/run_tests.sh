@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Run the tests, in an environment made on the first call. Arguments go to pytest, e.g. -k hooks.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tools/setup_env.sh
+exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,48 @@
+"""Evaluate a model: ``python tools/test.py CONFIG work_dirs/<name>/iter_80000.pth``.
+
+Prints the metrics and writes them to ``<work dir>/metrics.json``.
+"""
+import argparse
+import json
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+
+from mtp.engine import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    launch.add_arguments(parser)
+    parser.add_argument('checkpoint', help='a checkpoint of training, or the word "untrained": '
+                        'the model as training would start it')
+    parser.add_argument('--show-dir', metavar='DIR',
+                        help='draw predictions beside the truth into this folder')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with launch.users_errors():
+        cfg = launch.load_config(args)
+        cfg.resume = False
+        cfg.load_from = None if args.checkpoint == 'untrained' else args.checkpoint
+        if args.show_dir:
+            launch.draw_into(cfg, args.show_dir)
+    runner = launch.build_runner(cfg)
+    model = launch.unwrap(runner.model)
+    if cfg.load_from is None:
+        model.init_weights()
+    else:
+        with launch.users_errors():
+            launch.check_checkpoint(model, cfg.load_from)
+    metrics = runner.test()
+    if is_main_process():
+        path = Path(cfg.work_dir) / 'metrics.json'
+        path.write_text(json.dumps(metrics, indent=1) + '\n')
+        runner.logger.info(f'Metrics written to {path}')
+
+
+if __name__ == '__main__':
+    main()
