@@ -34,7 +34,7 @@ if [[ ! $work_dir/untrained/metrics.json -nt $work_dir/encoder.pth ]]; then
 fi
 if [[ ! $work_dir/trained/metrics.json -nt $work_dir/encoder.pth ]]; then
     "$PYTHON" tools/test.py "$config" "$trained" --work-dir "$work_dir/trained" \
-        --show-dir "$work_dir/pictures"
+        --show-dir "$work_dir/pictures" --cfg-options default_hooks.visualization.max_images=4
 fi
 "$PYTHON" tools/plot_curves.py "$work_dir"
 

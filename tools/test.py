@@ -29,7 +29,7 @@ def main() -> None:
         cfg.resume = False
         cfg.load_from = None if args.checkpoint == 'untrained' else args.checkpoint
         if args.show_dir:
-            launch.draw_into(cfg, args.show_dir)
+            launch.override(cfg, {'default_hooks.visualization.out_dir': args.show_dir})
     runner = launch.build_runner(cfg)
     model = launch.unwrap(runner.model)
     if cfg.load_from is None:

@@ -12,6 +12,7 @@ from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visua
 from mtp.engine import (
     CheckDatasetsHook,
     ExportEncoderHook,
+    MultiTaskVisualizationHook,
     SeedIterationHook,
     TaskLossLogProcessor,
 )
@@ -29,7 +30,8 @@ default_hooks = dict(
     # Two are kept at least: while one is written the one before it is whole.
     checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=5000, save_last=True,
                     max_keep_ckpts=2),
-    export_encoder=dict(type=ExportEncoderHook))
+    export_encoder=dict(type=ExportEncoderHook),
+    visualization=dict(type=MultiTaskVisualizationHook))
 
 log_processor = dict(type=TaskLossLogProcessor, window_size=50, by_epoch=False)
 visualizer = dict(

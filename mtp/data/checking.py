@@ -1,131 +1,223 @@
 """Whether a data root holds what its labels say."""
 import json
 from collections import defaultdict
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
+import shapely
 from PIL import Image
 
-from mtp.data.conversion import SPLITS, parallel, rectangle
+from mtp.data.conversion import BACKGROUND, SPLITS, parallel, rectangle
 from mtp.data.samrs import SUBSETS, Subset, read_rotated
 from mtp.data.transforms import decode_mask
 
-# Each object's rotated box should overlap the rectangle around its mask by this much. SAMRS' masks
-# were predicted from boxes, and a box may hold more than was segmented.
-_AGREEMENT = 0.3
+# Least IoU of a rotated box and the rectangle around its mask. A wrong angle or class falls below
+# it; a sloppy mask does not: those of SAMRS were predicted, and may leave out parts of the object.
+MIN_AGREEMENT = 0.3
 
 CHECKS = {
+    'categories': 'categories are numbered from 0, in both splits alike',
+    'split': 'no image is in both splits',
     'image': 'the image opens and has the recorded size',
-    'semantic': 'the semantic map opens, has the size of the image and only known labels',
-    'category': 'every annotation has a known category',
-    'box': 'every box has an extent and lies inside the image',
-    'mask': 'every mask has a pixel',
-    'rotated': 'the rotated boxes can be read and have known classes and areas',
-    'agreement': 'every rotated box lies on a mask',
+    'semantic': "the semantic map opens, has the image's size, and only classes or 255",
+    'annotation': 'annotations belong to an image and a category',
+    'box': 'boxes have an extent and lie inside the image',
+    'mask': 'masks can be read and are not empty',
+    'rotated': 'rotated boxes can be read and have known classes',
+    'masks on map': 'the semantic map shows the class of each mask',
+    'boxes on masks': 'each rotated box lies on a mask of its class',
+    'masks in boxes': 'each mask lies in a rotated box of its class',
 }
 
+Problem = tuple[str, str]  # key of CHECKS, where and what
 
-def check_subset(root: Path, subset: str) -> tuple[dict[str, int], dict[str, list[str]]]:
+
+@dataclass
+class Findings:
+    """What a check found.
+
+    Attributes:
+        images: number per split.
+        objects: number of annotations in the json files.
+        problems: key of ``CHECKS`` -> where and what, a line each; empty for good data.
+    """
+    images: dict[str, int] = field(default_factory=dict)
+    objects: int = 0
+    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+
+def find_subsets(root: Path) -> dict[str, Path]:
+    """Subsets below a root: folders SOTA, SIOR, FAST, or the one that ``root`` itself holds.
+
+    Returns:
+        Name of the layout -> root of the subset; json files show which layout a folder has.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    found = {subset: folder for subset, facts in SUBSETS.items()
+             for folder in (root / subset.upper(), root)
+             if any((folder / facts.instances.format(split=split)).is_file() for split in SPLITS)}
+    if not found:
+        raise FileNotFoundError(
+            f'no json of SOTA, SIOR or FAST at {root}: give the folder that holds these, or the '
+            'root of one; make the json with tools/data/samrs_to_coco.py')
+    return found
+
+
+def check_subset(root: Path, subset: str) -> Findings:
     """Check all images of a subset, on all cores.
 
     Args:
         root: of the subset.
-        subset: whose layout; classes are the json's categories.
-
-    Returns:
-        Images per split, and check (a key of ``CHECKS``) -> what is wrong and where.
+        subset: whose layout. The classes are the categories of the json.
 
     Raises:
         FileNotFoundError: there is no json.
-        ValueError: a json has no categories, or the splits' categories differ.
     """
     facts = SUBSETS[subset]
-    counts, problems, categories = {}, defaultdict(list), None
-    for split in SPLITS:
-        path = root / facts.instances.format(split=split)
-        if not path.is_file():
-            continue
-        coco = json.loads(path.read_text())
-        if categories not in (None, coco['categories']) or not coco['categories']:
-            raise ValueError(f'{path}: its categories are empty or not those of the other split')
-        categories = coco['categories']
+    findings = Findings()
+    splits = {split: json.loads(path.read_text()) for split in SPLITS
+              if (path := root / facts.instances.format(split=split)).is_file()}
+    if not splits:
+        raise FileNotFoundError(f'no {facts.instances} in {root}')
+    seen = {}
+    for split, coco in splits.items():
+        for problem in _check_json(split, coco, splits, seen):
+            findings.problems[problem[0]].append(problem[1])
         of_image = defaultdict(list)
         for annotation in coco['annotations']:
             of_image[annotation['image_id']].append(annotation)
+        check = partial(_check_image, root, facts, {c['id']: c['name'] for c in coco['categories']})
         items = [(image, of_image[image['id']]) for image in coco['images']]
-        check = partial(_check_image, root, facts, [c['name'] for c in categories],
-                        {c['id'] for c in categories})
-        for found in parallel(check, items, f'{subset} {split}'):
-            for kind, text in found:
-                problems[kind].append(text)
-        counts[split] = len(items)
-    if not counts:
-        raise FileNotFoundError(f'no {facts.instances} in {root}: make it with '
-                                f'`python tools/data/samrs_to_coco.py {root.parent}`')
-    return counts, dict(problems)
+        for problems in parallel(check, items, f'{subset} {split}'):
+            for kind, text in problems:
+                findings.problems[kind].append(text)
+        findings.images[split] = len(items)
+        findings.objects += len(coco['annotations'])
+    return findings
 
 
-def _check_image(root: Path, facts: Subset, classes: list[str], category_ids: set[int],
-                 item: tuple[dict, list[dict]]) -> list[tuple[str, str]]:
+def _check_json(split: str, coco: dict, splits: dict[str, dict], seen: dict[str, str],
+                ) -> list[Problem]:
+    """Check what does not need the images; ``seen`` gathers file names -> split."""
+    problems = []
+    categories = coco['categories']
+    if [category['id'] for category in categories] != list(range(len(categories))):
+        problems.append(('categories', f'{split}: {[c["id"] for c in categories]}'))
+    if categories != splits[SPLITS[0] if SPLITS[0] in splits else split]['categories']:
+        problems.append(('categories', f'{split}: other ones than in {SPLITS[0]}'))
+    ids = {image['id'] for image in coco['images']}
+    problems += [('annotation', f'{split}, annotation {a["id"]}: no image {a["image_id"]}')
+                 for a in coco['annotations'] if a['image_id'] not in ids]
+    for image in coco['images']:
+        name = image['file_name']
+        if seen.setdefault(name, split) != split:
+            problems.append(('split', name))
+    return problems
+
+
+def _check_image(root: Path, facts: Subset, names: dict[int, str],
+                 item: tuple[dict, list[dict]]) -> list[Problem]:
     image, annotations = item
-    stem = Path(image['file_name']).stem
-    height, width = image['height'], image['width']
-    found = _check_rasters(root, facts, image, stem, len(classes))
+    path = root / facts.images / image['file_name']
+    problems = []
+    shape = image['height'], image['width']
+    _, problem = _read(path, shape)
+    if problem:
+        problems.append(('image', problem))
+    semantic_path = root / facts.semantic / f'{path.stem}.png'
+    semantic, problem = _read(semantic_path, shape)
+    if problem is None:
+        unknown = sorted({*np.unique(semantic).tolist()} - {*range(len(names)), BACKGROUND})
+        if semantic.ndim != 2 or unknown:
+            problem = f'{semantic_path}: shape {semantic.shape}, unknown values {unknown[:5]}'
+    if problem:
+        problems.append(('semantic', problem))
+        semantic = None
 
-    rectangles = []
+    places, masks, labels = [], [], []
     for annotation in annotations:
-        where = f'{image["file_name"]}, annotation {annotation["id"]}'
-        if annotation['category_id'] not in category_ids:
-            found.append(('category', f'{where}: category {annotation["category_id"]}'))
-        x, y, w, h = annotation['bbox']
-        if w <= 0 or h <= 0 or x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
-            found.append(('box', f'{where}: {annotation["bbox"]}'))
-        mask = decode_mask(annotation['segmentation'], height, width)
-        if mask.any():
-            rectangles.append(rectangle(mask))
-        else:
-            found.append(('mask', where))
-
-    path = root / facts.rotated / (stem + facts.rotated_suffix)
+        place = f'{path}, annotation {annotation["id"]}'
+        mask, found = _check_annotation(place, annotation, names, shape)
+        problems += found
+        if not found and not annotation.get('iscrowd', 0):
+            places.append(place)
+            masks.append(mask)
+            labels.append(annotation['category_id'])
+    if semantic is not None:
+        problems += [('masks on map', f'{place}: none of its pixels has the value {label}')
+                     for place, mask, label in zip(places, masks, labels)
+                     if not (semantic[mask > 0] == label).any()]
+    rotated_path = root / facts.rotated / (path.stem + facts.rotated_suffix)
     try:
-        boxes = read_rotated(path, {name: i for i, name in enumerate(classes)})
+        boxes = read_rotated(rotated_path, {name: label for label, name in names.items()})
     except (ValueError, FileNotFoundError) as error:
-        return [*found, ('rotated', str(error))]
-    for number, box in enumerate(boxes, 1):
-        corners = np.array(box['bbox'], np.float32).reshape(4, 2)
-        overlap = max((_overlap(corners, other) for other in rectangles), default=0.0)
-        if overlap < _AGREEMENT:
-            found.append(('agreement', f'{path.name}, box {number}: overlaps masks by '
-                                       f'{overlap:.2f} at most'))
-    return found
+        return [*problems, ('rotated', str(error))]
+    overlaps = _overlaps(boxes, masks, labels, shape)
+    for kind, best, where in (
+            ('boxes on masks', overlaps.max(1, initial=0),
+             [f'{rotated_path}, box {number + 1}' for number in range(len(boxes))]),
+            ('masks in boxes', overlaps.max(0, initial=0), places)):
+        problems += [(kind, f'{place}: IoU {iou:.2f} at best')
+                     for place, iou in zip(where, best) if iou < MIN_AGREEMENT]
+    return problems
 
 
-def _check_rasters(root: Path, facts: Subset, image: dict, stem: str,
-                   num_classes: int) -> list[tuple[str, str]]:
-    found = []
-    size = (image['width'], image['height'])
-    for kind, path in (('image', root / facts.images / image['file_name']),
-                       ('semantic', root / facts.semantic / f'{stem}.png')):
-        try:
-            with Image.open(path) as opened:
-                pixels = np.asarray(opened)
-            if opened.size != size:
-                found.append((kind, f'{path}: {opened.size} pixels, recorded are {size}'))
-            elif kind == 'semantic':
-                unknown = set(np.unique(pixels)) - {*range(num_classes), 255}
-                if unknown or pixels.ndim != 2:
-                    found.append((kind, f'{path}: values {sorted(map(int, unknown))}, shape '
-                                        f'{pixels.shape}'))
-        except OSError as error:
-            found.append((kind, f'{path}: {error}'))
-    return found
+def _read(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray | None, str | None]:
+    """Pixels of an image, or what is wrong with it."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError) as error:  # Pillow's PNG reader raises both
+        return None, f'{path}: {error}'
+    if pixels.shape[:2] != shape:
+        return None, f'{path}: (height, width) is {pixels.shape[:2]}, in the json {shape}'
+    return pixels, None
 
 
-def _overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of two convex quadrilaterals."""
-    first, second = cv2.convexHull(first), cv2.convexHull(second)
-    intersection, _ = cv2.intersectConvexConvex(first, second)
-    union = cv2.contourArea(first) + cv2.contourArea(second) - intersection
-    return intersection / union if union > 0 else 0.0
+def _check_annotation(place: str, annotation: dict, names: dict[int, str], shape: tuple[int, int],
+                      ) -> tuple[np.ndarray | None, list[Problem]]:
+    problems = []
+    if annotation['category_id'] not in names:
+        problems.append(('annotation', f'{place}: no category {annotation["category_id"]}'))
+    x, y, w, h = annotation['bbox']
+    # polygons may touch the border from outside
+    if w <= 0 or h <= 0 or x < -1 or y < -1 or x + w > shape[1] + 1 or y + h > shape[0] + 1:
+        problems.append(('box', f'{place}: (x, y, w, h) = {annotation["bbox"]}'))
+    try:
+        mask = decode_mask(annotation['segmentation'], *shape)
+    except Exception as error:  # pycocotools raises plain Exceptions of a dozen kinds
+        return None, [*problems, ('mask', f'{place}: {error}')]
+    if mask.shape != shape:
+        problems.append(('mask', f'{place}: size {mask.shape}, the image has {shape}'))
+    elif not mask.any():
+        problems.append(('mask', f'{place}: empty'))
+    return mask, problems
+
+
+def _overlaps(boxes: list[dict], masks: list[np.ndarray], labels: list[int],
+              shape: tuple[int, int]) -> np.ndarray:
+    """IoU ``(boxes, masks)`` of rotated boxes and least rectangles of masks; 0 across classes."""
+    overlaps = np.zeros((len(boxes), len(masks)))
+    quads = np.array([box['bbox'] for box in boxes], float).reshape(-1, 4, 2)
+    rectangles = np.array([rectangle(mask) for mask in masks], float).reshape(-1, 4, 2)
+    # masks end at the border, boxes need not
+    frame = shapely.box(0, 0, shape[1], shape[0])
+    quads = shapely.intersection(_hulls(quads), frame)
+    rectangles = shapely.intersection(_hulls(rectangles), frame)
+    rows, columns = shapely.STRtree(rectangles).query(quads, predicate='intersects')
+    alike = (np.array([box['bbox_label'] for box in boxes], int)[rows]
+             == np.array(labels, int)[columns])
+    rows, columns = rows[alike], columns[alike]
+    intersection = shapely.area(shapely.intersection(quads[rows], rectangles[columns]))
+    union = shapely.area(quads[rows]) + shapely.area(rectangles[columns]) - intersection
+    overlaps[rows, columns] = intersection / np.maximum(union, 1e-6)
+    return overlaps
+
+
+def _hulls(points: np.ndarray) -> np.ndarray:
+    """Convex hulls of point sets ``(N, 4, 2)``: valid polygons whatever the order of corners."""
+    return shapely.convex_hull(shapely.multipoints(points)) if len(points) else np.empty(0, object)

@@ -1,10 +1,8 @@
-"""From what data sets are distributed as to the files that :class:`SAMRSDataset` reads."""
-import io
+"""From the files that SAMRS is distributed as to those that :class:`SAMRSDataset` reads."""
 import json
-import os
+import multiprocessing
 import pickle
 import random
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,9 +17,12 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from mtp.data.samrs import SUBSETS, Subset
-from mtp.data.transforms import decode_mask
 
 SPLITS = ('train', 'valid')
+BACKGROUND = 255
+# Starting a process costs the import of torch and OpenMMLab: some seconds, as much as this many
+# images.
+MIN_PARALLEL = 1000
 
 
 @dataclass
@@ -29,30 +30,47 @@ class Report:
     """What a conversion did.
 
     Attributes:
-        written: images of each split that are in the new files.
+        objects: per split, the number of objects of each class in the json written.
+        images: per split, the number of images in it.
         skipped: splits whose json was there already.
-        bad: what could not be used, with the reason.
+        bad: what could not be used, with the reason, a line each.
     """
-    written: dict[str, int] = field(default_factory=dict)
+    objects: dict[str, Counter] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
 
+    def count(self, split: str, coco: dict) -> None:
+        """Note what the json of a split holds."""
+        names = {category['id']: category['name'] for category in coco['categories']}
+        self.images[split] = len(coco['images'])
+        self.objects[split] = Counter({name: 0 for name in names.values()})
+        self.objects[split].update(names[a['category_id']] for a in coco['annotations'])
+
 
 def parallel(function: Callable, items: Sequence, what: str) -> Iterable:
-    """``map(function, items)`` on all cores, in order, with a progress bar."""
-    cores = os.cpu_count() or 1
-    if cores == 1 or len(items) < 64:
-        yield from map(function, tqdm(items, what, disable=len(items) < 64))
+    """``map(function, items)`` on all cores, in order, with a progress bar.
+
+    Args:
+        function: picklable; the processes are spawned, because a forked one inherits the locks of
+            the threads that torch and OpenCV run.
+        items: its arguments.
+        what: name of the progress bar.
+    """
+    bar = partial(tqdm, total=len(items), desc=what)
+    if len(items) < MIN_PARALLEL:
+        yield from bar(map(function, items))
         return
-    with ProcessPoolExecutor(cores) as pool:
-        yield from tqdm(pool.map(function, items, chunksize=16), what, total=len(items))
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'),
+                             initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield from bar(pool.map(function, items, chunksize=16))
 
 
 def write_json(path: Path, content: dict) -> None:
     """Write a file that is whole or not there."""
-    partial_path = path.with_suffix('.partial')
-    partial_path.write_text(json.dumps(content))
-    partial_path.replace(path)
+    unfinished = path.with_suffix('.partial')
+    unfinished.write_text(json.dumps(content))
+    unfinished.replace(path)
 
 
 def samrs_to_coco(root: Path, subset: str, classes: Sequence[str] | None = None,
@@ -60,9 +78,12 @@ def samrs_to_coco(root: Path, subset: str, classes: Sequence[str] | None = None,
     """Make the COCO json of a subset's splits from its ``.pkl`` files.
 
     A split lists its images in ``<split>.txt`` below ``root``, a stem a line; where these files
-    are missing, images are divided at random and the files written. A json that exists is left
-    alone, so that an interrupted run can be started again. Categories are the classes in label
-    order (id = label), ids count from 0, boxes and areas are those of the masks.
+    are missing, images are divided at random and the files written. Categories are the classes in
+    label order (id = label), ids count from 0, boxes and areas are those of the masks.
+
+    It can be interrupted and started again: results are kept beside the json in a ``.journal``
+    until all images of the split are good. A json without a journal is finished and left alone; to
+    remake it, remove it.
 
     Args:
         root: of the subset, e.g. ``data/samrs/SOTA``.
@@ -75,66 +96,90 @@ def samrs_to_coco(root: Path, subset: str, classes: Sequence[str] | None = None,
         Report: with one line for each file that could not be used.
 
     Raises:
-        FileNotFoundError: no folder of ``.pkl`` files.
+        FileNotFoundError: no ``.pkl`` files, no images, or one of the two lists is missing.
+        ValueError: ``val_fraction`` is not in 0..1.
     """
     facts = SUBSETS[subset]
     classes = tuple(classes or facts.classes)
     report = Report()
-    for split, stems in _splits(root, facts, val_fraction, seed).items():
+    folder = root / facts.images
+    if not folder.is_dir():
+        raise FileNotFoundError(f'no images in {folder}; see docs/pretraining.md for the layout')
+    names = {path.stem: path.name for path in folder.iterdir()}
+    convert = partial(_convert_pickle, root, facts, len(classes))
+    for split, stems in _read_splits(root, facts, val_fraction, seed).items():
         path = root / facts.instances.format(split=split)
-        if path.is_file():
+        journal = path.with_suffix('.journal')
+        if path.is_file() and not journal.is_file():
             report.skipped.append(split)
             continue
-        suffixes = _image_suffixes(root / facts.images)
-        convert = partial(_convert_image, root, facts, len(classes), suffixes)
-        coco = dict(images=[], annotations=[], categories=[
-            dict(id=label, name=name) for label, name in enumerate(classes)])
-        for result in parallel(convert, stems, f'{subset} {split}'):
-            if isinstance(result, str):
-                report.bad.append(result)
-                continue
-            image, annotations = result
-            image['id'] = len(coco['images'])
-            coco['images'].append(image)
-            for annotation in annotations:
-                coco['annotations'].append(dict(
-                    annotation, id=len(coco['annotations']), image_id=image['id'], iscrowd=0))
+        done = _read_journal(journal)
+        todo = [(stem, names.get(stem)) for stem in stems if stem not in done]
+        with open(journal, 'a') as file:
+            for (stem, _), result in zip(todo, parallel(convert, todo, f'{subset} {split}')):
+                if isinstance(result, str):
+                    report.bad.append(result)
+                else:
+                    done[stem] = result
+                    # the leading newline ends a line that was cut off by an interruption
+                    file.write(f'\n{json.dumps([stem, result])}')
+        coco = assemble([done[stem] for stem in stems if stem in done], classes)
         write_json(path, coco)
-        report.written[split] = len(coco['images'])
+        report.count(split, coco)
+        if len(coco['images']) == len(stems):
+            journal.unlink()
     return report
 
 
-def _splits(root: Path, facts: Subset, val_fraction: float, seed: int) -> dict[str, list[str]]:
+def _read_splits(root: Path, facts: Subset, val_fraction: float, seed: int,
+                 ) -> dict[str, list[str]]:
     lists = {split: root / f'{split}.txt' for split in SPLITS}
-    if not any(path.is_file() for path in lists.values()):
+    there = [path for path in lists.values() if path.is_file()]
+    if not there:
         stems = sorted(path.stem for path in (root / facts.masks).glob('*.pkl'))
         if not stems:
-            raise FileNotFoundError(f'no .pkl files in {root / facts.masks}: put the instance masks '
-                                    'of SAMRS there; see docs/pretraining.md for the layout')
-        for split, part in zip(SPLITS, divide(stems, val_fraction, seed)):
-            lists[split].write_text('\n'.join(part) + '\n')
-    return {split: path.read_text().split() for split, path in lists.items() if path.is_file()}
+            raise FileNotFoundError(f'no .pkl files in {root / facts.masks}: put the instance '
+                                    'masks of SAMRS there; see docs/pretraining.md')
+        for path, part in zip(lists.values(), divide(stems, val_fraction, seed)):
+            path.write_text(''.join(f'{stem}\n' for stem in part))
+    elif len(there) < len(lists):
+        raise FileNotFoundError(f'{there[0]} exists, but not the list of the other split: add it, '
+                                'or remove this one to have the images divided at random')
+    return {split: [line.strip() for line in path.read_text().splitlines() if line.strip()]
+            for split, path in lists.items()}
 
 
 def divide(items: Sequence, val_fraction: float, seed: int) -> tuple[list, list]:
     """Split items at random into training and validation, each in the given order."""
+    if not 0 <= val_fraction <= 1:
+        raise ValueError(f'val_fraction={val_fraction}: give a share between 0 and 1')
     chosen = set(random.Random(seed).sample(range(len(items)), round(len(items) * val_fraction)))
     return ([item for i, item in enumerate(items) if i not in chosen],
             [item for i, item in enumerate(items) if i in chosen])
 
 
-def _image_suffixes(folder: Path) -> dict[str, str]:
-    return {path.stem: path.suffix for path in folder.iterdir()} if folder.is_dir() else {}
+def _read_journal(path: Path) -> dict[str, tuple[dict, list[dict]]]:
+    done = {}
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            try:
+                stem, result = json.loads(line)
+            except ValueError:  # cut off by an interruption, or the empty first line
+                continue
+            done[stem] = result
+    return done
 
 
-def _convert_image(root: Path, facts: Subset, num_classes: int, suffixes: dict[str, str],
-                   stem: str) -> tuple[dict, list[dict]] | str:
+def _convert_pickle(root: Path, facts: Subset, num_classes: int, names: tuple[str, str | None],
+                    ) -> tuple[dict, list[dict]] | str:
+    """An image's entries for the COCO json, without ids; or what is wrong with it."""
+    stem, image_name = names
     path = root / facts.masks / f'{stem}.pkl'
     try:
-        if stem not in suffixes:
+        if image_name is None:
             raise ValueError(f'no image of that name in {root / facts.images}')
-        name = stem + suffixes[stem]
-        width, height = Image.open(root / facts.images / name).size
+        with Image.open(root / facts.images / image_name) as image:
+            width, height = image.size
         annotations = []
         for instance in read_pickle(path):
             label, rle = int(instance['label']), instance['mask']
@@ -143,10 +188,15 @@ def _convert_image(root: Path, facts: Subset, num_classes: int, suffixes: dict[s
             if tuple(rle['size']) != (height, width):
                 raise ValueError(f'a mask of size {tuple(rle["size"])} on an image of '
                                  f'{(height, width)}')
-            annotations.append(dict(category_id=label, **mask_entries(rle)))
-    except Exception as error:  # a bad file must not end the run; it is reported
-        return f'{path}: {error}'
-    return dict(file_name=name, segm_file=f'{stem}.png', height=height, width=width), annotations
+            annotations.append(dict(category_id=label, iscrowd=0, **mask_entries(rle)))
+    except Exception as error:  # whatever a bad file raises must not end the run; it is reported
+        return f'{path}: {type(error).__name__}: {error}'
+    return image_entry(image_name, height, width), annotations
+
+
+def image_entry(name: str, height: int, width: int) -> dict:
+    """An image of the COCO json, without its id."""
+    return dict(file_name=name, segm_file=f'{Path(name).stem}.png', height=height, width=width)
 
 
 def mask_entries(rle: dict) -> dict:
@@ -160,10 +210,23 @@ def mask_entries(rle: dict) -> dict:
                 segmentation=dict(encoded, counts=encoded['counts'].decode()))
 
 
+def assemble(results: Iterable[tuple[dict, list[dict]]], classes: Sequence[str]) -> dict:
+    """Images with their annotations -> COCO json: ids from 0, categories in label order."""
+    coco = dict(images=[], annotations=[],
+                categories=[dict(id=label, name=name) for label, name in enumerate(classes)])
+    for number, (image, annotations) in enumerate(results):
+        coco['images'].append(dict(image, id=number))
+        first = len(coco['annotations'])
+        coco['annotations'] += [dict(annotation, id=first + i, image_id=number)
+                                for i, annotation in enumerate(annotations)]
+    return coco
+
+
 class _DataUnpickler(pickle.Unpickler):
     """Unpickles containers, numbers and numpy arrays: a pickle may otherwise run any code."""
     allowed = {
         ('numpy', 'dtype'), ('numpy', 'ndarray'),
+        ('_codecs', 'encode'), ('__builtin__', 'bytes'),  # bytes, in protocols before 3
         *((f'numpy.{core}.multiarray', name) for core in ('core', '_core')
           for name in ('scalar', '_reconstruct')),
         *((f'numpy.{core}.numeric', '_frombuffer') for core in ('core', '_core'))}
@@ -171,7 +234,8 @@ class _DataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         if (module, name) in self.allowed:
             return super().find_class(module, name)
-        raise ValueError(f'it holds a {module}.{name}, which is not plain data')
+        raise ValueError(f'it holds {module}.{name}, which is not plain data: not opened, because '
+                         'such a pickle can run any code')
 
 
 def read_pickle(path: Path) -> list[dict]:
@@ -180,145 +244,29 @@ def read_pickle(path: Path) -> list[dict]:
     Raises:
         ValueError: it holds anything but plain data and arrays.
     """
-    return _DataUnpickler(io.BytesIO(path.read_bytes())).load()
-
-
-def coco_to_samrs(annotations: Path, images: Path, out: Path, val_fraction: float = 0.2,
-                  seed: int = 0) -> Report:
-    """Make a multi-task data set, in the layout of SOTA, of COCO annotations with masks.
-
-    The semantic map is painted from the masks, large objects first; a rotated box is the mask's
-    rectangle of least area. Crowds stay in the json and are in neither of these. Images are
-    linked where the file system can, else copied.
-
-    Args:
-        annotations: COCO json with polygons or RLE.
-        images: folder of the images.
-        out: folder to write; it must not exist.
-        val_fraction: share of the images for validation.
-        seed: of the division.
-
-    Returns:
-        Report: with one line for each image or annotation that could not be used.
-
-    Raises:
-        FileExistsError: ``out`` exists.
-        ValueError: no annotation has a mask.
-    """
-    if out.exists():
-        raise FileExistsError(f'{out} exists: remove it or choose another folder')
-    facts = SUBSETS['sota']
-    coco = json.loads(annotations.read_text())
-    if not any(annotation.get('segmentation') for annotation in coco['annotations']):
-        raise ValueError(f'{annotations} has no masks (`segmentation`): boxes alone are not enough')
-    categories = sorted(coco['categories'], key=lambda category: category['id'])
-    labels = {category['id']: label for label, category in enumerate(categories)}
-    of_image = {image['id']: [] for image in coco['images']}
-    report = Report()
-    for annotation in coco['annotations']:
-        of_image[annotation['image_id']].append(annotation)
-
-    building = out.with_name(f'{out.name}.partial')
-    shutil.rmtree(building, ignore_errors=True)
-    for folder in (facts.images, facts.semantic, facts.rotated):
-        (building / folder).mkdir(parents=True)
-    parts = divide(coco['images'], val_fraction, seed)
-    for split, part in zip(SPLITS, parts):
-        new = dict(images=[], annotations=[], categories=[
-            dict(id=label, name=_one_word(category['name']))
-            for label, category in enumerate(categories)])
-        for image in tqdm(part, split):
-            source = images / image['file_name']
-            try:
-                width, height = Image.open(source).size
-            except OSError as error:
-                report.bad.append(f'{source}: {error}')
-                continue
-            if (height, width) != (image['height'], image['width']):
-                report.bad.append(f'{source}: {width} x {height} pixels, but {annotations.name} '
-                                  f'says {image["width"]} x {image["height"]}')
-                continue
-            objects = _objects(of_image[image['id']], labels, height, width, report)
-            number = len(new['images'])
-            new['images'].append(dict(
-                image, id=number, file_name=Path(image['file_name']).name))
-            for entry in objects:
-                new['annotations'].append(dict(
-                    entry, id=len(new['annotations']), image_id=number))
-            _write_labels(building, facts, source, objects, new['categories'], (height, width))
-        write_json(building / facts.instances.format(split=split), new)
-        report.written[split] = len(new['images'])
-    building.rename(out)
-    return report
-
-
-def _one_word(name: str) -> str:
-    # DOTA's text files separate by spaces
-    return '-'.join(name.split())
-
-
-def _objects(annotations: list[dict], labels: dict[int, int], height: int, width: int,
-             report: Report) -> list[dict]:
-    objects = []
-    for annotation in annotations:
-        where = f'annotation {annotation["id"]}'
-        if annotation['category_id'] not in labels:
-            report.bad.append(f'{where}: unknown category {annotation["category_id"]}')
-        elif not annotation.get('segmentation'):
-            report.bad.append(f'{where}: no mask')
-        else:
-            mask = decode_mask(annotation['segmentation'], height, width)
-            if mask.any():
-                objects.append(dict(
-                    mask_entries(coco_mask.encode(np.asfortranarray(mask))),
-                    category_id=labels[annotation['category_id']],
-                    iscrowd=annotation.get('iscrowd', 0)))
-            else:
-                report.bad.append(f'{where}: the mask is empty')
-    return objects
-
-
-def _write_labels(root: Path, facts: Subset, source: Path, objects: list[dict],
-                  categories: list[dict], shape: tuple[int, int]) -> None:
-    objects = [entry for entry in objects if not entry['iscrowd']]
-    masks = [decode_mask(entry['segmentation'], *shape) for entry in objects]
-    target = root / facts.images / source.name
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-    semantic = paint_semantic(masks, [entry['category_id'] for entry in objects], shape)
-    cv2.imwrite(str(root / facts.semantic / f'{source.stem}.png'), semantic)
-    lines = [dota_line(rectangle(mask), categories[entry['category_id']]['name'])
-             for mask, entry in zip(masks, objects)]
-    (root / facts.rotated / f'{source.stem}.txt').write_text(''.join(lines))
+    with open(path, 'rb') as file:
+        return _DataUnpickler(file).load()
 
 
 def paint_semantic(masks: Sequence[np.ndarray], labels: Sequence[int],
                    shape: tuple[int, int]) -> np.ndarray:
     """Masks ``(H, W)`` -> uint8 ``(H, W)`` of labels, smaller objects on top, 255 = background."""
-    semantic = np.full(shape, 255, np.uint8)
-    for i in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
+    semantic = np.full(shape, BACKGROUND, np.uint8)
+    for i in sorted(range(len(masks)), key=lambda i: -np.count_nonzero(masks[i])):
         semantic[masks[i] > 0] = labels[i]
     return semantic
 
 
 def rectangle(mask: np.ndarray) -> np.ndarray:
     """Corners ``(4, 2)`` x, y in pixels of the rectangle of least area around a mask's pixels."""
-    rows, columns = mask.nonzero()
-    # a pixel covers a unit square, not a point
-    points = np.concatenate([np.stack([columns + dx, rows + dy], 1)
-                             for dx in (0, 1) for dy in (0, 1)]).astype(np.float32)
-    return cv2.boxPoints(cv2.minAreaRect(points))
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    centres = np.concatenate(contours)[:, 0] + 0.5
+    # Pixels have an extent. The middles of their sides give upright objects their size; their
+    # corners would make slanted ones too large.
+    points = np.concatenate([centres + step for step in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5))])
+    return cv2.boxPoints(cv2.minAreaRect(points.astype(np.float32)))
 
 
 def dota_line(corners: np.ndarray, name: str, difficulty: int = 0) -> str:
     """A line of DOTA's text form."""
     return ' '.join(f'{value:.1f}' for value in corners.reshape(-1)) + f' {name} {difficulty}\n'
-
-
-def class_counts(path: Path) -> Counter:
-    """Objects per class name in a COCO json."""
-    coco = json.loads(path.read_text())
-    names = {category['id']: category['name'] for category in coco['categories']}
-    return Counter(names[annotation['category_id']] for annotation in coco['annotations'])

@@ -30,14 +30,14 @@ def make_samrs(root: str | Path, num_train: int = 200, num_valid: int = 40, imag
     """Write ``SOTA``, ``SIOR`` and ``FAST`` below ``root``, labels, masks, lists and json included.
 
     Every image shows two to five objects of four classes per subset, turned at random, with a
-    long side of 0.18 to 0.42 of the image. Objects have a front, so that an angle is defined up to
-    a full turn and a wrong convention cannot be learned away.
+    long side of 0.18 to 0.42 of the image. Most are elongated: a model or a loader with a wrong
+    angle convention does not find them.
 
     Args:
         root: folder to make; one that holds the same data set is left as it is.
         num_train: images per subset for training.
         num_valid: images per subset for validation.
-        image_size: side in pixels.
+        image_size: side in pixels, 64 at least.
         seed: everything is a function of it.
 
     Returns:
@@ -45,14 +45,19 @@ def make_samrs(root: str | Path, num_train: int = 200, num_valid: int = 40, imag
 
     Raises:
         FileExistsError: ``root`` holds something else.
+        ValueError: no training image, or images too small to show anything.
     """
     root = Path(root)
+    if num_train < 1 or num_valid < 0 or image_size < 64:
+        raise ValueError(f'num_train={num_train}, num_valid={num_valid}, image_size={image_size}: '
+                         'at least 1, 0 and 64 are needed')
     request = dict(num_train=num_train, num_valid=num_valid, image_size=image_size, seed=seed)
     stamp = root / 'synthetic.json'
     if stamp.is_file() and json.loads(stamp.read_text()) == request:
         return root
     if root.exists():
-        raise FileExistsError(f'{root} holds other data: remove it or choose another folder')
+        raise FileExistsError(f'{root} exists, but not made with {request}: remove it or choose '
+                              'another folder')
     building = root.with_name(f'{root.name}.partial')
     shutil.rmtree(building, ignore_errors=True)
     for number, subset in enumerate(SUBSETS):
@@ -65,30 +70,29 @@ def make_samrs(root: str | Path, num_train: int = 200, num_valid: int = 40, imag
 
 def _make_subset(root: Path, subset: str, rng: np.random.Generator, counts: tuple[int, int],
                  size: int) -> None:
-    facts, shapes = SUBSETS[subset], CLASSES[subset]
+    facts, classes = SUBSETS[subset], CLASSES[subset]
     for folder in (facts.images, facts.semantic, facts.masks, facts.rotated):
         (root / folder).mkdir(parents=True)
     number = 0
     for split, count in zip(SPLITS, counts):
         stems = [f'{subset}_{number + i:05d}' for i in range(count)]
         number += count
-        (root / f'{split}.txt').write_text('\n'.join(stems) + '\n')
+        (root / f'{split}.txt').write_text(''.join(f'{stem}\n' for stem in stems))
         for stem in stems:
-            _make_image(root, facts, stem, list(shapes.items()), rng, size)
-    samrs_to_coco(root, subset, tuple(shapes))
+            _make_image(root, facts, stem, classes, rng, size)
+    samrs_to_coco(root, subset, tuple(classes))
 
 
-def _make_image(root: Path, facts: Subset, stem: str, shapes: list[tuple[str, str]],
+def _make_image(root: Path, facts: Subset, stem: str, classes: dict[str, str],
                 rng: np.random.Generator, size: int) -> None:
     image = _ground(rng, size)
+    names = list(classes)
     masks, labels, boxes = [], [], []
-    for placement in _place(rng, size):
-        label = int(rng.integers(len(shapes)))
-        mask = np.zeros((size, size), np.uint8)
-        corners = SHAPES[shapes[label][1]].draw(image, mask, placement, rng)
-        masks.append(mask)
+    for label, placement in _place([SHAPES[shape] for shape in classes.values()], rng, size):
+        shape = SHAPES[classes[names[label]]]
+        masks.append(shape.draw(image, placement, tint=rng.uniform(-15, 15, 3)))
         labels.append(label)
-        boxes.append((corners, shapes[label][0]))
+        boxes.append((placement.to_pixels(shape.box), names[label]))
     image = np.clip(image * rng.uniform(0.85, 1.15) + rng.normal(0, 4, image.shape), 0, 255)
     suffix = '.jpg' if facts.rotated_suffix == '.xml' else '.png'
     cv2.imwrite(str(root / facts.images / (stem + suffix)), image.astype(np.uint8))
@@ -134,27 +138,12 @@ class Placement:
     def to_pixels(self, points: np.ndarray) -> np.ndarray:
         """Points in units of half the length, x along the object, y to its right -> pixels."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
-        turned = points @ np.float32([[cos, sin], [-sin, cos]])
-        return turned * (self.length / 2) + np.float32(self.centre)
-
-
-def _place(rng: np.random.Generator, size: int) -> list[Placement]:
-    """Two to five placements that keep clear of one another and of the border."""
-    placements = []
-    wanted = rng.integers(2, 6)
-    for _ in range(50):
-        length = rng.uniform(0.18, 0.42) * size
-        centre = rng.uniform(length * 0.52, size - length * 0.52, 2)
-        if all(np.hypot(*(centre - other.centre)) > 0.52 * (length + other.length)
-               for other in placements):
-            placements.append(Placement(tuple(centre), length, rng.uniform(-np.pi, np.pi)))
-        if len(placements) == wanted:
-            break
-    return placements
+        turned = points @ np.array([[cos, sin], [-sin, cos]])
+        return turned * (self.length / 2) + np.array(self.centre)
 
 
 def _polygon(*points: tuple[float, float]) -> np.ndarray:
-    return np.float32(points)
+    return np.array(points)
 
 
 def _rectangle(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
@@ -162,45 +151,86 @@ def _rectangle(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
 
 
 def _disc(radius: float) -> np.ndarray:
-    t = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    return np.float32(np.stack([np.cos(t), np.sin(t)], 1) * radius)
+    t = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+    return np.stack([np.cos(t), np.sin(t)], 1) * radius
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Polygons with colours (BGR), painted in order; the mask is their union."""
+    """Polygons with colours (BGR), painted in order; x points to the front, length 2."""
     parts: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]
 
-    def draw(self, image: np.ndarray, mask: np.ndarray, placement: Placement,
-             rng: np.random.Generator) -> np.ndarray:
-        """Paint on ``image`` and ``mask``; return the corners ``(4, 2)`` of the rotated box."""
-        tint = rng.uniform(-15, 15, 3)
-        for points, colour in self.parts:
-            # in sixteenths of a pixel; OpenCV's pixel centres are at whole numbers
-            fixed = np.round((placement.to_pixels(points) - 0.5) * 16).astype(np.int32)
-            painted = np.clip(np.array(colour) + tint, 0, 255)
-            cv2.fillPoly(image, [fixed], painted.tolist(), cv2.LINE_AA, shift=4)
-            cv2.fillPoly(mask, [fixed], 1, shift=4)
+    @property
+    def box(self) -> np.ndarray:
+        """Corners ``(4, 2)`` of the rectangle around all parts."""
         points = np.concatenate([points for points, _ in self.parts])
-        return placement.to_pixels(_rectangle(*points.min(0), *points.max(0)))
+        return _rectangle(*points.min(0), *points.max(0))
+
+    @property
+    def radius(self) -> float:
+        """From the centre to the corners of the box."""
+        return float(np.linalg.norm(self.box, axis=1).max())
+
+    def draw(self, image: np.ndarray, placement: Placement, tint: np.ndarray) -> np.ndarray:
+        """Paint on ``image``; return the mask, uint8 ``(H, W)``: pixels covered by a half."""
+        outline = np.zeros(image.shape[:2], np.float32)
+        for points, colour in self.parts:
+            covered = _coverage(placement.to_pixels(points), image.shape[:2])
+            outline = np.maximum(outline, covered)
+            image += (np.clip(colour + tint, 0, 255) - image) * covered[..., None]
+        return (outline >= 0.5).astype(np.uint8)
+
+
+def _coverage(polygon: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Share, 0..1, of each pixel that a polygon covers, float32 ``(H, W)``."""
+    # OpenCV paints the outline too: at this scale that is an eighth of a pixel
+    scale, shift = 4, 4
+    large = np.zeros((shape[0] * scale, shape[1] * scale), np.uint8)
+    # its pixel centres are at whole numbers, ours at halves
+    fixed = np.round((polygon * scale - 0.5) * 2**shift).astype(np.int32)
+    cv2.fillPoly(large, [fixed], 255, shift=shift)
+    return cv2.resize(large, shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+def _place(shapes: list[Shape], rng: np.random.Generator, size: int) -> list[tuple[int, Placement]]:
+    """Two to five objects (index of the shape, place), clear of one another and of the border."""
+    placed, circles = [], []
+    wanted = rng.integers(2, 6)
+    while len(placed) < wanted:
+        label = int(rng.integers(len(shapes)))
+        for _ in range(20):
+            length = rng.uniform(0.18, 0.42) * size
+            radius = shapes[label].radius * length / 2
+            centre = rng.uniform(radius, size - radius, 2)
+            if all(np.hypot(*(centre - other)) > radius + r for other, r in circles):
+                break
+        else:
+            wanted -= 1
+            continue
+        circles.append((centre, radius))
+        placed.append((label, Placement(tuple(centre), length, rng.uniform(-np.pi, np.pi))))
+    return placed
 
 
 _WHITE, _GREY, _RED, _YELLOW = (235, 235, 235), (150, 155, 160), (50, 50, 190), (60, 200, 230)
 
 SHAPES: dict[str, Shape] = {
     'plane': Shape((
-        (_polygon((0.25, 0.0), (-0.25, 0.95), (-0.5, 0.95), (-0.2, 0.0), (-0.5, -0.95),
-                  (-0.25, -0.95)), _WHITE),
-        (_polygon((1.0, 0.0), (0.8, 0.14), (-0.8, 0.14), (-1.0, 0.4), (-1.0, -0.4), (-0.8, -0.14),
-                  (0.8, -0.14)), _WHITE))),
+        (_polygon((0.5, 0.0), (0.1, 0.7), (-0.15, 0.7), (-0.1, 0.0), (-0.15, -0.7), (0.1, -0.7)),
+         _WHITE),
+        (_polygon((1.0, 0.08), (0.8, 0.15), (-0.7, 0.12), (-0.8, 0.45), (-1.0, 0.45),
+                  (-1.0, -0.45), (-0.8, -0.45), (-0.7, -0.12), (0.8, -0.15), (1.0, -0.08)),
+         _WHITE))),
     'ship': Shape((
         (_polygon((1.0, 0.0), (0.55, 0.26), (-1.0, 0.26), (-1.0, -0.26), (0.55, -0.26)), _RED),
         (_rectangle(-0.85, -0.16, -0.3, 0.16), _WHITE))),
     'truck': Shape((
-        (_rectangle(-1.0, -0.3, 0.5, 0.3), _YELLOW), (_rectangle(0.5, -0.3, 1.0, 0.3), (40, 40, 40)))),
+        (_rectangle(-1.0, -0.3, 0.5, 0.3), _YELLOW),
+        (_rectangle(0.5, -0.3, 1.0, 0.3), (40, 40, 40)))),
     'court': Shape((
         (_rectangle(-1.0, -0.55, 1.0, 0.55), (60, 150, 60)),
         (_rectangle(-0.85, -0.4, 0.85, 0.4), (150, 90, 40)),
-        (_rectangle(-0.06, -0.4, 0.06, 0.4), _WHITE), (_rectangle(0.4, -0.06, 0.85, 0.06), _WHITE))),
+        (_rectangle(-0.06, -0.4, 0.06, 0.4), _WHITE),
+        (_rectangle(0.4, -0.06, 0.85, 0.06), _WHITE))),
     'tank': Shape(((_disc(1.0), _GREY), (_disc(0.75), _WHITE), (_disc(0.2), _GREY))),
 }

@@ -5,10 +5,12 @@ from mtp.engine.hooks import ExportEncoderHook, SeedIterationHook
 from mtp.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mtp.engine.logging import TaskLossLogProcessor
 from mtp.engine.mixed_precision import Bfloat16OptimWrapper
+from mtp.engine.visualization_hook import MultiTaskVisualizationHook
 
 compat.load_checkpoints_safely()
 
 __all__ = [
     'Bfloat16OptimWrapper', 'CheckDatasetsHook', 'ExportEncoderHook',
-    'LayerDecayOptimWrapperConstructor', 'SeedIterationHook', 'TaskLossLogProcessor',
+    'LayerDecayOptimWrapperConstructor', 'MultiTaskVisualizationHook', 'SeedIterationHook',
+    'TaskLossLogProcessor',
 ]

@@ -49,7 +49,7 @@ def test_rotated_overlaps_and_roi_align(golden):
 
 
 def test_horizontal_nms_with_offset():
-    """With offset 1 a box (x1, y1, x2, y2) covers its last pixel: these overlap by 1 of 3 columns."""
+    """With offset 1 a box covers its last pixel too: these overlap by 1 of 3 columns."""
     boxes = torch.tensor([[0.0, 0, 1, 9], [1, 0, 2, 9]])
     scores = torch.tensor([0.9, 0.8])
     assert len(ops.nms(boxes, scores, 0.2, offset=0)[1]) == 2

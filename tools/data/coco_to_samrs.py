@@ -10,8 +10,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from mtp.data.conversion import class_counts, coco_to_samrs
-from mtp.data.samrs import SUBSETS
+from mtp.data.conversion import Report
+from mtp.data.from_coco import coco_to_samrs
+
+
+def table(report: Report) -> str:
+    """Objects of each class in each split."""
+    lines = [f'{"":<24}' + ''.join(f'{split:>8}' for split in report.images),
+             f'{"images":<24}' + ''.join(f'{count:>8}' for count in report.images.values())]
+    for name in next(iter(report.objects.values())):
+        lines.append(f'{name:<24}' + ''.join(
+            f'{objects[name]:>8}' for objects in report.objects.values()))
+    return '\n'.join(lines)
 
 
 def main() -> None:
@@ -20,22 +30,21 @@ def main() -> None:
     parser.add_argument('annotations', type=Path, help='COCO json with polygons or RLE')
     parser.add_argument('images', type=Path, help='folder of the images')
     parser.add_argument('out', type=Path, help='folder to make')
-    parser.add_argument('--val-fraction', type=float, default=0.2, help='images for validation')
+    parser.add_argument('--val-fraction', type=float, default=0.2,
+                        help='share of the images for validation (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='of the division')
+    parser.add_argument('--valid-list', type=Path, metavar='FILE', help='file names of the images '
+                        'for validation, a line each, instead of a random share')
     args = parser.parse_args()
     try:
+        valid = args.valid_list and set(args.valid_list.read_text().splitlines())
         report = coco_to_samrs(args.annotations, args.images, args.out, args.val_fraction,
-                               args.seed)
+                               args.seed, valid)
     except (FileExistsError, FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 
-    counts = {split: class_counts(args.out / SUBSETS['sota'].instances.format(split=split))
-              for split in report.written}
-    print('images:', ', '.join(f'{count} {split}' for split, count in report.written.items()))
-    names = sorted(set().union(*counts.values()))
-    for name in names:
-        print(f'  {name:<24}' + '  '.join(
-            f'{counter[name]:>6} {split}' for split, counter in counts.items()))
+    print(table(report))
+    print('classes =', tuple(report.objects['train']))
     if report.bad:
         print(f'{len(report.bad)} could not be used:', *report.bad, sep='\n  ', file=sys.stderr)
         sys.exit(1)

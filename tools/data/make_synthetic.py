@@ -19,7 +19,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         root = make_samrs(args.out, args.num_train, args.num_valid, args.image_size, args.seed)
-    except FileExistsError as error:
+    except (FileExistsError, ValueError) as error:
         parser.error(str(error))
     print(f'{root}: {args.num_train} + {args.num_valid} images of each of SOTA, SIOR and FAST')
 

@@ -2,8 +2,8 @@
 
     python tools/data/samrs_to_coco.py data/samrs
 
-Uses all cores. A json that exists is left alone: start again after an interruption. Files that
-cannot be used are named at the end, and the exit code is then 1.
+Uses all cores. Start it again after an interruption, or after mending files: it goes on where it
+was. Files that cannot be used are named at the end, and the exit code is then 1.
 """
 import argparse
 import sys
@@ -17,23 +17,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('root', type=Path, help='folder that holds SOTA, SIOR and FAST')
-    parser.add_argument('--subsets', nargs='+', choices=SUBSETS, default=list(SUBSETS))
+    parser.add_argument('--subset', nargs='+', choices=SUBSETS, default=list(SUBSETS),
+                        help='default: all')
     parser.add_argument('--val-fraction', type=float, default=0.1,
-                        help='images for validation where train.txt and valid.txt are missing')
+                        help='share of the images for validation, where train.txt and valid.txt '
+                        'are missing (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='of that division')
     args = parser.parse_args()
 
     bad = []
-    for subset in args.subsets:
+    for subset in args.subset:
         try:
             report = samrs_to_coco(args.root / subset.upper(), subset,
                                    val_fraction=args.val_fraction, seed=args.seed)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
         for split in report.skipped:
-            print(f'{subset} {split}: there already')
-        for split, count in report.written.items():
-            print(f'{subset} {split}: {count} images')
+            print(f'{subset} {split}: its json is there already')
+        for split, count in report.images.items():
+            print(f'{subset} {split}: {count} images, {report.objects[split].total()} objects')
         bad += report.bad
     if bad:
         print(f'{len(bad)} files could not be used:', *bad, sep='\n  ', file=sys.stderr)

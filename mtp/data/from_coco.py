@@ -1,0 +1,161 @@
+"""From any COCO annotations with masks to the files that :class:`SAMRSDataset` reads."""
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from mtp.data.conversion import (
+    BACKGROUND,
+    SPLITS,
+    Report,
+    assemble,
+    divide,
+    dota_line,
+    image_entry,
+    mask_entries,
+    paint_semantic,
+    parallel,
+    rectangle,
+    write_json,
+)
+from mtp.data.samrs import SUBSETS, Subset
+from mtp.data.transforms import decode_mask
+
+
+def coco_to_samrs(annotations: Path, images: Path, out: Path, val_fraction: float = 0.2,
+                  seed: int = 0, valid: Collection[str] | None = None) -> Report:
+    """Make a multi-task data set, in the layout of SOTA, of COCO annotations with masks.
+
+    The semantic map is painted from the masks, smaller objects on top; a rotated box is the mask's
+    rectangle of least area. A crowd stays in the json and the map, but has no rotated box. Images
+    are linked where the file system can, else copied. Labels are the categories in order of id.
+
+    Args:
+        annotations: COCO json with polygons or RLE.
+        images: folder of the images.
+        out: folder to write; it must not exist.
+        val_fraction: share of the images for validation.
+        seed: of the division.
+        valid: file names of the images for validation, instead of a random share.
+
+    Returns:
+        Report: with one line for each image or annotation that could not be used.
+
+    Raises:
+        FileExistsError: ``out`` exists.
+        ValueError: no annotation has a mask, two images share a stem, there are more than 255
+            categories, or an image of ``valid`` is unknown.
+    """
+    if out.exists():
+        raise FileExistsError(f'{out} exists: remove it or choose another folder')
+    coco = json.loads(annotations.read_text())
+    _check_coco(coco, annotations, valid or ())
+    categories = sorted(coco['categories'], key=lambda category: category['id'])
+    # a DOTA text file separates by spaces
+    classes = ['-'.join(category['name'].split()) for category in categories]
+    labels = {category['id']: label for label, category in enumerate(categories)}
+
+    report = Report()
+    of_image = {image['id']: [] for image in coco['images']}
+    for annotation in coco['annotations']:
+        if annotation['image_id'] in of_image:
+            of_image[annotation['image_id']].append(annotation)
+        else:
+            report.bad.append(f'annotation {annotation["id"]}: no image {annotation["image_id"]}')
+
+    facts = SUBSETS['sota']
+    building = out.with_name(f'{out.name}.partial')
+    shutil.rmtree(building, ignore_errors=True)
+    for folder in (facts.images, facts.semantic, facts.rotated):
+        (building / folder).mkdir(parents=True)
+    convert = partial(_convert_coco_image, images, building, facts, labels, classes)
+    parts = divide(coco['images'], val_fraction, seed) if valid is None else (
+        [image for image in coco['images'] if image['file_name'] not in valid],
+        [image for image in coco['images'] if image['file_name'] in valid])
+    for split, part in zip(SPLITS, parts):
+        results = []
+        for result, bad in parallel(
+                convert, [(image, of_image[image['id']]) for image in part], split):
+            results += [result] if result else []
+            report.bad += bad
+        new = assemble(results, classes)
+        write_json(building / facts.instances.format(split=split), new)
+        report.count(split, new)
+    building.rename(out)
+    return report
+
+
+def _check_coco(coco: dict, path: Path, valid: Collection[str]) -> None:
+    if not any(annotation.get('segmentation') for annotation in coco['annotations']):
+        raise ValueError(f'{path} has no masks (`segmentation`): boxes alone are not enough')
+    if len(coco['categories']) > BACKGROUND:
+        raise ValueError(f'{path} has {len(coco["categories"])} categories: a grey semantic map '
+                         f'takes {BACKGROUND} at most')
+    stem, times = Counter(
+        Path(image['file_name']).stem for image in coco['images']).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f'{path} has {times} images called {stem!r}: labels go by that name, '
+                         'rename all but one')
+    unknown = set(valid) - {image['file_name'] for image in coco['images']}
+    if unknown:
+        raise ValueError(f'{path} has no image {min(unknown)!r}, nor {len(unknown) - 1} other(s) '
+                         'of the list for validation: give `file_name`s as they are in the json')
+
+
+def _convert_coco_image(images: Path, root: Path, facts: Subset, labels: dict[int, int],
+                        classes: Sequence[str], item: tuple[dict, list[dict]],
+                        ) -> tuple[tuple[dict, list[dict]] | None, list[str]]:
+    """Write an image and its labels; its entries for the COCO json, and what is wrong with it."""
+    image, annotations = item
+    source = images / image['file_name']
+    pixels = cv2.imread(str(source))
+    if pixels is None:
+        return None, [f'{source}: no such image, or it cannot be read']
+    shape = pixels.shape[:2]
+    recorded = image['height'], image['width']
+    if shape != recorded:
+        return None, [f'{source}: (height, width) is {shape}, but in the json {recorded}']
+    objects, masks, bad = [], [], []
+    for annotation in annotations:
+        mask, problem = _read_mask(annotation, labels, shape)
+        if problem:
+            bad.append(f'{source}, annotation {annotation["id"]}: {problem}')
+            continue
+        masks.append(mask)
+        objects.append(dict(
+            category_id=labels[annotation['category_id']], iscrowd=annotation.get('iscrowd', 0),
+            **mask_entries(coco_mask.encode(np.asfortranarray(mask)))))
+    target = root / facts.images / source.name
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+    semantic = paint_semantic(masks, [entry['category_id'] for entry in objects], shape)
+    cv2.imwrite(str(root / facts.semantic / f'{source.stem}.png'), semantic)
+    lines = [dota_line(rectangle(mask), classes[entry['category_id']])
+             for mask, entry in zip(masks, objects) if not entry['iscrowd']]
+    (root / facts.rotated / f'{source.stem}.txt').write_text(''.join(lines))
+    return (image_entry(source.name, *shape), objects), bad
+
+
+def _read_mask(annotation: dict, labels: dict[int, int], shape: tuple[int, int],
+               ) -> tuple[np.ndarray | None, str | None]:
+    """The mask of an annotation, or what is wrong with it."""
+    if annotation['category_id'] not in labels:
+        return None, f'unknown category {annotation["category_id"]}'
+    if not annotation.get('segmentation'):
+        return None, 'no mask'
+    try:
+        mask = decode_mask(annotation['segmentation'], *shape)
+    except Exception as error:  # pycocotools raises plain Exceptions of a dozen kinds
+        return None, f'the mask cannot be read: {error}'
+    if mask.shape != shape:
+        return None, f'a mask of size {mask.shape} on an image of {shape}'
+    return (mask, None) if mask.any() else (None, 'the mask is empty')

@@ -1,0 +1,132 @@
+"""Losses and metrics of a training run as curves."""
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+Series = dict[int, float]  # iteration -> value
+COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')  # Okabe and Ito
+INK = '#333333'
+
+
+def plot_curves(work_dir: str | Path, out: str | Path) -> Path:
+    """Draw losses (upper row) and, once evaluated, metrics in percent (lower row) of a run.
+
+    The first panel is of all data sets together, then there is one for each task with a line for
+    each data set; the loss of a task is the sum of its terms.
+
+    Args:
+        work_dir: of ``tools/train.py``; what resumed runs logged is joined.
+        out: picture to write, of a kind that matplotlib knows by its suffix.
+
+    Returns:
+        Path: ``out``.
+
+    Raises:
+        FileNotFoundError: no run has logged there.
+        ValueError: a log cannot be read, holds no losses, or ``out`` has an unknown suffix.
+    """
+    scalars = read_scalars(work_dir)
+    losses, metrics = task_losses(scalars), task_metrics(scalars)
+    datasets = list(dict.fromkeys(name for lines in losses.values() for name in lines))
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(datasets)}
+    rows, columns = 2 if metrics else 1, 1 + len(losses)
+    figure = Figure(figsize=(3.4 * columns, 0.4 + 2.5 * rows), layout='constrained')
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    _draw(panels[0, 0], 'total loss', {'all': scalars['loss']}, {'all': INK})
+    for panel, (task, lines) in zip(panels[0, 1:], losses.items()):
+        _draw(panel, f'{task} loss', lines, colours)
+    if metrics:
+        average = {'all': scalars.get('average', {})}
+        _draw(panels[1, 0], 'average of the metrics, %', average, {'all': INK})
+        for panel, task in zip(panels[1, 1:], losses):
+            kinds = metrics.get(task, {})
+            title = ', '.join(f'{kind}{word}' for kind, word in zip(kinds, ('', ' dotted')))
+            for (_, lines), style in zip(kinds.items(), ('-', ':')):
+                _draw(panel, f'{task}: {title}, %', lines, colours, style)
+    for panel in panels.flat:
+        panel.set_ylim(bottom=0)
+    for panel in panels[-1]:
+        panel.set_xlabel('iteration')
+    figure.legend([Line2D([], [], color=colours[name]) for name in datasets], datasets,
+                  loc='outside upper right', ncols=len(datasets), frameon=False)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=150)
+    return out
+
+
+def read_scalars(work_dir: str | Path) -> dict[str, Series]:
+    """All scalars that the runs in ``work_dir`` logged; a run replaces older ones from its start.
+
+    Raises:
+        FileNotFoundError: no run has logged there.
+        ValueError: a log cannot be read, or holds no losses.
+    """
+    paths = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))  # by the time of their start
+    if not paths:
+        raise FileNotFoundError(f'no <time>/vis_data/scalars.json in {work_dir}: give the work '
+                                'directory of a training run that has logged at least once')
+    records: list[dict] = []
+    for path in paths:
+        of_run = [record for record in _read_lines(path) if 'step' in record]
+        if of_run:
+            start = min(record['step'] for record in of_run)
+            records = [record for record in records if record['step'] < start] + of_run
+    scalars: dict[str, Series] = {}
+    for record in records:
+        for key, value in record.items():
+            scalars.setdefault(key, {})[record['step']] = value
+    if 'loss' not in scalars:
+        raise ValueError(f'{paths[-1]} holds no losses yet: is {work_dir} the work directory of a '
+                         'training run, and has it run for as long as its log interval?')
+    return scalars
+
+
+def _read_lines(path: Path) -> Iterable[dict]:
+    text = path.read_text()
+    # a run that is going on, or was stopped, may end in the midst of a line
+    for number, line in enumerate(text[:text.rfind('\n') + 1].splitlines(), 1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f'{path}, line {number} is no json: remove the line') from error
+
+
+def task_losses(scalars: dict[str, Series]) -> dict[str, dict[str, Series]]:
+    """task -> data set -> sum of its loss terms, from the keys ``<data set>.<task>.<term>``."""
+    losses: dict[str, dict[str, Series]] = {}
+    for key, series in scalars.items():
+        if key.count('.') != 2 or 'loss' not in key:
+            continue
+        dataset, task, _ = key.split('.')
+        total = losses.setdefault(task, {}).setdefault(dataset, {})
+        for step, value in series.items():
+            total[step] = total.get(step, 0.0) + value
+    return losses
+
+
+def task_metrics(scalars: dict[str, Series]) -> dict[str, dict[str, dict[str, Series]]]:
+    """task -> metric -> data set -> values, from the keys ``<data set>/<task>/<metric>``."""
+    metrics: dict[str, dict[str, dict[str, Series]]] = {}
+    for key, series in scalars.items():
+        if key.count('/') == 2:
+            dataset, task, metric = key.split('/')
+            metrics.setdefault(task, {}).setdefault(metric, {})[dataset] = series
+    return metrics
+
+
+def _draw(panel: Axes, title: str, lines: dict[str, Series], colours: dict[str, str],
+          style: str = '-') -> None:
+    for name, series in lines.items():
+        steps = sorted(series)
+        panel.plot(steps, [series[step] for step in steps], style, color=colours[name],
+                   linewidth=1.4, marker='o' if len(steps) < 10 else '', markersize=4,
+                   markerfacecolor=colours[name] if style == '-' else 'white')
+    panel.set_title(title, loc='left', color=INK, fontsize=10)
+    panel.spines[['top', 'right']].set_visible(False)
+    panel.grid(axis='y', color='#e6e6e6', linewidth=0.8)
+    panel.set_axisbelow(True)
