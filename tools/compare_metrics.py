@@ -1,15 +1,24 @@
-"""Table of the metrics of two evaluations: ``compare_metrics.py BEFORE.json AFTER.json``."""
+"""Table of two evaluations: ``python tools/compare_metrics.py BEFORE.json AFTER.json``."""
 import argparse
 import json
 from pathlib import Path
 
+from mtp.evaluation.multitask import AVERAGED
+
 
 def table(before: dict[str, float], after: dict[str, float]) -> str:
-    """One line per metric that both have."""
-    names = [name for name in after if name in before]
-    width = max(map(len, names), default=0)
-    return '\n'.join(f'{name:<{width}}  {before[name]:8.4f} -> {after[name]:8.4f}'
-                     for name in names)
+    """A row per data set and a column per task, in percent; a task without figures is ``-``."""
+    datasets = dict.fromkeys(name.split('/')[0] for name in after if '/' in name)
+    rows = [['', *AVERAGED]]
+    for dataset in datasets:
+        cells = []
+        for metric in AVERAGED:
+            name = f'{dataset}/{metric}'
+            cells.append(f'{before[name]:.2f} -> {after[name]:.2f}' if name in after else '-')
+        rows.append([dataset, *cells])
+    rows.append(['average', f'{before["average"]:.2f} -> {after["average"]:.2f}'])
+    return '\n'.join(f'{first:<10}' + ''.join(f'{cell:>22}' for cell in cells)
+                     for first, *cells in rows)
 
 
 def main() -> None:
