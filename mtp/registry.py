@@ -10,12 +10,10 @@ DATASETS = root.Registry('dataset', scope='mtp', parent=root.DATASETS, locations
 TRANSFORMS = root.Registry('transform', scope='mtp', parent=root.TRANSFORMS, locations=['mtp.data'])
 DATA_SAMPLERS = root.Registry(
     'data sampler', scope='mtp', parent=root.DATA_SAMPLERS, locations=['mtp.data'])
-TASK_UTILS = root.Registry('task util', scope='mtp', parent=root.TASK_UTILS, locations=['mtp.models'])
+TASK_UTILS = root.Registry(
+    'task util', scope='mtp', parent=root.TASK_UTILS, locations=['mtp.models'])
 METRICS = root.Registry('metric', scope='mtp', parent=root.METRICS, locations=['mtp.evaluation'])
-EVALUATOR = root.Registry('evaluator', scope='mtp', parent=root.EVALUATOR, locations=['mtp.evaluation'])
 HOOKS = root.Registry('hook', scope='mtp', parent=root.HOOKS, locations=['mtp.engine'])
-VISUALIZERS = root.Registry(
-    'visualizer', scope='mtp', parent=root.VISUALIZERS, locations=['mtp.inference'])
 OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
     'optimizer wrapper constructor', scope='mtp', parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
     locations=['mtp.engine'])
@@ -26,5 +24,5 @@ OPTIM_WRAPPERS = root.Registry(
 
 # Nothing of ours goes into these; without a child of the scope mmengine warns on each use.
 for _registry in (root.LOOPS, root.MODEL_WRAPPERS, root.OPTIMIZERS, root.PARAM_SCHEDULERS,
-                  root.VISBACKENDS, root.WEIGHT_INITIALIZERS):
+                  root.VISBACKENDS, root.VISUALIZERS, root.EVALUATOR, root.WEIGHT_INITIALIZERS):
     root.Registry(_registry.name, scope='mtp', parent=_registry)

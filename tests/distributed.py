@@ -8,9 +8,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+import mtp  # noqa: F401  (a spawned process has no conftest)
+
 
 def run_processes(function, world_size: int, *args) -> list:
-    """Call ``function(rank, *args)`` on ``world_size`` processes and return their results by rank."""
+    """Results by rank of ``function(rank, *args)``, called on ``world_size`` processes."""
     with socket.socket() as sock:
         sock.bind(('127.0.0.1', 0))
         port = sock.getsockname()[1]

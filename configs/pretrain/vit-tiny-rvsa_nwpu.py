@@ -13,3 +13,5 @@ model.merge(dict(  # noqa: F405
     datasets=num_classes,  # noqa: F405
     data_preprocessor=dict(pad_size_divisor=256),
     backbone=dict(type=build_backbone, name='vit_tiny_rvsa', img_size=256)))
+train_cfg.update(max_iters=1200, val_interval=1200)  # noqa: F405
+param_scheduler[1].update(T_max=1150)  # noqa: F405

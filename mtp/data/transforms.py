@@ -75,8 +75,8 @@ class LoadLabels(BaseTransform):
         loaded = LoadImage(color_type='unchanged', imdecode_backend='pillow').transform(
             dict(img_path=path))['img']
         if loaded.shape != tuple(results['ori_shape']):
-            raise ValueError(f'{path} has shape {loaded.shape}, but the image {results["img_path"]} '
-                             f'is {results["ori_shape"]}: it must be grey and of the same size')
+            raise ValueError(f'{path} has shape {loaded.shape}, but {results["img_path"]} has '
+                             f'{results["ori_shape"]}: it must be grey and of the same size')
         # uint8 wraps around: the file's background, 255, becomes 0
         seg_map = loaded.astype(np.uint8) + np.uint8(1)
         if seg_map.max(initial=0) > results['num_classes']:

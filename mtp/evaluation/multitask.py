@@ -45,6 +45,7 @@ class MultiTaskMetric(BaseMetric):
     Raises:
         ValueError: an image has labels for a task that the model did not predict.
     """
+    default_prefix = ''  # the names are complete; mmengine warns where it is None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Reduce the samples of a batch (dicts of ``DetDataSample``) to what the metrics need."""

@@ -1,4 +1,4 @@
-"""The officially released whole multi-task checkpoints, as states of :class:`MultiTaskPretrainer`."""
+"""Officially released whole multi-task checkpoints -> states of :class:`MultiTaskPretrainer`."""
 import re
 from collections.abc import Mapping, Sequence
 

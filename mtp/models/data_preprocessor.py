@@ -28,7 +28,7 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
                          pad_size_divisor=pad_size_divisor, boxtype2tensor=False)
 
     def _get_pad_shape(self, data: dict) -> list[tuple[int, int]]:
-        # Where anchors may lie: each image rounded up to the coarsest stride, not all of the padding.
+        # Where anchors may lie: on the image rounded up to stride 32, not on all of the padding.
         return [tuple(-(-side // 32) * 32 for side in image.shape[1:]) for image in data['inputs']]
 
     def pad_gt_masks(self, batch_data_samples: SampleList) -> None:

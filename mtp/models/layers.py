@@ -40,8 +40,8 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
             raise ValueError(
                 'batch normalisation in training needs more than one value per channel and data '
                 'set, but a data set has one image here and the map is 1 x 1: use at least two '
-                "images per data set (or sync=True on several processes), or norm_cfg=dict(type='GN', "
-                'num_groups=32)')
+                'images per data set, several processes with sync=True, or group normalisation: '
+                "norm_cfg=dict(type='GN', num_groups=32)")
         chunks = x.split(sizes)
         if synced:
             return torch.cat(self._synced(chunks))

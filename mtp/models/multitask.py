@@ -111,7 +111,7 @@ class MultiTaskPretrainer(BaseModel):
         """Sum the losses; what is logged is the mean over processes."""
         loss, log_vars = super().parse_losses(losses)
         if get_world_size() > 1:
-            values = torch.stack([value.detach().float().reshape(()) for value in log_vars.values()])
+            values = torch.stack([v.detach().float().reshape(()) for v in log_vars.values()])
             all_reduce(values, 'mean')
             log_vars = type(log_vars)(zip(log_vars, values))
         return loss, log_vars

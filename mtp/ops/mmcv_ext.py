@@ -64,9 +64,9 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argm
 
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode_flag: int = 0,
                     aligned: bool = False) -> None:
-    """Rotated overlaps, row-major into ``ious``."""
+    """Rotated overlaps, row-major into ``ious``; columns after the fifth (a score) are not read."""
     mode = ('iou', 'iof')[mode_flag]
-    ious.copy_(_box_iou_rotated(boxes1, boxes2, mode, aligned).view_as(ious))
+    ious.copy_(_box_iou_rotated(boxes1[:, :5], boxes2[:, :5], mode, aligned).view_as(ious))
 
 
 def nms_rotated(dets: Tensor, scores: Tensor, order: Tensor, dets_sorted: Tensor, labels: Tensor,

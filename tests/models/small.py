@@ -37,7 +37,7 @@ class ToyBackbone(BaseModule):
 
 
 def build_model(datasets, tasks=TASKS, backbone=None):
-    """The small model of the demo config with ``datasets`` as :class:`MultiTaskPretrainer` takes them."""
+    """The small model of the demo config on ``datasets``, as the model takes them."""
     model = Config.fromfile(CONFIGS / '_base_' / 'models' / 'multitask_small.py').model
     model.merge(dict(
         backbone=backbone or dict(type='ToyBackbone'), datasets=datasets,

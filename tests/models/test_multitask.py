@@ -51,7 +51,7 @@ def test_predictions_learn_to_fit():
     model = build_model(dict(a=dict(num_classes=2))).train()
     model.init_weights()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for step in range(60):
+    for _ in range(60):
         samples = [make_sample('a', seed=seed) for seed in (1, 2)]
         loss, _ = model.parse_losses(losses_of(model, samples))
         optimizer.zero_grad()

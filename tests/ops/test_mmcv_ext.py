@@ -48,6 +48,13 @@ def test_rotated_overlaps_and_roi_align(golden):
     torch.testing.assert_close(features.grad, golden['roi_official_grad'], atol=1e-4, rtol=0)
 
 
+def test_overlaps_of_boxes_with_scores():
+    """mmrotate's evaluation passes detections with their score as a sixth column."""
+    boxes = torch.tensor([[5.0, 5, 4, 2, 0.3], [6, 5, 4, 2, 0.3]])
+    scored = torch.cat([boxes, torch.tensor([[0.9], [0.8]])], 1)
+    assert torch.equal(ops.box_iou_rotated(scored, boxes), ops.box_iou_rotated(boxes, boxes))
+
+
 def test_horizontal_nms_with_offset():
     """With offset 1 a box covers its last pixel too: these overlap by 1 of 3 columns."""
     boxes = torch.tensor([[0.0, 0, 1, 9], [1, 0, 2, 9]])

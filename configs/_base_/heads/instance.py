@@ -1,16 +1,18 @@
 """Instance segmentation: Mask R-CNN, with the settings of the MTP pretraining."""
-from mmcv.ops import RoIAlign, nms
 from mmdet.models.losses import CrossEntropyLoss, L1Loss
 from mmdet.models.necks import FPN
 from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules import (
-    AnchorGenerator, BboxOverlaps2D, DeltaXYWHBBoxCoder, MaxIoUAssigner)
+    AnchorGenerator,
+    BboxOverlaps2D,
+    DeltaXYWHBBoxCoder,
+    MaxIoUAssigner,
+)
 from torch.nn import Linear
 
-from mtp.models.tasks import (
-    InstanceTask, MultiDatasetRPNHead, SeededRandomSampler, SharedRoIHead)
+from mtp.models.tasks import InstanceTask, MultiDatasetRPNHead, SeededRandomSampler, SharedRoIHead
 
 instance = dict(
     type=InstanceTask,
@@ -28,7 +30,7 @@ instance = dict(
         type=SharedRoIHead,
         bbox_roi_extractor=dict(
             type=SingleRoIExtractor,
-            roi_layer=dict(type=RoIAlign, output_size=7, sampling_ratio=0),
+            roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
             out_channels=256,
             featmap_strides=[4, 8, 16, 32]),
         bbox_head=dict(
@@ -43,7 +45,7 @@ instance = dict(
             loss_bbox=dict(type=L1Loss)),
         mask_roi_extractor=dict(
             type=SingleRoIExtractor,
-            roi_layer=dict(type=RoIAlign, output_size=14, sampling_ratio=0),
+            roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0),
             out_channels=256,
             featmap_strides=[4, 8, 16, 32]),
         mask_head=dict(
@@ -68,7 +70,7 @@ instance = dict(
         rpn_proposal=dict(
             nms_pre=2000,
             max_per_img=1000,
-            nms=dict(type=nms, iou_threshold=0.7),
+            nms=dict(type='nms', iou_threshold=0.7),
             min_bbox_size=0),
         rcnn=dict(
             assigner=dict(
@@ -86,10 +88,10 @@ instance = dict(
         rpn=dict(
             nms_pre=1000,
             max_per_img=1000,
-            nms=dict(type=nms, iou_threshold=0.7),
+            nms=dict(type='nms', iou_threshold=0.7),
             min_bbox_size=0),
         rcnn=dict(
             score_thr=0.05,
-            nms=dict(type=nms, iou_threshold=0.5),
+            nms=dict(type='nms', iou_threshold=0.5),
             max_per_img=100,
             mask_thr_binary=0.5)))

@@ -1,16 +1,23 @@
 """Rotated detection: Oriented R-CNN (le90), with the settings of the MTP pretraining."""
-from mmcv.ops import nms, nms_rotated
 from mmdet.models.losses import CrossEntropyLoss, SmoothL1Loss
 from mmdet.models.necks import FPN
 from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 from mmdet.models.task_modules import AnchorGenerator, MaxIoUAssigner
 from mmrotate.models.roi_heads.roi_extractors import RotatedSingleRoIExtractor
 from mmrotate.models.task_modules import (
-    DeltaXYWHTRBBoxCoder, MidpointOffsetCoder, RBbox2HBboxOverlaps2D, RBboxOverlaps2D)
+    DeltaXYWHTRBBoxCoder,
+    MidpointOffsetCoder,
+    RBbox2HBboxOverlaps2D,
+    RBboxOverlaps2D,
+)
 from torch.nn import Linear
 
 from mtp.models.tasks import (
-    MultiDatasetOrientedRPNHead, RotatedTask, SeededRandomSampler, SharedRoIHead)
+    MultiDatasetOrientedRPNHead,
+    RotatedTask,
+    SeededRandomSampler,
+    SharedRoIHead,
+)
 
 rotated = dict(
     type=RotatedTask,
@@ -73,7 +80,7 @@ rotated = dict(
         rpn_proposal=dict(
             nms_pre=2000,
             max_per_img=2000,
-            nms=dict(type=nms, iou_threshold=0.8),
+            nms=dict(type='nms', iou_threshold=0.8),
             min_bbox_size=0),
         rcnn=dict(
             assigner=dict(
@@ -90,10 +97,10 @@ rotated = dict(
         rpn=dict(
             nms_pre=2000,
             max_per_img=2000,
-            nms=dict(type=nms, iou_threshold=0.8),
+            nms=dict(type='nms', iou_threshold=0.8),
             min_bbox_size=0),
         rcnn=dict(
             score_thr=0.05,
-            nms=dict(type=nms_rotated, iou_threshold=0.1),
+            nms=dict(type='nms_rotated', iou_threshold=0.1),
             max_per_img=2000,
             min_bbox_size=0)))

@@ -5,7 +5,7 @@ from torch.optim import AdamW
 
 from mtp.engine import LayerDecayOptimWrapperConstructor
 
-_iterations = 800
+_iterations = 500
 optim_wrapper = dict(
     type=OptimWrapper,
     optimizer=dict(type=AdamW, lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),

@@ -4,7 +4,11 @@ from mtp.models.tasks.roi_head import SharedRoIHead
 from mtp.models.tasks.sampling import SeededRandomSampler
 from mtp.models.tasks.semantic import SemanticTask
 from mtp.models.tasks.two_stage import (
-    InstanceTask, MultiDatasetOrientedRPNHead, MultiDatasetRPNHead, RotatedTask)
+    InstanceTask,
+    MultiDatasetOrientedRPNHead,
+    MultiDatasetRPNHead,
+    RotatedTask,
+)
 
 __all__ = [
     'InstanceTask', 'MultiDatasetOrientedRPNHead', 'MultiDatasetRPNHead', 'RotatedTask',

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from mmdet.structures import SampleList
+from mmdet.utils import reduce_mean
 from mmengine.dist import get_world_size
 from mmengine.model import BaseModule
-from mmdet.utils import reduce_mean
 from torch import Tensor
 
 
@@ -42,7 +42,7 @@ class Task(BaseModule, metaclass=ABCMeta):
 
     @abstractmethod
     def loss(self, features: list[Tensor], batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
-        """Return data set -> term -> scalar loss (or list of them, summed); ``acc*`` is logged only."""
+        """Return data set -> term -> loss (a scalar, or a list to sum); ``acc*`` is only logged."""
 
     @abstractmethod
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:

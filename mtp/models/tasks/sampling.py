@@ -10,7 +10,7 @@ from mtp.registry import TASK_UTILS
 
 @TASK_UTILS.register_module()
 class SeededRandomSampler(RandomSampler):
-    """mmdet's ``RandomSampler`` that draws from a generator seeded with the image's ``sample_seed``.
+    """mmdet's ``RandomSampler``, drawing from a generator seeded with the image's ``sample_seed``.
 
     An image then gets the same anchors and proposals on whichever process it lands, and after a
     resume. Without ``sample_seed`` in the ground truth's metainfo torch's global generator is used.

@@ -48,7 +48,8 @@ class SemanticTask(Task):
         for name, group in batch.groups.items():
             targets = [SegDataSample(gt_sem_seg=PixelData(data=sample.gt_sem_seg.sem_seg))
                        for sample in batch.samples[group]]
-            losses[name] = self.decode_head.loss_by_feat(self.classifiers[name](feats[group]), targets)
+            logits = self.classifiers[name](feats[group])
+            losses[name] = self.decode_head.loss_by_feat(logits, targets)
         return losses
 
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:

@@ -127,7 +127,7 @@ class InstanceTask(TwoStageTask):
 
 @MODELS.register_module()
 class RotatedTask(TwoStageTask):
-    """Rotated detection (Oriented R-CNN) from ``gt_rotated_instances`` to ``pred_rotated_instances``.
+    """Rotated detection (Oriented R-CNN), ``gt_`` to ``pred_rotated_instances``.
 
     Boxes are mmrotate's ``RotatedBoxes`` (cx, cy, w, h in pixels, angle in radians, clockwise on
     screen). Source: Xie et al., *Oriented R-CNN for Object Detection*.
