@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 import mtp  # noqa: F401  (sets up OpenMMLab before any test imports it)
 
@@ -20,5 +21,7 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _isolate() -> None:
+    """Seed each test, and forget the registry scope that a runner of another test has set."""
     torch.manual_seed(0)
+    DefaultScope._instance_dict.clear()

@@ -1,5 +1,6 @@
-"""One process and two, with the same global batch, train alike."""
+"""The demo's real model through the tools: two processes like one, resumed like uninterrupted."""
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,17 @@ REPO = Path(__file__).parents[2]
 ITERATIONS = 3
 
 
-def train(work_dir: Path, data: Path, processes: int) -> list[dict]:
-    """Train the demo's model with two images per data set in all; the logged scalars."""
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    return make_samrs(tmp_path_factory.mktemp('samrs') / 'data', num_train=6, num_valid=2)
+
+
+def train(work_dir: Path, data: Path, *arguments: str, processes: int = 1) -> list[dict]:
+    """Train the demo's model with two images per data set in all; what each iteration logged."""
     options = [
         'train_cfg.val_interval=100', 'default_hooks.logger.interval=1',
-        'log_processor.window_size=1',
+        'log_processor.window_size=1', 'default_hooks.checkpoint.interval=1',
+        'default_hooks.checkpoint.max_keep_ckpts=5',
         f'train_cfg.max_iters={ITERATIONS}', 'param_scheduler.0.end=1', 'param_scheduler.1.begin=1',
         f'param_scheduler.1.T_max={ITERATIONS - 1}', 'train_dataloader.num_workers=0',
         'train_dataloader.persistent_workers=False',
@@ -30,24 +37,41 @@ def train(work_dir: Path, data: Path, processes: int) -> list[dict]:
         launcher += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
     command = [*launcher, 'tools/train.py', 'configs/pretrain/vit-tiny-rvsa_demo.py',
                '--work-dir', str(work_dir), '--launcher', 'pytorch' if processes > 1 else 'none',
-               '--cfg-options', *options]
+               *arguments, '--cfg-options', *options]
     result = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-    path, = work_dir.glob('*/vis_data/scalars.json')
+    path = max(work_dir.glob('*/vis_data/scalars.json'))  # of the last run
     lines = map(json.loads, path.read_text().splitlines())
     return [line for line in lines if 'loss' in line]  # without that of the validation at the end
 
 
+@pytest.fixture(scope='module')
+def one(tmp_path_factory, data) -> tuple[Path, list[dict]]:
+    work_dir = tmp_path_factory.mktemp('one')
+    return work_dir, train(work_dir, data)
+
+
 @pytest.mark.slow
-def test_two_processes_train_like_one(tmp_path):
-    data = make_samrs(tmp_path / 'data', num_train=6, num_valid=2)
-    one = train(tmp_path / 'one', data, 1)
-    two = train(tmp_path / 'two', data, 2)
-    assert len(one) == len(two) == ITERATIONS
-    for expected, found in zip(one, two):
+def test_two_processes_train_like_one(one, data, tmp_path):
+    two = train(tmp_path, data, processes=2)
+    assert len(one[1]) == len(two) == ITERATIONS
+    for expected, found in zip(one[1], two):
         terms = [key for key in expected if 'loss' in key]
         assert len(terms) > 30 and set(terms) == {key for key in found if 'loss' in key}
         for key in terms:
             # Adam turns rounding of a small gradient into a full step: tight at first
             rel = 1e-4 if expected['step'] == 1 else 2e-2
             assert found[key] == pytest.approx(expected[key], rel=rel, abs=rel), key
+
+
+@pytest.mark.slow
+def test_resumed_run_repeats_the_uninterrupted_one(one, data, tmp_path):
+    work_dir, expected = one
+    shutil.copy(work_dir / 'iter_1.pth', tmp_path)
+    (tmp_path / 'last_checkpoint').write_text('iter_1.pth')
+    found = train(tmp_path, data, '--resume')
+    assert [line['step'] for line in found] == [2, 3]
+    for before, after in zip(expected[1:], found):
+        for key in before:
+            if 'time' not in key and 'memory' not in key:
+                assert after[key] == before[key], key
