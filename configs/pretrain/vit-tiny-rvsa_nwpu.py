@@ -4,14 +4,14 @@ from mmengine.config import read_base
 from mtp.models import build_backbone
 
 with read_base():
-    from .._base_.datasets.nwpu import *  # noqa: F403
-    from .._base_.models.multitask_small import *  # noqa: F403
-    from .._base_.runtime import *  # noqa: F403
-    from .._base_.schedules.demo import *  # noqa: F403
+    from .._base_.datasets.nwpu import *
+    from .._base_.models.multitask_small import *
+    from .._base_.runtime import *
+    from .._base_.schedules.demo import *
 
-model.merge(dict(  # noqa: F405
-    datasets=num_classes,  # noqa: F405
+model.merge(dict(
+    datasets=num_classes,
     data_preprocessor=dict(pad_size_divisor=256),
     backbone=dict(type=build_backbone, name='vit_tiny_rvsa', img_size=256)))
-train_cfg.update(max_iters=1200, val_interval=1200)  # noqa: F405
-param_scheduler[1].update(T_max=1150)  # noqa: F405
+train_cfg.update(max_iters=1200, val_interval=1200)
+param_scheduler[1].update(T_max=1150)

@@ -4,22 +4,22 @@ from mmengine.config import read_base
 from mtp.data import SAMRSDataset
 
 with read_base():
-    from .samrs import *  # noqa: F403
+    from .samrs import *
 
 num_classes = dict(nwpu=dict(num_classes=10))
 
-train_pipeline[3].update(scale=(256, 256), ratio_range=(0.75, 1.5))  # noqa: F405
-train_pipeline[4].update(size=256)  # noqa: F405
-test_pipeline[1].update(scale=(256, 256))  # noqa: F405
+train_pipeline[3].update(scale=(256, 256), ratio_range=(0.75, 1.5))
+train_pipeline[4].update(size=256)
+test_pipeline[1].update(scale=(256, 256))
 _data = dict(
     type=SAMRSDataset, subset='sota', name='nwpu', data_root='data/nwpu',
     classes=('airplane', 'ship', 'storage_tank', 'baseball_diamond', 'tennis_court',
              'basketball_court', 'ground_track_field', 'harbor', 'bridge', 'vehicle'))
-train_dataloader.merge(dict(  # noqa: F405
+train_dataloader.merge(dict(
     batch_size=4, num_workers=1, sampler=dict(images_per_dataset=4),
-    dataset=dict(datasets=[dict(_data, pipeline=train_pipeline)])))  # noqa: F405
-val_dataloader.merge(dict(  # noqa: F405
+    dataset=dict(datasets=[dict(_data, pipeline=train_pipeline)])))
+val_dataloader.merge(dict(
     batch_size=4, num_workers=1,
     dataset=dict(datasets=[
-        dict(_data, split='valid', test_mode=True, pipeline=test_pipeline)])))  # noqa: F405
-test_dataloader = val_dataloader  # noqa: F405
+        dict(_data, split='valid', test_mode=True, pipeline=test_pipeline)])))
+test_dataloader = val_dataloader

@@ -4,13 +4,13 @@ from mmengine.config import read_base
 from mtp.data import SAMRSDataset
 
 with read_base():
-    from .samrs import *  # noqa: F403
+    from .samrs import *
 
 num_classes = dict(sota=dict(num_classes=4), sior=dict(num_classes=4), fast=dict(num_classes=4))
 
-train_pipeline[3].update(scale=(128, 128), ratio_range=(0.8, 1.25))  # noqa: F405
-train_pipeline[4].update(size=128)  # noqa: F405
-test_pipeline[1].update(scale=(128, 128))  # noqa: F405
+train_pipeline[3].update(scale=(128, 128), ratio_range=(0.8, 1.25))
+train_pipeline[4].update(size=128)
+test_pipeline[1].update(scale=(128, 128))
 _subsets = [
     dict(type=SAMRSDataset, subset='sota', data_root='data/synthetic/SOTA',
          classes=('plane', 'ship', 'tennis-court', 'storage-tank')),
@@ -19,11 +19,11 @@ _subsets = [
     dict(type=SAMRSDataset, subset='fast', data_root='data/synthetic/FAST',
          classes=('Boeing737', 'Cargo-Truck', 'Roundabout', 'Fishing-Boat')),
 ]
-train_dataloader.merge(dict(  # noqa: F405
+train_dataloader.merge(dict(
     batch_size=6, num_workers=1, sampler=dict(images_per_dataset=2),
-    dataset=dict(datasets=[dict(s, pipeline=train_pipeline) for s in _subsets])))  # noqa: F405
-val_dataloader.merge(dict(  # noqa: F405
+    dataset=dict(datasets=[dict(s, pipeline=train_pipeline) for s in _subsets])))
+val_dataloader.merge(dict(
     batch_size=4, num_workers=1,
-    dataset=dict(datasets=[dict(s, split='valid', test_mode=True, pipeline=test_pipeline)  # noqa: F405
+    dataset=dict(datasets=[dict(s, split='valid', test_mode=True, pipeline=test_pipeline)
                            for s in _subsets])))
-test_dataloader = val_dataloader  # noqa: F405
+test_dataloader = val_dataloader

@@ -2,7 +2,7 @@
 from mmengine.config import read_base
 
 with read_base():
-    from .multitask import *  # noqa: F403
+    from .multitask import *
 
 # Enough proposals for images with a few objects; dropout would need more steps than a demo has.
 _proposals = dict(nms_pre=256, max_per_img=128)
@@ -16,10 +16,10 @@ _detector = dict(
         rpn=dict(sampler=dict(num=64)), rpn_proposal=_proposals, rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(rpn=_proposals))
 
-model.merge(dict(tasks=dict(  # noqa: F405
+model.merge(dict(tasks=dict(
     semantic=dict(dropout_ratio=0.0, decode_head=dict(channels=64)),
     instance=_detector,
     rotated=_detector)))
-model.tasks.instance.roi_head.merge(dict(  # noqa: F405
+model.tasks.instance.roi_head.merge(dict(
     mask_roi_extractor=dict(out_channels=64, finest_scale=28),
     mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64)))
