@@ -60,7 +60,7 @@ def test_lock_names_no_place_to_download_from():
 class Shell:
     """A copy of the scripts, and a PATH with nothing but a few utilities and a false python."""
 
-    def __init__(self, folder: Path, version: tuple[int, int], python: str) -> None:
+    def __init__(self, folder: Path, version: tuple[int, int], cv2_works: bool = True) -> None:
         self.root, self.bin = folder / 'repo', folder / 'bin'
         shutil.copytree(REPO / 'tools', self.root / 'tools')
         shutil.copytree(REPO / 'requirements', self.root / 'requirements')
@@ -69,22 +69,23 @@ class Shell:
         for tool in ('bash', 'cat', 'cksum', 'dirname', 'grep'):
             (self.bin / tool).symlink_to(shutil.which(tool))
         for name in ('python', 'python3'):
-            (self.bin / name).write_text(python.format(
-                version=f'{version[0]}.{version[1]}', prefix=folder,
+            (self.bin / name).write_text(PYTHON.format(
+                version=f'{version[0]}.{version[1]}', prefix=folder, cv2=int(not cv2_works),
                 supported=int(not (3, 10) <= version <= (3, 13))))
             (self.bin / name).chmod(0o755)
         self.log = folder / 'log'
 
-    def run(self, *args: str) -> subprocess.CompletedProcess:
+    def run(self, *args: str, **env: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             [self.bin / 'bash', self.root / 'tools' / 'run_tests.sh', *args], text=True,
-            capture_output=True, env={'PATH': str(self.bin)}, check=False)
+            capture_output=True, env={'PATH': str(self.bin), **env}, check=False)
 
 
 PYTHON = """#!/usr/bin/env -S bash
 case "$*" in
     *version_info*) exit {supported} ;;
     *find_spec*) exit 0 ;;
+    *cv2*) exit {cv2} ;;
     *sys.prefix*) echo {prefix} ;;
     --version) echo Python {version} ;;
     *) echo "$@" >>{prefix}/log; [[ $* != *pip* ]] || cat "$5" >>{prefix}/constraints ;;
@@ -94,7 +95,7 @@ PYTHON = PYTHON.replace('/usr/bin/env -S bash', shutil.which('bash'))
 
 
 def test_scripts_install_once_into_the_active_environment(tmp_path):
-    shell = Shell(tmp_path, (3, 12), PYTHON)
+    shell = Shell(tmp_path, (3, 12))
     for _ in range(2):
         result = shell.run('-k', 'hooks')
         assert result.returncode == 0, result.stderr
@@ -112,7 +113,20 @@ def test_scripts_install_once_into_the_active_environment(tmp_path):
 
 
 def test_scripts_tell_which_python_is_needed(tmp_path):
-    result = Shell(tmp_path, (3, 9), PYTHON).run()
+    shell = Shell(tmp_path, (3, 9))
+    result = shell.run()
     assert result.returncode != 0
     assert 'mtp needs Python 3.10 to 3.13' in result.stderr
     assert 'python3 is Python 3.9' in result.stderr
+    # The one asked for is not replaced by another.
+    (shell.bin / 'mine').symlink_to('python')
+    assert 'found none among: mine (mine is Python 3.9)' in shell.run(PYTHON='mine').stderr
+
+
+def test_scripts_put_headless_opencv_on_top_where_the_other_cannot_load(tmp_path):
+    shell = Shell(tmp_path, (3, 12), cv2_works=False)
+    result = shell.run()
+    assert result.returncode == 0, result.stderr
+    _, headless, tests = shell.log.read_text().splitlines()
+    assert headless.endswith('--force-reinstall --no-deps opencv-python-headless')
+    assert tests == '-m pytest'

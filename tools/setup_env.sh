@@ -1,7 +1,7 @@
 # Sourced by quickstart.sh and run_tests.sh, from the root of the repository: sets PYTHON to an
-# interpreter in whose environment mtp is installed. That is the active one where it has torch,
-# otherwise .venv, which is made on the first call. Nothing is installed again until
-# pyproject.toml or requirements/lock.txt changes.
+# interpreter in whose environment mtp is installed. That is the active one (or that of the PYTHON
+# given) where it has torch, otherwise .venv, which is made on the first call. Nothing is installed
+# again until pyproject.toml or requirements/lock.txt changes.
 
 supported() {
     "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
@@ -12,21 +12,26 @@ has_torch() {
 }
 
 find_python() {
-    local name
-    for name in python python3 python3.13 python3.12 python3.11 python3.10; do
+    local name names=(python python3 python3.13 python3.12 python3.11 python3.10)
+    if [[ -n ${PYTHON:-} ]]; then
+        names=("$PYTHON")
+    fi
+    for name in "${names[@]}"; do
         if supported "$name"; then
             echo "$name"
             return
         fi
     done
-    echo 'mtp needs Python 3.10 to 3.13, and there is none on the PATH' \
-        "(python3 is $(python3 --version 2>&1 || true))." >&2
-    echo 'Install one, or activate an environment that has one, and run this again.' >&2
+    name=${PYTHON:-python3}
+    echo "mtp needs Python 3.10 to 3.13, and found none among: ${names[*]}" \
+        "($name is $("$name" --version 2>&1 || true))." >&2
+    echo 'Install one, or give its path as PYTHON=..., and run this again.' >&2
     return 1
 }
 
-if supported python && has_torch python; then
-    PYTHON=$(command -v python)
+active=${PYTHON:-python}
+if supported "$active" && has_torch "$active"; then
+    PYTHON=$(command -v "$active")
     # This environment's torch stays as it is.
     constraints=$(grep -v -E '^(torch|torchvision|triton|cuda-|nvidia-)' requirements/lock.txt)
 else
@@ -49,5 +54,11 @@ wanted=$(echo "$PWD $constraints" | cat - pyproject.toml | cksum)
 if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
     echo "Installing mtp and what it needs into $(dirname "$stamp")"
     "$PYTHON" -m pip install --constraint <(echo "$constraints") --editable '.[test]'
+    # Dependencies bring both OpenCV packages, which unpack to one folder. opencv-python, the one
+    # with windows, needs libGL; a bare server lacks it, so there the files of the other go on top.
+    if ! "$PYTHON" -c 'import cv2' 2>/dev/null; then
+        "$PYTHON" -m pip install --constraint <(echo "$constraints") \
+            --force-reinstall --no-deps opencv-python-headless
+    fi
     echo "$wanted" >"$stamp"
 fi

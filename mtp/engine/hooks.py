@@ -19,8 +19,9 @@ class SeedIterationHook(Hook):
     """Seeds torch before each training iteration from (seed, iteration, rank).
 
     What the model draws (drop path, dropout) is then a function of the iteration: a resumed run
-    repeats an uninterrupted one bit for bit, without random states in the checkpoint. Data are
-    not concerned: a sample's augmentation follows its own ``sample_seed``.
+    repeats an uninterrupted one without random states in the checkpoint; on the CPU bit for bit,
+    on a GPU up to kernels that add in varying order. Data are not concerned: a sample's
+    augmentation follows its own ``sample_seed``.
     """
 
     priority = 'VERY_HIGH'

@@ -2,6 +2,7 @@
 import argparse
 import difflib
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,11 @@ from mmengine.utils import get_object_from_string
 from torch import nn
 
 from mtp.models.checkpoints import read_state_dict
+
+# launcher -> what starts its processes, and the variables with a process's number that it sets:
+# among all, and on its machine
+STARTERS = {'pytorch': ('torchrun', 'RANK', 'LOCAL_RANK'),
+            'slurm': ('srun', 'SLURM_PROCID', 'SLURM_LOCALID')}
 
 
 @contextmanager
@@ -45,7 +51,8 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: no such config.
-        ValueError: it cannot be read, or an option names a key that it does not have.
+        ValueError: it cannot be read, an option names a key that it does not have, or this
+            process was not started as its launcher needs.
     """
     path = Path(args.config)
     if not path.is_file():
@@ -58,9 +65,25 @@ def load_config(args: argparse.Namespace) -> Config:
     override(cfg, args.cfg_options)
     cfg.work_dir = str(args.work_dir or Path('work_dirs') / path.stem)
     cfg.launcher = args.launcher
-    if args.launcher == 'pytorch' and not torch.cuda.is_available():
-        _use_cpu_processes(cfg)
+    if args.launcher != 'none':
+        _check_launcher(args.launcher)
+        if not torch.cuda.is_available():
+            _use_cpu_processes(cfg)
     return cfg
+
+
+def _check_launcher(launcher: str) -> None:
+    starter, rank, local_rank = STARTERS[launcher]
+    if rank not in os.environ:
+        raise ValueError(f'--launcher {launcher} is for processes that {starter} starts, and {rank}'
+                         f' is not set: start this command with {starter}, or leave out --launcher')
+    number, gpus = int(os.environ.get(local_rank, 0)), torch.cuda.device_count()
+    if launcher == 'slurm' and gpus == 0:
+        raise ValueError('--launcher slurm needs a GPU for each process, and none is visible: ask '
+                         'srun for GPUs, or use --launcher pytorch, which also runs on CPUs')
+    if 0 < gpus <= number:
+        raise ValueError(f'process {number} of this machine has no GPU of its own, {gpus} visible: '
+                         'start at most one process per GPU, each with all GPUs visible')
 
 
 def _use_cpu_processes(cfg: Config) -> None:

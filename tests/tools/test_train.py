@@ -57,6 +57,24 @@ def test_missing_config_names_its_neighbours(monkeypatch):
         run_tool(monkeypatch, 'train', TOY.replace('toy_config', 'toy_confg'))
 
 
+@pytest.mark.parametrize(('launcher', 'environment', 'gpus', 'message'), [
+    ('pytorch', {}, 0, 'start this command with torchrun'),
+    ('slurm', {}, 8, 'start this command with srun'),
+    ('slurm', {'SLURM_PROCID': '0'}, 0, 'ask srun for GPUs'),
+    ('pytorch', {'RANK': '2', 'LOCAL_RANK': '2'}, 2, 'process 2 of this machine has no GPU'),
+    ('slurm', {'SLURM_PROCID': '9', 'SLURM_LOCALID': '1'}, 1, 'process 1 of this machine'),
+])
+def test_launcher_without_its_processes_or_gpus_is_refused(
+        monkeypatch, tmp_path, launcher, environment, gpus, message):
+    for name in ('RANK', 'LOCAL_RANK', 'SLURM_PROCID', 'SLURM_LOCALID'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
+    with pytest.raises(SystemExit, match=message):
+        run_tool(monkeypatch, 'train', TOY, '--work-dir', str(tmp_path), '--launcher', launcher)
+
+
 @pytest.mark.parametrize(('key', 'message'), [
     ('model.bakbone.dropout', r"model has no key 'bakbone' \(did you mean backbone\?\)"),
     ('optim_wrapper.optimizer.weight_decoy', r'did you mean weight_decay\?'),
