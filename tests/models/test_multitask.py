@@ -43,7 +43,7 @@ def test_bfloat16_autocast_changes_losses_little():
     assert total.dtype == torch.float32
     for key, value in expected.items():
         if '.acc' not in key:
-            assert float(log_vars[key]) == pytest.approx(float(value), rel=0.05, abs=0.05), key
+            assert log_vars[key].item() == pytest.approx(value.item(), rel=0.05, abs=0.05), key
 
 
 def test_predictions_learn_to_fit():
@@ -107,7 +107,7 @@ def _train_step(rank, world_size):
     loss, log_vars = model.parse_losses(losses_of(model, samples))
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return {k: float(v) for k, v in log_vars.items()}, gradients
+    return {k: v.item() for k, v in log_vars.items()}, gradients
 
 
 @pytest.mark.slow
