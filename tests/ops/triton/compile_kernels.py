@@ -1,0 +1,77 @@
+"""Compile every kernel for sm_80 and sm_90, and print what it needs; no GPU is touched.
+
+    python -m tests.ops.triton.compile_kernels [MODULE ...]
+
+A program of its own, because ``TRITON_INTERPRET``, which the other tests need, makes Triton's own
+library uncompilable. Exits with 1 where a kernel does not compile.
+"""
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+os.environ.pop('TRITON_INTERPRET', None)
+
+import triton  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+import mtp.ops.triton  # noqa: E402
+
+CAPABILITIES = (80, 90)
+CUOBJDUMP = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
+
+
+def modules() -> list[str]:
+    """Names of the modules that hold kernels."""
+    return [info.name for info in pkgutil.iter_modules(mtp.ops.triton.__path__)
+            if info.name != 'common']
+
+
+def compile_case(job: tuple[str, int, int]) -> str:
+    """Compile one case; a line with the registers, stack and shared memory of a program."""
+    module, number, capability = job
+    case = list(importlib.import_module(f'mtp.ops.triton.{module}').compile_cases())[number]
+    meta = ' '.join(f'{name}={value}' for name, value in case.constants.items())
+    types = ','.join(dict.fromkeys(t for t in case.signature.values() if t.startswith('*')))
+    title = f'{case.kernel.__name__} sm_{capability} warps={case.num_warps} {types} {meta}'
+    source = ASTSource(fn=case.kernel, signature=case.signature, constexprs=case.constants)
+    try:
+        compiled = triton.compile(
+            source, target=GPUTarget('cuda', capability, 32),
+            options={'num_warps': case.num_warps, 'num_stages': case.num_stages})
+        return f'ok    {title}: {resources(compiled.asm["cubin"])}'
+    except Exception as error:
+        return f'FAIL  {title}: {type(error).__name__}: {error}'
+
+
+def resources(cubin: bytes) -> str:
+    """Registers a thread, stack bytes a thread and shared bytes a program, as cuobjdump tells."""
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(cubin)
+        file.flush()
+        usage = subprocess.run([CUOBJDUMP, '--dump-resource-usage', file.name], text=True,
+                               capture_output=True, check=True).stdout
+    return ', '.join('{} {}'.format(what.lower(), re.search(rf'{what}:(\d+)', usage)[1])
+                     for what in ('REG', 'STACK', 'SHARED'))
+
+
+def main() -> None:
+    jobs = [(module, number, capability)
+            for module in sys.argv[1:] or modules()
+            for number, _ in enumerate(
+                importlib.import_module(f'mtp.ops.triton.{module}').compile_cases())
+            for capability in CAPABILITIES]
+    with ProcessPoolExecutor() as pool:
+        lines = list(pool.map(compile_case, jobs))
+    print('\n'.join(lines))
+    sys.exit(any(line.startswith('FAIL') for line in lines))
+
+
+if __name__ == '__main__':
+    main()
