@@ -1,0 +1,32 @@
+"""Facts of the downstream data sets, one entry each, in one table."""
+from dataclasses import dataclass
+
+from mtp.data.samrs import SUBSETS
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one has to know of a data set.
+
+    Attributes:
+        title: its name in papers.
+        task: ``'classification'``, ``'horizontal'``, ``'rotated'``, ``'segmentation'`` or
+            ``'change'``.
+        classes: in label order.
+        source: who distributes it and how to find it.
+        licence: terms of use.
+        size: number of images and their size.
+        layout: what the folder that ``tools/data/prepare.py`` reads must hold.
+        palette: RGB of each class, of those that are drawn as areas.
+    """
+    title: str
+    task: str
+    classes: tuple[str, ...]
+    source: str
+    licence: str
+    size: str
+    layout: str
+    palette: tuple[tuple[int, int, int], ...] = ()
+
+
+DATASETS: dict[str, Facts] = {}

@@ -1,0 +1,82 @@
+"""What every preparation does alike: all cores, progress, restart, whole files, a list of the bad."""
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from mtp.data.conversion import parallel
+
+Item = TypeVar('Item')
+
+
+@dataclass
+class Report:
+    """What a preparation did.
+
+    Attributes:
+        made: what was written (``'train images'``, ...) -> how many, those of earlier runs included.
+        bad: what could not be used, with the reason, a line each.
+    """
+    made: dict[str, int] = field(default_factory=dict)
+    bad: list[str] = field(default_factory=list)
+
+
+def process(function: Callable[[Item], object], items: Sequence[Item], what: str, report: Report,
+            name: Callable[[Item], object] = str) -> list:
+    """Call a function on each item, on all cores; note in ``report`` the items that raise.
+
+    Args:
+        function: picklable; raises for an item that cannot be used. To be restartable it leaves
+            files that are there (see :func:`whole`) as they are.
+        items: its arguments.
+        what: name of the progress bar, and of the count in ``report.made``.
+        report: gets the count of good items and a line for each bad one.
+        name: how an item is called in that line.
+
+    Returns:
+        list: the results of the good items, in order.
+    """
+    results = []
+    for item, (result, problem) in zip(items, parallel(partial(_attempt, function), items, what)):
+        if problem is None:
+            results.append(result)
+        else:
+            report.bad.append(f'{name(item)}: {problem}')
+    report.made[what] = report.made.get(what, 0) + len(results)
+    return results
+
+
+def _attempt(function: Callable, item: object) -> tuple[object, str | None]:
+    try:
+        return function(item), None
+    except (OSError, ValueError, KeyError, SyntaxError, zlib.error) as error:
+        return None, str(error) if isinstance(error, OSError | ValueError) else repr(error)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` only when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f'.{os.getpid()}.partial.{path.name}')
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def folder(root: Path, *names: str) -> Path:
+    """The first of some folders that is there.
+
+    Raises:
+        FileNotFoundError: none is; the message names what was looked for.
+    """
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise FileNotFoundError(f'{root} has no folder {" or ".join(names)}: unpack the archives there; '
+                            'the layout is told by: python tools/data/prepare.py --list')
