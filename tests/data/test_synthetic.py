@@ -108,7 +108,7 @@ def test_an_interrupted_run_leaves_nothing_behind_and_can_be_repeated(tmp_path, 
     def interrupt(*_):
         raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr('mtp.data.synthetic.samrs_to_coco', interrupt)
+        patch.setattr('mtp.data.synthetic.samrs.samrs_to_coco', interrupt)
         make_samrs(tmp_path / 'samrs', 1, 1, 64)
     assert not (tmp_path / 'samrs').exists()
     root = make_samrs(tmp_path / 'samrs', 1, 1, 64)
