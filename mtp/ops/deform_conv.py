@@ -1,0 +1,106 @@
+"""DCNv3, the deformable convolution of InternImage, in plain torch.
+
+Wang et al., InternImage, CVPR 2023. Shapes: N images, G groups of C channels, K taps, H x W pixels
+in and H' x W' positions out.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Samples taken at once, all channels of a group counting as one: bounds the memory of temporaries.
+_SAMPLES_PER_CHUNK = 1 << 20
+
+
+def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int, pad: int,
+          dilation: int, group: int, group_channels: int, offset_scale: float,
+          remove_center: bool = False) -> Tensor:
+    """Sum, over the taps of a square kernel, bilinear samples at learned places times a mask.
+
+    Group g of output position (j, i) takes tap (a, b) at the pixel
+
+        x = i * stride - pad + h + offset_scale * (a * dilation - h + offset_x)
+        y = j * stride - pad + h + offset_scale * (b * dilation - h + offset_y)
+
+    with h = dilation * (kernel_size - 1) // 2; a runs slower than b in the order of the taps, and
+    pixels outside the image are 0. Differentiable in all three tensors.
+
+    Args:
+        input: ``(N, H, W, G * C)``.
+        offset: ``(N, H', W', G * K * 2)``, pixels, x before y.
+        mask: ``(N, H', W', G * K)``, taken as it is.
+        kernel_size, stride, pad, dilation: as in a convolution, for both axes; they give H', W'.
+        group: G.
+        group_channels: C.
+        offset_scale: widens the grid of taps and the offsets alike.
+        remove_center: no tap in the centre, K = kernel_size**2 - 1; kernel_size is odd.
+
+    Returns:
+        Tensor: ``(N, H', W', G * C)``, the dtype of ``input``; computed in float32 or wider.
+
+    Raises:
+        ValueError: shapes, dtypes, devices or sizes that do not fit.
+    """
+    _check(input, offset, mask, kernel_size, stride, pad, dilation, group, group_channels,
+           remove_center)
+    return dcnv3_torch(input, offset, mask, kernel_size, stride, pad, dilation, group, offset_scale,
+                       remove_center)
+
+
+def dcnv3_torch(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int,
+                pad: int, dilation: int, group: int, offset_scale: float,
+                remove_center: bool) -> Tensor:
+    """:func:`dcnv3` through ``grid_sample``."""
+    height, width = input.shape[1:3]
+    dtype = torch.promote_types(torch.promote_types(input.dtype, offset.dtype),
+                                torch.promote_types(mask.dtype, torch.float32))
+    middle = dilation * (kernel_size - 1) // 2
+    tap = torch.arange(mask.shape[3] // group, device=input.device)
+    if remove_center:
+        tap = tap + (tap >= kernel_size**2 // 2)
+    tap = torch.stack([tap // kernel_size, tap % kernel_size], -1) * dilation - middle  # (K, 2)
+    place = torch.stack(torch.meshgrid(
+        *(torch.arange(size, device=input.device) for size in mask.shape[1:3]), indexing='ij'), -1)
+    place = place.flip(-1).flatten(0, 1) * stride - pad + middle  # (H' * W', 2), x before y
+
+    offset = offset.to(dtype).unflatten(3, (group, -1, 2)).permute(0, 3, 4, 1, 2, 5)
+    pixel = place + offset_scale * (tap[:, None] + offset.flatten(3, 4))  # (N, G, K, H' * W', 2)
+    grid = ((2 * pixel + 1) / pixel.new_tensor([width, height]) - 1).flatten(0, 1)
+    image = input.to(dtype).unflatten(3, (group, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)
+    weight = mask.to(dtype).unflatten(3, (group, -1)).permute(0, 3, 4, 1, 2)
+    weight = weight.flatten(3, 4).flatten(0, 1)[:, None]  # (N * G, 1, K, H' * W')
+
+    rows = max(1, _SAMPLES_PER_CHUNK // weight[0].numel()) if len(weight) else 1
+    out = torch.cat([(F.grid_sample(*part, align_corners=False) * factor).sum(2)
+                     for *part, factor in zip(*(t.split(rows) for t in (image, grid, weight)))])
+    out = out.unflatten(0, (-1, group)).unflatten(3, mask.shape[1:3]).permute(0, 3, 4, 1, 2)
+    return out.flatten(3, 4).to(input.dtype)
+
+
+def _check(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int, pad: int,
+           dilation: int, group: int, group_channels: int, remove_center: bool) -> None:
+    if min(kernel_size, stride, dilation, group, group_channels) < 1 or pad < 0:
+        raise ValueError('kernel_size, stride, dilation, group and group_channels must be at least '
+                         f'1 and pad 0; got {kernel_size}, {stride}, {dilation}, {group}, '
+                         f'{group_channels} and {pad}')
+    if remove_center and kernel_size % 2 == 0:
+        raise ValueError(f'a kernel of size {kernel_size} has no centre to remove: use an odd size')
+    channels = group * group_channels
+    if input.dim() != 4 or input.shape[3] != channels:
+        raise ValueError(f'input must have shape (N, H, W, {group} groups x {group_channels} '
+                         f'channels = {channels}), channels last; got {tuple(input.shape)}')
+    reach = dilation * (kernel_size - 1) + 1
+    out = [(side + 2 * pad - reach) // stride + 1 for side in input.shape[1:3]]
+    if min(out) < 1 or min(input.shape[1:3]) < 1:
+        raise ValueError(f'input of {input.shape[1]} x {input.shape[2]} pixels with pad {pad} is '
+                         f'smaller than the kernel, which reaches over {reach}')
+    taps = kernel_size**2 - int(remove_center)
+    expected = [(input.shape[0], *out, group * taps * n) for n in (2, 1)]
+    if [tuple(offset.shape), tuple(mask.shape)] != expected:
+        raise ValueError(f'offset and mask must have shapes {expected[0]} and {expected[1]}; got '
+                         f'{tuple(offset.shape)} and {tuple(mask.shape)}')
+    if not all(tensor.is_floating_point() for tensor in (input, offset, mask)):
+        raise ValueError('input, offset and mask must be floating-point; got '
+                         f'{input.dtype}, {offset.dtype} and {mask.dtype}')
+    if not input.device == offset.device == mask.device:
+        raise ValueError('input, offset and mask must be on one device; got '
+                         f'{input.device}, {offset.device} and {mask.device}')
