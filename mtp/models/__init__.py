@@ -1,11 +1,12 @@
 """Features and losses: backbones, tasks and the multi-task model."""
-from mtp.models.backbones import ViTRVSA, build_backbone, list_backbones
+from mtp.models.backbones import InternImage, ViTRVSA, build_backbone, list_backbones
 from mtp.models.data_preprocessor import MultiTaskDataPreprocessor
 from mtp.models.layers import PerDatasetBatchNorm
 from mtp.models.multitask import MultiTaskPretrainer
 from mtp.models.tasks import InstanceTask, RotatedTask, SemanticTask
 
 __all__ = [
-    'InstanceTask', 'MultiTaskDataPreprocessor', 'MultiTaskPretrainer', 'PerDatasetBatchNorm',
-    'RotatedTask', 'SemanticTask', 'ViTRVSA', 'build_backbone', 'list_backbones',
+    'InstanceTask', 'InternImage', 'MultiTaskDataPreprocessor', 'MultiTaskPretrainer',
+    'PerDatasetBatchNorm', 'RotatedTask', 'SemanticTask', 'ViTRVSA', 'build_backbone',
+    'list_backbones',
 ]

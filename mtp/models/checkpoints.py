@@ -54,10 +54,10 @@ class LoadReport:
 
 
 def _merge_layers(entries: list[str]) -> list[str]:
-    """One line for entries that differ only in their layer's number."""
+    """One line for entries that differ only in numbers, as of their levels and blocks."""
     groups: dict[str, list[str]] = {}
     for entry in entries:
-        groups.setdefault(re.sub(r'\.\d+\.', '.*.', entry, count=1), []).append(entry)
+        groups.setdefault(re.sub(r'\.\d+(?=\.)', '.*', entry), []).append(entry)
     return [members[0] if len(members) == 1 else f'{pattern}  (x {len(members)})'
             for pattern, members in groups.items()]
 
@@ -102,7 +102,8 @@ def load_backbone_checkpoint(backbone: nn.Module, path: str | Path) -> LoadRepor
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f'{path} does not fit this {type(backbone).__name__}. Build it with the sizes of the '
-            'checkpoint (channels, heads, MLP ratio, window size); only positions are resized.\n'
+            'checkpoint (channels, heads or groups, MLP ratio, window size); only positions are '
+            'resized.\n'
             + _head(str(error).splitlines())) from error
 
     loaded = [key for key in state if key in model]

@@ -12,10 +12,20 @@ from mmengine.structures import InstanceData, PixelData
 from mmrotate.structures import RotatedBoxes
 from torch import nn
 
+from mtp.models.backbones import build_backbone, list_backbones
 from mtp.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 TASKS = ('semantic', 'instance', 'rotated')
+
+
+def _num_parameters(backbone):
+    with torch.device('meta'):
+        return sum(p.numel() for p in build_backbone(backbone).parameters())
+
+
+# One of each family at least, small enough to run in a test.
+SMALL_BACKBONES = [name for name in list_backbones() if _num_parameters(name) < 2e6]
 
 
 @MODELS.register_module()

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from mtp.models.backbones.internimage import InternImage
 from mtp.models.backbones.vit_rvsa import ViTRVSA
 from mtp.models.checkpoints import load_backbone_checkpoint
 
@@ -28,7 +29,10 @@ class Backbone(Protocol):
     num_layers: int
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images ``(B, 3, H, W)`` -> four maps ``(B, C, H / stride, W / stride)``."""
+        """Images ``(B, 3, H, W)`` -> four maps ``(B, C, H / stride, W / stride)``.
+
+        A side that the stride does not divide gives a map rounded up or down.
+        """
 
     def layer_id(self, name: str) -> int:
         """Layer (0 to ``num_layers + 1``) of a parameter, named as within the backbone."""
@@ -42,6 +46,9 @@ _VIT_B = {'type': ViTRVSA, 'embed_dim': 768, 'depth': 12, 'num_heads': 12,
 _VIT_L = {'type': ViTRVSA, 'embed_dim': 1024, 'depth': 24, 'num_heads': 16,
           'out_indices': (7, 11, 15, 23), 'drop_path_rate': 0.1}
 
+# The settings that the ImageNet weights were trained with.
+_INTERNIMAGE = {'type': InternImage, 'post_norm': True, 'layer_scale': 1e-5}
+
 _BACKBONES: dict[str, dict[str, Any]] = {
     'vit_b': {**_VIT_B, 'interval': 1},
     'vit_b_rvsa': {**_VIT_B, 'interval': 3},
@@ -50,6 +57,19 @@ _BACKBONES: dict[str, dict[str, Any]] = {
     # Windows of 4 fit the 8 x 8 tokens of a 128-pixel image without padding.
     'vit_tiny_rvsa': {'type': ViTRVSA, 'embed_dim': 128, 'depth': 4, 'num_heads': 4,
                       'interval': 2, 'out_indices': (0, 1, 2, 3), 'window_size': 4},
+    'internimage_t': {'type': InternImage, 'channels': 64, 'depths': (4, 4, 18, 4),
+                      'groups': (4, 8, 16, 32), 'drop_path_rate': 0.1},
+    'internimage_s': {**_INTERNIMAGE, 'channels': 80, 'depths': (4, 4, 21, 4),
+                      'groups': (5, 10, 20, 40), 'drop_path_rate': 0.4},
+    'internimage_b': {**_INTERNIMAGE, 'channels': 112, 'depths': (4, 4, 21, 4),
+                      'groups': (7, 14, 28, 56), 'drop_path_rate': 0.5},
+    'internimage_l': {**_INTERNIMAGE, 'channels': 160, 'depths': (5, 5, 22, 5),
+                      'groups': (10, 20, 40, 80), 'offset_scale': 2.0, 'drop_path_rate': 0.1},
+    'internimage_xl': {**_INTERNIMAGE, 'channels': 192, 'depths': (5, 5, 24, 5),
+                       'groups': (12, 24, 48, 96), 'offset_scale': 2.0, 'drop_path_rate': 0.2},
+    # The layer scale starts at 1: at 1e-5 a run of minutes would hardly use the blocks.
+    'internimage_pico': {**_INTERNIMAGE, 'channels': 16, 'depths': (1, 1, 2, 1),
+                         'groups': (1, 2, 4, 8), 'offset_scale': 2.0, 'layer_scale': 1.0},
 }
 
 
@@ -64,8 +84,8 @@ def build_backbone(name: str, img_size: int | tuple[int, int] = 224,
 
     Args:
         name: one of :func:`list_backbones`.
-        img_size: side, or (height, width), in pixels that position tables are made for. Other
-            sizes work too.
+        img_size: side, or (height, width), in pixels that position tables are made for, where
+            the backbone has any. Other sizes work too.
         pretrained: checkpoint to load at once (a config gives ``init_cfg`` instead, which is
             loaded when training starts), see
             :func:`mtp.models.checkpoints.load_backbone_checkpoint`.
@@ -90,7 +110,9 @@ def build_backbone(name: str, img_size: int | tuple[int, int] = 224,
             raise ValueError(
                 f"{name} has no argument '{key}'{_suggest(key, arguments)}. It has: "
                 + ', '.join(arguments))
-    backbone = backbone_class(**{**config, 'img_size': img_size, **overrides})
+    if 'img_size' in arguments:
+        config['img_size'] = img_size
+    backbone = backbone_class(**{**config, **overrides})
     if pretrained is not None:
         load_backbone_checkpoint(backbone, pretrained)
     return backbone

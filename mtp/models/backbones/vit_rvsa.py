@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule, PretrainedInit
 from timm.layers import DropPath, Mlp, PatchEmbed, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mtp.models.backbones.attention import FullAttention, RotatedWindowAttention
-from mtp.models.checkpoints import load_backbone_checkpoint
+from mtp.models.backbones.base import BackboneBase
 from mtp.registry import MODELS
 
 
@@ -86,7 +85,7 @@ class ChannelLayerNorm(nn.Module):
 
 
 @MODELS.register_module()
-class ViTRVSA(BaseModule):
+class ViTRVSA(BackboneBase):
     """Plain ViT of which most blocks attend in rotated varied-size windows.
 
     Block ``i`` (from 0) attends to the whole grid when ``(i + 1) % interval == 0``, else in
@@ -153,7 +152,7 @@ class ViTRVSA(BaseModule):
                  with_cp: bool = False,
                  frozen_stages: int = -1,
                  init_cfg: dict[str, Any] | None = None) -> None:
-        _check(patch_size, depth, interval, out_indices, pyramid, frozen_stages, init_cfg)
+        _check(patch_size, depth, interval, out_indices, pyramid, frozen_stages)
         super().__init__(init_cfg)
         sides = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.grid = tuple(math.ceil(side / patch_size) for side in sides)
@@ -205,19 +204,14 @@ class ViTRVSA(BaseModule):
                 block.attn.proj.weight.div_(math.sqrt(2 * (i + 1)))
                 block.mlp.fc2.weight.div_(math.sqrt(2 * (i + 1)))
 
-    def init_weights(self) -> None:
-        """Load ``init_cfg``'s checkpoint, once; without one the constructor's values stay."""
-        if self.init_cfg and not self.is_init:
-            load_backbone_checkpoint(self, self.init_cfg['checkpoint'])
-        self.is_init = True
-
-    def _frozen_modules(self) -> list[nn.Module]:
+    def frozen_modules(self) -> list[nn.Module]:
+        """The patch embedding and the first blocks, as ``frozen_stages`` says."""
         if self.frozen_stages < 0:
             return []
         return [self.patch_embed, *self.blocks[:self.frozen_stages]]
 
     def _freeze(self) -> None:
-        for module in self._frozen_modules():
+        for module in self.frozen_modules():
             module.requires_grad_(False).eval()
         self.pos_embed.requires_grad_(self.frozen_stages < 0)
         # Parameters that no forward uses: DistributedDataParallel would wait for their gradients.
@@ -226,13 +220,6 @@ class ViTRVSA(BaseModule):
         if not self.pyramid:
             self.fpn1.requires_grad_(False)
             self.fpn2.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> 'ViTRVSA':
-        """Set the mode; frozen stages stay in evaluation mode."""
-        super().train(mode)
-        for module in self._frozen_modules():
-            module.eval()
-        return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image ``(B, 3, height, width)`` -> four maps ``(B, C, h, w)`` at :attr:`strides`."""
@@ -275,7 +262,7 @@ class ViTRVSA(BaseModule):
 
 
 def _check(patch_size: int, depth: int, interval: int, out_indices: Sequence[int], pyramid: bool,
-           frozen_stages: int, init_cfg: dict[str, Any] | None) -> None:
+           frozen_stages: int) -> None:
     if pyramid and patch_size % 4:
         raise ValueError(f'patch_size={patch_size}: the pyramid needs a multiple of 4')
     if interval < 1:
@@ -287,12 +274,6 @@ def _check(patch_size: int, depth: int, interval: int, out_indices: Sequence[int
             f'block, {depth - 1}; blocks after the last map would never be trained')
     if not -1 <= frozen_stages <= depth:
         raise ValueError(f'frozen_stages={frozen_stages}: must be -1 to {depth}, the depth')
-    if init_cfg is not None and (
-            init_cfg.get('type') not in ('Pretrained', PretrainedInit)
-            or set(init_cfg) != {'type', 'checkpoint'}):
-        raise ValueError(
-            f"init_cfg={init_cfg}: must be None or dict(type='Pretrained', checkpoint=PATH); "
-            "the checkpoint's prefix is found by itself")
 
 
 def _resize_positions_on_load(module: ViTRVSA, state_dict: dict[str, Tensor], prefix: str,

@@ -1,0 +1,298 @@
+"""InternImage: a convolutional backbone of deformable convolutions.
+
+Module and parameter names are those of the released checkpoints, so that an official state dict
+loads as it is. Between the stem and the outputs maps are ``(B, H, W, C)``.
+"""
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import DropPath, Mlp, trunc_normal_
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mtp.models.backbones.base import BackboneBase
+from mtp.models.backbones.dcnv3 import DCNv3, to_channels_first, to_channels_last
+from mtp.registry import MODELS
+
+
+def _norm(channels: int, first: bool = False, first_after: bool = False) -> nn.Sequential:
+    """LayerNorm over channels, at the place in a Sequential that its released key has.
+
+    Args:
+        channels: number of channels.
+        first: whether channels are the first axis of the input, else the last.
+        first_after: the same of the output.
+    """
+    layers = [to_channels_last()] if first else []
+    layers.append(nn.LayerNorm(channels, eps=1e-6))
+    return nn.Sequential(*layers, *([to_channels_first()] if first_after else []))
+
+
+class Stem(nn.Module):
+    """Two convolutions of stride 2: ``(B, 3, H, W)`` -> ``(B, H / 4, W / 4, channels)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, channels // 2, 3, stride=2, padding=1)
+        self.norm1 = _norm(channels // 2, first=True, first_after=True)
+        self.act = nn.GELU()
+        self.conv2 = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
+        self.norm2 = _norm(channels, first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm2(self.conv2(self.act(self.norm1(self.conv1(x)))))
+
+
+class Downsample(nn.Module):
+    """Convolution of stride 2: ``(B, H, W, C)`` -> ``(B, H / 2, W / 2, 2 * C)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False)
+        self.norm = _norm(2 * channels, first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x.permute(0, 3, 1, 2)))
+
+
+class Block(nn.Module):
+    """Residual block: deformable convolution, then MLP, ``(B, H, W, C)`` -> the same shape.
+
+    Args:
+        channels: ``C``.
+        group, offset_scale, dw_kernel_size, center_feature_scale: of the :class:`DCNv3`.
+        mlp_ratio, layer_scale, post_norm, res_post_norm: as of :class:`InternImage`.
+        drop_path: probability that a sample skips a branch in training.
+    """
+
+    def __init__(self, channels: int, group: int, offset_scale: float, dw_kernel_size: int | None,
+                 center_feature_scale: bool, mlp_ratio: float, layer_scale: float | None,
+                 post_norm: bool, res_post_norm: bool, drop_path: float) -> None:
+        super().__init__()
+        self.post_norm = post_norm
+        self.norm1 = _norm(channels)
+        self.dcn = DCNv3(channels, dw_kernel_size=dw_kernel_size, group=group,
+                         offset_scale=offset_scale, center_feature_scale=center_feature_scale)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = _norm(channels)
+        self.mlp = Mlp(channels, int(channels * mlp_ratio))
+        self.gamma1 = self.gamma2 = None
+        if layer_scale is not None:
+            self.gamma1 = nn.Parameter(torch.full((channels,), float(layer_scale)))
+            self.gamma2 = nn.Parameter(torch.full((channels,), float(layer_scale)))
+        self.res_post_norm1 = self.res_post_norm2 = None
+        if res_post_norm:
+            self.res_post_norm1 = _norm(channels)
+            self.res_post_norm2 = _norm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self._branch(x, self.dcn, self.norm1, self.res_post_norm1, self.gamma1)
+        return x + self._branch(x, self.mlp, self.norm2, self.res_post_norm2, self.gamma2)
+
+    def _branch(self, x: Tensor, layer: nn.Module, norm: nn.Module, res_norm: nn.Module | None,
+                gamma: Tensor | None) -> Tensor:
+        out = norm(layer(x)) if self.post_norm else layer(norm(x))
+        if res_norm is not None:
+            out = res_norm(out)
+        return self.drop_path(out if gamma is None else gamma * out)
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, with norms between and after them.
+
+    Args:
+        channels: ``C``.
+        blocks: the blocks, in order.
+        post_norm_block_ids: the blocks that a norm follows.
+        norm: whether a norm follows the last block.
+        downsample: whether to hold the step to the next level, which the backbone calls.
+    """
+
+    def __init__(self, channels: int, blocks: list[Block], post_norm_block_ids: Sequence[int],
+                 norm: bool, downsample: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.post_norm_block_ids = tuple(post_norm_block_ids)
+        self.norm = _norm(channels) if norm else None
+        if post_norm_block_ids:
+            self.post_norms = nn.ModuleList(_norm(channels) for _ in post_norm_block_ids)
+        self.downsample = Downsample(channels) if downsample else None
+
+    def forward(self, x: Tensor, with_cp: bool) -> Tensor:
+        """``(B, H, W, C)`` -> the same shape, before any downsampling."""
+        for i, block in enumerate(self.blocks):
+            x = checkpoint(block, x, use_reentrant=False) if with_cp else block(x)
+            if i in self.post_norm_block_ids:
+                x = self.post_norms[self.post_norm_block_ids.index(i)](x)
+        return x if self.norm is None else self.norm(x)
+
+
+@MODELS.register_module()
+class InternImage(BackboneBase):
+    """Four levels of deformable-convolution blocks.
+
+    Images of any size are taken: a map's side is the image's over its stride, rounded up.
+
+    Sources: InternImage, arXiv:2211.05778; MTP, arXiv:2403.13430.
+
+    Args:
+        channels: ``C`` of the first level, even; it doubles with each level.
+        depths: number of blocks of the four levels.
+        groups: groups of the deformable convolutions of the four levels, divisors of the
+            level's channels.
+        mlp_ratio: hidden channels of an MLP over the level's channels.
+        drop_path_rate: stochastic depth of the last block; earlier ones rise linearly from 0.
+        offset_scale: factor of the sampled kernel's regular positions and of its offsets.
+        post_norm: normalise the output of each branch, not its input.
+        res_post_norm: normalise both (not with ``post_norm`` or ``layer_scale``).
+        layer_scale: initial layer scale; ``None`` for none.
+        level2_post_norm: whether level 2 has norms between its blocks.
+        level2_post_norm_block_ids: then, the blocks of level 2 that one follows, ascending.
+        center_feature_scale: whether the convolutions mix in the value at the position itself.
+        dw_kernel_size: side of the kernel that offsets come from; ``None`` for 3.
+        out_indices: levels whose maps are returned, ascending, the last level last.
+        with_cp: recompute the blocks' activations in the backward pass to save memory.
+        frozen_stages: -1 trains everything; 0 freezes the stem; ``k`` also the first ``k``
+            levels, which then stay in evaluation mode too.
+        init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` to start from any file that
+            :func:`mtp.models.checkpoints.load_backbone_checkpoint` reads; loaded by
+            ``init_weights()``.
+
+    Attributes:
+        out_channels: channels of the maps.
+        strides: their strides in pixels.
+        num_layers: number of blocks.
+
+    Raises:
+        ValueError: an argument out of range; in ``forward``, an image without pixels.
+    """
+
+    def __init__(self,
+                 channels: int = 64,
+                 depths: Sequence[int] = (4, 4, 18, 4),
+                 groups: Sequence[int] = (4, 8, 16, 32),
+                 mlp_ratio: float = 4.0,
+                 drop_path_rate: float = 0.0,
+                 offset_scale: float = 1.0,
+                 post_norm: bool = False,
+                 res_post_norm: bool = False,
+                 layer_scale: float | None = None,
+                 level2_post_norm: bool = False,
+                 level2_post_norm_block_ids: Sequence[int] = (),
+                 center_feature_scale: bool = False,
+                 dw_kernel_size: int | None = None,
+                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 with_cp: bool = False,
+                 frozen_stages: int = -1,
+                 init_cfg: dict[str, Any] | None = None) -> None:
+        post_norm_ids = tuple(level2_post_norm_block_ids or ())
+        _check(channels, depths, groups, out_indices, frozen_stages)
+        _check_norms(post_norm, res_post_norm, layer_scale, level2_post_norm, post_norm_ids,
+                     depths[2])
+        super().__init__(init_cfg)
+        self.depths = tuple(depths)
+        self.out_indices = tuple(out_indices)
+        self.with_cp = with_cp
+        self.frozen_stages = frozen_stages
+        self.num_layers = sum(depths)
+        self.out_channels = tuple(channels << i for i in self.out_indices)
+        self.strides = tuple(4 << i for i in self.out_indices)
+
+        self.patch_embed = Stem(channels)
+        self.levels = nn.ModuleList()
+        rates = iter(drop_path_rate * i / max(1, self.num_layers - 1)
+                     for i in range(self.num_layers))
+        for i, (depth, group) in enumerate(zip(depths, groups)):
+            blocks = [
+                Block(channels << i, group, offset_scale, dw_kernel_size, center_feature_scale,
+                      mlp_ratio, layer_scale, post_norm, res_post_norm, next(rates))
+                for _ in range(depth)]
+            self.levels.append(Level(
+                channels << i, blocks, post_norm_ids if i == 2 else (),
+                norm=not post_norm or center_feature_scale, downsample=i < 3))
+
+        for module in self.modules():
+            if isinstance(module, Mlp):
+                for linear in (module.fc1, module.fc2):
+                    trunc_normal_(linear.weight, std=.02)
+                    nn.init.zeros_(linear.bias)
+        for module in self.frozen_modules():
+            module.requires_grad_(False).eval()
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """The stem and the first levels, as ``frozen_stages`` says."""
+        if self.frozen_stages < 0:
+            return []
+        return [self.patch_embed, *self.levels[:self.frozen_stages]]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Image ``(B, 3, height, width)`` -> maps ``(B, C, h, w)`` at :attr:`strides`."""
+        if 0 in x.shape[-2:]:
+            raise ValueError(f'the image is too small: {x.shape[-2]} x {x.shape[-1]} pixels')
+        x = self.patch_embed(x)
+        with_cp = self.with_cp and torch.is_grad_enabled()
+        maps = []
+        for i, level in enumerate(self.levels):
+            x = level(x, with_cp)
+            if i in self.out_indices:
+                maps.append(x.permute(0, 3, 1, 2).contiguous())
+            if level.downsample is not None:
+                x = level.downsample(x)
+        return tuple(maps)
+
+    def layer_id(self, name: str) -> int:
+        """Depth of a parameter (its name within the backbone) for layer-wise decay.
+
+        0 for the stem; 1, 2, ... for the blocks, counted over all levels; a level's downsampling
+        and norm go with the block after them (level 3's norm, as released, with that level's
+        first block), norm ``m`` between the blocks of a level with block ``m``.
+        """
+        if name.startswith('patch_embed.'):
+            return 0
+        _, level, kind, *rest = name.split('.')
+        level = int(level)
+        if kind in ('blocks', 'post_norms'):
+            return sum(self.depths[:level]) + int(rest[0]) + 1
+        return sum(self.depths[:min(level + 1, 3)]) + 1
+
+    def no_weight_decay(self, name: str, param: Tensor) -> bool:
+        """Whether a parameter of the whole model goes without weight decay."""
+        return (param.dim() == 1 or name.endswith('.bias')
+                or any(word in name for word in ('norm', 'relative_position', 'sampling_offsets')))
+
+
+def _check(channels: int, depths: Sequence[int], groups: Sequence[int],
+           out_indices: Sequence[int], frozen_stages: int) -> None:
+    if channels < 2 or channels % 2:
+        raise ValueError(f'channels={channels}: must be even, the stem starts with half of them')
+    if len(depths) != 4 or min(depths) < 1:
+        raise ValueError(f'depths={tuple(depths)}: give the number of blocks of four levels')
+    if len(groups) != 4 or min(groups) < 1 or any(
+            (channels << i) % group for i, group in enumerate(groups)):
+        raise ValueError(
+            f'groups={tuple(groups)}: give four divisors of the levels\' channels, '
+            f'{", ".join(str(channels << i) for i in range(4))}')
+    maps = list(out_indices)
+    if not maps or maps != sorted(set(maps)) or maps[0] < 0 or maps[-1] != 3:
+        raise ValueError(
+            f'out_indices={tuple(maps)}: give ascending levels that end at the last one, 3; '
+            'levels after the last map would never be trained')
+    if not -1 <= frozen_stages <= 4:
+        raise ValueError(f'frozen_stages={frozen_stages}: must be -1 to 4, the number of levels')
+
+
+def _check_norms(post_norm: bool, res_post_norm: bool, layer_scale: float | None,
+                 level2_post_norm: bool, block_ids: tuple[int, ...], depth: int) -> None:
+    if res_post_norm and (post_norm or layer_scale is not None):
+        raise ValueError(
+            'res_post_norm=True: the released networks ignore it with post_norm or layer_scale, '
+            'and its norms would never be trained; give one of them')
+    if level2_post_norm != bool(block_ids):
+        raise ValueError(
+            f'level2_post_norm={level2_post_norm} with level2_post_norm_block_ids={block_ids}: '
+            'give both or neither')
+    if list(block_ids) != sorted(set(block_ids)) or not set(block_ids) <= set(range(depth)):
+        raise ValueError(
+            f'level2_post_norm_block_ids={block_ids}: give ascending blocks of level 2, '
+            f'0 to {depth - 1}')
