@@ -88,7 +88,8 @@ def test_odd_image_sizes(name: str) -> None:
         maps = model(torch.randn(1, 3, 61, 97))
     for feature, stride in zip(maps, model.strides, strict=True):
         for side, image_side in zip(feature.shape[2:], (61, 97), strict=True):
-            assert abs(side - image_side / stride) < 1
+            # a backbone may pad the image to whole patches of 16 pixels, or round
+            assert -1 < side - image_side / stride < max(1, 16 / stride)
         assert feature.isfinite().all()
 
 

@@ -31,7 +31,7 @@ class Backbone(Protocol):
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images ``(B, 3, H, W)`` -> four maps ``(B, C, H / stride, W / stride)``.
 
-        A side that the stride does not divide gives a map rounded up or down.
+        A side that the stride does not divide is padded, or the map's side rounded.
         """
 
     def layer_id(self, name: str) -> int:
