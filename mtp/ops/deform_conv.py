@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Samples taken at once, all channels of a group counting as one: bounds the memory of temporaries.
-_SAMPLES_PER_CHUNK = 1 << 20
+_SAMPLES_PER_CHUNK = 1 << 18
 
 
 def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int, pad: int,
@@ -50,21 +50,25 @@ def dcnv3_torch(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, s
                 pad: int, dilation: int, group: int, offset_scale: float,
                 remove_center: bool) -> Tensor:
     """:func:`dcnv3` through ``grid_sample``."""
-    height, width = input.shape[1:3]
     dtype = torch.promote_types(torch.promote_types(input.dtype, offset.dtype),
                                 torch.promote_types(mask.dtype, torch.float32))
+    size = torch.stack([torch.full((), side, device=input.device) for side in input.shape[2:0:-1]])
     middle = dilation * (kernel_size - 1) // 2
     tap = torch.arange(mask.shape[3] // group, device=input.device)
     if remove_center:
         tap = tap + (tap >= kernel_size**2 // 2)
     tap = torch.stack([tap // kernel_size, tap % kernel_size], -1) * dilation - middle  # (K, 2)
     place = torch.stack(torch.meshgrid(
-        *(torch.arange(size, device=input.device) for size in mask.shape[1:3]), indexing='ij'), -1)
-    place = place.flip(-1).flatten(0, 1) * stride - pad + middle  # (H' * W', 2), x before y
+        *(torch.arange(side, device=input.device) for side in mask.shape[1:3]), indexing='ij'), -1)
+    place = place.flip(-1).flatten(0, 1) * stride + middle + .5  # (H' * W', 2), x before y
 
-    offset = offset.to(dtype).unflatten(3, (group, -1, 2)).permute(0, 3, 4, 1, 2, 5)
-    pixel = place + offset_scale * (tap[:, None] + offset.flatten(3, 4))  # (N, G, K, H' * W', 2)
-    grid = ((2 * pixel + 1) / pixel.new_tensor([width, height]) - 1).flatten(0, 1)
+    # As in the official code, positions at rest are float32 fractions of the padded image, which
+    # float64 results show.
+    padded = size + 2 * pad
+    rest = place.float() / padded + (tap.float() / padded * offset_scale)[:, None]
+    offset = offset.to(dtype).unflatten(3, (group, -1, 2)).permute(0, 3, 4, 1, 2, 5).flatten(3, 4)
+    pixel = rest.to(dtype) * padded - pad + offset_scale * offset  # (N, G, K, H' * W', 2)
+    grid = (2 * pixel / size - 1).flatten(0, 1)  # -1, 1: the outer edges of the image
     image = input.to(dtype).unflatten(3, (group, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)
     weight = mask.to(dtype).unflatten(3, (group, -1)).permute(0, 3, 4, 1, 2)
     weight = weight.flatten(3, 4).flatten(0, 1)[:, None]  # (N * G, 1, K, H' * W')
