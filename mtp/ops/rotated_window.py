@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtp.ops.dispatch import use_triton
 from mtp.ops.relative_position import relative_position_terms
 
 
@@ -84,18 +85,36 @@ def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, s
     ``q.k / sqrt(d) + q.rel_pos_h[j - m + s - 1] + q.rel_pos_w[i - n + s - 1] + bias``; unlike in
     full attention, the relative terms take the unscaled query.
 
+    A Triton kernel where :mod:`mtp.ops.dispatch` takes one, for windows of up to 8 x 8 tokens and
+    heads of up to 128 channels; :func:`rotated_window_attention_torch` for the rest.
+
     Args:
-        q, k, v: ``(B, H, W, heads, d)``, ``q`` unscaled.
+        q, k, v: ``(B, H, W, heads, d)`` of one dtype, ``q`` unscaled; views will do.
         offsets, scales, angles: see :func:`rotated_window_grid`.
         rel_pos_h, rel_pos_w: ``(2 * s - 1, d)``; their length gives ``s``.
         bias: ``(heads, s * s, s * s)``.
 
     Returns:
         Tensor: ``(B, H, W, heads, d)``.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit together.
     """
+    size = _check(q, k, v, offsets, scales, angles, rel_pos_h, rel_pos_w, bias)
+    grid = rotated_window_grid(offsets, scales, angles, q.shape[1:3], size)
+    if size <= 8 and q.shape[4] <= 128 and use_triton(q, k, v):
+        from mtp.ops.triton import rotated_window
+        return rotated_window.rotated_window_attention(
+            q, k, v, grid, rel_pos_h, rel_pos_w, bias)[0]
+    return rotated_window_attention_torch(q, k, v, grid, rel_pos_h, rel_pos_w, bias)
+
+
+def rotated_window_attention_torch(q: Tensor, k: Tensor, v: Tensor, grid: Tensor,
+                                   rel_pos_h: Tensor, rel_pos_w: Tensor, bias: Tensor) -> Tensor:
+    """:func:`rotated_window_attention` on the grid of :func:`rotated_window_grid`, in torch."""
     height, width, heads, channels = q.shape[1:]
-    n_h, n_w = angles.shape[-2:]
     size = (rel_pos_h.shape[0] + 1) // 2
+    n_h, n_w = grid.shape[2] // size, grid.shape[3] // size
     padding = window_padding((height, width), size)
 
     q = F.pad(q, (0, 0, 0, 0, *padding))  # (B, H', W', heads, d)
@@ -103,8 +122,8 @@ def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, s
     q = q.permute(0, 1, 3, 5, 2, 4, 6).flatten(0, 2)  # (B * n_h * n_w, heads, s, s, d)
 
     kv = torch.cat([k, v], -1).permute(0, 3, 4, 1, 2).flatten(0, 1)  # (B * heads, 2 * d, H, W)
-    grid = rotated_window_grid(offsets, scales, angles, (height, width), size).flatten(0, 1)
-    kv = F.grid_sample(F.pad(kv, padding).to(grid.dtype), grid, align_corners=True).to(q.dtype)
+    kv = F.pad(kv, padding).to(grid.dtype)
+    kv = F.grid_sample(kv, grid.flatten(0, 1), align_corners=True).to(q.dtype)
     kv = kv.unflatten(3, (n_w, size)).unflatten(2, (n_h, size))
     kv = kv.unflatten(1, (2, channels)).unflatten(0, (-1, heads))
     # (B, heads, 2, d, n_h, s, n_w, s) -> two of (B * n_h * n_w, heads, s * s, d)
@@ -118,3 +137,33 @@ def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, s
     out = out.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)  # (B, H', W', heads, d)
     left, _, top, _ = padding
     return out[:, top:top + height, left:left + width]
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scales: Tensor, angles: Tensor,
+           rel_pos_h: Tensor, rel_pos_w: Tensor, bias: Tensor) -> int:
+    """The window's side, if everything fits together."""
+    if q.dim() != 5:
+        raise ValueError(f'q of shape {tuple(q.shape)}: it takes (B, H, W, heads, d)')
+    if rel_pos_h.dim() != 2 or rel_pos_h.shape[0] < 3 or rel_pos_h.shape[0] % 2 == 0:
+        raise ValueError(f'rel_pos_h of shape {tuple(rel_pos_h.shape)}: it takes (2 * s - 1, d) '
+                         'for windows of s x s tokens, s at least 2')
+    batch, height, width, heads, channels = q.shape
+    size = (rel_pos_h.shape[0] + 1) // 2
+    windows = (-(-height // size), -(-width // size))
+    for name, tensor, shape in (
+            ('k', k, q.shape), ('v', v, q.shape),
+            ('offsets', offsets, (batch, heads, 2, *windows)),
+            ('scales', scales, (batch, heads, 2, *windows)),
+            ('angles', angles, (batch, heads, *windows)),
+            ('rel_pos_h', rel_pos_h, (2 * size - 1, channels)),
+            ('rel_pos_w', rel_pos_w, (2 * size - 1, channels)),
+            ('bias', bias, (heads, size**2, size**2))):
+        if tensor.shape != shape:
+            raise ValueError(
+                f'{name} of shape {tuple(tensor.shape)}: it takes {tuple(shape)} with q of shape '
+                f'{tuple(q.shape)} and windows of {size} x {size} tokens')
+        if tensor.device != q.device:
+            raise ValueError(f'{name} is on {tensor.device}, q on {q.device}: put all on one')
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f'q, k, v of {q.dtype}, {k.dtype}, {v.dtype}: they take one dtype')
+    return size
