@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtp.ops.dispatch import use_triton
+
 # Samples taken at once, all channels of a group counting as one: bounds the memory of temporaries.
 _SAMPLES_PER_CHUNK = 1 << 18
 
@@ -42,8 +44,12 @@ def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride:
     """
     _check(input, offset, mask, kernel_size, stride, pad, dilation, group, group_channels,
            remove_center)
-    return dcnv3_torch(input, offset, mask, kernel_size, stride, pad, dilation, group, offset_scale,
-                       remove_center)
+    if use_triton(input, offset, mask):
+        from mtp.ops.triton.deform_conv import dcnv3 as form
+    else:
+        form = dcnv3_torch
+    return form(input, offset, mask, kernel_size, stride, pad, dilation, group, offset_scale,
+                remove_center)
 
 
 def dcnv3_torch(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int,

@@ -1,0 +1,213 @@
+"""DCNv3 forward and backward, each in one pass.
+
+A row is a group at an output position: offsets, masks and outputs of consecutive rows lie side by
+side in memory, and so do the channels of consecutive groups in the input. A program takes a tile of
+rows x the channels of a group and goes through the taps: loads are 16 bytes wide along channels,
+small groups share a program, and neither samples nor a padded input ever exist in memory.
+
+Bytes that an image of 56 x 56 pixels, 24 groups of 16 channels and a 3 x 3 kernel moves in float32:
+forward 4.8 MB of input, 5.4 of offsets, 2.7 of masks and 4.8 of output, 17.8 MB in all; backward
+the same again with the output's gradient, 8.1 MB of gradients of offsets and masks and twice 4.8
+of the input's gradient (cleared, then added to in the cache), 35.5 MB. As ``grid_sample`` and
+permutes (the paper's formulation) it is 287 MB and 351 MB.
+
+Shapes as in :mod:`mtp.ops.deform_conv`. Pixels of one image are counted in 32 bits, elements in 64.
+"""
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mtp.ops.triton.common import TRITON_NAMES, CompileCase
+
+MAX_CHANNELS = 1024  # of a group: they share a program
+_TILE = 1024  # rows x channels of a program of four warps: 16 bytes of bfloat16 a thread
+
+
+@triton.jit
+def _rows(positions, width_out, group, stride, origin, tiles, BLOCK_R: tl.constexpr):
+    """The rows of this program: image, row, group, pixel of the kernel's middle, inside or not."""
+    image = (tl.program_id(0) // tiles).to(tl.int64)
+    first = (tl.program_id(0) % tiles).to(tl.int64) * BLOCK_R
+    start = first // group  # the one division in 64 bits
+    lane = (first - start * group).to(tl.int32) + tl.arange(0, BLOCK_R)
+    position = start.to(tl.int32) + lane // group
+    row = (image * positions + position) * group + lane % group
+    x = position % width_out * stride + origin
+    y = position // width_out * stride + origin
+    return image, row, lane % group, x, y, position < positions
+
+
+@triton.jit
+def _tap(offset, mask, index, x, y, tap_x, tap_y, offset_scale, present):
+    """Pixel left of and above a tap's sample, the sample's distance from it, and the mask."""
+    # The integer part of the position stays out of float32: no digits are lost far from 0.
+    dx = (tap_x + tl.load(offset + 2 * index, mask=present, other=0).to(tl.float32)) * offset_scale
+    dy = (tap_y + tl.load(offset + 2 * index + 1, mask=present, other=0).to(tl.float32)) \
+        * offset_scale
+    left, top = tl.floor(dx), tl.floor(dy)
+    x += tl.clamp(left, -16777216.0, 16777216.0).to(tl.int32)  # beyond any image
+    y += tl.clamp(top, -16777216.0, 16777216.0).to(tl.int32)
+    factor = tl.load(mask + index, mask=present, other=0).to(tl.float32)
+    return x, y, dx - left, dy - top, factor
+
+
+@triton.jit
+def dcnv3_forward_kernel(input, offset, mask, output, height, width, positions, width_out, group,
+                         channels, kernel_size, stride, origin, dilation, offset_scale, centre,
+                         taps, tiles, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+    image, row, g, x, y, inside = _rows(positions, width_out, group, stride, origin, tiles, BLOCK_R)
+    channel = tl.arange(0, BLOCK_C)[None, :]
+    input += image * height * width * group * channels
+    middle = dilation * (kernel_size - 1) // 2
+    out = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
+    for a in range(kernel_size):
+        for b in tl.range(kernel_size, loop_unroll_factor=3):
+            tap = a * kernel_size + b
+            present = inside & (tap != centre)
+            index = row * taps + tap - (tap > centre)
+            x0, y0, fx, fy, factor = _tap(offset, mask, index, x, y, a * dilation - middle,
+                                          b * dilation - middle, offset_scale, present)
+            for corner in tl.static_range(4):
+                px, py = x0 + corner % 2, y0 + corner // 2
+                weight = (fx if corner % 2 else 1 - fx) * (fy if corner // 2 else 1 - fy)
+                valid = present & (px >= 0) & (px < width) & (py >= 0) & (py < height)
+                element = ((py.to(tl.int64) * width + px) * group + g) * channels
+                value = tl.load(input + element[:, None] + channel,
+                                mask=valid[:, None] & (channel < channels), other=0)
+                out += (weight * factor)[:, None] * value.to(tl.float32)
+    tl.store(output + row[:, None] * channels + channel, out.to(output.dtype.element_ty),
+             mask=inside[:, None] & (channel < channels))
+
+
+@triton.jit
+def dcnv3_backward_kernel(grad_output, input, offset, mask, grad_input, grad_offset, grad_mask,
+                          height, width, positions, width_out, group, channels, kernel_size, stride,
+                          origin, dilation, offset_scale, centre, taps, tiles,
+                          BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+    image, row, g, x, y, inside = _rows(positions, width_out, group, stride, origin, tiles, BLOCK_R)
+    channel = tl.arange(0, BLOCK_C)[None, :]
+    input += image * height * width * group * channels
+    grad_input += image * height * width * group * channels
+    middle = dilation * (kernel_size - 1) // 2
+    grad = tl.load(grad_output + row[:, None] * channels + channel,
+                   mask=inside[:, None] & (channel < channels), other=0).to(tl.float32)
+    for a in range(kernel_size):
+        for b in range(kernel_size):
+            tap = a * kernel_size + b
+            present = inside & (tap != centre)
+            index = row * taps + tap - (tap > centre)
+            x0, y0, fx, fy, factor = _tap(offset, mask, index, x, y, a * dilation - middle,
+                                          b * dilation - middle, offset_scale, present)
+            grad_x = tl.zeros((BLOCK_R,), tl.float32)
+            grad_y = tl.zeros((BLOCK_R,), tl.float32)
+            grad_factor = tl.zeros((BLOCK_R,), tl.float32)
+            for corner in tl.static_range(4):
+                px, py = x0 + corner % 2, y0 + corner // 2
+                weight_x = fx if corner % 2 else 1 - fx
+                weight_y = fy if corner // 2 else 1 - fy
+                valid = present & (px >= 0) & (px < width) & (py >= 0) & (py < height)
+                element = ((py.to(tl.int64) * width + px) * group + g) * channels
+                filled = valid[:, None] & (channel < channels)
+                value = tl.load(input + element[:, None] + channel, mask=filled, other=0)
+                product = tl.sum(grad * value.to(tl.float32), 1)
+                grad_factor += weight_x * weight_y * product
+                grad_x += product * (weight_y if corner % 2 else -weight_y)
+                grad_y += product * (weight_x if corner // 2 else -weight_x)
+                tl.atomic_add(grad_input + element[:, None] + channel,
+                              (weight_x * weight_y * factor)[:, None] * grad, mask=filled,
+                              sem='relaxed')
+            scale = factor * offset_scale
+            dtype = grad_offset.dtype.element_ty
+            tl.store(grad_offset + 2 * index, (grad_x * scale).to(dtype), mask=present)
+            tl.store(grad_offset + 2 * index + 1, (grad_y * scale).to(dtype), mask=present)
+            tl.store(grad_mask + index, grad_factor.to(grad_mask.dtype.element_ty), mask=present)
+
+
+@torch.library.custom_op('mtp::dcnv3', mutates_args=())
+def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int, pad: int,
+          dilation: int, group: int, offset_scale: float, remove_center: bool) -> Tensor:
+    """:func:`mtp.ops.dcnv3`, of tensors that it has checked."""
+    input, offset, mask = input.contiguous(), offset.contiguous(), mask.contiguous()
+    output = input.new_empty(*mask.shape[:3], input.shape[3])
+    if len(input):
+        _launch(dcnv3_forward_kernel, (input, offset, mask, output), input, mask, kernel_size,
+                stride, pad, dilation, group, offset_scale, remove_center)
+    return output
+
+
+@dcnv3.register_fake
+def _(input, offset, mask, *settings):
+    return input.new_empty(*mask.shape[:3], input.shape[3])
+
+
+@torch.library.custom_op('mtp::dcnv3_backward', mutates_args=())
+def dcnv3_backward(grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor,
+                   kernel_size: int, stride: int, pad: int, dilation: int, group: int,
+                   offset_scale: float, remove_center: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of input, offset and mask."""
+    input, offset, mask = input.contiguous(), offset.contiguous(), mask.contiguous()
+    grad_input = torch.zeros_like(input, dtype=torch.float32)  # many additions a pixel
+    grad_offset, grad_mask = torch.empty_like(offset), torch.empty_like(mask)
+    if len(input):
+        _launch(dcnv3_backward_kernel, (grad_output.contiguous(), input, offset, mask, grad_input,
+                                        grad_offset, grad_mask), input, mask, kernel_size, stride,
+                pad, dilation, group, offset_scale, remove_center)
+    return grad_input.to(input.dtype), grad_offset, grad_mask
+
+
+@dcnv3_backward.register_fake
+def _(grad_output, input, offset, mask, *settings):
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (input, offset, mask))
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:3])
+    ctx.settings = inputs[3:]
+
+
+def _backward(ctx, grad_output):
+    grads = dcnv3_backward(grad_output, *ctx.saved_tensors, *ctx.settings)
+    return *grads, *(None for _ in ctx.settings)
+
+
+dcnv3.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _launch(kernel, tensors: tuple[Tensor, ...], input: Tensor, mask: Tensor, kernel_size: int,
+            stride: int, pad: int, dilation: int, group: int, offset_scale: float,
+            remove_center: bool) -> None:
+    images, height, width, channels = input.shape
+    positions = mask.shape[1] * mask.shape[2]
+    block = _block(channels // group)
+    tiles = triton.cdiv(positions * group, block['BLOCK_R'])
+    kernel[tiles * images,](
+        *tensors, height, width, positions, mask.shape[2], group, channels // group, kernel_size,
+        stride, dilation * (kernel_size - 1) // 2 - pad, dilation, float(offset_scale),
+        kernel_size**2 // 2 if remove_center else kernel_size**2, mask.shape[3] // group, tiles,
+        **block, num_warps=4)
+
+
+def _block(channels: int) -> dict[str, int]:
+    columns = max(16, triton.next_power_of_2(channels))
+    return {'BLOCK_R': max(1, _TILE // columns), 'BLOCK_C': columns}
+
+
+def compile_cases() -> Iterator[CompileCase]:
+    """Every tile in the types of autocast; that of 16 channels in those of plain training too."""
+    mixed = torch.bfloat16, torch.float32, torch.float32
+    plain = [(dtype,) * 3 for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+    for kernel, names in (
+            (dcnv3_forward_kernel, ('input', 'offset', 'mask', 'input')),
+            (dcnv3_backward_kernel, ('input', 'input', 'offset', 'mask', 'float32', 'offset', 'mask'))):
+        for channels, dtypes in [
+                (16, types) for types in plain] + [(2**n, mixed) for n in range(4, 11)]:
+            types = dict(zip(('input', 'offset', 'mask', 'float32'), (*dtypes, torch.float32)))
+            block = _block(channels)
+            scalars = [name for name in kernel.arg_names[len(names):] if name not in block]
+            yield CompileCase(kernel, {
+                **{arg: f'*{TRITON_NAMES[types[name]]}' for arg, name in zip(kernel.arg_names, names)},
+                **{name: 'fp32' if name == 'offset_scale' else 'i32' for name in scalars},
+                **dict.fromkeys(block, 'constexpr')}, block)
