@@ -9,6 +9,7 @@ from torch import Tensor
 from mtp.models.backbones.internimage import InternImage
 from mtp.models.backbones.vit_rvsa import ViTRVSA
 from mtp.models.checkpoints import load_backbone_checkpoint
+from mtp.models.weights import checkpoint_path
 
 
 @runtime_checkable
@@ -87,8 +88,9 @@ def build_backbone(name: str, img_size: int | tuple[int, int] = 224,
         img_size: side, or (height, width), in pixels that position tables are made for, where
             the backbone has any. Other sizes work too.
         pretrained: checkpoint to load at once (a config gives ``init_cfg`` instead, which is
-            loaded when training starts), see
-            :func:`mtp.models.checkpoints.load_backbone_checkpoint`.
+            loaded when training starts): a file, see
+            :func:`mtp.models.checkpoints.load_backbone_checkpoint`, or a name of released
+            weights, see :data:`mtp.models.weights.RELEASED`.
         overrides: further arguments of the backbone's class.
 
     Returns:
@@ -112,9 +114,12 @@ def build_backbone(name: str, img_size: int | tuple[int, int] = 224,
                 + ', '.join(arguments))
     if 'img_size' in arguments:
         config['img_size'] = img_size
+    if 'checkpoint' in (overrides.get('init_cfg') or {}):
+        path = checkpoint_path(name, overrides['init_cfg']['checkpoint'])
+        overrides['init_cfg'] = {**overrides['init_cfg'], 'checkpoint': str(path)}
     backbone = backbone_class(**{**config, **overrides})
     if pretrained is not None:
-        load_backbone_checkpoint(backbone, pretrained)
+        load_backbone_checkpoint(backbone, checkpoint_path(name, pretrained))
     return backbone
 
 

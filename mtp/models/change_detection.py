@@ -1,0 +1,116 @@
+"""Change detection: one encoder for both dates, the difference of their features, a UNet."""
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmseg.models import EncoderDecoder, SegDataPreProcessor
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import Tensor, nn
+
+from mtp.registry import MODELS
+
+
+@MODELS.register_module()
+class PairDataPreprocessor(SegDataPreProcessor):
+    """mmseg's ``SegDataPreProcessor`` for pairs: six channels, those of the first date before.
+
+    Each date becomes RGB float32, normalised; pairs and labels are padded alike.
+
+    Args:
+        mean: per RGB channel, in 0..255.
+        std: per RGB channel, in 0..255.
+        kwargs: as in mmseg: ``size`` or ``size_divisor``, ``test_cfg``.
+    """
+
+    def __init__(self, mean: Sequence[float] = (123.675, 116.28, 103.53),
+                 std: Sequence[float] = (58.395, 57.12, 57.375), **kwargs) -> None:
+        super().__init__(mean=mean, std=std, **kwargs)
+        self.mean = self.mean.repeat(2, 1, 1)
+        self.std = self.std.repeat(2, 1, 1)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Batch of uint8 ``(6, H, W)``, BGR and BGR -> ``(B, 6, H, W)``, RGB and RGB."""
+        pairs = [pair.unflatten(0, (2, 3)).flip(1).flatten(0, 1) for pair in data['inputs']]
+        return super().forward({**data, 'inputs': pairs}, training)
+
+
+@MODELS.register_module()
+class SiameseEncoderDecoder(EncoderDecoder):
+    """mmseg's ``EncoderDecoder`` on pairs of images: inputs are ``(B, 6, H, W)``.
+
+    The decoder gets the absolute difference of the two dates' features, so that their order does
+    not matter. Training, whole and sliding-window prediction are mmseg's.
+
+    Source: the change detectors that MTP finetunes (arXiv:2403.13430, section IV).
+    """
+
+    def extract_feat(self, inputs: Tensor) -> list[Tensor]:
+        """``(B, 6, H, W)`` -> the backbone's four maps, ``(B, C, h, w)``: ``|before - after|``."""
+        features = super().extract_feat(torch.cat(inputs.chunk(2, dim=1)))
+        return [(before - after).abs() for before, after in (f.chunk(2) for f in features)]
+
+
+@MODELS.register_module()
+class UNetHead(BaseDecodeHead):
+    """UNet decoder: four times doubled, with a map of the encoder joined in before each block.
+
+    Starts from the last map. Each block doubles the size (nearest), joins the next finer map of
+    the encoder, resized (bilinear), and convolves twice; the last block has no map left to join.
+    The result is doubled once more (bilinear): logits are 32 times as large as the last map, hence
+    twice the image with maps of stride 16. Loss and prediction resize them to the label.
+
+    Source: as released with MTP; parameter names are those of the released checkpoints.
+
+    Args:
+        in_channels: channels of the encoder's four maps, fine to coarse.
+        decoder_channels: channels of the four blocks.
+        kwargs: as in mmseg's ``BaseDecodeHead``.
+    """
+
+    def __init__(self, in_channels: Sequence[int],
+                 decoder_channels: Sequence[int] = (512, 256, 128, 64), **kwargs) -> None:
+        super().__init__(
+            in_channels=list(in_channels), channels=decoder_channels[-1],
+            in_index=list(range(len(in_channels))), input_transform='multiple_select', **kwargs)
+        *skips, deepest = in_channels
+        before = (deepest, *decoder_channels[:-1])
+        self.blocks = nn.ModuleList(
+            UNetBlock(below + skip, channels, self.norm_cfg)
+            for below, skip, channels in zip(before, (*reversed(skips), 0), decoder_channels))
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Four maps ``(B, C, h, w)``, fine to coarse -> logits ``(B, classes, 32 h_3, 32 w_3)``."""
+        *skips, x = self._transform_inputs(inputs)
+        for block, skip in zip(self.blocks, (*reversed(skips), None)):
+            x = block(x, skip)
+        x = F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=self.align_corners)
+        return self.cls_seg(x)
+
+
+class UNetBlock(nn.Module):
+    """Double the size, join a finer map, convolve twice.
+
+    Args:
+        in_channels: of both inputs together.
+        channels: of the output.
+        norm_cfg: config of the norm.
+    """
+
+    def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
+        super().__init__()
+
+        def conv(inside: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv2d(inside, channels, 3, padding=1, bias=False),
+                build_norm_layer(norm_cfg, channels)[1], nn.ReLU(inplace=True))
+        self.conv1 = conv(in_channels)
+        self.conv2 = conv(channels)
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """``(B, C, h, w)`` and a map of any size -> ``(B, channels, 2 h, 2 w)``."""
+        x = F.interpolate(x, scale_factor=2, mode='nearest')
+        if skip is not None:
+            skip = F.interpolate(skip, x.shape[-2:], mode='bilinear', align_corners=False)
+            x = torch.cat([x, skip], dim=1)
+        return self.conv2(self.conv1(x))

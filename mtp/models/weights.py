@@ -1,0 +1,36 @@
+"""The released encoders that finetuning starts from, by backbone and name."""
+from pathlib import Path
+
+FOLDER = Path('checkpoints')  # below the working directory
+
+# backbone -> name -> file, as its authors call it. `mae` is from facebookresearch/mae, `imagenet`
+# (22k classes, 384 pixels) from OpenGVLab/InternImage, `mtp` from ViTAE-Transformer/MTP.
+RELEASED: dict[str, dict[str, str]] = {
+    'vit_b': {'mae': 'mae_pretrain_vit_base.pth'},
+    'vit_b_rvsa': {'mae': 'mae_pretrain_vit_base.pth',
+                   'mtp': 'last_vit_b_rvsa_ss_is_rd_pretrn_model_encoder.pth'},
+    'vit_l': {'mae': 'mae_pretrain_vit_large.pth'},
+    'vit_l_rvsa': {'mae': 'mae_pretrain_vit_large.pth',
+                   'mtp': 'last_vit_l_rvsa_ss_is_rd_pretrn_model_encoder.pth'},
+    'internimage_xl': {'imagenet': 'internimage_xl_22k_192to384.pth',
+                       'mtp': 'last_internimage_xl_ss_is_rd_pretrn_model_encoder.pth'},
+}
+
+
+def checkpoint_path(backbone: str, checkpoint: str | Path) -> Path:
+    """The file that a checkpoint's name means for a backbone; a path stays what it is.
+
+    Args:
+        backbone: a name of :func:`mtp.models.backbones.build_backbone`.
+        checkpoint: a name of :data:`RELEASED`, or the path of any other file.
+
+    Raises:
+        ValueError: a word, without suffix or folder, that is no name of this backbone's weights.
+    """
+    names = RELEASED.get(backbone, {})
+    if str(checkpoint) in names:
+        return FOLDER / names[str(checkpoint)]
+    if str(checkpoint) == Path(checkpoint).stem:
+        raise ValueError(f'no released weights of {backbone} are called {str(checkpoint)!r}. '
+                         f'There are: {", ".join(names) or "none"}; or give the path of a file')
+    return Path(checkpoint)
