@@ -42,14 +42,16 @@ def test_config(path, tmp_path):
     assert again.state_dict().keys() == model.state_dict().keys()
 
 
-def test_recipe_of_the_paper():
-    for name, layers in (('b', 12), ('l', 24)):
-        cfg = Config.fromfile(CONFIGS[0].with_name(f'vit-{name}-rvsa_samrs.py'))
-        assert build(cfg.model).backbone.num_layers == layers
-        assert cfg.model.backbone.drop_path_rate == 0.1 and cfg.train_cfg.max_iters == 80_000
-        optimizer = cfg.optim_wrapper.optimizer
-        assert (optimizer.lr, optimizer.weight_decay, optimizer.betas) == (6e-5, 0.05, (0.9, 0.999))
-        assert cfg.optim_wrapper.clip_grad.max_norm == 5.0
-        assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.9
-        resize, crop = cfg.train_dataloader.dataset.datasets[0].pipeline[3:5]
-        assert (resize.scale, resize.ratio_range, crop.size) == ((448, 448), (0.5, 2.0), 448)
+@pytest.mark.parametrize(('name', 'layers', 'lr', 'decay', 'drop_path'), [
+    ('vit-b-rvsa', 12, 6e-5, 0.9, 0.1), ('vit-l-rvsa', 24, 6e-5, 0.9, 0.1),
+    ('internimage-xl', 39, 2e-5, 0.94, 0.2)])
+def test_recipe_of_the_paper(name, layers, lr, decay, drop_path):
+    cfg = Config.fromfile(CONFIGS[0].with_name(f'{name}_samrs.py'))
+    assert build(cfg.model).backbone.num_layers == layers
+    assert cfg.model.backbone.drop_path_rate == drop_path and cfg.train_cfg.max_iters == 80_000
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.betas) == (lr, 0.05, (0.9, 0.999))
+    assert cfg.optim_wrapper.clip_grad.max_norm == 5.0
+    assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == decay
+    resize, crop = cfg.train_dataloader.dataset.datasets[0].pipeline[3:5]
+    assert (resize.scale, resize.ratio_range, crop.size) == ((448, 448), (0.5, 2.0), 448)

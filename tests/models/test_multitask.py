@@ -123,7 +123,7 @@ def test_two_processes_give_the_losses_and_gradients_of_one():
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize('backbone', ['vit_b_rvsa', 'vit_l_rvsa'])
+@pytest.mark.parametrize('backbone', ['vit_b_rvsa', 'vit_l_rvsa', 'internimage_xl'])
 def test_every_tensor_of_the_official_checkpoint_finds_its_place(shared, backbone, request):
     from mmengine.config import Config
 

@@ -68,7 +68,7 @@ _BACKBONES: dict[str, dict[str, Any]] = {
                       'groups': (10, 20, 40, 80), 'offset_scale': 2.0, 'drop_path_rate': 0.1},
     'internimage_xl': {**_INTERNIMAGE, 'channels': 192, 'depths': (5, 5, 24, 5),
                        'groups': (12, 24, 48, 96), 'offset_scale': 2.0, 'drop_path_rate': 0.2},
-    # The layer scale starts at 1: at 1e-5 a run of minutes would hardly use the blocks.
+    # Layer scale 1: from the start, and so in tests, the blocks matter.
     'internimage_pico': {**_INTERNIMAGE, 'channels': 16, 'depths': (1, 1, 2, 1),
                          'groups': (1, 2, 4, 8), 'offset_scale': 2.0, 'layer_scale': 1.0},
 }
