@@ -24,9 +24,9 @@ class Model(nn.Module):
             'vit_tiny_rvsa', **{'img_size': 64, 'embed_dim': 16, 'num_heads': 2, **overrides}))
 
 
-def _build(model: nn.Module, rate: float = .9) -> OptimWrapper:
+def _build(model: nn.Module, rate: float = .9, lr: float = LR) -> OptimWrapper:
     constructor = LayerDecayOptimWrapperConstructor(
-        {'optimizer': {'type': 'AdamW', 'lr': LR, 'weight_decay': WEIGHT_DECAY}},
+        {'optimizer': {'type': 'AdamW', 'lr': lr, 'weight_decay': WEIGHT_DECAY}},
         {'layer_decay_rate': rate})
     return constructor(model)
 
@@ -41,11 +41,11 @@ def _settings(model: nn.Module, wrapper: OptimWrapper) -> dict[str, tuple[float,
     return settings
 
 
-def _vit_b(name: str, shapes: dict[str, tuple[int, ...]], **overrides) -> nn.Module:
-    """ViT-B under ``name``, with parameters of the given names and shapes beside it."""
+def _with_head(called: str, shapes: dict[str, tuple[int, ...]], backbone: dict) -> nn.Module:
+    """A backbone so ``called``, with parameters of the given names and shapes beside it."""
     with torch.device('meta'):
         model = nn.Module()
-        model.add_module(name, build_backbone('vit_b_rvsa', **overrides))
+        model.add_module(called, build_backbone(**backbone))
         for path, shape in shapes.items():
             *parents, leaf = path.split('.')
             module = model
@@ -57,42 +57,64 @@ def _vit_b(name: str, shapes: dict[str, tuple[int, ...]], **overrides) -> nn.Mod
     return model
 
 
-def test_finetuning_groups_equal_the_official_ones(shared: Path) -> None:
-    folder = shared / 'golden' / 'optim'
-    golden = json.loads((folder / 'finetune_vit_b.json').read_text())
-    expected = {name: (group['lr'], group['weight_decay'])
-                for group in golden['groups'] for name in group['params']}
-    # of the head only the names, and by them whether one dimension or more, are recorded
-    head = {name: (2,) if decay == 0 else (2, 2) for name, (_, decay) in expected.items()
-            if not name.startswith('backbone.')}
-    model = _vit_b('backbone', head, img_size=384, final_norm=False)
-    wrapper = _build(model, golden['settings']['layer_decay_rate'])
-    settings = _settings(model, wrapper)
+FINETUNE_VIT = dict(name='vit_b_rvsa', img_size=384, final_norm=False)
+PRETRAIN_VIT = dict(name='vit_b_rvsa', img_size=448)
+INTERNIMAGE = dict(name='internimage_xl')
+
+
+def _official(shared: Path, file: str) -> tuple[dict, dict[str, tuple[float, float]]]:
+    """An official constructor's record, and parameter -> learning rate, weight decay."""
+    golden = json.loads((shared / 'golden' / 'optim' / f'{file}.json').read_text())
+    return golden, {name: (group['lr'], group['weight_decay'])
+                    for group in golden['groups'] for name in group['params']}
+
+
+def _ours(shared: Path, file: str, called: str, backbone: dict) -> tuple[OptimWrapper, dict]:
+    golden, official = _official(shared, file)
+    # of a finetuning head only the names, and by them whether one dimension or more, are recorded
+    heads = {name: (2,) if decay == 0 else (2, 2) for name, (_, decay) in official.items()
+             if not name.startswith(f'{called}.')}
+    if called == 'encoder':
+        keys = json.loads(
+            (shared / 'golden' / 'keys' / f'mtp_{backbone["name"]}_448.json').read_text())['keys']
+        heads = {name: tuple(int(n) for n in keys[name].rstrip(']').split('[')[1].split(','))
+                 for name in heads}
+    model = _with_head(called, heads, backbone)
+    wrapper = _build(model, golden['settings']['layer_decay_rate'], golden['base_lr'])
+    return wrapper, _settings(model, wrapper)
+
+
+@pytest.mark.parametrize(('file', 'called', 'backbone'), [
+    ('finetune_vit_b', 'backbone', FINETUNE_VIT),
+    ('mtp_pretrain_internimage_xl', 'encoder', INTERNIMAGE)])
+def test_groups_equal_the_official_ones(
+        shared: Path, file: str, called: str, backbone: dict) -> None:
+    golden, expected = _official(shared, file)
+    wrapper, settings = _ours(shared, file, called, backbone)
     assert settings.keys() == expected.keys()
     for name, values in expected.items():
         assert settings[name] == pytest.approx(values, rel=1e-9), name
     assert len(wrapper.optimizer.param_groups) == len(golden['groups'])
 
 
-def test_pretraining_decays_as_finetuning_does(shared: Path) -> None:
-    """The released pretraining forgot its encoder: weight decay as there, rates as intended."""
-    folder = shared / 'golden' / 'optim'
-    golden = json.loads((folder / 'mtp_pretrain_vit_b.json').read_text())
-    decays = {name: group['weight_decay'] for group in golden['groups']
-              for name in group['params']}
-    shapes = json.loads(
-        (shared / 'golden' / 'keys' / 'mtp_vit_b_rvsa_448.json').read_text())['keys']
-    heads = {name: tuple(int(n) for n in shapes[name].rstrip(']').split('[')[1].split(','))
-             for name in decays if not name.startswith('encoder.')}
-    model = _vit_b('encoder', heads, img_size=448)
-    settings = _settings(model, _build(model))
-    frozen = {'encoder.norm.weight', 'encoder.norm.bias'}  # no forward uses it
-    assert settings.keys() == decays.keys() - frozen
-    for name, (lr, weight_decay) in settings.items():
-        assert weight_decay == decays[name], name
-        layer = model.encoder.layer_id(name[8:]) if name.startswith('encoder.') else 13
-        assert lr == pytest.approx(LR * .9 ** (13 - layer), rel=1e-9), name
-    assert settings['encoder.blocks.4.attn.qkv.weight'][0] == pytest.approx(LR * .9 ** 8)
+@pytest.mark.parametrize(('file', 'called', 'backbone', 'intended', 'called_there'), [
+    ('mtp_pretrain_vit_b', 'encoder', PRETRAIN_VIT, 'finetune_vit_b', 'backbone'),
+    ('finetune_internimage_xl', 'backbone', INTERNIMAGE, 'mtp_pretrain_internimage_xl',
+     'encoder')])
+def test_the_rule_acts_where_the_released_one_misses_the_backbone(
+        shared: Path, file: str, called: str, backbone: dict, intended: str,
+        called_there: str) -> None:
+    """Weight decay as recorded, the backbone's rates as recorded under its other name."""
+    golden, recorded = _official(shared, file)
+    rates = {name.replace(f'{called_there}.', f'{called}.', 1): lr
+             for name, (lr, _) in _official(shared, intended)[1].items()
+             if name.startswith(f'{called_there}.')}
+    _, settings = _ours(shared, file, called, backbone)
+    frozen = {'encoder.norm.weight', 'encoder.norm.bias'}  # of the ViT: no forward uses it
+    assert settings.keys() == recorded.keys() - frozen
+    for name, values in settings.items():
+        expected = rates.get(name, golden['base_lr']), recorded[name][1]
+        assert values == pytest.approx(expected, rel=1e-9), name
 
 
 def test_the_backbone_is_found_by_what_it_is() -> None:
