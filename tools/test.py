@@ -19,6 +19,9 @@ def parse_args() -> argparse.Namespace:
                         'the model as training would start it')
     parser.add_argument('--show-dir', metavar='DIR',
                         help='draw predictions beside the truth into this folder')
+    parser.add_argument('--submission', metavar='DIR',
+                        help="where a benchmark's server keeps the labels: write the predictions "
+                        'as it takes them into this folder')
     return parser.parse_args()
 
 
@@ -28,6 +31,7 @@ def main() -> None:
         cfg = launch.load_config(args)
         cfg.resume = False
         cfg.load_from = None if args.checkpoint == 'untrained' else args.checkpoint
+        launch.set_submission(cfg, args.submission)
         if args.show_dir:
             launch.override(cfg, {'default_hooks.visualization.out_dir': args.show_dir})
     runner = launch.build_runner(cfg)
@@ -40,7 +44,7 @@ def main() -> None:
     metrics = runner.test()
     if is_main_process():
         path = Path(cfg.work_dir) / 'metrics.json'
-        path.write_text(json.dumps(metrics, indent=1) + '\n')
+        path.write_text(json.dumps(metrics, indent=1, default=float) + '\n')
         runner.logger.info(f'Metrics written to {path}')
 
 

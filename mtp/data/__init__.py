@@ -1,4 +1,5 @@
 """Files -> samples: data sets, transforms and the order of the images."""
+from mtp.data.change import ChangeDataset, DistortPair, LoadChange, LoadPair, SwapDates
 from mtp.data.multitask import MultiTaskDataset
 from mtp.data.samplers import MultiDatasetSampler
 from mtp.data.samrs import SUBSETS, SAMRSDataset
@@ -13,6 +14,7 @@ from mtp.data.transforms import (
 )
 
 __all__ = [
-    'Crop', 'FilterInstances', 'Flip', 'LoadImage', 'LoadLabels', 'MultiDatasetSampler',
-    'MultiTaskDataset', 'PackLabels', 'Resize', 'SAMRSDataset', 'SUBSETS',
+    'ChangeDataset', 'Crop', 'DistortPair', 'FilterInstances', 'Flip', 'LoadChange', 'LoadImage',
+    'LoadLabels', 'LoadPair', 'MultiDatasetSampler', 'MultiTaskDataset', 'PackLabels', 'Resize',
+    'SAMRSDataset', 'SUBSETS', 'SwapDates',
 ]

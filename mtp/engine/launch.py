@@ -17,12 +17,13 @@ from mmengine.runner import Runner
 from mmengine.utils import get_object_from_string
 from torch import nn
 
+from mtp.evaluation import Submission
 from mtp.models.checkpoints import read_state_dict
 
-# launcher -> what starts its processes, and the variables with a process's number that it sets:
-# among all, and on its machine
-STARTERS = {'pytorch': ('torchrun', 'RANK', 'LOCAL_RANK'),
-            'slurm': ('srun', 'SLURM_PROCID', 'SLURM_LOCALID')}
+# launcher -> what starts its processes, and the variables that it sets: a process's number among
+# all, its number on its machine, how many there are
+STARTERS = {'pytorch': ('torchrun', 'RANK', 'LOCAL_RANK', 'WORLD_SIZE'),
+            'slurm': ('srun', 'SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_NTASKS')}
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and testing share."""
     parser.add_argument('config', help='a config file, e.g. configs/pretrain/vit-b-rvsa_samrs.py')
     parser.add_argument('--work-dir', type=Path, help='folder for logs, checkpoints and figures; '
-                        'default: work_dirs/<name of the config>')
+                        'default: work_dirs/<the config below configs/pretrain or /finetune>')
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none',
                         help='pytorch: started by torchrun; slurm: started by srun')
     parser.add_argument(
@@ -63,17 +64,36 @@ def load_config(args: argparse.Namespace) -> Config:
     except SyntaxError as error:
         raise ValueError(f'{path} is not valid Python: {error}') from error
     override(cfg, args.cfg_options)
-    cfg.work_dir = str(args.work_dir or Path('work_dirs') / path.stem)
+    cfg.work_dir = str(args.work_dir or Path('work_dirs') / _run_name(path))
     cfg.launcher = args.launcher
     if args.launcher != 'none':
         _check_launcher(args.launcher)
         if not torch.cuda.is_available():
             _use_cpu_processes(cfg)
+    if 'total_batch_size' in cfg:
+        _share_batch(cfg)
     return cfg
 
 
+def _run_name(config: Path) -> Path:
+    """``configs/finetune/<task>/<data set>/<backbone>.py`` -> ``<task>/<data set>/<backbone>``."""
+    parts = config.resolve().with_suffix('').parts
+    return Path(*parts[parts.index('configs') + 2:]) if 'configs' in parts else Path(parts[-1])
+
+
+def _share_batch(cfg: Config) -> None:
+    """Give each process its share of the images of a step, whose number is the recipe's."""
+    processes = 1
+    if cfg.launcher != 'none':
+        processes = int(os.environ[STARTERS[cfg.launcher][3]])
+    if cfg.total_batch_size % processes:
+        raise ValueError(f'{cfg.total_batch_size} images a step cannot be shared by {processes} '
+                         'processes: start another number, or set total_batch_size')
+    cfg.train_dataloader.batch_size = cfg.total_batch_size // processes
+
+
 def _check_launcher(launcher: str) -> None:
-    starter, rank, local_rank = STARTERS[launcher]
+    starter, rank, local_rank, _ = STARTERS[launcher]
     if rank not in os.environ:
         raise ValueError(f'--launcher {launcher} is for processes that {starter} starts, and {rank}'
                          f' is not set: start this command with {starter}, or leave out --launcher')
@@ -93,6 +113,7 @@ def _use_cpu_processes(cfg: Config) -> None:
     cfg.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False))
+    cfg.sync_bn = None  # torch's works on accelerators only
 
 
 def override(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -135,6 +156,23 @@ def _keys(node: Any, built_by: Callable | None) -> tuple[list[str], bool]:
 
 def _built_by(type_: Any) -> Callable | None:
     return get_object_from_string(type_) if isinstance(type_, str) else type_
+
+
+def set_submission(cfg: Config, folder: str | None) -> None:
+    """Where to write the predictions of a test split whose labels its benchmark's server keeps.
+
+    Raises:
+        ValueError: a folder for a data set that is evaluated here, or none for one that is not.
+    """
+    writes = issubclass(_built_by(cfg.test_evaluator.type), Submission)
+    if writes and folder is None:
+        raise ValueError('the labels of this test split are kept by the server of its benchmark: '
+                         'give --submission DIR, and send in what is written there')
+    if folder is not None and not writes:
+        raise ValueError('--submission is for test splits whose labels are kept by a server, and '
+                         'this one is evaluated here: leave it out')
+    if writes:
+        cfg.test_evaluator.out_dir = folder
 
 
 def use_mixed_precision(cfg: Config) -> None:

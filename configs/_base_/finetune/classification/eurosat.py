@@ -1,0 +1,15 @@
+"""EuroSAT: RGB, 10 classes; folders `train/<class>`, `val/<class>`."""
+from mmengine.config import read_base
+from mmpretrain.datasets import CustomDataset
+
+with read_base():
+    from .classifier import *
+
+model.head.num_classes = 10
+_data = dict(type=CustomDataset, data_root='data/eurosat', classes=[
+    'AnnualCrop', 'Forest', 'HerbaceousVegetation', 'Highway', 'Industrial', 'Pasture',
+    'PermanentCrop', 'Residential', 'River', 'SeaLake'])
+train_dataloader.dataset.update(_data, data_prefix='train')
+val_dataloader.dataset.update(_data, data_prefix='val')
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator

@@ -1,0 +1,48 @@
+"""Horizontal detection: what its two detectors share."""
+from mmdet.datasets import AspectRatioBatchSampler, CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
+from mmdet.evaluation import CocoMetric
+from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmengine.config import read_base
+from mmengine.dataset import DefaultSampler
+
+from mtp.data import LoadImage
+
+with read_base():
+    from ..runtime import *
+    from ..schedules.twelve_epochs import *
+
+default_scope = 'mmdet'
+
+model = dict(
+    data_preprocessor=dict(
+        type=DetDataPreprocessor, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True, pad_size_divisor=32),
+    backbone=dict())
+
+# A data set gives Resize its size.
+train_pipeline = [
+    dict(type=LoadImage),
+    dict(type=LoadAnnotations, with_bbox=True),
+    dict(type=Resize, keep_ratio=True),
+    dict(type=RandomFlip, prob=0.5),
+    dict(type=PackDetInputs),
+]
+test_pipeline = [
+    dict(type=LoadImage),
+    dict(type=Resize, keep_ratio=True),
+    dict(type=PackDetInputs,
+         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+
+train_dataloader = dict(
+    num_workers=4, persistent_workers=True,
+    sampler=dict(type=DefaultSampler, shuffle=True),
+    batch_sampler=dict(type=AspectRatioBatchSampler),
+    dataset=dict(type=CocoDataset, filter_cfg=dict(filter_empty_gt=True, min_size=32),
+                 pipeline=train_pipeline))
+test_dataloader = dict(
+    batch_size=1, num_workers=4, persistent_workers=True,
+    sampler=dict(type=DefaultSampler, shuffle=False),
+    dataset=dict(type=CocoDataset, test_mode=True, pipeline=test_pipeline))
+test_evaluator = dict(type=CocoMetric, metric='bbox')

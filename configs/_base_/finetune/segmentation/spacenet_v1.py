@@ -1,0 +1,40 @@
+"""SpaceNet 1: buildings of Rio de Janeiro, crops of 384; `{train,val}/{images,labels}/*.png`."""
+from mmengine.config import read_base
+from mmseg.datasets import BaseSegDataset
+from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, Resize
+from mmseg.evaluation import IoUMetric
+
+from mtp.data import LoadImage
+
+with read_base():
+    from .upernet import *
+
+model.merge(dict(
+    data_preprocessor=dict(size=(384, 384)),
+    backbone=dict(img_size=384),
+    decode_head=dict(num_classes=2, out_channels=2),
+    test_cfg=dict(crop_size=(384, 384), stride=(256, 256))))
+
+train_pipeline[2].update(scale=(384, 384))
+train_pipeline[3].update(crop_size=(384, 384))
+# During training each image is one window; the figure that counts is that of sliding windows.
+val_pipeline = [
+    dict(type=LoadImage),
+    dict(type=Resize, scale=(384, 384), keep_ratio=False),
+    dict(type=LoadAnnotations),  # at original size
+    dict(type=PackSegInputs),
+]
+test_pipeline = [dict(type=LoadImage), dict(type=LoadAnnotations), dict(type=PackSegInputs)]
+
+_data = dict(
+    type=BaseSegDataset, data_root='data/spacenet_v1', img_suffix='.png', seg_map_suffix='.png',
+    metainfo=dict(classes=('background', 'building'), palette=[[255, 255, 255], [255, 0, 0]]))
+_val = dict(_data, data_prefix=dict(img_path='val/images', seg_map_path='val/labels'))
+train_dataloader.dataset.update(
+    _data, data_prefix=dict(img_path='train/images', seg_map_path='train/labels'),
+    pipeline=train_pipeline)
+test_dataloader.dataset.update(_val, pipeline=test_pipeline)
+val_dataloader = dict(
+    test_dataloader, dataset=dict(_val, test_mode=True, pipeline=val_pipeline))
+val_evaluator = dict(type=IoUMetric, iou_metrics=['mIoU'])
+test_evaluator = val_evaluator

@@ -1,0 +1,10 @@
+"""ViT-L + RVSA on OSCD (RGB)."""
+from mmengine.config import read_base
+
+with read_base():
+    from ...._base_.finetune.backbones.vit_l_rvsa import *
+    from ...._base_.finetune.change_detection.oscd import *
+
+model.merge(change_detector)
+model.backbone.init_cfg.checkpoint = 'mtp'  # or 'mae', or a path
+optim_wrapper.merge(optimization)

@@ -1,0 +1,131 @@
+"""Change detection: pairs of images of one place, and what keeps them and their label together.
+
+A pair is one array of six channels, BGR of the first date before BGR of the second, so that mmseg's
+transforms move both dates and the label alike.
+"""
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmengine.dataset import BaseDataset
+from mmseg.datasets.transforms import PhotoMetricDistortion
+
+from mtp.data.transforms import LoadImage
+from mtp.registry import DATASETS, TRANSFORMS
+
+FOLDERS = ('A', 'B', 'label')  # first date, second date, changes
+
+
+@DATASETS.register_module()
+class ChangeDataset(BaseDataset):
+    """Pairs with a change map: ``<root>/<split>/{A,B,label}/<same name>``, of any suffix.
+
+    Args:
+        data_root: e.g. ``data/levir``.
+        split: ``'train'``, ``'val'`` or ``'test'``.
+        pipeline: transforms of an item.
+        test_mode: as in mmengine.
+
+    Raises:
+        FileNotFoundError: a folder is missing.
+        ValueError: a name is not in all three folders, or there is none.
+    """
+    METAINFO: ClassVar[dict] = dict(
+        classes=('unchanged', 'changed'), palette=[[0, 0, 0], [255, 255, 255]])
+
+    def __init__(self, data_root: str, split: str, pipeline: Sequence = (),
+                 test_mode: bool = False) -> None:
+        self.folder = Path(data_root) / split
+        super().__init__(pipeline=list(pipeline), test_mode=test_mode)
+
+    def load_data_list(self) -> list[dict]:
+        """One record of three paths per pair, in the order of the names."""
+        found = [_files(self.folder / name) for name in FOLDERS]
+        names = sorted(set().union(*found))
+        if not names:
+            raise ValueError(f'{self.folder} holds no pairs: {", ".join(FOLDERS)} are empty')
+        for name, files in zip(FOLDERS, found):
+            lost = [stem for stem in names if stem not in files]
+            if lost:
+                raise ValueError(
+                    f'{self.folder / name} lacks {len(lost)} of {len(names)} pairs: '
+                    f'{", ".join(lost[:3])}{", ..." if len(lost) > 3 else ""}. Each name must be '
+                    f'in {", ".join(FOLDERS)}: prepare the data set again, or remove these files')
+        keys = ('img_path', 'img_path2', 'seg_map_path')
+        return [dict(zip(keys, (str(files[stem]) for files in found)), seg_fields=[])
+                for stem in names]
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f'no folder {folder}: a change-detection data set has '
+                                '{train,val,test}/{A,B,label}; make it with tools/data/prepare.py')
+    return {path.stem: path for path in folder.iterdir() if not path.name.startswith('.')}
+
+
+@TRANSFORMS.register_module()
+class LoadPair(BaseTransform):
+    """Load both dates as one uint8 array ``(H, W, 6)``.
+
+    Raises:
+        ValueError: an image cannot be read, or the dates differ in size.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Add ``img``, ``img_shape`` and ``ori_shape``."""
+        before, after = (LoadImage().transform(dict(img_path=results[key]))['img']
+                         for key in ('img_path', 'img_path2'))
+        if before.shape != after.shape:
+            raise ValueError(f'{results["img_path"]} is {before.shape[:2]} pixels, but '
+                             f'{results["img_path2"]} is {after.shape[:2]}: a pair has one size')
+        results['img'] = np.concatenate([before, after], axis=2)
+        results['img_shape'] = results['ori_shape'] = before.shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class LoadChange(BaseTransform):
+    """Load the change map: grey values of 128 and more are changed.
+
+    Raises:
+        ValueError: the file cannot be read, has another size than the images, or holds 0 and 1,
+            where nothing would be changed.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Add ``gt_seg_map``, uint8 ``(H, W)``: 0 unchanged, 1 changed."""
+        path = results['seg_map_path']
+        grey = LoadImage(color_type='grayscale').transform(dict(img_path=path))['img']
+        if grey.shape != results['ori_shape']:
+            raise ValueError(f'{path} is {grey.shape} pixels, but {results["img_path"]} is '
+                             f'{results["ori_shape"]}: label and images have one size')
+        if grey.max() == 1 and Path(path).suffix.lower() not in ('.jpg', '.jpeg'):
+            raise ValueError(f'{path} holds 0 and 1; a change map holds 0 and 255 (128 and more is '
+                             'changed): prepare it with tools/data/prepare.py')
+        results['gt_seg_map'] = (grey >= 128).astype(np.uint8)
+        results['seg_fields'].append('gt_seg_map')
+        return results
+
+
+@TRANSFORMS.register_module()
+class SwapDates(BaseTransform):
+    """Exchange the two dates: what changed stays the same."""
+
+    def transform(self, results: dict) -> dict:
+        """``(H, W, 6)`` -> the last three channels before the first three."""
+        results['img'] = np.roll(results['img'], 3, axis=2)
+        return results
+
+
+@TRANSFORMS.register_module()
+class DistortPair(PhotoMetricDistortion):
+    """mmseg's ``PhotoMetricDistortion``, drawn for each date by itself."""
+
+    def transform(self, results: dict) -> dict:
+        """Distort ``img``, uint8 ``(H, W, 6)``."""
+        dates = (np.ascontiguousarray(results['img'][..., i:i + 3]) for i in (0, 3))
+        distort = super().transform
+        results['img'] = np.concatenate([distort(dict(img=date))['img'] for date in dates], axis=2)
+        return results

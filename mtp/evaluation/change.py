@@ -1,0 +1,59 @@
+"""Change detection: how well the changed pixels are found, over all pixels of a split."""
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+
+from mtp.registry import METRICS
+
+IGNORED = 255
+SCORES = ('F1', 'precision', 'recall', 'IoU')
+
+
+@METRICS.register_module()
+class ChangeMetric(BaseMetric):
+    """F1, precision, recall and IoU of each class, from the counts over all images, in percent.
+
+    Keys are ``<class>/<score>``, ``mIoU`` (mean over the classes that occur) and ``accuracy``
+    (share of right pixels). Pixels labelled 255 do not count. A score without any case to judge
+    (precision where nothing was predicted, recall where nothing is labelled) is nan. An image
+    counts once however many processes share the loader.
+
+    Args:
+        collect_device, prefix, collect_dir: as in :class:`mmengine.evaluator.BaseMetric`.
+    """
+    default_prefix = ''  # the names are complete; mmengine warns where it is None
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Reduce each sample of mmseg to its counts, ``(true class, predicted class)``."""
+        classes = len(self.dataset_meta['classes'])
+        for sample in data_samples:
+            found = sample['pred_sem_seg']['data'].cpu().numpy().ravel()
+            true = sample['gt_sem_seg']['data'].cpu().numpy().ravel()
+            valid = true != IGNORED
+            pairs = true[valid].astype(np.int64) * classes + found[valid]
+            counts = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+            self.results.append((sample['img_path'], counts))
+
+    def compute_metrics(self, results: list[tuple[str, np.ndarray]]) -> dict[str, float]:
+        """Scores of the collected counts; also prints them as a table."""
+        # The sampler gives some images twice, so that all processes have equally many.
+        images = dict(results)
+        counts = sum(images.values())
+        names = self.dataset_meta['classes']
+        hit, true, found = counts.diagonal(), counts.sum(1), counts.sum(0)
+        with np.errstate(invalid='ignore'):  # 0 / 0 is the nan that is meant
+            table = dict(zip(SCORES, (2 * hit / (true + found), hit / found, hit / true,
+                                      hit / (true + found - hit))))
+            accuracy = hit.sum() / counts.sum()
+        metrics = {f'{name}/{score}': 100 * float(values[i])
+                   for i, name in enumerate(names) for score, values in table.items()}
+        metrics['mIoU'] = 100 * float(np.nanmean(table['IoU']))
+        metrics['accuracy'] = 100 * float(accuracy)
+        rows = [f'{"":<12}' + ''.join(f'{score:>12}' for score in SCORES)]
+        rows += [f'{name:<12}' + ''.join(f'{metrics[f"{name}/{score}"]:>12.2f}' for score in SCORES)
+                 for name in names]
+        print_log(f'{len(images)} pairs evaluated, in percent:\n' + '\n'.join(rows), 'current')
+        return metrics
