@@ -14,6 +14,8 @@ from torch import Tensor
 
 SETTING = os.environ.get('MTP_KERNELS', '')
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# asked once: torch.compile cannot trace the question
+_TRITON_INSTALLED = importlib.util.find_spec('triton') is not None
 
 if SETTING not in ('', 'torch', 'triton'):
     raise ValueError(f'MTP_KERNELS={SETTING!r}: set it to torch or triton, or unset it')
@@ -46,7 +48,7 @@ def report() -> str:
 
 
 def _reason_against(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> str | None:
-    if not _triton_installed():
+    if not _TRITON_INSTALLED:
         return 'Triton is not installed'
     if device.type == 'cpu':
         if SETTING != 'triton' or os.environ.get('TRITON_INTERPRET') != '1':
@@ -57,7 +59,3 @@ def _reason_against(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> st
         return 'the GPU is older than compute capability 8.0'
     wide = [dtype for dtype in dtypes if dtype.is_floating_point and dtype not in DTYPES]
     return f'no kernel takes {wide[0]}' if wide else None
-
-
-def _triton_installed() -> bool:
-    return importlib.util.find_spec('triton') is not None
