@@ -2,5 +2,7 @@
 from mtp.evaluation.change import ChangeMetric
 from mtp.evaluation.multitask import MultiTaskMetric
 from mtp.evaluation.submission import LoveDASubmission, Submission
+from mtp.evaluation.tiles import DOTASubmission, FAIR1MSubmission
 
-__all__ = ['ChangeMetric', 'LoveDASubmission', 'MultiTaskMetric', 'Submission']
+__all__ = ['ChangeMetric', 'DOTASubmission', 'FAIR1MSubmission', 'LoveDASubmission',
+           'MultiTaskMetric', 'Submission']

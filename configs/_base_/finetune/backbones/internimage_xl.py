@@ -9,6 +9,7 @@ _channels = [192, 384, 768, 1536]
 
 classifier = dict(backbone=_backbone, head=dict(in_channels=1536))
 segmentor = dict(backbone=_backbone, decode_head=dict(in_channels=_channels))
+detector = dict(backbone=_backbone, neck=dict(in_channels=_channels))
 change_detector = dict(backbone=_backbone, decode_head=dict(in_channels=_channels))
 
 # The paper's settings. In its released code a wrong prefix kept this decay from acting.

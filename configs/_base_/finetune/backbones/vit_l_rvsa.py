@@ -10,6 +10,10 @@ _channels = [1024, 1024, 1024, 1024]
 classifier = dict(backbone=dict(_backbone, pyramid=False), head=dict(in_channels=1024))
 segmentor = dict(
     backbone=dict(_backbone, final_norm=False), decode_head=dict(in_channels=_channels))
+# The released detectors have no relative tables in full attention.
+detector = dict(
+    backbone=dict(_backbone, final_norm=False, relative_position=False),
+    neck=dict(in_channels=_channels))
 change_detector = dict(
     backbone=dict(_backbone, pyramid=False), decode_head=dict(in_channels=_channels))
 

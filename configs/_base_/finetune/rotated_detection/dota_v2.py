@@ -1,0 +1,21 @@
+"""DOTA-V2.0, single scale, as the paper has it: 40 epochs, flips but no rotation."""
+from mmengine.config import read_base
+
+from mtp.data.facts import DATASETS
+from mtp.evaluation import DOTASubmission
+
+with read_base():
+    from .tiles import *
+
+model.merge(dict(
+    backbone=dict(img_size=1024), roi_head=dict(bbox_head=dict(num_classes=18))))
+
+train_pipeline[3].update(scale=(1024, 1024))
+test_pipeline[1].update(scale=(1024, 1024))
+for _loader in (train_dataloader, test_dataloader):
+    _loader.dataset.update(
+        data_root='data/dota_v2', metainfo=dict(classes=DATASETS['dota_v2'].classes))
+test_evaluator = dict(type=DOTASubmission)
+
+train_cfg.update(max_epochs=40)
+param_scheduler[1].update(milestones=[24, 32, 38])

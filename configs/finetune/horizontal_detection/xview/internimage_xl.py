@@ -1,0 +1,10 @@
+"""InternImage-XL on xView."""
+from mmengine.config import read_base
+
+with read_base():
+    from ...._base_.finetune.backbones.internimage_xl import *
+    from ...._base_.finetune.horizontal_detection.xview import *
+
+model.merge(detector)
+model.backbone.init_cfg.checkpoint = 'mtp'  # or 'imagenet', or a path
+optim_wrapper.paramwise_cfg.merge(optimization['paramwise_cfg'])

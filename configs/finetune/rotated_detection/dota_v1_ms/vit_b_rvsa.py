@@ -1,0 +1,10 @@
+"""ViT-B + RVSA on DOTA-V1.0, multi-scale."""
+from mmengine.config import read_base
+
+with read_base():
+    from ...._base_.finetune.backbones.vit_b_rvsa import *
+    from ...._base_.finetune.rotated_detection.dota_v1_ms import *
+
+model.merge(detector)
+model.backbone.init_cfg.checkpoint = 'mtp'  # or 'mae', or a path
+optim_wrapper.paramwise_cfg.merge(optimization['paramwise_cfg'])

@@ -1,0 +1,10 @@
+"""InternImage-XL on DOTA-V2.0."""
+from mmengine.config import read_base
+
+with read_base():
+    from ...._base_.finetune.backbones.internimage_xl import *
+    from ...._base_.finetune.rotated_detection.dota_v2 import *
+
+model.merge(detector)
+model.backbone.init_cfg.checkpoint = 'mtp'  # or 'imagenet', or a path
+optim_wrapper.paramwise_cfg.merge(optimization['paramwise_cfg'])

@@ -1,0 +1,139 @@
+"""Rotated detections of tiles -> detections of whole images -> files for the servers.
+
+A tile is named ``<image>__<size>__<x>___<y>``: its upper left corner in pixels of the image.
+"""
+import os
+import re
+import zipfile
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import torch
+from mmdet.structures.bbox import get_box_tensor
+from mmrotate.structures.bbox import rbox2qbox
+from torch import Tensor
+
+from mtp.evaluation.submission import Submission
+from mtp.ops import nms_rotated
+from mtp.registry import METRICS
+
+_TILE = re.compile(r'(?P<image>.+?)__\d+__(?P<x>-?\d+)___(?P<y>-?\d+)')
+
+Detections = tuple[Tensor, Tensor, Tensor]  # boxes (N, 5), scores (N,), labels (N,)
+
+
+def merge_tiles(tiles: dict[str, Detections], iou_threshold: float = 0.1
+                ) -> dict[str, Detections]:
+    """Put the detections of tiles together, and suppress doubles of a class.
+
+    Args:
+        tiles: name -> rotated boxes in pixels of the tile (of the image, where a name is no
+            tile's), scores, labels.
+        iou_threshold: rotated IoU above which the lower score of a class goes.
+
+    Returns:
+        dict: image -> the same in pixels of the image, by falling score.
+    """
+    of_image: dict[str, list[Detections]] = defaultdict(list)
+    for name, (boxes, scores, labels) in tiles.items():
+        match = _TILE.fullmatch(name)
+        if match:
+            boxes = boxes.clone()
+            boxes[:, :2] += boxes.new_tensor([int(match['x']), int(match['y'])])
+        of_image[match['image'] if match else name].append((boxes, scores, labels))
+    merged = {}
+    for image, parts in of_image.items():
+        boxes, scores, labels = (torch.cat(column) for column in zip(*parts))
+        keep = nms_rotated(boxes, scores, iou_threshold, labels)
+        merged[image] = boxes[keep], scores[keep], labels[keep]
+    return merged
+
+
+class TilesSubmission(Submission):
+    """Collects mmrotate's rotated detections of tiles; a subclass writes those of whole images."""
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep the boxes of each tile."""
+        for sample in data_samples:
+            found = sample['pred_instances']
+            boxes = get_box_tensor(found['bboxes']).cpu()
+            self.results.append((
+                sample['img_path'], (boxes, found['scores'].cpu(), found['labels'].cpu())))
+
+    def write(self, predictions: dict[str, Detections]) -> Path:
+        """Merge and write a zip, which appears whole or not at all."""
+        merged = merge_tiles({Path(path).stem: found for path, found in predictions.items()})
+        path = self.out_dir / f'{self.name}.zip'
+        unfinished = path.with_suffix('.zip.partial')
+        with zipfile.ZipFile(unfinished, 'w', zipfile.ZIP_DEFLATED) as archive:
+            for name, content in self.files(merged).items():
+                archive.writestr(name, content)
+        os.replace(unfinished, path)
+        return path
+
+    name: str
+
+    @abstractmethod
+    def files(self, images: dict[str, Detections]) -> dict[str, str]:
+        """Name in the zip -> content."""
+
+
+@METRICS.register_module()
+class DOTASubmission(TilesSubmission):
+    """DOTA, Task 1: ``Task1_<class>.txt`` with a line ``<image> <score> <8 coordinates>`` each."""
+    name = 'dota'
+
+    def files(self, images: dict[str, Detections]) -> dict[str, str]:
+        """One file a class, also where nothing was found."""
+        classes = self.dataset_meta['classes']
+        lines: dict[str, list[str]] = {name: [] for name in classes}
+        for image, (boxes, scores, labels) in sorted(images.items()):
+            for corners, score, label in zip(
+                    rbox2qbox(boxes).tolist(), scores.tolist(), labels.tolist()):
+                coordinates = ' '.join(f'{value:.2f}' for value in corners)
+                lines[classes[label]].append(f'{image} {score:.6f} {coordinates}\n')
+        return {f'Task1_{name}.txt': ''.join(of_class) for name, of_class in lines.items()}
+
+
+@METRICS.register_module()
+class FAIR1MSubmission(TilesSubmission):
+    """FAIR1M: ``test/<image>.xml`` in the form of the data set's own labels, with probabilities.
+
+    Class names are the data set's: ``Small Car`` for the class ``Small-Car``.
+    """
+    name = 'fair1m'
+
+    def files(self, images: dict[str, Detections]) -> dict[str, str]:
+        """One file an image, also where nothing was found."""
+        return {f'test/{image}.xml': self._xml(image, *found)
+                for image, found in sorted(images.items())}
+
+    def _xml(self, image: str, boxes: Tensor, scores: Tensor, labels: Tensor) -> str:
+        root = ElementTree.Element('annotation')
+        _add(root, 'source', filename=f'{image}.tif', origin='GF2/GF3')
+        _add(root, 'research', version='1.0', provider='mtp', author='mtp', pluginname='FAIR1M',
+             pluginclass='object detection')
+        objects = _add(root, 'objects')
+        for corners, score, label in zip(
+                rbox2qbox(boxes).tolist(), scores.tolist(), labels.tolist()):
+            entry = _add(objects, 'object', coordinate='pixel', type='rectangle',
+                         description='None')
+            name = self.dataset_meta['classes'][label]
+            _add(entry, 'possibleresult', probability=f'{score:.6f}',
+                 name=name if name.startswith('other-') else name.replace('-', ' '))
+            points = _add(entry, 'points')
+            for x, y in zip((*corners[::2], corners[0]), (*corners[1::2], corners[1])):
+                ElementTree.SubElement(points, 'point').text = f'{x:.6f},{y:.6f}'
+        ElementTree.indent(root)
+        return ElementTree.tostring(root, encoding='unicode', xml_declaration=True)
+
+
+def _add(parent: ElementTree.Element, tag: str, **children: str) -> ElementTree.Element:
+    element = ElementTree.SubElement(parent, tag)
+    for name, text in children.items():
+        ElementTree.SubElement(element, name).text = text
+    return element
