@@ -1,7 +1,5 @@
-"""Facts of the downstream data sets, one entry each, in one table."""
+"""What one has to know of a data set."""
 from dataclasses import dataclass
-
-from mtp.data.samrs import SUBSETS
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,3 @@ class Facts:
     size: str
     layout: str
     palette: tuple[tuple[int, int, int], ...] = ()
-
-
-DATASETS: dict[str, Facts] = {}
