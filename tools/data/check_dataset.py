@@ -1,12 +1,14 @@
 """Check a data root before hours of training find out.
 
     python tools/data/check_dataset.py data/samrs
+    python tools/data/check_dataset.py data/levir --dataset levir
 
 Uses all cores. Prints a table of the checks with examples of what is wrong; the exit code is 1
 if anything is.
 """
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -14,14 +16,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from mtp.data.checking import CHECKS, Findings, check_subset, find_subsets
+from mtp.data.checking_downstream import CHECKS as PREPARED_CHECKS
+from mtp.data.checking_downstream import check_prepared
+from mtp.data.facts import DATASETS
 
 
-def table(root: Path, findings: Findings, examples: int) -> Table:
+def table(root: Path, findings: Findings, checks: Mapping[str, str], examples: int) -> Table:
     """A row for each check."""
     counts = ', '.join(f'{count} {split} images' for split, count in findings.images.items())
+    objects = f', {findings.objects} objects' if findings.objects else ''
     rows = Table('check', 'problems', 'for example',
-                 title=f'{escape(str(root))}: {counts}, {findings.objects} objects')
-    for kind, description in CHECKS.items():
+                 title=f'{escape(str(root))}: {counts}{objects}')
+    for kind, description in checks.items():
         found = findings.problems.get(kind, [])
         shown = '\n'.join(found[:examples]).replace(f'{root}/', '')
         rows.add_row(description, str(len(found)), escape(shown))
@@ -31,19 +37,23 @@ def table(root: Path, findings: Findings, examples: int) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('root', type=Path,
-                        help='folder that holds SOTA, SIOR and FAST, or the root of one data set')
+    parser.add_argument('root', type=Path, help='folder that holds SOTA, SIOR and FAST, or the '
+                        'root of one data set')
+    parser.add_argument('--dataset', choices=DATASETS, metavar='NAME', help='what the root holds '
+                        f'if not a SAMRS: {", ".join(DATASETS)}')
     parser.add_argument('--examples', type=int, default=3, help='of each problem to show')
     args = parser.parse_args()
+    failed = False
     try:
-        subsets = find_subsets(args.root)
+        roots = {args.dataset: args.root} if args.dataset else find_subsets(args.root)
+        for name, root in roots.items():
+            check, checks = ((check_prepared, PREPARED_CHECKS) if args.dataset
+                             else (check_subset, CHECKS))
+            findings = check(root, name)
+            Console().print(table(root, findings, checks, args.examples))
+            failed |= bool(findings.problems)
     except FileNotFoundError as error:
         parser.error(str(error))
-    failed = False
-    for subset, root in subsets.items():
-        findings = check_subset(root, subset)
-        Console().print(table(root, findings, args.examples))
-        failed |= bool(findings.problems)
     sys.exit(int(failed))
 
 

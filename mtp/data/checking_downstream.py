@@ -1,0 +1,254 @@
+"""Whether a prepared downstream data set holds what its config will read."""
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from mtp.data.checking import Findings, Problem
+from mtp.data.conversion import parallel
+from mtp.data.facts import DATASETS, Facts
+from mtp.data.prepare.classification import RESISC_LISTS
+from mtp.data.prepare.scenes import SUFFIXES, read_image, read_size
+from mtp.data.samrs import read_rotated
+
+CHECKS = {
+    'split': 'the folders of the splits are there and hold images',
+    'overlap': 'no image is in two splits',
+    'image': 'images open',
+    'class': 'classes are known',
+    'partner': 'each image has its label, and the other date; each label an image',
+    'size': 'all files of an image have one size',
+    'label': 'label files hold known values only',
+    'annotation': 'annotations can be read and belong to an image',
+    'box': 'boxes have an extent and lie inside the image',
+}
+# A split's images, below the root; the json of a set with horizontal boxes.
+HORIZONTAL = {
+    'xview': {'train': ('train/images', 'xview_train_coco_format.json'),
+              'val': ('val/images', 'xview_val_coco_format.json')},
+    'dior': {'trainval': ('JPEGImages-trainval', 'DIOR_trainval_coco.json'),
+             'test': ('JPEGImages-test', 'DIOR_test_coco.json')}}
+# The values of label files, where they are not the labels: LoveDA's 0 is not labelled.
+LABEL_VALUES = {'loveda': range(8)}
+
+
+def check_prepared(root: Path, name: str) -> Findings:
+    """Check all files that ``tools/data/prepare.py`` made of a data set, on all cores.
+
+    Args:
+        root: of the data set.
+        name: of the data set, a key of ``mtp.data.facts.DATASETS``.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f'no folder {root}: make it with tools/data/prepare.py {name}')
+    facts = DATASETS[name]
+    findings = Findings()
+    for split, check, items in _TASKS[facts.task](root, name, facts, findings):
+        findings.images[split] = len(items)
+        if not items:
+            findings.problems['split'].append(f'{root}: no images of {split}')
+        for objects, problems in parallel(check, items, f'{name} {split}'):
+            findings.objects += objects
+            for kind, text in problems:
+                findings.problems[kind].append(text)
+    findings.problems = {kind: texts for kind, texts in findings.problems.items() if texts}
+    return findings
+
+
+Part = tuple[str, partial, list]  # split, check of an item, items
+
+
+def _classification(root: Path, name: str, facts: Facts, findings: Findings) -> Iterator[Part]:
+    seen: dict[str, str] = {}
+    if name == 'resisc45':
+        splits = {split: _listed(root, root / 'mtp' / file, facts, findings)
+                  for split, file in RESISC_LISTS.items()}
+    else:
+        splits = {split: list(_in_class_folders(root / split, facts, findings))
+                  for split in ('train', 'val')}
+    for split, images in splits.items():
+        for path in images:
+            if seen.setdefault(path.name, split) != split:
+                findings.problems['overlap'].append(f'{path}: also in {seen[path.name]}')
+        yield split, partial(_check_files, None), [(path,) for path in images]
+
+
+def _in_class_folders(where: Path, facts: Facts, findings: Findings) -> Iterator[Path]:
+    there = {path.name for path in where.glob('*/')}
+    findings.problems['class'] += [f'{where / name}: unknown class'
+                                   for name in sorted(there - set(facts.classes))]
+    findings.problems['class'] += [f'{where / name}: no images of this class'
+                                   for name in facts.classes if not _images(where / name)]
+    for name in facts.classes:
+        yield from _images(where / name).values()
+
+
+def _listed(root: Path, path: Path, facts: Facts, findings: Findings) -> list[Path]:
+    if not path.is_file():
+        findings.problems['split'].append(f'{path}: no such list')
+        return []
+    images = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        name, _, label = line.rpartition(' ')
+        if label in map(str, range(len(facts.classes))):
+            images.append(root / 'all_img' / name)
+        else:
+            findings.problems['class'].append(f'{path}, line {number}: {line!r} does not end with '
+                                              f'a label of 0 to {len(facts.classes) - 1}')
+    return images
+
+
+def _segmentation(root: Path, name: str, facts: Facts, findings: Findings) -> Iterator[Part]:
+    values = LABEL_VALUES.get(name, range(len(facts.classes)))
+    splits = {'trainval': True, 'test': False} if name == 'loveda' else {'train': True, 'val': True}
+    for split, labelled in splits.items():
+        folders = ('images', 'labels') if labelled else ('images',)
+        yield split, partial(_check_files, values if labelled else None), _partners(
+            [root / split / folder for folder in folders], findings)
+
+
+def _change(root: Path, name: str, facts: Facts, findings: Findings) -> Iterator[Part]:
+    splits = ('train', 'test') if name == 'oscd' else ('train', 'val', 'test')
+    for split in splits:
+        yield split, partial(_check_files, (0, 255)), _partners(
+            [root / split / folder for folder in ('A', 'B', 'label')], findings)
+
+
+def _horizontal(root: Path, name: str, facts: Facts, findings: Findings) -> Iterator[Part]:
+    for split, (folder, file) in HORIZONTAL[name].items():
+        try:
+            coco = json.loads((root / file).read_text())
+            names = [c['name'] for c in sorted(coco['categories'], key=lambda c: c['id'])]
+            ids = [c['id'] for c in coco['categories']]
+        except (OSError, ValueError, KeyError) as error:
+            findings.problems['annotation'].append(f'{root / file}: {error!r}')
+            continue
+        if sorted(ids) != list(range(len(facts.classes))) or not _alike(names, facts.classes):
+            findings.problems['class'].append(
+                f'{root / file}: the categories are not the {len(facts.classes)} classes from 0 on')
+        of_image = defaultdict(list)
+        images = {image['id']: image for image in coco['images']}
+        for annotation in coco['annotations']:
+            if annotation['image_id'] in images:
+                of_image[annotation['image_id']].append(annotation)
+            else:
+                findings.problems['annotation'].append(
+                    f'{root / file}, annotation {annotation["id"]}: no image '
+                    f'{annotation["image_id"]}')
+        yield split, partial(_check_coco, root / folder, set(ids)), [
+            (image, of_image[number]) for number, image in images.items()]
+
+
+def _alike(names: Iterable[str], classes: Iterable[str]) -> bool:
+    return [name.lower() for name in names] == [name.lower() for name in classes]
+
+
+def _rotated(root: Path, name: str, facts: Facts, findings: Findings) -> Iterator[Part]:
+    labels = {name: label for label, name in enumerate(facts.classes)}
+    if (root / 'ImageSets').is_dir():  # DIOR-R
+        annotations = root / 'Annotations' / 'Oriented Bounding Boxes'
+        for split, where in (('train', 'trainval'), ('val', 'trainval'), ('test', 'test')):
+            stems = (root / 'ImageSets' / 'Main' / f'{split}.txt').read_text().split()
+            yield split, partial(_check_rotated, labels), [
+                (root / f'JPEGImages-{where}' / f'{stem}.jpg', annotations / f'{stem}.xml')
+                for stem in stems]
+        return
+    folders = sorted(path.parent for path in root.glob('*/images'))
+    if not any((folder / 'annfiles').is_dir() for folder in folders):
+        findings.problems['split'].append(f'{root}: no folder with images and annfiles')
+    for folder in folders:
+        if not (folder / 'annfiles').is_dir():  # a test set
+            yield folder.name, partial(_check_files, None), [
+                (path,) for path in _images(folder / 'images').values()]
+            continue
+        images = _images(folder / 'images')
+        texts = {path.stem for path in (folder / 'annfiles').glob('*.txt')}
+        findings.problems['partner'] += [f'{folder / "annfiles" / stem}.txt: no image'
+                                         for stem in sorted(texts - set(images))]
+        yield folder.name, partial(_check_rotated, labels), [
+            (path, folder / 'annfiles' / f'{stem}.txt') for stem, path in images.items()]
+
+
+_TASKS = {'classification': _classification, 'segmentation': _segmentation, 'change': _change,
+          'horizontal': _horizontal, 'rotated': _rotated}
+
+
+def _images(where: Path) -> dict[str, Path]:
+    """Stem -> image; empty where there is no such folder."""
+    paths = sorted(where.iterdir()) if where.is_dir() else []
+    return {path.stem: path for path in paths if path.suffix.lower() in SUFFIXES}
+
+
+def _partners(folders: list[Path], findings: Findings) -> list[tuple[Path, ...]]:
+    """Files of the same stem in all folders; those without partners are noted."""
+    files = [_images(folder) for folder in folders]
+    stems = set().union(*files)
+    findings.problems['partner'] += [
+        f'{folder / stem}: missing' for folder, found in zip(folders, files)
+        for stem in sorted(stems - set(found))]
+    return [tuple(found[stem] for found in files) for stem in files[0]
+            if all(stem in found for found in files)]
+
+
+Checked = tuple[int, list[Problem]]  # number of objects, what is wrong
+
+
+def _check_files(values: Iterable[int] | None, paths: tuple[Path, ...]) -> Checked:
+    """Whether images open and have one size; the last one is a label if ``values`` are given."""
+    pixels = []
+    for path in paths:
+        try:
+            pixels.append(read_image(path))
+        except ValueError as error:
+            return 0, [('image', str(error))]
+    problems = [('size', f'{path}: {other.shape[:2]}, but {paths[0]} has {pixels[0].shape[:2]}')
+                for path, other in zip(paths, pixels) if other.shape[:2] != pixels[0].shape[:2]]
+    if values is not None:
+        unknown = sorted({*np.unique(pixels[-1]).tolist()} - {*values})
+        if unknown or pixels[-1].ndim != 2:
+            problems.append(('label', f'{paths[-1]}: shape {pixels[-1].shape}, unknown values '
+                             f'{unknown[:5]}'))
+    return 0, problems
+
+
+def _check_coco(folder: Path, ids: set[int], item: tuple[dict, list[dict]]) -> Checked:
+    image, annotations = item
+    path = folder / image['file_name']
+    height, width = image['height'], image['width']
+    _, problems = _check_files(None, (path,))
+    if not problems and read_size(path) != (height, width):
+        problems.append(('size', f'{path}: {read_size(path)}, in the json {(height, width)}'))
+    for annotation in annotations:
+        place = f'{path}, annotation {annotation["id"]}'
+        x, y, w, h = annotation['bbox']
+        if annotation['category_id'] not in ids:
+            problems.append(('class', f'{place}: no category {annotation["category_id"]}'))
+        if w <= 0 or h <= 0 or x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
+            problems.append(('box', f'{place}: (x, y, w, h) = {annotation["bbox"]}'))
+    return len(annotations), problems
+
+
+def _check_rotated(labels: dict[str, int], item: tuple[Path, Path]) -> Checked:
+    image, annotations = item
+    _, problems = _check_files(None, (image,))
+    if not annotations.is_file():
+        return 0, [*problems, ('partner', f'{annotations}: missing')]
+    try:
+        boxes = read_rotated(annotations, labels)
+    except ValueError as error:
+        return 0, [*problems, ('class' if 'unknown class' in str(error) else 'annotation',
+                               str(error))]
+    if not problems:
+        height, width = read_size(image)
+        for number, box in enumerate(boxes, 1):
+            x, y = np.reshape(box['bbox'], (4, 2)).mean(0)
+            if not (0 <= x <= width and 0 <= y <= height):
+                problems.append(('box', f'{annotations}, box {number}: its centre ({x:.0f}, '
+                                 f'{y:.0f}) is outside the image'))
+    return len(boxes), problems

@@ -1,0 +1,161 @@
+"""Files and splits, as classification, segmentation and change detection prepare them alike."""
+import random
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mtp.data.prepare.base import Report, whole
+
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff')
+SEED = 0
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Pixels as stored, ``(H, W)`` or ``(H, W, 3)`` RGB; transparency is left out.
+
+    Raises:
+        ValueError: no image, or one cut short; the message names the file.
+    """
+    try:
+        if path.suffix.lower() in ('.tif', '.tiff'):  # which Pillow reads only some kinds of
+            flags = cv2.IMREAD_UNCHANGED
+            pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+            if pixels is None:
+                raise ValueError('OpenCV cannot decode it')
+            pixels = pixels[..., :3][..., ::-1] if pixels.ndim == 3 else pixels
+        else:
+            with Image.open(path) as image:
+                if image.mode in ('1', 'P'):
+                    image = image.convert('L' if image.mode == '1' else 'RGB')
+                pixels = np.asarray(image)
+            if pixels.ndim == 3:
+                pixels = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
+    except (OSError, SyntaxError, ValueError, cv2.error, Image.DecompressionBombError) as error:
+        raise ValueError(f'{path} is missing or no whole image: {error}') from error
+    return np.ascontiguousarray(pixels)
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """An image, uint8 ``(H, W, 3)`` RGB; a grey one gets three equal channels.
+
+    Raises:
+        ValueError: no image, or not of 8 bits.
+    """
+    pixels = read_image(path)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f'{path} holds {pixels.dtype}: an RGB image of 8 bits is expected')
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, 2)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width, from the header alone.
+
+    Raises:
+        ValueError: no image.
+    """
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # WHU's has 500 million pixels
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f'{path} is missing or no image: {error}') from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write uint8 ``(H, W)`` or ``(H, W, 3)`` RGB; whole, or not at all."""
+    encoded = cv2.imencode('.png', pixels if pixels.ndim == 2 else pixels[..., ::-1])[1]
+    with whole(path) as unfinished:
+        encoded.tofile(unfinished)
+
+
+def copy_image(item: tuple[Path, Path]) -> Path:
+    """Copy an image that opens; one that is there already stays. Gives the copy's path.
+
+    Raises:
+        ValueError: no image, or one cut short.
+    """
+    source, target = item
+    if not target.is_file():
+        read_image(source)
+        with whole(target) as unfinished:
+            shutil.copyfile(source, unfinished)
+    return target
+
+
+def images_in(where: Path, report: Report) -> dict[str, Path]:
+    """Stem -> image of a folder, in order of names.
+
+    Other files, and that there are no images, go to ``report.bad``.
+    """
+    images = {}
+    for path in sorted(where.iterdir()):
+        if path.name.startswith('.'):
+            continue
+        if path.suffix.lower() not in SUFFIXES:
+            report.bad.append(f'{path}: no image ({", ".join(SUFFIXES)}) by its name')
+        elif path.stem in images:
+            report.bad.append(f'{path}: {images[path.stem].name} has the same name')
+        else:
+            images[path.stem] = path
+    if not images:
+        report.bad.append(f'{where}: no images')
+    return images
+
+
+def deal(names: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
+    """Divide names at random, but always alike: name -> split.
+
+    Args:
+        names: to divide; their order does not matter.
+        shares: split -> its share; the shares add up to 1.
+    """
+    names = sorted(names)
+    random.Random(SEED).shuffle(names)
+    splits, start, total = {}, 0, 0.0
+    for split, share in shares.items():
+        total += share
+        end = round(total * len(names))
+        splits.update(dict.fromkeys(names[start:end], split))
+        start = end
+    return splits
+
+
+def read_lists(paths: Mapping[str, Path], report: Report) -> Iterator[tuple[str, str, str]]:
+    """Lines of split lists: ``(split, place, line)``; ``place`` names file and line.
+
+    Raises:
+        FileNotFoundError: some of the lists are there, others are not.
+    """
+    for split, path in paths.items():
+        if not path.is_file():
+            raise FileNotFoundError(f'no list {path}, though there is one of another split: add '
+                                    'it, or remove the others to have the images divided')
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if line.strip():
+                yield split, f'{path}, line {number}', line.strip()
+
+
+def by_lists(paths: Mapping[str, Path], known: Iterable[str], report: Report) -> dict[str, str]:
+    """Name -> split, of lists with a file name (stems and folders do not matter) a line.
+
+    Lines that name no image or one of an earlier line, and images of no list, go to
+    ``report.bad``.
+    """
+    known, splits = set(known), {}
+    for split, place, line in read_lists(paths, report):
+        name = Path(line.split()[0]).stem
+        if name not in known:
+            report.bad.append(f'{place}: no image {line!r}')
+        elif name in splits:
+            report.bad.append(f'{place}: {line!r} was listed before, for {splits[name]}')
+        else:
+            splits[name] = split
+    report.bad += [f'{name}: in none of {", ".join(str(path) for path in paths.values())}'
+                   for name in sorted(known - set(splits))]
+    return splits
