@@ -23,21 +23,24 @@ from torch import Tensor
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 MAX_CHANNELS = 1024  # of a group: they share a program
-_TILE = 1024  # rows x channels of a program of four warps: 16 bytes of bfloat16 a thread
 
 
 @triton.jit
-def _rows(positions, width_out, group, stride, origin, tiles, BLOCK_R: tl.constexpr):
+def _rows(positions, width_out, group, stride, origin, BLOCK_P: tl.constexpr,
+          BLOCK_G: tl.constexpr):
     """The rows of this program: image, row, group, pixel of the kernel's middle, inside or not."""
-    image = (tl.program_id(0) // tiles).to(tl.int64)
-    first = (tl.program_id(0) % tiles).to(tl.int64) * BLOCK_R
-    start = first // group  # the one division in 64 bits
-    lane = (first - start * group).to(tl.int32) + tl.arange(0, BLOCK_R)
-    position = start.to(tl.int32) + lane // group
-    row = (image * positions + position) * group + lane % group
+    program = tl.program_id(0)
+    lane = tl.arange(0, BLOCK_P * BLOCK_G)
+    tiles = tl.cdiv(group, BLOCK_G)
+    g = program % tiles * BLOCK_G + lane % BLOCK_G
+    program = program // tiles
+    tiles = tl.cdiv(positions, BLOCK_P)
+    position = program % tiles * BLOCK_P + lane // BLOCK_G
+    image = (program // tiles).to(tl.int64)
     x = position % width_out * stride + origin
     y = position // width_out * stride + origin
-    return image, row, lane % group, x, y, position < positions
+    return (image, (image * positions + position) * group + g, g, x, y,
+            (position < positions) & (g < group))
 
 
 @triton.jit
@@ -57,12 +60,14 @@ def _tap(offset, mask, index, x, y, tap_x, tap_y, offset_scale, present):
 @triton.jit
 def dcnv3_forward_kernel(input, offset, mask, output, height, width, positions, width_out, group,
                          channels, kernel_size, stride, origin, dilation, offset_scale, centre,
-                         taps, tiles, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
-    image, row, g, x, y, inside = _rows(positions, width_out, group, stride, origin, tiles, BLOCK_R)
+                         taps, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr,
+                         BLOCK_C: tl.constexpr):
+    image, row, g, x, y, inside = _rows(
+        positions, width_out, group, stride, origin, BLOCK_P, BLOCK_G)
     channel = tl.arange(0, BLOCK_C)[None, :]
     input += image * height * width * group * channels
     middle = dilation * (kernel_size - 1) // 2
-    out = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
+    out = tl.zeros((BLOCK_P * BLOCK_G, BLOCK_C), tl.float32)
     for a in range(kernel_size):
         for b in tl.range(kernel_size, loop_unroll_factor=3):
             tap = a * kernel_size + b
@@ -85,9 +90,10 @@ def dcnv3_forward_kernel(input, offset, mask, output, height, width, positions, 
 @triton.jit
 def dcnv3_backward_kernel(grad_output, input, offset, mask, grad_input, grad_offset, grad_mask,
                           height, width, positions, width_out, group, channels, kernel_size, stride,
-                          origin, dilation, offset_scale, centre, taps, tiles,
-                          BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
-    image, row, g, x, y, inside = _rows(positions, width_out, group, stride, origin, tiles, BLOCK_R)
+                          origin, dilation, offset_scale, centre, taps, BLOCK_P: tl.constexpr,
+                          BLOCK_G: tl.constexpr, BLOCK_C: tl.constexpr):
+    image, row, g, x, y, inside = _rows(
+        positions, width_out, group, stride, origin, BLOCK_P, BLOCK_G)
     channel = tl.arange(0, BLOCK_C)[None, :]
     input += image * height * width * group * channels
     grad_input += image * height * width * group * channels
@@ -101,9 +107,9 @@ def dcnv3_backward_kernel(grad_output, input, offset, mask, grad_input, grad_off
             index = row * taps + tap - (tap > centre)
             x0, y0, fx, fy, factor = _tap(offset, mask, index, x, y, a * dilation - middle,
                                           b * dilation - middle, offset_scale, present)
-            grad_x = tl.zeros((BLOCK_R,), tl.float32)
-            grad_y = tl.zeros((BLOCK_R,), tl.float32)
-            grad_factor = tl.zeros((BLOCK_R,), tl.float32)
+            grad_x = tl.zeros((BLOCK_P * BLOCK_G,), tl.float32)
+            grad_y = tl.zeros((BLOCK_P * BLOCK_G,), tl.float32)
+            grad_factor = tl.zeros((BLOCK_P * BLOCK_G,), tl.float32)
             for corner in tl.static_range(4):
                 px, py = x0 + corner % 2, y0 + corner // 2
                 weight_x = fx if corner % 2 else 1 - fx
@@ -181,33 +187,40 @@ def _launch(kernel, tensors: tuple[Tensor, ...], input: Tensor, mask: Tensor, ke
             remove_center: bool) -> None:
     images, height, width, channels = input.shape
     positions = mask.shape[1] * mask.shape[2]
-    block = _block(channels // group)
-    tiles = triton.cdiv(positions * group, block['BLOCK_R'])
-    kernel[tiles * images,](
+    tile, warps = _tile(kernel, channels // group)
+    programs = (images * triton.cdiv(positions, tile['BLOCK_P'])
+                * triton.cdiv(group, tile['BLOCK_G']))
+    kernel[programs,](
         *tensors, height, width, positions, mask.shape[2], group, channels // group, kernel_size,
         stride, dilation * (kernel_size - 1) // 2 - pad, dilation, float(offset_scale),
-        kernel_size**2 // 2 if remove_center else kernel_size**2, mask.shape[3] // group, tiles,
-        **block, num_warps=4)
+        kernel_size**2 // 2 if remove_center else kernel_size**2, mask.shape[3] // group,
+        **tile, num_warps=warps)
 
 
-def _block(channels: int) -> dict[str, int]:
+def _tile(kernel, channels: int) -> tuple[dict[str, int], int]:
+    """Positions, groups and channels of a program, and its warps."""
     columns = max(16, triton.next_power_of_2(channels))
-    return {'BLOCK_R': max(1, _TILE // columns), 'BLOCK_C': columns}
+    groups = max(1, 64 // columns)
+    # Warps of the forward pass share what neighbouring positions sample; those of the backward
+    # pass would have to wait for each other at every tap.
+    warps = 4 if kernel is dcnv3_forward_kernel else max(1, columns // 256)
+    wide = 8 if channels % 16 == 0 else 2  # channels a thread, as far as loads can be wide
+    positions = max(1, 32 * warps * wide // (columns * groups))
+    return {'BLOCK_P': positions, 'BLOCK_G': groups, 'BLOCK_C': columns}, warps
 
 
 def compile_cases() -> Iterator[CompileCase]:
     """Every tile in the types of autocast; that of 16 channels in those of plain training too."""
     mixed = torch.bfloat16, torch.float32, torch.float32
-    plain = [(dtype,) * 3 for dtype in (torch.float32, torch.bfloat16, torch.float16)]
-    for kernel, names in (
+    cases = [(16, (dtype,) * 3) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+    cases += [(channels, mixed) for n in range(4, 11) for channels in (2**n - 1, 2**n)]
+    for kernel, tensors in (
             (dcnv3_forward_kernel, ('input', 'offset', 'mask', 'input')),
-            (dcnv3_backward_kernel, ('input', 'input', 'offset', 'mask', 'float32', 'offset', 'mask'))):
-        for channels, dtypes in [
-                (16, types) for types in plain] + [(2**n, mixed) for n in range(4, 11)]:
-            types = dict(zip(('input', 'offset', 'mask', 'float32'), (*dtypes, torch.float32)))
-            block = _block(channels)
-            scalars = [name for name in kernel.arg_names[len(names):] if name not in block]
-            yield CompileCase(kernel, {
-                **{arg: f'*{TRITON_NAMES[types[name]]}' for arg, name in zip(kernel.arg_names, names)},
-                **{name: 'fp32' if name == 'offset_scale' else 'i32' for name in scalars},
-                **dict.fromkeys(block, 'constexpr')}, block)
+            (dcnv3_backward_kernel, ('input', 'input', 'offset', 'mask', 'sum', 'offset', 'mask'))):
+        for channels, dtypes in cases:
+            tile, warps = _tile(kernel, channels)
+            dtype = dict(zip(('input', 'offset', 'mask', 'sum'), (*dtypes, torch.float32)))
+            signature = dict.fromkeys(kernel.arg_names, 'i32') | {'offset_scale': 'fp32'}
+            signature |= {name: '*' + TRITON_NAMES[dtype[tensor]]
+                          for name, tensor in zip(kernel.arg_names, tensors)}
+            yield CompileCase(kernel, signature | dict.fromkeys(tile, 'constexpr'), tile, warps)
