@@ -1,5 +1,6 @@
 """Files -> samples: data sets, transforms and the order of the images."""
 from mtp.data.change import ChangeDataset, DistortPair, LoadChange, LoadPair, SwapDates
+from mtp.data.detection import DIORDetection, DOTATiles, XViewDetection
 from mtp.data.multitask import MultiTaskDataset
 from mtp.data.samplers import MultiDatasetSampler
 from mtp.data.samrs import SUBSETS, SAMRSDataset
@@ -14,7 +15,7 @@ from mtp.data.transforms import (
 )
 
 __all__ = [
-    'ChangeDataset', 'Crop', 'DistortPair', 'FilterInstances', 'Flip', 'LoadChange', 'LoadImage',
-    'LoadLabels', 'LoadPair', 'MultiDatasetSampler', 'MultiTaskDataset', 'PackLabels', 'Resize',
-    'SAMRSDataset', 'SUBSETS', 'SwapDates',
+    'ChangeDataset', 'Crop', 'DIORDetection', 'DOTATiles', 'DistortPair', 'FilterInstances', 'Flip',
+    'LoadChange', 'LoadImage', 'LoadLabels', 'LoadPair', 'MultiDatasetSampler', 'MultiTaskDataset',
+    'PackLabels', 'Resize', 'SAMRSDataset', 'SUBSETS', 'SwapDates', 'XViewDetection',
 ]

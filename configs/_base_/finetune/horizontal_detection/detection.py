@@ -1,5 +1,5 @@
 """Horizontal detection: what its two detectors share."""
-from mmdet.datasets import AspectRatioBatchSampler, CocoDataset
+from mmdet.datasets import AspectRatioBatchSampler
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
 from mmdet.evaluation import CocoMetric
 from mmdet.models.data_preprocessors import DetDataPreprocessor
@@ -39,10 +39,9 @@ train_dataloader = dict(
     num_workers=4, persistent_workers=True,
     sampler=dict(type=DefaultSampler, shuffle=True),
     batch_sampler=dict(type=AspectRatioBatchSampler),
-    dataset=dict(type=CocoDataset, filter_cfg=dict(filter_empty_gt=True, min_size=32),
-                 pipeline=train_pipeline))
+    dataset=dict(filter_cfg=dict(filter_empty_gt=True, min_size=32)))
 test_dataloader = dict(
     batch_size=1, num_workers=4, persistent_workers=True,
     sampler=dict(type=DefaultSampler, shuffle=False),
-    dataset=dict(type=CocoDataset, test_mode=True, pipeline=test_pipeline))
+    dataset=dict(test_mode=True))
 test_evaluator = dict(type=CocoMetric, metric='bbox')

@@ -5,10 +5,10 @@ from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.task_modules import RandomSampler
 from mmengine.config import read_base
 
-from mtp.data import SUBSETS
+from mtp.data import DIORDetection
 
 with read_base():
-    from ..._base_.heads.instance import instance
+    from ...heads.instance import instance
     from .detection import *
 
 # The pretraining's instance branch, without its masks and low-quality matches of RoIs.
@@ -31,7 +31,7 @@ for _stage in ('rpn', 'rcnn'):
 train_pipeline[2].update(scale=(800, 800))
 test_pipeline[1].update(scale=(800, 800))
 total_batch_size = 4
-_data = dict(data_root='data/dior', metainfo=dict(classes=SUBSETS['sior'].classes))
+_data = dict(type=DIORDetection, data_root='data/dior')
 train_dataloader.dataset.update(
     _data, ann_file='DIOR_trainval_coco.json', data_prefix=dict(img='JPEGImages-trainval'),
     pipeline=train_pipeline)

@@ -11,7 +11,7 @@ from mmdet.models.task_modules import (
 )
 from mmengine.config import read_base
 
-from mtp.data.facts import DATASETS
+from mtp.data import XViewDetection
 
 with read_base():
     from .detection import *
@@ -44,7 +44,7 @@ model.merge(dict(
 train_pipeline[2].update(scale=(416, 416))
 test_pipeline[1].update(scale=(416, 416))
 total_batch_size = 8
-_data = dict(data_root='data/xview', metainfo=dict(classes=DATASETS['xview'].classes))
+_data = dict(type=XViewDetection, data_root='data/xview')
 train_dataloader.dataset.update(
     _data, ann_file='xview_train_coco_format.json', data_prefix=dict(img='train/images'),
     pipeline=train_pipeline)

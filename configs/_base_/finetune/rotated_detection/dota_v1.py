@@ -2,7 +2,6 @@
 from mmengine.config import read_base
 from mmrotate.datasets.transforms import RandomRotate
 
-from mtp.data.facts import DATASETS
 from mtp.evaluation import DOTASubmission
 
 with read_base():
@@ -17,6 +16,5 @@ test_pipeline[1].update(scale=(1024, 1024))
 train_pipeline.insert(5, dict(type=RandomRotate, prob=0.5, angle_range=180, rect_obj_labels=[9, 11]))
 
 for _loader in (train_dataloader, test_dataloader):
-    _loader.dataset.update(
-        data_root='data/dota_v1', metainfo=dict(classes=DATASETS['dota_v1'].classes))
+    _loader.dataset.update(dataset='dota_v1', data_root='data/dota_v1')
 test_evaluator = dict(type=DOTASubmission)

@@ -1,7 +1,6 @@
 """DOTA-V2.0, single scale, as the paper has it: 40 epochs, flips but no rotation."""
 from mmengine.config import read_base
 
-from mtp.data.facts import DATASETS
 from mtp.evaluation import DOTASubmission
 
 with read_base():
@@ -13,8 +12,7 @@ model.merge(dict(
 train_pipeline[3].update(scale=(1024, 1024))
 test_pipeline[1].update(scale=(1024, 1024))
 for _loader in (train_dataloader, test_dataloader):
-    _loader.dataset.update(
-        data_root='data/dota_v2', metainfo=dict(classes=DATASETS['dota_v2'].classes))
+    _loader.dataset.update(dataset='dota_v2', data_root='data/dota_v2')
 test_evaluator = dict(type=DOTASubmission)
 
 train_cfg.update(max_epochs=40)

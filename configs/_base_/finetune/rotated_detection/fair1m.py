@@ -2,7 +2,6 @@
 from mmengine.config import read_base
 from mmrotate.datasets.transforms import RandomRotate
 
-from mtp.data.facts import DATASETS
 from mtp.evaluation import FAIR1MSubmission
 
 with read_base():
@@ -16,6 +15,5 @@ test_pipeline[1].update(scale=(800, 800))
 train_pipeline.insert(5, dict(type=RandomRotate, prob=0.5, angle_range=180))
 
 for _loader in (train_dataloader, test_dataloader):
-    _loader.dataset.update(
-        data_root='data/fair1m', metainfo=dict(classes=DATASETS['fair1m'].classes))
+    _loader.dataset.update(dataset='fair1m', data_root='data/fair1m')
 test_evaluator = dict(type=FAIR1MSubmission)

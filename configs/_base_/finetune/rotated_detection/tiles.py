@@ -3,14 +3,15 @@
 The servers keep the labels of the test split: predictions of tiles are merged and sent in.
 """
 from mmengine.config import read_base
-from mmrotate.datasets import DOTADataset
+
+from mtp.data import DOTATiles
 
 with read_base():
     from .oriented_rcnn import *
 
 train_dataloader.dataset.update(
-    type=DOTADataset, ann_file='trainval/annfiles', data_prefix=dict(img_path='trainval/images'),
+    type=DOTATiles, ann_file='trainval/annfiles', data_prefix=dict(img_path='trainval/images'),
     pipeline=train_pipeline)
 test_dataloader.dataset.update(
-    type=DOTADataset, data_prefix=dict(img_path='test/images'), pipeline=test_pipeline)
+    type=DOTATiles, data_prefix=dict(img_path='test/images'), pipeline=test_pipeline)
 val_cfg = None  # no labels are left over

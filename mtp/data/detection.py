@@ -1,0 +1,89 @@
+"""Detection data sets that the libraries have readers for, but not the classes."""
+from pathlib import Path
+
+from mmdet.datasets import CocoDataset
+from mmrotate.datasets import DOTADataset
+
+from mtp.data.facts import DATASETS
+from mtp.registry import DATASETS as REGISTRY
+
+
+class _KnownCategories(CocoDataset):
+    """mmdet's ``CocoDataset`` that refuses a json whose categories are not the data set's."""
+
+    def load_data_list(self) -> list[dict]:
+        """As in mmdet.
+
+        Raises:
+            FileNotFoundError: no json.
+            ValueError: it has no images, or lacks or adds a category.
+        """
+        if not Path(self.ann_file).is_file():
+            raise FileNotFoundError(f'no annotations at {self.ann_file}: make them with '
+                                    'tools/data/prepare.py, or set data_root')
+        records = super().load_data_list()
+        found = {category['name'] for category in self.coco.dataset['categories']}
+        classes = set(self.metainfo['classes'])
+        if found != classes:
+            raise ValueError(f'{self.ann_file}: categories {sorted(found - classes)} are no classes '
+                             f'of the data set, and {sorted(classes - found)} are missing')
+        if not records:
+            raise ValueError(f'{self.ann_file} lists no images')
+        return records
+
+
+@REGISTRY.register_module()
+class DIORDetection(_KnownCategories):
+    """DIOR with horizontal boxes, as ``tools/data/prepare.py dior`` makes it."""
+    METAINFO = dict(classes=DATASETS['dior'].classes)
+
+
+@REGISTRY.register_module()
+class XViewDetection(_KnownCategories):
+    """xView in tiles, as ``tools/data/prepare.py xview`` makes it."""
+    METAINFO = dict(classes=DATASETS['xview'].classes)
+
+
+@REGISTRY.register_module()
+class DOTATiles(DOTADataset):
+    """mmrotate's ``DOTADataset`` for any data set of tiles; says which line cannot be read.
+
+    Args:
+        dataset: name in :data:`mtp.data.facts.DATASETS`, for the classes.
+        kwargs: as in mmrotate.
+    """
+
+    def __init__(self, dataset: str, **kwargs) -> None:
+        super().__init__(metainfo=dict(classes=DATASETS[dataset].classes, palette=None), **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """As in mmrotate, in the order of the names.
+
+        Raises:
+            FileNotFoundError: no images, or no label files.
+            ValueError: a line of a label file is malformed, or names an unknown class.
+        """
+        folder = Path(self.ann_file or self.data_prefix['img_path'])
+        suffix = 'txt' if self.ann_file else self.img_suffix
+        if not any(folder.glob(f'*.{suffix}')):
+            raise FileNotFoundError(f'no *.{suffix} in {folder}: make them with '
+                                    'tools/data/prepare.py, or set data_root')
+        try:
+            records = super().load_data_list()
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(self._bad_line() or str(error)) from error
+        return sorted(records, key=lambda record: record['img_id'])
+
+    def _bad_line(self) -> str | None:
+        classes = self.metainfo['classes']
+        for path in sorted(Path(self.ann_file).glob('*.txt')):
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                fields = line.split()
+                if len(fields) < 10 or fields[8] not in classes:
+                    return (f'{path}, line {number}: expected eight coordinates, a class and a '
+                            f'difficulty, got {line!r}; classes are {", ".join(classes)}')
+                try:
+                    [float(value) for value in (*fields[:8], fields[9])]
+                except ValueError:
+                    return f'{path}, line {number}: a coordinate is no number in {line!r}'
+        return None
