@@ -3,7 +3,8 @@
 A row is a group at an output position: offsets, masks and outputs of consecutive rows lie side by
 side in memory, and so do the channels of consecutive groups in the input. A program takes a tile of
 rows x the channels of a group and goes through the taps: loads are 16 bytes wide along channels,
-small groups share a program, and neither samples nor a padded input ever exist in memory.
+small groups share a program, as do neighbouring positions, whose samples overlap in the cache.
+Neither samples nor a padded input ever exist in memory.
 
 Bytes that an image of 56 x 56 pixels, 24 groups of 16 channels and a 3 x 3 kernel moves in float32:
 forward 4.8 MB of input, 5.4 of offsets, 2.7 of masks and 4.8 of output, 17.8 MB in all; backward
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
-MAX_CHANNELS = 1024  # of a group: they share a program
+_MAX_CHANNELS = 1024  # of a group: they share a program
 
 
 @triton.jit
@@ -132,7 +133,7 @@ def dcnv3_backward_kernel(grad_output, input, offset, mask, grad_input, grad_off
             tl.store(grad_mask + index, grad_factor.to(grad_mask.dtype.element_ty), mask=present)
 
 
-@torch.library.custom_op('mtp::dcnv3', mutates_args=())
+@torch.library.custom_op('mtp::dcnv3', mutates_args=(), device_types=('cuda', 'cpu'))
 def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int, pad: int,
           dilation: int, group: int, offset_scale: float, remove_center: bool) -> Tensor:
     """:func:`mtp.ops.dcnv3`, of tensors that it has checked."""
@@ -149,7 +150,7 @@ def _(input, offset, mask, *settings):
     return input.new_empty(*mask.shape[:3], input.shape[3])
 
 
-@torch.library.custom_op('mtp::dcnv3_backward', mutates_args=())
+@torch.library.custom_op('mtp::dcnv3_backward', mutates_args=(), device_types=('cuda', 'cpu'))
 def dcnv3_backward(grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor,
                    kernel_size: int, stride: int, pad: int, dilation: int, group: int,
                    offset_scale: float, remove_center: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,15 +187,19 @@ def _launch(kernel, tensors: tuple[Tensor, ...], input: Tensor, mask: Tensor, ke
             stride: int, pad: int, dilation: int, group: int, offset_scale: float,
             remove_center: bool) -> None:
     images, height, width, channels = input.shape
+    if channels // group > _MAX_CHANNELS:
+        raise ValueError(f'the kernel takes groups of up to {_MAX_CHANNELS} channels, got '
+                         f'{channels // group}: set MTP_KERNELS=torch')
     positions = mask.shape[1] * mask.shape[2]
     tile, warps = _tile(kernel, channels // group)
     programs = (images * triton.cdiv(positions, tile['BLOCK_P'])
                 * triton.cdiv(group, tile['BLOCK_G']))
-    kernel[programs,](
-        *tensors, height, width, positions, mask.shape[2], group, channels // group, kernel_size,
-        stride, dilation * (kernel_size - 1) // 2 - pad, dilation, float(offset_scale),
-        kernel_size**2 // 2 if remove_center else kernel_size**2, mask.shape[3] // group,
-        **tile, num_warps=warps)
+    with torch.cuda.device_of(input):  # Triton launches on the current device
+        kernel[programs,](
+            *tensors, height, width, positions, mask.shape[2], group, channels // group,
+            kernel_size, stride, dilation * (kernel_size - 1) // 2 - pad, dilation,
+            float(offset_scale), kernel_size**2 // 2 if remove_center else kernel_size**2,
+            mask.shape[3] // group, **tile, num_warps=warps)
 
 
 def _tile(kernel, channels: int) -> tuple[dict[str, int], int]:
@@ -210,9 +215,10 @@ def _tile(kernel, channels: int) -> tuple[dict[str, int], int]:
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """Every tile in the types of autocast; that of 16 channels in those of plain training too."""
+    """Every tile; that of 16 channels in all types that training without and with autocast has."""
     mixed = torch.bfloat16, torch.float32, torch.float32
     cases = [(16, (dtype,) * 3) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+    cases += [(16, (dtype, dtype, torch.float32)) for dtype in (torch.bfloat16, torch.float16)]
     cases += [(channels, mixed) for n in range(4, 11) for channels in (2**n - 1, 2**n)]
     for kernel, tensors in (
             (dcnv3_forward_kernel, ('input', 'offset', 'mask', 'input')),
