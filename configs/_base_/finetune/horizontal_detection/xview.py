@@ -30,7 +30,7 @@ model.merge(dict(
             type=AnchorGenerator, octave_base_scale=4, scales_per_octave=3,
             ratios=[0.5, 1.0, 2.0], strides=[8, 16, 32, 64, 128]),
         bbox_coder=dict(type=DeltaXYWHBBoxCoder),
-        loss_cls=dict(type=FocalLoss, gamma=2.0, alpha=0.25),
+        loss_cls=dict(type=FocalLoss, use_sigmoid=True, gamma=2.0, alpha=0.25),
         loss_bbox=dict(type=L1Loss)),
     train_cfg=dict(
         assigner=dict(type=MaxIoUAssigner, pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0),
@@ -40,6 +40,9 @@ model.merge(dict(
     test_cfg=dict(
         nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5),
         max_per_img=100)))
+
+# RetinaNet leaves out the map at stride 4, and so the ViT's layers that make it.
+find_unused_parameters = True
 
 train_pipeline[2].update(scale=(416, 416))
 test_pipeline[1].update(scale=(416, 416))

@@ -15,6 +15,7 @@ test_pipeline[1].update(scale=(1024, 1024))
 # Storage tanks and roundabouts have no direction: their boxes are upright.
 train_pipeline.insert(5, dict(type=RandomRotate, prob=0.5, angle_range=180, rect_obj_labels=[9, 11]))
 
-for _loader in (train_dataloader, test_dataloader):
-    _loader.dataset.update(dataset='dota_v1', data_root='data/dota_v1')
+_data = dict(dataset='dota_v1', data_root='data/dota_v1')
+train_dataloader.dataset.update(_data, pipeline=train_pipeline)
+test_dataloader.dataset.update(_data, pipeline=test_pipeline)
 test_evaluator = dict(type=DOTASubmission)

@@ -11,8 +11,9 @@ model.merge(dict(
 
 train_pipeline[3].update(scale=(1024, 1024))
 test_pipeline[1].update(scale=(1024, 1024))
-for _loader in (train_dataloader, test_dataloader):
-    _loader.dataset.update(dataset='dota_v2', data_root='data/dota_v2')
+_data = dict(dataset='dota_v2', data_root='data/dota_v2')
+train_dataloader.dataset.update(_data, pipeline=train_pipeline)
+test_dataloader.dataset.update(_data, pipeline=test_pipeline)
 test_evaluator = dict(type=DOTASubmission)
 
 train_cfg.update(max_epochs=40)

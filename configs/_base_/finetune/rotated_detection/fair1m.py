@@ -14,6 +14,7 @@ train_pipeline[3].update(scale=(800, 800))
 test_pipeline[1].update(scale=(800, 800))
 train_pipeline.insert(5, dict(type=RandomRotate, prob=0.5, angle_range=180))
 
-for _loader in (train_dataloader, test_dataloader):
-    _loader.dataset.update(dataset='fair1m', data_root='data/fair1m')
+_data = dict(dataset='fair1m', data_root='data/fair1m')
+train_dataloader.dataset.update(_data, pipeline=train_pipeline)
+test_dataloader.dataset.update(_data, pipeline=test_pipeline)
 test_evaluator = dict(type=FAIR1MSubmission)

@@ -9,9 +9,8 @@ from mtp.data import DOTATiles
 with read_base():
     from .oriented_rcnn import *
 
+# A data set adds its name, root and pipelines.
 train_dataloader.dataset.update(
-    type=DOTATiles, ann_file='trainval/annfiles', data_prefix=dict(img_path='trainval/images'),
-    pipeline=train_pipeline)
-test_dataloader.dataset.update(
-    type=DOTATiles, data_prefix=dict(img_path='test/images'), pipeline=test_pipeline)
+    type=DOTATiles, ann_file='trainval/annfiles', data_prefix=dict(img_path='trainval/images'))
+test_dataloader.dataset.update(type=DOTATiles, data_prefix=dict(img_path='test/images'))
 val_cfg = None  # no labels are left over

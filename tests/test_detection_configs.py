@@ -1,0 +1,120 @@
+"""Every detection config against the paper's recipe; a tiny one of each data set learns a step."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.structures import InstanceData
+from mmrotate.structures.bbox import RotatedBoxes
+
+from mtp.data.facts import DATASETS
+from tests.test_finetune_configs import BACKBONES, ROOT, build, name
+
+CONFIGS = sorted(path for task in ('horizontal_detection', 'rotated_detection')
+                 for path in (ROOT / task).glob('*/*.py'))
+
+# data set -> image side, images a step, epochs, when the rate falls, key in finetune_heads.json
+RECIPES = {
+    'xview': (416, 8, 12, [8, 11], 'hdet/xview'),
+    'dior': (800, 4, 12, [8, 11], 'hdet/dior'),
+    'dior_r': (800, 4, 12, [8, 11], 'rdet/diorr'),
+    'fair1m': (800, 4, 12, [8, 11], 'rdet/fair1m'),
+    'fair1m_ms': (800, 4, 12, [8, 11], None),
+    'dota_v1': (1024, 4, 12, [8, 11], None),
+    'dota_v1_ms': (1024, 4, 12, [8, 11], 'rdet/dotav1'),
+    'dota_v2': (1024, 4, 40, [24, 32, 38], None),
+    'dota_v2_ms': (1024, 4, 40, [24, 32, 38], None),
+}
+
+
+def head_of(model: torch.nn.Module):
+    return model.roi_head.bbox_head if hasattr(model, 'roi_head') else model.bbox_head
+
+
+def test_each_data_set_has_each_backbone():
+    assert {name(path) for path in CONFIGS} == {
+        f'{data}/{backbone}' for data in RECIPES for backbone in BACKBONES if backbone != 'vit_l'}
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=name)
+def test_recipe(path, tmp_path, request):
+    data, backbone = path.with_suffix('').parts[-2:]
+    side, images, epochs, milestones, key = RECIPES[data]
+    size, layers, drop_path, _, decay = BACKBONES[backbone]
+    cfg = Config.fromfile(path)
+    model = build(cfg)
+    assert head_of(model).num_classes == len(DATASETS[data.removesuffix('_ms')].classes)
+    assert cfg.model.backbone.img_size == side and cfg.total_batch_size == images
+    train, test = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
+    for dataset in (*train.get('datasets', [train]), test):
+        assert [tuple(step.scale) for step in dataset.pipeline if 'scale' in step] == [(side, side)]
+    assert (model.backbone.num_layers, cfg.model.backbone.drop_path_rate) == (layers, drop_path)
+
+    warm, steps = cfg.param_scheduler
+    assert (warm.start_factor, warm.end, warm.by_epoch) == (1e-6, 500, False)
+    assert cfg.train_cfg.max_epochs == epochs
+    assert (steps.milestones, steps.gamma, steps.by_epoch) == (milestones, 0.1, True)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    rates = sorted({group['lr'] for group in groups})
+    assert np.allclose(rates, [1e-4 * decay**(layers + 1 - i) for i in range(layers + 2)])
+
+    if key:
+        released = json.loads((request.getfixturevalue('shared') / 'golden' / 'keys'
+                               / 'finetune_heads.json').read_text())[f'{key}/{size}']
+        state = {name: f'{str(value.dtype).removeprefix("torch.")}{list(value.shape)}'.replace(
+            ' ', '') for name, value in model.state_dict().items()}
+        assert {name: value for name, value in state.items()
+                if not name.startswith('backbone.')} == released['non_backbone_keys']
+        assert len(state) == released['num_keys']
+    if backbone == 'vit_b_rvsa':
+        # a run writes its config beside its results: it must give the same model
+        cfg.dump(tmp_path / 'dumped.py')
+        again = build(Config.fromfile(tmp_path / 'dumped.py'))
+        assert again.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize('path', [
+    path for path in CONFIGS if name(path) in (
+        'dior/vit_b_rvsa', 'xview/vit_b_rvsa', 'dior_r/vit_b_rvsa', 'dota_v1/internimage_xl')],
+    ids=name)
+def test_tiny_version_trains_and_predicts(path):
+    cfg = Config.fromfile(path)
+    tiny, channels = {'vit_b_rvsa': ('vit_tiny_rvsa', [128] * 4),
+                      'internimage_xl': ('internimage_pico', [16, 32, 64, 128])}[path.stem]
+    cfg.model.backbone.update(name=tiny, img_size=128, init_cfg=None, drop_path_rate=0.0)
+    cfg.model.neck.in_channels = channels
+    rotated = 'rotated' in str(path)
+    model = build(cfg, 'cpu')
+    model.init_weights()
+    # Objects as large as the anchors that lie inside so small an image.
+    boxes = torch.tensor([[32., 40., 60., 24., .4], [90., 80., 50., 30., -.7]])
+    if rotated:
+        boxes = RotatedBoxes(boxes)
+    else:
+        boxes = HorizontalBoxes(torch.tensor([[2., 28., 62., 52.], [65., 65., 115., 95.]]))
+    sample = DetDataSample(metainfo=dict(
+        img_path='a.png', img_id=0, ori_shape=(128, 128), img_shape=(128, 128),
+        scale_factor=(1.0, 1.0)))
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([1, 3]))
+    sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.zeros(0).long())
+    image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)
+    data = dict(inputs=[image] * 2, data_samples=[sample, sample.clone()])
+
+    losses = model(**model.data_preprocessor(data, training=True), mode='loss')
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert torch.isfinite(loss) and loss > 0
+    # distributed training waits for every one of them, unless told to look
+    unused = [key for key, parameter in model.named_parameters()
+              if parameter.requires_grad and parameter.grad is None]
+    assert bool(unused) == cfg.get('find_unused_parameters', False)
+
+    model.eval()
+    model.test_cfg.get('rcnn', model.test_cfg).score_thr = 0.0
+    found = model.test_step(dict(inputs=[image], data_samples=[sample]))[0].pred_instances
+    assert len(found) and found.labels.max() < head_of(model).num_classes
+    assert found.bboxes.shape[1] == (5 if rotated else 4)
