@@ -4,7 +4,7 @@ from pathlib import Path
 FOLDER = Path('checkpoints')  # below the working directory
 
 # backbone -> name -> file, as its authors call it. `mae` is from facebookresearch/mae, `imagenet`
-# (22k classes, 384 pixels) from OpenGVLab/InternImage, `mtp` from ViTAE-Transformer/MTP.
+# (22k then 1k classes, 384 pixels) from OpenGVLab/InternImage, `mtp` from ViTAE-Transformer/MTP.
 RELEASED: dict[str, dict[str, str]] = {
     'vit_b': {'mae': 'mae_pretrain_vit_base.pth'},
     'vit_b_rvsa': {'mae': 'mae_pretrain_vit_base.pth',
@@ -12,7 +12,7 @@ RELEASED: dict[str, dict[str, str]] = {
     'vit_l': {'mae': 'mae_pretrain_vit_large.pth'},
     'vit_l_rvsa': {'mae': 'mae_pretrain_vit_large.pth',
                    'mtp': 'last_vit_l_rvsa_ss_is_rd_pretrn_model_encoder.pth'},
-    'internimage_xl': {'imagenet': 'internimage_xl_22k_192to384.pth',
+    'internimage_xl': {'imagenet': 'internimage_xl_22kto1k_384.pth',
                        'mtp': 'last_internimage_xl_ss_is_rd_pretrn_model_encoder.pth'},
 }
 
