@@ -48,7 +48,7 @@ class Report:
         self.objects[split].update(names[a['category_id']] for a in coco['annotations'])
 
 
-def parallel(function: Callable, items: Sequence, what: str) -> Iterable:
+def parallel(function: Callable, items: Sequence, what: str, cost: int = 1) -> Iterable:
     """``map(function, items)`` on all cores, in order, with a progress bar.
 
     Args:
@@ -56,14 +56,15 @@ def parallel(function: Callable, items: Sequence, what: str) -> Iterable:
             the threads that torch and OpenCV run.
         items: its arguments.
         what: name of the progress bar.
+        cost: of an item, compared with that of an image of 1000 pixels.
     """
     bar = partial(tqdm, total=len(items), desc=what)
-    if len(items) < MIN_PARALLEL:
+    if len(items) * cost < MIN_PARALLEL:
         yield from bar(map(function, items))
         return
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'),
                              initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from bar(pool.map(function, items, chunksize=16))
+        yield from bar(pool.map(function, items, chunksize=max(1, 16 // cost)))
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -210,13 +211,20 @@ def mask_entries(rle: dict) -> dict:
                 segmentation=dict(encoded, counts=encoded['counts'].decode()))
 
 
-def assemble(results: Iterable[tuple[dict, list[dict]]], classes: Sequence[str]) -> dict:
-    """Images with their annotations -> COCO json: ids from 0, categories in label order."""
+def assemble(results: Iterable[tuple[dict, list[dict]]], classes: Sequence[str],
+             first_id: int = 0) -> dict:
+    """Images with their annotations -> COCO json: ids from 0, categories in label order.
+
+    Args:
+        results: of each image, its entry and those of its objects, without ids.
+        classes: in label order.
+        first_id: of the annotations.
+    """
     coco = dict(images=[], annotations=[],
                 categories=[dict(id=label, name=name) for label, name in enumerate(classes)])
     for number, (image, annotations) in enumerate(results):
         coco['images'].append(dict(image, id=number))
-        first = len(coco['annotations'])
+        first = first_id + len(coco['annotations'])
         coco['annotations'] += [dict(annotation, id=first + i, image_id=number)
                                 for i, annotation in enumerate(annotations)]
     return coco

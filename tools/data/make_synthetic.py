@@ -1,22 +1,38 @@
-"""Make a small synthetic SAMRS to try everything on.
+"""Make a small synthetic data set to try everything on.
 
     python tools/data/make_synthetic.py data/synthetic
+    python tools/data/make_synthetic.py downloads/dota --dataset dota_v1
+
+SAMRS is ready for training; the others have the form that their owner distributes, which
+tools/data/prepare.py reads.
 """
 import argparse
 from pathlib import Path
 
-from mtp.data.synthetic import make_samrs
+from mtp.data.synthetic import MAKE, make_samrs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', type=Path, help='folder to make')
-    parser.add_argument('--num-train', type=int, default=200, help='training images per subset')
-    parser.add_argument('--num-valid', type=int, default=40, help='validation images per subset')
-    parser.add_argument('--image-size', type=int, default=128, help='side in pixels')
+    parser.add_argument('--dataset', choices=MAKE, metavar='NAME',
+                        help=f'one of {", ".join(MAKE)} (default: SAMRS)')
     parser.add_argument('--seed', type=int, default=0)
+    sizes = parser.add_argument_group('of SAMRS only')
+    sizes.add_argument('--num-train', type=int, default=200, help='training images per subset')
+    sizes.add_argument('--num-valid', type=int, default=40, help='validation images per subset')
+    sizes.add_argument('--image-size', type=int, default=128, help='side in pixels')
     args = parser.parse_args()
+    if args.dataset:
+        if any(getattr(args, name) != parser.get_default(name)
+               for name in ('num_train', 'num_valid', 'image_size')):
+            parser.error(f'the small copy of {args.dataset} has a fixed size: leave out '
+                         '--num-train, --num-valid and --image-size')
+        if args.out.exists() and any(args.out.iterdir()):
+            parser.error(f'{args.out} is not empty: remove it or choose another folder')
+        print(f'{MAKE[args.dataset](args.out, seed=args.seed)}: a small copy of {args.dataset}')
+        return
     try:
         root = make_samrs(args.out, args.num_train, args.num_valid, args.image_size, args.seed)
     except (FileExistsError, ValueError) as error:

@@ -1,6 +1,7 @@
-"""What every preparation does alike: all cores, progress, restart, whole files, a list of the bad."""
+"""What every preparation does alike: all cores, progress, restart, whole files, list of the bad."""
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,15 +19,17 @@ class Report:
     """What a preparation did.
 
     Attributes:
-        made: what was written (``'train images'``, ...) -> how many, those of earlier runs included.
+        made: what was written (``'train images'``, ...) -> how many, with those of earlier runs.
+        left_out: what the recipe does without (``'objects without extent'``, ...) -> how many.
         bad: what could not be used, with the reason, a line each.
     """
     made: dict[str, int] = field(default_factory=dict)
+    left_out: Counter = field(default_factory=Counter)
     bad: list[str] = field(default_factory=list)
 
 
 def process(function: Callable[[Item], object], items: Sequence[Item], what: str, report: Report,
-            name: Callable[[Item], object] = str) -> list:
+            name: Callable[[Item], object] = str, cost: int = 1) -> list:
     """Call a function on each item, on all cores; note in ``report`` the items that raise.
 
     Args:
@@ -36,12 +39,14 @@ def process(function: Callable[[Item], object], items: Sequence[Item], what: str
         what: name of the progress bar, and of the count in ``report.made``.
         report: gets the count of good items and a line for each bad one.
         name: how an item is called in that line.
+        cost: of an item, as in :func:`~mtp.data.conversion.parallel`.
 
     Returns:
         list: the results of the good items, in order.
     """
     results = []
-    for item, (result, problem) in zip(items, parallel(partial(_attempt, function), items, what)):
+    attempts = parallel(partial(_attempt, function), items, what, cost)
+    for item, (result, problem) in zip(items, attempts):
         if problem is None:
             results.append(result)
         else:
@@ -78,5 +83,5 @@ def folder(root: Path, *names: str) -> Path:
     for name in names:
         if (root / name).is_dir():
             return root / name
-    raise FileNotFoundError(f'{root} has no folder {" or ".join(names)}: unpack the archives there; '
-                            'the layout is told by: python tools/data/prepare.py --list')
+    raise FileNotFoundError(f'{root} has no folder {" or ".join(names)}: unpack the archives '
+                            'there; the layout is told by: python tools/data/prepare.py --list')

@@ -1,4 +1,11 @@
 """Small copies of each data set, made up, in the true on-disk form that its owner distributes."""
+from collections.abc import Callable
+from pathlib import Path
+
+from mtp.data.synthetic import detection, scenes
 from mtp.data.synthetic.samrs import CLASSES, make_samrs
 
-__all__ = ['CLASSES', 'make_samrs']
+__all__ = ['CLASSES', 'MAKE', 'make_samrs']
+
+# Name of a downstream data set -> function of the folder to make and a `seed`.
+MAKE: dict[str, Callable[..., Path]] = {**detection.MAKE, **scenes.MAKE}

@@ -1,0 +1,170 @@
+"""Reading the boxes of objects, from the forms that owners of detection sets use.
+
+A problem is named with its file and line.
+"""
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from mtp.data.samrs import CORNER_TAGS
+
+
+@dataclass(frozen=True)
+class Box:
+    """An object.
+
+    Attributes:
+        place: file and line.
+        name: of the class.
+        corners: ``(4, 2)`` x, y in pixels.
+        difficulty: 0, or more for objects that are hard to tell.
+    """
+    place: str
+    name: str
+    corners: np.ndarray
+    difficulty: int = 0
+
+    @property
+    def degenerate(self) -> bool:
+        """Whether two neighbouring corners are equal."""
+        return bool((self.corners == np.roll(self.corners, 1, 0)).all(1).any())
+
+
+def checked(boxes: Iterator[Box], classes: Collection[str], shape: tuple[int, int]) -> list[Box]:
+    """The boxes, as they are.
+
+    Args:
+        boxes: of an image.
+        classes: that are known.
+        shape: height and width of the image. Boxes may exceed it, as they do in all of the sets.
+
+    Raises:
+        ValueError: an unknown class, or a box wholly outside the image.
+    """
+    result = []
+    size = np.array(shape[::-1])
+    for box in boxes:
+        if box.name not in classes:
+            raise ValueError(f'{box.place}: unknown class {box.name!r}; known are '
+                             f'{", ".join(classes)}')
+        if (box.corners.max(0) < 0).any() or (box.corners.min(0) > size).any():
+            raise ValueError(f'{box.place}: the corners {box.corners.tolist()} of {box.name!r} lie '
+                             f'outside the image, which has {shape[1]} x {shape[0]} pixels')
+        result.append(box)
+    return result
+
+
+def read_dota(path: Path) -> Iterator[Box]:
+    """DOTA's text: ``x1 y1 x2 y2 x3 y3 x4 y4 class difficulty``, two optional lines before.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line of another form.
+    """
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        place, fields = f'{path}, line {number}', line.split()
+        if not fields or fields[0].startswith(('imagesource', 'gsd')):
+            continue
+        if len(fields) != 10 or not fields[9].isdigit():
+            raise ValueError(f'{place}: {line!r} is not of the form "x1 y1 x2 y2 x3 y3 x4 y4 class '
+                             'difficulty"')
+        yield Box(place, fields[8], _corners(place, fields[:8]), int(fields[9]))
+
+
+def read_xml(path: Path) -> tuple[ElementTree.Element, list[tuple[str, ElementTree.Element]]]:
+    """The root of an xml file, and of each ``object`` in it the place and the element.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no xml, or one cut short.
+    """
+    text = path.read_text()
+    try:
+        root = ElementTree.fromstring(text.encode())
+    except ElementTree.ParseError as error:
+        raise ValueError(f'{path} is no whole xml: {error}') from error
+    lines = [text.count('\n', 0, match.start()) + 1 for match in re.finditer(r'<object[\s>]', text)]
+    return root, [(f'{path}, line {line}', element)
+                  for line, element in zip(lines, root.iter('object'), strict=True)]
+
+
+def read_size(path: Path, root: ElementTree.Element) -> tuple[int, int]:
+    """Height and width that a VOC xml tells.
+
+    Raises:
+        ValueError: it does not tell them.
+    """
+    size = [root.findtext(f'size/{side}', '') for side in ('height', 'width')]
+    if not all(side.strip().isdigit() for side in size):
+        raise ValueError(f'{path} does not tell the size of its image: it has no whole number at '
+                         'size/width and size/height')
+    return int(size[0]), int(size[1])
+
+
+def horizontal(objects: list[tuple[str, ElementTree.Element]]) -> Iterator[Box]:
+    """Objects of a VOC xml with ``bndbox``; class names in lower case.
+
+    Raises:
+        ValueError: it lacks a class or a side.
+    """
+    for place, element in objects:
+        x1, y1, x2, y2 = _numbers(place, element, [
+            f'bndbox/{side}' for side in ('xmin', 'ymin', 'xmax', 'ymax')])
+        yield Box(place, _text(place, element, 'name').lower(),
+                  np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)]))
+
+
+def oriented(objects: list[tuple[str, ElementTree.Element]]) -> Iterator[Box]:
+    """Objects of DIOR-R's xml, with ``robndbox``; class names in lower case.
+
+    Raises:
+        ValueError: it lacks a class or a corner.
+    """
+    for place, element in objects:
+        corners = _numbers(place, element, [f'robndbox/{tag}' for tag in CORNER_TAGS])
+        yield Box(place, _text(place, element, 'name').lower(), corners.reshape(4, 2))
+
+
+def read_fair1m(path: Path) -> Iterator[Box]:
+    """FAIR1M's xml: five points, of which the last is the first; hyphens join words of a class.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no xml, or one cut short; an object lacks a class or a corner.
+    """
+    for place, element in read_xml(path)[1]:
+        points = [(point.text or '').split(',') for point in element.findall('points/point')]
+        if len(points) not in (4, 5) or any(len(point) != 2 for point in points):
+            raise ValueError(f'{place}: it has {len(points)} points, but a box is given by 5 '
+                             'points "x,y", of which the last is the first again')
+        corners = _corners(place, [value for point in points[:4] for value in point])
+        yield Box(place, _text(place, element, 'possibleresult/name').replace(' ', '-'), corners)
+
+
+def _text(place: str, element: ElementTree.Element, tag: str) -> str:
+    text = (element.findtext(tag) or '').strip()
+    if not text:
+        raise ValueError(f'{place}: the object has no {tag}')
+    return text
+
+
+def _numbers(place: str, element: ElementTree.Element, tags: list[str]) -> np.ndarray:
+    return _finite(place, [_text(place, element, tag) for tag in tags])
+
+
+def _corners(place: str, texts: list[str]) -> np.ndarray:
+    return _finite(place, texts).reshape(4, 2)
+
+
+def _finite(place: str, texts: list[str]) -> np.ndarray:
+    try:
+        values = np.array([float(text) for text in texts])
+    except ValueError:
+        raise ValueError(f'{place}: {" ".join(texts)!r} are not all numbers') from None
+    if not np.isfinite(values).all():
+        raise ValueError(f'{place}: {" ".join(texts)!r} are not all finite')
+    return values

@@ -1,0 +1,62 @@
+"""From what a data set's owner distributes (archives unpacked) to what its config reads.
+
+    python tools/data/prepare.py --list
+    python tools/data/prepare.py levir downloads/LEVIR-CD data/levir
+    python tools/data/prepare.py dota_v1 downloads/DOTA data/dota_v1_ms --multi-scale
+
+Uses all cores. Start it again after an interruption, or after mending files: it goes on where it
+was. Whatever cannot be used is named at the end, and the exit code is then 1.
+"""
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+
+from mtp.data.facts import DATASETS
+from mtp.data.prepare import PREPARE, prepare
+
+
+def describe(name: str) -> str:
+    """What one needs to know in order to get a data set."""
+    facts = DATASETS[name]
+    lines = [f'{name}: {facts.title}, {facts.task}, {len(facts.classes)} classes']
+    for key in ('source', 'licence', 'size', 'layout'):
+        lines.append(textwrap.fill(getattr(facts, key), width=100, initial_indent=f'  {key:<9}',
+                                   subsequent_indent=' ' * 11, break_on_hyphens=False))
+    return '\n'.join(lines)
+
+
+class List(argparse.Action):
+    """Print all data sets and leave."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.exit(message='\n\n'.join(map(describe, PREPARE)) + '\n')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--list', action=List, nargs=0, help='tell of each data set where it comes '
+                        'from, its licence, size and the layout of SRC')
+    parser.add_argument('dataset', choices=PREPARE, metavar='DATASET', help=', '.join(PREPARE))
+    parser.add_argument('src', type=Path, metavar='SRC', help='what the owner distributes')
+    parser.add_argument('dst', type=Path, metavar='DST', help='folder to write to')
+    parser.add_argument('--multi-scale', action='store_true',
+                        help='cut tiles at the rates 0.5, 1 and 1.5 (fair1m, dota_v1, dota_v2)')
+    args = parser.parse_args()
+    try:
+        report = prepare(args.dataset, args.src, args.dst, args.multi_scale)
+    except (FileExistsError, FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    for what, count in report.made.items():
+        print(f'{args.dst}: {count} {what}')
+    for what, count in report.left_out.items():
+        if count:
+            print(f'left out, as the recipe has it: {count} {what}')
+    if report.bad:
+        print(f'{len(report.bad)} could not be used:', *report.bad, sep='\n  ', file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
