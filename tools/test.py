@@ -33,6 +33,8 @@ def main() -> None:
         cfg.load_from = None if args.checkpoint == 'untrained' else args.checkpoint
         launch.set_submission(cfg, args.submission)
         if args.show_dir:
+            if 'visualization' not in cfg.default_hooks:
+                raise ValueError('--show-dir: the hooks of this config draw nothing; leave it out')
             launch.override(cfg, {'default_hooks.visualization.out_dir': args.show_dir})
     runner = launch.build_runner(cfg)
     model = launch.unwrap(runner.model)

@@ -1,6 +1,7 @@
 """Files -> samples: data sets, transforms and the order of the images."""
 from mtp.data.change import ChangeDataset, DistortPair, LoadChange, LoadPair, SwapDates
 from mtp.data.detection import DIORDetection, DOTATiles, XViewDetection
+from mtp.data.labelled import LoadClassMap, SceneDataset
 from mtp.data.multitask import MultiTaskDataset
 from mtp.data.samplers import MultiDatasetSampler
 from mtp.data.samrs import SUBSETS, SAMRSDataset
@@ -15,7 +16,8 @@ from mtp.data.transforms import (
 )
 
 __all__ = [
-    'ChangeDataset', 'Crop', 'DIORDetection', 'DOTATiles', 'DistortPair', 'FilterInstances', 'Flip',
-    'LoadChange', 'LoadImage', 'LoadLabels', 'LoadPair', 'MultiDatasetSampler', 'MultiTaskDataset',
-    'PackLabels', 'Resize', 'SAMRSDataset', 'SUBSETS', 'SwapDates', 'XViewDetection',
+    'ChangeDataset', 'Crop', 'DIORDetection', 'DOTATiles', 'DistortPair', 'FilterInstances',
+    'Flip', 'LoadChange', 'LoadClassMap', 'LoadImage', 'LoadLabels', 'LoadPair',
+    'MultiDatasetSampler', 'MultiTaskDataset', 'PackLabels', 'Resize', 'SAMRSDataset', 'SUBSETS',
+    'SceneDataset', 'SwapDates', 'XViewDetection',
 ]

@@ -1,12 +1,13 @@
 """EuroSAT: RGB, 10 classes; folders `train/<class>`, `val/<class>`."""
 from mmengine.config import read_base
-from mmpretrain.datasets import CustomDataset
+
+from mtp.data import SceneDataset
 
 with read_base():
     from .classifier import *
 
 model.head.num_classes = 10
-_data = dict(type=CustomDataset, data_root='data/eurosat', classes=[
+_data = dict(type=SceneDataset, data_root='data/eurosat', classes=[
     'AnnualCrop', 'Forest', 'HerbaceousVegetation', 'Highway', 'Industrial', 'Pasture',
     'PermanentCrop', 'Residential', 'River', 'SeaLake'])
 train_dataloader.dataset.update(_data, data_prefix='train')

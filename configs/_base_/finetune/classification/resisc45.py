@@ -1,6 +1,7 @@
 """NWPU-RESISC45: 45 classes, 20 % for training; 200 epochs. Lists of images in `mtp/`."""
 from mmengine.config import read_base
-from mmpretrain.datasets import CustomDataset
+
+from mtp.data import SceneDataset
 
 with read_base():
     from .classifier import *
@@ -9,7 +10,7 @@ model.head.num_classes = 45
 train_cfg.update(max_epochs=200, val_interval=40)
 param_scheduler[1].update(T_max=195)
 
-_data = dict(type=CustomDataset, data_root='data/resisc45', data_prefix='all_img', classes=[
+_data = dict(type=SceneDataset, data_root='data/resisc45', data_prefix='all_img', classes=[
     'airplane', 'airport', 'baseball_diamond', 'basketball_court', 'beach', 'bridge',
     'chaparral', 'church', 'circular_farmland', 'cloud', 'commercial_area',
     'dense_residential', 'desert', 'forest', 'freeway', 'golf_course', 'ground_track_field',

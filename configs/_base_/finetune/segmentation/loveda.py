@@ -15,6 +15,7 @@ model.merge(dict(
     decode_head=dict(num_classes=7),
     test_cfg=dict(crop_size=(512, 512), stride=(384, 384))))
 
+train_pipeline[1].update(num_classes=7)
 train_pipeline[2].update(scale=(512, 512))
 train_pipeline[3].update(crop_size=(512, 512))
 test_pipeline = [dict(type=LoadImage), dict(type=PackSegInputs)]

@@ -1,10 +1,10 @@
 """SpaceNet 1: buildings of Rio de Janeiro, crops of 384; `{train,val}/{images,labels}/*.png`."""
 from mmengine.config import read_base
 from mmseg.datasets import BaseSegDataset
-from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, Resize
+from mmseg.datasets.transforms import PackSegInputs, Resize
 from mmseg.evaluation import IoUMetric
 
-from mtp.data import LoadImage
+from mtp.data import LoadClassMap, LoadImage
 
 with read_base():
     from .upernet import *
@@ -15,16 +15,18 @@ model.merge(dict(
     decode_head=dict(num_classes=2, out_channels=2),
     test_cfg=dict(crop_size=(384, 384), stride=(256, 256))))
 
+train_pipeline[1].update(num_classes=2)
 train_pipeline[2].update(scale=(384, 384))
 train_pipeline[3].update(crop_size=(384, 384))
 # During training each image is one window; the figure that counts is that of sliding windows.
 val_pipeline = [
     dict(type=LoadImage),
     dict(type=Resize, scale=(384, 384), keep_ratio=False),
-    dict(type=LoadAnnotations),  # at original size
+    dict(type=LoadClassMap, num_classes=2),  # at original size
     dict(type=PackSegInputs),
 ]
-test_pipeline = [dict(type=LoadImage), dict(type=LoadAnnotations), dict(type=PackSegInputs)]
+test_pipeline = [
+    dict(type=LoadImage), dict(type=LoadClassMap, num_classes=2), dict(type=PackSegInputs)]
 
 _data = dict(
     type=BaseSegDataset, data_root='data/spacenet_v1', img_suffix='.png', seg_map_suffix='.png',

@@ -4,7 +4,6 @@ from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.runner import LogProcessor
 from mmseg.datasets.transforms import (
-    LoadAnnotations,
     PackSegInputs,
     PhotoMetricDistortion,
     RandomCrop,
@@ -14,7 +13,7 @@ from mmseg.datasets.transforms import (
 from mmseg.models import EncoderDecoder, SegDataPreProcessor, UPerHead
 from mmseg.models.losses import CrossEntropyLoss
 
-from mtp.data import LoadImage
+from mtp.data import LoadClassMap, LoadImage
 
 with read_base():
     from ..runtime import *
@@ -37,10 +36,10 @@ model = dict(
         loss_decode=dict(type=CrossEntropyLoss)),
     test_cfg=dict(mode='slide'))
 
-# A data set gives RandomResize and RandomCrop their size, and takes the pipeline.
+# A data set gives the number of classes and the sizes, and takes the pipeline.
 train_pipeline = [
     dict(type=LoadImage),
-    dict(type=LoadAnnotations),
+    dict(type=LoadClassMap),
     dict(type=RandomResize, ratio_range=(0.5, 2.0), keep_ratio=True, resize_type=Resize),
     dict(type=RandomCrop, cat_max_ratio=0.75),
     dict(type=RandomFlip, prob=0.5),
