@@ -12,6 +12,7 @@ from mmengine.structures import PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
+from mtp.data.facts import DATASETS
 from mtp.registry import MODELS
 
 ROOT = Path(__file__).parents[1] / 'configs' / 'finetune'
@@ -68,7 +69,8 @@ def test_recipe(path, tmp_path):
 
     head = getattr(model, 'decode_head', None) or model.head
     assert head.num_classes == classes
-    assert len(_classes(cfg.train_dataloader.dataset)) == classes
+    assert len(DATASETS[data].classes) == classes
+    assert tuple(_classes(cfg.train_dataloader.dataset)) == DATASETS[data].classes
     assert cfg.model.backbone.img_size == side and cfg.total_batch_size == images
     assert model.backbone.num_layers == layers
     assert cfg.model.backbone.drop_path_rate == drop_path
@@ -103,9 +105,9 @@ def test_recipe(path, tmp_path):
 
 
 def _classes(dataset: dict) -> tuple:
-    if 'classes' in dataset:
-        return dataset.classes
-    return dataset.get('metainfo', getattr(dataset.type, 'METAINFO', None))['classes']
+    if 'dataset' in dataset:
+        return DATASETS[dataset.dataset].classes
+    return dataset.get('metainfo', dataset.type.METAINFO)['classes']
 
 
 @pytest.mark.parametrize('path', [

@@ -4,21 +4,30 @@ from pathlib import Path
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets.transforms import LoadAnnotations
 
-from mtp.registry import DATASETS, TRANSFORMS
+from mtp.data.facts import DATASETS
+from mtp.registry import DATASETS as REGISTRY
+from mtp.registry import TRANSFORMS
 
 IGNORED = 255
 
 
-@DATASETS.register_module()
+@REGISTRY.register_module()
 class SceneDataset(CustomDataset):
-    """mmpretrain's ``CustomDataset`` of given classes: folders of their names, or a list.
+    """mmpretrain's ``CustomDataset`` of known classes: folders of their names, or a list.
 
     A line of the list is ``<image, below data_prefix> <label, from 0>``.
+
+    Args:
+        dataset: name in :data:`mtp.data.facts.DATASETS`, for the classes.
+        kwargs: as in mmpretrain.
 
     Raises:
         FileNotFoundError: no such list or folder.
         ValueError: the folders are not those of the classes, or a line is not as above.
     """
+
+    def __init__(self, dataset: str, **kwargs) -> None:
+        super().__init__(classes=DATASETS[dataset].classes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Check the labels, then leave it to mmpretrain."""

@@ -1,15 +1,24 @@
 """Class lists, class folders and class maps: read, or refused with the file and the fault."""
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from mtp.data import LoadClassMap, SceneDataset
+from mtp.data.facts import DATASETS
 
-CLASSES = ['beach', 'forest', 'river']
+CLASSES = ('beach', 'forest', 'river')
 
 
 def scenes(root, **options):
-    return SceneDataset(data_root=str(root), classes=CLASSES, **options)
+    return SceneDataset('eurosat', data_root=str(root), **options)
+
+
+@pytest.fixture(autouse=True)
+def three_classes(monkeypatch):
+    facts = replace(DATASETS['eurosat'], classes=CLASSES)
+    monkeypatch.setitem(DATASETS, 'eurosat', facts)
 
 
 def test_list(tmp_path):

@@ -7,9 +7,7 @@ with read_base():
     from .classifier import *
 
 model.head.num_classes = 10
-_data = dict(type=SceneDataset, data_root='data/eurosat', classes=[
-    'AnnualCrop', 'Forest', 'HerbaceousVegetation', 'Highway', 'Industrial', 'Pasture',
-    'PermanentCrop', 'Residential', 'River', 'SeaLake'])
+_data = dict(type=SceneDataset, dataset='eurosat', data_root='data/eurosat')
 train_dataloader.dataset.update(_data, data_prefix='train')
 val_dataloader.dataset.update(_data, data_prefix='val')
 test_dataloader = val_dataloader
