@@ -1,0 +1,84 @@
+"""Finetuning through the tools: shares of a batch, work folders, submissions."""
+import argparse
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mtp.engine import launch
+from tests.tools.test_train import run_tool
+
+REPO = Path(__file__).parents[2]
+LEVIR = REPO / 'configs' / 'finetune' / 'change_detection' / 'levir' / 'vit_b_rvsa.py'
+LOVEDA = REPO / 'configs' / 'finetune' / 'segmentation' / 'loveda' / 'vit_b_rvsa.py'
+
+
+def load(path: Path, launcher: str = 'none', **options):
+    return launch.load_config(argparse.Namespace(
+        config=path, work_dir=None, launcher=launcher, cfg_options=options))
+
+
+def test_a_step_has_the_images_of_the_recipe_whatever_the_number_of_processes(monkeypatch):
+    assert load(LEVIR).train_dataloader.batch_size == 32
+    assert load(LEVIR, total_batch_size=6).train_dataloader.batch_size == 6
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 8)
+    for launcher, variables in (('pytorch', ('RANK', 'WORLD_SIZE')),
+                                ('slurm', ('SLURM_PROCID', 'SLURM_NTASKS'))):
+        for name, value in zip(variables, ('0', '8')):
+            monkeypatch.setenv(name, value)
+        assert load(LEVIR, launcher).train_dataloader.batch_size == 4
+        monkeypatch.setenv(variables[1], '5')
+        with pytest.raises(ValueError, match='32 images a step cannot be shared by 5 processes'):
+            load(LEVIR, launcher)
+
+
+def test_each_run_has_a_folder_of_its_own(tmp_path):
+    assert load(LEVIR).work_dir == 'work_dirs/change_detection/levir/vit_b_rvsa'
+    pretraining = REPO / 'configs' / 'pretrain' / 'vit-b-rvsa_samrs.py'
+    assert load(pretraining).work_dir == 'work_dirs/vit-b-rvsa_samrs'
+    written = tmp_path / 'resolved.py'
+    load(LEVIR).dump(written)
+    assert load(written).work_dir == 'work_dirs/resolved'
+
+
+def test_submission_is_asked_for_where_the_labels_are_elsewhere():
+    with pytest.raises(ValueError, match='this one is evaluated here'):
+        launch.set_submission(load(LEVIR), 'folder')
+    with pytest.raises(ValueError, match='give --submission DIR'):
+        launch.set_submission(load(LOVEDA), None)
+    cfg = load(LOVEDA)
+    launch.set_submission(cfg, 'folder')
+    assert cfg.test_evaluator.out_dir == 'folder'
+
+
+def test_loveda_from_training_to_the_zip(monkeypatch, tmp_path):
+    rng = np.random.default_rng(0)
+    for folder, high in (('trainval/images', 256), ('trainval/labels', 8), ('test/images', 256)):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ('7', '8'):
+            shape = (80, 80) if folder.endswith('labels') else (80, 80, 3)
+            cv2.imwrite(str(tmp_path / folder / f'{name}.png'),
+                        rng.integers(0, high, shape, dtype=np.uint8))
+    loaders = [f'{loader}_dataloader.{option}' for loader in ('train', 'test') for option in (
+        f'dataset.data_root={tmp_path}', 'num_workers=0', 'persistent_workers=False')]
+    run_tool(
+        monkeypatch, 'train', str(LOVEDA), '--work-dir', str(tmp_path / 'run'), '--cfg-options',
+        *loaders, 'model.backbone.name=vit_tiny_rvsa', 'model.backbone.init_cfg=None',
+        'model.backbone.img_size=64', 'model.decode_head.in_channels=[128,128,128,128]',
+        'model.decode_head.channels=8', 'model.data_preprocessor.size=(64,64)',
+        'train_dataloader.dataset.pipeline.2.scale=(64,64)', 'total_batch_size=2',
+        'train_dataloader.dataset.pipeline.3.crop_size=(64,64)', 'train_cfg.max_iters=2',
+        'model.test_cfg.crop_size=(64,64)', 'model.test_cfg.stride=(48,48)',
+        'param_scheduler.0.end=1', 'param_scheduler.1.begin=1', 'experiment_name=loveda1')
+    run = tmp_path / 'run'
+    run_tool(monkeypatch, 'test', str(run / 'vit_b_rvsa.py'), str(run / 'iter_2.pth'),
+             '--work-dir', str(tmp_path / 'test'), '--submission', str(tmp_path / 'sent'),
+             '--cfg-options', 'experiment_name=loveda2')
+    with zipfile.ZipFile(tmp_path / 'sent' / 'loveda.zip') as archive:
+        assert archive.namelist() == ['7.png', '8.png']
+        labels = cv2.imdecode(np.frombuffer(archive.read('7.png'), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert labels.shape == (80, 80) and labels.max() < 7
