@@ -55,9 +55,10 @@ def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride:
 def dcnv3_torch(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int,
                 pad: int, dilation: int, group: int, offset_scale: float,
                 remove_center: bool) -> Tensor:
-    """:func:`dcnv3` through ``grid_sample``."""
+    """:func:`dcnv3` through ``grid_sample``; K samples of every output are kept for backward."""
     dtype = torch.promote_types(torch.promote_types(input.dtype, offset.dtype),
                                 torch.promote_types(mask.dtype, torch.float32))
+    # filled on the device: a tensor made of a list would be copied to it, which waits
     size = torch.stack([torch.full((), side, device=input.device) for side in input.shape[2:0:-1]])
     middle = dilation * (kernel_size - 1) // 2
     tap = torch.arange(mask.shape[3] // group, device=input.device)
