@@ -63,7 +63,8 @@ def find_subsets(root: Path) -> dict[str, Path]:
     if not found:
         raise FileNotFoundError(
             f'no json of SOTA, SIOR or FAST at {root}: give the folder that holds these, or the '
-            'root of one; make the json with tools/data/samrs_to_coco.py')
+            'root of one; make the json with tools/data/samrs_to_coco.py. For another data set say '
+            'which: --dataset NAME')
     return found
 
 

@@ -154,7 +154,11 @@ def _rotated(root: Path, name: str, facts: Facts, findings: Findings) -> Iterato
     if (root / 'ImageSets').is_dir():  # DIOR-R
         annotations = root / 'Annotations' / 'Oriented Bounding Boxes'
         for split, where in (('train', 'trainval'), ('val', 'trainval'), ('test', 'test')):
-            stems = (root / 'ImageSets' / 'Main' / f'{split}.txt').read_text().split()
+            path = root / 'ImageSets' / 'Main' / f'{split}.txt'
+            if not path.is_file():
+                findings.problems['split'].append(f'{path}: no such list')
+                continue
+            stems = path.read_text().split()
             yield split, partial(_check_rotated, labels), [
                 (root / f'JPEGImages-{where}' / f'{stem}.jpg', annotations / f'{stem}.xml')
                 for stem in stems]

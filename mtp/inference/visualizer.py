@@ -22,9 +22,9 @@ def draw_sample(image: np.ndarray, sample: DetDataSample, meta: dict, score_thr:
                 ) -> np.ndarray:
     """Draw truth (upper row) and predictions (lower row) of each task beside the image.
 
-    Semantic maps are laid over the image; instances are masks in a box; rotated boxes are polygons
-    with a white edge where their angle points (le90: an end of the long side). A task or a row that
-    the sample lacks is left out.
+    Semantic maps are laid over the image; instances are boxes, with masks if there are any;
+    rotated boxes are polygons with a white edge where their angle points (le90: an end of the long
+    side). A task or a row that the sample lacks is left out.
 
     Args:
         image: uint8 RGB ``(H, W, 3)``.
@@ -58,10 +58,10 @@ def draw_sample(image: np.ndarray, sample: DetDataSample, meta: dict, score_thr:
                 caption = f'no {caption}'
             else:
                 labels |= TASKS[task][1](drawn, content, scale, meta)
-            column.append(_captioned(drawn, f'{task}: {caption}'))
+            column.append(captioned(drawn, f'{task}: {caption}'))
         columns.append(np.concatenate(column))
-    first = [_captioned(tile, 'image'), _legend(labels, meta, tile.shape[1] + MARGIN)]
-    return _frame([np.concatenate(first), *columns])
+    first = [captioned(tile, 'image'), legend(labels, meta, tile.shape[1] + MARGIN)]
+    return frame([np.concatenate(first), *columns])
 
 
 def _drawn(content, score_thr: float):
@@ -85,8 +85,8 @@ def _semantic(tile: np.ndarray, content, scale: float, meta: dict) -> set[int]:
 
 
 def _instances(tile: np.ndarray, content: InstanceData, scale: float, meta: dict) -> set[int]:
-    masks = content.masks
-    masks = masks.cpu().numpy() if isinstance(masks, torch.Tensor) else masks.masks
+    masks = content.get('masks', ())  # data sets for detection alone have none
+    masks = masks.cpu().numpy() if isinstance(masks, torch.Tensor) else getattr(masks, 'masks', ())
     boxes = (get_box_tensor(content.bboxes).cpu().numpy() * scale).round().astype(int)
     for label, mask in zip(content.labels.tolist(), masks):
         mask = cv2.resize(mask.astype(np.uint8), tile.shape[1::-1],
@@ -149,14 +149,16 @@ def _readable_on(colour: Colour) -> Colour:
     return INK if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else WHITE
 
 
-def _captioned(tile: np.ndarray, text: str) -> np.ndarray:
+def captioned(tile: np.ndarray, text: str) -> np.ndarray:
+    """A tile, uint8 RGB, with a line of text above."""
     canvas = np.full((tile.shape[0] + CAPTION, tile.shape[1] + MARGIN, 3), PAPER, np.uint8)
     canvas[CAPTION:, :tile.shape[1]] = tile
     _write(canvas, text, (1, CAPTION - 7), INK)
     return canvas
 
 
-def _legend(labels: Iterable[int], meta: dict, width: int) -> np.ndarray:
+def legend(labels: Iterable[int], meta: dict, width: int) -> np.ndarray:
+    """Colours and names of classes, uint8 RGB ``(H, width, 3)``."""
     labels = sorted(labels)
     canvas = np.full((CAPTION + LINE * len(labels), width, 3), PAPER, np.uint8)
     for number, label in enumerate(labels):
@@ -166,7 +168,7 @@ def _legend(labels: Iterable[int], meta: dict, width: int) -> np.ndarray:
     return canvas
 
 
-def _frame(columns: Sequence[np.ndarray]) -> np.ndarray:
+def frame(columns: Sequence[np.ndarray]) -> np.ndarray:
     """Columns side by side, the short ones filled up, within a margin."""
     height = MARGIN + max(len(column) for column in columns)
     canvas = np.full((height, MARGIN + sum(column.shape[1] for column in columns), 3), PAPER,

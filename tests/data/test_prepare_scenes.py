@@ -155,7 +155,7 @@ def test_oscd_takes_red_green_and_blue_from_the_bands(sources, tmp_path):
     tile = read(tmp_path / 'train/B/bercy_0000_0000.png')
     np.testing.assert_allclose(tile, np.stack(expected, 2)[:96, :96], atol=1)
     assert np.stack(bands).std((1, 2)).min() > 0
-    # 110 x 100 pixels: 4 tiles a city
+    # 190 x 180 pixels: 4 tiles a city
     assert len(list((tmp_path / 'test/label').iterdir())) == 4 * 10
 
 

@@ -94,14 +94,14 @@ def make_spacenet_v1(root: str | Path, seed: int = 0) -> Path:
 
 
 def make_oscd(root: str | Path, seed: int = 0) -> Path:
-    """All 24 cities, 110 x 100 pixels; those of odd number have bands instead of colour images."""
+    """All 24 cities, 190 x 180 pixels; every other one has bands instead of colour images."""
     from mtp.data.prepare.change import OSCD_BANDS, OSCD_CITIES
     root, rng = Path(root), np.random.default_rng(seed)
     title = 'Onera Satellite Change Detection dataset - '
     for split, cities in OSCD_CITIES.items():
         _write_text(root / f'{title}Images' / f'{split}.txt', ','.join(cities))
         for number, city in enumerate(cities):
-            *dates, changed = (part[:, :100] for part in _pair(rng, 110))
+            *dates, changed = (part[:, :180] for part in _pair(rng, 190, 8))
             where = root / f'{title}Images' / city
             for date, image in enumerate(dates, 1):
                 _write_text(where / 'dates.txt', 'date_1: 20160101\ndate_2: 20180101\n')

@@ -1,0 +1,37 @@
+"""See what a model is trained on: samples with their labels, as loaded and as augmented.
+
+    python tools/data/browse.py configs/pretrain/vit-tiny-rvsa_demo.py
+
+Writes one picture, named like the config.
+"""
+import argparse
+from pathlib import Path
+
+from mmengine.config import DictAction
+from PIL import Image
+
+from mtp.engine import launch
+from mtp.inference.browse import browse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='of any task')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/browse'),
+                        help='folder for the picture (default: %(default)s)')
+    parser.add_argument('--num', type=int, default=8, help='of samples (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of choice and augmentations')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
+                        metavar='KEY=VALUE', help='change the config, as in tools/train.py')
+    args = parser.parse_args(namespace=argparse.Namespace(work_dir=None, launcher='none'))
+    with launch.users_errors():
+        page = browse(launch.load_config(args), args.num, args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / f'{Path(args.config).stem}.png'
+    Image.fromarray(page).save(path)
+    print(f'{path}: {args.num} samples')
+
+
+if __name__ == '__main__':
+    main()
