@@ -30,7 +30,8 @@ class List(argparse.Action):
     """Print all data sets and leave."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        parser.exit(message='\n\n'.join(map(describe, PREPARE)) + '\n')
+        print('\n\n'.join(map(describe, PREPARE)))
+        parser.exit()
 
 
 def main() -> None:

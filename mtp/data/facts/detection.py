@@ -2,7 +2,7 @@
 from mtp.data.facts.base import Facts
 from mtp.data.samrs import SUBSETS
 
-_DOTA_SOURCE = 'J. Ding et al., Wuhan University: DOTA-%s on the DOTA site, train, val and %s'
+_DOTA_SOURCE = '%s et al., Wuhan University: DOTA-%s on the DOTA site, train, val and %s'
 _DOTA_LICENCE = 'academic use only; images of Google Earth, GF-2, JL-1 and CycloMedia'
 
 DETECTION: dict[str, Facts] = {
@@ -47,7 +47,7 @@ DETECTION: dict[str, Facts] = {
         source='X. Sun et al., Aerospace Information Research Institute: FAIR1M on the Gaofen '
                'challenge site (registration), train, validation and test',
         licence='CC BY-NC-SA 3.0',
-        size='42796 images of 600 to 10000 px, 0.3 to 0.8 m; 16488 / 8287 / 18021, trains on the '
+        size='42792 images of 600 to 10000 px, 0.3 to 0.8 m; 16488 / 8287 / 18021, trains on the '
              'first two; tiles of 800',
         layout='train/part{1,2}/{images/*.tif,labelXml/*.xml} (or train/ without parts), '
                'validation/{images,labelXml}, test/images'),
@@ -56,7 +56,7 @@ DETECTION: dict[str, Facts] = {
             'plane', 'baseball-diamond', 'bridge', 'ground-track-field', 'small-vehicle',
             'large-vehicle', 'ship', 'tennis-court', 'basketball-court', 'storage-tank',
             'soccer-ball-field', 'roundabout', 'harbor', 'swimming-pool', 'helicopter'),
-        source=_DOTA_SOURCE % ('v1.0', 'test'), licence=_DOTA_LICENCE,
+        source=_DOTA_SOURCE % ('G.-S. Xia', 'v1.0', 'test'), licence=_DOTA_LICENCE,
         size='2806 images of 800 to 4000 px (some 13000); 1411 / 458 / 937, trains on the first '
              'two; tiles of 1024, multi-scale',
         layout='{train,val}/{images/*.png,labelTxt/*.txt} (or labelTxt-v1.0), test/images'),
@@ -66,9 +66,10 @@ DETECTION: dict[str, Facts] = {
             'large-vehicle', 'ship', 'tennis-court', 'basketball-court', 'storage-tank',
             'soccer-ball-field', 'roundabout', 'harbor', 'swimming-pool', 'helicopter',
             'container-crane', 'airport', 'helipad'),
-        source=_DOTA_SOURCE % ('v2.0 (and the images of v1.0, which it adds to)', 'test-dev'),
+        source=_DOTA_SOURCE % ('J. Ding', 'v2.0 (and the images of v1.0, which it adds to)',
+                               'test-dev'),
         licence=_DOTA_LICENCE,
-        size='5219 images of 800 to 20000 px (some 29200); 1830 / 593 / 2796 (test-dev), trains '
+        size='5215 images of 800 to 20000 px (some 29200); 1830 / 593 / 2792 (test-dev), trains '
              'on the first two; tiles of 1024',
         layout='{train,val}/{images/*.png,labelTxt/*.txt} (or labelTxt-v2.0), test-dev/images (or '
                'test/images)'),

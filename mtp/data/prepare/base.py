@@ -46,11 +46,12 @@ def process(function: Callable[[Item], object], items: Sequence[Item], what: str
     """
     results = []
     attempts = parallel(partial(_attempt, function), items, what, cost)
-    for item, (result, problem) in zip(items, attempts):
+    for (result, problem), item in zip(attempts, items, strict=True):
         if problem is None:
             results.append(result)
         else:
-            report.bad.append(f'{name(item)}: {problem}')
+            named = problem.startswith(str(name(item)))
+            report.bad.append(problem if named else f'{name(item)}: {problem}')
     report.made[what] = report.made.get(what, 0) + len(results)
     return results
 

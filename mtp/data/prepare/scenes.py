@@ -2,6 +2,7 @@
 import random
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -28,13 +29,13 @@ def read_image(path: Path) -> np.ndarray:
                 raise ValueError('OpenCV cannot decode it')
             pixels = pixels[..., :3][..., ::-1] if pixels.ndim == 3 else pixels
         else:
-            with Image.open(path) as image:
+            with _of_any_size(), Image.open(path) as image:
                 if image.mode in ('1', 'P'):
                     image = image.convert('L' if image.mode == '1' else 'RGB')
                 pixels = np.asarray(image)
             if pixels.ndim == 3:
                 pixels = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
-    except (OSError, SyntaxError, ValueError, cv2.error, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, cv2.error) as error:
         raise ValueError(f'{path} is missing or no whole image: {error}') from error
     return np.ascontiguousarray(pixels)
 
@@ -57,12 +58,19 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         ValueError: no image.
     """
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # WHU's has 500 million pixels
     try:
-        with Image.open(path) as image:
+        with _of_any_size(), Image.open(path) as image:
             return image.height, image.width
     except (OSError, SyntaxError) as error:
         raise ValueError(f'{path} is missing or no image: {error}') from error
+
+
+@contextmanager
+def _of_any_size() -> Iterator[None]:
+    # Pillow takes large images for an attack; those of WHU and DOTA have up to 800 million pixels
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
