@@ -130,3 +130,44 @@ def _draw(panel: Axes, title: str, lines: dict[str, Series], colours: dict[str, 
     panel.spines[['top', 'right']].set_visible(False)
     panel.grid(axis='y', color='#e6e6e6', linewidth=0.8)
     panel.set_axisbelow(True)
+
+
+def plot_starts(runs: dict[str, dict[str, Path]], metrics: dict[str, str], out: str | Path) -> Path:
+    """Draw runs that differ in their start only: training loss above, test metric below.
+
+    Args:
+        runs: title -> start -> work directory of ``tools/train.py``.
+        metrics: title -> key of the metric in the log; its values, in percent or not, are drawn
+            as they are, over the epochs at which they were measured.
+        out: picture to write.
+
+    Returns:
+        Path: ``out``.
+
+    Raises:
+        FileNotFoundError: a run has not logged.
+        ValueError: a log cannot be read, or lacks the metric.
+    """
+    figure = Figure(figsize=(3.4 * len(runs), 5.4), layout='constrained')
+    panels = figure.subplots(2, len(runs), squeeze=False)
+    starts = list(dict.fromkeys(start for of_title in runs.values() for start in of_title))
+    colours = dict(zip(starts, COLOURS))
+    for (title, of_title), above, below in zip(runs.items(), *panels):
+        scalars = {start: read_scalars(work_dir) for start, work_dir in of_title.items()}
+        key = metrics[title]
+        for start, found in scalars.items():
+            if key not in found:
+                raise ValueError(f'{of_title[start]} has logged no {key!r}; it has '
+                                 f'{", ".join(found)}')
+        _draw(above, f'{title}: loss', {s: found['loss'] for s, found in scalars.items()}, colours)
+        _draw(below, key, {s: found[key] for s, found in scalars.items()}, colours)
+        above.set_xlabel('iteration')
+        below.set_xlabel('epoch')
+        for panel in (above, below):
+            panel.set_ylim(bottom=0)
+    figure.legend([Line2D([], [], color=colours[start]) for start in starts], starts,
+                  loc='outside upper right', ncols=len(starts), frameon=False)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=150)
+    return out

@@ -6,7 +6,7 @@ with read_base():
 
 # Enough proposals for images with a few objects; dropout would need more steps than a demo has.
 _proposals = dict(nms_pre=256, max_per_img=128)
-_detector = dict(
+small_detector = dict(
     neck=dict(out_channels=64),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
     roi_head=dict(
@@ -18,8 +18,8 @@ _detector = dict(
 
 model.merge(dict(tasks=dict(
     semantic=dict(dropout_ratio=0.0, decode_head=dict(channels=64)),
-    instance=_detector,
-    rotated=_detector)))
+    instance=small_detector,
+    rotated=small_detector)))
 model.tasks.instance.roi_head.merge(dict(
     mask_roi_extractor=dict(out_channels=64, finest_scale=28),
     mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64)))
