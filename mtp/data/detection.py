@@ -25,8 +25,10 @@ class _KnownCategories(CocoDataset):
         found = {category['name'] for category in self.coco.dataset['categories']}
         classes = set(self.metainfo['classes'])
         if found != classes:
-            raise ValueError(f'{self.ann_file}: categories {sorted(found - classes)} are no classes '
-                             f'of the data set, and {sorted(classes - found)} are missing')
+            raise ValueError(
+                f'{self.ann_file}: categories {sorted(found - classes)} are no classes of the data '
+                f'set, and {sorted(classes - found)} are missing; make it again with '
+                'tools/data/prepare.py')
         if not records:
             raise ValueError(f'{self.ann_file} lists no images')
         return records

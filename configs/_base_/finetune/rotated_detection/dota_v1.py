@@ -13,7 +13,8 @@ model.merge(dict(
 train_pipeline[3].update(scale=(1024, 1024))
 test_pipeline[1].update(scale=(1024, 1024))
 # Storage tanks and roundabouts have no direction: their boxes are upright.
-train_pipeline.insert(5, dict(type=RandomRotate, prob=0.5, angle_range=180, rect_obj_labels=[9, 11]))
+train_pipeline.insert(
+    5, dict(type=RandomRotate, prob=0.5, angle_range=180, rect_obj_labels=[9, 11]))
 
 _data = dict(dataset='dota_v1', data_root='data/dota_v1')
 train_dataloader.dataset.update(_data, pipeline=train_pipeline)
