@@ -47,7 +47,7 @@ def resisc45(src: Path, dst: Path) -> Report:
                          src / name) for split, name in RESISC_LISTS.items()}
     if any(path.is_file() for path in lists.values()):
         splits = by_lists(lists, images, report)
-        for _, place, line in read_lists(lists, report):
+        for _, place, line in read_lists(lists):
             name, _, label = line.partition(' ')
             image = images.get(Path(name).stem)
             if image and label.strip() != str(classes.index(image.parent.name)):

@@ -134,7 +134,7 @@ def deal(names: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
     return splits
 
 
-def read_lists(paths: Mapping[str, Path], report: Report) -> Iterator[tuple[str, str, str]]:
+def read_lists(paths: Mapping[str, Path]) -> Iterator[tuple[str, str, str]]:
     """Lines of split lists: ``(split, place, line)``; ``place`` names file and line.
 
     Raises:
@@ -156,7 +156,7 @@ def by_lists(paths: Mapping[str, Path], known: Iterable[str], report: Report) ->
     ``report.bad``.
     """
     known, splits = set(known), {}
-    for split, place, line in read_lists(paths, report):
+    for split, place, line in read_lists(paths):
         name = Path(line.split()[0]).stem
         if name not in known:
             report.bad.append(f'{place}: no image {line!r}')

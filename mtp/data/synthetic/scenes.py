@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mtp.data.facts.scenes import SCENES
+from mtp.data.prepare.change import OSCD_BANDS, OSCD_CITIES
 from mtp.data.synthetic.samrs import SHAPES, Placement, _ground, _place
 
 SPLITS = ('train', 'val', 'test')
@@ -95,7 +96,6 @@ def make_spacenet_v1(root: str | Path, seed: int = 0) -> Path:
 
 def make_oscd(root: str | Path, seed: int = 0) -> Path:
     """All 24 cities, 190 x 180 pixels; every other one has bands instead of colour images."""
-    from mtp.data.prepare.change import OSCD_BANDS, OSCD_CITIES
     root, rng = Path(root), np.random.default_rng(seed)
     title = 'Onera Satellite Change Detection dataset - '
     for split, cities in OSCD_CITIES.items():
