@@ -1,4 +1,5 @@
 """Detection data sets that the libraries have readers for, but not the classes."""
+import json
 from pathlib import Path
 
 from mmdet.datasets import CocoDataset
@@ -21,14 +22,15 @@ class _KnownCategories(CocoDataset):
         if not Path(self.ann_file).is_file():
             raise FileNotFoundError(f'no annotations at {self.ann_file}: make them with '
                                     'tools/data/prepare.py, or set data_root')
-        records = super().load_data_list()
-        found = {category['name'] for category in self.coco.dataset['categories']}
+        categories = json.loads(Path(self.ann_file).read_text())['categories']
+        found = {category['name'] for category in categories}
         classes = set(self.metainfo['classes'])
         if found != classes:
             raise ValueError(
                 f'{self.ann_file}: categories {sorted(found - classes)} are no classes of the data '
                 f'set, and {sorted(classes - found)} are missing; make it again with '
                 'tools/data/prepare.py')
+        records = super().load_data_list()  # leaves out the objects of other categories
         if not records:
             raise ValueError(f'{self.ann_file} lists no images')
         return records
