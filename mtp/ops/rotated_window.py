@@ -86,7 +86,8 @@ def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, s
     full attention, the relative terms take the unscaled query.
 
     A Triton kernel where :mod:`mtp.ops.dispatch` takes one, for windows of up to 8 x 8 tokens and
-    heads of up to 128 channels; :func:`rotated_window_attention_torch` for the rest.
+    heads of up to 256 bytes a token (128 channels of bfloat16), which fit a program's shared
+    memory; :func:`rotated_window_attention_torch` for the rest.
 
     Args:
         q, k, v: ``(B, H, W, heads, d)`` of one dtype, ``q`` unscaled; views will do.
@@ -102,7 +103,7 @@ def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, s
     """
     size = _check(q, k, v, offsets, scales, angles, rel_pos_h, rel_pos_w, bias)
     grid = rotated_window_grid(offsets, scales, angles, q.shape[1:3], size)
-    if size <= 8 and q.shape[4] <= 128 and use_triton(q, k, v):
+    if size <= 8 and q.shape[4] * q.element_size() <= 256 and use_triton(q, k, v):
         from mtp.ops.triton import rotated_window
         return rotated_window.rotated_window_attention(
             q, k, v, grid, rel_pos_h, rel_pos_w, bias)[0]

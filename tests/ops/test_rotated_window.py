@@ -94,3 +94,39 @@ def test_half_precision_samples_at_float32_positions() -> None:
 def test_window_padding_puts_the_odd_row_last() -> None:
     assert window_padding((10, 13), 7) == (0, 1, 2, 2)
     assert window_padding((14, 4), 7) == (1, 2, 0, 0)
+
+
+def _operands(batch: int = 2) -> dict[str, torch.Tensor]:
+    shapes = {'q': (batch, 3, 4, 2, 4), 'k': (batch, 3, 4, 2, 4), 'v': (batch, 3, 4, 2, 4),
+              'offsets': (batch, 2, 2, 2, 2), 'scales': (batch, 2, 2, 2, 2),
+              'angles': (batch, 2, 2, 2), 'rel_pos_h': (3, 4), 'rel_pos_w': (3, 4),
+              'bias': (2, 4, 4)}
+    return {name: torch.randn(shape, dtype=torch.float64) for name, shape in shapes.items()}
+
+
+def test_gradients() -> None:
+    args = [tensor.requires_grad_() for tensor in _operands(1).values()]
+    assert torch.autograd.gradcheck(rotated_window_attention, args, fast_mode=True)
+
+
+def test_no_image_gives_no_image() -> None:
+    assert rotated_window_attention(**_operands(0)).shape == (0, 3, 4, 2, 4)
+
+
+@pytest.mark.parametrize(('name', 'change', 'message'), [
+    ('q', lambda t: t.flatten(3), r'q of shape \(2, 3, 4, 8\): it takes \(B, H, W, heads, d\)'),
+    ('v', lambda t: t[:, :2], r'v of shape \(2, 2, 4, 2, 4\): it takes \(2, 3, 4, 2, 4\)'),
+    ('k', lambda t: t.float(), r'q, k, v of torch.float64, torch.float32'),
+    ('offsets', lambda t: t[..., :1], r'it takes \(2, 2, 2, 2, 2\)'),
+    ('scales', lambda t: t[:, :1], r'scales of shape'),
+    ('angles', lambda t: t[:1], r'angles of shape'),
+    ('rel_pos_h', lambda t: t[:2], r'it takes \(2 \* s - 1, d\)'),
+    ('rel_pos_w', lambda t: t[:, :2], r'it takes \(3, 4\)'),
+    ('bias', lambda t: t[:1], r'bias of shape \(1, 4, 4\): it takes \(2, 4, 4\)'),
+    ('bias', lambda t: t.to('meta'), r'bias is on meta, q on cpu'),
+])
+def test_operands_that_do_not_fit_are_refused(name: str, change, message: str) -> None:
+    operands = _operands()
+    operands[name] = change(operands[name])
+    with pytest.raises(ValueError, match=message):
+        rotated_window_attention(**operands)
