@@ -3,11 +3,9 @@ import sys
 
 import numpy as np
 import pytest
-from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from PIL import Image
 
-from mtp.data.facts import DATASETS
 from mtp.data.prepare import change, classification, segmentation
 from mtp.data.synthetic import make_samrs
 from mtp.data.synthetic.scenes import MAKE
@@ -37,8 +35,6 @@ def load(tmp_path_factory):
         dataset = cfg.train_dataloader.dataset
         for part in dataset.get('datasets', [dataset]):
             part['data_root'] = str(root)
-        if name == 'dior':
-            dataset.update(type=CocoDataset, metainfo=dict(classes=DATASETS['dior'].classes))
         return cfg
     return made
 
