@@ -87,7 +87,8 @@ def read_xml(path: Path) -> tuple[ElementTree.Element, list[tuple[str, ElementTr
         root = ElementTree.fromstring(text.encode())
     except ElementTree.ParseError as error:
         raise ValueError(f'{path} is no whole xml: {error}') from error
-    lines = [text.count('\n', 0, match.start()) + 1 for match in re.finditer(r'<object[\s>]', text)]
+    lines = [text.count('\n', 0, match.start()) + 1
+             for match in re.finditer(r'<object[\s/>]', text)]
     return root, [(f'{path}, line {line}', element)
                   for line, element in zip(lines, root.iter('object'), strict=True)]
 
