@@ -18,8 +18,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from mtp.ops.focal_loss import sigmoid_focal_loss
+from mtp.ops.focal_loss import sigmoid_focal_loss, sigmoid_focal_loss_derivative
 from mtp.ops.roi_align_rotated import roi_align_rotated
+from mtp.ops.roi_align_rotated import roi_align_rotated_backward as _roi_align_rotated_backward
 from mtp.ops.rotated_boxes import box_iou_rotated as _box_iou_rotated
 from mtp.ops.rotated_boxes import nms_rotated as _nms_rotated
 
@@ -91,13 +92,9 @@ def roi_align_rotated_forward(input: Tensor, rois: Tensor, output: Tensor, poole
 def roi_align_rotated_backward(grad_output: Tensor, rois: Tensor, grad_input: Tensor,
                                pooled_height: int, pooled_width: int, spatial_scale: float,
                                sampling_ratio: int, aligned: bool, clockwise: bool) -> None:
-    """Gradient of :func:`roi_align_rotated_forward`, which is linear in its input."""
-    with torch.enable_grad():
-        features = torch.zeros_like(grad_input).requires_grad_()
-        output = roi_align_rotated(features, rois, (pooled_height, pooled_width), spatial_scale,
-                                   sampling_ratio, aligned, clockwise)
-        gradient, = torch.autograd.grad(output, features, grad_output.to(output.dtype))
-    grad_input.copy_(gradient)
+    """Gradient of :func:`roi_align_rotated_forward`."""
+    grad_input.copy_(_roi_align_rotated_backward(
+        grad_output, rois, grad_input.shape, spatial_scale, sampling_ratio, aligned, clockwise))
 
 
 def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor,
@@ -109,11 +106,7 @@ def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, ou
 def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor,
                                 gamma: float, alpha: float) -> None:
     """Derivative of each element of :func:`sigmoid_focal_loss_forward`."""
-    with torch.enable_grad():
-        logits = input.detach().requires_grad_()
-        loss = sigmoid_focal_loss(logits, target, gamma, alpha, _given(weight))
-        gradient, = torch.autograd.grad(loss.sum(), logits)
-    grad_input.copy_(gradient)
+    grad_input.copy_(sigmoid_focal_loss_derivative(input, target, gamma, alpha, _given(weight)))
 
 
 PROVIDED: dict[str, Callable] = {function.__name__: function for function in (

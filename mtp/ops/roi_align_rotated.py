@@ -1,10 +1,17 @@
-"""RoIAlign of rotated regions, in plain torch."""
+"""RoIAlign of rotated regions, and its gradient."""
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtp.ops.dispatch import use_triton
+
 # Samples worked on at once: bounds the memory of large RoIs that are sampled adaptively.
 _SAMPLES_PER_CHUNK = 1 << 18
+# A bin larger than that many feature pixels is sampled more thinly; without an end to it, one RoI
+# of a detector that has gone astray would occupy the device for ever.
+MAX_ADAPTIVE_SAMPLES = 1024
 
 
 def roi_align_rotated(features: Tensor, rois: Tensor, output_size: int | tuple[int, int],
@@ -12,15 +19,16 @@ def roi_align_rotated(features: Tensor, rois: Tensor, output_size: int | tuple[i
                       clockwise: bool = False) -> Tensor:
     """Average-pool bilinear samples of a feature map on a grid that is rotated with each RoI.
 
-    Equal to ``mmcv.ops.roi_align_rotated``, differentiable in ``features``.
+    Equal to ``mmcv.ops.roi_align_rotated``, differentiable in ``features``. A RoI that is not
+    finite gives 0.
 
     Args:
-        features: ``(B, C, H, W)``.
+        features: ``(B, C, H, W)``; the kernel reads them channels-last and copies others so.
         rois: ``(N, 6)``: image index, cx, cy, w, h in image pixels, theta in radians.
         output_size: bins ``(height, width)``, or one number for both.
         spatial_scale: feature pixels per image pixel, 1 / stride.
         sampling_ratio: samples per bin and axis; 0 for ``ceil(RoI size / bins)``, where a RoI
-            without width or height takes no samples and gives 0.
+            without width or height takes no samples and gives 0; 1024 at most.
         aligned: pixel centres at half integers, as in ``torchvision.ops.roi_align``.
         clockwise: whether positive theta turns clockwise on screen, as in mmrotate.
 
@@ -28,17 +36,94 @@ def roi_align_rotated(features: Tensor, rois: Tensor, output_size: int | tuple[i
         Tensor: ``(N, C, height, width)``, the dtype of ``features``; computed in float32 or wider.
 
     Raises:
-        ValueError: wrong shapes, or a RoI of an image that ``features`` lack.
+        ValueError: wrong shapes, dtypes or devices, or, on CPU, a RoI of an image that
+            ``features`` lack (on CUDA, where RoIs are not looked at before, it gives 0).
     """
-    if features.dim() != 4 or rois.dim() != 2 or rois.shape[1] != 6:
-        raise ValueError('features must have shape (B, C, H, W) and rois (N, 6): image index, cx, '
-                         f'cy, w, h, theta; got {tuple(features.shape)} and {tuple(rois.shape)}')
-    if ((rois[:, 0] < 0) | (rois[:, 0] >= len(features))).any():
-        raise ValueError(f'rois[:, 0] must index one of the {len(features)} images in features; '
-                         f'got {rois[:, 0].min():g} to {rois[:, 0].max():g}')
-    bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    dtype = torch.promote_types(features.dtype, torch.float32)
-    rois = rois.to(dtype)
+    bins = _check(features, rois, output_size)
+    if use_triton(features):
+        from mtp.ops.triton.roi_align_rotated import roi_align_rotated as form
+    else:
+        form = roi_align_rotated_torch
+    return form(features, rois, *bins, spatial_scale, sampling_ratio, aligned, clockwise)
+
+
+def roi_align_rotated_backward(grad_output: Tensor, rois: Tensor, shape: tuple[int, ...],
+                               spatial_scale: float, sampling_ratio: int, aligned: bool,
+                               clockwise: bool) -> Tensor:
+    """Gradient of :func:`roi_align_rotated` by its features, which are of ``shape`` (B, C, H, W).
+
+    Args:
+        grad_output: ``(N, C, height, width)``; its size and dtype are those of the output.
+
+    Returns:
+        Tensor: ``(B, C, H, W)``, the dtype of ``grad_output``.
+    """
+    if use_triton(grad_output):
+        from mtp.ops.triton.roi_align_rotated import roi_align_rotated_backward as form
+    else:
+        form = _backward_torch
+    return form(grad_output, rois, list(shape), spatial_scale, sampling_ratio, aligned, clockwise)
+
+
+def roi_align_rotated_torch(features: Tensor, rois: Tensor, height: int, width: int,
+                            spatial_scale: float, sampling_ratio: int, aligned: bool,
+                            clockwise: bool) -> Tensor:
+    """:func:`roi_align_rotated` in torch."""
+    return _Pool.apply(features, rois, (height, width), spatial_scale, sampling_ratio, aligned,
+                       clockwise)
+
+
+class _Pool(torch.autograd.Function):
+    """A bin is the weighted sum of pixels, as many as its RoI needs: a bag of rows of a table."""
+
+    @staticmethod
+    def forward(ctx, features: Tensor, rois: Tensor, bins: tuple[int, int], *settings) -> Tensor:
+        ctx.save_for_backward(rois)
+        ctx.shape, ctx.settings = features.shape, settings
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        table = features.to(dtype).permute(0, 2, 3, 1).flatten(0, 2)
+        pooled = [features.new_zeros(0, features.shape[1], dtype=dtype)]
+        pooled += [F.embedding_bag(pixels.flatten(), table, 4 * bags, mode='sum',
+                                   per_sample_weights=weights.flatten())
+                   for _, bags, pixels, weights in _chunks(
+                       rois.to(dtype), features.shape, bins, *settings)]
+        output = torch.cat(pooled).view(len(rois), *bins, features.shape[1])
+        return output.permute(0, 3, 1, 2).to(features.dtype).contiguous()
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        grad = _backward_torch(grad_output, *ctx.saved_tensors, ctx.shape, *ctx.settings)
+        return grad, None, None, *(None for _ in ctx.settings)
+
+
+def _backward_torch(grad_output: Tensor, rois: Tensor, shape: list[int], *settings) -> Tensor:
+    dtype = torch.promote_types(grad_output.dtype, torch.float32)
+    images, channels, height, width = shape
+    grad_bins = grad_output.to(dtype).permute(0, 2, 3, 1).flatten(0, 2)
+    grad = grad_bins.new_zeros(images * height * width, channels)
+    for bag, _, pixels, weights in _chunks(rois.to(dtype), shape, grad_output.shape[2:],
+                                           *settings):
+        # The other way round: a pixel is a bag of bins. Adding bin by bin takes 15 times as long.
+        pixels, order = pixels.flatten().sort()
+        counts = torch.bincount(pixels, minlength=len(grad))
+        grad += F.embedding_bag(bag.repeat_interleave(4)[order], grad_bins,
+                                counts.cumsum(0) - counts, mode='sum',
+                                per_sample_weights=weights.flatten()[order])
+    grad = grad.view(images, height, width, channels).permute(0, 3, 1, 2)
+    return grad.to(grad_output.dtype).contiguous()
+
+
+def _chunks(rois: Tensor, shape: list[int], bins: tuple[int, int], spatial_scale: float,
+            sampling_ratio: int, aligned: bool, clockwise: bool
+            ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """What the bins of consecutive RoIs take; S samples a chunk.
+
+    Yields:
+        tuple: bin of each sample, ``(S,)``, counted through all RoIs; first sample in the chunk
+        of each of its bins; pixels and weights, ``(S, 4)``, of the samples.
+    """
+    present = rois[:, 1:].abs().sum(1).isfinite() & (rois[:, 0] >= 0) & (rois[:, 0] < shape[0])
+    rois = rois.where(present[:, None], 0)
     centre = rois[:, 1:3] * spatial_scale - (0.5 if aligned else 0.0)
     size = rois[:, 3:5] * spatial_scale
     if not aligned:
@@ -47,22 +132,20 @@ def roi_align_rotated(features: Tensor, rois: Tensor, output_size: int | tuple[i
     if sampling_ratio > 0:
         ratio = torch.full_like(size, sampling_ratio, dtype=torch.long)
     else:
-        ratio = (size / size.new_tensor(bins[::-1])).ceil().long().clamp(min=0)
+        ratio = size / torch.tensor(bins[::-1], device=size.device)
+        ratio = ratio.ceil().clamp(0, MAX_ADAPTIVE_SAMPLES).long()
+    ratio = ratio * present[:, None]
 
-    # A bin is the weighted sum of pixels, as many as its RoI needs: a bag of rows of this table.
-    table = features.to(dtype).permute(0, 2, 3, 1).flatten(0, 2)
     chunk = (ratio.prod(1) * bins[0] * bins[1]).cumsum(0) // _SAMPLES_PER_CHUNK
-    lengths = chunk.unique_consecutive(return_counts=True)[1].tolist() or [0]
-    pooled = []
+    lengths = chunk.unique_consecutive(return_counts=True)[1].tolist()
+    first = 0
     for image, *geometry in zip(*(part.split(lengths) for part in (
-            rois[:, 0].long(), centre, size, angle, ratio))):
-        x, y, roi, bags = _sample_points(*geometry, bins)
-        pixels, weights = _bilinear(x, y, image[roi], features.shape[2:])
-        weights = weights / geometry[-1].prod(1)[roi, None]
-        pooled.append(F.embedding_bag(pixels.flatten(), table, 4 * bags, mode='sum',
-                                      per_sample_weights=weights.flatten()))
-    output = torch.cat(pooled).view(len(rois), *bins, features.shape[1])
-    return output.permute(0, 3, 1, 2).to(features.dtype).contiguous()
+            rois[:, 0].long(), centre, size, angle, ratio))) if lengths else ():
+        x, y, bag, bags = _sample_points(*geometry, bins)
+        roi = bag // (bins[0] * bins[1])
+        pixels, weights = _bilinear(x, y, image[roi], shape[2:])
+        yield first + bag, bags, pixels, weights / geometry[-1].prod(1)[roi, None]
+        first += len(bags)
 
 
 def _sample_points(centre: Tensor, size: Tensor, angle: Tensor, ratio: Tensor,
@@ -75,7 +158,7 @@ def _sample_points(centre: Tensor, size: Tensor, angle: Tensor, ratio: Tensor,
         bins: height, width.
 
     Returns:
-        tuple: x, y and RoI of each sample, ``(S,)``; first sample of each bin,
+        tuple: x, y and bin of each sample, ``(S,)``; first sample of each bin,
         ``(N * height * width,)``.
     """
     per_bin = ratio.prod(1)
@@ -91,7 +174,7 @@ def _sample_points(centre: Tensor, size: Tensor, angle: Tensor, ratio: Tensor,
     v = ((row + 0.5) / (bins[0] * ratio_y) - 0.5) * size[roi, 1]
     cos, sin = angle.cos()[roi], angle.sin()[roi]
     # theta turns counter-clockwise on screen here, where y points down
-    return u * cos + v * sin + centre[roi, 0], v * cos - u * sin + centre[roi, 1], roi, bags
+    return u * cos + v * sin + centre[roi, 0], v * cos - u * sin + centre[roi, 1], bag, bags
 
 
 def _bilinear(x: Tensor, y: Tensor, image: Tensor, grid: tuple[int, int]
@@ -114,3 +197,25 @@ def _bilinear(x: Tensor, y: Tensor, image: Tensor, grid: tuple[int, int]
     weights = torch.stack([(1 - along_y) * (1 - along_x), (1 - along_y) * along_x,
                            along_y * (1 - along_x), along_y * along_x], 1)
     return pixels, weights * inside[:, None]
+
+
+def _check(features: Tensor, rois: Tensor, output_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Bins (height, width), if everything fits together."""
+    if features.dim() != 4 or rois.dim() != 2 or rois.shape[1] != 6:
+        raise ValueError('features must have shape (B, C, H, W) and rois (N, 6): image index, cx, '
+                         f'cy, w, h, theta; got {tuple(features.shape)} and {tuple(rois.shape)}')
+    if min(features.shape[1:]) < 1 or not features.is_floating_point():
+        raise ValueError('features must be floating-point and have channels and pixels; got '
+                         f'{features.dtype} {tuple(features.shape)}')
+    if rois.device != features.device:
+        raise ValueError(f'rois are on {rois.device}, features on {features.device}: put both on '
+                         'one device')
+    bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    if len(bins) != 2 or min(bins) < 1:
+        raise ValueError(f'output_size={output_size}: it takes one or two numbers of at least 1')
+    # A look at CUDA's values would make the host wait for the device.
+    if rois.device.type == 'cpu' and not torch.compiler.is_compiling():
+        if ((rois[:, 0] < 0) | (rois[:, 0] >= len(features))).any():
+            raise ValueError(f'rois[:, 0] must index one of the {len(features)} images in '
+                             f'features; got {rois[:, 0].min():g} to {rois[:, 0].max():g}')
+    return bins

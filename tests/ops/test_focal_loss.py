@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from mtp.ops import sigmoid_focal_loss
+from mtp.ops.focal_loss import sigmoid_focal_loss_derivative
 
 
 def logits_and_target():
@@ -24,6 +25,10 @@ def test_equals_the_formula(gamma, weight):
     torch.testing.assert_close(loss, expected, atol=1e-12, rtol=1e-12)
     assert torch.autograd.gradcheck(
         lambda x: sigmoid_focal_loss(x, target, gamma, 0.25, weight), logits.requires_grad_())
+    loss = sigmoid_focal_loss(logits, target, gamma, 0.25, weight)
+    torch.testing.assert_close(
+        sigmoid_focal_loss_derivative(logits, target, gamma, 0.25, weight),
+        torch.autograd.grad(loss.sum(), logits)[0], atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize('gamma', [0.0, 0.5, 2.0])
@@ -49,3 +54,14 @@ def test_no_rows():
     logits = torch.zeros(0, 3, requires_grad=True)
     sigmoid_focal_loss(logits, torch.zeros(0, dtype=torch.long)).sum().backward()
     assert logits.grad.shape == (0, 3)
+
+
+def test_wrong_input():
+    logits, target = logits_and_target()
+    for wrong, message in (
+            ((logits[0], target), r'\(N, C\)'), ((logits, target[:2]), r'\(N,\)'),
+            ((logits, target.int()), 'int64'), ((logits, target + 1), r'0\.\.3'),
+            ((logits, target - 1), r'0\.\.3'), ((logits, target, 2.0, 0.25, logits[0, :2]),
+                                                 '3 classes')):
+        with pytest.raises(ValueError, match=message):
+            sigmoid_focal_loss(*wrong)
