@@ -68,20 +68,49 @@ def relative_position_attention(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tens
 
     Returns:
         Tensor: ``(B, heads, H * W, d)``.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit together.
     """
+    height, width = _check(q, k, v, rel_pos_h, rel_pos_w)
     batch, heads, length, channels = q.shape
-    height, width = (rel_pos_h.shape[0] + 1) // 2, (rel_pos_w.shape[0] + 1) // 2
     q = q * channels**-0.5
     terms = relative_position_terms(q.unflatten(2, (height, width)), rel_pos_h, rel_pos_w)
 
     # The terms become H + W more query channels, which one-hot key channels pick out: so a fused
-    # attention kernel computes the sum, and no N x N bias is kept for the backward pass.
-    index = torch.arange(length, device=q.device)
-    places = torch.cat([F.one_hot(index // width, height), F.one_hot(index % width, width)], -1)
-    places = places.to(k.dtype).expand(batch, heads, length, height + width)
+    # attention kernel computes the sum, and no N x N bias is kept for the backward pass. The
+    # fused CUDA kernels need a multiple of 8 channels, and as many values.
+    filling = -(channels + height + width) % 8
+    rows = torch.eye(height, dtype=k.dtype, device=k.device)[:, None].expand(-1, width, -1)
+    columns = torch.eye(width, dtype=k.dtype, device=k.device).expand(height, -1, -1)
+    places = F.pad(torch.cat([rows, columns], -1), (0, filling))
+    extra_q = [term.flatten(2, 3) for term in terms]
+    if filling:
+        extra_q.append(q.new_zeros(()).expand(batch, heads, length, filling))
     out = F.scaled_dot_product_attention(
-        torch.cat([q, *(term.flatten(2, 3) for term in terms)], -1),
-        torch.cat([k, places], -1),
-        F.pad(v, (0, height + width)),  # the fused kernels need equal widths
-        scale=1.0)
+        torch.cat([q, *extra_q], -1),
+        torch.cat([k, places.flatten(0, 1).expand(batch, heads, -1, -1)], -1),
+        F.pad(v, (0, height + width + filling)), scale=1.0)
     return out[..., :channels]
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
+           ) -> tuple[int, int]:
+    """The grid (H, W), if everything fits together."""
+    if q.dim() != 4 or not q.shape == k.shape == v.shape:
+        raise ValueError('q, k and v must have one shape (B, heads, H * W, d); got '
+                         f'{tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}')
+    grid = (len(rel_pos_h) + 1) // 2, (len(rel_pos_w) + 1) // 2
+    for name, table, side in (('rel_pos_h', rel_pos_h, grid[0]), ('rel_pos_w', rel_pos_w, grid[1])):
+        if table.shape != (2 * side - 1, q.shape[3]):
+            raise ValueError(f'{name} must have shape (2 * side - 1, {q.shape[3]}), side being '
+                             f'that of the grid; got {tuple(table.shape)}')
+    if grid[0] * grid[1] != q.shape[2]:
+        raise ValueError(f'tables of {len(rel_pos_h)} and {len(rel_pos_w)} rows are those of a '
+                         f'grid of {grid[0]} x {grid[1]} tokens, but q has {q.shape[2]} tokens')
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f'q, k and v must have one dtype; got {q.dtype}, {k.dtype}, {v.dtype}')
+    if len({tensor.device for tensor in (q, k, v, rel_pos_h, rel_pos_w)}) > 1:
+        raise ValueError('q, k, v and the tables must be on one device; got '
+                         + ', '.join(str(t.device) for t in (q, k, v, rel_pos_h, rel_pos_w)))
+    return grid
