@@ -7,7 +7,7 @@ import sys
 import torch
 
 import mtp
-from mtp.ops import mmcv_ext
+from mtp.ops import dispatch, mmcv_ext
 
 PACKAGES = ('torch', 'torchvision', 'timm', 'numpy', 'opencv-python', 'onedl-mmengine',
             'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmrotate',
@@ -25,6 +25,7 @@ def report() -> str:
     lines.append('devices: ' + (', '.join(
         torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         or f'CPU only, {torch.get_num_threads()} threads'))
+    lines.append(f'operators of mtp.ops: {dispatch.report()}')
     native = mmcv_ext.install() == 'native'
     setting = os.environ.get('MTP_OPS')
     why = (f'MTP_OPS={setting}' if setting else

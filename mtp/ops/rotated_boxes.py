@@ -1,10 +1,12 @@
-"""Overlaps and non-maximum suppression of rotated boxes, in plain torch.
+"""Overlaps and non-maximum suppression of rotated boxes, and their form in plain torch.
 
 A rotated box is (cx, cy, w, h, theta): pixels, and radians with positive = clockwise on screen
 (y down). Shapes: N, M numbers of boxes, P of pairs.
 """
 import torch
 from torch import Tensor
+
+from mtp.ops.dispatch import use_triton
 
 # Pairs of boxes worked on at once: bounds the memory of their temporaries to some 200 MB.
 _PAIRS_PER_CHUNK = 1 << 17
@@ -14,7 +16,8 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str = 'iou',
                     aligned: bool = False) -> Tensor:
     """Intersection over union (or over the first box) of rotated boxes.
 
-    Equal to ``mmcv.ops.box_iou_rotated``; boxes without area have overlap 0.
+    Equal to ``mmcv.ops.box_iou_rotated``; boxes without area have overlap 0, and so have boxes with
+    NaN. Not differentiable.
 
     Args:
         boxes1: ``(N, 5)``.
@@ -26,18 +29,27 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str = 'iou',
         Tensor: ``(N, M)``, or ``(N,)`` when aligned; float32, or float64 for such boxes.
 
     Raises:
-        ValueError: wrong shapes or mode.
+        ValueError: wrong shapes, devices or mode; NaN in boxes on the CPU (on a GPU a check would
+            wait for the device).
     """
     _check_boxes(boxes1, boxes2)
     if mode not in ('iou', 'iof'):
         raise ValueError(f"mode is {mode!r}; it must be 'iou' or 'iof'")
+    if aligned and len(boxes1) != len(boxes2):
+        raise ValueError(f'aligned overlaps need equal numbers of boxes, got {len(boxes1)} and '
+                         f'{len(boxes2)}')
+    if use_triton(boxes1, boxes2):
+        from mtp.ops.triton import rotated_boxes as kernels
+        return kernels.box_iou_rotated(boxes1, boxes2, mode == 'iof', aligned)
+    return box_iou_rotated_torch(boxes1, boxes2, mode, aligned)
+
+
+def box_iou_rotated_torch(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bool) -> Tensor:
+    """:func:`box_iou_rotated` in torch."""
     dtype = torch.promote_types(torch.promote_types(boxes1.dtype, boxes2.dtype), torch.float32)
     # float32 would leave a thin box (0.01 x 50 pixels) with three correct digits
     boxes1, boxes2 = boxes1.double(), boxes2.double()
     if aligned:
-        if len(boxes1) != len(boxes2):
-            raise ValueError(f'aligned overlaps need equal numbers of boxes, got {len(boxes1)} '
-                             f'and {len(boxes2)}')
         parts = zip(boxes1.split(_PAIRS_PER_CHUNK), boxes2.split(_PAIRS_PER_CHUNK))
         return torch.cat([_overlap(*part, mode) for part in parts]).to(dtype)
     overlaps = boxes1.new_zeros(len(boxes1), len(boxes2), dtype=dtype)
@@ -53,7 +65,8 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float,
     """Greedy non-maximum suppression of rotated boxes.
 
     Equal to ``mmcv.ops.nms_rotated``: by falling score, a box is dropped when a kept one overlaps
-    it by more than ``iou_threshold`` (and has its label, where labels are given).
+    it by more than ``iou_threshold`` (and has its label, where labels are given). A score of NaN
+    counts as the highest.
 
     Args:
         boxes: ``(N, 5)``.
@@ -65,13 +78,25 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float,
         Tensor: int64 ``(K,)``, indices of the kept boxes by falling score.
 
     Raises:
-        ValueError: wrong shapes.
+        ValueError: wrong shapes or devices; NaN in boxes on the CPU (on a GPU such a box overlaps
+            nothing: a check would wait for the device).
     """
     _check_boxes(boxes)
     if scores.shape != boxes.shape[:1]:
         raise ValueError(f'{len(boxes)} boxes need as many scores, got shape {tuple(scores.shape)}')
     if labels is not None and labels.shape != scores.shape:
         raise ValueError(f'{len(boxes)} boxes need as many labels, got shape {tuple(labels.shape)}')
+    if any(other is not None and other.device != boxes.device for other in (scores, labels)):
+        raise ValueError(f'boxes are on {boxes.device}: scores and labels must be there too')
+    if use_triton(boxes, scores):
+        from mtp.ops.triton import rotated_boxes as kernels
+        return kernels.nms_rotated(boxes, scores, iou_threshold, labels)
+    return nms_rotated_torch(boxes, scores, iou_threshold, labels)
+
+
+def nms_rotated_torch(boxes: Tensor, scores: Tensor, iou_threshold: float,
+                      labels: Tensor | None) -> Tensor:
+    """:func:`nms_rotated` in torch."""
     order = scores.sort(descending=True).indices
     boxes = boxes[order].double()
     labels = None if labels is None else labels[order]
@@ -179,3 +204,11 @@ def _check_boxes(*boxes: Tensor) -> None:
         if tensor.dim() != 2 or tensor.shape[1] != 5:
             raise ValueError('rotated boxes must have shape (N, 5): cx, cy, w, h, theta; '
                              f'got {tuple(tensor.shape)}')
+        if tensor.device.type == 'cpu' and not torch.compiler.is_compiling():
+            bad = tensor.isnan().any(1)
+            if bad.any():
+                raise ValueError(f'{int(bad.sum())} of {len(tensor)} rotated boxes have NaN, the '
+                                 f'first in row {int(bad.nonzero()[0])}: did training diverge?')
+    if len({tensor.device for tensor in boxes}) > 1:
+        raise ValueError('boxes must be on one device; got '
+                         + ' and '.join(str(tensor.device) for tensor in boxes))

@@ -34,7 +34,7 @@ def modules() -> list[str]:
 
 
 def compile_case(job: tuple[str, int, int]) -> str:
-    """Compile one case; a line with the registers, stack and shared memory of a program."""
+    """Compile one case; a line with its registers, stack and shared memory in bytes."""
     module, number, capability = job
     case = list(importlib.import_module(f'mtp.ops.triton.{module}').compile_cases())[number]
     meta = ' '.join(f'{name}={value}' for name, value in case.constants.items())
@@ -49,20 +49,21 @@ def compile_case(job: tuple[str, int, int]) -> str:
         compiled = triton.compile(
             source, target=GPUTarget('cuda', capability, 32),
             options={'num_warps': case.num_warps, 'num_stages': case.num_stages})
-        return f'ok    {title}: {resources(compiled.asm["cubin"])}'
+        return (f'ok    {title}: {resources(compiled.asm["cubin"])}, '
+                f'shared {compiled.metadata.shared}')
     except Exception as error:
         return f'FAIL  {title}: {type(error).__name__}: {error}'
 
 
 def resources(cubin: bytes) -> str:
-    """Registers a thread, stack bytes a thread and shared bytes a program, as cuobjdump tells."""
+    """Registers and stack bytes of a thread, as cuobjdump tells."""
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(cubin)
         file.flush()
         usage = subprocess.run([CUOBJDUMP, '--dump-resource-usage', file.name], text=True,
                                capture_output=True, check=True).stdout
     return ', '.join('{} {}'.format(what.lower(), re.search(rf'{what}:(\d+)', usage)[1])
-                     for what in ('REG', 'STACK', 'SHARED'))
+                     for what in ('REG', 'STACK'))
 
 
 def main() -> None:
