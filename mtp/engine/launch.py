@@ -220,7 +220,16 @@ def check_checkpoint(model: nn.Module, path: str | Path) -> None:
         FileNotFoundError: no such file.
         ValueError: the file is damaged, or its keys or shapes are not those of the model.
     """
-    source = {name: tuple(value.shape) for name, value in read_state_dict(path).items()}
+    check_state(model, read_state_dict(path), path)
+
+
+def check_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Refuse the entries of a checkpoint that do not fit a model whole.
+
+    Raises:
+        ValueError: keys or shapes are not those of the model; the message names ``path``.
+    """
+    source = {name: tuple(value.shape) for name, value in state.items()}
     target = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     problems = {
         'missing from the file': [name for name in target if name not in source],

@@ -1,0 +1,105 @@
+"""Released finetuned checkpoints in our models, and what they measure beside what was published."""
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from mtp.engine.launch import check_state
+from mtp.engine.recipes import Results
+from mtp.models.checkpoints import read_state_dict
+
+# Last layer of a model -> outputs a class, outputs that are no class.
+CLASSIFIERS = {'head.fc.bias': (1, 0), 'decode_head.conv_seg.bias': (1, 0),
+               'bbox_head.retina_cls.bias': (9, 0), 'roi_head.bbox_head.fc_cls.bias': (1, 1)}
+
+
+def load_released(model: nn.Module, path: str | Path) -> list[str]:
+    """Load a finetuned checkpoint as the authors released it; all that matters must fit.
+
+    The wrapper and a ``module.`` prefix are taken off. What no forward pass uses may be there or
+    not, as it differs among the released variants of a backbone: the class token with its
+    position, the final norm, and, where the model does without a pyramid, its layers.
+
+    Args:
+        model: of a finetuning config.
+        path: checkpoint file.
+
+    Returns:
+        list: what was converted, a line each.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, one without a whole model, of another backbone, of another
+            number of classes, or one that does not fit for another reason.
+    """
+    state, own = read_state_dict(path), model.state_dict()
+    of_backbone = [key.startswith('backbone.') for key in state]
+    if all(of_backbone) or not any(of_backbone):
+        raise ValueError(f'{path} holds no finetuned model: expected a backbone and a head, found '
+                         f'{", ".join(list(state)[:3])}, ... An encoder is what training starts '
+                         'from, see model.backbone.init_cfg of the configs')
+    changes = []
+    positions = 'backbone.pos_embed'
+    if 'backbone.cls_token' in state and 'backbone.cls_token' not in own:
+        del state['backbone.cls_token']
+        changes.append('class token left out')
+        if positions in own and state[positions].shape[1] == own[positions].shape[1] + 1:
+            state[positions] = state[positions][:, 1:]
+            changes.append('position of the class token left out')
+    unused = ('backbone.norm.',)
+    if not getattr(model.backbone, 'pyramid', True):
+        unused += ('backbone.fpn1.', 'backbone.fpn2.')
+    for key in [key for key in state if key.startswith(unused) and key not in own]:
+        del state[key]
+        changes.append(f'{key} left out: nothing uses it')
+    for key in [key for key in own if key.startswith(unused) and key not in state]:
+        state[key] = own[key]
+        changes.append(f'{key} is not in the file: nothing uses it')
+
+    _check_backbone(state, own, path)
+    _check_classes(state, own, path)
+    check_state(model, state, path)
+    model.load_state_dict(state)
+    return changes
+
+
+def _check_backbone(state: dict[str, Tensor], own: dict[str, Tensor], path: str | Path) -> None:
+    theirs, ours = ({key: tuple(value.shape) for key, value in part.items()
+                     if key.startswith('backbone.')} for part in (state, own))
+    if theirs == ours:
+        return
+    key = next(key for key in (*ours, *theirs) if theirs.get(key) != ours.get(key))
+    raise ValueError(
+        f'{path} is of another backbone than the model: {key} is '
+        f'{theirs.get(key, "missing")} in the file, {ours.get(key, "missing")} in the model. '
+        'Name the model that it was made with')
+
+
+def _check_classes(state: dict[str, Tensor], own: dict[str, Tensor], path: str | Path) -> None:
+    for key, (per_class, others) in CLASSIFIERS.items():
+        if key in state and key in own and state[key].shape != own[key].shape:
+            theirs, ours = (len(part[key]) // per_class - others for part in (state, own))
+            raise ValueError(f'{path} tells {theirs} classes apart, the data set has {ours}: '
+                             'name the data set that it was made for')
+
+
+def compare(results: Results, model: str, metrics: dict[str, float]) -> str:
+    """Table of measured and published figures, in percent.
+
+    Args:
+        results: of the data set, with a ``key``.
+        model: name.
+        metrics: of ``tools/test.py``.
+    """
+    rows = [(results.metric, results.key, results.published),
+            (f'{results.metric}, without MTP', results.key, results.without_mtp)]
+    rows += [(f'{key} of the released log', key, of_models)
+             for key, of_models in results.logged.items()]
+    rows = [(title, results.percent(metrics, key), of_models.get(model))
+            for title, key, of_models in rows]
+    lines = [f'{"":<40}{"measured":>10}{"published":>11}{"difference":>12}']
+    for title, measured, published in rows:
+        if published is not None or title == results.metric:
+            beside = (f'{"none":>11}' if published is None else
+                      f'{published:>11.2f}{measured - published:>+12.2f}')
+            lines.append(f'{title:<40}{measured:>10.2f}{beside}')
+    return '\n'.join(lines)

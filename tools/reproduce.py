@@ -1,0 +1,67 @@
+"""Evaluate a released finetuned checkpoint and set its figure beside the published one.
+
+    python tools/reproduce.py levir vit_b_rvsa --checkpoint levir_vit_b.pth --data data/levir
+
+DATA is what tools/data/prepare.py made. Where the benchmark's server keeps the labels of the test
+split, the submission is written instead. Data sets, models and figures: docs/model_zoo.md.
+"""
+import argparse
+import json
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from mtp.data.facts import DATASETS
+from mtp.engine import launch, recipes
+from mtp.engine.reproduce import compare, load_released
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('dataset', help='a folder of configs/finetune/<task>, e.g. levir')
+    parser.add_argument('model', help='a config of that folder, e.g. vit_b_rvsa')
+    parser.add_argument('--checkpoint', type=Path, required=True, metavar='CKPT')
+    parser.add_argument('--data', type=Path, required=True, metavar='DIR',
+                        help='the prepared data set')
+    parser.add_argument('--work-dir', type=Path, help='folder for the log, metrics.json and the '
+                        'submission; default: work_dirs/reproduce/<data set>/<model>')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
+                        metavar='KEY=VALUE', help='change the config, as in tools/test.py')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with launch.users_errors():
+        args.config = recipes.config_of(args.dataset, args.model)
+        args.work_dir = args.work_dir or Path('work_dirs/reproduce', args.dataset, args.model)
+        args.launcher = 'none'
+        if not args.data.is_dir():
+            raise FileNotFoundError(f'no folder {args.data}: prepare the data set with '
+                                    'tools/data/prepare.py')
+        cfg = launch.load_config(args)
+        recipes.set_data_root(cfg, args.data)
+        results = recipes.read_results()[args.dataset]
+        launch.set_submission(cfg, None if results.key else str(args.work_dir / 'submission'))
+    runner = launch.build_runner(cfg)
+    with launch.users_errors():
+        changes = load_released(launch.unwrap(runner.model), args.checkpoint)
+    metrics = runner.test()
+    (args.work_dir / 'metrics.json').write_text(json.dumps(metrics, indent=1, default=float) + '\n')
+
+    title = DATASETS[args.dataset.removesuffix('_ms')].title
+    lines = [f'{title}, {args.model}, {args.checkpoint} on {args.data}, in percent', *changes]
+    if results.key:
+        lines.append(compare(results, args.model, metrics))
+    else:
+        published = results.published.get(args.model)
+        lines.append("The benchmark's server keeps the labels: send in the zip in "
+                     f'{args.work_dir / "submission"}. Published: '
+                     + (f'{published:.2f} ({results.metric})' if published else 'none'))
+    lines += [f'Doubt: {results.doubt}'] * bool(results.doubt) + [results.note] * bool(results.note)
+    print('\n'.join(lines))
+
+
+if __name__ == '__main__':
+    main()
