@@ -187,8 +187,8 @@ def _backward_kernel(
     grad_values = _dot(tl.trans(weights).to(grad.dtype), grad)
     grad_logits = weights * (_dot(grad, tl.trans(values)) - mean[:, None])
     bias_places = (head * TOKENS + token[:, None]) * TOKENS + token[None, :]
-    tl.atomic_add(grad_bias + bias_places, grad_logits, exists[:, None] & exists[None, :],
-                  sem='relaxed')
+    # Places without a key get zeros: a mask on columns would forbid adding four at a time.
+    tl.atomic_add(grad_bias + bias_places, grad_logits, exists[:, None], sem='relaxed')
     low = grad_logits.to(query.dtype)
 
     # Relative terms: sum over the keys of a row, or of a column, then to the tables' rows.
@@ -204,10 +204,10 @@ def _backward_kernel(
     grad_query += _dot(grad_h, _table(rel_pos_h, size, channels, c, query.dtype))
     grad_query += _dot(grad_w, _table(rel_pos_w, size, channels, c, query.dtype))
     tl.store(grad_q + query_places, grad_query, query_mask)
-    places = row[:, None] * channels + c
+    row_places = row[:, None] * channels + c
     there = (row[:, None] < 2 * size - 1) & (c < channels)
-    tl.atomic_add(grad_rel_pos_h + places, _dot(tl.trans(grad_h), query), there, sem='relaxed')
-    tl.atomic_add(grad_rel_pos_w + places, _dot(tl.trans(grad_w), query), there, sem='relaxed')
+    tl.atomic_add(grad_rel_pos_h + row_places, _dot(tl.trans(grad_h), query), there, sem='relaxed')
+    tl.atomic_add(grad_rel_pos_w + row_places, _dot(tl.trans(grad_w), query), there, sem='relaxed')
     grad_keys = _dot(tl.trans(low), query) * scale
 
     # The grid: how the sampled keys and values change along x and y.
@@ -340,8 +340,8 @@ def _block(channels: int) -> int:
 
 
 def _warps(dtype: torch.dtype, block: int) -> int:
-    # A tile is one warp group's product; wider or longer numbers need more registers.
-    return 4 if dtype.itemsize * block <= 128 else 8
+    # Hopper's warp groups, of 4, share no tile of 64 rows of 16 bits; else registers decide.
+    return 4 if dtype.itemsize == 2 and block <= 64 else 8
 
 
 def compile_cases() -> Iterator[CompileCase]:
