@@ -110,7 +110,9 @@ def test_strides_of_every_kind():
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('case', ['rvsa_7x7', 'rvsa_10x13_padded', 'rvsa_ws4_9x12_nobias'])
+@pytest.mark.parametrize('case', [
+    'rvsa_7x7', *(pytest.param(case, marks=pytest.mark.slow)
+                  for case in ('rvsa_10x13_padded', 'rvsa_ws4_9x12_nobias'))])
 def test_golden(shared, case):
     folder = shared / 'golden' / 'attention'
     info = next(entry for entry in json.loads((folder / 'index.json').read_text())
