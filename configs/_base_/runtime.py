@@ -11,8 +11,8 @@ from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visua
 
 from mtp.engine import (
     CheckDatasetsHook,
+    DrawPredictionsHook,
     ExportEncoderHook,
-    MultiTaskVisualizationHook,
     SeedIterationHook,
     TaskLossLogProcessor,
 )
@@ -31,7 +31,7 @@ default_hooks = dict(
     checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=5000, save_last=True,
                     max_keep_ckpts=2),
     export_encoder=dict(type=ExportEncoderHook),
-    visualization=dict(type=MultiTaskVisualizationHook))
+    visualization=dict(type=DrawPredictionsHook))
 
 log_processor = dict(type=TaskLossLogProcessor, window_size=50, by_epoch=False)
 visualizer = dict(

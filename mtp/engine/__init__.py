@@ -5,12 +5,11 @@ from mtp.engine.hooks import ExportEncoderHook, SeedIterationHook
 from mtp.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mtp.engine.logging import TaskLossLogProcessor
 from mtp.engine.mixed_precision import Bfloat16OptimWrapper
-from mtp.engine.visualization_hook import MultiTaskVisualizationHook
+from mtp.engine.visualization_hook import DrawPredictionsHook
 
 compat.load_checkpoints_safely()
 
 __all__ = [
-    'Bfloat16OptimWrapper', 'CheckDatasetsHook', 'ExportEncoderHook',
-    'LayerDecayOptimWrapperConstructor', 'MultiTaskVisualizationHook', 'SeedIterationHook',
-    'TaskLossLogProcessor',
+    'Bfloat16OptimWrapper', 'CheckDatasetsHook', 'DrawPredictionsHook', 'ExportEncoderHook',
+    'LayerDecayOptimWrapperConstructor', 'SeedIterationHook', 'TaskLossLogProcessor',
 ]

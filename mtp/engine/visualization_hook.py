@@ -5,21 +5,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import mmcv
-from mmdet.structures import DetDataSample
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from mmpretrain.structures import DataSample
 
-from mtp.inference.visualizer import draw_sample
+from mtp.data import LoadImage
+from mtp.inference.samples import draw_result
 from mtp.registry import HOOKS
 
 
 @HOOKS.register_module()
-class MultiTaskVisualizationHook(Hook):
-    """Writes ``<out_dir>/<data set>_<image's stem>.png`` for tested images.
+class DrawPredictionsHook(Hook):
+    """Writes ``<out_dir>/<image's stem>.png`` for tested images of any task.
 
-    Each shows the predictions of all tasks below the truth
-    (:func:`mtp.inference.visualizer.draw_sample`). A file appears whole or not at all.
+    Each shows the predictions beside the truth, where the test split has it
+    (:func:`mtp.inference.samples.draw_result`). Stems of several data sets begin with the data
+    set's name, those of scenes with the image's folder, often the class. A file appears whole or
+    not at all. Unlike the hooks of the task's libraries this one draws on every process.
 
     Args:
         out_dir: folder, made when needed; None: no pictures.
@@ -38,22 +42,30 @@ class MultiTaskVisualizationHook(Hook):
         self.drawn = Counter()
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
-                        outputs: Sequence[DetDataSample] = ()) -> None:
+                        outputs: Sequence[BaseDataElement] = ()) -> None:
         """Draw the images of the batch."""
         if self.out_dir is None:
             return
-        datasets = runner.test_dataloader.dataset.metainfo['datasets']
         for sample in outputs:
-            if self.drawn[sample.dataset] == self.max_images:
+            dataset = sample.get('dataset', '')
+            if self.drawn[dataset] == self.max_images:
                 continue
-            self.drawn[sample.dataset] += 1
-            image = mmcv.imread(sample.img_path, channel_order='rgb')
-            picture = draw_sample(image, sample, datasets[sample.dataset], self.score_thr)
-            self._write(picture, f'{sample.dataset}_{Path(sample.img_path).stem}.png')
+            self.drawn[dataset] += 1
+            path = Path(sample.img_path)
+            prefix = path.parent.name if isinstance(sample, DataSample) else dataset
+            images = [_read(sample.get(key)) for key in ('img_path', 'img_path2') if key in sample]
+            picture = draw_result(
+                images, sample.cpu(), runner.test_dataloader.dataset.metainfo, self.score_thr)
+            self._write(picture, f'{prefix}_{path.stem}.png' if prefix else f'{path.stem}.png')
 
-    def _write(self, picture, name: str) -> None:
+    def _write(self, picture: np.ndarray, name: str) -> None:
         self.out_dir.mkdir(parents=True, exist_ok=True)
         unfinished = self.out_dir / f'.{name}.{os.getpid()}'
         _, encoded = cv2.imencode('.png', picture[..., ::-1])
         unfinished.write_bytes(encoded)
         os.replace(unfinished, self.out_dir / name)
+
+
+def _read(path: str) -> np.ndarray:
+    """uint8 RGB ``(H, W, 3)``, read as training reads it."""
+    return np.ascontiguousarray(LoadImage().transform(dict(img_path=path))['img'][..., ::-1])

@@ -80,7 +80,7 @@ def _semantic(tile: np.ndarray, content, scale: float, meta: dict) -> set[int]:
     seg_map = cv2.resize(seg_map, tile.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     labels = {int(value) - 1 for value in np.unique(seg_map) if 0 < value < 255}
     for label in labels:
-        _shade(tile, seg_map == label + 1, meta['palette'][label], 0.6)
+        shade(tile, seg_map == label + 1, meta['palette'][label], 0.6)
     return labels
 
 
@@ -91,7 +91,7 @@ def _instances(tile: np.ndarray, content: InstanceData, scale: float, meta: dict
     for label, mask in zip(content.labels.tolist(), masks):
         mask = cv2.resize(mask.astype(np.uint8), tile.shape[1::-1],
                           interpolation=cv2.INTER_NEAREST)
-        _shade(tile, mask > 0, meta['palette'][label], 0.5)
+        shade(tile, mask > 0, meta['palette'][label], 0.5)
         contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(tile, contours, -1, WHITE, 1, cv2.LINE_AA)
     for label, (x1, y1, x2, y2) in zip(content.labels.tolist(), boxes):
@@ -118,7 +118,8 @@ TASKS = {'semantic': ('sem_seg', _semantic), 'instance': ('instances', _instance
          'rotated': ('rotated_instances', _rotated)}
 
 
-def _shade(tile: np.ndarray, mask: np.ndarray, colour: Colour, strength: float) -> None:
+def shade(tile: np.ndarray, mask: np.ndarray, colour: Colour, strength: float) -> None:
+    """Lay a colour over a tile, uint8 RGB, where a mask is true; a strength of 1 hides the tile."""
     tile[mask] = (1 - strength) * tile[mask] + strength * np.array(colour)
 
 

@@ -11,7 +11,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from mmrotate.structures import RotatedBoxes
 
-from mtp.engine.visualization_hook import MultiTaskVisualizationHook
+from mtp.engine.visualization_hook import DrawPredictionsHook
 from mtp.inference import draw_sample
 from mtp.inference.visualizer import CAPTION, MARGIN
 
@@ -119,7 +119,7 @@ def test_hook_writes_whole_pictures(tmp_path):
         samples[-1].set_metainfo(dict(dataset=dataset, img_path=str(tmp_path / f'{stem}.png')))
 
     def run(**options):
-        hook = MultiTaskVisualizationHook(**options)
+        hook = DrawPredictionsHook(**options)
         hook.before_test(runner)
         hook.after_test_iter(runner, 0, None, samples)
 

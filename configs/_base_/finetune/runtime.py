@@ -14,7 +14,7 @@ from mmengine.hooks import (
 from mmengine.runner import TestLoop, ValLoop
 from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 
-from mtp.engine import SeedIterationHook
+from mtp.engine import DrawPredictionsHook, SeedIterationHook
 
 default_hooks = dict(
     runtime_info=dict(type=RuntimeInfoHook),
@@ -24,7 +24,8 @@ default_hooks = dict(
     logger=dict(type=LoggerHook, interval=50),
     param_scheduler=dict(type=ParamSchedulerHook),
     # Two are kept at least: while one is written the one before it is whole.
-    checkpoint=dict(type=CheckpointHook, interval=1, save_last=True, max_keep_ckpts=2))
+    checkpoint=dict(type=CheckpointHook, interval=1, save_last=True, max_keep_ckpts=2),
+    visualization=dict(type=DrawPredictionsHook))
 
 visualizer = dict(
     type=Visualizer,

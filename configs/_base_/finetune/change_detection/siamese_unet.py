@@ -41,7 +41,12 @@ train_pipeline = [
          saturation_range=(0.8, 1.2), hue_delta=10),
     dict(type=PackSegInputs),
 ]
-test_pipeline = [dict(type=LoadPair), dict(type=LoadChange), dict(type=PackSegInputs)]
+test_pipeline = [
+    dict(type=LoadPair),
+    dict(type=LoadChange),
+    dict(type=PackSegInputs,
+         meta_keys=('img_path', 'img_path2', 'ori_shape', 'img_shape', 'scale_factor')),
+]
 
 total_batch_size = 32
 train_dataloader = dict(

@@ -28,9 +28,11 @@ train_pipeline = [
     dict(type=RandomFlip, prob=0.5),
     dict(type=PackDetInputs),
 ]
+# Labels are loaded after the resize: pictures of predictions have the original size.
 test_pipeline = [
     dict(type=LoadImage),
     dict(type=Resize, keep_ratio=True),
+    dict(type=LoadAnnotations, with_bbox=True),
     dict(type=PackDetInputs,
          meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]

@@ -2,9 +2,9 @@
 from mmengine.config import read_base
 from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import PackSegInputs, Resize
-from mmseg.evaluation import IoUMetric
 
 from mtp.data import LoadClassMap, LoadImage
+from mtp.evaluation import SegmentationMetric
 
 with read_base():
     from .upernet import *
@@ -38,5 +38,5 @@ train_dataloader.dataset.update(
 test_dataloader.dataset.update(_val, pipeline=test_pipeline)
 val_dataloader = dict(
     test_dataloader, dataset=dict(_val, test_mode=True, pipeline=val_pipeline))
-val_evaluator = dict(type=IoUMetric, iou_metrics=['mIoU'])
+val_evaluator = dict(type=SegmentationMetric)
 test_evaluator = val_evaluator

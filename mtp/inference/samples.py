@@ -1,0 +1,119 @@
+"""Pictures of any task's sample: its image or pair, the truth, and predictions if there are any."""
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+from mmdet.structures import DetDataSample
+from mmengine.structures import BaseDataElement
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
+
+from mtp.data.samrs import PALETTE
+from mtp.inference.visualizer import (
+    MAX_TILE,
+    MIN_TILE,
+    captioned,
+    draw_sample,
+    frame,
+    legend,
+    shade,
+)
+
+Picture = tuple[np.ndarray, str, set[int]]
+ROWS = {'gt': 'truth', 'pred': 'prediction'}
+
+
+def draw_result(images: Sequence[np.ndarray], sample: BaseDataElement, meta: dict,
+                score_thr: float = 0.3) -> np.ndarray:
+    """One picture of a tested sample: predictions beside the truth, uint8 RGB.
+
+    Arguments and errors are those of :func:`draw`; predicted objects of a score below
+    ``score_thr`` are not drawn.
+    """
+    if isinstance(sample, DetDataSample):
+        return _objects(images[0], sample, meta, score_thr)
+    height, width = images[0].shape[:2]
+    longer = max(height, width)
+    side = round(height * min(max(longer, MIN_TILE), MAX_TILE) / longer)
+    return frame([with_legend(captioned(picture, text), labels, meta)
+                  for picture, text, labels in draw(images, sample, meta, side)])
+
+
+def with_legend(tile: np.ndarray, labels: set[int], meta: dict) -> np.ndarray:
+    """A tile, uint8 RGB, above the legend of its classes."""
+    return np.concatenate([tile, legend(labels, meta, tile.shape[1])]) if labels else tile
+
+
+def draw(images: Sequence[np.ndarray], sample: BaseDataElement, meta: dict, side: int
+         ) -> Iterator[Picture]:
+    """Pictures of a sample, uint8 RGB, what they show, and the labels that need a legend.
+
+    Args:
+        images: uint8 RGB ``(H, W, 3)``: one, or the two of a pair.
+        sample: of mtp, mmpretrain, mmdet, mmrotate or mmseg, in pixels of the images; truth or
+            prediction may be absent.
+        meta: ``classes`` and, for areas, ``palette``; of mtp's samples ``datasets``.
+        side: height of a picture in pixels; pictures of objects have sizes of their own.
+
+    Raises:
+        ValueError: another kind of sample.
+    """
+    if isinstance(sample, DataSample):
+        yield _scene(_scaled(images[0], side), sample, meta), _classes(sample, 'gt', meta), set()
+    elif isinstance(sample, SegDataSample):
+        pair = len(images) == 2
+        for image, text in zip(images, ('first date', 'second date') if pair else ('image',)):
+            yield _scaled(image, side), text, set()
+        for row, text in ROWS.items():
+            if f'{row}_sem_seg' in sample:
+                seg_map = sample.get(f'{row}_sem_seg').data.squeeze(0).cpu().numpy()
+                labels = {*np.unique(seg_map).tolist()} & {*range(len(meta['classes']))}
+                picture = images[-1].copy()
+                for label in labels:
+                    # of a pair drawn alone: the image shows only where it is ignored
+                    shade(picture, seg_map == label, meta['palette'][label], 1 if pair else 0.6)
+                yield _scaled(picture, side), text, labels
+    elif isinstance(sample, DetDataSample):
+        picture = _objects(images[0], sample, meta)
+        text = sample.get('dataset') or f'{len(sample.gt_instances)} objects'
+        yield picture, text, set()
+    else:
+        raise ValueError(f'a sample of {type(sample).__name__} cannot be drawn: known are those of '
+                         'mtp, mmpretrain, mmdet, mmrotate and mmseg')
+
+
+def _classes(sample: DataSample, row: str, meta: dict) -> str:
+    labels = sample.get(f'{row}_label')
+    if labels is None:
+        return f'no {ROWS[row]}'
+    return f'{ROWS[row]}: ' + ', '.join(meta['classes'][label] for label in labels.tolist())
+
+
+def _scene(tile: np.ndarray, sample: DataSample, meta: dict) -> np.ndarray:
+    if 'pred_label' not in sample:
+        return tile
+    scores = ', '.join(f'{sample.pred_score[i]:.2f}' for i in sample.pred_label.tolist())
+    return captioned(tile, f'{_classes(sample, "pred", meta)} {scores}')
+
+
+def _objects(image: np.ndarray, sample: DetDataSample, meta: dict, score_thr: float = 0.3
+             ) -> np.ndarray:
+    if 'datasets' in meta:
+        return draw_sample(image, sample, meta['datasets'][sample.dataset], score_thr)
+    # mmdet and mmrotate keep any boxes under one name, and an empty entry where there is no truth
+    fields = {}
+    for row in ROWS:
+        found = sample.get(f'{row}_instances')
+        if found is not None and 'bboxes' in found:
+            rotated = found.bboxes.shape[-1] == 5
+            fields[f'{row}_rotated_instances' if rotated else f'{row}_instances'] = found
+    palette = meta.get('palette') or PALETTE  # some are shorter than the list of classes
+    return draw_sample(image, DetDataSample(**fields), dict(
+        classes=meta['classes'],
+        palette=[palette[i % len(palette)] for i in range(len(meta['classes']))]), score_thr)
+
+
+def _scaled(image: np.ndarray, side: int) -> np.ndarray:
+    scale = side / image.shape[0]
+    return cv2.resize(image, None, fx=scale, fy=scale,
+                      interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
