@@ -57,6 +57,9 @@ def test_lock_names_no_place_to_download_from():
                          .split('\n', maxsplit=1)[1])
 
 
+PYTEST = '-m pytest --numprocesses auto --maxprocesses 8'
+
+
 class Shell:
     """A copy of the scripts, and a PATH with nothing but a few utilities and a false python."""
 
@@ -101,7 +104,7 @@ def test_scripts_install_once_into_the_active_environment(tmp_path):
         assert result.returncode == 0, result.stderr
     pip, *tests = shell.log.read_text().splitlines()
     assert re.fullmatch(r'-m pip install --constraint \S+ --editable \.\[test\]', pip)
-    assert tests == ['-m pytest -k hooks'] * 2
+    assert tests == [f'{PYTEST} -k hooks'] * 2
     constraints = (tmp_path / 'constraints').read_text()
     assert 'onedl-mmcv==' in constraints
     assert 'torch==' not in constraints  # the environment's own stays
@@ -129,4 +132,4 @@ def test_scripts_put_headless_opencv_on_top_where_the_other_cannot_load(tmp_path
     assert result.returncode == 0, result.stderr
     _, headless, tests = shell.log.read_text().splitlines()
     assert headless.endswith('--force-reinstall --no-deps opencv-python-headless')
-    assert tests == '-m pytest'
+    assert tests == PYTEST

@@ -3,4 +3,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/setup_env.sh
-exec "$PYTHON" -m pytest "$@"
+# One process per core, each with one thread.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 8 "$@"
