@@ -15,6 +15,6 @@ for _loader in (train_dataloader, val_dataloader):
     _loader.dataset.data_root = 'data/real/oscd'
 test_dataloader = val_dataloader
 
-train_cfg.update(max_epochs=10, val_interval=2)
+train_cfg.update(max_epochs=6, val_interval=1)
 param_scheduler[0].update(end=1)
-param_scheduler[1].update(begin=1, T_max=9)
+param_scheduler[1].update(begin=1, T_max=5)

@@ -28,6 +28,6 @@ test_evaluator = dict(type=DOTAMetric, metric='mAP', eval_mode='11points')
 val_dataloader = test_dataloader
 val_evaluator = test_evaluator
 
-train_cfg.update(max_epochs=8, val_interval=2)
+train_cfg.update(max_epochs=6, val_interval=2)
 param_scheduler[0].update(end=50)
-param_scheduler[1].update(milestones=[6, 7])
+param_scheduler[1].update(milestones=[4, 5])
