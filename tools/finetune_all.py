@@ -12,7 +12,7 @@ import argparse
 import importlib
 import json
 import math
-import multiprocessing
+import multiprocessing.dummy
 import os
 import runpy
 import shutil
@@ -154,6 +154,9 @@ def real_run(dataset: str, models: Sequence[str]) -> list[dict]:
 def small_run(folder: Path, threads: int, dataset: str, models: Sequence[str]) -> list[dict]:
     """Make up a data set and finetune small models on it, below ``folder``."""
     torch.set_num_threads(threads)
+    # mmrotate's metric would spawn four processes, which import everything again
+    mean_ap = importlib.import_module('mmrotate.evaluation.functional.mean_ap')
+    mean_ap.get_context = lambda _: multiprocessing.dummy
     folder = folder / dataset
     done = folder / 'data.done'
     if not done.is_file():

@@ -1,4 +1,5 @@
 """Released finetuned checkpoints in our models, and what they measure beside what was published."""
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -15,9 +16,7 @@ CLASSIFIERS = {'head.fc.bias': (1, 0), 'decode_head.conv_seg.bias': (1, 0),
 def load_released(model: nn.Module, path: str | Path) -> list[str]:
     """Load a finetuned checkpoint as the authors released it; all that matters must fit.
 
-    The wrapper and a ``module.`` prefix are taken off. What no forward pass uses may be there or
-    not, as it differs among the released variants of a backbone: the class token with its
-    position, the final norm, and, where the model does without a pyramid, its layers.
+    The wrapper and a ``module.`` prefix are taken off; for the rest see :func:`convert`.
 
     Args:
         model: of a finetuning config.
@@ -28,38 +27,60 @@ def load_released(model: nn.Module, path: str | Path) -> list[str]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a damaged file, one without a whole model, of another backbone, of another
-            number of classes, or one that does not fit for another reason.
+        ValueError: a damaged file, or one that does not fit.
     """
-    state, own = read_state_dict(path), model.state_dict()
+    state, changes = convert(read_state_dict(path), model, path)
+    model.load_state_dict(state)
+    return changes
+
+
+def convert(state: Mapping[str, Tensor], model: nn.Module, path: str | Path,
+            ) -> tuple[dict[str, Tensor], list[str]]:
+    """The entries of a released finetuned checkpoint as those of our model.
+
+    What no forward pass uses may be there or not, as it differs among the released variants of a
+    backbone: the class token with its position, the final norm, and the layers of the pyramid
+    where the model does without it.
+
+    Args:
+        state: the file's entries.
+        model: of a finetuning config.
+        path: of the file, for messages.
+
+    Returns:
+        The entries, and what was converted, a line each.
+
+    Raises:
+        ValueError: no whole model, one of another backbone or number of classes, or one that does
+            not fit for another reason.
+    """
     of_backbone = [key.startswith('backbone.') for key in state]
     if all(of_backbone) or not any(of_backbone):
         raise ValueError(f'{path} holds no finetuned model: expected a backbone and a head, found '
                          f'{", ".join(list(state)[:3])}, ... An encoder is what training starts '
-                         'from, see model.backbone.init_cfg of the configs')
-    changes = []
-    positions = 'backbone.pos_embed'
+                         'from: model.backbone.init_cfg of the configs')
+    state, own, changes = dict(state), model.state_dict(), []
     if 'backbone.cls_token' in state and 'backbone.cls_token' not in own:
         del state['backbone.cls_token']
-        changes.append('class token left out')
-        if positions in own and state[positions].shape[1] == own[positions].shape[1] + 1:
-            state[positions] = state[positions][:, 1:]
-            changes.append('position of the class token left out')
+        changes.append('The class token is left out.')
+        key = 'backbone.pos_embed'
+        if key in state and key in own and len(state[key][0]) == len(own[key][0]) + 1:
+            state[key] = state[key][:, 1:]
     unused = ('backbone.norm.',)
     if not getattr(model.backbone, 'pyramid', True):
         unused += ('backbone.fpn1.', 'backbone.fpn2.')
-    for key in [key for key in state if key.startswith(unused) and key not in own]:
-        del state[key]
-        changes.append(f'{key} left out: nothing uses it')
-    for key in [key for key in own if key.startswith(unused) and key not in state]:
-        state[key] = own[key]
-        changes.append(f'{key} is not in the file: nothing uses it')
+    extra = [key for key in state if key.startswith(unused) and key not in own]
+    missing = [key for key in own if key.startswith(unused) and key not in state]
+    state = {key: value for key, value in state.items() if key not in extra}
+    state.update((key, own[key]) for key in missing)
+    for title, keys in (('left out', extra), ('missing from the file', missing)):
+        if keys:
+            changes.append(f'Unused by the model and {title}: {", ".join(keys)}.')
 
     _check_backbone(state, own, path)
     _check_classes(state, own, path)
     check_state(model, state, path)
-    model.load_state_dict(state)
-    return changes
+    return state, changes
 
 
 def _check_backbone(state: dict[str, Tensor], own: dict[str, Tensor], path: str | Path) -> None:

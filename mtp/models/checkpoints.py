@@ -180,7 +180,7 @@ def load_safely(path: str | Path, map_location: str | torch.device | None = 'cpu
     try:
         with torch.serialization.safe_globals(_safe_globals()):
             return torch.load(path, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         found = re.search(r'GLOBAL (\S+)|Unsupported class (\S+)', str(error))
         if found is None:
             raise ValueError(_damaged(path, error)) from error
