@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -125,7 +126,7 @@ def attempt(dataset: str, config: Path, folder: Path, data: Path | None = None) 
     """
     kept, begin = folder / 'result.json', time.perf_counter()
     if kept.is_file():
-        return json.loads(kept.read_text())
+        return dict(json.loads(kept.read_text()), before=folder)
     row = dict(dataset=dataset, model=config.stem)
     try:
         if data:
@@ -144,13 +145,6 @@ def attempt(dataset: str, config: Path, folder: Path, data: Path | None = None) 
     return row
 
 
-def real_run(dataset: str, models: Sequence[str]) -> list[dict]:
-    """The recipes of a data set as they are."""
-    configs = [recipes.config_of(dataset, model) for model in models]
-    return [attempt(dataset, config, Path('work_dirs', *config.with_suffix('').parts[-3:]))
-            for config in configs]
-
-
 def small_run(folder: Path, threads: int, dataset: str, models: Sequence[str]) -> list[dict]:
     """Make up a data set and finetune small models on it, below ``folder``."""
     torch.set_num_threads(threads)
@@ -161,7 +155,7 @@ def small_run(folder: Path, threads: int, dataset: str, models: Sequence[str]) -
     done = folder / 'data.done'
     if not done.is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        name, _, multi_scale = dataset.partition('_ms')
+        name = dataset.removesuffix('_ms')
         source, log = folder / 'source', folder / 'log.txt'
         try:
             step(log, tool, 'data/make_synthetic.py', source, '--dataset', name)
@@ -174,16 +168,22 @@ def small_run(folder: Path, threads: int, dataset: str, models: Sequence[str]) -
             for model in models]
 
 
-def show(rows: Iterable[list[dict]]) -> list[dict]:
+def show(rows: Iterable[dict]) -> list[dict]:
     """Print rows as they come; returns those of failures."""
     print(COLUMNS.format('data set', 'model', 'images', 'loss', 'result', 'seconds'), flush=True)
-    failed = []
-    for row in (row for of_dataset in rows for row in of_dataset):
+    failed, before = [], []
+    for row in rows:
         if 'error' in row:
             failed.append(row)
-            row = dict(row, images='', loss='', figure='FAILED', seconds=math.nan)
+            row = dict(row, images='', loss='', figure='FAILED', seconds='')
+        elif 'before' in row:
+            before.append(row['before'])
+        seconds = row['seconds'] and f'{row["seconds"]:.0f}'
         print(COLUMNS.format(row['dataset'], row['model'], row['images'], row['loss'],
-                             row['figure'], f'{row["seconds"]:.0f}'), flush=True)
+                             row['figure'], seconds).rstrip(), flush=True)
+    if before:
+        print(f'{len(before)} of these were finished before: to do one again remove its folder, '
+              f'such as {before[0]}')
     return failed
 
 
@@ -208,18 +208,22 @@ def main() -> None:
     for module in HEAVY:
         importlib.import_module(module)
     if args.smoke:
-        cores = len(os.sched_getaffinity(0))
+        cores = os.cpu_count()
         workers = min(cores, len(jobs))
         run = partial(small_run, args.work_dir.absolute(), max(1, cores // workers))
         with ProcessPoolExecutor(workers, mp_context=FORK) as pool:
-            failed = show(pool.map(run, jobs, jobs.values()))
+            failed = show(chain.from_iterable(pool.map(run, jobs, jobs.values())))
     else:
         missing = [name for name in jobs if not Path('data', name).is_dir()]
-        if args.only is not known and missing:
+        if missing and (args.only is not known or missing == known):
             parser.error(f'not in data/: {", ".join(missing)}. Make them with '
                          'tools/data/prepare.py')
-        failed = show(real_run(name, models) for name, models in jobs.items()
-                      if name not in missing)
+        configs = [(name, recipes.config_of(name, model)) for name, models in jobs.items()
+                   if name not in missing for model in models]
+        # in the folder that tools/train.py takes by itself
+        failed = show(
+            attempt(name, config, Path('work_dirs', *config.with_suffix('').parts[-3:]))
+            for name, config in configs)
     print(f'{time.perf_counter() - begin:.0f} seconds in all')
     for row in failed:
         print(f'failed: {row["dataset"]} {row["model"]}: {row["error"]}', file=sys.stderr)

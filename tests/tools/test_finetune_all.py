@@ -66,7 +66,7 @@ def test_failures_are_named_and_a_second_start_does_only_what_is_missing(tmp_pat
     assert f'failed: svcd vit_b_rvsa: FileNotFoundError: no folder {broken}' in first.stderr
     assert str(broken / 'vit_b_rvsa' / 'log.txt') in first.stderr
     rows = [line.split() for line in first.stdout.splitlines()]
-    assert ['svcd', 'vit_b_rvsa', 'FAILED', 'nan'] in rows
+    assert ['svcd', 'vit_b_rvsa', 'FAILED'] in rows
     result = tmp_path / 'loveda' / 'vit_b_rvsa' / 'result.json'
     row = json.loads(result.read_text())
     assert row['images'] == 6 and row['figure'] == 'loveda.zip of 2 images'
@@ -81,3 +81,4 @@ def test_failures_are_named_and_a_second_start_does_only_what_is_missing(tmp_pat
     assert result.stat().st_mtime_ns == finished
     svcd, = (line for line in second.stdout.splitlines() if line.startswith('svcd'))
     assert 'F1 of changed: ' in svcd
+    assert '1 of these were finished before' in second.stdout
