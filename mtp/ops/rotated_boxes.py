@@ -1,26 +1,29 @@
-"""Overlaps and non-maximum suppression of rotated boxes, and their form in plain torch.
+"""Overlaps and non-maximum suppression of rotated boxes.
 
 A rotated box is (cx, cy, w, h, theta): pixels, and radians with positive = clockwise on screen
-(y down). Shapes: N, M numbers of boxes, P of pairs.
+(y down). Shapes: N, M numbers of boxes, P of pairs. Nothing here is differentiable.
 """
 import torch
 from torch import Tensor
 
 from mtp.ops.dispatch import use_triton
 
-# Pairs of boxes worked on at once: bounds the memory of their temporaries to some 200 MB.
+# Pairs whose overlaps are computed at once, and pairs looked at for whether they are near each
+# other: each bounds the memory of its temporaries to some 200 MB.
 _PAIRS_PER_CHUNK = 1 << 17
+_LOOKS_PER_CHUNK = 1 << 22
 
 
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str = 'iou',
                     aligned: bool = False) -> Tensor:
-    """Intersection over union (or over the first box) of rotated boxes.
+    """Intersection over union (or over the first box) of rotated boxes; not differentiable.
 
-    Equal to ``mmcv.ops.box_iou_rotated``; boxes without area have overlap 0, and so have boxes with
-    NaN. Not differentiable.
+    Equal to ``mmcv.ops.box_iou_rotated``. Boxes without area have overlap 0, and so have boxes
+    with NaN or infinite numbers, which are an error on CPU and not looked for on CUDA, where the
+    host would have to wait for the device.
 
     Args:
-        boxes1: ``(N, 5)``.
+        boxes1: ``(N, 5)``, of any floating-point dtype.
         boxes2: ``(M, 5)``; M = N when aligned.
         mode: ``'iou'``, or ``'iof'``: intersection over the area of ``boxes1``.
         aligned: compare row i with row i only.
@@ -29,19 +32,60 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str = 'iou',
         Tensor: ``(N, M)``, or ``(N,)`` when aligned; float32, or float64 for such boxes.
 
     Raises:
-        ValueError: wrong shapes, devices or mode; NaN in boxes on the CPU (on a GPU a check would
-            wait for the device).
+        ValueError: wrong shapes, dtypes, devices or mode; on CPU, NaN or infinite boxes.
     """
     _check_boxes(boxes1, boxes2)
     if mode not in ('iou', 'iof'):
         raise ValueError(f"mode is {mode!r}; it must be 'iou' or 'iof'")
     if aligned and len(boxes1) != len(boxes2):
-        raise ValueError(f'aligned overlaps need equal numbers of boxes, got {len(boxes1)} and '
-                         f'{len(boxes2)}')
+        raise ValueError(f'aligned overlaps need equal numbers of boxes, got {len(boxes1)} '
+                         f'and {len(boxes2)}')
     if use_triton(boxes1, boxes2):
-        from mtp.ops.triton import rotated_boxes as kernels
-        return kernels.box_iou_rotated(boxes1, boxes2, mode == 'iof', aligned)
-    return box_iou_rotated_torch(boxes1, boxes2, mode, aligned)
+        from mtp.ops.triton.rotated_boxes import box_iou_rotated as form
+    else:
+        form = box_iou_rotated_torch
+    return form(boxes1.detach(), boxes2.detach(), mode, aligned)
+
+
+def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float,
+                labels: Tensor | None = None) -> Tensor:
+    """Greedy non-maximum suppression of rotated boxes.
+
+    Equal to ``mmcv.ops.nms_rotated``: by falling score, a box is dropped when a kept one overlaps
+    it by more than ``iou_threshold`` (and has its label, where labels are given). Among equal
+    scores the first box comes first, and NaN scores come before all others. Overlaps of boxes
+    with NaN are as in :func:`box_iou_rotated`: none.
+
+    Args:
+        boxes: ``(N, 5)``, of any floating-point dtype.
+        scores: ``(N,)``.
+        iou_threshold: 0..1.
+        labels: ``(N,)``, or None.
+
+    Returns:
+        Tensor: int64 ``(K,)``, indices of the kept boxes by falling score. To learn K the host
+        waits for the device, once.
+
+    Raises:
+        ValueError: wrong shapes, dtypes or devices; on CPU, NaN or infinite boxes.
+    """
+    _check_boxes(boxes)
+    for name, tensor in (('scores', scores), ('labels', labels)):
+        if tensor is None:
+            continue
+        if tensor.shape != boxes.shape[:1]:
+            raise ValueError(
+                f'{len(boxes)} boxes need as many {name}, got shape {tuple(tensor.shape)}')
+        if tensor.device != boxes.device:
+            raise ValueError(f'boxes are on {boxes.device}, {name} on {tensor.device}: move them '
+                             'to one device')
+    order = scores.detach().sort(descending=True, stable=True).indices
+    if use_triton(boxes):
+        from mtp.ops.triton.rotated_boxes import kept_rotated as form
+    else:
+        form = kept_rotated_torch
+    labels = None if labels is None else labels.detach()[order]
+    return order[form(boxes.detach()[order], iou_threshold, labels)]
 
 
 def box_iou_rotated_torch(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bool) -> Tensor:
@@ -50,70 +94,48 @@ def box_iou_rotated_torch(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bo
     # float32 would leave a thin box (0.01 x 50 pixels) with three correct digits
     boxes1, boxes2 = boxes1.double(), boxes2.double()
     if aligned:
-        parts = zip(boxes1.split(_PAIRS_PER_CHUNK), boxes2.split(_PAIRS_PER_CHUNK))
-        return torch.cat([_overlap(*part, mode) for part in parts]).to(dtype)
+        return _overlap(boxes1, boxes2, mode).to(dtype)
     overlaps = boxes1.new_zeros(len(boxes1), len(boxes2), dtype=dtype)
-    rows = max(1, _PAIRS_PER_CHUNK // max(1, len(boxes2)))
+    rows = max(1, _LOOKS_PER_CHUNK // max(1, len(boxes2)))
     for part, out in zip(boxes1.split(rows), overlaps.split(rows)):
         i, j = _near_pairs(part, boxes2)
-        out[i, j] = _overlap(part[i], boxes2[j], mode).to(dtype)
+        out[i, j] = _overlap(part, boxes2, mode, i, j).to(dtype)
     return overlaps
 
 
-def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float,
-                labels: Tensor | None = None) -> Tensor:
-    """Greedy non-maximum suppression of rotated boxes.
-
-    Equal to ``mmcv.ops.nms_rotated``: by falling score, a box is dropped when a kept one overlaps
-    it by more than ``iou_threshold`` (and has its label, where labels are given). A score of NaN
-    counts as the highest.
+def kept_rotated_torch(boxes: Tensor, iou_threshold: float, labels: Tensor | None) -> Tensor:
+    """Which boxes :func:`nms_rotated` keeps, in torch.
 
     Args:
-        boxes: ``(N, 5)``.
-        scores: ``(N,)``.
+        boxes: ``(N, 5)`` by falling score.
         iou_threshold: 0..1.
         labels: ``(N,)``, or None.
 
     Returns:
-        Tensor: int64 ``(K,)``, indices of the kept boxes by falling score.
-
-    Raises:
-        ValueError: wrong shapes or devices; NaN in boxes on the CPU (on a GPU such a box overlaps
-            nothing: a check would wait for the device).
+        Tensor: bool ``(N,)``.
     """
-    _check_boxes(boxes)
-    if scores.shape != boxes.shape[:1]:
-        raise ValueError(f'{len(boxes)} boxes need as many scores, got shape {tuple(scores.shape)}')
-    if labels is not None and labels.shape != scores.shape:
-        raise ValueError(f'{len(boxes)} boxes need as many labels, got shape {tuple(labels.shape)}')
-    if any(other is not None and other.device != boxes.device for other in (scores, labels)):
-        raise ValueError(f'boxes are on {boxes.device}: scores and labels must be there too')
-    if use_triton(boxes, scores):
-        from mtp.ops.triton import rotated_boxes as kernels
-        return kernels.nms_rotated(boxes, scores, iou_threshold, labels)
-    return nms_rotated_torch(boxes, scores, iou_threshold, labels)
+    boxes = boxes.double()
+    keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
 
-
-def nms_rotated_torch(boxes: Tensor, scores: Tensor, iou_threshold: float,
-                      labels: Tensor | None) -> Tensor:
-    """:func:`nms_rotated` in torch."""
-    order = scores.sort(descending=True).indices
-    boxes = boxes[order].double()
-    labels = None if labels is None else labels[order]
-
-    better, worse = [], []
-    rows = max(1, _PAIRS_PER_CHUNK // max(1, len(boxes)))
-    for start in range(0, len(boxes), rows):
-        i, j = _near_pairs(boxes[start:start + rows], boxes[start:])
-        pair = i < j  # each pair once, the better box first
+    def overlapping(first: Tensor, second: Tensor, later: bool) -> tuple[Tensor, Tensor]:
+        """Pairs (places in the lists of boxes) where the one would suppress the other."""
+        i, j = _near_pairs(boxes[first], boxes[second])
+        asked = i < j if later else torch.ones_like(i, dtype=torch.bool)
         if labels is not None:
-            pair &= labels[start + i] == labels[start + j]
-        i, j = i[pair] + start, j[pair] + start
-        overlapping = _overlap(boxes[i], boxes[j], 'iou') > iou_threshold
-        better.append(i[overlapping])
-        worse.append(j[overlapping])
-    keep = _greedy(len(boxes), torch.cat(better), torch.cat(worse)) if better else order.bool()
-    return order[keep]
+            asked &= labels[first[i]] == labels[second[j]]
+        i, j = i[asked], j[asked]
+        over = _overlap(boxes, boxes, 'iou', first[i], second[j]) > iou_threshold
+        return i[over], j[over]
+
+    # the best boxes settle among themselves, then suppress the others, and so on
+    rows = max(1, _LOOKS_PER_CHUNK // max(1, len(boxes)))
+    for start in range(0, len(boxes), rows):
+        best = keep[start:start + rows].nonzero().squeeze(1) + start
+        stays = _greedy(len(best), *overlapping(best, best, later=True))
+        keep[best] = stays
+        rest = keep[start + rows:].nonzero().squeeze(1) + start + rows
+        keep[rest[overlapping(best[stays], rest, later=False)[1]]] = False
+    return keep
 
 
 def _greedy(num: int, better: Tensor, worse: Tensor) -> Tensor:
@@ -148,14 +170,27 @@ def _extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return centre, half
 
 
-def _overlap(boxes1: Tensor, boxes2: Tensor, mode: str) -> Tensor:
-    """Overlap of each pair of ``(P, 5)`` boxes -> ``(P,)``."""
+def _overlap(boxes1: Tensor, boxes2: Tensor, mode: str, i: Tensor | None = None,
+             j: Tensor | None = None) -> Tensor:
+    """Overlap of each pair of boxes, rows i and j or all of both, -> ``(P,)``."""
+    num = len(boxes1 if i is None else i)
+    parts = [boxes1.new_zeros(0)]
+    for start in range(0, num, _PAIRS_PER_CHUNK):
+        chunk = slice(start, start + _PAIRS_PER_CHUNK)
+        parts.append(_overlap_of_rows(boxes1[chunk if i is None else i[chunk]],
+                                      boxes2[chunk if j is None else j[chunk]], mode))
+    return torch.cat(parts)
+
+
+def _overlap_of_rows(boxes1: Tensor, boxes2: Tensor, mode: str) -> Tensor:
     area1, area2 = boxes1[:, 2] * boxes1[:, 3], boxes2[:, 2] * boxes2[:, 3]
     intersection = _intersection(boxes1, boxes2)
     base = area1 if mode == 'iof' else area1 + area2 - intersection
     tiny = 1e-14  # as in mmcv: a box below has no area
-    valid = (area1 >= tiny) & (area2 >= tiny)
-    return torch.where(valid, intersection / base.clamp(min=tiny), intersection.new_zeros(()))
+    overlap = intersection / base.clamp(min=tiny)
+    # NaN is greater than nothing
+    valid = (area1 >= tiny) & (area2 >= tiny) & (overlap > 0)
+    return torch.where(valid, overlap, overlap.new_zeros(()))
 
 
 def _intersection(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -201,14 +236,17 @@ _CORNERS = ((-1, -1), (1, -1), (1, 1), (-1, 1))
 
 def _check_boxes(*boxes: Tensor) -> None:
     for tensor in boxes:
-        if tensor.dim() != 2 or tensor.shape[1] != 5:
-            raise ValueError('rotated boxes must have shape (N, 5): cx, cy, w, h, theta; '
-                             f'got {tuple(tensor.shape)}')
-        if tensor.device.type == 'cpu' and not torch.compiler.is_compiling():
-            bad = tensor.isnan().any(1)
-            if bad.any():
-                raise ValueError(f'{int(bad.sum())} of {len(tensor)} rotated boxes have NaN, the '
-                                 f'first in row {int(bad.nonzero()[0])}: did training diverge?')
-    if len({tensor.device for tensor in boxes}) > 1:
-        raise ValueError('boxes must be on one device; got '
-                         + ' and '.join(str(tensor.device) for tensor in boxes))
+        if tensor.dim() != 2 or tensor.shape[1] != 5 or not tensor.is_floating_point():
+            raise ValueError('rotated boxes must be floating-point (N, 5): cx, cy, w, h, theta; '
+                             f'got {tensor.dtype} {tuple(tensor.shape)}')
+    if boxes[0].device != boxes[-1].device:
+        raise ValueError(f'boxes are on {boxes[0].device} and {boxes[-1].device}: move them to one '
+                         'device')
+    # A look at CUDA's values would make the host wait for the device.
+    if boxes[0].device.type == 'cpu' and not torch.compiler.is_compiling():
+        for tensor in boxes:
+            wrong = (~tensor.isfinite().all(1)).nonzero()
+            if len(wrong):
+                raise ValueError(f'{len(wrong)} of {len(tensor)} boxes have NaN or infinite '
+                                 f'numbers; the first is row {wrong[0].item()}: '
+                                 f'{tensor[wrong[0].item()].tolist()}')

@@ -52,7 +52,7 @@ def test_golden(shared):
         assert torch.equal(keep, data[f'nms_keep_{threshold}'])
 
 
-@pytest.mark.parametrize('a, b, expected', [
+SPECIAL_PAIRS = (
     ((5, 5, 4, 2, 0.3), (5, 5, 4, 2, 0.3), 1.0),                    # identical
     ((5, 5, 4, 2, 0.3), (5, 5, 2, 4, 0.3 + math.pi / 2), 1.0),      # the same, written otherwise
     ((5, 5, 4, 4, 0.0), (5, 5, 2, 2, 0.7), 0.25),                   # one inside the other
@@ -61,7 +61,10 @@ def test_golden(shared):
     ((5, 5, 0, 2, 0.0), (5, 5, 4, 2, 0.0), 0.0),                    # no width
     ((5, 5, 0, 0, 0.0), (5, 5, 0, 0, 0.0), 0.0),                    # points
     ((5e4, 5e4, 1e4, 1e-1, 1.0), (5e4, 5e4, 1e4, 1e-1, 1.0), 1.0),  # needle, far away
-])
+)
+
+
+@pytest.mark.parametrize('a, b, expected', SPECIAL_PAIRS)
 def test_special_pairs(a, b, expected):
     for first, second in ((a, b), (b, a)):
         iou = box_iou_rotated(torch.tensor([first]), torch.tensor([second]))
@@ -85,12 +88,36 @@ def test_empty_and_wrong_input():
         nms_rotated(some, torch.ones(2), 0.5)
     with pytest.raises(ValueError, match='as many labels'):
         nms_rotated(some, torch.ones(3), 0.5, torch.zeros(2))
+    with pytest.raises(ValueError, match='floating-point'):
+        box_iou_rotated(some.long(), some)
+    for other in (lambda: box_iou_rotated(some, some.to('meta')),
+                  lambda: nms_rotated(some, torch.ones(3, device='meta'), 0.5)):
+        with pytest.raises(ValueError, match='one device'):
+            other()
+    some[1, 4] = math.nan
+    for wrong in (lambda: box_iou_rotated(random_boxes(2), some),
+                  lambda: nms_rotated(some, torch.ones(3), 0.5)):
+        with pytest.raises(ValueError, match='1 of 3 boxes have NaN.*row 1'):
+            wrong()
+
+
+def test_nan_scores_come_first():
+    box = random_boxes(1).repeat(3, 1)
+    assert nms_rotated(box, torch.tensor([0.1, math.nan, 0.9]), 0.5).tolist() == [1]
+
+
+def test_overlaps_have_no_gradient():
+    boxes = random_boxes(3).requires_grad_()
+    assert not box_iou_rotated(boxes, boxes).requires_grad
+    assert not box_iou_rotated(boxes, boxes, aligned=True).requires_grad
 
 
 def test_chunks_do_not_show(monkeypatch):
     boxes = random_boxes(50)
+    boxes[:9, :4] = 50  # together at one place
     whole, aligned = box_iou_rotated(boxes, boxes), box_iou_rotated(boxes, boxes, aligned=True)
-    monkeypatch.setattr('mtp.ops.rotated_boxes._PAIRS_PER_CHUNK', 7)  # less than a row
+    monkeypatch.setattr('mtp.ops.rotated_boxes._LOOKS_PER_CHUNK', 7)  # less than a row
+    monkeypatch.setattr('mtp.ops.rotated_boxes._PAIRS_PER_CHUNK', 6)
     assert torch.equal(box_iou_rotated(boxes, boxes), whole)
     assert torch.equal(box_iou_rotated(boxes, boxes, aligned=True), aligned)
 
@@ -107,7 +134,8 @@ def greedy(boxes, scores, threshold, labels):
 @pytest.mark.parametrize('threshold', [0.02, 0.1, 0.5])
 def test_nms_is_greedy(threshold, monkeypatch):
     # small chunks: their borders must not show
-    monkeypatch.setattr('mtp.ops.rotated_boxes._PAIRS_PER_CHUNK', 1000)
+    monkeypatch.setattr('mtp.ops.rotated_boxes._LOOKS_PER_CHUNK', 6000)
+    monkeypatch.setattr('mtp.ops.rotated_boxes._PAIRS_PER_CHUNK', 100)
     boxes = random_boxes(200)
     scores = torch.rand(200, generator=torch.Generator().manual_seed(2))
     labels = torch.arange(200) % 3

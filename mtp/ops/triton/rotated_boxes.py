@@ -1,14 +1,25 @@
-"""Overlaps and suppression of rotated boxes: kernels and operators.
+"""Overlaps of rotated boxes, and their greedy suppression.
 
-Arithmetic is in float64, as in the torch twin: in float32 a box of 0.01 x 50 pixels keeps three
-digits. Sines and cosines are taken once a box, so that a pair costs some 250 operations and four
-divisions; tiles without a pair of touching circumscribed rectangles cost a comparison.
+Boxes first become columns of a table (sines, cosines and circumscribed boxes once a box, not once
+a pair). A program then goes through rows of pairs, 64 boxes wide. Where the circumscribed boxes of
+no pair in a row meet, that is all; else the pairs are computed in float32 in the frame of the
+second box, with a bound of the rounding error; and where that bound leaves a doubt (thin boxes, or
+an overlap at the threshold), once more in float64. So the forms agree to 1e-4, and suppression
+decides as float64 does, at the speed of float32, on GPUs slow in float64 too.
 
-Suppression sorts by score and works through chunks of boxes: the overlaps within a chunk as bits,
-64 to a word, then one program that settles 64 boxes at a time, then all later boxes against the
-chunk's survivors. Memory is ``CHUNK**2 / 8`` bytes (2 MB) whatever the number of boxes, and the
-host waits for nothing before the survivors are gathered. For 10,000 boxes: 3 x 3 launches, 157
-blocks settled one after another at an estimated 3 us each, 50 M pairs of which few touch.
+Suppression takes the boxes by falling score, ``CHUNK`` at a time: (1) a bit for each pair of the
+chunk that overlaps; (2) one program settles the chunk, 64 boxes a step: a chain of 64 and-or on the
+block's own bits, then the rows of those it keeps are merged for the blocks to come; (3) the kept
+ones suppress the boxes after the chunk. Memory is 2 MB of bits, and 40 bytes a box. Nothing waits
+for the host: the result is a flag a box (only what turns flags into indices has to wait, for their
+number).
+
+Estimate for 10k boxes on an H200, not measured: one launch for the table and 3 for each of 3
+chunks; 50 million pairs of some 250 instructions, 0.4 ms if all were near each other; 157 steps of
+about 2 microseconds, 0.3 ms.
+
+Shapes: N, M numbers of boxes, W a table's width, N padded to whole blocks with boxes of NaN, which
+overlap nothing.
 """
 from collections.abc import Iterator
 
@@ -17,291 +28,374 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mtp.ops.triton.common import CompileCase
+from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
-CHUNK = 4096
-BITS = tl.constexpr(64)  # of a word
-TINY = tl.constexpr(1e-14)  # as in mmcv: a box of less area has none
+LANES = 32  # second boxes of a program, one a thread
+BLOCK = 64  # boxes settled at a time
+TABLE = 10  # numbers a box: see _table_kernel
+CHUNK = 4096  # boxes suppressed at a time
+ROWS = 32  # first boxes of a program
+STEP = 1  # of these at once. One, so that rows without near pairs cost next to nothing
 
-
-@triton.jit
-def _load(table, index, exists):
-    """Of each box: centre, half sides, cosine and sine, half sides of the rectangle around it."""
-    row = table + index.to(tl.int64) * 8
-    return (tl.load(row, exists, other=float('nan')), tl.load(row + 1, exists, other=0.),
-            tl.load(row + 2, exists, other=0.), tl.load(row + 3, exists, other=0.),
-            tl.load(row + 4, exists, other=1.), tl.load(row + 5, exists, other=0.),
-            tl.load(row + 6, exists, other=0.), tl.load(row + 7, exists, other=0.))
-
-
-@triton.jit
-def _near(cx1, cy1, ex1, ey1, cx2, cy2, ex2, ey2):
-    """Whether the rectangles around two boxes touch; false where anything is NaN."""
-    return (tl.abs(cx1 - cx2) <= ex1 + ex2) & (tl.abs(cy1 - cy2) <= ey1 + ey2)
+# Rounding units by which an intersection of boxes may be wrong, per product of their reach and
+# sides, in float32: four times the worst of 12 million random pairs.
+_ERROR = tl.constexpr(2.0**-19)
+_TOLERANCE = tl.constexpr(5e-5)  # of an overlap that float32 may settle
+_NO_AREA = tl.constexpr(1e-14)
 
 
 @triton.jit
-def _clamp(value, low, high):
-    return tl.minimum(tl.maximum(value, low), high)
+def _table_kernel(boxes, table, num, width, BLOCK: tl.constexpr):
+    """``(N, 5)`` boxes to ``(10, W)``: centre, half the circumscribed box, half the size, cosine
+    and sine as a float32 each, and what these lack of their float64 values."""
+    box = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = box < num
+    boxes += box.to(tl.int64) * 5
+    table += box
+    stride = width.to(tl.int64)
+    nan = float('nan')
+    x = tl.load(boxes, inside, other=nan).to(tl.float32)
+    y = tl.load(boxes + 1, inside, other=nan).to(tl.float32)
+    w = tl.load(boxes + 2, inside, other=nan).to(tl.float32) / 2
+    h = tl.load(boxes + 3, inside, other=nan).to(tl.float32) / 2
+    angle = tl.load(boxes + 4, inside, other=nan).to(tl.float64)
+    cos, sin = tl.cos(angle), tl.sin(angle)
+    # wider by more than float32 rounds off, so that no pair that meets is missed
+    reach_x = (w * tl.abs(cos) + h * tl.abs(sin)) * (1 + 1e-6)
+    reach_y = (w * tl.abs(sin) + h * tl.abs(cos)) * (1 + 1e-6)
+    tl.store(table, x)
+    tl.store(table + stride, y)
+    tl.store(table + 2 * stride, reach_x.to(tl.float32))
+    tl.store(table + 3 * stride, reach_y.to(tl.float32))
+    tl.store(table + 4 * stride, w)
+    tl.store(table + 5 * stride, h)
+    tl.store(table + 6 * stride, cos.to(tl.float32))
+    tl.store(table + 7 * stride, sin.to(tl.float32))
+    tl.store(table + 8 * stride, (cos - cos.to(tl.float32).to(tl.float64)).to(tl.float32))
+    tl.store(table + 9 * stride, (sin - sin.to(tl.float32).to(tl.float64)).to(tl.float32))
+
+
+@triton.jit
+def _extent(table, width, i):
+    """Centre and half the size of the circumscribed boxes."""
+    table += i
+    stride = width.to(tl.int64)
+    return (tl.load(table), tl.load(table + stride), tl.load(table + 2 * stride),
+            tl.load(table + 3 * stride))
+
+
+@triton.jit
+def _near(extent1, extent2):
+    """Whether circumscribed boxes meet; never where a number is NaN."""
+    x1, y1, reach_x1, reach_y1 = extent1
+    x2, y2, reach_x2, reach_y2 = extent2
+    return (tl.abs(x1 - x2) <= reach_x1 + reach_x2) & (tl.abs(y1 - y2) <= reach_y1 + reach_y2)
+
+
+@triton.jit
+def _box(table, width, i, dtype: tl.constexpr):
+    table += i
+    stride = width.to(tl.int64)
+    x, y = tl.load(table).to(dtype), tl.load(table + stride).to(dtype)
+    w, h = tl.load(table + 4 * stride).to(dtype), tl.load(table + 5 * stride).to(dtype)
+    cos, sin = tl.load(table + 6 * stride).to(dtype), tl.load(table + 7 * stride).to(dtype)
+    if dtype == tl.float64:
+        cos += tl.load(table + 8 * stride).to(dtype)
+        sin += tl.load(table + 9 * stride).to(dtype)
+    return x, y, w, h, cos, sin
 
 
 @triton.jit
 def _inverse(step):
-    """1 / step, and 1 for the step of an edge parallel to what it should cross."""
+    """Of an edge's extent; anything for a parallel edge."""
     return 1.0 / tl.where(tl.abs(step) <= 1e-12, 1.0, step)
 
 
 @triton.jit
-def _edge(x, y, dx, dy, inverse_x, inverse_y, a, b):
-    """An edge's share of twice the area of intersection, see the torch twin."""
-    y_first = _clamp((-b - y) * inverse_y, 0.0, 1.0)
-    y_last = _clamp((b - y) * inverse_y, 0.0, 1.0)
-    x_first = _clamp((-a - x) * inverse_x, 0.0, 1.0)
-    x_last = _clamp((a - x) * inverse_x, 0.0, 1.0)
-    first, last = tl.minimum(y_first, y_last), tl.maximum(y_first, y_last)
-    low = tl.minimum(tl.maximum(tl.minimum(x_first, x_last), first), last)
-    high = tl.minimum(tl.maximum(tl.maximum(x_first, x_last), first), last)
-    value_first = _clamp(x + first * dx, -a, a) + a
-    value_low = _clamp(x + low * dx, -a, a) + a
-    value_high = _clamp(x + high * dx, -a, a) + a
-    value_last = _clamp(x + last * dx, -a, a) + a
-    return dy * ((low - first) * (value_first + value_low)
-                 + (high - low) * (value_low + value_high)
-                 + (last - high) * (value_high + value_last))
+def _overlap(table1, width1, i, table2, width2, j, IOF: tl.constexpr, dtype: tl.constexpr):
+    """Overlap of boxes i with boxes j, and a bound of its error in float32.
 
-
-@triton.jit
-def _overlap(cx1, cy1, w1, h1, cos1, sin1, cx2, cy2, w2, h2, cos2, sin2, OVER_FIRST: tl.constexpr):
-    """Intersection over union, or over the first box; half sides ``w``, ``h``."""
-    x0 = (cx1 - cx2) * cos2 + (cy1 - cy2) * sin2
-    y0 = (cy1 - cy2) * cos2 - (cx1 - cx2) * sin2
+    The integral along the first box's edges of ``mtp.ops.rotated_boxes._intersection``.
+    """
+    x1, y1, w, h, cos1, sin1 = _box(table1, width1, i, dtype)
+    x2, y2, a, b, cos2, sin2 = _box(table2, width2, j, dtype)
+    dx, dy = x1 - x2, y1 - y2
+    x0, y0 = dx * cos2 + dy * sin2, dy * cos2 - dx * sin2
     cos, sin = cos1 * cos2 + sin1 * sin2, sin1 * cos2 - cos1 * sin2
-    # half edges of the first box, in the frame of the second
-    wx, wy, hx, hy = w1 * cos, w1 * sin, -h1 * sin, h1 * cos
-    wx_inverse, wy_inverse = _inverse(2 * wx), _inverse(2 * wy)
-    hx_inverse, hy_inverse = _inverse(2 * hx), _inverse(2 * hy)
-    double = _edge(x0 - wx - hx, y0 - wy - hy, 2 * wx, 2 * wy, wx_inverse, wy_inverse, w2, h2)
-    double += _edge(x0 + wx - hx, y0 + wy - hy, 2 * hx, 2 * hy, hx_inverse, hy_inverse, w2, h2)
-    double += _edge(x0 + wx + hx, y0 + wy + hy, -2 * wx, -2 * wy, -wx_inverse, -wy_inverse, w2, h2)
-    double += _edge(x0 - wx + hx, y0 - wy + hy, -2 * hx, -2 * hy, -hx_inverse, -hy_inverse, w2, h2)
-    intersection = tl.maximum(double / 2, 0.0)
-    area1, area2 = 4 * w1 * h1, 4 * w2 * h2
-    base = area1 if OVER_FIRST else area1 + area2 - intersection
-    return tl.where((area1 >= TINY) & (area2 >= TINY), intersection / tl.maximum(base, TINY), 0.0)
-
-
-@triton.jit
-def _iou_kernel(table1, table2, out, n, m, OVER_FIRST: tl.constexpr, ALIGNED: tl.constexpr,
-                BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr):
-    row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
-    if ALIGNED:
-        column = row
-        places, exists = row.to(tl.int64), row < n
+    # from the centre to the middle of an edge's neighbour behind, and to its own
+    sx, sy, ex, ey = h * sin, -h * cos, w * cos, w * sin
+    inverse_sx, inverse_sy, inverse_ex, inverse_ey = (
+        _inverse(2 * sx), _inverse(2 * sy), _inverse(2 * ex), _inverse(2 * ey))
+    total = tl.zeros_like(cos)
+    for _ in range(4):
+        x, y = x0 + sx - ex, y0 + sy - ey
+        t, s = (-b - y) * inverse_ey, (b - y) * inverse_ey
+        first = tl.minimum(tl.maximum(tl.minimum(t, s), 0.0), 1.0)
+        last = tl.minimum(tl.maximum(tl.maximum(t, s), 0.0), 1.0)
+        t, s = (-a - x) * inverse_ex, (a - x) * inverse_ex
+        low = tl.minimum(tl.maximum(tl.minimum(t, s), first), last)
+        high = tl.minimum(tl.maximum(tl.maximum(t, s), first), last)
+        f0 = tl.minimum(tl.maximum(x + first * (2 * ex), -a), a) + a
+        f1 = tl.minimum(tl.maximum(x + low * (2 * ex), -a), a) + a
+        f2 = tl.minimum(tl.maximum(x + high * (2 * ex), -a), a) + a
+        f3 = tl.minimum(tl.maximum(x + last * (2 * ex), -a), a) + a
+        total += ey * ((low - first) * (f0 + f1) + (high - low) * (f1 + f2)
+                       + (last - high) * (f2 + f3))
+        sx, sy, ex, ey = ex, ey, -sx, -sy  # a quarter turn, on to the next edge
+        inverse_sx, inverse_sy, inverse_ex, inverse_ey = (
+            inverse_ex, inverse_ey, -inverse_sx, -inverse_sy)
+    intersection = total
+    area1, area2 = 4 * w * h, 4 * a * b
+    if IOF:
+        base, least = area1, area1
     else:
-        column = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
-        places, exists = row.to(tl.int64) * m + column, (row < n) & (column < m)
-    cx1, cy1, w1, h1, cos1, sin1, ex1, ey1 = _load(table1, row, row < n)
-    cx2, cy2, w2, h2, cos2, sin2, ex2, ey2 = _load(table2, column, column < m)
-    near = _near(cx1, cy1, ex1, ey1, cx2, cy2, ex2, ey2)
-    if tl.max(tl.max(near.to(tl.int32), 1), 0) > 0:
-        overlap = _overlap(cx1, cy1, w1, h1, cos1, sin1, cx2, cy2, w2, h2, cos2, sin2, OVER_FIRST)
-        tl.store(out + places, tl.where(near, overlap, 0.0).to(out.dtype.element_ty), exists)
+        base, least = area1 + area2 - intersection, tl.maximum(area1, area2)
+    # NaN, of infinite boxes, is no overlap
+    valid = (area1 >= _NO_AREA) & (area2 >= _NO_AREA) & (intersection > 0)
+    overlap = tl.where(valid, intersection / tl.maximum(base, _NO_AREA), 0.0)
+    overlap = tl.where(overlap > 0, overlap, 0.0)
+    reach = tl.abs(x0) + tl.abs(y0) + w + h + a + b  # no coordinate is larger
+    return overlap, _ERROR * reach * (a + b) / least
+
+
+@triton.jit
+def _excess(table1, width1, i, table2, width2, j, near, threshold, IOF: tl.constexpr,
+            DECIDE: tl.constexpr):
+    """Overlap less threshold; exact in its sign if DECIDE, else to the tolerance."""
+    single = tl.cast(threshold, tl.float32)
+    excess = tl.zeros(near.shape, tl.float32) - single
+    if tl.max(near.to(tl.int32)) > 0:
+        overlap, error = _overlap(table1, width1, i, table2, width2, j, IOF, tl.float32)
+        excess = tl.where(near, overlap - single, excess)
+        if DECIDE:
+            sure = error < tl.abs(excess)
+        else:
+            sure = error < _TOLERANCE
+        doubt = near & (sure == 0)  # so also where the error is NaN
+        if tl.max(doubt.to(tl.int32)) > 0:
+            exact, _ = _overlap(table1, width1, i, table2, width2, j, IOF, tl.float64)
+            excess = tl.where(doubt, (exact - threshold).to(tl.float32), excess)
+    return excess
+
+
+@triton.jit
+def _pairwise_kernel(table1, table2, overlaps, num1, width1, num2, width2, IOF: tl.constexpr,
+                     ROWS: tl.constexpr, STEP: tl.constexpr, LANES: tl.constexpr):
+    """``(N, M)`` overlaps: a program has ROWS of the first boxes and LANES of the second."""
+    program = tl.program_id(0)
+    tiles = tl.cdiv(num2, LANES)
+    j = (program % tiles * LANES + tl.arange(0, LANES))[None, :]
+    extent = _extent(table2, width2, j)
+    for start in range(0, ROWS, STEP):
+        i = (program // tiles * ROWS + start + tl.arange(0, STEP))[:, None]
+        near = _near(_extent(table1, width1, i), extent)
+        overlap = _excess(table1, width1, i, table2, width2, j, near, 0.0, IOF, False)
+        tl.store(overlaps + i.to(tl.int64) * num2 + j, overlap, (i < num1) & (j < num2))
+
+
+@triton.jit
+def _aligned_kernel(table1, table2, overlaps, num, width, IOF: tl.constexpr, LANES: tl.constexpr):
+    """``(N,)`` overlaps of row with row."""
+    i = tl.program_id(0) * LANES + tl.arange(0, LANES)
+    near = _near(_extent(table1, width, i), _extent(table2, width, i))
+    overlap = _excess(table1, width, i, table2, width, i, near, 0.0, IOF, False)
+    tl.store(overlaps + i, overlap, i < num)
+
+
+@triton.jit
+def _suppressed(table, width, labels, num, i, j, asked, extent, label, threshold):
+    """Which of the asked pairs have boxes of one label that overlap too much.
+
+    ``extent`` and ``label`` are those of boxes j.
+    """
+    near = asked & _near(_extent(table, width, i), extent)
+    if labels is not None:
+        near &= tl.load(labels + i, i < num, other=0) == label
+    return near & (_excess(table, width, i, table, width, j, near, threshold, False, True) > 0)
+
+
+@triton.jit
+def _label(labels, num, j):
+    if labels is None:
+        label = j
     else:
-        tl.store(out + places, tl.zeros((BLOCK_N, BLOCK_M), out.dtype.element_ty), exists)
+        label = tl.load(labels + j, j < num, other=0)
+    return label
 
 
 @triton.jit
-def _suppressing(table, labels, row, column, exists, threshold, LABELS: tl.constexpr):
-    """Whether each row's box, where it exists, suppresses each column's; int32."""
-    cx1, cy1, w1, h1, cos1, sin1, ex1, ey1 = _load(table, row, exists)
-    cx2, cy2, w2, h2, cos2, sin2, ex2, ey2 = _load(table, column, exists)
-    near = exists & _near(cx1, cy1, ex1, ey1, cx2, cy2, ex2, ey2)
-    if LABELS:
-        near &= tl.load(labels + row, exists, other=0) == tl.load(labels + column, exists, other=0)
-    result = near.to(tl.int32)
-    if tl.max(tl.max(result, 1), 0) > 0:
-        overlap = _overlap(cx1, cy1, w1, h1, cos1, sin1, cx2, cy2, w2, h2, cos2, sin2, False)
-        result = (near & (overlap > threshold)).to(tl.int32)
-    return result
+def _bits_kernel(table, labels, keep, bits, num, width, start, threshold: tl.float64,
+                 CHUNK: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
+                 LANES: tl.constexpr):
+    """Bits ``(CHUNK, CHUNK / 32)`` of the later boxes that a box of the chunk would suppress.
+
+    Words left of the diagonal stay as they are.
+    """
+    row_tile, word = tl.program_id(0), tl.program_id(1)
+    if row_tile * ROWS < (word + 1) * LANES:
+        lane = tl.arange(0, LANES)[None, :]
+        j = start + word * LANES + lane
+        extent, label = _extent(table, width, j), _label(labels, num, j)
+        alive = tl.load(keep + j, j < num, other=0)
+        for first in range(0, ROWS, STEP):
+            row = (row_tile * ROWS + first + tl.arange(0, STEP))[:, None]
+            i = start + row
+            asked = alive & tl.load(keep + i, i < num, other=0) & (i < j)
+            over = _suppressed(table, width, labels, num, i, j, asked, extent, label, threshold)
+            value = tl.sum(over.to(tl.int32) << lane, 1, keep_dims=True)
+            tl.store(bits + row * (CHUNK // LANES) + word, value)
 
 
 @triton.jit
-def _mask_kernel(table, labels, dead, mask, start, stop, words, threshold, LABELS: tl.constexpr,
-                 BLOCK: tl.constexpr):
-    """Bits ``mask[i, j]`` of a chunk: box ``start + i`` suppresses box ``start + j``, j > i."""
-    first, word = tl.program_id(0) * BLOCK, tl.program_id(1)
-    row = start + first + tl.arange(0, BLOCK)[:, None]
-    column = start + word * BITS + tl.arange(0, BITS)[None, :]
-    alive = tl.load(dead + row, row < stop, other=1) == 0
-    exists = alive & (column < stop) & (column > row)
-    hit = _suppressing(table, labels, row, column, exists, threshold, LABELS)
-    bits = tl.sum(hit.to(tl.int64) << tl.arange(0, BITS)[None, :].to(tl.int64), 1)
-    row = first + tl.arange(0, BLOCK)
-    tl.store(mask + row * words + word, bits, row < stop - start)
+def _or(a, b):
+    return a | b
 
 
 @triton.jit
-def _or(left, right):
-    return left | right
+def _settle_kernel(bits, keep, kept, num_kept, num, start, CHUNK: tl.constexpr,
+                   BLOCK: tl.constexpr):
+    """Which boxes of the chunk stay, as flags and as a list. One program, block after block."""
+    WORDS: tl.constexpr = CHUNK // BLOCK
+    lane, word = tl.arange(0, BLOCK), tl.arange(0, WORDS)
+    box = start + word[:, None] * BLOCK + lane[None, :]
+    gone = tl.load(keep + box, box < num, other=0) == 0
+    removed = tl.sum(gone.to(tl.int64) << lane[None, :], 1)
+    count = 0
+    for block in range(tl.cdiv(tl.minimum(num - start, CHUNK), BLOCK)):
+        rows = bits + block * BLOCK * WORDS
+        # No branch on what is known one step ago: all 64 words are fetched at once.
+        out = tl.sum(tl.where(word == block, removed, 0))
+        for row in tl.static_range(BLOCK):
+            own = tl.load(rows + row * WORDS + block)
+            out |= tl.where((out >> row) & 1 == 0, own, 0)
+        stays = (out >> lane) & 1 == 0
+        later = tl.load(rows + lane[:, None] * WORDS + word[None, :],
+                        stays[:, None] & (word > block)[None, :], other=0)
+        removed |= tl.reduce(later, 0, _or)
+        index = start + block * BLOCK + lane
+        tl.store(keep + index, stays, index < num)
+        tl.store(kept + count + tl.cumsum(stays.to(tl.int32), 0) - 1, index, stays)
+        count += tl.sum(stays.to(tl.int32))
+    tl.store(num_kept, count)
 
 
 @triton.jit
-def _settle_kernel(mask, dead, start, stop, words, WORDS: tl.constexpr):
-    """Greedy suppression within a chunk, by one program: writes ``dead``."""
-    bit, number = tl.arange(0, BITS), tl.arange(0, WORDS)
-    gone = tl.zeros((WORDS,), tl.int64)  # what the blocks before have suppressed
-    for block in range(words):
-        row = block * BITS + bit
-        exists = row < stop - start
-        before = tl.sum(tl.where(number == block, gone, 0), 0)
-        out = (tl.load(dead + start + row, exists, other=1) != 0) | (((before >> bit) & 1) != 0)
-        diagonal = tl.load(mask + row * words + block, exists, other=0)
-        hits = ((diagonal[:, None] >> bit[None, :]) & 1).to(tl.int32)
-        # A box stays where no staying better one suppresses it. Applied to all boxes at once, this
-        # settles at least the next box of every chain of overlaps.
-        stays = (~out).to(tl.int32)
-        changed = 1
-        while changed > 0:
-            swept = tl.where(out, 0, 1 - tl.max(hits * stays[:, None], 0))
-            changed = tl.sum(tl.abs(swept - stays), 0)
-            stays = swept
-        tl.store(dead + start + row, 1 - stays, exists)
-        kept = (exists & (stays > 0))[:, None] & (number < words)[None, :]
-        later = tl.load(mask + row[:, None] * words + number[None, :], kept, other=0)
-        gone |= tl.reduce(later, 0, _or)
+def _suppress_kernel(table, labels, keep, kept, num_kept, num, width, stop,
+                     threshold: tl.float64, ROWS: tl.constexpr, STEP: tl.constexpr,
+                     LANES: tl.constexpr):
+    """Clears the flags of boxes from ``stop`` on that the chunk's kept ones suppress.
 
-
-@triton.jit
-def _suppress_kernel(table, labels, dead, start, stop, n, threshold, LABELS: tl.constexpr,
-                     BLOCK: tl.constexpr, ROWS: tl.constexpr):
-    """Boxes after a chunk against ``ROWS`` of its boxes: writes ``dead``."""
-    column = stop + tl.program_id(0).to(tl.int64) * BITS + tl.arange(0, BITS)[None, :]
-    hit = tl.zeros((BITS,), tl.int32)
-    for first in range(0, ROWS, BLOCK):
-        row = start + tl.program_id(1) * ROWS + first + tl.arange(0, BLOCK)[:, None]
-        alive = tl.load(dead + row, row < stop, other=1) == 0
-        hits = _suppressing(table, labels, row, column, alive & (column < n), threshold, LABELS)
-        hit = tl.maximum(hit, tl.max(hits, 0))
-    place = stop + tl.program_id(0).to(tl.int64) * BITS + tl.arange(0, BITS)
-    # several programs may store the same 1
-    tl.store(dead + place, tl.full((BITS,), 1, tl.int32), (place < n) & (hit > 0))
+    A program has LANES of the former and ROWS of the latter.
+    """
+    count = tl.load(num_kept)
+    row = tl.program_id(1) * ROWS
+    if row < count:
+        j = (stop + tl.program_id(0) * LANES + tl.arange(0, LANES))[None, :]
+        extent, label = _extent(table, width, j), _label(labels, num, j)
+        alive = tl.load(keep + j, j < num, other=0)
+        gone = tl.zeros((1, LANES), tl.int32)
+        for first in range(row, tl.minimum(row + ROWS, count), STEP):
+            place = (first + tl.arange(0, STEP))[:, None]
+            i = tl.load(kept + place, place < count, other=0)
+            asked = alive & (gone == 0) & (place < count)
+            over = _suppressed(table, width, labels, num, i, j, asked, extent, label, threshold)
+            gone |= tl.max(over.to(tl.int32), 0, keep_dims=True)
+        tl.store(keep + j, gone == 0, gone > 0)  # several programs may clear one flag
 
 
 @torch.library.custom_op('mtp::box_iou_rotated', mutates_args=(), device_types=('cuda', 'cpu'))
-def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, over_first: bool, aligned: bool) -> Tensor:
-    """Overlaps of rotated boxes; not differentiable.
-
-    Args:
-        boxes1, boxes2: ``(N, 5)`` and ``(M, 5)``, M = N when aligned.
-        over_first: over the area of the first box instead of the union.
-        aligned: row i with row i only.
-
-    Returns:
-        Tensor: float32 ``(N, M)``, or ``(N,)`` when aligned.
-    """
-    out = _box_iou_rotated_fake(boxes1, boxes2, over_first, aligned)
-    if out.numel():
-        n, m = len(boxes1), len(boxes2)
-        block_n, block_m = _iou_block(aligned)
-        grid = (triton.cdiv(n, block_n), 1 if aligned else triton.cdiv(m, block_m))
-        with torch.cuda.device_of(boxes1):  # Triton launches on the current device
-            _iou_kernel[grid](_table(boxes1), _table(boxes2), out, n, m, over_first, aligned,
-                              block_n, block_m, num_warps=4)
-    return out
+def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bool) -> Tensor:
+    """:func:`mtp.ops.box_iou_rotated`, of tensors that it has checked."""
+    overlaps = _overlaps(boxes1, boxes2, mode, aligned)
+    if overlaps.numel():
+        with torch.cuda.device_of(boxes1):
+            _launch_overlaps(overlaps, boxes1, boxes2, mode == 'iof')
+    return overlaps
 
 
 @box_iou_rotated.register_fake
-def _box_iou_rotated_fake(boxes1, boxes2, over_first, aligned):
+def _overlaps(boxes1, boxes2, mode, aligned):
     shape = (len(boxes1),) if aligned else (len(boxes1), len(boxes2))
     return boxes1.new_empty(shape, dtype=torch.float32)
 
 
-@torch.library.custom_op('mtp::nms_rotated', mutates_args=(), device_types=('cuda', 'cpu'))
-def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float, labels: Tensor | None
-                ) -> Tensor:
-    """Greedy suppression; the number of survivors is known to the device alone until the end.
-
-    Args:
-        boxes: ``(N, 5)``; one with NaN overlaps nothing.
-        scores: ``(N,)``; NaN counts as the highest.
-        iou_threshold: boxes that overlap by more are suppressed.
-        labels: ``(N,)``, boxes of different labels do not meet; None: all do.
-
-    Returns:
-        Tensor: int64 ``(K,)``, by falling score.
-    """
-    order = scores.sort(descending=True).indices
-    dead = suppressed(boxes[order], iou_threshold, None if labels is None else labels[order])
-    return order[dead == 0]
-
-
-@nms_rotated.register_fake
-def _nms_rotated_fake(boxes, scores, iou_threshold, labels):
-    return scores.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
-
-
-def suppressed(boxes: Tensor, iou_threshold: float, labels: Tensor | None, chunk: int = CHUNK
-               ) -> Tensor:
-    """Which of ``(N, 5)`` boxes, by falling score, go: int32 ``(N,)``, without a wait.
-
-    ``chunk``, a multiple of 64, is how many boxes are settled at a time.
-    """
-    n = len(boxes)
-    table = _table(boxes)
-    dead = torch.zeros(n, dtype=torch.int32, device=boxes.device)
-    words = triton.cdiv(min(n, chunk), 64)
-    mask = torch.empty(words * 64, words, dtype=torch.int64, device=boxes.device)
-    has_labels = labels is not None
-    labels = labels.to(torch.int64).contiguous() if has_labels else dead
+@torch.library.custom_op('mtp::kept_rotated', mutates_args=(), device_types=('cuda', 'cpu'))
+def kept_rotated(boxes: Tensor, iou_threshold: float, labels: Tensor | None) -> Tensor:
+    """:func:`mtp.ops.rotated_boxes.kept_rotated_torch`; nothing waits for the device."""
     with torch.cuda.device_of(boxes):
-        for start in range(0, n, chunk):
-            stop = min(start + chunk, n)
-            words = triton.cdiv(stop - start, 64)
-            _mask_kernel[(triton.cdiv(stop - start, _BLOCK), words)](
-                table, labels, dead, mask, start, stop, words, iou_threshold, has_labels, _BLOCK,
-                num_warps=4)
-            _settle_kernel[(1,)](mask, dead, start, stop, words, triton.next_power_of_2(words),
-                                 num_warps=8)
-            if stop < n:
-                _suppress_kernel[(triton.cdiv(n - stop, 64), triton.cdiv(stop - start, _ROWS))](
-                    table, labels, dead, start, stop, n, iou_threshold, has_labels, _BLOCK, _ROWS,
-                    num_warps=4)
-    return dead
+        return _launch_kept(boxes, iou_threshold, labels)
 
 
-_BLOCK = 4  # boxes against the 64 of a word: two pairs for each thread
-_ROWS = 256
+@kept_rotated.register_fake
+def _(boxes, iou_threshold, labels):
+    return boxes.new_empty(len(boxes), dtype=torch.bool)
 
 
-def _iou_block(aligned: bool) -> tuple[int, int]:
-    return (128, 1) if aligned else (16, 16)
+def _launch_overlaps(overlaps: Tensor, boxes1: Tensor, boxes2: Tensor, iof: bool) -> None:
+    tables = _table(boxes1), _table(boxes2)
+    num1, num2 = len(boxes1), len(boxes2)
+    if overlaps.dim() == 1:
+        _aligned_kernel[(triton.cdiv(num1, LANES),)](
+            *tables, overlaps, num1, tables[0].shape[1], IOF=iof, LANES=LANES, num_warps=1)
+    else:
+        programs = triton.cdiv(num1, ROWS) * triton.cdiv(num2, LANES)
+        _pairwise_kernel[(programs,)](
+            *tables, overlaps, num1, tables[0].shape[1], num2, tables[1].shape[1], IOF=iof,
+            ROWS=ROWS, STEP=STEP, LANES=LANES, num_warps=1)
+
+
+def _launch_kept(boxes: Tensor, iou_threshold: float, labels: Tensor | None) -> Tensor:
+    num = len(boxes)
+    keep = boxes.new_ones(num, dtype=torch.bool)
+    table = _table(boxes)
+    labels = None if labels is None else labels.contiguous()
+    width = table.shape[1]
+    bits = boxes.new_empty(CHUNK, CHUNK // LANES, dtype=torch.int32)
+    kept = boxes.new_empty(CHUNK, dtype=torch.int32)
+    num_kept = boxes.new_empty(1, dtype=torch.int32)
+    tile = {'ROWS': ROWS, 'STEP': STEP, 'LANES': LANES}
+    for start in range(0, num, CHUNK):
+        stop = min(start + CHUNK, num)
+        rows = triton.cdiv(stop - start, BLOCK) * BLOCK // ROWS
+        _bits_kernel[(rows, triton.cdiv(stop - start, BLOCK) * BLOCK // LANES)](
+            table, labels, keep, bits, num, width, start, iou_threshold, CHUNK=CHUNK, **tile,
+            num_warps=1)
+        _settle_kernel[(1,)](bits.view(torch.int64), keep, kept, num_kept, num, start, CHUNK=CHUNK,
+                             BLOCK=BLOCK, num_warps=4)
+        if stop < num:
+            _suppress_kernel[(triton.cdiv(num - stop, LANES), rows)](
+                table, labels, keep, kept, num_kept, num, width, stop, iou_threshold, **tile,
+                num_warps=1)
+    return keep
 
 
 def _table(boxes: Tensor) -> Tensor:
-    """What the kernels read of each box, float64 ``(N, 8)``, see :func:`_load`."""
-    cx, cy, width, height, angle = boxes.double().unbind(1)
-    w, h, cos, sin = width / 2, height / 2, angle.cos(), angle.sin()
-    across, down = w * cos.abs() + h * sin.abs(), w * sin.abs() + h * cos.abs()
-    return torch.stack([cx, cy, w, h, cos, sin, across, down], 1)
+    width = triton.cdiv(len(boxes), BLOCK) * BLOCK
+    table = boxes.new_empty(TABLE, width, dtype=torch.float32)
+    _table_kernel[(width // BLOCK,)](boxes.contiguous(), table, len(boxes), width, BLOCK=BLOCK,
+                                     num_warps=2)
+    return table
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """Every case that the launchers can pick."""
-    types = {'table': '*fp64', 'table1': '*fp64', 'table2': '*fp64', 'out': '*fp32',
-             'dead': '*i32', 'mask': '*i64', 'threshold': 'fp32'}
+    """Every case that the launchers can pick, with labels of int64 and float32."""
+    types = {'boxes': '*fp32', 'table': '*fp32', 'table1': '*fp32', 'table2': '*fp32',
+             'overlaps': '*fp32', 'labels': '*i64', 'keep': '*i1', 'bits': '*i32', 'kept': '*i32',
+             'num_kept': '*i32', 'threshold': 'fp64'}
+    tile = {'ROWS': ROWS, 'STEP': STEP, 'LANES': LANES}
 
-    def case(kernel, num_warps: int = 4, labels: str = '*i64', **constants) -> CompileCase:
-        known = {**types, 'labels': labels, **dict.fromkeys(constants, 'constexpr')}
+    def case(kernel, constants: dict, num_warps: int = 1, **others: str) -> CompileCase:
+        known = types | others | dict.fromkeys(constants, 'constexpr')
         return CompileCase(kernel, {name: known.get(name, 'i32') for name in kernel.arg_names},
                            constants, num_warps)
 
-    for aligned in (False, True):
-        block_n, block_m = _iou_block(aligned)
-        for over_first in (False, True):
-            yield case(_iou_kernel, OVER_FIRST=over_first, ALIGNED=aligned, BLOCK_N=block_n,
-                       BLOCK_M=block_m)
-    for has_labels, labels in ((False, '*i32'), (True, '*i64')):
-        yield case(_mask_kernel, labels=labels, LABELS=has_labels, BLOCK=_BLOCK)
-        yield case(_suppress_kernel, labels=labels, LABELS=has_labels, BLOCK=_BLOCK, ROWS=_ROWS)
-    for words in (1, 2, 4, 8, 16, 32, CHUNK // 64):
-        yield case(_settle_kernel, num_warps=8, WORDS=words)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        yield case(_table_kernel, {'BLOCK': BLOCK}, 2, boxes='*' + TRITON_NAMES[dtype])
+    for iof in (False, True):
+        yield case(_aligned_kernel, {'IOF': iof, 'LANES': LANES})
+        yield case(_pairwise_kernel, {'IOF': iof, **tile})
+    yield case(_settle_kernel, {'CHUNK': CHUNK, 'BLOCK': BLOCK}, 4, bits='*i64')
+    for kernel, constants in ((_bits_kernel, {'CHUNK': CHUNK, **tile}), (_suppress_kernel, tile)):
+        yield case(kernel, constants)
+        yield case(kernel, constants, labels='*fp32')
+        yield case(kernel, constants | {'labels': None})

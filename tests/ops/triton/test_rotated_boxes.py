@@ -1,103 +1,183 @@
-"""The kernels of rotated overlaps and NMS against their twins in torch."""
+"""The kernels of rotated boxes against their twins in torch and recorded overlaps."""
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from mtp.ops import box_iou_rotated, dispatch, nms_rotated
-from mtp.ops.rotated_boxes import box_iou_rotated_torch, nms_rotated_torch
-from tests.ops.test_rotated_boxes import random_boxes
+from mtp.ops.rotated_boxes import box_iou_rotated_torch, kept_rotated_torch
+from mtp.ops.triton import rotated_boxes as kernels
+from tests.ops.test_rotated_boxes import SPECIAL_PAIRS, random_boxes
 
-kernels = pytest.importorskip('mtp.ops.triton.rotated_boxes')
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+NAN, INF = math.nan, math.inf
+
+
+@pytest.fixture(autouse=True)
+def _kernel(monkeypatch):
+    monkeypatch.setattr(dispatch, 'SETTING', 'triton')
 
 
 @pytest.fixture
-def few_programs(monkeypatch):
-    """The interpreter is slow by the program, not by the element."""
-    monkeypatch.setattr(kernels, '_BLOCK', 64)
-    monkeypatch.setattr(kernels, '_ROWS', 64)
-    monkeypatch.setattr(kernels, '_iou_block', lambda aligned: (64, 1 if aligned else 64))
+def large_tiles(monkeypatch):
+    """Fewer programs and steps, each of which costs the interpreter some milliseconds."""
+    if DEVICE == 'cpu':
+        monkeypatch.setattr(kernels, 'ROWS', 64)
+        monkeypatch.setattr(kernels, 'STEP', 64)
 
 
-def boxes(num, seed=0):
-    return random_boxes(num, seed).float().to(DEVICE)
+def boxes_of(num, seed=0, size=100.0):
+    return random_boxes(num, seed, size).float().to(DEVICE)
 
 
-@pytest.mark.parametrize('mode', ['iou', 'iof'])
-@pytest.mark.parametrize(('n', 'm'), [(33, 21), (1, 1), (0, 3), (3, 0)])
-def test_overlaps(n, m, mode):
-    first, second = boxes(n), boxes(m, 1)
-    torch.testing.assert_close(kernels.box_iou_rotated(first, second, mode == 'iof', False),
-                               box_iou_rotated_torch(first, second, mode, False))
-    second = boxes(n, 2)
-    torch.testing.assert_close(kernels.box_iou_rotated(first, second, mode == 'iof', True),
-                               box_iou_rotated_torch(first, second, mode, True))
+def assert_equal_to_twin(boxes1, boxes2, atol=1e-5):
+    for mode in ('iou', 'iof'):
+        for aligned in (False, True) if len(boxes1) == len(boxes2) else (False,):
+            overlaps = kernels.box_iou_rotated(boxes1, boxes2, mode, aligned)
+            assert overlaps.dtype == torch.float32
+            torch.testing.assert_close(
+                overlaps, box_iou_rotated_torch(boxes1, boxes2, mode, aligned), atol=atol, rtol=0)
 
 
-def test_extreme_boxes():
-    special = torch.tensor([
-        [5, 5, 4, 2, .3], [5, 5, 2, 4, .3 + np.pi / 2], [9, 5, 4, 2, 0], [5, 5, 0, 2, 0],
-        [5, 5, 0, 0, 0], [5, 5, 50, .01, 100.], [5, 5.004, 50, .01, 100.], [5e4, 5e4, 1e4, .1, 1],
-        [-3e6, 2, 1e7, 3, 0], [float('nan'), 5, 4, 2, 0], [5, 5, 4, 2, float('nan')]],
-        device=DEVICE)
-    overlaps = kernels.box_iou_rotated(special, special, False, False)
-    torch.testing.assert_close(overlaps, box_iou_rotated_torch(special, special, 'iou', False))
-    assert overlaps[0, 1] == pytest.approx(1) and (overlaps[-2:] == 0).all()
+def assert_keeps_as_twin(boxes, scores, threshold, labels=None):
+    """Through the public function, and the number kept."""
+    keep = nms_rotated(boxes, scores, threshold, labels)
+    order = scores.sort(descending=True, stable=True).indices
+    labels = None if labels is None else labels[order]
+    expected = order[kept_rotated_torch(boxes[order], threshold, labels)]
+    assert keep.tolist() == expected.tolist()
+    return len(keep)
 
 
-def test_golden(shared, monkeypatch, few_programs):
-    monkeypatch.setattr(dispatch, 'SETTING', 'triton')
+@pytest.mark.usefixtures('large_tiles')
+def test_golden(shared):
     data = {key: torch.from_numpy(value).to(DEVICE)
             for key, value in np.load(shared / 'golden' / 'mmcv_ops.npz').items()}
+    boxes1, boxes2 = data['boxes1'], data['boxes2']
     for mode in ('iou', 'iof'):
-        pairwise = box_iou_rotated(data['boxes1'], data['boxes2'], mode)
-        torch.testing.assert_close(pairwise, data[f'{mode}_pairwise'], atol=1e-4, rtol=0)
-    keep = nms_rotated(data['nms_boxes'], data['nms_scores'], 0.3)
-    assert torch.equal(keep, data['nms_keep_0.3'])
+        torch.testing.assert_close(box_iou_rotated(boxes1, boxes2, mode),
+                                   data[f'{mode}_pairwise'], atol=1e-4, rtol=0)
+        torch.testing.assert_close(box_iou_rotated(boxes1[:len(boxes2)], boxes2, mode, True),
+                                   data[f'{mode}_aligned'], atol=1e-4, rtol=0)
+    for threshold in (0.1, 0.5):
+        keep = nms_rotated(data['nms_boxes'], data['nms_scores'], threshold)
+        assert torch.equal(keep, data[f'nms_keep_{threshold}'])
 
 
-@pytest.mark.parametrize(('num', 'chunk'), [(150, 64), (150, 192), (64, 64), (1, 64), (0, 64)])
-def test_suppression(num, chunk, few_programs):
-    some, scores = boxes(num), torch.rand(num, device=DEVICE)
-    order = scores.sort(descending=True).indices
-    for labels in (None, torch.randint(0, 3, (num,), device=DEVICE)):
-        dead = kernels.suppressed(some[order], 0.2, None if labels is None else labels[order],
-                                  chunk)
-        expected = nms_rotated_torch(some, scores, 0.2, labels)
-        assert torch.equal(order[dead == 0], expected)
-        assert torch.equal(kernels.nms_rotated(some, scores, 0.2, labels), expected)
+# As launched: a row at a time, tiles that stick out, and one box.
+@pytest.mark.parametrize('num1, num2', [(33, 1), (2, 33), (3, 3)])
+def test_tiles(num1, num2):
+    assert_equal_to_twin(boxes_of(num1), boxes_of(num2, 1))
 
 
-def test_a_long_chain_and_equal_boxes(few_programs):
-    chain = torch.tensor([[2.0 * i, 0, 3, 3, 0] for i in range(70)], device=DEVICE)
-    scores = torch.arange(70, 0, -1, device=DEVICE).float()
-    assert kernels.nms_rotated(chain, scores, 0.1, None).tolist() == list(range(0, 70, 2))
-    assert kernels.nms_rotated(chain[:1].repeat(70, 1), scores, 0.5, None).tolist() == [0]
+@pytest.mark.usefixtures('large_tiles')
+def test_special_pairs():
+    first, second, expected = zip(*SPECIAL_PAIRS)
+    first, second = (torch.tensor(boxes, device=DEVICE) for boxes in (first, second))
+    assert_equal_to_twin(first, second)
+    aligned = box_iou_rotated(first, second, aligned=True)
+    for iou in (aligned, box_iou_rotated(second, first).diagonal()):
+        torch.testing.assert_close(iou, torch.tensor(expected, device=DEVICE), atol=1e-5, rtol=0)
 
 
-def test_nan_scores_and_boxes_end(few_programs):
-    some, scores = boxes(9), torch.rand(9, device=DEVICE)
-    scores[3] = some[5, 4] = float('nan')
-    keep = kernels.nms_rotated(some, scores, 0.1, None)
-    assert torch.equal(keep, nms_rotated_torch(some, scores, 0.1, None))
-    assert keep[0] == 3 and 5 in keep
+@pytest.mark.usefixtures('large_tiles')
+def test_extreme_sizes_and_angles():
+    """Sides from 0.01 to 1000 pixels, turned many times: float32 alone is wrong by up to 5e-4."""
+    boxes = boxes_of(80, size=20.0)
+    sides = 10**(5 * torch.rand(80, 2) - 2)
+    sides[:20] = torch.tensor([0.01, 50.0])
+    boxes[:, 2:4] = sides.to(DEVICE)
+    boxes[10:20] = boxes[:10] + torch.tensor([2e-3, 1e-3, 0, 0, 1e-5], device=DEVICE)
+    assert (box_iou_rotated(boxes[:10], boxes[10:20], aligned=True) > 0.1).sum() > 3
+    boxes[40:60, 4] *= 1e4
+    boxes[60:, :2] += 1e5
+    assert_equal_to_twin(boxes, boxes.flip(0))
 
 
-def test_nan_is_refused_before_a_kernel_is_launched():
-    bad = random_boxes(4).float()
-    bad[2, 1] = float('nan')
-    for call in (lambda: box_iou_rotated(bad, bad), lambda: nms_rotated(bad, torch.ones(4), 0.5)):
-        with pytest.raises(ValueError, match='1 of 4 rotated boxes have NaN, the first in row 2'):
-            call()
+@pytest.mark.usefixtures('large_tiles')
+def test_nan_and_infinite_boxes_overlap_nothing():
+    """Where nobody has looked for them, as on CUDA."""
+    boxes = torch.tensor([[5.0, 5, 4, 2, 0.3]] * 12, device=DEVICE)
+    for column in range(5):
+        boxes[column, column], boxes[column + 5, column] = NAN, INF
+    boxes[10:, 2:4] = 1e25  # too large for areas in float32, but whole
+    assert_equal_to_twin(boxes, boxes)
+    expected = torch.zeros(12, 12, device=DEVICE)
+    expected[10:, 10:] = 1
+    assert torch.equal(kernels.box_iou_rotated(boxes, boxes, 'iou', False), expected)
+    for kept in (kernels.kept_rotated, kept_rotated_torch):
+        assert kept(boxes, 0.5, None).tolist() == [True] * 11 + [False]
 
 
-def test_operators_compile_without_a_break(monkeypatch):
-    some = boxes(5)
-    compiled = torch.compile(
-        lambda a: kernels.box_iou_rotated(a, a, False, False).sum(1), fullgraph=True,
-        backend='aot_eager')
-    torch.testing.assert_close(compiled(some), box_iou_rotated_torch(some, some, 'iou', False
-                                                                     ).sum(1))
-    torch.library.opcheck(torch.ops.mtp.nms_rotated.default,
-                          (some, torch.rand(5, device=DEVICE), 0.5, None),
-                          test_utils=('test_schema', 'test_faketensor'))
+@pytest.mark.usefixtures('large_tiles')
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_low_precision_and_views(dtype):
+    boxes = boxes_of(40).to(dtype)
+    exact = box_iou_rotated_torch(boxes.float(), boxes.float(), 'iou', False)
+    torch.testing.assert_close(box_iou_rotated(boxes, boxes), exact, atol=1e-5, rtol=0)
+    scored = torch.cat([boxes, boxes[:, :1]], 1)
+    assert torch.equal(box_iou_rotated(scored[:, :5], boxes), box_iou_rotated(boxes, boxes))
+
+
+@pytest.mark.usefixtures('large_tiles')
+@pytest.mark.parametrize('num, chunk', [(64, 64), (65, 64), (150, 64), (200, 128)])
+def test_nms_across_chunks(num, chunk, monkeypatch):
+    monkeypatch.setattr(kernels, 'CHUNK', chunk)
+    boxes, scores = boxes_of(num), torch.rand(num, device=DEVICE)
+    labels = torch.randint(3, (num,), device=DEVICE)
+    number = assert_keeps_as_twin(boxes, scores, 0.02)
+    assert 4 < number < assert_keeps_as_twin(boxes, scores, 0.02, labels) < num
+    assert_keeps_as_twin(boxes, scores, 0.5, labels.float())
+
+
+@pytest.mark.parametrize('num', [0, 1, 34])
+def test_nms_as_launched(num):
+    assert_keeps_as_twin(boxes_of(num), torch.rand(num, device=DEVICE), 0.1)
+
+
+@pytest.mark.usefixtures('large_tiles')
+def test_nms_of_chains_copies_and_nan_scores(monkeypatch):
+    monkeypatch.setattr(kernels, 'CHUNK', 64)
+    # each box overlaps only its neighbours, over the blocks' borders too
+    chain = torch.tensor([[2.0 * i, 0, 3, 3, 0] for i in range(150)], device=DEVICE)
+    falling = torch.arange(150, 0, -1.0, device=DEVICE)
+    assert nms_rotated(chain, falling, 0.1).tolist() == list(range(0, 150, 2))
+    copies = chain[:1].repeat(150, 1)
+    assert nms_rotated(copies, falling, 0.9).tolist() == [0]
+    assert nms_rotated(copies, torch.ones_like(falling), 0.9).tolist() == [0]
+    falling[7::9] = NAN
+    assert_keeps_as_twin(chain, falling, 0.1)
+    assert nms_rotated(copies, falling, 0.1).tolist() == [7]
+    assert_keeps_as_twin(boxes_of(150), torch.full_like(falling, NAN), 0.1)
+
+
+@pytest.mark.usefixtures('large_tiles')
+def test_nms_decides_at_the_threshold_as_float64():
+    """Every pair overlaps by 1/3 and less than a rounding unit of float32 more or less."""
+    boxes = torch.tensor([[100 * i + 2 * j, 5, 4, 2, 1e-8 * i] for i in range(30) for j in (0, 1)],
+                         dtype=torch.float32, device=DEVICE)
+    iou = box_iou_rotated_torch(boxes[::2].double(), boxes[1::2].double(), 'iou', True)
+    threshold = iou.median().item()
+    assert 0 < (iou - threshold).abs().max() < 1e-7
+    keep = kernels.kept_rotated(boxes, threshold, None)
+    assert 30 < keep.sum() < 60
+    assert torch.equal(keep, kept_rotated_torch(boxes, threshold, None))
+
+
+@pytest.mark.usefixtures('large_tiles')
+def test_operators_are_registered_and_compile():
+    boxes1, boxes2 = boxes_of(3), boxes_of(4, 1)
+    torch.library.opcheck(kernels.box_iou_rotated, (boxes1, boxes2, 'iou', False))
+    torch.library.opcheck(kernels.kept_rotated, (boxes1, 0.5, torch.arange(3, device=DEVICE)))
+
+    def function(boxes1, boxes2):
+        return box_iou_rotated(boxes1, boxes2) + box_iou_rotated(boxes1, boxes2, 'iof')
+
+    compiled = torch.compile(function, fullgraph=True, backend='aot_eager')
+    assert torch.equal(compiled(boxes1, boxes2), function(boxes1, boxes2))
+    # the number of kept boxes is unknown to the graph
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        keep = torch.compile(nms_rotated, fullgraph=True, backend='aot_eager')(
+            boxes2, torch.arange(4.0, device=DEVICE), 0.1)
+    assert torch.equal(keep, nms_rotated(boxes2, torch.arange(4.0, device=DEVICE), 0.1))
