@@ -165,6 +165,7 @@ def legend(labels: Iterable[int], meta: dict, width: int) -> np.ndarray:
     for number, label in enumerate(labels):
         y = CAPTION + LINE * number
         cv2.rectangle(canvas, (0, y), (12, y + 12), meta['palette'][label], cv2.FILLED)
+        cv2.rectangle(canvas, (0, y), (12, y + 12), INK, 1)  # white shows on paper
         _write(canvas, meta['classes'][label], (19, y + 10), INK)
     return canvas
 
