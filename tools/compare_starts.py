@@ -16,7 +16,7 @@ from mtp.inference.curves import plot_starts, read_scalars
 # config -> the figure that counts, by its key in the log
 METRICS = {
     'aid': 'accuracy/top1',
-    'oscd': 'F1_changed',
+    'oscd': 'changed/F1',
     'ucas_aod_horizontal': 'coco/bbox_mAP_50',
     'ucas_aod_rotated': 'dota/mAP',
 }
