@@ -19,7 +19,7 @@ from mtp.ops import relative_position, rotated_window
 from mtp.ops.deform_conv import dcnv3_torch
 from mtp.ops.focal_loss import sigmoid_focal_loss_torch
 from mtp.ops.roi_align_rotated import roi_align_rotated_torch
-from mtp.ops.rotated_boxes import box_iou_rotated_torch, nms_rotated_torch
+from mtp.ops.rotated_boxes import box_iou_rotated_torch, kept_rotated_torch
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,11 @@ def nms_case(label: str, number: int, without: tuple[str, ...] = ()) -> Case:
     def make(images: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         return [boxes(number, device), torch.rand(number, device=device)]
 
-    forms = {'kernel': lambda b, s: ops.nms_rotated(b, s, 0.1),
-             'torch': lambda b, s: nms_rotated_torch(b, s, 0.1, None),
+    def twin(boxes: Tensor, scores: Tensor) -> Tensor:
+        order = scores.sort(descending=True, stable=True).indices
+        return order[kept_rotated_torch(boxes[order], 0.1, None)]
+
+    forms = {'kernel': lambda b, s: ops.nms_rotated(b, s, 0.1), 'torch': twin,
              'plain': lambda b, s: plain.nms_rotated(b, s, 0.1),
              'torchvision': lambda b, s: packages.upright_nms(b, s, 0.1)}
     if packages.compiled_mmcv():
@@ -227,7 +230,7 @@ SIZES = {
         dcnv3_case: [('InternImage-XL 224 px, stage 2', 1, 28, 24)],
         roi_case: [('100 RoIs x 256 channels, 512 px', 100, 256, 64)],
         iou_case: [('500 x 100', 500, 100)],
-        nms_case: [('1000', 1000), ('10000', 10000, ('plain',))],
+        nms_case: [('500', 500), ('2000', 2000, ('plain',))],
         focal_case: [('20000 x 20', 20000, 20)]},
     'tiny': {
         window_case: [('tiny', 1, 5, 2, 8, 3)], attention_case: [('tiny', 1, 5, 2, 8)],

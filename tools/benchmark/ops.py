@@ -6,7 +6,8 @@
 Each operator at each size: its Triton kernel (on a GPU), the twin in torch, a plain formulation as
 in the paper's code, and compiled packages where they are installed; in float32, and in bfloat16
 under autocast; forward, and forward with backward. Times are medians, by device events on a GPU
-with a cold cache. ``GB/s`` and ``TFLOP/s`` are of the least bytes and operations that the operator
+with a cold cache; ``host ms`` is the processor time of the host in the call, which tells on a busy
+CPU too. ``GB/s`` and ``TFLOP/s`` are of the least bytes and operations that the operator
 needs (see ``op_cases.py``), also as part of what the device reaches in a copy and in a matrix
 product here. ``MB`` is the memory that the call takes beside its operands. The error is the
 largest difference to float64, over the largest value, of results and gradients; for NMS the part
@@ -136,7 +137,7 @@ def caller(function: Callable[..., Tensor], operands: list[Tensor], learned: int
 
 
 def timed(call: Callable[[], Any], device: torch.device, repeats: int) -> dict[str, Any]:
-    """Median milliseconds, number of measurements, megabytes."""
+    """Median milliseconds, of the host's processor too; number of measurements; megabytes."""
     on_gpu = device.type == 'cuda'
     call()  # compiles
     peak = None
@@ -146,21 +147,22 @@ def timed(call: Callable[[], Any], device: torch.device, repeats: int) -> dict[s
         before = torch.cuda.memory_allocated(device)
         call()
         peak = (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    times, begun = [], time.perf_counter()
+    times, host, begun = [], [], time.perf_counter()
     while len(times) < repeats and (not times or time.perf_counter() - begun < LONGEST):
         if on_gpu:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             flush.zero_()
             start.record()
-            call()
+        first, busy = time.perf_counter(), time.process_time()
+        call()
+        times.append((time.perf_counter() - first) * 1e3)
+        host.append((time.process_time() - busy) * 1e3)
+        if on_gpu:
             end.record()
             end.synchronize()
-            times.append(start.elapsed_time(end))
-        else:
-            start = time.perf_counter()
-            call()
-            times.append((time.perf_counter() - start) * 1e3)
-    return {'ms': statistics.median(times), 'runs': len(times), 'peak_mb': peak}
+            times[-1] = start.elapsed_time(end)
+    return {'ms': statistics.median(times), 'host_ms': statistics.median(host),
+            'runs': len(times), 'peak_mb': peak}
 
 
 def work(case: Case, operands: list[Tensor], results: list[Tensor], backward: bool
@@ -219,18 +221,18 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         return '-' if row.get(key) is None else f'{row[key] * factor:{format}}'
 
     print(f'\n{rows[0]["operator"]}, {rows[0]["size"]}, {rows[0]["images"]} image(s)\n'
-          + ' ' * 37 + 'ms    GB/s  %copy  TFLOP/s  %matmul      MB    error'
+          + ' ' * 37 + 'ms  host ms    GB/s  %copy  TFLOP/s  %matmul      MB    error'
           '  x plain  x plain float32')
     for row in rows:
         title = f'{row["form"]:<12} {row["dtype"]:<8} {row["mode"]:<8}'
         if 'failed' in row:
             print(f'{title} {row["failed"]}')
             continue
-        print(f'{title}{cell(row, "ms", ".3f"):>9} {cell(row, "gb_s", ".1f"):>7}'
-              f'{cell(row, "of_copy", ".1f", 100):>7}{cell(row, "tflop_s", ".4f"):>9}'
-              f'{cell(row, "of_matmul", ".1f", 100):>9} {cell(row, "peak_mb", ".0f"):>7}'
-              f' {cell(row, "error", ".0e"):>8}{cell(row, "times_plain", ".2f"):>9}'
-              f'{cell(row, "times_plain_float32", ".2f"):>17}', flush=True)
+        print(title + ''.join(cell(row, *column).rjust(width) for width, *column in (
+            (9, 'ms', '.3f'), (9, 'host_ms', '.3f'), (8, 'gb_s', '.1f'), (7, 'of_copy', '.1f', 100),
+            (9, 'tflop_s', '.4f'), (9, 'of_matmul', '.1f', 100), (8, 'peak_mb', '.0f'),
+            (9, 'error', '.0e'), (9, 'times_plain', '.2f'), (17, 'times_plain_float32', '.2f'))),
+              flush=True)
 
 
 if __name__ == '__main__':
