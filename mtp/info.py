@@ -1,12 +1,14 @@
 """``python -m mtp.info``: versions, devices, and which form of each operator runs and why."""
 import importlib.metadata
 import os
+import pkgutil
 import platform
 import sys
 
 import torch
 
 import mtp
+import mtp.ops.triton
 from mtp.ops import dispatch, mmcv_ext
 
 PACKAGES = ('torch', 'torchvision', 'timm', 'numpy', 'opencv-python', 'onedl-mmengine',
@@ -25,7 +27,10 @@ def report() -> str:
     lines.append('devices: ' + (', '.join(
         torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         or f'CPU only, {torch.get_num_threads()} threads'))
-    lines.append(f'operators of mtp.ops: {dispatch.report()}')
+    kernels = [module.name for module in pkgutil.iter_modules(mtp.ops.triton.__path__)
+               if module.name != 'common']
+    lines.append(f'mtp.ops: {dispatch.report()}, in each module with a kernel:')
+    lines += [f'  {name}' for name in kernels]
     native = mmcv_ext.install() == 'native'
     setting = os.environ.get('MTP_OPS')
     why = (f'MTP_OPS={setting}' if setting else

@@ -100,7 +100,11 @@ def test_choice_beside_a_compiled_extension(tmp_path, value, before, expected):
     assert expected in (result.stdout or result.stderr)
 
 
-def test_info_says_which_operators_run():
+def test_info_says_which_operators_run(monkeypatch):
     from mtp.info import report
+    from mtp.ops import dispatch
     text = report()
     assert 'mmcv.ops: ' in text and 'onedl-mmcv' in text
+    assert f'mtp.ops: {dispatch.report()}' in text and '\n  rotated_boxes\n' in text
+    monkeypatch.setattr(dispatch, 'SETTING', 'torch')
+    assert 'mtp.ops: torch (MTP_KERNELS=torch)' in report()

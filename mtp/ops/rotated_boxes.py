@@ -127,8 +127,9 @@ def kept_rotated_torch(boxes: Tensor, iou_threshold: float, labels: Tensor | Non
         over = _overlap(boxes, boxes, 'iou', first[i], second[j]) > iou_threshold
         return i[over], j[over]
 
-    # the best boxes settle among themselves, then suppress the others, and so on
-    rows = max(1, _LOOKS_PER_CHUNK // max(1, len(boxes)))
+    # The best boxes settle among themselves, then suppress the others, and so on: the fewer at a
+    # time, the fewer pairs of boxes that go anyway.
+    rows = max(1, min(256, _LOOKS_PER_CHUNK // max(1, len(boxes))))
     for start in range(0, len(boxes), rows):
         best = keep[start:start + rows].nonzero().squeeze(1) + start
         stays = _greedy(len(best), *overlapping(best, best, later=True))
@@ -248,5 +249,5 @@ def _check_boxes(*boxes: Tensor) -> None:
             wrong = (~tensor.isfinite().all(1)).nonzero()
             if len(wrong):
                 raise ValueError(f'{len(wrong)} of {len(tensor)} boxes have NaN or infinite '
-                                 f'numbers; the first is row {wrong[0].item()}: '
-                                 f'{tensor[wrong[0].item()].tolist()}')
+                                 f'numbers, the first of them row {wrong[0].item()}: '
+                                 f'{tensor[wrong[0].item()].tolist()}; did training diverge?')

@@ -134,7 +134,7 @@ def greedy(boxes, scores, threshold, labels):
 @pytest.mark.parametrize('threshold', [0.02, 0.1, 0.5])
 def test_nms_is_greedy(threshold, monkeypatch):
     # small chunks: their borders must not show
-    monkeypatch.setattr('mtp.ops.rotated_boxes._LOOKS_PER_CHUNK', 6000)
+    monkeypatch.setattr('mtp.ops.rotated_boxes._LOOKS_PER_CHUNK', 6000)  # 30 rows
     monkeypatch.setattr('mtp.ops.rotated_boxes._PAIRS_PER_CHUNK', 100)
     boxes = random_boxes(200)
     scores = torch.rand(200, generator=torch.Generator().manual_seed(2))

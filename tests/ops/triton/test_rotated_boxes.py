@@ -7,9 +7,9 @@ import torch
 
 from mtp.ops import box_iou_rotated, dispatch, nms_rotated
 from mtp.ops.rotated_boxes import box_iou_rotated_torch, kept_rotated_torch
-from mtp.ops.triton import rotated_boxes as kernels
 from tests.ops.test_rotated_boxes import SPECIAL_PAIRS, random_boxes
 
+kernels = pytest.importorskip('mtp.ops.triton.rotated_boxes')
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 NAN, INF = math.nan, math.inf
 
@@ -25,6 +25,7 @@ def large_tiles(monkeypatch):
     if DEVICE == 'cpu':
         monkeypatch.setattr(kernels, 'ROWS', 64)
         monkeypatch.setattr(kernels, 'STEP', 64)
+        monkeypatch.setattr(kernels, 'CHUNK', 512)
 
 
 def boxes_of(num, seed=0, size=100.0):
