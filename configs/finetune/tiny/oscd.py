@@ -1,20 +1,22 @@
-"""A tiny ViT + RVSA on seven cities of OSCD, tested on three others."""
+"""A tiny ViT + RVSA on seven cities of OSCD, tested on three others; tiles of 96 pixels."""
 from mmengine.config import read_base
 
 with read_base():
     from ..._base_.finetune.backbones.vit_tiny_rvsa import *
-    from ..._base_.finetune.change_detection.oscd import *
+    from ..._base_.finetune.change_detection.siamese_unet import *
 
 model.merge(change_detector)
+model.merge(dict(data_preprocessor=dict(size=(96, 96)), backbone=dict(img_size=96)))
 optim_wrapper.merge(optimization)
 
+train_pipeline[3].update(crop_size=(96, 96))
 total_batch_size = 16
 train_dataloader.update(num_workers=1)
-val_dataloader.update(num_workers=1)
-for _loader in (train_dataloader, val_dataloader):
-    _loader.dataset.data_root = 'data/real/oscd'
-test_dataloader = val_dataloader
+train_dataloader.dataset.update(data_root='data/real/oscd', pipeline=train_pipeline)
+test_dataloader.update(num_workers=1)
+test_dataloader.dataset.update(data_root='data/real/oscd')
+val_dataloader = test_dataloader
 
-train_cfg.update(max_epochs=6, val_interval=1)
+train_cfg.update(max_epochs=8, val_interval=1)
 param_scheduler[0].update(end=1)
-param_scheduler[1].update(begin=1, T_max=5)
+param_scheduler[1].update(begin=1, T_max=7)
