@@ -221,7 +221,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         return '-' if row.get(key) is None else f'{row[key] * factor:{format}}'
 
     print(f'\n{rows[0]["operator"]}, {rows[0]["size"]}, {rows[0]["images"]} image(s)\n'
-          + ' ' * 37 + 'ms  host ms    GB/s  %copy  TFLOP/s  %matmul      MB    error'
+          + ' ' * 37 + 'ms   host ms    GB/s  %copy  TFLOP/s  %matmul      MB    error'
           '  x plain  x plain float32')
     for row in rows:
         title = f'{row["form"]:<12} {row["dtype"]:<8} {row["mode"]:<8}'
@@ -229,7 +229,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
             print(f'{title} {row["failed"]}')
             continue
         print(title + ''.join(cell(row, *column).rjust(width) for width, *column in (
-            (9, 'ms', '.3f'), (9, 'host_ms', '.3f'), (8, 'gb_s', '.1f'), (7, 'of_copy', '.1f', 100),
+            (9, 'ms', '.3f'), (10, 'host_ms', '.3f'), (8, 'gb_s', '.1f'), (7, 'of_copy', '.1f', 100),
             (9, 'tflop_s', '.4f'), (9, 'of_matmul', '.1f', 100), (8, 'peak_mb', '.0f'),
             (9, 'error', '.0e'), (9, 'times_plain', '.2f'), (17, 'times_plain_float32', '.2f'))),
               flush=True)
