@@ -12,7 +12,7 @@ import argparse
 import importlib
 import json
 import math
-import multiprocessing.dummy
+import multiprocessing
 import os
 import runpy
 import shutil
@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import chain
+from itertools import chain, starmap
 from pathlib import Path
 
 import torch
@@ -45,6 +45,13 @@ COLUMNS = '{:<12} {:<15} {:>7} {:>16}  {:<34} {:>8}'
 
 class StepError(Exception):
     """A step has failed; the message names its log."""
+
+
+class Serial:
+    """For mmrotate's metric, in place of four processes that would import everything again."""
+    Pool = staticmethod(lambda _: Serial)
+    starmap = staticmethod(lambda function, items: list(starmap(function, items)))
+    close = staticmethod(lambda: None)
 
 
 def step(log: Path, function: Callable, *args: object) -> None:
@@ -148,9 +155,8 @@ def attempt(dataset: str, config: Path, folder: Path, data: Path | None = None) 
 def small_run(folder: Path, threads: int, dataset: str, models: Sequence[str]) -> list[dict]:
     """Make up a data set and finetune small models on it, below ``folder``."""
     torch.set_num_threads(threads)
-    # mmrotate's metric would spawn four processes, which import everything again
     mean_ap = importlib.import_module('mmrotate.evaluation.functional.mean_ap')
-    mean_ap.get_context = lambda _: multiprocessing.dummy
+    mean_ap.get_context = lambda _: Serial
     folder = folder / dataset
     done = folder / 'data.done'
     if not done.is_file():

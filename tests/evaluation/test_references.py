@@ -1,7 +1,8 @@
 """The metrics of the finetuning configs equal reference implementations, on random predictions."""
 import json
-import multiprocessing.dummy
+from itertools import starmap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,8 +137,9 @@ def test_coco_ap(tmp_path: Path):
 
 @pytest.mark.parametrize('mode', ['11points', 'area'])
 def test_rotated_map(monkeypatch, mode: str):
-    # threads for its pool of processes, which would each import everything again
-    monkeypatch.setattr(mean_ap, 'get_context', lambda _: multiprocessing.dummy)
+    # no pool of processes, which would each import everything again
+    pool = SimpleNamespace(starmap=lambda *args: list(starmap(*args)), close=lambda: None)
+    monkeypatch.setattr(mean_ap, 'get_context', lambda _: SimpleNamespace(Pool=lambda _: pool))
     rng = np.random.default_rng(3)
     classes = len(CLASSES['dior_r'])
     samples, by_class, annotations = [], [], []
