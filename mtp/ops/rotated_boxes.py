@@ -81,7 +81,7 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float,
                              'to one device')
     order = scores.detach().sort(descending=True, stable=True).indices
     if use_triton(boxes):
-        from mtp.ops.triton.rotated_boxes import kept_rotated as form
+        from mtp.ops.triton.rotated_nms import kept_rotated as form
     else:
         form = kept_rotated_torch
     labels = None if labels is None else labels.detach()[order]

@@ -1,24 +1,14 @@
-"""Overlaps of rotated boxes, and their greedy suppression.
+"""Overlaps of rotated boxes: the pairs of two lists, or row with row.
 
 Boxes first become columns of a table (sines, cosines and circumscribed boxes once a box, not once
-a pair). A program then goes through rows of pairs, 64 boxes wide. Where the circumscribed boxes of
-no pair in a row meet, that is all; else the pairs are computed in float32 in the frame of the
-second box, with a bound of the rounding error; and where that bound leaves a doubt (thin boxes, or
-an overlap at the threshold), once more in float64. So the forms agree to 1e-4, and suppression
-decides as float64 does, at the speed of float32, on GPUs slow in float64 too.
+a pair). A program then goes through rows of 32 pairs, one a thread. Where the circumscribed boxes
+of no pair in a row meet, that is all; else the pairs are computed in float32, in the frame of the
+second box and with a bound of the rounding error; and where that bound leaves a doubt (thin boxes,
+or an overlap at the threshold), once more in float64. So overlaps are right to 5e-5, and
+suppression (:mod:`mtp.ops.triton.rotated_nms`) decides as float64 does, at the speed of float32, on
+GPUs slow in float64 too.
 
-Suppression takes the boxes by falling score, ``CHUNK`` at a time: (1) a bit for each pair of the
-chunk that overlaps; (2) one program settles the chunk, 64 boxes a step: a chain of 64 and-or on the
-block's own bits, then the rows of those it keeps are merged for the blocks to come; (3) the kept
-ones suppress the boxes after the chunk. Memory is 2 MB of bits, and 40 bytes a box. Nothing waits
-for the host: the result is a flag a box (only what turns flags into indices has to wait, for their
-number).
-
-Estimate for 10k boxes on an H200, not measured: one launch for the table and 3 for each of 3
-chunks; 50 million pairs of some 250 instructions, 0.4 ms if all were near each other; 157 steps of
-about 2 microseconds, 0.3 ms.
-
-Shapes: N, M numbers of boxes, W a table's width, N padded to whole blocks with boxes of NaN, which
+Shapes: N, M numbers of boxes, W a table's width: N padded to whole blocks with boxes of NaN, which
 overlap nothing.
 """
 from collections.abc import Iterator
@@ -31,14 +21,13 @@ from torch import Tensor
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 LANES = 32  # second boxes of a program, one a thread
-BLOCK = 64  # boxes settled at a time
+BLOCK = 64  # boxes to whose multiple a table is padded
 TABLE = 10  # numbers a box: see _table_kernel
-CHUNK = 4096  # boxes suppressed at a time
 ROWS = 32  # first boxes of a program
 STEP = 1  # of these at once. One, so that rows without near pairs cost next to nothing
 
-# Rounding units by which an intersection of boxes may be wrong, per product of their reach and
-# sides, in float32: four times the worst of 12 million random pairs.
+# Bound of the error of an intersection in float32, as a part of (the largest coordinate) x (half
+# the sides of the second box): five times the worst of 12 million random pairs.
 _ERROR = tl.constexpr(2.0**-19)
 _TOLERANCE = tl.constexpr(5e-5)  # of an overlap that float32 may settle
 _NO_AREA = tl.constexpr(1e-14)
@@ -76,7 +65,7 @@ def _table_kernel(boxes, table, num, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _extent(table, width, i):
+def extents(table, width, i):
     """Centre and half the size of the circumscribed boxes."""
     table += i
     stride = width.to(tl.int64)
@@ -85,7 +74,7 @@ def _extent(table, width, i):
 
 
 @triton.jit
-def _near(extent1, extent2):
+def meeting(extent1, extent2):
     """Whether circumscribed boxes meet; never where a number is NaN."""
     x1, y1, reach_x1, reach_y1 = extent1
     x2, y2, reach_x2, reach_y2 = extent2
@@ -159,7 +148,7 @@ def _overlap(table1, width1, i, table2, width2, j, IOF: tl.constexpr, dtype: tl.
 
 
 @triton.jit
-def _excess(table1, width1, i, table2, width2, j, near, threshold, IOF: tl.constexpr,
+def excess(table1, width1, i, table2, width2, j, near, threshold, IOF: tl.constexpr,
             DECIDE: tl.constexpr):
     """Overlap less threshold; exact in its sign if DECIDE, else to the tolerance."""
     single = tl.cast(threshold, tl.float32)
@@ -185,11 +174,11 @@ def _pairwise_kernel(table1, table2, overlaps, num1, width1, num2, width2, IOF: 
     program = tl.program_id(0)
     tiles = tl.cdiv(num2, LANES)
     j = (program % tiles * LANES + tl.arange(0, LANES))[None, :]
-    extent = _extent(table2, width2, j)
+    extent = extents(table2, width2, j)
     for start in range(0, ROWS, STEP):
         i = (program // tiles * ROWS + start + tl.arange(0, STEP))[:, None]
-        near = _near(_extent(table1, width1, i), extent)
-        overlap = _excess(table1, width1, i, table2, width2, j, near, 0.0, IOF, False)
+        near = meeting(extents(table1, width1, i), extent)
+        overlap = excess(table1, width1, i, table2, width2, j, near, 0.0, IOF, False)
         tl.store(overlaps + i.to(tl.int64) * num2 + j, overlap, (i < num1) & (j < num2))
 
 
@@ -197,110 +186,9 @@ def _pairwise_kernel(table1, table2, overlaps, num1, width1, num2, width2, IOF: 
 def _aligned_kernel(table1, table2, overlaps, num, width, IOF: tl.constexpr, LANES: tl.constexpr):
     """``(N,)`` overlaps of row with row."""
     i = tl.program_id(0) * LANES + tl.arange(0, LANES)
-    near = _near(_extent(table1, width, i), _extent(table2, width, i))
-    overlap = _excess(table1, width, i, table2, width, i, near, 0.0, IOF, False)
+    near = meeting(extents(table1, width, i), extents(table2, width, i))
+    overlap = excess(table1, width, i, table2, width, i, near, 0.0, IOF, False)
     tl.store(overlaps + i, overlap, i < num)
-
-
-@triton.jit
-def _suppressed(table, width, labels, num, i, j, asked, extent, label, threshold):
-    """Which of the asked pairs have boxes of one label that overlap too much.
-
-    ``extent`` and ``label`` are those of boxes j.
-    """
-    near = asked & _near(_extent(table, width, i), extent)
-    if labels is not None:
-        near &= tl.load(labels + i, i < num, other=0) == label
-    return near & (_excess(table, width, i, table, width, j, near, threshold, False, True) > 0)
-
-
-@triton.jit
-def _label(labels, num, j):
-    if labels is None:
-        label = j
-    else:
-        label = tl.load(labels + j, j < num, other=0)
-    return label
-
-
-@triton.jit
-def _bits_kernel(table, labels, keep, bits, num, width, start, threshold: tl.float64,
-                 CHUNK: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
-                 LANES: tl.constexpr):
-    """Bits ``(CHUNK, CHUNK / 32)`` of the later boxes that a box of the chunk would suppress.
-
-    Words left of the diagonal stay as they are.
-    """
-    row_tile, word = tl.program_id(0), tl.program_id(1)
-    if row_tile * ROWS < (word + 1) * LANES:
-        lane = tl.arange(0, LANES)[None, :]
-        j = start + word * LANES + lane
-        extent, label = _extent(table, width, j), _label(labels, num, j)
-        alive = tl.load(keep + j, j < num, other=0)
-        for first in range(0, ROWS, STEP):
-            row = (row_tile * ROWS + first + tl.arange(0, STEP))[:, None]
-            i = start + row
-            asked = alive & tl.load(keep + i, i < num, other=0) & (i < j)
-            over = _suppressed(table, width, labels, num, i, j, asked, extent, label, threshold)
-            value = tl.sum(over.to(tl.int32) << lane, 1, keep_dims=True)
-            tl.store(bits + row * (CHUNK // LANES) + word, value)
-
-
-@triton.jit
-def _or(a, b):
-    return a | b
-
-
-@triton.jit
-def _settle_kernel(bits, keep, kept, num_kept, num, start, CHUNK: tl.constexpr,
-                   BLOCK: tl.constexpr):
-    """Which boxes of the chunk stay, as flags and as a list. One program, block after block."""
-    WORDS: tl.constexpr = CHUNK // BLOCK
-    lane, word = tl.arange(0, BLOCK), tl.arange(0, WORDS)
-    box = start + word[:, None] * BLOCK + lane[None, :]
-    gone = tl.load(keep + box, box < num, other=0) == 0
-    removed = tl.sum(gone.to(tl.int64) << lane[None, :], 1)
-    count = 0
-    for block in range(tl.cdiv(tl.minimum(num - start, CHUNK), BLOCK)):
-        rows = bits + block * BLOCK * WORDS
-        # No branch on what is known one step ago: all 64 words are fetched at once.
-        out = tl.sum(tl.where(word == block, removed, 0))
-        for row in tl.static_range(BLOCK):
-            own = tl.load(rows + row * WORDS + block)
-            out |= tl.where((out >> row) & 1 == 0, own, 0)
-        stays = (out >> lane) & 1 == 0
-        later = tl.load(rows + lane[:, None] * WORDS + word[None, :],
-                        stays[:, None] & (word > block)[None, :], other=0)
-        removed |= tl.reduce(later, 0, _or)
-        index = start + block * BLOCK + lane
-        tl.store(keep + index, stays, index < num)
-        tl.store(kept + count + tl.cumsum(stays.to(tl.int32), 0) - 1, index, stays)
-        count += tl.sum(stays.to(tl.int32))
-    tl.store(num_kept, count)
-
-
-@triton.jit
-def _suppress_kernel(table, labels, keep, kept, num_kept, num, width, stop,
-                     threshold: tl.float64, ROWS: tl.constexpr, STEP: tl.constexpr,
-                     LANES: tl.constexpr):
-    """Clears the flags of boxes from ``stop`` on that the chunk's kept ones suppress.
-
-    A program has LANES of the former and ROWS of the latter.
-    """
-    count = tl.load(num_kept)
-    row = tl.program_id(1) * ROWS
-    if row < count:
-        j = (stop + tl.program_id(0) * LANES + tl.arange(0, LANES))[None, :]
-        extent, label = _extent(table, width, j), _label(labels, num, j)
-        alive = tl.load(keep + j, j < num, other=0)
-        gone = tl.zeros((1, LANES), tl.int32)
-        for first in range(row, tl.minimum(row + ROWS, count), STEP):
-            place = (first + tl.arange(0, STEP))[:, None]
-            i = tl.load(kept + place, place < count, other=0)
-            asked = alive & (gone == 0) & (place < count)
-            over = _suppressed(table, width, labels, num, i, j, asked, extent, label, threshold)
-            gone |= tl.max(over.to(tl.int32), 0, keep_dims=True)
-        tl.store(keep + j, gone == 0, gone > 0)  # several programs may clear one flag
 
 
 @torch.library.custom_op('mtp::box_iou_rotated', mutates_args=(), device_types=('cuda', 'cpu'))
@@ -319,20 +207,8 @@ def _overlaps(boxes1, boxes2, mode, aligned):
     return boxes1.new_empty(shape, dtype=torch.float32)
 
 
-@torch.library.custom_op('mtp::kept_rotated', mutates_args=(), device_types=('cuda', 'cpu'))
-def kept_rotated(boxes: Tensor, iou_threshold: float, labels: Tensor | None) -> Tensor:
-    """:func:`mtp.ops.rotated_boxes.kept_rotated_torch`; nothing waits for the device."""
-    with torch.cuda.device_of(boxes):
-        return _launch_kept(boxes, iou_threshold, labels)
-
-
-@kept_rotated.register_fake
-def _(boxes, iou_threshold, labels):
-    return boxes.new_empty(len(boxes), dtype=torch.bool)
-
-
 def _launch_overlaps(overlaps: Tensor, boxes1: Tensor, boxes2: Tensor, iof: bool) -> None:
-    tables = _table(boxes1), _table(boxes2)
+    tables = make_table(boxes1), make_table(boxes2)
     num1, num2 = len(boxes1), len(boxes2)
     if overlaps.dim() == 1:
         _aligned_kernel[(triton.cdiv(num1, LANES),)](
@@ -344,32 +220,8 @@ def _launch_overlaps(overlaps: Tensor, boxes1: Tensor, boxes2: Tensor, iof: bool
             ROWS=ROWS, STEP=STEP, LANES=LANES, num_warps=1)
 
 
-def _launch_kept(boxes: Tensor, iou_threshold: float, labels: Tensor | None) -> Tensor:
-    num = len(boxes)
-    keep = boxes.new_ones(num, dtype=torch.bool)
-    table = _table(boxes)
-    labels = None if labels is None else labels.contiguous()
-    width = table.shape[1]
-    bits = boxes.new_empty(CHUNK, CHUNK // LANES, dtype=torch.int32)
-    kept = boxes.new_empty(CHUNK, dtype=torch.int32)
-    num_kept = boxes.new_empty(1, dtype=torch.int32)
-    tile = {'ROWS': ROWS, 'STEP': STEP, 'LANES': LANES}
-    for start in range(0, num, CHUNK):
-        stop = min(start + CHUNK, num)
-        rows = triton.cdiv(stop - start, BLOCK) * BLOCK // ROWS
-        _bits_kernel[(rows, triton.cdiv(stop - start, BLOCK) * BLOCK // LANES)](
-            table, labels, keep, bits, num, width, start, iou_threshold, CHUNK=CHUNK, **tile,
-            num_warps=1)
-        _settle_kernel[(1,)](bits.view(torch.int64), keep, kept, num_kept, num, start, CHUNK=CHUNK,
-                             BLOCK=BLOCK, num_warps=4)
-        if stop < num:
-            _suppress_kernel[(triton.cdiv(num - stop, LANES), rows)](
-                table, labels, keep, kept, num_kept, num, width, stop, iou_threshold, **tile,
-                num_warps=1)
-    return keep
-
-
-def _table(boxes: Tensor) -> Tensor:
+def make_table(boxes: Tensor) -> Tensor:
+    """``(N, 5)`` boxes to the float32 ``(10, W)`` of :func:`_table_kernel`."""
     width = triton.cdiv(len(boxes), BLOCK) * BLOCK
     table = boxes.new_empty(TABLE, width, dtype=torch.float32)
     _table_kernel[(width // BLOCK,)](boxes.contiguous(), table, len(boxes), width, BLOCK=BLOCK,
@@ -378,10 +230,9 @@ def _table(boxes: Tensor) -> Tensor:
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """Every case that the launchers can pick, with labels of int64 and float32."""
+    """Every case that the launchers can pick."""
     types = {'boxes': '*fp32', 'table': '*fp32', 'table1': '*fp32', 'table2': '*fp32',
-             'overlaps': '*fp32', 'labels': '*i64', 'keep': '*i1', 'bits': '*i32', 'kept': '*i32',
-             'num_kept': '*i32', 'threshold': 'fp64'}
+             'overlaps': '*fp32'}
     tile = {'ROWS': ROWS, 'STEP': STEP, 'LANES': LANES}
 
     def case(kernel, constants: dict, num_warps: int = 1, **others: str) -> CompileCase:
@@ -394,8 +245,3 @@ def compile_cases() -> Iterator[CompileCase]:
     for iof in (False, True):
         yield case(_aligned_kernel, {'IOF': iof, 'LANES': LANES})
         yield case(_pairwise_kernel, {'IOF': iof, **tile})
-    yield case(_settle_kernel, {'CHUNK': CHUNK, 'BLOCK': BLOCK}, 4, bits='*i64')
-    for kernel, constants in ((_bits_kernel, {'CHUNK': CHUNK, **tile}), (_suppress_kernel, tile)):
-        yield case(kernel, constants)
-        yield case(kernel, constants, labels='*fp32')
-        yield case(kernel, constants | {'labels': None})

@@ -10,8 +10,11 @@ from mtp.ops.rotated_boxes import box_iou_rotated_torch, kept_rotated_torch
 from tests.ops.test_rotated_boxes import SPECIAL_PAIRS, random_boxes
 
 kernels = pytest.importorskip('mtp.ops.triton.rotated_boxes')
+nms = pytest.importorskip('mtp.ops.triton.rotated_nms')
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 NAN, INF = math.nan, math.inf
+# the interpreter's numpy tells of numbers that a GPU passes over, and the kernels too
+pytestmark = pytest.mark.filterwarnings('ignore:(invalid|divide|overflow):RuntimeWarning')
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +26,10 @@ def _kernel(monkeypatch):
 def large_tiles(monkeypatch):
     """Fewer programs and steps, each of which costs the interpreter some milliseconds."""
     if DEVICE == 'cpu':
-        monkeypatch.setattr(kernels, 'ROWS', 64)
-        monkeypatch.setattr(kernels, 'STEP', 64)
-        monkeypatch.setattr(kernels, 'CHUNK', 512)
+        for module in (kernels, nms):
+            monkeypatch.setattr(module, 'ROWS', 64)
+            monkeypatch.setattr(module, 'STEP', 64)
+        monkeypatch.setattr(nms, 'CHUNK', 512)
 
 
 def boxes_of(num, seed=0, size=100.0):
@@ -107,7 +111,7 @@ def test_nan_and_infinite_boxes_overlap_nothing():
     expected = torch.zeros(12, 12, device=DEVICE)
     expected[10:, 10:] = 1
     assert torch.equal(kernels.box_iou_rotated(boxes, boxes, 'iou', False), expected)
-    for kept in (kernels.kept_rotated, kept_rotated_torch):
+    for kept in (nms.kept_rotated, kept_rotated_torch):
         assert kept(boxes, 0.5, None).tolist() == [True] * 11 + [False]
 
 
@@ -124,7 +128,7 @@ def test_low_precision_and_views(dtype):
 @pytest.mark.usefixtures('large_tiles')
 @pytest.mark.parametrize('num, chunk', [(64, 64), (65, 64), (150, 64), (200, 128)])
 def test_nms_across_chunks(num, chunk, monkeypatch):
-    monkeypatch.setattr(kernels, 'CHUNK', chunk)
+    monkeypatch.setattr(nms, 'CHUNK', chunk)
     boxes, scores = boxes_of(num), torch.rand(num, device=DEVICE)
     labels = torch.randint(3, (num,), device=DEVICE)
     number = assert_keeps_as_twin(boxes, scores, 0.02)
@@ -139,7 +143,7 @@ def test_nms_as_launched(num):
 
 @pytest.mark.usefixtures('large_tiles')
 def test_nms_of_chains_copies_and_nan_scores(monkeypatch):
-    monkeypatch.setattr(kernels, 'CHUNK', 64)
+    monkeypatch.setattr(nms, 'CHUNK', 64)
     # each box overlaps only its neighbours, over the blocks' borders too
     chain = torch.tensor([[2.0 * i, 0, 3, 3, 0] for i in range(150)], device=DEVICE)
     falling = torch.arange(150, 0, -1.0, device=DEVICE)
@@ -161,7 +165,7 @@ def test_nms_decides_at_the_threshold_as_float64():
     iou = box_iou_rotated_torch(boxes[::2].double(), boxes[1::2].double(), 'iou', True)
     threshold = iou.median().item()
     assert 0 < (iou - threshold).abs().max() < 1e-7
-    keep = kernels.kept_rotated(boxes, threshold, None)
+    keep = nms.kept_rotated(boxes, threshold, None)
     assert 30 < keep.sum() < 60
     assert torch.equal(keep, kept_rotated_torch(boxes, threshold, None))
 
@@ -170,7 +174,7 @@ def test_nms_decides_at_the_threshold_as_float64():
 def test_operators_are_registered_and_compile():
     boxes1, boxes2 = boxes_of(3), boxes_of(4, 1)
     torch.library.opcheck(kernels.box_iou_rotated, (boxes1, boxes2, 'iou', False))
-    torch.library.opcheck(kernels.kept_rotated, (boxes1, 0.5, torch.arange(3, device=DEVICE)))
+    torch.library.opcheck(nms.kept_rotated, (boxes1, 0.5, torch.arange(3, device=DEVICE)))
 
     def function(boxes1, boxes2):
         return box_iou_rotated(boxes1, boxes2) + box_iou_rotated(boxes1, boxes2, 'iof')
