@@ -229,10 +229,10 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
             print(f'{title} {row["failed"]}')
             continue
         print(title + ''.join(cell(row, *column).rjust(width) for width, *column in (
-            (9, 'ms', '.3f'), (10, 'host_ms', '.3f'), (8, 'gb_s', '.1f'), (7, 'of_copy', '.1f', 100),
-            (9, 'tflop_s', '.4f'), (9, 'of_matmul', '.1f', 100), (8, 'peak_mb', '.0f'),
-            (9, 'error', '.0e'), (9, 'times_plain', '.2f'), (17, 'times_plain_float32', '.2f'))),
-              flush=True)
+            (9, 'ms', '.3f'), (10, 'host_ms', '.3f'), (8, 'gb_s', '.1f'),
+            (7, 'of_copy', '.1f', 100), (9, 'tflop_s', '.4f'), (9, 'of_matmul', '.1f', 100),
+            (8, 'peak_mb', '.0f'), (9, 'error', '.0e'), (9, 'times_plain', '.2f'),
+            (17, 'times_plain_float32', '.2f'))), flush=True)
 
 
 if __name__ == '__main__':
