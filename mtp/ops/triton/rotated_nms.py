@@ -61,10 +61,10 @@ def _bits_kernel(table, labels, keep, bits, num, width, start, threshold: tl.flo
                  LANES: tl.constexpr):
     """Bits ``(CHUNK, CHUNK / 32)`` of the later boxes that a box of the chunk would suppress.
 
-    Words left of the diagonal stay as they are.
+    Words left of the diagonal's blocks of ``2 * LANES`` boxes stay as they are.
     """
     row_tile, word = tl.program_id(0), tl.program_id(1)
-    if row_tile * ROWS < (word + 1) * LANES:
+    if row_tile * ROWS < (word // 2 + 1) * 2 * LANES:
         lane = tl.arange(0, LANES)[None, :]
         j = start + word * LANES + lane
         extent, label = extents(table, width, j), _label(labels, num, j)
