@@ -79,7 +79,7 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float,
         if tensor.device != boxes.device:
             raise ValueError(f'boxes are on {boxes.device}, {name} on {tensor.device}: move them '
                              'to one device')
-    order = scores.detach().sort(descending=True, stable=True).indices
+    order = scores.detach().sort(descending=True).indices  # mmcv's order of equal scores
     if use_triton(boxes):
         from mtp.ops.triton.rotated_nms import kept_rotated as form
     else:
