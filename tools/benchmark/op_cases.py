@@ -179,7 +179,7 @@ def nms_case(label: str, number: int, without: tuple[str, ...] = ()) -> Case:
         return [boxes(number, device), torch.rand(number, device=device)]
 
     def twin(boxes: Tensor, scores: Tensor) -> Tensor:
-        order = scores.sort(descending=True, stable=True).indices
+        order = scores.sort(descending=True).indices
         return order[kept_rotated_torch(boxes[order], 0.1, None)]
 
     forms = {'kernel': lambda b, s: ops.nms_rotated(b, s, 0.1), 'torch': twin,
