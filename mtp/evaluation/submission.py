@@ -15,9 +15,9 @@ from mtp.registry import METRICS
 
 
 class Submission(BaseMetric):
-    """Writes what a server takes instead of computing a figure.
+    """Writes what a server takes, ``<out_dir>/<name>.zip``, instead of computing a figure.
 
-    A subclass collects ``(img_path, prediction)`` in ``process`` and writes the files in ``write``,
+    A subclass collects ``(img_path, prediction)`` in ``process`` and makes the files in ``files``,
     which runs on the main process with the predictions of all, each image once.
 
     Args:
@@ -25,6 +25,8 @@ class Submission(BaseMetric):
         collect_device, collect_dir: as in :class:`mmengine.evaluator.BaseMetric`.
     """
     default_prefix = ''
+    name: str
+    compression = zipfile.ZIP_DEFLATED
 
     def __init__(self, out_dir: str, collect_device: str = 'cpu',
                  collect_dir: str | None = None) -> None:
@@ -33,8 +35,18 @@ class Submission(BaseMetric):
         self.out_dir.mkdir(parents=True, exist_ok=True)
 
     @abstractmethod
+    def files(self, predictions: dict[str, Any]) -> dict[str, str | bytes]:
+        """Predictions by ``img_path`` -> name in the zip -> content."""
+
     def write(self, predictions: dict[str, Any]) -> Path:
-        """Write the predictions by ``img_path``; returns what is to be sent in."""
+        """The zip, which appears whole or not at all."""
+        path = self.out_dir / f'{self.name}.zip'
+        unfinished = path.with_suffix('.zip.partial')
+        with zipfile.ZipFile(unfinished, 'w', self.compression) as archive:
+            for name, content in self.files(predictions).items():
+                archive.writestr(name, content)
+        os.replace(unfinished, path)
+        return path
 
     def compute_metrics(self, results: list[tuple[str, Any]]) -> dict[str, float]:
         """Write, and tell how many images there are."""
@@ -47,6 +59,8 @@ class Submission(BaseMetric):
 @METRICS.register_module()
 class LoveDASubmission(Submission):
     """LoveDA: a zip of one grey png per image, named like it; values 0 to 6, background first."""
+    name = 'loveda'
+    compression = zipfile.ZIP_STORED  # png does not shrink any further
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Encode the class maps of mmseg's samples."""
@@ -54,12 +68,7 @@ class LoveDASubmission(Submission):
             labels = sample['pred_sem_seg']['data'].squeeze(0).cpu().numpy().astype(np.uint8)
             self.results.append((sample['img_path'], cv2.imencode('.png', labels)[1].tobytes()))
 
-    def write(self, predictions: dict[str, bytes]) -> Path:
-        """``<out_dir>/loveda.zip``, which appears whole or not at all."""
-        path = self.out_dir / 'loveda.zip'
-        unfinished = path.with_suffix('.zip.partial')
-        with zipfile.ZipFile(unfinished, 'w') as archive:  # png does not shrink any further
-            for name, content in sorted(predictions.items()):
-                archive.writestr(f'{Path(name).stem}.png', content)
-        os.replace(unfinished, path)
-        return path
+    def files(self, predictions: dict[str, bytes]) -> dict[str, bytes]:
+        """One file an image."""
+        return {f'{Path(name).stem}.png': content
+                for name, content in sorted(predictions.items())}

@@ -2,9 +2,7 @@
 
 A tile is named ``<image>__<size>__<x>___<y>``: its upper left corner in pixels of the image.
 """
-import os
 import re
-import zipfile
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
@@ -64,22 +62,14 @@ class TilesSubmission(Submission):
             self.results.append((
                 sample['img_path'], (boxes, found['scores'].cpu(), found['labels'].cpu())))
 
-    def write(self, predictions: dict[str, Detections]) -> Path:
-        """Merge and write a zip, which appears whole or not at all."""
-        merged = merge_tiles({Path(path).stem: found for path, found in predictions.items()})
-        path = self.out_dir / f'{self.name}.zip'
-        unfinished = path.with_suffix('.zip.partial')
-        with zipfile.ZipFile(unfinished, 'w', zipfile.ZIP_DEFLATED) as archive:
-            for name, content in self.files(merged).items():
-                archive.writestr(name, content)
-        os.replace(unfinished, path)
-        return path
-
-    name: str
+    def files(self, predictions: dict[str, Detections]) -> dict[str, str]:
+        """Merge, then :meth:`files_of_images`."""
+        return self.files_of_images(
+            merge_tiles({Path(path).stem: found for path, found in predictions.items()}))
 
     @abstractmethod
-    def files(self, images: dict[str, Detections]) -> dict[str, str]:
-        """Name in the zip -> content."""
+    def files_of_images(self, images: dict[str, Detections]) -> dict[str, str]:
+        """Detections by image -> name in the zip -> content."""
 
 
 @METRICS.register_module()
@@ -87,7 +77,7 @@ class DOTASubmission(TilesSubmission):
     """DOTA, Task 1: ``Task1_<class>.txt`` with a line ``<image> <score> <8 coordinates>`` each."""
     name = 'dota'
 
-    def files(self, images: dict[str, Detections]) -> dict[str, str]:
+    def files_of_images(self, images: dict[str, Detections]) -> dict[str, str]:
         """One file a class, also where nothing was found."""
         classes = self.dataset_meta['classes']
         lines: dict[str, list[str]] = {name: [] for name in classes}
@@ -107,7 +97,7 @@ class FAIR1MSubmission(TilesSubmission):
     """
     name = 'fair1m'
 
-    def files(self, images: dict[str, Detections]) -> dict[str, str]:
+    def files_of_images(self, images: dict[str, Detections]) -> dict[str, str]:
         """One file an image, also where nothing was found."""
         return {f'test/{image}.xml': self._xml(image, *found)
                 for image, found in sorted(images.items())}

@@ -85,8 +85,7 @@ def test_fair1m_xml_has_the_form_of_the_labels(tmp_path: Path, shared: Path) -> 
     assert set(points) == {(40., 655.), (60., 655.), (60., 665.), (40., 665.)}
 
 
-@pytest.mark.parametrize('boxes', [torch.zeros(1, 4)])
-def test_horizontal_boxes_are_refused(tmp_path: Path, boxes: torch.Tensor) -> None:
-    bad = sample('a', (HorizontalBoxes(boxes), torch.ones(1), torch.zeros(1)))
+def test_horizontal_boxes_are_refused(tmp_path: Path) -> None:
+    bad = sample('a', (HorizontalBoxes(torch.zeros(1, 4)), torch.ones(1), torch.zeros(1)))
     with pytest.raises(ValueError, match=r'\(N, 5\)'):
         submit(DOTASubmission(out_dir=str(tmp_path)), [bad], ('plane',))
