@@ -1,8 +1,8 @@
 """Detection data sets that the libraries have readers for, but not the classes."""
-import json
 from pathlib import Path
 
 from mmdet.datasets import CocoDataset
+from mmdet.datasets.api_wrappers import COCO
 from mmrotate.datasets import DOTADataset
 
 from mtp.data.facts import DATASETS
@@ -22,18 +22,21 @@ class _KnownCategories(CocoDataset):
         if not Path(self.ann_file).is_file():
             raise FileNotFoundError(f'no annotations at {self.ann_file}: make them with '
                                     'tools/data/prepare.py, or set data_root')
-        categories = json.loads(Path(self.ann_file).read_text())['categories']
-        found = {category['name'] for category in categories}
-        classes = set(self.metainfo['classes'])
-        if found != classes:
-            raise ValueError(
-                f'{self.ann_file}: categories {sorted(found - classes)} are no classes of the data '
-                f'set, and {sorted(classes - found)} are missing; make it again with '
-                'tools/data/prepare.py')
-        records = super().load_data_list()  # leaves out the objects of other categories
+        records = super().load_data_list()
         if not records:
             raise ValueError(f'{self.ann_file} lists no images')
         return records
+
+    def COCOAPI(self, path: str) -> COCO:
+        """What mmdet reads the json with; it would leave out objects of other categories."""
+        coco = COCO(path)
+        found = {category['name'] for category in coco.dataset['categories']}
+        classes = set(self.metainfo['classes'])
+        if found != classes:
+            raise ValueError(
+                f'{path}: categories {sorted(found - classes)} are no classes of the data set, and '
+                f'{sorted(classes - found)} are missing; make it again with tools/data/prepare.py')
+        return coco
 
 
 @REGISTRY.register_module()
