@@ -51,12 +51,7 @@ def plot_curves(work_dir: str | Path, out: str | Path) -> Path:
         panel.set_ylim(bottom=0)
     for panel in panels[-1]:
         panel.set_xlabel('iteration')
-    figure.legend([Line2D([], [], color=colours[name]) for name in datasets], datasets,
-                  loc='outside upper right', ncols=len(datasets), frameon=False)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150)
-    return out
+    return _save(figure, colours, out)
 
 
 def read_scalars(work_dir: str | Path) -> dict[str, Series]:
@@ -132,6 +127,16 @@ def _draw(panel: Axes, title: str, lines: dict[str, Series], colours: dict[str, 
     panel.set_axisbelow(True)
 
 
+def _save(figure: Figure, colours: dict[str, str], out: str | Path) -> Path:
+    """Add a legend of the colours, and write the picture."""
+    figure.legend([Line2D([], [], color=colour) for colour in colours.values()], list(colours),
+                  loc='outside upper right', ncols=len(colours), frameon=False)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=150)
+    return out
+
+
 def plot_starts(runs: dict[str, dict[str, Path]], metrics: dict[str, str], out: str | Path) -> Path:
     """Draw runs that differ in their start only: training loss above, test metric below.
 
@@ -165,9 +170,4 @@ def plot_starts(runs: dict[str, dict[str, Path]], metrics: dict[str, str], out: 
         below.set_xlabel('epoch')
         for panel in (above, below):
             panel.set_ylim(bottom=0)
-    figure.legend([Line2D([], [], color=colours[start]) for start in starts], starts,
-                  loc='outside upper right', ncols=len(starts), frameon=False)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150)
-    return out
+    return _save(figure, colours, out)
