@@ -1,49 +1,17 @@
-"""How every run is logged, saved and seeded."""
-from mmengine.hooks import (
-    CheckpointHook,
-    DistSamplerSeedHook,
-    IterTimerHook,
-    LoggerHook,
-    ParamSchedulerHook,
-    RuntimeInfoHook,
-)
-from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
+"""How a pretraining run is logged, saved and seeded: by iterations, with a line for each task."""
+from mmengine.config import read_base
 
-from mtp.engine import (
-    CheckDatasetsHook,
-    DrawPredictionsHook,
-    ExportEncoderHook,
-    SeedIterationHook,
-    TaskLossLogProcessor,
-)
+from mtp.engine import CheckDatasetsHook, ExportEncoderHook, TaskLossLogProcessor
+
+with read_base():
+    from .run import *
 
 default_scope = 'mtp'
 
-default_hooks = dict(
-    runtime_info=dict(type=RuntimeInfoHook),
-    timer=dict(type=IterTimerHook),
-    sampler_seed=dict(type=DistSamplerSeedHook),
-    seed_iteration=dict(type=SeedIterationHook),
+default_hooks.update(
     check_datasets=dict(type=CheckDatasetsHook),
-    logger=dict(type=LoggerHook, interval=50, log_metric_by_epoch=False),
-    param_scheduler=dict(type=ParamSchedulerHook),
-    # Two are kept at least: while one is written the one before it is whole.
-    checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=5000, save_last=True,
-                    max_keep_ckpts=2),
-    export_encoder=dict(type=ExportEncoderHook),
-    visualization=dict(type=DrawPredictionsHook))
+    export_encoder=dict(type=ExportEncoderHook))
+default_hooks.logger.update(log_metric_by_epoch=False)
+default_hooks.checkpoint.update(by_epoch=False, interval=5000)
 
 log_processor = dict(type=TaskLossLogProcessor, window_size=50, by_epoch=False)
-visualizer = dict(
-    type=Visualizer,
-    vis_backends=[dict(type=LocalVisBackend), dict(type=TensorboardVisBackend)])
-
-env_cfg = dict(
-    cudnn_benchmark=True,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'))
-randomness = dict(seed=0)
-
-load_from = None
-resume = False
-log_level = 'INFO'

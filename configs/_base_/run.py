@@ -1,0 +1,37 @@
+"""How every run is logged, saved and seeded, whatever it trains."""
+from mmengine.hooks import (
+    CheckpointHook,
+    DistSamplerSeedHook,
+    IterTimerHook,
+    LoggerHook,
+    ParamSchedulerHook,
+    RuntimeInfoHook,
+)
+from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
+
+from mtp.engine import DrawPredictionsHook, SeedIterationHook
+
+default_hooks = dict(
+    runtime_info=dict(type=RuntimeInfoHook),
+    timer=dict(type=IterTimerHook),
+    sampler_seed=dict(type=DistSamplerSeedHook),
+    seed_iteration=dict(type=SeedIterationHook),
+    logger=dict(type=LoggerHook, interval=50),
+    param_scheduler=dict(type=ParamSchedulerHook),
+    # Two are kept at least: while one is written the one before it is whole.
+    checkpoint=dict(type=CheckpointHook, interval=1, save_last=True, max_keep_ckpts=2),
+    visualization=dict(type=DrawPredictionsHook))
+
+visualizer = dict(
+    type=Visualizer,
+    vis_backends=[dict(type=LocalVisBackend), dict(type=TensorboardVisBackend)])
+
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))
+randomness = dict(seed=0)
+
+load_from = None
+resume = False
+log_level = 'INFO'
