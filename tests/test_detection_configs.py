@@ -12,7 +12,8 @@ from mmengine.structures import InstanceData
 from mmrotate.structures.bbox import RotatedBoxes
 
 from mtp.data.facts import DATASETS
-from tests.test_finetune_configs import BACKBONES, ROOT, build, name
+from mtp.engine.shrink import shrink
+from tests.test_finetune_configs import BACKBONES, ROOT, assert_released_keys, build, name
 
 CONFIGS = sorted(path for task in ('horizontal_detection', 'rotated_detection')
                  for path in (ROOT / task).glob('*/*.py'))
@@ -65,11 +66,7 @@ def test_recipe(path, tmp_path, request):
     if key:
         released = json.loads((request.getfixturevalue('shared') / 'golden' / 'keys'
                                / 'finetune_heads.json').read_text())[f'{key}/{size}']
-        state = {name: f'{str(value.dtype).removeprefix("torch.")}{list(value.shape)}'.replace(
-            ' ', '') for name, value in model.state_dict().items()}
-        assert {name: value for name, value in state.items()
-                if not name.startswith('backbone.')} == released['non_backbone_keys']
-        assert len(state) == released['num_keys']
+        assert_released_keys(model, released)
     if backbone == 'vit_b_rvsa':
         # a run writes its config beside its results: it must give the same model
         cfg.dump(tmp_path / 'dumped.py')
@@ -83,10 +80,7 @@ def test_recipe(path, tmp_path, request):
     ids=name)
 def test_tiny_version_trains_and_predicts(path):
     cfg = Config.fromfile(path)
-    tiny, channels = {'vit_b_rvsa': ('vit_tiny_rvsa', [128] * 4),
-                      'internimage_xl': ('internimage_pico', [16, 32, 64, 128])}[path.stem]
-    cfg.model.backbone.update(name=tiny, img_size=128, init_cfg=None, drop_path_rate=0.0)
-    cfg.model.neck.in_channels = channels
+    shrink(cfg, 128)
     rotated = 'rotated' in str(path)
     model = build(cfg, 'cpu')
     model.init_weights()

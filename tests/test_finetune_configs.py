@@ -13,6 +13,7 @@ from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
 from mtp.data.facts import DATASETS
+from mtp.engine.shrink import shrink
 from mtp.registry import MODELS
 
 ROOT = Path(__file__).parents[1] / 'configs' / 'finetune'
@@ -47,6 +48,15 @@ def build(cfg: Config, device: str = 'meta') -> torch.nn.Module:
     init_default_scope(cfg.default_scope)
     with torch.device(device):
         return MODELS.build(cfg.model)
+
+
+def assert_released_keys(model: torch.nn.Module, entry: dict) -> None:
+    """The head's keys, types and shapes, and the number of all keys, are those of golden/keys."""
+    state = {key: f'{str(value.dtype).removeprefix("torch.")}{list(value.shape)}'.replace(' ', '')
+             for key, value in model.state_dict().items()}
+    heads = {key: value for key, value in state.items() if not key.startswith('backbone.')}
+    assert heads == entry['non_backbone_keys']
+    assert len(state) == entry['num_keys']
 
 
 def name(path: Path) -> str:
@@ -117,11 +127,7 @@ def test_keys_are_those_of_the_released_models(path, shared):
     released = json.loads((shared / 'golden' / 'keys' / 'finetune_heads.json').read_text())
     entry = released[f'{RECIPES[path.parent.name][-1]}/{BACKBONES[path.stem][0]}']
     model = build(Config.fromfile(path))
-    state = {key: f'{str(value.dtype).removeprefix("torch.")}{list(value.shape)}'.replace(' ', '')
-             for key, value in model.state_dict().items()}
-    heads = {key: value for key, value in state.items() if not key.startswith('backbone.')}
-    assert heads == entry['non_backbone_keys']
-    assert len(state) == entry['num_keys']
+    assert_released_keys(model, entry)
     assert sum(p.numel() for p in model.parameters()) == entry['num_parameters']
 
 
@@ -131,7 +137,7 @@ def test_keys_are_those_of_the_released_models(path, shared):
 def test_tiny_version_trains_and_predicts(path):
     task, data_set = path.parts[-3:-1]
     cfg = Config.fromfile(path)
-    _shrink(cfg.model)
+    shrink(cfg, 64)
     model = build(cfg, 'cpu')
     model.init_weights()
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
@@ -161,28 +167,6 @@ def test_tiny_version_trains_and_predicts(path):
     else:
         assert found.pred_sem_seg.data.shape == (1, *found.ori_shape)
         assert found.pred_sem_seg.data.max() < classes
-
-
-TINY = {'vit_b_rvsa': ('vit_tiny_rvsa', [128] * 4),
-        'internimage_xl': ('internimage_pico', [16, 32, 64, 128])}
-
-
-def _shrink(model: Config) -> None:
-    """The same config with a tiny backbone and decoder, on images of 64 pixels, from nothing."""
-    tiny, channels = TINY[model.backbone.name]
-    model.backbone.update(name=tiny, img_size=64, init_cfg=None, drop_path_rate=0.0)
-    if 'size' in model.data_preprocessor:
-        model.data_preprocessor.size = (64, 64)
-    if 'head' in model:
-        model.head.in_channels = channels[-1]
-        return
-    model.decode_head.update(in_channels=channels)
-    if 'decoder_channels' in model.decode_head:
-        model.decode_head.decoder_channels = (16, 16, 8, 8)
-    else:
-        model.decode_head.channels = 16
-    if model.test_cfg.mode == 'slide':
-        model.test_cfg.update(crop_size=(64, 64), stride=(32, 32))
 
 
 def _sample(task: str, cfg: Config, seed: int) -> tuple:
