@@ -4,15 +4,16 @@ from mmdet.models.necks import FPN
 from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
-from mmdet.models.task_modules import (
-    AnchorGenerator,
-    BboxOverlaps2D,
-    DeltaXYWHBBoxCoder,
-    MaxIoUAssigner,
-)
+from mmdet.models.task_modules import AnchorGenerator, BboxOverlaps2D, MaxIoUAssigner
 from torch.nn import Linear
 
-from mtp.models.tasks import InstanceTask, MultiDatasetRPNHead, SeededRandomSampler, SharedRoIHead
+from mtp.models.tasks import (
+    DeltaXYWHCoder,
+    InstanceTask,
+    MultiDatasetRPNHead,
+    SeededRandomSampler,
+    SharedRoIHead,
+)
 
 instance = dict(
     type=InstanceTask,
@@ -23,7 +24,7 @@ instance = dict(
         feat_channels=256,
         anchor_generator=dict(
             type=AnchorGenerator, scales=[8], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]),
-        bbox_coder=dict(type=DeltaXYWHBBoxCoder),
+        bbox_coder=dict(type=DeltaXYWHCoder),
         loss_cls=dict(type=CrossEntropyLoss, use_sigmoid=True),
         loss_bbox=dict(type=L1Loss)),
     roi_head=dict(
@@ -38,7 +39,7 @@ instance = dict(
             in_channels=256,
             fc_out_channels=1024,
             roi_feat_size=7,
-            bbox_coder=dict(type=DeltaXYWHBBoxCoder, target_stds=[0.1, 0.1, 0.2, 0.2]),
+            bbox_coder=dict(type=DeltaXYWHCoder, target_stds=[0.1, 0.1, 0.2, 0.2]),
             cls_predictor_cfg=dict(type=Linear),
             reg_predictor_cfg=dict(type=Linear),
             loss_cls=dict(type=CrossEntropyLoss),

@@ -4,15 +4,12 @@ from mmdet.models.necks import FPN
 from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 from mmdet.models.task_modules import AnchorGenerator, MaxIoUAssigner
 from mmrotate.models.roi_heads.roi_extractors import RotatedSingleRoIExtractor
-from mmrotate.models.task_modules import (
-    DeltaXYWHTRBBoxCoder,
-    MidpointOffsetCoder,
-    RBbox2HBboxOverlaps2D,
-    RBboxOverlaps2D,
-)
+from mmrotate.models.task_modules import RBbox2HBboxOverlaps2D, RBboxOverlaps2D
 from torch.nn import Linear
 
 from mtp.models.tasks import (
+    DeltaXYWHTRCoder,
+    MidpointCoder,
     MultiDatasetOrientedRPNHead,
     RotatedTask,
     SeededRandomSampler,
@@ -33,7 +30,7 @@ rotated = dict(
             strides=[4, 8, 16, 32, 64],
             use_box_type=True),
         bbox_coder=dict(
-            type=MidpointOffsetCoder,
+            type=MidpointCoder,
             angle_version='le90',
             target_means=[0.0] * 6,
             target_stds=[1.0, 1.0, 1.0, 1.0, 0.5, 0.5]),
@@ -53,7 +50,7 @@ rotated = dict(
             fc_out_channels=1024,
             roi_feat_size=7,
             bbox_coder=dict(
-                type=DeltaXYWHTRBBoxCoder,
+                type=DeltaXYWHTRCoder,
                 angle_version='le90',
                 edge_swap=True,
                 proj_xy=True,

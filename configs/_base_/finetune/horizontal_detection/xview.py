@@ -3,15 +3,11 @@ from mmdet.models.dense_heads import RetinaHead
 from mmdet.models.detectors import RetinaNet
 from mmdet.models.losses import FocalLoss, L1Loss
 from mmdet.models.necks import FPN
-from mmdet.models.task_modules import (
-    AnchorGenerator,
-    DeltaXYWHBBoxCoder,
-    MaxIoUAssigner,
-    PseudoSampler,
-)
+from mmdet.models.task_modules import AnchorGenerator, MaxIoUAssigner, PseudoSampler
 from mmengine.config import read_base
 
 from mtp.data import XViewDetection
+from mtp.models.tasks import DeltaXYWHCoder
 
 with read_base():
     from .detection import *
@@ -29,7 +25,7 @@ model.merge(dict(
         anchor_generator=dict(
             type=AnchorGenerator, octave_base_scale=4, scales_per_octave=3,
             ratios=[0.5, 1.0, 2.0], strides=[8, 16, 32, 64, 128]),
-        bbox_coder=dict(type=DeltaXYWHBBoxCoder),
+        bbox_coder=dict(type=DeltaXYWHCoder),
         loss_cls=dict(type=FocalLoss, use_sigmoid=True, gamma=2.0, alpha=0.25),
         loss_bbox=dict(type=L1Loss)),
     train_cfg=dict(
