@@ -84,12 +84,32 @@ def _or(a, b):
 
 
 @triton.jit
+def merge(rows):
+    """Bits set in any of the rows."""
+    return tl.reduce(rows, 0, _or)
+
+
+@triton.jit
 def _suppressed_by(own, out, lane):
     """Bits of the boxes that a block's boxes suppress, those aside whose bits are in ``out``."""
     own = tl.where((out >> lane) & 1 == 0, own, 0)
     # a warp combines 32 bits in one instruction
-    low, high = tl.reduce(own.to(tl.int32), 0, _or), tl.reduce((own >> 32).to(tl.int32), 0, _or)
+    low, high = merge(own.to(tl.int32)), merge((own >> 32).to(tl.int32))
     return (high.to(tl.int64) << 32) | low.to(tl.uint32, bitcast=True).to(tl.int64)
+
+
+@triton.jit
+def settle(own, before, lane):
+    """Bits of a block's 64 boxes that go: by boxes ``before`` the block, or by kept ones of it.
+
+    ``own`` has bits of the later boxes of the block that each box would suppress. As in the torch
+    twin each sweep settles at least the next box of every chain of overlaps, so that there are two
+    or three, and 64 at the most.
+    """
+    settled, out = before, before | _suppressed_by(own, before, lane)
+    while out != settled:
+        settled, out = out, before | _suppressed_by(own, out, lane)
+    return out
 
 
 @triton.jit
@@ -106,15 +126,11 @@ def _settle_kernel(bits, keep, kept, num_kept, num, start, CHUNK: tl.constexpr,
         rows = bits + block * BLOCK * WORDS
         before = tl.sum(tl.where(word == block, removed, 0))
         own = tl.load(rows + lane * WORDS + block)
-        # As in the torch twin: each sweep settles at least the next box of every chain of overlaps,
-        # so that there are two or three, and 64 at the most.
-        settled, out = before, before | _suppressed_by(own, before, lane)
-        while out != settled:
-            settled, out = out, before | _suppressed_by(own, out, lane)
+        out = settle(own, before, lane)
         stays = (out >> lane) & 1 == 0
         later = tl.load(rows + lane[:, None] * WORDS + word[None, :],
                         stays[:, None] & (word > block)[None, :], other=0)
-        removed |= tl.reduce(later, 0, _or)
+        removed |= merge(later)
         index = start + block * BLOCK + lane
         tl.store(keep + index, stays, index < num)
         tl.store(kept + count + tl.cumsum(stays.to(tl.int32), 0) - 1, index, stays)
