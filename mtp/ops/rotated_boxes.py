@@ -1,7 +1,7 @@
 """Overlaps and non-maximum suppression of rotated boxes.
 
 A rotated box is (cx, cy, w, h, theta): pixels, and radians with positive = clockwise on screen
-(y down). Shapes: N, M numbers of boxes, P of pairs. Nothing here is differentiable.
+(y down). Shapes: B images, N, M numbers of boxes, P of pairs. Nothing here is differentiable.
 """
 import torch
 from torch import Tensor
@@ -23,23 +23,27 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str = 'iou',
     host would have to wait for the device.
 
     Args:
-        boxes1: ``(N, 5)``, of any floating-point dtype.
-        boxes2: ``(M, 5)``; M = N when aligned.
+        boxes1: ``(N, 5)`` or ``(B, N, 5)``, of any floating-point dtype.
+        boxes2: ``(M, 5)`` or ``(B, M, 5)``; M = N when aligned.
         mode: ``'iou'``, or ``'iof'``: intersection over the area of ``boxes1``.
-        aligned: compare row i with row i only.
+        aligned: compare row i with row i only; not for boxes of B images.
 
     Returns:
-        Tensor: ``(N, M)``, or ``(N,)`` when aligned; float32, or float64 for such boxes.
+        Tensor: ``(N, M)``, or ``(B, N, M)``, each image's boxes with its own, or ``(N,)`` when
+        aligned; float32, or float64 for such boxes.
 
     Raises:
         ValueError: wrong shapes, dtypes, devices or mode; on CPU, NaN or infinite boxes.
     """
-    _check_boxes(boxes1, boxes2)
+    _check_boxes(boxes1, boxes2, dims=(2, 3))
+    if boxes1.shape[:-2] != boxes2.shape[:-2]:
+        raise ValueError('both must be boxes of as many images; got '
+                         f'{tuple(boxes1.shape)} and {tuple(boxes2.shape)}')
     if mode not in ('iou', 'iof'):
         raise ValueError(f"mode is {mode!r}; it must be 'iou' or 'iof'")
-    if aligned and len(boxes1) != len(boxes2):
-        raise ValueError(f'aligned overlaps need equal numbers of boxes, got {len(boxes1)} '
-                         f'and {len(boxes2)}')
+    if aligned and (boxes1.dim() != 2 or boxes1.shape != boxes2.shape):
+        raise ValueError('aligned overlaps need equal numbers of boxes, twice (N, 5); got '
+                         f'{tuple(boxes1.shape)} and {tuple(boxes2.shape)}')
     if use_triton(boxes1, boxes2):
         from mtp.ops.triton.rotated_boxes import box_iou_rotated as form
     else:
@@ -90,16 +94,21 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float,
 
 def box_iou_rotated_torch(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bool) -> Tensor:
     """:func:`box_iou_rotated` in torch."""
+    if boxes1.dim() == 2 and not aligned:
+        return box_iou_rotated_torch(boxes1[None], boxes2[None], mode, aligned)[0]
     dtype = torch.promote_types(torch.promote_types(boxes1.dtype, boxes2.dtype), torch.float32)
     # float32 would leave a thin box (0.01 x 50 pixels) with three correct digits
     boxes1, boxes2 = boxes1.double(), boxes2.double()
     if aligned:
         return _overlap(boxes1, boxes2, mode).to(dtype)
-    overlaps = boxes1.new_zeros(len(boxes1), len(boxes2), dtype=dtype)
-    rows = max(1, _LOOKS_PER_CHUNK // max(1, len(boxes2)))
-    for part, out in zip(boxes1.split(rows), overlaps.split(rows)):
-        i, j = _near_pairs(part, boxes2)
-        out[i, j] = _overlap(part, boxes2, mode, i, j).to(dtype)
+    images, num1, num2 = len(boxes1), boxes1.shape[1], boxes2.shape[1]
+    overlaps = boxes1.new_zeros(images, num1, num2, dtype=dtype)
+    rows = max(1, _LOOKS_PER_CHUNK // max(1, images * num2))
+    flat2 = boxes2.flatten(0, 1)
+    for part, out in zip(boxes1.split(rows, 1), overlaps.split(rows, 1)):
+        image, i, j = _near_pairs(part, boxes2)
+        out[image, i, j] = _overlap(part.flatten(0, 1), flat2, mode, image * part.shape[1] + i,
+                                    image * num2 + j).to(dtype)
     return overlaps
 
 
@@ -155,10 +164,13 @@ def _greedy(num: int, better: Tensor, worse: Tensor) -> Tensor:
         keep = swept
 
 
-def _near_pairs(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the pairs whose circumscribed horizontal boxes overlap; few of all pairs do."""
-    (c1, r1), (c2, r2) = _extent(boxes1), _extent(boxes2)
-    near_x, near_y = ((c1[:, None, axis] - c2[:, axis]).abs() <= r1[:, None, axis] + r2[:, axis]
+def _near_pairs(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, ...]:
+    """Indices of the pairs whose circumscribed horizontal boxes overlap; few of all pairs do.
+
+    (i, j), or (image, i, j) of boxes ``(B, N, 5)`` and ``(B, M, 5)``.
+    """
+    (c1, r1), (c2, r2) = _extent(boxes1.unsqueeze(-2)), _extent(boxes2.unsqueeze(-3))
+    near_x, near_y = ((c1[..., axis] - c2[..., axis]).abs() <= r1[..., axis] + r2[..., axis]
                       for axis in (0, 1))
     return (near_x & near_y).nonzero(as_tuple=True)
 
@@ -235,9 +247,9 @@ def _intersection(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 _CORNERS = ((-1, -1), (1, -1), (1, 1), (-1, 1))
 
 
-def _check_boxes(*boxes: Tensor) -> None:
+def _check_boxes(*boxes: Tensor, dims: tuple[int, ...] = (2,)) -> None:
     for tensor in boxes:
-        if tensor.dim() != 2 or tensor.shape[1] != 5 or not tensor.is_floating_point():
+        if tensor.dim() not in dims or tensor.shape[-1] != 5 or not tensor.is_floating_point():
             raise ValueError('rotated boxes must be floating-point (N, 5): cx, cy, w, h, theta; '
                              f'got {tensor.dtype} {tuple(tensor.shape)}')
     if boxes[0].device != boxes[-1].device:
@@ -246,6 +258,7 @@ def _check_boxes(*boxes: Tensor) -> None:
     # A look at CUDA's values would make the host wait for the device.
     if boxes[0].device.type == 'cpu' and not torch.compiler.is_compiling():
         for tensor in boxes:
+            tensor = tensor.flatten(0, -2)
             wrong = (~tensor.isfinite().all(1)).nonzero()
             if len(wrong):
                 raise ValueError(f'{len(wrong)} of {len(tensor)} boxes have NaN or infinite '

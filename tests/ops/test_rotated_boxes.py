@@ -64,6 +64,22 @@ SPECIAL_PAIRS = (
 )
 
 
+@pytest.mark.parametrize('mode', ['iou', 'iof'])
+def test_images_are_compared_one_by_one(mode, monkeypatch):
+    boxes1, boxes2 = random_boxes(60, size=40.0).view(3, 20, 5), random_boxes(21, 1).view(3, 7, 5)
+    expected = torch.stack([box_iou_rotated(*pair, mode) for pair in zip(boxes1, boxes2)])
+    assert all(image.any() for image in expected)
+    assert torch.equal(box_iou_rotated(boxes1, boxes2, mode), expected)
+    monkeypatch.setattr('mtp.ops.rotated_boxes._LOOKS_PER_CHUNK', 7 * 3 * 6)  # 6 rows at a time
+    assert torch.equal(box_iou_rotated(boxes1, boxes2, mode), expected)
+    assert box_iou_rotated(boxes1[:0], boxes2[:0]).shape == (0, 20, 7)
+    assert box_iou_rotated(boxes1, boxes2[:, :0]).shape == (3, 20, 0)
+    with pytest.raises(ValueError, match='as many images'):
+        box_iou_rotated(boxes1, boxes2[:2])
+    with pytest.raises(ValueError, match='aligned'):
+        box_iou_rotated(boxes1, boxes1, aligned=True)
+
+
 @pytest.mark.parametrize('a, b, expected', SPECIAL_PAIRS)
 def test_special_pairs(a, b, expected):
     for first, second in ((a, b), (b, a)):

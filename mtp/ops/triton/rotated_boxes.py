@@ -8,8 +8,8 @@ or an overlap at the threshold), once more in float64. So overlaps are right to 
 suppression (:mod:`mtp.ops.triton.rotated_nms`) decides as float64 does, at the speed of float32, on
 GPUs slow in float64 too.
 
-Shapes: N, M numbers of boxes, W a table's width: N padded to whole blocks with boxes of NaN, which
-overlap nothing.
+Shapes: B images, N, M numbers of boxes of each, W a table's width: N padded to whole blocks with
+boxes of NaN, which overlap nothing.
 """
 from collections.abc import Iterator
 
@@ -35,13 +35,14 @@ _NO_AREA = tl.constexpr(1e-14)
 
 @triton.jit
 def _table_kernel(boxes, table, num, width, BLOCK: tl.constexpr):
-    """``(N, 5)`` boxes to ``(10, W)``: centre, half the circumscribed box, half the size, cosine
-    and sine as a float32 each, and what these lack of their float64 values."""
+    """``(B, N, 5)`` boxes to ``(10, B, W)``: centre, half the circumscribed box, half the size,
+    cosine and sine as a float32 each, and what these lack of their float64 values."""
     box = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    image = tl.program_id(1).to(tl.int64)
     inside = box < num
-    boxes += box.to(tl.int64) * 5
-    table += box
-    stride = width.to(tl.int64)
+    boxes += (image * num + box) * 5
+    table += image * width + box
+    stride = tl.num_programs(1).to(tl.int64) * width
     nan = float('nan')
     x = tl.load(boxes, inside, other=nan).to(tl.float32)
     y = tl.load(boxes + 1, inside, other=nan).to(tl.float32)
@@ -66,7 +67,7 @@ def _table_kernel(boxes, table, num, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def extents(table, width, i):
-    """Centre and half the size of the circumscribed boxes."""
+    """Centre and half the size of the circumscribed boxes; ``width`` that of all images."""
     table += i
     stride = width.to(tl.int64)
     return (tl.load(table), tl.load(table + stride), tl.load(table + 2 * stride),
@@ -170,8 +171,13 @@ def excess(table1, width1, i, table2, width2, j, near, threshold, IOF: tl.conste
 @triton.jit
 def _pairwise_kernel(table1, table2, overlaps, num1, width1, num2, width2, IOF: tl.constexpr,
                      ROWS: tl.constexpr, STEP: tl.constexpr, LANES: tl.constexpr):
-    """``(N, M)`` overlaps: a program has ROWS of the first boxes and LANES of the second."""
+    """``(B, N, M)`` overlaps: a program has ROWS of the first boxes and LANES of the second."""
     program = tl.program_id(0)
+    images, image = tl.num_programs(1), tl.program_id(1).to(tl.int64)
+    table1 += image * width1
+    table2 += image * width2
+    overlaps += image * num1 * num2
+    width1, width2 = images * width1, images * width2
     tiles = tl.cdiv(num2, LANES)
     j = (program % tiles * LANES + tl.arange(0, LANES))[None, :]
     extent = extents(table2, width2, j)
@@ -203,29 +209,32 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bool) ->
 
 @box_iou_rotated.register_fake
 def _overlaps(boxes1, boxes2, mode, aligned):
-    shape = (len(boxes1),) if aligned else (len(boxes1), len(boxes2))
+    shape = boxes1.shape[:-1] if aligned else (*boxes1.shape[:-1], boxes2.shape[-2])
     return boxes1.new_empty(shape, dtype=torch.float32)
 
 
 def _launch_overlaps(overlaps: Tensor, boxes1: Tensor, boxes2: Tensor, iof: bool) -> None:
     tables = make_table(boxes1), make_table(boxes2)
-    num1, num2 = len(boxes1), len(boxes2)
+    (num1, width1), (num2, width2) = (
+        (boxes.shape[-2], table.shape[-1]) for boxes, table in zip((boxes1, boxes2), tables))
     if overlaps.dim() == 1:
         _aligned_kernel[(triton.cdiv(num1, LANES),)](
-            *tables, overlaps, num1, tables[0].shape[1], IOF=iof, LANES=LANES, num_warps=1)
+            *tables, overlaps, num1, width1, IOF=iof, LANES=LANES, num_warps=1)
     else:
         programs = triton.cdiv(num1, ROWS) * triton.cdiv(num2, LANES)
-        _pairwise_kernel[(programs,)](
-            *tables, overlaps, num1, tables[0].shape[1], num2, tables[1].shape[1], IOF=iof,
-            ROWS=ROWS, STEP=STEP, LANES=LANES, num_warps=1)
+        _pairwise_kernel[(programs, boxes1.shape[:-2].numel())](
+            *tables, overlaps, num1, width1, num2, width2, IOF=iof, ROWS=ROWS, STEP=STEP,
+            LANES=LANES, num_warps=1)
 
 
 def make_table(boxes: Tensor) -> Tensor:
-    """``(N, 5)`` boxes to the float32 ``(10, W)`` of :func:`_table_kernel`."""
-    width = triton.cdiv(len(boxes), BLOCK) * BLOCK
-    table = boxes.new_empty(TABLE, width, dtype=torch.float32)
-    _table_kernel[(width // BLOCK,)](boxes.contiguous(), table, len(boxes), width, BLOCK=BLOCK,
-                                     num_warps=2)
+    """``(N, 5)`` or ``(B, N, 5)`` boxes to the float32 ``(10, [B,] W)`` of
+    :func:`_table_kernel`."""
+    images, num = boxes.shape[:-2], boxes.shape[-2]
+    width = triton.cdiv(num, BLOCK) * BLOCK
+    table = boxes.new_empty(TABLE, *images, width, dtype=torch.float32)
+    _table_kernel[(width // BLOCK, images.numel())](boxes.contiguous(), table, num, width,
+                                                    BLOCK=BLOCK, num_warps=2)
     return table
 
 

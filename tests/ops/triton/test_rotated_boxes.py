@@ -38,7 +38,7 @@ def boxes_of(num, seed=0, size=100.0):
 
 def assert_equal_to_twin(boxes1, boxes2, atol=1e-5):
     for mode in ('iou', 'iof'):
-        for aligned in (False, True) if len(boxes1) == len(boxes2) else (False,):
+        for aligned in (False, True) if boxes1.shape == boxes2.shape else (False,):
             overlaps = kernels.box_iou_rotated(boxes1, boxes2, mode, aligned)
             assert overlaps.dtype == torch.float32
             torch.testing.assert_close(
@@ -74,6 +74,16 @@ def test_golden(shared):
 @pytest.mark.parametrize('num1, num2', [(33, 1), (2, 33), (3, 3)])
 def test_tiles(num1, num2):
     assert_equal_to_twin(boxes_of(num1), boxes_of(num2, 1))
+
+
+@pytest.mark.usefixtures('large_tiles')
+def test_images_are_compared_one_by_one():
+    boxes1, boxes2 = boxes_of(2 * 65, size=40.0).view(2, 65, 5), boxes_of(10, 1).view(2, 5, 5)
+    assert_equal_to_twin(boxes1, boxes2)
+    assert all(image.any() for image in box_iou_rotated(boxes1, boxes2))
+    assert kernels.box_iou_rotated(boxes1[:0], boxes2[:0], 'iou', False).shape == (0, 65, 5)
+    assert kernels.box_iou_rotated(boxes1, boxes2[:, :0], 'iou', False).shape == (2, 65, 0)
+    torch.library.opcheck(kernels.box_iou_rotated, (boxes1, boxes2, 'iou', False))
 
 
 @pytest.mark.usefixtures('large_tiles')
