@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import flops
 import packages
 import plain
 import torch
@@ -74,13 +75,10 @@ def window_case(label: str, images: int, side: int, heads: int, channels: int = 
         grid = rotated_window.rotated_window_grid(offsets, scales, angles, q.shape[1:3], window)
         return rotated_window.rotated_window_attention_torch(q, k, v, grid, *tables)
 
-    programs = images * heads * windows**2
-    forward = keys * channels * (4 * keys + 4 * window + 16)
-    backward = keys * channels * (10 * keys + 8 * window + 48)
     return Case('rotated_window_attention', label, make, 9,
                 {'kernel': rotated_window.rotated_window_attention, 'torch': twin,
                  'plain': plain.rotated_window_attention},
-                (programs * forward, programs * backward), images)
+                flops.rotated_window_work(images * heads * windows**2, window, channels), images)
 
 
 def attention_case(label: str, images: int, side: int, heads: int, channels: int = 64) -> Case:
@@ -122,8 +120,8 @@ def dcnv3_case(label: str, images: int, side: int, group: int, channels: int = 1
         forms['DCNv3'] = lambda *operands: packages.dcnv3(*operands, group, channels, scale)
     if importlib.util.find_spec('DCNv4'):
         forms['DCNv4'] = lambda *operands: packages.dcnv4(*operands, group, channels, scale)
-    taps = images * side**2 * group * 9
-    return Case('dcnv3', label, make, 3, forms, (8 * channels * taps, 16 * channels * taps), images,
+    return Case('dcnv3', label, make, 3, forms,
+                flops.dcnv3_work(images * side**2 * group * 9, channels), images,
                 other_results=frozenset(['DCNv4']))
 
 
@@ -147,8 +145,8 @@ def roi_case(label: str, rois: int, channels: int, side: int, bins: int = 7, sam
         'torchvision': lambda x, r: packages.upright_roi_align(x, r, bins, 1 / 8, samples)}
     if packages.compiled_mmcv():
         forms['mmcv'] = lambda x, r: packages.mmcv_roi_align_rotated(x, r, bins, 1 / 8, samples)
-    work = 8 * rois * channels * (bins * samples)**2
-    return Case('roi_align_rotated', label, make, 1, forms, (work, work),
+    return Case('roi_align_rotated', label, make, 1, forms,
+                flops.roi_align_work(rois * (bins * samples)**2, channels),
                 other_results=frozenset(['torchvision']))
 
 

@@ -1,0 +1,109 @@
+"""Floating-point operations: of our operators by formula, of a whole step by counting.
+
+An exponential counts as one operation. :func:`count` adds these formulas to torch's own, which know
+matrix products, convolutions and attention; what is elementwise is not counted.
+"""
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils import flop_counter
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+Work = tuple[float, float]  # forward, backward
+
+
+def rotated_window_work(windows: int, size: int, channels: int) -> Work:
+    """Rotated window attention in ``windows`` (of all images and heads) of ``size``^2 tokens."""
+    keys = size**2
+    return (windows * keys * channels * (4 * keys + 4 * size + 16),
+            windows * keys * channels * (10 * keys + 8 * size + 48))
+
+
+def dcnv3_work(taps: int, channels: int) -> Work:
+    """DCNv3 with ``taps`` (of all images, positions and groups) of ``channels`` channels."""
+    return 8 * channels * taps, 16 * channels * taps
+
+
+def roi_align_work(samples: int, channels: int) -> Work:
+    """RoIAlign, rotated or not, with ``samples`` bilinear samples of ``channels`` channels."""
+    return 8 * samples * channels, 8 * samples * channels
+
+
+def count(call: Callable[[], Any]) -> float:
+    """Operations that a call executes.
+
+    What runs under ``torch.compile`` is counted in its eager form, since compiled code does not
+    pass through torch's dispatcher.
+    """
+    with FlopCounterMode(display=False) as counter, torch.compiler.set_stance('force_eager'):
+        call()
+    return counter.get_total_flops()
+
+
+aten = torch.ops.aten
+register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu)(
+    lambda q, k, v, *_, **__: flop_counter.sdpa_flop_count(q, k, v))
+register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu_backward)(
+    lambda grad, q, k, v, *_, **__: flop_counter.sdpa_backward_flop_count(grad, q, k, v))
+register_flop_formula(aten.grid_sampler_2d)(
+    lambda image, grid, *_, out_shape, **__: 8 * prod(out_shape))
+register_flop_formula(aten.grid_sampler_2d_backward)(
+    lambda grad, *_, **__: 16 * prod(grad))
+
+
+def _samples(bins: int, ratio: int) -> int:
+    return bins * (ratio if ratio > 0 else 2)**2  # adaptive: about two samples a bin and axis
+
+
+def _register_torchvision() -> None:
+    import torchvision  # noqa: F401  (registers the operators)
+
+    @register_flop_formula(torch.ops.torchvision.roi_align)
+    def forward(image, rois, scale, height, width, ratio, aligned, *, out_shape, **_) -> float:
+        return roi_align_work(rois[0] * _samples(height * width, ratio), image[1])[0]
+
+    @register_flop_formula(torch.ops.torchvision._roi_align_backward)
+    def backward(grad, rois, scale, height, width, batch, channels, h, w, ratio, aligned, **_
+                 ) -> float:
+        return roi_align_work(rois[0] * _samples(height * width, ratio), channels)[1]
+
+
+def _register_kernels() -> None:
+    from mtp.ops.triton import deform_conv, roi_align_rotated, rotated_window  # noqa: F401
+
+    @register_flop_formula(torch.ops.mtp.rotated_window_attention)
+    def window(q, k, v, grid, rel_pos_h, *_, **__) -> float:
+        return _window_work(q, grid, rel_pos_h)[0]
+
+    @register_flop_formula(torch.ops.mtp.rotated_window_attention_backward)
+    def window_backward(q, k, v, grid, rel_pos_h, *_, **__) -> float:
+        return _window_work(q, grid, rel_pos_h)[1]
+
+    @register_flop_formula(torch.ops.mtp.dcnv3)
+    def dcnv3(input, offset, mask, kernel, stride, pad, dilation, group, *_, **__) -> float:
+        return dcnv3_work(prod(mask), input[3] // group)[0]
+
+    @register_flop_formula(torch.ops.mtp.dcnv3_backward)
+    def dcnv3_backward(grad, input, offset, mask, kernel, stride, pad, dilation, group, *_, **__
+                       ) -> float:
+        return dcnv3_work(prod(mask), input[3] // group)[1]
+
+    @register_flop_formula(torch.ops.mtp.roi_align_rotated)
+    def rois(features, rois, height, width, scale, ratio, *_, **__) -> float:
+        return roi_align_work(rois[0] * _samples(height * width, ratio), features[1])[0]
+
+    @register_flop_formula(torch.ops.mtp.roi_align_rotated_backward)
+    def rois_backward(grad, rois, shape, scale, ratio, *_, **__) -> float:
+        return roi_align_work(rois[0] * _samples(prod(grad[2:]), ratio), grad[1])[1]
+
+
+def _window_work(q, grid, rel_pos_h) -> Work:
+    size = (rel_pos_h[0] + 1) // 2
+    return rotated_window_work(q[0] * q[3] * prod(grid[2:4]) // size**2, size, q[4])
+
+
+_register_torchvision()
+if torch.cuda.is_available():
+    _register_kernels()

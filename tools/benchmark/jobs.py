@@ -1,0 +1,174 @@
+"""What the training benchmark runs: our recipe, and the paper's structure in two precisions."""
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import paper
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from mtp.engine import launch
+from mtp.engine.mixed_precision import autocast_dtype
+from mtp.models.backbones import build_backbone
+from mtp.registry import MODELS
+
+# model -> its recipe below configs/pretrain, and whether the decoders are the small ones
+RECIPES = {'vit_b_rvsa': ('vit-b-rvsa_samrs', False), 'vit_l_rvsa': ('vit-l-rvsa_samrs', False),
+           'internimage_xl': ('internimage-xl_samrs', False),
+           'vit_tiny_rvsa': ('vit-tiny-rvsa_demo', True),
+           'internimage_pico': ('internimage-pico_demo', True)}
+PHASES = ('data', 'forward', 'backward', 'optimizer')
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'pretrain'
+
+
+class Job:
+    """A way to train the model.
+
+    Attributes:
+        name: in the table.
+        model: in training mode.
+        collate: samples -> a batch as the model takes it.
+        optimizer: steps once per batch.
+        dtype: of matrix products.
+        operators: a context in which the backbone's operators are the job's.
+        build_seconds: that building the model took.
+    """
+
+    def __init__(self, name: str, build: Callable[[], tuple[BaseModel, OptimWrapper]],
+                 dtype: torch.dtype,
+                 operators: Callable[[], AbstractContextManager] = nullcontext,
+                 collate: Callable[[list[dict]], dict] = pseudo_collate) -> None:
+        begun = time.perf_counter()
+        self.model, self.optimizer = build()
+        self.build_seconds = time.perf_counter() - begun
+        self.name, self.dtype, self.operators = name, dtype, operators
+        self.collate = collate
+
+    @property
+    def static_bytes(self) -> int:
+        """Of parameters, buffers and the optimiser's state."""
+        state = [value for values in self.optimizer.optimizer.state.values()
+                 for value in values.values() if isinstance(value, Tensor)]
+        return sum(t.nbytes for t in (*self.model.parameters(), *self.model.buffers(), *state))
+
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """What a forward pass runs in."""
+        with self.operators(), self.optimizer.optim_context(self.model):
+            yield
+
+    def forward(self, batch: dict[str, Any], tick: Callable[[], None] = lambda: None
+                ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of the losses, and each of them; as mmengine's ``train_step`` begins."""
+        with self.context():
+            data = self.model.data_preprocessor(batch, True)
+            tick()
+            return self.model.parse_losses(self.model(**data, mode='loss'))
+
+    def step(self, batch: dict[str, Any], tick: Callable[[], None] = lambda: None) -> None:
+        """A training step; ``tick`` is called at the end of each of :data:`PHASES`."""
+        loss = self.optimizer.scale_loss(self.forward(batch, tick)[0])
+        tick()
+        self.optimizer.backward(loss)
+        tick()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        tick()
+
+
+def load_recipe(model: str, size: int, options: dict[str, Any]) -> Config:
+    """The config of a model's pretraining, for images of ``size`` pixels, from nothing.
+
+    Raises:
+        ValueError: ``options`` do not fit the config.
+    """
+    cfg = launch.load_config(argparse.Namespace(
+        config=CONFIGS / f'{RECIPES[model][0]}.py', cfg_options=options, work_dir=None,
+        launcher='none'))
+    cfg.model.backbone.update(img_size=size, init_cfg=None)
+    cfg.model.data_preprocessor.pad_size_divisor = size
+    init_default_scope('mtp')
+    return cfg
+
+
+def num_classes(cfg: Config) -> dict[str, int]:
+    """Data set -> number of classes."""
+    return {name: dataset['num_classes'] for name, dataset in cfg.model.datasets.items()}
+
+
+def ours(cfg: Config, device: torch.device) -> Job:
+    """The recipe as ``tools/train.py`` runs it."""
+    def build() -> tuple[BaseModel, OptimWrapper]:
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model).to(device).train()
+        return model, build_optim_wrapper(model, cfg.optim_wrapper)
+
+    loader = cfg.train_dataloader
+    collate = loader.get('collate_fn', dict(type=pseudo_collate))['type']
+
+    def collate_and_pin(samples: list[dict]) -> dict:
+        batch = collate(samples)
+        return pin_memory(batch) if device.type == 'cuda' and loader.get('pin_memory') else batch
+
+    return Job('ours', build, autocast_dtype(cfg.optim_wrapper.amp) or torch.float32,
+               collate=collate_and_pin)
+
+
+def papers(cfg: Config, device: torch.device, state: dict[str, Tensor]) -> tuple[Job, Job]:
+    """A and C: one model and one optimiser, in float32 and under autocast.
+
+    Args:
+        cfg: ours, for the backbone and the data sets.
+        device: to run on.
+        state: our model's, to start from.
+    """
+    def build() -> tuple[BaseModel, OptimWrapper]:
+        settings = {key: value for key, value in cfg.model.backbone.items() if key != 'type'}
+        model = paper.PaperModel(
+            build_backbone(**settings), num_classes(cfg), size=settings['img_size'],
+            small=cfg.model.tasks.semantic.decode_head.channels < 256)
+        paper.load(model, state)
+        model = model.to(device).train()
+        adamw = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.05, foreach=False,
+                                  fused=False)
+        return model, OptimWrapper(adamw, clip_grad=dict(max_norm=5.0))
+
+    a = Job('A', build, torch.float32, paper.plain_operators)
+
+    @contextmanager
+    def under_autocast() -> Iterator[None]:
+        with paper.plain_operators(), torch.autocast(device.type, torch.bfloat16):
+            yield
+
+    return a, Job('C', lambda: (a.model, a.optimizer), torch.bfloat16, under_autocast)
+
+
+def losses(job: Job, samples: list[dict]) -> dict[str, float]:
+    """Each loss in float32 with nothing left to chance, to compare jobs by."""
+    with torch.no_grad(), _still(job.model), job.operators():
+        data = job.model.data_preprocessor(job.collate(samples), True)
+        terms = job.model.parse_losses(job.model(**data, mode='loss'))[1]
+    return {name: value.item() for name, value in terms.items() if 'loss' in name}
+
+
+@contextmanager
+def _still(model: nn.Module) -> Iterator[None]:
+    """No dropout, and all boxes sampled."""
+    settings = {'p': 0.0, 'drop_prob': 0.0, 'num': 1 << 20}
+    with ExitStack() as stack:
+        for module in model.modules():
+            samplers = [getattr(module, name, None) for name in ('sampler', 'bbox_sampler')]
+            for owner in (module, *samplers):
+                for name in settings.keys() & getattr(owner, '__dict__', {}).keys():
+                    stack.enter_context(patch.object(owner, name, settings[name]))
+        yield

@@ -1,0 +1,162 @@
+"""Measurements of a training step: time by phase, memory, launches, the largest batch."""
+import gc
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jobs import PHASES, Job
+from launches import LaunchCounter
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+Batch = dict[str, Any]
+LAUNCHES = {'cudaLaunchKernel', 'cudaLaunchKernelExC', 'cuLaunchKernel', 'cuLaunchKernelEx',
+            'cudaGraphLaunch', 'cudaMemcpyAsync', 'cudaMemsetAsync'}
+
+
+def first_step(job: Job, batch: Batch, device: torch.device) -> float:
+    """Seconds from nothing to the end of the first step, compilation included."""
+    begun = time.perf_counter()
+    job.step(batch)
+    wait(device)
+    return job.build_seconds + time.perf_counter() - begun
+
+
+def timed_steps(jobs: list[Job], batches: list[list[dict]], repeats: int, device: torch.device
+                ) -> dict[str, dict[str, float]]:
+    """Milliseconds of a step and its phases for each job, and the memory it peaks at.
+
+    Every repeat takes the next of the ``batches``, given as samples. The jobs take turns, so that
+    what disturbs the machine disturbs them alike. Given is the step of median length with its own
+    phases, which add up to it.
+    """
+    found = {job.name: [] for job in jobs}
+    prepared = {job.name: [job.collate(samples) for samples in batches] for job in jobs}
+    peaks = dict.fromkeys(found)
+    for number in range(repeats):
+        for job in jobs:
+            if device.type == 'cuda':
+                torch.cuda.reset_peak_memory_stats(device)
+                before = torch.cuda.memory_allocated(device)
+            batch = prepared[job.name][number % len(batches)]
+            found[job.name].append(_timed_step(job, batch, device))
+            if device.type == 'cuda':
+                own = torch.cuda.max_memory_allocated(device) - before + job.static_bytes
+                peaks[job.name] = max(peaks[job.name] or 0, own / 1e6)
+    rows = {}
+    for name, steps in found.items():
+        middle = statistics.median_low(sum(step) for step in steps)
+        phases = next(step for step in steps if sum(step) == middle)
+        rows[name] = dict(zip(PHASES, phases)) | {
+            'step': sum(phases), 'fastest': min(map(sum, steps)), 'peak_mb': peaks[name]}
+    return rows
+
+
+def _timed_step(job: Job, batch: Batch, device: torch.device) -> list[float]:
+    """Milliseconds of each phase."""
+    if device.type == 'cuda':
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(PHASES) + 1)]
+        rest = iter(marks)
+        wait(device)
+        next(rest).record()
+        job.step(batch, lambda: next(rest).record())
+        wait(device)
+        return [start.elapsed_time(end) for start, end in zip(marks, marks[1:])]
+    marks = [time.perf_counter()]
+    job.step(batch, lambda: marks.append(time.perf_counter()))
+    return [(end - start) * 1e3 for start, end in zip(marks, marks[1:])]
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was given."""
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def saved_bytes(job: Job, batch: Batch) -> int:
+    """What a forward pass keeps for the backward pass, each storage once, parameters left out."""
+    parameters = {p.untyped_storage().data_ptr() for p in job.model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        address = tensor.untyped_storage().data_ptr()
+        if address not in parameters:
+            kept[address] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss, _ = job.forward(batch)  # held: what it keeps stays in place until it is counted
+    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del loss
+    return total
+
+
+def launches(job: Job, batch: Batch, device: torch.device) -> dict[str, int]:
+    """Kernel launches of a step, and how often it makes the host wait.
+
+    On a GPU launches and copies are the driver's, and waits what torch warns of; on a CPU both
+    are what the same operators would do on a GPU, by :class:`launches.LaunchCounter`, and
+    ``constants`` are tensors made from numbers of the host, which a GPU waits for too.
+    """
+    if device.type == 'cpu':
+        with LaunchCounter() as counter, torch.compiler.set_stance('force_eager'):
+            job.step(batch)
+        return {'launches': counter.launches.total(), 'waits': counter.syncs.total(),
+                'constants': counter.constants.total()}
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        job.step(batch)
+        wait(device)
+    number = sum(event.name in LAUNCHES for event in profiler.events())
+    torch.cuda.set_sync_debug_mode('warn')
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            job.step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    return {'launches': number, 'waits': sum('synchroniz' in str(w.message) for w in caught),
+            'constants': 0}
+
+
+def largest_batch(job: Job, make: Callable[[int], Batch], gigabytes: float, device: torch.device
+                  ) -> int:
+    """The most images per data set with which two steps fit into ``gigabytes`` of GPU memory."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 1e9 / total), device)
+    try:
+        fits, fails = 1, 2
+        while _fits(job, make(fails)):
+            fits, fails = fails, 2 * fails
+        while fails - fits > 1:
+            middle = (fits + fails) // 2
+            fits, fails = (middle, fails) if _fits(job, make(middle)) else (fits, middle)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+    return fits
+
+
+def _fits(job: Job, batch: Batch) -> bool:
+    try:
+        job.step(batch)
+        job.step(batch)
+        return True
+    except torch.cuda.OutOfMemoryError:
+        return False
+    finally:
+        job.optimizer.zero_grad()
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def recomputing(backbone: nn.Module, on: bool) -> Iterator[None]:
+    """With activation checkpointing of the backbone's blocks, or without."""
+    before, backbone.with_cp = backbone.with_cp, on
+    try:
+        yield
+    finally:
+        backbone.with_cp = before
