@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mtp.models.backbones import Backbone, ViTRVSA, build_backbone, list_backbones
+from mtp.models.backbones.base import StochasticDepth, add_branch
 from tests.models.golden import (
     assert_close,
     assert_gradients_close,
@@ -252,7 +253,16 @@ def test_image_too_small_for_the_pyramid() -> None:
 
 def test_drop_path_rises_with_depth() -> None:
     model = ViTRVSA(**TINY_VIT, drop_path_rate=.9)
-    assert [round(block.drop_path.drop_prob, 2) for block in model.blocks] == [0, .3, .6, .9]
+    assert (1 - model.drop_path.kept).tolist() == pytest.approx([0, .3, .6, .9])
+
+
+def test_drop_path_multiplies_each_image_by_zero_or_the_inverse_probability() -> None:
+    never, sometimes = StochasticDepth([0., .75])(64)
+    assert (never == 1).all() and never.shape == sometimes.shape == (2, 64)
+    assert set(sometimes.flatten().tolist()) == {0., 4.}
+    x = torch.randn(2, 5, 3)
+    torch.testing.assert_close(
+        add_branch(x, x, torch.tensor([0., 4.])), x * torch.tensor([1., 5.]).view(2, 1, 1))
 
 
 @pytest.mark.parametrize('stages', [-1, 0, 2])
@@ -268,6 +278,7 @@ def test_frozen_stages(stages: int) -> None:
     assert [block.training for block in model.blocks] == expected
     model.eval().train()
     assert [block.attn.training for block in model.blocks] == expected
+    assert (model.drop_path.kept[:max(stages, 0)] == 1).all()
     sum(feature.mean() for feature in model(torch.randn(1, 3, 64, 64))).backward()
 
 

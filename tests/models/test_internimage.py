@@ -136,15 +136,16 @@ def test_frozen_stages(stages: int) -> None:
     for name, param in model.named_parameters():
         assert param.requires_grad != name.startswith(frozen), name
     model.eval().train()
-    assert [level.blocks[0].drop_path.training for level in model.levels] == [
+    assert [level.blocks[0].training for level in model.levels] == [
         i >= stages for i in range(4)]
+    frozen_blocks = sum(TINY['depths'][:max(stages, 0)])
+    assert (model.drop_path.kept[:frozen_blocks] == 1).all()
     sum(feature.mean() for feature in model(torch.randn(1, 3, 64, 64))).backward()
 
 
 def test_drop_path_rises_over_all_levels() -> None:
     model = InternImage(**TINY, drop_path_rate=.8)
-    rates = [block.drop_path.drop_prob for level in model.levels for block in level.blocks]
-    assert rates == pytest.approx([0, .2, .4, .6, .8])
+    assert (1 - model.drop_path.kept).tolist() == pytest.approx([0, .2, .4, .6, .8])
 
 
 def test_initialisation_starts_at_regular_positions() -> None:

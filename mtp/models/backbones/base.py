@@ -1,8 +1,10 @@
-"""What the backbones share: the checkpoint they start from and the stages that stay frozen."""
+"""What the backbones share: checkpoint to start from, frozen stages, stochastic depth."""
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmengine.model import BaseModule, PretrainedInit
-from torch import nn
+from torch import Tensor, nn
 
 from mtp.models.checkpoints import load_backbone_checkpoint
 
@@ -43,3 +45,45 @@ class BackboneBase(BaseModule):
         for module in self.frozen_modules():
             module.eval()
         return self
+
+
+class StochasticDepth(nn.Module):
+    """Which images skip which residual branch (drop path), drawn for all blocks at once.
+
+    Blocks take what is drawn as an argument: so they have no settings of their own by which their
+    compiled code would differ, and draw nothing when they are computed again.
+
+    Source: arXiv:1603.09382.
+
+    Args:
+        rates: of each block, the probability that an image skips one of its two branches.
+    """
+
+    def __init__(self, rates: Sequence[float]) -> None:
+        super().__init__()
+        self.acts = any(rates)
+        self.register_buffer('kept', 1 - torch.tensor(rates), persistent=False)
+
+    def forward(self, batch: int) -> tuple[Tensor | None, ...]:
+        """For each block the factors ``(2, batch)`` of its branches.
+
+        A factor is 0 or the inverse of the probability to be kept; None in evaluation mode and
+        where no block drops anything.
+        """
+        if not self.training or not self.acts:
+            return (None,) * len(self.kept)
+        kept = self.kept[:, None, None].expand(-1, 2, batch)
+        return (torch.bernoulli(kept) / kept).unbind()
+
+
+def add_branch(x: Tensor, branch: Tensor, factors: Tensor | None) -> Tensor:
+    """``x + branch``, the branch times each image's factor.
+
+    Args:
+        x: ``(B, ...)``.
+        branch: of the shape of ``x``.
+        factors: ``(B,)``, or None for no factors.
+    """
+    if factors is None:
+        return x + branch
+    return torch.addcmul(x, branch, factors.view(-1, *(1,) * (x.dim() - 1)))

@@ -4,14 +4,15 @@ Module and parameter names are those of the released checkpoints, so that an off
 loads as it is. Between the stem and the outputs maps are ``(B, H, W, C)``.
 """
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
-from timm.layers import DropPath, Mlp, trunc_normal_
+from timm.layers import Mlp, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mtp.models.backbones.base import BackboneBase
+from mtp.models.backbones.base import BackboneBase, StochasticDepth, add_branch
 from mtp.models.backbones.dcnv3 import DCNv3, to_channels_first, to_channels_last
 from mtp.registry import MODELS
 
@@ -63,18 +64,16 @@ class Block(nn.Module):
         channels: ``C``.
         group, offset_scale, dw_kernel_size, center_feature_scale: of the :class:`DCNv3`.
         mlp_ratio, layer_scale, post_norm, res_post_norm: as of :class:`InternImage`.
-        drop_path: probability that a sample skips a branch in training.
     """
 
     def __init__(self, channels: int, group: int, offset_scale: float, dw_kernel_size: int | None,
                  center_feature_scale: bool, mlp_ratio: float, layer_scale: float | None,
-                 post_norm: bool, res_post_norm: bool, drop_path: float) -> None:
+                 post_norm: bool, res_post_norm: bool) -> None:
         super().__init__()
         self.post_norm = post_norm
         self.norm1 = _norm(channels)
         self.dcn = DCNv3(channels, dw_kernel_size=dw_kernel_size, group=group,
                          offset_scale=offset_scale, center_feature_scale=center_feature_scale)
-        self.drop_path = DropPath(drop_path)
         self.norm2 = _norm(channels)
         self.mlp = Mlp(channels, int(channels * mlp_ratio))
         self.gamma1 = self.gamma2 = None
@@ -86,16 +85,20 @@ class Block(nn.Module):
             self.res_post_norm1 = _norm(channels)
             self.res_post_norm2 = _norm(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self._branch(x, self.dcn, self.norm1, self.res_post_norm1, self.gamma1)
-        return x + self._branch(x, self.mlp, self.norm2, self.res_post_norm2, self.gamma2)
+    def forward(self, x: Tensor, factors: Tensor | None = None) -> Tensor:
+        """``factors``: see :class:`StochasticDepth`."""
+        dcn_factors, mlp_factors = (None, None) if factors is None else factors
+        dcn = self._branch(x, self.dcn, self.norm1, self.res_post_norm1, self.gamma1)
+        x = add_branch(x, dcn, dcn_factors)
+        mlp = self._branch(x, self.mlp, self.norm2, self.res_post_norm2, self.gamma2)
+        return add_branch(x, mlp, mlp_factors)
 
     def _branch(self, x: Tensor, layer: nn.Module, norm: nn.Module, res_norm: nn.Module | None,
                 gamma: Tensor | None) -> Tensor:
         out = norm(layer(x)) if self.post_norm else layer(norm(x))
         if res_norm is not None:
             out = res_norm(out)
-        return self.drop_path(out if gamma is None else gamma * out)
+        return out if gamma is None else gamma * out
 
 
 class Level(nn.Module):
@@ -119,10 +122,20 @@ class Level(nn.Module):
             self.post_norms = nn.ModuleList(_norm(channels) for _ in post_norm_block_ids)
         self.downsample = Downsample(channels) if downsample else None
 
-    def forward(self, x: Tensor, with_cp: bool) -> Tensor:
-        """``(B, H, W, C)`` -> the same shape, before any downsampling."""
-        for i, block in enumerate(self.blocks):
-            x = checkpoint(block, x, use_reentrant=False) if with_cp else block(x)
+    def forward(self, x: Tensor, factors: Sequence[Tensor | None], with_cp: bool) -> Tensor:
+        """``(B, H, W, C)`` -> the same shape, before any downsampling.
+
+        Args:
+            x: the map.
+            factors: of each block, see :class:`StochasticDepth`.
+            with_cp: recompute the blocks' activations in the backward pass.
+        """
+        for i, (block, factors_i) in enumerate(zip(self.blocks, factors)):
+            if with_cp:
+                x = checkpoint(block, x, factors_i, use_reentrant=False,
+                               preserve_rng_state=False)
+            else:
+                x = block(x, factors_i)
             if i in self.post_norm_block_ids:
                 x = self.post_norms[self.post_norm_block_ids.index(i)](x)
         return x if self.norm is None else self.norm(x)
@@ -201,16 +214,17 @@ class InternImage(BackboneBase):
 
         self.patch_embed = Stem(channels)
         self.levels = nn.ModuleList()
-        rates = iter(drop_path_rate * i / max(1, self.num_layers - 1)
-                     for i in range(self.num_layers))
         for i, (depth, group) in enumerate(zip(depths, groups)):
             blocks = [
                 Block(channels << i, group, offset_scale, dw_kernel_size, center_feature_scale,
-                      mlp_ratio, layer_scale, post_norm, res_post_norm, next(rates))
+                      mlp_ratio, layer_scale, post_norm, res_post_norm)
                 for _ in range(depth)]
             self.levels.append(Level(
                 channels << i, blocks, post_norm_ids if i == 2 else (),
                 norm=not post_norm or center_feature_scale, downsample=i < 3))
+        self.drop_path = StochasticDepth([
+            drop_path_rate * i / max(1, self.num_layers - 1)
+            if i >= sum(depths[:max(frozen_stages, 0)]) else 0. for i in range(self.num_layers)])
 
         for module in self.modules():
             if isinstance(module, Mlp):
@@ -232,9 +246,10 @@ class InternImage(BackboneBase):
             raise ValueError(f'the image is too small: {x.shape[-2]} x {x.shape[-1]} pixels')
         x = self.patch_embed(x)
         with_cp = self.with_cp and torch.is_grad_enabled()
+        factors = iter(self.drop_path(len(x)))
         maps = []
         for i, level in enumerate(self.levels):
-            x = level(x, with_cp)
+            x = level(x, list(islice(factors, len(level.blocks))), with_cp)
             if i in self.out_indices:
                 maps.append(x.permute(0, 3, 1, 2).contiguous())
             if level.downsample is not None:

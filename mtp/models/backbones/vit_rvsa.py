@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, PatchEmbed, trunc_normal_
+from timm.layers import Mlp, PatchEmbed, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mtp.models.backbones.attention import FullAttention, RotatedWindowAttention
-from mtp.models.backbones.base import BackboneBase
+from mtp.models.backbones.base import BackboneBase, StochasticDepth, add_branch
 from mtp.registry import MODELS
 
 
@@ -48,16 +48,14 @@ class Block(nn.Module):
         dim: channels of a token.
         attn: an attention module, called as ``(x, H, W)``.
         mlp_ratio: hidden channels of the MLP over ``dim``.
-        drop_path: probability that a sample skips a branch in training.
         init_values: initial layer scale; ``None`` for no layer scale.
     """
 
-    def __init__(self, dim: int, attn: nn.Module, mlp_ratio: float, drop_path: float,
+    def __init__(self, dim: int, attn: nn.Module, mlp_ratio: float,
                  init_values: float | None) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
-        self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.gamma_1 = self.gamma_2 = None
@@ -65,12 +63,13 @@ class Block(nn.Module):
             self.gamma_1 = nn.Parameter(torch.full((dim,), float(init_values)))
             self.gamma_2 = nn.Parameter(torch.full((dim,), float(init_values)))
 
-    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
-        """``(B, H * W, C)`` -> ``(B, H * W, C)``."""
+    def forward(self, x: Tensor, H: int, W: int, factors: Tensor | None = None) -> Tensor:
+        """``(B, H * W, C)`` -> the same shape; ``factors``: see :class:`StochasticDepth`."""
+        attn_factors, mlp_factors = (None, None) if factors is None else factors
         attn = self.attn(self.norm1(x), H, W)
-        x = x + self.drop_path(attn if self.gamma_1 is None else self.gamma_1 * attn)
+        x = add_branch(x, attn if self.gamma_1 is None else self.gamma_1 * attn, attn_factors)
         mlp = self.mlp(self.norm2(x))
-        return x + self.drop_path(mlp if self.gamma_2 is None else self.gamma_2 * mlp)
+        return add_branch(x, mlp if self.gamma_2 is None else self.gamma_2 * mlp, mlp_factors)
 
 
 class ChannelLayerNorm(nn.Module):
@@ -175,8 +174,10 @@ class ViTRVSA(BackboneBase):
                 attn = FullAttention(embed_dim, num_heads, self.grid, qkv_bias, relative_position)
             else:
                 attn = RotatedWindowAttention(embed_dim, num_heads, window_size, qkv_bias)
-            drop_path = drop_path_rate * i / max(1, depth - 1)
-            self.blocks.append(Block(embed_dim, attn, mlp_ratio, drop_path, init_values))
+            self.blocks.append(Block(embed_dim, attn, mlp_ratio, init_values))
+        self.drop_path = StochasticDepth([
+            drop_path_rate * i / max(1, depth - 1) if i >= frozen_stages else 0.
+            for i in range(depth)])
         if final_norm:
             self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
 
@@ -232,11 +233,12 @@ class ViTRVSA(BackboneBase):
         x = x.flatten(2).transpose(1, 2)
         x = x + resize_position_embedding(self.pos_embed, self.grid, (H, W))
         taps = []
-        for i, block in enumerate(self.blocks):
+        for i, (block, factors) in enumerate(zip(self.blocks, self.drop_path(len(x)))):
             if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, H, W, use_reentrant=False)
+                x = checkpoint(block, x, H, W, factors, use_reentrant=False,
+                               preserve_rng_state=False)
             else:
-                x = block(x, H, W)
+                x = block(x, H, W, factors)
             if i in self.out_indices:
                 taps.append(x.transpose(1, 2).unflatten(2, (H, W)).contiguous())
         if not self.pyramid:
