@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 NO_KERNEL = {
     'aten::empty', 'aten::empty_like', 'aten::empty_strided', 'aten::new_empty',
     'aten::new_empty_strided', 'aten::_unsafe_view', 'aten::lift_fresh', 'aten::resize_',
-    'aten::set_', 'aten::is_same_size', 'aten::record_stream'}
+    'aten::set_', 'aten::is_same_size', 'aten::promote_types', 'aten::record_stream'}
 # Their results' shapes depend on the data, but torch does not tag them so.
 ALSO_WAIT = {'torchvision::nms'}
 COPIES = {'aten::_to_copy', 'aten::copy_'}
