@@ -1,5 +1,8 @@
 """RoIAlign of rotated regions, forward and backward, each in one pass over the RoIs.
 
+The kernels also know upright regions, and RoIs of several levels, of which a launch works on one:
+:mod:`mtp.ops.triton.roi_align_levels`.
+
 A program takes a tile of bins x channels of one RoI. Features are read channels-last, 16 bytes
 wide: a copy of features that are not costs less than reading single channels of scattered pixels.
 The gradient is added up in float32, channels-last too.
@@ -25,9 +28,11 @@ WARPS = 4
 
 
 @triton.jit
-def _region(rois, images, channels, height, width, bins_y, bins_x, scale, shift, smallest, turn,
-            samples, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    """RoI, image and geometry of this program; samples a bin along y and x, 0 for none."""
+def _region(rois, levels, level, images, channels, height, width, bins_y, bins_x, scale, shift,
+            smallest, turn, samples, ROTATED: tl.constexpr, BLOCK_P: tl.constexpr,
+            BLOCK_C: tl.constexpr):
+    """RoI of this program, whether it is of the level, image and geometry; samples a bin along y
+    and x, 0 for none."""
     program = tl.program_id(0)
     tiles = tl.cdiv(channels, BLOCK_C)
     c = program % tiles * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -35,17 +40,24 @@ def _region(rois, images, channels, height, width, bins_y, bins_x, scale, shift,
     tiles = tl.cdiv(bins_y * bins_x, BLOCK_P)
     bin = program % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     roi = (program // tiles).to(tl.int64)
-    rois += roi * 6
+    rois += roi * (6 if ROTATED else 5)
     image = tl.load(rois).to(tl.float32)
-    centre_x = tl.load(rois + 1).to(tl.float32) * scale - shift
-    centre_y = tl.load(rois + 2).to(tl.float32) * scale - shift
-    size_x = tl.load(rois + 3).to(tl.float32) * scale
-    size_y = tl.load(rois + 4).to(tl.float32) * scale
-    angle = tl.load(rois + 5).to(tl.float32)
+    first_x = tl.load(rois + 1).to(tl.float32) * scale
+    first_y = tl.load(rois + 2).to(tl.float32) * scale
+    second_x = tl.load(rois + 3).to(tl.float32) * scale
+    second_y = tl.load(rois + 4).to(tl.float32) * scale
+    if ROTATED:
+        centre_x, centre_y, size_x, size_y = first_x - shift, first_y - shift, second_x, second_y
+        angle = tl.load(rois + 5).to(tl.float32)
+    else:
+        centre_x, centre_y = (first_x + second_x) / 2 - shift, (first_y + second_y) / 2 - shift
+        size_x, size_y = second_x - first_x, second_y - first_y
+        angle = 0 * size_x
     # Not below infinity where one of them is NaN or no sample's position would be finite.
     extent = (tl.abs(centre_x) + tl.abs(centre_y) + tl.abs(size_x) + tl.abs(size_y)
               + tl.abs(angle))
-    present = (extent < float('inf')) & (image >= 0) & (image < images)
+    wanted = True if levels is None else tl.load(levels + roi) == level
+    present = (extent < float('inf')) & (image >= 0) & (image < images) & wanted
     size_x, size_y = tl.maximum(size_x, smallest), tl.maximum(size_y, smallest)
     if samples > 0:
         ratio_y, ratio_x = samples, samples
@@ -55,8 +67,8 @@ def _region(rois, images, channels, height, width, bins_y, bins_x, scale, shift,
     ratio_y, ratio_x = tl.where(present, ratio_y, 0), tl.where(present, ratio_x, 0)
     image = tl.where(present, image, 0).to(tl.int64)
     angle = tl.where(present, angle, 0) * turn
-    return (roi, image, c, bin, centre_x, centre_y, size_x, size_y, tl.cos(angle), tl.sin(angle),
-            ratio_y, ratio_x)
+    return (roi, wanted, image, c, bin, centre_x, centre_y, size_x, size_y, tl.cos(angle),
+            tl.sin(angle), ratio_y, ratio_x)
 
 
 @triton.jit
@@ -78,11 +90,13 @@ def _sample(sample, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, 
 
 
 @triton.jit
-def _forward_kernel(features, rois, output, images, channels, height, width, bins_y, bins_x, scale,
-                    shift, smallest, turn, samples, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    roi, image, c, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, ratio_x = _region(
-        rois, images, channels, height, width, bins_y, bins_x, scale, shift, smallest, turn,
-        samples, BLOCK_P, BLOCK_C)
+def _forward_kernel(features, rois, output, levels, level, images, channels, height, width, bins_y,
+                    bins_x, scale, shift, smallest, turn, samples, ROTATED: tl.constexpr,
+                    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
+    (roi, wanted, image, c, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y,
+     ratio_x) = _region(
+        rois, levels, level, images, channels, height, width, bins_y, bins_x, scale, shift,
+        smallest, turn, samples, ROTATED, BLOCK_P, BLOCK_C)
     features += image * height * width * channels
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for sample in range(ratio_y * ratio_x):
@@ -99,20 +113,22 @@ def _forward_kernel(features, rois, output, images, channels, height, width, bin
     total /= tl.maximum(ratio_y * ratio_x, 1)
     bins = bins_y * bins_x
     places = (roi * channels + c[None, :]) * bins + bin[:, None]
-    tl.store(output + places, total, (bin < bins)[:, None] & (c < channels)[None, :])
+    tl.store(output + places, total, (bin < bins)[:, None] & (c < channels)[None, :] & wanted)
 
 
 @triton.jit
-def _backward_kernel(grad_output, rois, grad_features, images, channels, height, width, bins_y,
-                     bins_x, scale, shift, smallest, turn, samples, BLOCK_P: tl.constexpr,
-                     BLOCK_C: tl.constexpr):
-    roi, image, c, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, ratio_x = _region(
-        rois, images, channels, height, width, bins_y, bins_x, scale, shift, smallest, turn,
-        samples, BLOCK_P, BLOCK_C)
+def _backward_kernel(grad_output, rois, grad_features, levels, level, images, channels, height,
+                     width, bins_y, bins_x, scale, shift, smallest, turn, samples,
+                     ROTATED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
+    (roi, wanted, image, c, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y,
+     ratio_x) = _region(
+        rois, levels, level, images, channels, height, width, bins_y, bins_x, scale, shift,
+        smallest, turn, samples, ROTATED, BLOCK_P, BLOCK_C)
     grad_features += image * height * width * channels
     bins = bins_y * bins_x
     places = (roi * channels + c[None, :]) * bins + bin[:, None]
-    grad = tl.load(grad_output + places, (bin < bins)[:, None] & (c < channels)[None, :], other=0)
+    grad = tl.load(grad_output + places,
+                   (bin < bins)[:, None] & (c < channels)[None, :] & wanted, other=0)
     grad = grad.to(tl.float32) / tl.maximum(ratio_y * ratio_x, 1)
     for sample in range(ratio_y * ratio_x):
         left, top, right, bottom, along_x, along_y, inside = _sample(
@@ -133,9 +149,9 @@ def roi_align_rotated(features: Tensor, rois: Tensor, height: int, width: int,
                       clockwise: bool) -> Tensor:
     """:func:`mtp.ops.roi_align_rotated`, of tensors that it has checked."""
     output = _fake(features, rois, height, width)
-    features = features.contiguous(memory_format=torch.channels_last)
-    _launch(_forward_kernel, features, rois, output, features.shape, (height, width),
-            spatial_scale, sampling_ratio, aligned, clockwise)
+    if not len(features):
+        return output.zero_()
+    launch_forward(features, rois, output, spatial_scale, sampling_ratio, aligned, clockwise)
     return output
 
 
@@ -153,12 +169,9 @@ def roi_align_rotated_backward(grad_output: Tensor, rois: Tensor, shape: list[in
 
     Its last bits depend on the order in which programs run.
     """
-    grad_features = torch.zeros(
-        shape, dtype=torch.float32, device=grad_output.device).contiguous(
-            memory_format=torch.channels_last)
-    _launch(_backward_kernel, grad_output.contiguous(), rois, grad_features, shape,
-            grad_output.shape[2:], spatial_scale, sampling_ratio, aligned, clockwise)
-    return grad_features.to(grad_output.dtype, memory_format=torch.contiguous_format)
+    grad = launch_backward(grad_output, rois, shape, spatial_scale, sampling_ratio, aligned,
+                           clockwise)
+    return grad.to(grad_output.dtype, memory_format=torch.contiguous_format)
 
 
 @roi_align_rotated_backward.register_fake
@@ -181,31 +194,51 @@ def _gradients(ctx, grad_output):
 roi_align_rotated.register_autograd(_gradients, setup_context=_save)
 
 
+def launch_forward(features: Tensor, rois: Tensor, output: Tensor, *settings) -> None:
+    """Fill ``output`` where RoIs are of the level; settings as of :func:`_launch`."""
+    features = features.contiguous(memory_format=torch.channels_last)
+    _launch(_forward_kernel, features, rois, output, features.shape, output.shape[2:], *settings)
+
+
+def launch_backward(grad_output: Tensor, rois: Tensor, shape: list[int], *settings) -> Tensor:
+    """Gradient of the level's features, float32 and channels-last."""
+    grad = torch.empty(shape, dtype=torch.float32, device=grad_output.device,
+                       memory_format=torch.channels_last).zero_()
+    _launch(_backward_kernel, grad_output.contiguous(), rois, grad, shape, grad_output.shape[2:],
+            *settings)
+    return grad
+
+
 def _launch(kernel, source: Tensor, rois: Tensor, target: Tensor, shape: list[int],
             bins: tuple[int, int], spatial_scale: float, sampling_ratio: int, aligned: bool,
-            clockwise: bool) -> None:
+            clockwise: bool, levels: Tensor | None = None, level: int = 0) -> None:
     images, channels, height, width = shape
     programs = (len(rois) * triton.cdiv(bins[0] * bins[1], TILE['BLOCK_P'])
                 * triton.cdiv(channels, TILE['BLOCK_C']))
     if not programs or not images:
-        if kernel is _forward_kernel:
-            target.zero_()
         return
     with torch.cuda.device_of(source):  # Triton launches on the current device
         kernel[(programs,)](
-            source, rois.contiguous(), target, images, channels, height, width, *bins,
-            float(spatial_scale), 0.5 if aligned else 0.0, float('-inf') if aligned else 1.0,
-            -1.0 if clockwise else 1.0, sampling_ratio, **TILE, num_warps=WARPS)
+            source, rois.contiguous(), target, levels, level, images, channels, height, width,
+            *bins, float(spatial_scale), 0.5 if aligned else 0.0,
+            float('-inf') if aligned else 1.0, -1.0 if clockwise else 1.0, sampling_ratio,
+            ROTATED=rois.shape[1] == 6, **TILE, num_warps=WARPS)
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """Every case that :func:`_launch` can pick."""
+    """Every case that :func:`_launch` can pick for RoIs of one level."""
+    yield from cases({'ROTATED': True, 'levels': None})
+
+
+def cases(constants: dict) -> Iterator[CompileCase]:
+    """The kernels with these constants, for all dtypes."""
+    constants = constants | TILE
     for kernel, tensors in ((_forward_kernel, ('features', 'output')),
                             (_backward_kernel, ('grad_output',))):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             types = {**dict.fromkeys(tensors, f'*{TRITON_NAMES[dtype]}'),
-                     'rois': '*fp32', 'grad_features': '*fp32',
+                     'rois': '*fp32', 'grad_features': '*fp32', 'levels': '*i64',
                      **dict.fromkeys(('scale', 'shift', 'smallest', 'turn'), 'fp32'),
-                     **dict.fromkeys(TILE, 'constexpr')}
+                     **dict.fromkeys(constants, 'constexpr')}
             yield CompileCase(kernel, {name: types.get(name, 'i32') for name in kernel.arg_names},
-                              TILE, WARPS)
+                              constants, WARPS)

@@ -1,0 +1,97 @@
+"""RoIAlign from the levels of a feature pyramid, each RoI from its own."""
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from mtp.ops.dispatch import use_triton
+from mtp.ops.roi_align_rotated import roi_align_rotated
+
+
+def roi_align_levels(features: Sequence[Tensor], rois: Tensor, levels: Tensor,
+                     output_size: int | tuple[int, int], strides: Sequence[int],
+                     sampling_ratio: int = 0) -> Tensor:
+    """Average-pool each RoI from the feature map of its level.
+
+    Equal to ``torchvision.ops.roi_align`` (``aligned=True``) or :func:`mtp.ops.roi_align_rotated`
+    (``clockwise=True``) on the RoIs of each level, and differentiable in ``features``. The kernel
+    needs no list of which these are, and nothing waits for the device.
+
+    Args:
+        features: maps of L levels, ``(B, C, H, W)`` each with its own H and W; of one dtype.
+        rois: ``(R, 5)``: image index, x1, y1, x2, y2; or ``(R, 6)``: image index, cx, cy, w, h,
+            theta; in image pixels, and radians with positive = clockwise on screen.
+        levels: int64 ``(R,)``: 0..L-1, or -1 for an empty slot, which gives 0.
+        output_size: bins ``(height, width)``, or one number for both.
+        strides: of the levels, in image pixels.
+        sampling_ratio: samples per bin and axis; 0 for ``ceil(RoI size / bins)``, where a RoI
+            without width or height takes no samples and gives 0.
+
+    Returns:
+        Tensor: ``(R, C, height, width)``, the dtype of ``features``; computed in float32 or wider.
+
+    Raises:
+        ValueError: wrong shapes, dtypes or devices; on CPU, levels or images that ``features``
+            lack (not looked for on CUDA, where such RoIs give 0).
+    """
+    bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    _check(features, rois, levels, strides)
+    scales = [1 / stride for stride in strides]
+    if use_triton(*features):
+        from mtp.ops.triton.roi_align_levels import roi_align_levels as form
+    else:
+        form = roi_align_levels_torch
+    return form(features, rois, levels, *bins, scales, sampling_ratio)
+
+
+def roi_align_levels_torch(features: Sequence[Tensor], rois: Tensor, levels: Tensor, height: int,
+                           width: int, scales: Sequence[float], sampling_ratio: int) -> Tensor:
+    """:func:`roi_align_levels` level by level."""
+    pooled, places = [], []
+    for level, (features_l, scale) in enumerate(zip(features, scales)):
+        place = (levels == level).nonzero().squeeze(1)
+        places.append(place)
+        # without RoIs too: each map takes part in the graph of gradients
+        pooled.append(_pool(features_l, rois[place], (height, width), scale, sampling_ratio))
+    output = pooled[0].new_zeros(len(rois), *pooled[0].shape[1:])
+    return output.index_copy(0, torch.cat(places), torch.cat(pooled))
+
+
+def _pool(features: Tensor, rois: Tensor, bins: tuple[int, int], scale: float,
+          sampling_ratio: int) -> Tensor:
+    if rois.shape[1] == 6:
+        return roi_align_rotated(features, rois, bins, scale, sampling_ratio, clockwise=True)
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    pooled = roi_align(features.to(dtype), rois.to(dtype), bins, scale, sampling_ratio or -1,
+                       aligned=True)
+    return pooled.to(features.dtype)
+
+
+def _check(features: Sequence[Tensor], rois: Tensor, levels: Tensor, strides: Sequence[int]
+           ) -> None:
+    shapes = [tuple(features_l.shape) for features_l in features]
+    if (not shapes or any(len(shape) != 4 or shape[:2] != shapes[0][:2] for shape in shapes)
+            or len({features_l.dtype for features_l in features}) > 1):
+        raise ValueError('features must be maps (B, C, H, W) of equal B, C and dtype; got '
+                         f'{[(features_l.dtype, *features_l.shape) for features_l in features]}')
+    if len(strides) != len(shapes):
+        raise ValueError(f'{len(shapes)} levels need as many strides, got {list(strides)}')
+    if rois.dim() != 2 or rois.shape[1] not in (5, 6):
+        raise ValueError('rois must be (R, 5): image index, x1, y1, x2, y2; or (R, 6): image '
+                         f'index, cx, cy, w, h, theta; got {tuple(rois.shape)}')
+    if levels.shape != rois.shape[:1] or levels.dtype != torch.int64:
+        raise ValueError(f'{len(rois)} rois need as many levels, int64; got {levels.dtype} '
+                         f'{tuple(levels.shape)}')
+    if not features[0].device == rois.device == levels.device:
+        raise ValueError(f'features are on {features[0].device}, rois on {rois.device}, levels on '
+                         f'{levels.device}: move them to one device')
+    # A look at CUDA's values would make the host wait for the device.
+    if rois.device.type == 'cpu' and not torch.compiler.is_compiling():
+        if ((levels < -1) | (levels >= len(shapes))).any():
+            raise ValueError(f'levels must be -1 to {len(shapes) - 1}; got {levels.min()} to '
+                             f'{levels.max()}')
+        images = rois[levels >= 0, 0]
+        if ((images < 0) | (images >= shapes[0][0])).any():
+            raise ValueError(f'rois[:, 0] must index one of the {shapes[0][0]} images in features; '
+                             f'got {images.min():g} to {images.max():g}')
