@@ -164,7 +164,7 @@ def losses(job: Job, samples: list[dict]) -> dict[str, float]:
 @contextmanager
 def _still(model: nn.Module) -> Iterator[None]:
     """No dropout, and all boxes sampled."""
-    settings = {'p': 0.0, 'drop_prob': 0.0, 'num': 1 << 20}
+    settings = {'p': 0.0, 'acts': False, 'num': 1 << 20}
     with ExitStack() as stack:
         for module in model.modules():
             samplers = [getattr(module, name, None) for name in ('sampler', 'bbox_sampler')]

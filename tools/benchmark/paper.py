@@ -105,7 +105,7 @@ def _share(decoder: nn.Module, first: nn.Module) -> None:
 
 
 def _semantic_sample(sample: DetDataSample) -> SegDataSample:
-    return SegDataSample(gt_sem_seg=PixelData(data=sample.gt_sem_seg.sem_seg))
+    return SegDataSample(gt_sem_seg=PixelData(data=sample.gt_sem_seg.sem_seg.long()))
 
 
 def _instance_sample(sample: DetDataSample) -> DetDataSample:

@@ -36,8 +36,10 @@ def text(report: dict[str, Any]) -> str:
     for other, ratio in jobs['ours'].get('times_as_fast_as', {}).items():
         if other != 'ours':
             lines.append(f'ours is {ratio:.2f} times as fast as {other}')
-    for title, one in report.get('loader', {}).items():
-        lines.append(f'with its own loader, {title}: {one:.2f} images/s')
+    loader = report.get('loader', {})
+    for name, rate in loader.items():
+        ratio = f', {loader["ours"] / rate:.2f} times less than ours' if name != 'ours' else ''
+        lines.append(f'with its own loader, {name}: {rate:.2f} images/s{ratio}')
     if 'losses' in report:
         found = report['losses']
         lines.append(f'losses without chance: ours {found["ours"]:.6f}, A {found["A"]:.6f}; most '

@@ -2,15 +2,16 @@
 
     python tools/benchmark/train.py --model vit_l_rvsa [--device cuda|cpu] [--json FILE]
         [--images N] [--objects N] [--size PIXELS] [--repeats N] [--amp auto|on|off]
-        [--cfg-options KEY=VALUE ...] [--loader DIR] [--memory GB] [--profile FILE]
+        [--cfg-options KEY=VALUE ...] [--only-ours] [--loader DIR] [--memory GB] [--profile FILE]
 
 ``ours`` is the recipe of ``configs/pretrain``, ``A`` the paper's structure in float32 (see
 ``paper.py``), ``C`` is A under bfloat16 autocast; they take turns on the same batches in memory.
 Utilisation is of the operations counted in a step, those that torch and ``flops.py`` have formulas
 for, against the matrix products that the device reaches in the job's precision. ``saved`` is what
 the forward pass keeps for the backward pass. Launches and waits of the host are counted on three
-batches: as asked for, with twice the images and with twice the objects. A run without repeats
-counts only, which a CPU can do for the large models.
+batches: as asked for, with twice the images and with twice the objects. ``--repeats 0`` counts
+only, which a CPU can do for the large models. ``--loader`` also trains from files: ours by the
+runner with the recipe's workers, A with its transforms in the main process.
 """
 import argparse
 import datetime
@@ -28,6 +29,7 @@ import mtp  # noqa: F401  (gives mmcv its operators: before the modules that imp
 # isort: split
 import flops
 import jobs
+import loaders
 import measure
 import profiling
 import tables
@@ -81,6 +83,12 @@ def main(args: list[str] | None = None) -> int:
     for job in running:
         rows[job.name] |= counts(job, samples, more, device)
         rows[job.name] |= rates(rows, job.name, report)
+    if options.loader:
+        report['loader'] = {'ours': loaders.ours(cfg, options.loader, options.images,
+                                                 options.repeats, device)}
+        if len(running) > 1:
+            report['loader']['A'] = loaders.papers(
+                running[1], cfg, options.loader, options.images, options.repeats, device)
     if options.memory:
         report['largest_batch'] = {
             'recomputing' if again else 'plain': largest(ours, again, make, options.memory, device)
@@ -110,21 +118,25 @@ def parse(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                         metavar='KEY=VALUE', help='change our recipe, as in tools/train.py')
     parser.add_argument('--only-ours', action='store_true', help='leave A and C out')
+    parser.add_argument('--loader', type=Path, metavar='DIR',
+                        help='also train from SAMRS there, or what tools/data/make_synthetic.py '
+                        'made')
     parser.add_argument('--memory', type=float, metavar='GB',
                         help='also find the largest batch that fits this much GPU memory')
     parser.add_argument('--profile', type=Path, metavar='FILE',
                         help='also write the trace of a step there and print its summary')
     options = parser.parse_args(args)
+    options.size = options.size or (128 if RECIPES[options.model][1] else 448)
+    if options.repeats is None:
+        options.repeats = 5 if options.device == 'cpu' else 20
     if options.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: torch finds no GPU here')
     if options.memory and options.device == 'cpu':
         parser.error('--memory is of a GPU')
+    if options.loader and options.repeats == 0:
+        parser.error('--loader measures times: leave out --repeats 0')
     if options.images < 2:
         parser.error('--images: the paper\'s batch norm needs 2 images of each data set')
-    small = RECIPES[options.model][1]
-    options.size = options.size or (128 if small else 448)
-    if options.repeats is None:
-        options.repeats = 5 if options.device == 'cpu' else 20
     return options
 
 

@@ -1,0 +1,55 @@
+"""The benchmark of the training step, with a tiny model on a CPU."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtp.data.synthetic import make_samrs
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'benchmark' / 'train.py'
+PHASES = ('data', 'forward', 'backward', 'optimizer')
+
+
+def run(*args):
+    return subprocess.run(
+        [sys.executable, TOOL, '--model', 'vit_tiny_rvsa', '--device', 'cpu', *args],
+        text=True, capture_output=True, check=False)
+
+
+@pytest.mark.slow
+def test_figures_are_there_and_fit_together(tmp_path):
+    data = make_samrs(tmp_path / 'data', num_train=4, num_valid=0, image_size=64)
+    result = run('--size', '64', '--objects', '4', '--repeats', '1', '--loader', data, '--json',
+                 tmp_path / 'report.json', '--profile', tmp_path / 'trace.json')
+    assert result.returncode == 0, result.stdout + result.stderr
+    report = json.loads((tmp_path / 'report.json').read_text())
+    jobs = report['jobs']
+    assert list(jobs) == ['ours', 'A', 'C']
+    for job in jobs.values():
+        assert sum(job[phase] for phase in PHASES) == pytest.approx(job['step'])
+        assert job['images_s'] == pytest.approx(6000 / job['step'])
+        assert 0 < job['backbone_gflop_per_image'] < job['gflop_per_image']
+        assert job['saved_mb_per_image'] > 0 and 0 < job['utilisation'] < 1
+    # one job, done in two ways: equal work, equal losses
+    assert jobs['ours']['backbone_gflop'] == pytest.approx(jobs['A']['backbone_gflop'], rel=0.1)
+    assert report['losses']['worst_difference'] < 1e-4
+    # A works image by image, ours does not
+    paper, own = (jobs[name]['launches'] for name in ('A', 'ours'))
+    assert paper['twice_images']['launches'] > 1.2 * paper['as_asked']['launches']
+    assert own['twice_objects'] == own['as_asked']
+    assert jobs['ours']['times_as_fast_as']['A'] == pytest.approx(
+        jobs['A']['step'] / jobs['ours']['step'])
+    assert set(report['loader']) == {'ours', 'A'} and min(report['loader'].values()) > 0
+    assert set(report['profile']['parts']) >= {
+        'data', 'backbone', 'semantic', 'instance', 'rotated', 'optimizer'}
+    assert (tmp_path / 'trace.json').stat().st_size > 0
+    assert 'times as fast as A' in result.stdout and 'losses without chance' in result.stdout
+
+
+def test_unusable_options_are_refused():
+    for options, message in ((['--images', '1'], 'needs 2 images'), (['--memory', '80'], 'a GPU'),
+                             (['--cfg-options', 'modle.tasks=1'], 'did you mean model')):
+        result = run(*options)
+        assert result.returncode and message in result.stderr
