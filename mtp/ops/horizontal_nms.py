@@ -4,7 +4,6 @@ Shapes: G groups (a pyramid level of an image each), N boxes of a group.
 """
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from mtp.ops.dispatch import use_triton
 
@@ -51,6 +50,7 @@ def kept_horizontal(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tenso
 
 def kept_horizontal_torch(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
     """:func:`kept_horizontal` through torchvision, group by group."""
+    from torchvision.ops import nms  # slow to import, and mtp is not
     ranks = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=boxes.dtype)
     keep = torch.zeros_like(valid)
     for boxes_g, valid_g, keep_g in zip(boxes, valid, keep):

@@ -3,7 +3,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from mtp.ops.dispatch import use_triton
 from mtp.ops.roi_align_rotated import roi_align_rotated
@@ -62,6 +61,7 @@ def _pool(features: Tensor, rois: Tensor, bins: tuple[int, int], scale: float,
           sampling_ratio: int) -> Tensor:
     if rois.shape[1] == 6:
         return roi_align_rotated(features, rois, bins, scale, sampling_ratio, clockwise=True)
+    from torchvision.ops import roi_align  # slow to import, and mtp is not
     dtype = torch.promote_types(features.dtype, torch.float32)
     pooled = roi_align(features.to(dtype), rois.to(dtype), bins, scale, sampling_ratio or -1,
                        aligned=True)
