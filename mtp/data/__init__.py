@@ -1,5 +1,6 @@
 """Files -> samples: data sets, transforms and the order of the images."""
 from mtp.data.change import ChangeDataset, DistortPair, LoadChange, LoadPair, SwapDates
+from mtp.data.crops import LoadCrop
 from mtp.data.detection import DIORDetection, DOTATiles, XViewDetection
 from mtp.data.labelled import LoadClassMap, SceneDataset
 from mtp.data.multitask import MultiTaskDataset
@@ -7,6 +8,7 @@ from mtp.data.samplers import MultiDatasetSampler
 from mtp.data.samrs import SUBSETS, SAMRSDataset
 from mtp.data.transforms import (
     Crop,
+    DrawDistortion,
     FilterInstances,
     Flip,
     LoadImage,
@@ -16,8 +18,8 @@ from mtp.data.transforms import (
 )
 
 __all__ = [
-    'ChangeDataset', 'Crop', 'DIORDetection', 'DOTATiles', 'DistortPair', 'FilterInstances',
-    'Flip', 'LoadChange', 'LoadClassMap', 'LoadImage', 'LoadLabels', 'LoadPair',
+    'ChangeDataset', 'Crop', 'DIORDetection', 'DOTATiles', 'DistortPair', 'DrawDistortion',
+    'FilterInstances', 'Flip', 'LoadChange', 'LoadClassMap', 'LoadCrop', 'LoadImage', 'LoadLabels', 'LoadPair',
     'MultiDatasetSampler', 'MultiTaskDataset', 'PackLabels', 'Resize', 'SAMRSDataset', 'SUBSETS',
     'SceneDataset', 'SwapDates', 'XViewDetection',
 ]

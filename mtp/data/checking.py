@@ -11,7 +11,7 @@ from PIL import Image
 
 from mtp.data.conversion import BACKGROUND, SPLITS, parallel, rectangle
 from mtp.data.samrs import SUBSETS, Subset, read_rotated
-from mtp.data.transforms import decode_mask
+from mtp.data.runs import decode_mask
 
 # Least IoU of a rotated box and the rectangle around its mask. A wrong angle or class falls below
 # it; a sloppy mask does not: those of SAMRS were predicted, and may leave out parts of the object.

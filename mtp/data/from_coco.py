@@ -26,7 +26,7 @@ from mtp.data.conversion import (
     write_json,
 )
 from mtp.data.samrs import SUBSETS, Subset
-from mtp.data.transforms import decode_mask
+from mtp.data.runs import decode_mask
 
 
 def coco_to_samrs(annotations: Path, images: Path, out: Path, val_fraction: float = 0.2,

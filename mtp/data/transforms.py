@@ -12,9 +12,11 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
-from mmrotate.structures import QuadriBoxes, RotatedBoxes
-from pycocotools import mask as coco_mask
+from mmrotate.structures import RotatedBoxes
+from mmseg.datasets.transforms import PhotoMetricDistortion
 
+from mtp.data.decoding import read_map
+from mtp.data.runs import decode_mask
 from mtp.registry import TRANSFORMS
 
 
@@ -52,51 +54,47 @@ class LoadLabels(BaseTransform):
         """Load what ``results['tasks']`` names."""
         if 'semantic' in results['tasks']:
             results['gt_seg_map'] = self._semantic(results)
+        labels, shape = results['labels'], results['ori_shape']
         if 'instance' in results['tasks']:
-            instances = results['instances']
-            height, width = results['ori_shape']
-            results['gt_bboxes'] = HorizontalBoxes(
-                np.array([i['bbox'] for i in instances], np.float32).reshape(-1, 4))
-            results['gt_bboxes'].clip_((height, width))
-            results['gt_bboxes_labels'] = _labels(instances)
-            results['gt_ignore_flags'] = np.array([i['ignore_flag'] for i in instances], bool)
-            masks = [decode_mask(i['mask'], height, width) for i in instances]
-            results['gt_masks'] = BitmapMasks(masks, height, width)
+            results['gt_bboxes'] = HorizontalBoxes(labels.boxes)
+            results['gt_bboxes'].clip_(shape)
+            results['gt_bboxes_labels'] = labels.labels
+            results['gt_ignore_flags'] = labels.crowd
+            masks = [decode_mask(dict(size=shape, counts=counts), *shape) for counts in labels.counts]
+            results['gt_masks'] = BitmapMasks(masks, *shape)
         if 'rotated' in results['tasks']:
-            instances = results['rotated_instances']
-            quads = torch.tensor([i['bbox'] for i in instances]).reshape(-1, 8)
-            results['gt_rotated_bboxes'] = QuadriBoxes(quads).convert_to('rbox')
-            results['gt_rotated_bboxes_labels'] = _labels(instances)
+            results['gt_rotated_bboxes'] = RotatedBoxes(labels.rotated)
+            results['gt_rotated_bboxes_labels'] = labels.rotated_labels
         return results
 
     @staticmethod
     def _semantic(results: dict) -> np.ndarray:
-        path = results['seg_map_path']
-        loaded = LoadImage(color_type='unchanged', imdecode_backend='pillow').transform(
-            dict(img_path=path))['img']
-        if loaded.shape != tuple(results['ori_shape']):
-            raise ValueError(f'{path} has shape {loaded.shape}, but {results["img_path"]} has '
-                             f'{results["ori_shape"]}: it must be grey and of the same size')
-        # uint8 wraps around: the file's background, 255, becomes 0
-        seg_map = loaded.astype(np.uint8) + np.uint8(1)
-        if seg_map.max(initial=0) > results['num_classes']:
-            raise ValueError(f'{path} holds the value {int(seg_map.max()) - 1}, but the data set '
-                             f'has {results["num_classes"]} classes: 0 to '
-                             f'{results["num_classes"] - 1}, and 255 for background')
-        return seg_map
+        path, shape = results['seg_map_path'], tuple(results['ori_shape'])
+        loaded = read_map(path)
+        check_map_shape(loaded, shape, results)
+        return as_labels(loaded, results)
 
 
-def _labels(instances: list[dict]) -> np.ndarray:
-    return np.array([instance['bbox_label'] for instance in instances], np.int64)
+def check_map_shape(loaded: np.ndarray, shape: tuple[int, int], results: dict) -> None:
+    """Raise ValueError unless a label map is grey and of the image's size."""
+    if loaded.shape != shape:
+        raise ValueError(f'{results["seg_map_path"]} has shape {loaded.shape}, but '
+                         f'{results["img_path"]} has {shape}: it must be grey and of the same size')
 
 
-def decode_mask(segmentation: dict | list, height: int, width: int) -> np.ndarray:
-    """A mask as COCO stores it (RLE, or a list of polygons) -> uint8 ``(height, width)``."""
-    if isinstance(segmentation, list) or isinstance(segmentation['counts'], list):
-        segmentation = coco_mask.frPyObjects(segmentation, height, width)
-    if isinstance(segmentation, list):
-        segmentation = coco_mask.merge(segmentation)
-    return coco_mask.decode(segmentation)
+def as_labels(values: np.ndarray, results: dict) -> np.ndarray:
+    """A label map's values in the file -> uint8, 0 = background, class i -> i + 1.
+
+    Raises:
+        ValueError: a value that is no class.
+    """
+    # uint8 wraps around: the file's background, 255, becomes 0
+    labels = values.astype(np.uint8) + np.uint8(1)
+    if labels.max(initial=0) > results['num_classes']:
+        raise ValueError(f'{results["seg_map_path"]} holds the value {int(labels.max()) - 1}, but '
+                         f'the data set has {results["num_classes"]} classes: 0 to '
+                         f'{results["num_classes"] - 1}, and 255 for background')
+    return labels
 
 
 @TRANSFORMS.register_module()
@@ -164,6 +162,34 @@ class FilterInstances(mmdet.FilterAnnotations):
 
 
 @TRANSFORMS.register_module()
+class DrawDistortion(PhotoMetricDistortion):
+    """Draw mmseg's ``PhotoMetricDistortion``; the data preprocessor applies it, on the device.
+
+    Adds ``distortion``: brightness added, contrast before, saturation factor, hue steps added,
+    contrast after; NaN where a step is left out.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Draw as mmseg does, in its order."""
+        brightness = self._maybe(-self.brightness_delta, self.brightness_delta)
+        early_contrast, contrast = np.random.randint(2) == 1, [np.nan, np.nan]
+        if early_contrast:
+            contrast[0] = self._maybe(self.contrast_lower, self.contrast_upper)
+        saturation = self._maybe(self.saturation_lower, self.saturation_upper)
+        hue = np.nan
+        if np.random.randint(2):
+            hue = float(np.random.randint(-self.hue_delta, self.hue_delta))
+        if not early_contrast:
+            contrast[1] = self._maybe(self.contrast_lower, self.contrast_upper)
+        results['distortion'] = (brightness, contrast[0], saturation, hue, contrast[1])
+        return results
+
+    @staticmethod
+    def _maybe(low: float, high: float) -> float:
+        return np.random.uniform(low, high) if np.random.randint(2) else np.nan
+
+
+@TRANSFORMS.register_module()
 class PackLabels(BaseTransform):
     """A sample as the model and the metrics take it: ``inputs`` and ``data_samples``.
 
@@ -172,25 +198,25 @@ class PackLabels(BaseTransform):
     the data set has such labels.
     """
     meta_keys = ('dataset', 'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip',
-                 'flip_direction')
+                 'flip_direction', 'distortion')
 
     def transform(self, results: dict) -> dict:
         """Pack."""
         sample = DetDataSample(
             metainfo={key: results[key] for key in self.meta_keys if key in results})
         if 'gt_seg_map' in results:
-            seg_map = torch.from_numpy(results['gt_seg_map'].astype(np.int64))
+            seg_map = torch.from_numpy(results['gt_seg_map'])
             sample.gt_sem_seg = PixelData(sem_seg=seg_map[None])
         if 'gt_bboxes' in results:
             ignore = results['gt_ignore_flags']
             sample.gt_instances, sample.ignored_instances = (
                 InstanceData(bboxes=results['gt_bboxes'][chosen],
                              labels=to_tensor(results['gt_bboxes_labels'][chosen]),
-                             masks=results['gt_masks'][chosen.nonzero()[0]])
+                             masks=results['gt_masks'][chosen])
                 for chosen in (~ignore, ignore))
         if 'gt_rotated_bboxes' in results:
             sample.gt_rotated_instances = InstanceData(
                 bboxes=RotatedBoxes(results['gt_rotated_bboxes'].tensor),
                 labels=to_tensor(results['gt_rotated_bboxes_labels']))
-        image = np.ascontiguousarray(results['img'].transpose(2, 0, 1))
-        return dict(inputs=torch.from_numpy(image), data_samples=sample)
+        image = torch.from_numpy(np.ascontiguousarray(results['img'])).permute(2, 0, 1)
+        return dict(inputs=image, data_samples=sample)

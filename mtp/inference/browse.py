@@ -7,14 +7,18 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 
+from mtp.data import LoadImage, LoadLabels
 from mtp.data.multitask import seeded, stable_hash
 from mtp.inference.samples import draw, with_legend
 from mtp.inference.visualizer import captioned, frame
+from mtp.models.photometric import distort
 
 # Height of an image in pixels, and the largest width of a picture of several.
 TILE, MAX_WIDTH = 320, 1400
 # How the transforms are called that load a sample and pack it; all others change it.
 KEPT = ('Load', 'Convert', 'Pack')
+# What loads a part of a sample -> what loads all of it.
+WHOLE = {'LoadCrop': (dict(type=LoadImage), dict(type=LoadLabels))}
 
 
 def browse(cfg: Config, num: int = 8, seed: int = 0) -> np.ndarray:
@@ -44,7 +48,10 @@ def browse(cfg: Config, num: int = 8, seed: int = 0) -> np.ndarray:
                 sample = dataset[index]
             truth, meta = sample['data_samples'], dataset.metainfo
             name = Path(truth.get('img_path', '')).name
-            for picture, text, labels in draw(_images(sample['inputs']), truth, meta, TILE):
+            inputs = sample['inputs']
+            if 'distortion' in truth:
+                inputs = distort(inputs[None], torch.tensor([truth.distortion]))[0]
+            for picture, text, labels in draw(_images(inputs), truth, meta, TILE):
                 tile = captioned(_narrowed(picture), f'{text}  ({caption}, {name})')
                 tiles.append(with_legend(tile, labels, meta))
         rows.append(frame(tiles))
@@ -56,7 +63,8 @@ def only_loading(node):
     """A data set's config with the transforms that load and pack, without those that change."""
     if isinstance(node, dict):
         return ConfigDict({
-            key: [step for step in value if _name(step['type']).startswith(KEPT)]
+            key: [whole for step in value if _name(step['type']).startswith(KEPT)
+                  for whole in WHOLE.get(_name(step['type']), [step])]
             if key == 'pipeline' else only_loading(value) for key, value in node.items()})
     return [only_loading(value) for value in node] if isinstance(node, list) else node
 

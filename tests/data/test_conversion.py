@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from mtp.data import SUBSETS, conversion
 from mtp.data.conversion import read_pickle, rectangle, samrs_to_coco
-from mtp.data.transforms import decode_mask
+from mtp.data.runs import decode_mask
 from tests.conftest import REPO
 
 CLASSES = ('plane', 'ship', 'harbor')

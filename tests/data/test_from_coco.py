@@ -5,6 +5,8 @@ import os
 import cv2
 import numpy as np
 import pytest
+import torch
+from mmrotate.structures.bbox import rbox2qbox
 from pycocotools import mask as coco_mask
 
 from mtp.data import SAMRSDataset
@@ -57,9 +59,10 @@ def test_coco_to_samrs(coco):
     info = dataset.get_data_info(0)
     assert info['img_path'].endswith('images/one.jpg') and os.path.isfile(info['img_path'])
     boxes = [[2, 2, 22, 8], [30, 2, 40, 32], [35, 10, 38, 15], [50, 0, 60, 40]]
-    assert [i['bbox'] for i in info['instances']] == boxes
-    assert [i['bbox_label'] for i in info['instances']] == [1, 0, 1, 0]
-    assert [i['ignore_flag'] for i in info['instances']] == [0, 0, 0, 1]
+    labels = info['labels']
+    assert labels.boxes.tolist() == boxes
+    assert labels.labels.tolist() == [1, 0, 1, 0]
+    assert labels.crowd.tolist() == [False, False, False, True]
 
     semantic = cv2.imread(info['seg_map_path'], cv2.IMREAD_UNCHANGED)
     expected = np.full(SHAPE, 255, np.uint8)
@@ -67,14 +70,14 @@ def test_coco_to_samrs(coco):
         expected[y1:y2, x1:x2] = label  # the third, small one lies on the second
     np.testing.assert_array_equal(semantic, expected)
 
-    assert [i['bbox_label'] for i in info['rotated_instances']] == [1, 0, 1]
-    for instance, (x1, y1, x2, y2) in zip(info['rotated_instances'], boxes):
-        corners = {tuple(corner) for corner in np.reshape(instance['bbox'], (4, 2)).tolist()}
-        assert corners == {(x1, y1), (x2, y1), (x2, y2), (x1, y2)}
+    assert labels.rotated_labels.tolist() == [1, 0, 1]
+    for corners, (x1, y1, x2, y2) in zip(rbox2qbox(torch.from_numpy(labels.rotated)), boxes):
+        assert {tuple(corner) for corner in corners.round().reshape(4, 2).tolist()} == {
+            (x1, y1), (x2, y1), (x2, y2), (x1, y2)}
 
     empty = SAMRSDataset('sota', coco / 'out', 'valid', classes=('harbor', 'small-car'))
     info = empty.get_data_info(0)
-    assert info['instances'] == info['rotated_instances'] == []
+    assert len(info['labels'].boxes) == len(info['labels'].rotated) == 0
     assert (cv2.imread(info['seg_map_path'], cv2.IMREAD_UNCHANGED) == 255).all()
 
 
@@ -135,4 +138,4 @@ def test_real_coco_data(shared, tmp_path):
     assert sum(sum(c.values()) for c in report.objects.values()) == len(content['annotations'])
     classes = tuple(report.objects['train'])
     dataset = SAMRSDataset('sota', tmp_path / 'out', classes=classes)
-    assert len(dataset.get_data_info(0)['rotated_instances']) > 0
+    assert len(dataset.get_data_info(0)['labels'].rotated) > 0

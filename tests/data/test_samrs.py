@@ -1,9 +1,11 @@
 """The SAMRS reader: every layout, and what is wrong with a data set."""
 import json
+import pickle
 
 import pytest
 
 from mtp.data import SUBSETS, MultiTaskDataset, SAMRSDataset
+from mtp.data.runs import decode_mask
 from mtp.data.samrs import PALETTE, read_rotated
 from tests.data.small import CLASSES, make_subset
 
@@ -18,9 +20,10 @@ def test_every_layout(tmp_path, subset):
     info = dataset.get_data_info(2)
     assert (info['height'], info['width'], info['num_classes']) == (96, 120, 3)
     expected = [LABELS[name] for name in ('ship', 'plane', 'ship', 'harbor')]
-    assert [i['bbox_label'] for i in info['instances']] == expected
-    assert [i['bbox_label'] for i in info['rotated_instances']] == expected
-    assert all(len(i['bbox']) == 8 for i in info['rotated_instances'])
+    labels = info['labels']
+    assert labels.labels.tolist() == labels.rotated_labels.tolist() == expected
+    assert labels.boxes.shape == (4, 4) and labels.rotated.shape == (4, 5)
+    assert decode_mask(dict(size=(96, 120), counts=labels.counts[1]), 96, 120).any()
 
 
 def test_official_facts():
@@ -31,9 +34,9 @@ def test_official_facts():
 def test_labels_go_by_name_not_by_place(tmp_path):
     root = make_subset(tmp_path)
     shuffled = ('harbor', 'plane', 'ship')
-    info = SAMRSDataset('sota', root, classes=shuffled).get_data_info(0)
-    for instances in (info['instances'], info['rotated_instances']):
-        assert [shuffled[i['bbox_label']] for i in instances] == ['ship', 'plane', 'ship', 'harbor']
+    found = SAMRSDataset('sota', root, classes=shuffled).get_data_info(0)['labels']
+    for labels in (found.labels, found.rotated_labels):
+        assert [shuffled[label] for label in labels] == ['ship', 'plane', 'ship', 'harbor']
 
 
 def test_unusable_annotations_are_left_out(tmp_path):
@@ -45,14 +48,49 @@ def test_unusable_annotations_are_left_out(tmp_path):
         dict(good, bbox=[200, 0, 10, 10]), dict(good, area=0), dict(good, bbox=[5, 5, 0.5, 9])]
     coco['annotations'].append(dict(good, iscrowd=1))
     path.write_text(json.dumps(coco))
-    instances = SAMRSDataset('sota', root, classes=CLASSES).get_data_info(0)['instances']
-    assert [i['ignore_flag'] for i in instances] == [0, 0, 0, 0, 1]
+    labels = SAMRSDataset('sota', root, classes=CLASSES).get_data_info(0)['labels']
+    assert labels.crowd.tolist() == [False] * 4 + [True]
+
+
+def test_the_index_follows_the_labels(tmp_path):
+    root = make_subset(tmp_path)
+    def first():
+        return SAMRSDataset('sota', root, classes=CLASSES).get_data_info(0)['labels']
+    before = SAMRSDataset('sota', root, classes=CLASSES)
+    path = root / 'trainval/rbbtxts/train_0.txt'
+    path.write_text('0 0 4 0 4 2 0 2 ship 0\n')
+    assert first().rotated_labels.tolist() == [1]
+    assert len(before.get_data_info(0)['labels'].rotated) == 4, 'an open index stays readable'
+    path = root / 'trainval/sota_rbb_train_ins_segmentation.json'
+    coco = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(coco, annotations=coco['annotations'][1:])))
+    assert len(first().boxes) == 3
+    assert len(list((root / '.mtp_index').iterdir())) == 1, 'nothing old is left'
+    with pytest.raises(IndexError):
+        before[3]
+
+
+def test_another_process_maps_the_index_and_copies_nothing(tmp_path):
+    dataset = SAMRSDataset('sota', make_subset(tmp_path), classes=CLASSES)
+    copy = pickle.loads(pickle.dumps(dataset.index))
+    assert len(pickle.dumps(dataset.index)) < 1000
+    assert copy[2].counts == dataset.index[2].counts and copy[2].file_name == 'train_2.png'
+
+
+def test_a_mask_of_another_size_is_named(tmp_path):
+    root = make_subset(tmp_path)
+    path = root / 'trainval/sota_rbb_train_ins_segmentation.json'
+    coco = json.loads(path.read_text())
+    coco['annotations'][2]['segmentation']['size'] = [64, 64]
+    path.write_text(json.dumps(coco))
+    with pytest.raises(ValueError, match=r'annotation 2.*\[64, 64\].*train_0.png.*\[128, 128\]'):
+        SAMRSDataset('sota', root, classes=CLASSES)
 
 
 def test_tasks_can_be_left_out(tmp_path):
     root = make_subset(tmp_path)
     dataset = SAMRSDataset('sota', root, classes=CLASSES, tasks=('semantic',))
-    assert 'rotated_instances' not in dataset.get_data_info(0)
+    assert len(dataset.get_data_info(0)['labels'].rotated) == 0
     assert dataset.metainfo['tasks'] == ('semantic',)
 
 

@@ -8,15 +8,14 @@ with read_base():
 
 num_classes = dict(nwpu=dict(num_classes=10))
 
-train_pipeline[3].update(scale=(256, 256), ratio_range=(0.75, 1.5))
-train_pipeline[4].update(size=256)
+train_pipeline[0].update(size=256, ratio_range=(0.75, 1.5))
 test_pipeline[1].update(scale=(256, 256))
 _data = dict(
     type=SAMRSDataset, subset='sota', name='nwpu', data_root='data/nwpu',
     classes=('airplane', 'ship', 'storage_tank', 'baseball_diamond', 'tennis_court',
              'basketball_court', 'ground_track_field', 'harbor', 'bridge', 'vehicle'))
 train_dataloader.merge(dict(
-    batch_size=4, num_workers=1, sampler=dict(images_per_dataset=4),
+    batch_size=4, num_workers=1, pin_memory=False, sampler=dict(images_per_dataset=4),
     dataset=dict(datasets=[dict(_data, pipeline=train_pipeline)])))
 val_dataloader.merge(dict(
     batch_size=4, num_workers=1,

@@ -1,12 +1,10 @@
 """SAMRS: SOTA, SIOR and FAST, with the augmentations of the MTP pretraining."""
-from mmcv.transforms import RandomResize
 from mmengine.dataset import DefaultSampler
-from mmseg.datasets.transforms import PhotoMetricDistortion
 
+from mtp.batch import pack_batch
 from mtp.data import (
-    Crop,
-    FilterInstances,
-    Flip,
+    DrawDistortion,
+    LoadCrop,
     LoadImage,
     LoadLabels,
     MultiDatasetSampler,
@@ -21,14 +19,8 @@ num_classes = dict(
     sota=dict(num_classes=18), sior=dict(num_classes=20), fast=dict(num_classes=37))
 
 train_pipeline = [
-    dict(type=LoadImage),
-    dict(type=LoadLabels),
-    dict(type=Flip, prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
-    dict(type=RandomResize, scale=(448, 448), ratio_range=(0.5, 2.0), keep_ratio=True,
-         resize_type=Resize),
-    dict(type=Crop, size=448),
-    dict(type=FilterInstances),
-    dict(type=PhotoMetricDistortion),
+    dict(type=LoadCrop, size=448, ratio_range=(0.5, 2.0)),
+    dict(type=DrawDistortion),
     dict(type=PackLabels),
 ]
 # Labels are loaded after the resize: metrics compare at the original size.
@@ -48,6 +40,9 @@ train_dataloader = dict(
     batch_size=3,
     num_workers=8,
     persistent_workers=True,
+    prefetch_factor=4,
+    pin_memory=True,
+    collate_fn=dict(type=pack_batch),
     sampler=dict(type=MultiDatasetSampler, images_per_dataset=1),
     dataset=dict(
         type=MultiTaskDataset,

@@ -8,8 +8,7 @@ with read_base():
 
 num_classes = dict(sota=dict(num_classes=4), sior=dict(num_classes=4), fast=dict(num_classes=4))
 
-train_pipeline[3].update(scale=(128, 128), ratio_range=(0.8, 1.25))
-train_pipeline[4].update(size=128)
+train_pipeline[0].update(size=128, ratio_range=(0.8, 1.25))
 test_pipeline[1].update(scale=(128, 128))
 _subsets = [
     dict(type=SAMRSDataset, subset='sota', data_root='data/synthetic/SOTA',
@@ -20,7 +19,7 @@ _subsets = [
          classes=('Boeing737', 'Cargo-Truck', 'Roundabout', 'Fishing-Boat')),
 ]
 train_dataloader.merge(dict(
-    batch_size=6, num_workers=1, sampler=dict(images_per_dataset=2),
+    batch_size=6, num_workers=1, pin_memory=False, sampler=dict(images_per_dataset=2),
     dataset=dict(datasets=[dict(s, pipeline=train_pipeline) for s in _subsets])))
 val_dataloader.merge(dict(
     batch_size=4, num_workers=1,

@@ -1,0 +1,204 @@
+"""Training crops: flip, resize and crop composed, so that only what the crop shows is computed."""
+import functools
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from mmcv.image import rescale_size
+from mmcv.transforms import BaseTransform
+from mmdet.structures.bbox import HorizontalBoxes
+from mmrotate.structures import RotatedBoxes
+
+from mtp.batch import BoxMasks
+from mtp.data.decoding import read_image, read_map
+from mtp.data.index import Entry
+from mtp.data.runs import Axis, crop_map, crop_masks, read_counts
+from mtp.data.transforms import as_labels, check_map_shape
+from mtp.registry import TRANSFORMS
+
+# flip_direction -> whether x and y are mirrored
+MIRRORED = {'horizontal': (True, False), 'vertical': (False, True), 'diagonal': (True, True),
+            None: (False, False)}
+
+
+@TRANSFORMS.register_module()
+class LoadCrop(BaseTransform):
+    """Load a random crop of an image with its labels: the recipe's flip, resize, crop and filter.
+
+    Equal, draw for draw, to :class:`LoadImage`, :class:`LoadLabels`, :class:`Flip` (horizontal,
+    vertical or diagonal with probability 1/4 each), mmcv's ``RandomResize`` with :class:`Resize`,
+    :class:`Crop` and :class:`FilterInstances` in this order: the same boxes, masks and label maps,
+    and the same image up to one grey level. The crop is drawn first, labels are sampled in it
+    without their full size being made, and the image is decoded last, unless the crop is rejected.
+
+    Adds ``img`` (uint8 BGR) and the keys of these transforms; masks are
+    :class:`mtp.batch.BoxMasks`. Gives None, for another image to be drawn, when the boxes of the
+    crop have no pixel of their masks in it.
+
+    Args:
+        size: side in pixels, of the crop and of the square that an image fits into at ratio 1.
+        ratio_range: least and largest ratio of the resize to ``size``.
+
+    Raises:
+        ValueError: an image or label map is missing, damaged, of another size than its labels say,
+            or has a value that is no class.
+    """
+
+    def __init__(self, size: int, ratio_range: tuple[float, float] = (0.5, 2.0)) -> None:
+        self.size = size
+        self.ratio_range = ratio_range
+
+    def transform(self, results: dict) -> dict | None:
+        """Load a crop."""
+        entry, tasks = results['labels'], results['tasks']
+        window = self._draw(entry.size)
+        results.update(
+            ori_shape=entry.size, img_shape=window.shape, flip=window.direction is not None,
+            flip_direction=window.direction, scale_factor=window.scale_factor)
+        if 'instance' in tasks and not _load_instances(results, entry, window):
+            return None
+        if 'rotated' in tasks:
+            boxes, kept = window.crop_rotated(entry.rotated)
+            results['gt_rotated_bboxes'] = RotatedBoxes(boxes)
+            results['gt_rotated_bboxes_labels'] = entry.rotated_labels[kept]
+        if 'semantic' in tasks:
+            results['gt_seg_map'] = _load_map(results, window)
+        results['img'] = _load_image(results, window)
+        return results
+
+    def _draw(self, size: tuple[int, int]) -> 'Window':
+        # These draws are those of the separate transforms, in their order.
+        direction = ('horizontal', 'vertical', 'diagonal', None)[int(4 * np.random.random_sample())]
+        low, high = self.ratio_range
+        target = int(self.size * (np.random.random_sample() * (high - low) + low))
+        width, height = rescale_size(size[::-1], (target, target))
+        shape = min(self.size, height), min(self.size, width)
+        top, left = (int(np.random.randint(0, whole - part + 1))
+                     for whole, part in zip((height, width), shape))
+        return Window(size, direction, (height, width), (top, left), shape)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a crop shows; all pairs are rows and columns, or heights and widths, in pixels.
+
+    Attributes:
+        original: size of the image.
+        direction: in which it is flipped first; None for not.
+        resized: size to which it is resized then.
+        offset: of the crop in that.
+        shape: of the crop.
+    """
+    original: tuple[int, int]
+    direction: str | None
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+    shape: tuple[int, int]
+
+    @property
+    def scale_factor(self) -> tuple[float, float]:
+        """Of width and height."""
+        (height, width), (new_height, new_width) = self.original, self.resized
+        return new_width / width, new_height / height
+
+    @property
+    def mirrored(self) -> tuple[bool, bool]:
+        """Whether x and y are."""
+        return MIRRORED[self.direction]
+
+    @functools.cached_property
+    def axes(self) -> tuple[Axis, Axis]:
+        """Which row and column of the original each of the crop shows."""
+        return tuple(
+            Axis(_nearest(size, resized, mirrored)[offset:offset + length], size)
+            for size, resized, mirrored, offset, length
+            in zip(self.original, self.resized, self.mirrored[::-1], self.offset, self.shape))
+
+    def overlapping(self, boxes: np.ndarray) -> np.ndarray:
+        """Which boxes (float32 ``(n, 4)``, xyxy) have a part in the crop, bool ``(n,)``."""
+        (height, width), (top, left), shape = self.original, self.offset, self.shape
+        x, y = boxes[:, 0::2].clip(0, width), boxes[:, 1::2].clip(0, height)
+        if self.mirrored[0]:
+            x = width - x[:, ::-1]
+        if self.mirrored[1]:
+            y = height - y[:, ::-1]
+        scale_x, scale_y = np.float32(self.scale_factor)
+        x = (x * scale_x).clip(0, self.resized[1]) - np.float32(left)
+        y = (y * scale_y).clip(0, self.resized[0]) - np.float32(top)
+        return (x[:, 0] < shape[1]) & (x[:, 1] > 0) & (y[:, 0] < shape[0]) & (y[:, 1] > 0)
+
+    def crop_rotated(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rotated boxes with their centre in the crop, edges included, and which these are."""
+        x, y, w, h, angle = boxes.T
+        mirrored_x, mirrored_y = self.mirrored
+        if mirrored_x:
+            x = self.original[1] - x
+        if mirrored_y:
+            y = self.original[0] - y
+        if mirrored_x != mirrored_y:
+            angle = -angle
+        scale_x, scale_y = np.float32(self.scale_factor)
+        x = x * scale_x - np.float32(self.offset[1])
+        y = y * scale_y - np.float32(self.offset[0])
+        cos, sin = np.cos(angle), np.sin(angle)
+        boxes = np.stack([
+            x, y, w * np.hypot(scale_x * cos, scale_y * sin),
+            h * np.hypot(scale_x * sin, scale_y * cos),
+            np.arctan2(scale_x * sin, scale_y * cos)], 1).astype(np.float32, copy=False)
+        kept = (x >= 0) & (x <= self.shape[1]) & (y >= 0) & (y <= self.shape[0])
+        return boxes[kept], kept
+
+    def crop_image(self, image: np.ndarray) -> np.ndarray:
+        """The crop of an image ``(H, W, C)``, bilinear."""
+        # OpenCV aligns a resize with the whole image: the crop is cut from that, then mirrored.
+        height, width = self.resized
+        resized = cv2.resize(image, (width, height))
+        (top, left), (rows, columns) = self.offset, self.shape
+        mirrored_x, mirrored_y = self.mirrored
+        if mirrored_x:
+            left = width - left - columns
+        if mirrored_y:
+            top = height - top - rows
+        crop = resized[top:top + rows, left:left + columns]
+        if self.direction is None:
+            return crop
+        return cv2.flip(crop, {(True, False): 1, (False, True): 0, (True, True): -1}[self.mirrored])
+
+
+def _nearest(size: int, resized: int, mirrored: bool) -> np.ndarray:
+    """The pixel that OpenCV shows at each place of a line of ``size`` pixels, resized."""
+    ruler = np.arange(size, dtype=np.float32)[None, ::-1 if mirrored else 1]
+    ruler = cv2.resize(np.ascontiguousarray(ruler), (resized, 1), interpolation=cv2.INTER_NEAREST)
+    return ruler[0].astype(np.int64)
+
+
+def _load_instances(results: dict, entry: Entry, window: Window) -> bool:
+    """Add boxes, labels, masks; False if the crop has boxes, but nothing of their masks."""
+    reach = np.flatnonzero(window.overlapping(entry.boxes))
+    counts = [entry.counts[i] for i in reach]
+    runs = read_counts(np.frombuffer(b''.join(counts), np.uint8),
+                       np.cumsum([len(c) for c in counts], dtype=np.int64), entry.size[0])
+    seen, boxes, pixels = crop_masks(runs, *window.axes)
+    reach = reach[seen]
+    results['gt_bboxes'] = HorizontalBoxes(boxes.astype(np.float32))
+    results['gt_bboxes_labels'] = entry.labels[reach]
+    results['gt_ignore_flags'] = entry.crowd[reach]
+    results['gt_masks'] = BoxMasks(boxes, pixels, window.shape)
+    return len(reach) > 0 or not counts
+
+
+def _load_map(results: dict, window: Window) -> np.ndarray:
+    rows, columns = window.axes
+    if 'map_runs' in results:
+        return crop_map(results['map_runs'], rows, columns)
+    loaded = read_map(results['seg_map_path'])
+    check_map_shape(loaded, window.original, results)
+    return as_labels(np.take(loaded[rows.source], columns.source, axis=1), results)
+
+
+def _load_image(results: dict, window: Window) -> np.ndarray:
+    image = results['img'] if 'img' in results else read_image(results['img_path'])
+    if image.shape[:2] != window.original:
+        raise ValueError(f'{results["img_path"]} has shape {image.shape}, but its labels are for '
+                         f'{window.original}: make the labels again from this image')
+    return cv2.cvtColor(window.crop_image(image), cv2.COLOR_RGB2BGR)
