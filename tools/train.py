@@ -1,6 +1,8 @@
 """Train a model: ``python tools/train.py configs/pretrain/vit-tiny-rvsa_demo.py``."""
 import argparse
 
+import torch
+
 from mtp.engine import launch
 
 
@@ -9,16 +11,21 @@ def parse_args() -> argparse.Namespace:
     launch.add_arguments(parser)
     parser.add_argument('--resume', nargs='?', const='last', metavar='CKPT',
                         help='go on from this checkpoint, or from the last one of the work dir')
-    parser.add_argument('--amp', action='store_true', help='train in bfloat16')
+    parser.add_argument('--amp', choices=('auto', 'on', 'off'),
+                        help="bfloat16 autocast; auto, the configs' value: on GPUs that have it")
+    parser.add_argument('--compile', choices=('auto', 'on', 'off'),
+                        help='torch.compile of blocks and heads; auto: on GPUs')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    # What stays in float32 under autocast may take TF32; torch allows it to convolutions by itself.
+    torch.set_float32_matmul_precision('high')
     with launch.users_errors():
         cfg = launch.load_config(args)
-        if args.amp:
-            launch.use_mixed_precision(cfg)
+        chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
+        launch.override(cfg, {key: value for key, value in chosen.items() if value})
         if args.resume:
             cfg.resume = True
             cfg.load_from = str(launch.last_checkpoint(cfg.work_dir) if args.resume == 'last'

@@ -5,19 +5,19 @@ from mmengine.hooks import (
     IterTimerHook,
     LoggerHook,
     ParamSchedulerHook,
-    RuntimeInfoHook,
 )
 from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 
-from mtp.engine import DrawPredictionsHook, SeedIterationHook
+from mtp.engine import CompileHook, DeferredLogHook, DrawPredictionsHook, SeedIterationHook
 
 default_hooks = dict(
-    runtime_info=dict(type=RuntimeInfoHook),
+    runtime_info=dict(type=DeferredLogHook),
     timer=dict(type=IterTimerHook),
     sampler_seed=dict(type=DistSamplerSeedHook),
     seed_iteration=dict(type=SeedIterationHook),
     logger=dict(type=LoggerHook, interval=50),
     param_scheduler=dict(type=ParamSchedulerHook),
+    compilation=dict(type=CompileHook),
     # Two are kept at least: while one is written the one before it is whole.
     checkpoint=dict(type=CheckpointHook, interval=1, save_last=True, max_keep_ckpts=2),
     visualization=dict(type=DrawPredictionsHook))

@@ -1,15 +1,17 @@
 """How the loop runs: optimiser groups, hooks, launching."""
 from mtp import compat
 from mtp.engine.check_datasets import CheckDatasetsHook
+from mtp.engine.compilation import CompileHook
 from mtp.engine.hooks import ExportEncoderHook, SeedIterationHook
 from mtp.engine.layer_decay import LayerDecayOptimWrapperConstructor
-from mtp.engine.logging import TaskLossLogProcessor
-from mtp.engine.mixed_precision import Bfloat16OptimWrapper
+from mtp.engine.logging import DeferredLogHook, TaskLossLogProcessor
+from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
 from mtp.engine.visualization_hook import DrawPredictionsHook
 
 compat.load_checkpoints_safely()
 
 __all__ = [
-    'Bfloat16OptimWrapper', 'CheckDatasetsHook', 'DrawPredictionsHook', 'ExportEncoderHook',
-    'LayerDecayOptimWrapperConstructor', 'SeedIterationHook', 'TaskLossLogProcessor',
+    'CheckDatasetsHook', 'CompileHook', 'DeferredLogHook', 'DrawPredictionsHook',
+    'ExportEncoderHook', 'LayerDecayOptimWrapperConstructor', 'MixedPrecisionOptimWrapper',
+    'SeedIterationHook', 'TaskLossLogProcessor',
 ]

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import get_object_from_string
@@ -173,20 +172,6 @@ def set_submission(cfg: Config, folder: str | None) -> None:
                          'this one is evaluated here: leave it out')
     if writes:
         cfg.test_evaluator.out_dir = folder
-
-
-def use_mixed_precision(cfg: Config) -> None:
-    """Train in bfloat16.
-
-    Raises:
-        ValueError: the config has an optimiser wrapper of its own.
-    """
-    wrapper = cfg.optim_wrapper.get('type', OptimWrapper)
-    if _built_by(wrapper) is not OptimWrapper:
-        raise ValueError(f'--amp replaces OptimWrapper, but the config has {wrapper}: leave out '
-                         '--amp, or change optim_wrapper.type')
-    # By name: mmengine writes a class set here into the resolved config as what cannot be read.
-    cfg.optim_wrapper.type = 'mtp.engine.Bfloat16OptimWrapper'
 
 
 def last_checkpoint(work_dir: str | Path) -> Path:

@@ -1,7 +1,67 @@
-"""A console line that can be read: one figure per task instead of dozens of loss terms."""
+"""What a run logs: fetched from the device once an interval, and a line that can be read."""
+import numpy as np
+import torch
+from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import LogProcessor, Runner
+from torch import Tensor
 
-from mtp.registry import LOG_PROCESSORS
+from mtp.registry import HOOKS, LOG_PROCESSORS
+
+
+@HOOKS.register_module()
+class DeferredLogHook(RuntimeInfoHook):
+    """mmengine's ``RuntimeInfoHook``, which does not wait for the device in every step.
+
+    Losses and the norm of the gradients stay on the device until a ``LoggerHook`` logs, a
+    checkpoint is saved or training ends. Then all of them are fetched in one transfer and put into
+    the message hub: logs and checkpoints hold the same numbers as with mmengine's hook.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pending: dict[str, list[Tensor | float]] = {}
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
+                         outputs: dict[str, Tensor] | None = None) -> None:
+        """Keep ``outputs`` (name -> one value), and fetch what is kept if it is to be logged."""
+        values = dict(outputs or {})
+        # Not every wrapper clips, and with accumulation not every step does.
+        if getattr(runner.optim_wrapper, 'grad_norm', None) is not None:
+            values = {'grad_norm': runner.optim_wrapper.grad_norm, **values}
+            runner.optim_wrapper.grad_norm = None
+        for name, value in values.items():
+            value = value.detach() if isinstance(value, Tensor) else value
+            self._pending.setdefault(f'train/{name}', []).append(value)
+        if self.end_of_epoch(runner.train_dataloader, batch_idx) or any(
+                isinstance(hook, LoggerHook) and self.every_n_inner_iters(batch_idx, hook.interval)
+                for hook in runner.hooks):
+            self._fetch(runner.message_hub)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add what is still on the device to the checkpoint's log."""
+        self._fetch(runner.message_hub)
+        checkpoint['message_hub'].update(
+            {key: value for key, value in runner.message_hub.state_dict().items()
+             if key != 'runtime_info'})
+
+    def after_train(self, runner: Runner) -> None:
+        """Fetch the rest."""
+        self._fetch(runner.message_hub)
+
+    def _fetch(self, hub: MessageHub) -> None:
+        pending, self._pending = self._pending, {}
+        tensors = [value.reshape(()) for series in pending.values() for value in series
+                   if isinstance(value, Tensor)]
+        numbers = iter(torch.stack(tensors).tolist() if tensors else ())
+        for key, series in pending.items():
+            first, *rest = (next(numbers) if isinstance(value, Tensor) else value
+                            for value in series)
+            hub.update_scalar(key, first)
+            # A buffer copies its whole history when a value is added: 0.7 ms after 80k steps.
+            log, counts = hub.get_scalar(key).data
+            hub.log_scalars[key] = HistoryBuffer(
+                np.append(log, rest), np.append(counts, np.ones(len(rest), counts.dtype)))
 
 
 @LOG_PROCESSORS.register_module()

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mtp.engine import Bfloat16OptimWrapper, launch
+from mtp.engine import MixedPrecisionOptimWrapper, launch
 
 TOY = Path(__file__).parents[1] / 'tools' / 'toy_config.py'
 _names = itertools.count()
@@ -76,7 +76,7 @@ def test_console_shows_one_loss_per_task_and_the_files_every_term(finished):
 
 def test_mixed_precision_runs_the_forward_pass_in_bfloat16():
     linear = torch.nn.Linear(2, 2)
-    wrapper = Bfloat16OptimWrapper(torch.optim.SGD(linear.parameters(), lr=0.1))
+    wrapper = MixedPrecisionOptimWrapper(torch.optim.SGD(linear.parameters(), lr=0.1), amp='on')
     with wrapper.optim_context(linear):
         output = linear(torch.ones(1, 2))
     assert output.dtype == torch.bfloat16

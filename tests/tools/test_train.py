@@ -8,9 +8,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mtp.engine import Bfloat16OptimWrapper, launch
+from mtp.engine import launch
 from mtp.models import build_backbone
-from mtp.registry import OPTIM_WRAPPERS
 from tests.tools.toy import ToyModel
 
 REPO = Path(__file__).parents[2]
@@ -29,7 +28,7 @@ def toy() -> Config:
 
 def test_train_resume_and_test(monkeypatch, tmp_path):
     work_dir = tmp_path / 'run'
-    run_tool(monkeypatch, 'train', TOY, '--work-dir', str(work_dir), '--amp',
+    run_tool(monkeypatch, 'train', TOY, '--work-dir', str(work_dir), '--amp', 'on',
              '--cfg-options', 'train_cfg.max_iters=3', 'experiment_name=cli1')
     assert (work_dir / 'encoder.pth').is_file()
 
@@ -100,13 +99,6 @@ def test_options_reach_values_lists_and_arguments_left_to_their_default(toy):
     assert toy.encoder.window_size == 4
     assert toy.optim_wrapper.optimizer.weight_decay == 0.3
     assert toy.optim_wrapper.optimizer.lr == 1e-2
-
-
-def test_amp_replaces_only_the_plain_wrapper(toy):
-    launch.use_mixed_precision(toy)
-    assert OPTIM_WRAPPERS.get(toy.optim_wrapper.type) is Bfloat16OptimWrapper
-    with pytest.raises(ValueError, match='leave out --amp'):
-        launch.use_mixed_precision(toy)
 
 
 def test_checkpoint_that_does_not_fit_is_refused(tmp_path):

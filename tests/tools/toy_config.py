@@ -1,10 +1,11 @@
 """Six iterations of the toy model, with the hooks of every run."""
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from mmengine.optim import CosineAnnealingLR, OptimWrapper
+from mmengine.optim import CosineAnnealingLR
 from mmengine.runner import IterBasedTrainLoop, TestLoop
 from torch.optim import AdamW
 
+from mtp.engine import MixedPrecisionOptimWrapper
 from tests.tools.toy import ToyDataset, ToyMetric, ToyModel
 
 with read_base():
@@ -15,7 +16,8 @@ train_dataloader = dict(
     batch_size=2, num_workers=0, dataset=dict(type=ToyDataset),
     sampler=dict(type=InfiniteSampler, shuffle=True))
 train_cfg = dict(type=IterBasedTrainLoop, max_iters=6)
-optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-2))
+optim_wrapper = dict(
+    type=MixedPrecisionOptimWrapper, optimizer=dict(type=AdamW, lr=1e-2, fused=True))
 param_scheduler = [dict(type=CosineAnnealingLR, T_max=6, by_epoch=False)]
 test_dataloader = dict(
     batch_size=2, num_workers=0, dataset=dict(type=ToyDataset),

@@ -1,13 +1,13 @@
 """The schedule of the MTP pretraining: AdamW with layer decay, cosine to 0 over 80k iterations."""
-from mmengine.optim import CosineAnnealingLR, OptimWrapper
+from mmengine.optim import CosineAnnealingLR
 from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
 from torch.optim import AdamW
 
-from mtp.engine import LayerDecayOptimWrapperConstructor
+from mtp.engine import LayerDecayOptimWrapperConstructor, MixedPrecisionOptimWrapper
 
 optim_wrapper = dict(
-    type=OptimWrapper,
-    optimizer=dict(type=AdamW, lr=6e-5, betas=(0.9, 0.999), weight_decay=0.05),
+    type=MixedPrecisionOptimWrapper,
+    optimizer=dict(type=AdamW, lr=6e-5, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
     constructor=LayerDecayOptimWrapperConstructor,
     paramwise_cfg=dict(layer_decay_rate=0.9),
     clip_grad=dict(max_norm=5.0))

@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtp.models.backbones.internimage import InternImage
 from mtp.models.backbones.vit_rvsa import ViTRVSA
@@ -34,6 +34,9 @@ class Backbone(Protocol):
 
         A side that the stride does not divide is padded, or the map's side rounded.
         """
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """Submodules to compile one by one: those of a class share code, one for each shape."""
 
     def layer_id(self, name: str) -> int:
         """Layer (0 to ``num_layers + 1``) of a parameter, named as within the backbone."""

@@ -256,6 +256,12 @@ class InternImage(BackboneBase):
                 x = level.downsample(x)
         return tuple(maps)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """Stem, blocks and the steps between levels."""
+        steps = [level.downsample for level in self.levels if level.downsample is not None]
+        blocks = [block for level in self.levels for block in level.blocks]
+        return [self.patch_embed, *steps, *blocks]
+
     def layer_id(self, name: str) -> int:
         """Depth of a parameter (its name within the backbone) for layer-wise decay.
 

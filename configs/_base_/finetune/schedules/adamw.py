@@ -1,11 +1,10 @@
 """AdamW with layer decay, as every finetuning has it; a backbone's file gives lr and decay."""
-from mmengine.optim import OptimWrapper
 from torch.optim import AdamW
 
-from mtp.engine import LayerDecayOptimWrapperConstructor
+from mtp.engine import LayerDecayOptimWrapperConstructor, MixedPrecisionOptimWrapper
 
 optim_wrapper = dict(
-    type=OptimWrapper,
-    optimizer=dict(type=AdamW, lr=6e-5, betas=(0.9, 0.999), weight_decay=0.05),
+    type=MixedPrecisionOptimWrapper,
+    optimizer=dict(type=AdamW, lr=6e-5, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
     constructor=LayerDecayOptimWrapperConstructor,
     paramwise_cfg=dict(layer_decay_rate=0.9))
