@@ -6,7 +6,7 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModel, ModuleDict
 from torch import Tensor
 
-from mtp.models.tasks.base import TaskBatch
+from mtp.models.tasks.base import TaskBatch, to_device
 from mtp.registry import MODELS
 
 
@@ -91,7 +91,8 @@ class MultiTaskPretrainer(BaseModel):
         order = sorted(range(len(data_samples)),
                        key=lambda i: names.index(self._dataset_of(data_samples[i])))
         if order != list(range(len(data_samples))):
-            inputs, data_samples = inputs[order], [data_samples[i] for i in order]
+            index = to_device(order, inputs.device, torch.int64)
+            inputs, data_samples = inputs[index], [data_samples[i] for i in order]
         features = self.backbone(inputs)
         losses = {}
         for task, features_t, batch in self._task_batches(features, data_samples):
@@ -126,24 +127,26 @@ class MultiTaskPretrainer(BaseModel):
 
     def _task_batches(self, features: list[Tensor], samples: SampleList):
         """For each task its name, and the features and samples of the images it works on."""
+        runs = _runs([self._dataset_of(sample) for sample in samples])
         for task in self.tasks:
-            index = [i for i, sample in enumerate(samples)
-                     if task in self.datasets[self._dataset_of(sample)]['tasks']]
-            if not index:
+            chosen = [(name, run) for name, run in runs if task in self.datasets[name]['tasks']]
+            if not chosen:
                 continue
-            if len(index) < len(samples):
-                features_t = [feature[index] for feature in features]
-            else:
-                features_t = list(features)
-            chosen = [samples[i] for i in index]
-            yield task, features_t, TaskBatch(chosen, _groups(chosen))
+            features_t = list(features)
+            if len(chosen) < len(runs):
+                features_t = [torch.cat([f[run] for _, run in chosen]) for f in features]
+            groups, members = {}, []
+            for name, run in chosen:
+                groups[name] = slice(len(members), len(members) + run.stop - run.start)
+                members += samples[run]
+            yield task, features_t, TaskBatch(members, groups, features[0].device)
 
 
-def _groups(samples: SampleList) -> dict[str, slice]:
-    """Runs of equal data sets; in training each data set is one run."""
-    groups, start = {}, 0
-    for stop in range(1, len(samples) + 1):
-        if stop == len(samples) or samples[stop].dataset != samples[start].dataset:
-            groups[samples[start].dataset] = slice(start, stop)
+def _runs(names: list[str]) -> list[tuple[str, slice]]:
+    """Runs of equal names; in training each data set is one run."""
+    runs, start = [], 0
+    for stop in range(1, len(names) + 1):
+        if stop == len(names) or names[stop] != names[start]:
+            runs.append((names[start], slice(start, stop)))
             start = stop
-    return groups
+    return runs

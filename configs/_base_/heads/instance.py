@@ -3,13 +3,14 @@ from mmdet.models.losses import CrossEntropyLoss, L1Loss
 from mmdet.models.necks import FPN
 from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
-from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
-from mmdet.models.task_modules import AnchorGenerator, BboxOverlaps2D, MaxIoUAssigner
+from mmdet.models.task_modules import AnchorGenerator, BboxOverlaps2D
 from torch.nn import Linear
 
 from mtp.models.tasks import (
+    BatchedMaxIoUAssigner,
     DeltaXYWHCoder,
     InstanceTask,
+    LevelsRoIExtractor,
     MultiDatasetRPNHead,
     SeededRandomSampler,
     SharedRoIHead,
@@ -30,7 +31,7 @@ instance = dict(
     roi_head=dict(
         type=SharedRoIHead,
         bbox_roi_extractor=dict(
-            type=SingleRoIExtractor,
+            type=LevelsRoIExtractor,
             roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
             out_channels=256,
             featmap_strides=[4, 8, 16, 32]),
@@ -45,7 +46,7 @@ instance = dict(
             loss_cls=dict(type=CrossEntropyLoss),
             loss_bbox=dict(type=L1Loss)),
         mask_roi_extractor=dict(
-            type=SingleRoIExtractor,
+            type=LevelsRoIExtractor,
             roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0),
             out_channels=256,
             featmap_strides=[4, 8, 16, 32]),
@@ -58,7 +59,7 @@ instance = dict(
     train_cfg=dict(
         rpn=dict(
             assigner=dict(
-                type=MaxIoUAssigner,
+                type=BatchedMaxIoUAssigner,
                 pos_iou_thr=0.7,
                 neg_iou_thr=0.3,
                 min_pos_iou=0.3,
@@ -75,7 +76,7 @@ instance = dict(
             min_bbox_size=0),
         rcnn=dict(
             assigner=dict(
-                type=MaxIoUAssigner,
+                type=BatchedMaxIoUAssigner,
                 pos_iou_thr=0.5,
                 neg_iou_thr=0.5,
                 min_pos_iou=0.5,

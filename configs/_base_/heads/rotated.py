@@ -2,13 +2,14 @@
 from mmdet.models.losses import CrossEntropyLoss, SmoothL1Loss
 from mmdet.models.necks import FPN
 from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
-from mmdet.models.task_modules import AnchorGenerator, MaxIoUAssigner
-from mmrotate.models.roi_heads.roi_extractors import RotatedSingleRoIExtractor
+from mmdet.models.task_modules import AnchorGenerator
 from mmrotate.models.task_modules import RBbox2HBboxOverlaps2D, RBboxOverlaps2D
 from torch.nn import Linear
 
 from mtp.models.tasks import (
+    BatchedMaxIoUAssigner,
     DeltaXYWHTRCoder,
+    LevelsRotatedRoIExtractor,
     MidpointCoder,
     MultiDatasetOrientedRPNHead,
     RotatedTask,
@@ -39,7 +40,7 @@ rotated = dict(
     roi_head=dict(
         type=SharedRoIHead,
         bbox_roi_extractor=dict(
-            type=RotatedSingleRoIExtractor,
+            type=LevelsRotatedRoIExtractor,
             roi_layer=dict(type='RoIAlignRotated', output_size=7, sampling_ratio=2, clockwise=True),
             out_channels=256,
             featmap_strides=[4, 8, 16, 32]),
@@ -64,7 +65,7 @@ rotated = dict(
     train_cfg=dict(
         rpn=dict(
             assigner=dict(
-                type=MaxIoUAssigner,
+                type=BatchedMaxIoUAssigner,
                 pos_iou_thr=0.7,
                 neg_iou_thr=0.3,
                 min_pos_iou=0.3,
@@ -81,7 +82,7 @@ rotated = dict(
             min_bbox_size=0),
         rcnn=dict(
             assigner=dict(
-                type=MaxIoUAssigner,
+                type=BatchedMaxIoUAssigner,
                 pos_iou_thr=0.5,
                 neg_iou_thr=0.5,
                 min_pos_iou=0.5,

@@ -1,18 +1,16 @@
 """The tasks of the multi-task model: a decoder each, with last layers per data set."""
 from mtp.models.tasks.base import Task, TaskBatch
 from mtp.models.tasks.coders import DeltaXYWHCoder, DeltaXYWHTRCoder, MidpointCoder
+from mtp.models.tasks.roi_extractors import LevelsRoIExtractor, LevelsRotatedRoIExtractor
 from mtp.models.tasks.roi_head import SharedRoIHead
-from mtp.models.tasks.sampling import SeededRandomSampler
+from mtp.models.tasks.rpn_head import MultiDatasetOrientedRPNHead, MultiDatasetRPNHead
+from mtp.models.tasks.sampling import BatchedMaxIoUAssigner, SeededRandomSampler
 from mtp.models.tasks.semantic import SemanticTask
-from mtp.models.tasks.two_stage import (
-    InstanceTask,
-    MultiDatasetOrientedRPNHead,
-    MultiDatasetRPNHead,
-    RotatedTask,
-)
+from mtp.models.tasks.two_stage import InstanceTask, RotatedTask
 
 __all__ = [
-    'DeltaXYWHCoder', 'DeltaXYWHTRCoder', 'InstanceTask', 'MidpointCoder',
-    'MultiDatasetOrientedRPNHead', 'MultiDatasetRPNHead', 'RotatedTask',
-    'SeededRandomSampler', 'SemanticTask', 'SharedRoIHead', 'Task', 'TaskBatch',
+    'BatchedMaxIoUAssigner', 'DeltaXYWHCoder', 'DeltaXYWHTRCoder', 'InstanceTask',
+    'LevelsRoIExtractor', 'LevelsRotatedRoIExtractor', 'MidpointCoder',
+    'MultiDatasetOrientedRPNHead', 'MultiDatasetRPNHead', 'RotatedTask', 'SeededRandomSampler',
+    'SemanticTask', 'SharedRoIHead', 'Task', 'TaskBatch',
 ]

@@ -1,6 +1,8 @@
 """What a task of the multi-task model is."""
 from abc import ABCMeta, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from mmdet.structures import SampleList
@@ -17,9 +19,11 @@ class TaskBatch:
     Attributes:
         samples: one ``DetDataSample`` per image.
         groups: data set -> its slice of ``samples`` (and of every feature map's batch axis).
+        device: of the images.
     """
     samples: SampleList
     groups: dict[str, slice]
+    device: torch.device
 
     @property
     def sizes(self) -> list[int]:
@@ -31,6 +35,17 @@ class TaskBatch:
         """Meta information of each image, as the heads of OpenMMLab take it."""
         return [sample.metainfo for sample in self.samples]
 
+    @cached_property
+    def shapes(self) -> Tensor:
+        """Float32 ``(B, 4)``: height and width with the padding anchors may lie on, then without.
+        """
+        return to_device([(*sample.pad_shape[:2], *sample.img_shape[:2])
+                          for sample in self.samples], self.device, torch.float32)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum what each image has, ``(B,)``, to what each data set has, ``(K,)``."""
+        return torch.stack([values[group].sum() for group in self.groups.values()])
+
 
 class Task(BaseModule, metaclass=ABCMeta):
     """One decoder for all data sets, with last layers of their own.
@@ -38,31 +53,40 @@ class Task(BaseModule, metaclass=ABCMeta):
     A subclass trains and predicts on the four feature maps of the backbone. Its constructor gets
     ``in_channels`` (channels of the four maps) and ``num_classes`` (data set -> number of classes,
     background not counted; only the data sets that have this task's labels).
+
+    Training never makes the host wait for the device: shapes follow from the batch alone, and what
+    an image lacks is masked. What runs on the device does not grow in number with images.
     """
 
     @abstractmethod
     def loss(self, features: list[Tensor], batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
-        """Return data set -> term -> loss (a scalar, or a list to sum); ``acc*`` is only logged."""
+        """Return data set -> term -> loss (a scalar); ``acc*`` is only logged."""
 
     @abstractmethod
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:
         """Add this task's predictions to ``batch.samples``, in pixels of the original image."""
 
 
-def count_ratio(counts: list[int], like: Tensor) -> Tensor:
+def to_device(values: Sequence, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Numbers of the host as a tensor; the host does not wait for the copy."""
+    tensor = torch.tensor(values, dtype=dtype)
+    if device.type == 'cuda':
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def count_ratio(counts: Tensor) -> Tensor:
     """This process's share of a loss normaliser, relative to the mean over processes.
 
     A loss averaged over ``n`` local items and multiplied by ``n / mean(n)`` gives, averaged over
     processes as DDP averages gradients, the loss of the whole batch in one process.
 
     Args:
-        counts: items that each loss was averaged over, here.
-        like: a tensor on the device to communicate from.
+        counts: float32, items that each loss was averaged over, here.
 
     Returns:
         Tensor: float32, one factor per count; ones with a single process.
     """
-    local = torch.tensor(counts, dtype=torch.float32, device=like.device)
     if get_world_size() == 1:
-        return torch.ones_like(local)
-    return local / reduce_mean(local).clamp(min=torch.finfo(local.dtype).tiny)
+        return torch.ones_like(counts)
+    return counts / reduce_mean(counts).clamp(min=torch.finfo(counts.dtype).tiny)

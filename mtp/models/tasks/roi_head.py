@@ -1,8 +1,10 @@
 """RoI heads with one trunk for all data sets and last layers of their own."""
+import torch
+import torch.nn.functional as F
+from mmcv.ops import roi_align
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
-from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.models.utils import empty_instances
 from mmdet.structures.bbox import bbox2roi
 from mmdet.utils import InstanceList
@@ -11,6 +13,9 @@ from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
 from mtp.models.tasks.base import TaskBatch, count_ratio
+from mtp.models.tasks.ground_truth import GroundTruth
+from mtp.models.tasks.rpn_head import Proposals, unit_box
+from mtp.models.tasks.sampling import Samples
 from mtp.registry import MODELS
 
 # What a config says of the box and mask heads for the trunk alone; the rest (coder, losses, ...)
@@ -26,14 +31,19 @@ class SharedRoIHead(StandardRoIHead):
     ``bbox_head`` and ``mask_head`` become the shared trunks: their last layers are taken out and
     they return features. ``bbox_heads[name]`` (``fc_cls``, ``fc_reg``) and ``mask_heads[name]``
     (``conv_logits``) are mmdet's plain ``BBoxHead`` and ``FCNMaskHead`` on these features, which
-    also know the data set's targets, losses and post-processing. RoI features and trunks run once
-    for the RoIs of all data sets.
+    also know the data set's losses and post-processing. RoI features and trunks run once for the
+    RoIs of all data sets; in training each image has the same number of them, as many as its
+    sampler draws, and slots that are empty have no part in the losses.
 
     Args:
         num_classes: data set -> number of classes.
         bbox_head: as in mmdet, without ``num_classes``.
         mask_head: as in mmdet, without ``num_classes``; None for boxes only.
-        kwargs: as in mmdet.
+        kwargs: as in mmdet; ``train_cfg`` names a :class:`BatchedMaxIoUAssigner` and a
+            :class:`SeededRandomSampler`.
+
+    Raises:
+        ValueError: an option of mmdet that training in batches does not know.
     """
 
     def __init__(self, num_classes: dict[str, int], bbox_head: dict, mask_head: dict | None = None,
@@ -41,6 +51,10 @@ class SharedRoIHead(StandardRoIHead):
         super().__init__(
             bbox_head=dict(bbox_head, num_classes=1),
             mask_head=mask_head and dict(mask_head, num_classes=1), **kwargs)
+        if self.bbox_head.reg_decoded_bbox or self.bbox_head.custom_activation \
+                or self.train_cfg.pos_weight > 0:
+            raise ValueError(f'{type(self).__name__} takes reg_decoded_bbox=False, a plain '
+                             'loss_cls and pos_weight=-1')
         width = self.bbox_head.cls_last_dim
         self.bbox_head.fc_cls = self.bbox_head.fc_reg = nn.Identity()
         self.bbox_heads = ModuleDict({
@@ -55,56 +69,108 @@ class SharedRoIHead(StandardRoIHead):
                                   upsample_cfg=dict(type=None), **_without_trunk(mask_head))
                 for name, n in num_classes.items()})
 
-    def loss(self, x: tuple[Tensor, ...], rpn_results_list: InstanceList, batch: TaskBatch,
-             gt_instances: InstanceList, gt_ignored: InstanceList) -> dict[str, dict[str, Tensor]]:
+    def loss(self, x: tuple[Tensor, ...], proposals: Proposals, truth: GroundTruth,
+             batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
         """Sample RoIs, run the trunks once, and give data set -> term -> loss.
 
         Args:
             x: feature maps of the neck, each ``(B, C, H, W)``.
-            rpn_results_list: proposals of each image (``bboxes``).
+            proposals: of each image.
+            truth: the objects of each image.
             batch: the images and their data sets.
-            gt_instances: ``bboxes``, ``labels`` (and ``masks``) of each image.
-            gt_ignored: boxes of each image that are neither object nor background.
         """
-        samplings = []
-        for proposals, gts, ignored in zip(rpn_results_list, gt_instances, gt_ignored):
-            proposals.priors = proposals.pop('bboxes')
-            assigned = self.bbox_assigner.assign(proposals, gts, ignored)
-            samplings.append(self.bbox_sampler.sample(assigned, proposals, gts))
-        losses = self._box_losses(x, samplings, batch)
+        with torch.no_grad():
+            boxes, samples = self._sample(proposals, truth)
+        losses = self._box_losses(x, boxes, samples, truth, batch)
         if self.with_mask:
-            for name, loss in self._mask_losses(x, samplings, batch, gt_instances).items():
+            for name, loss in self._mask_losses(x, boxes, samples, truth, batch).items():
                 losses[name].update(loss)
         return losses
 
-    def _box_losses(self, x: tuple[Tensor, ...], samplings: list[SamplingResult],
-                    batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
-        rois = bbox2roi([sampling.priors for sampling in samplings])
-        feats = self._bbox_forward(x, rois)['cls_score']
-        counts = [sum(len(s.priors) for s in samplings[group]) for group in batch.groups.values()]
-        ratios = count_ratio(counts, feats)
+    def _sample(self, proposals: Proposals, truth: GroundTruth) -> tuple[Tensor, Samples]:
+        """The boxes ``(B, S, D)`` that are drawn, and what they are."""
+        boxes = proposals.boxes
+        assigned = self.bbox_assigner.assign_batch(boxes, proposals.valid, truth)
+        if self.bbox_sampler.add_gt_as_proposals:
+            own = torch.arange(1, truth.valid.shape[1] + 1, device=boxes.device)
+            own = own.expand_as(truth.valid).masked_fill(~truth.valid, -1)
+            boxes = torch.cat([truth.boxes, boxes], 1)
+            assigned = torch.cat([own, assigned], 1)
+        samples = self.bbox_sampler.sample_batch(assigned, truth.seeds)
+        boxes = boxes.gather(1, samples.index[..., None].expand(-1, -1, boxes.shape[2]))
+        return torch.where(samples.valid[..., None], boxes, unit_box(boxes)), samples
+
+    def _box_losses(self, x: tuple[Tensor, ...], boxes: Tensor, samples: Samples,
+                    truth: GroundTruth, batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
+        feats = self._bbox_forward(x, _rois(boxes, samples.valid))['cls_score']
+        feats = feats.unflatten(0, samples.valid.shape)
+        most, positive = samples.most, samples.positive[:, :samples.most]
+        objects, labels, _ = truth.take(samples.object[:, :most])
+        objects = torch.where(positive[..., None], objects, unit_box(objects))
+        targets = self.bbox_head.bbox_coder.encode(boxes[:, :most], objects)
+        counts = batch.sums(samples.valid.sum(1).float())
+        ratios = count_ratio(counts)
         losses = {}
-        for (name, group), feats_k, rois_k, ratio in zip(
-                batch.groups.items(), feats.split(counts), rois.split(counts), ratios):
-            head = self.bbox_heads[name]
-            loss = head.loss_and_target(
-                *head(feats_k), rois_k, samplings[group], self.train_cfg)['loss_bbox']
-            losses[name] = {k: v * ratio if 'loss' in k else v for k, v in loss.items()}
+        for (name, group), count, ratio in zip(batch.groups.items(), counts.clamp(min=1), ratios):
+            head, valid = self.bbox_heads[name], samples.valid[group]
+            logits, deltas = head(feats[group].flatten(0, 1))
+            logits = logits.float()
+            known = F.pad(positive[group], (0, valid.shape[1] - most))
+            target = torch.where(known, F.pad(labels[group], (0, valid.shape[1] - most)),
+                                 head.num_classes)
+            loss_cls = head.loss_cls(logits, target.flatten(), reduction_override='none')
+            right = (logits.argmax(1) == target.flatten()) & valid.flatten()
+
+            deltas = deltas.float().unflatten(0, valid.shape)[:, :most]
+            deltas = deltas.unflatten(2, (-1, targets.shape[2]))
+            if head.reg_class_agnostic:
+                deltas = deltas[..., 0, :]
+            else:
+                of_class = labels[group][..., None, None].expand(-1, -1, 1, targets.shape[2])
+                deltas = deltas.gather(2, of_class).squeeze(2)
+            loss_bbox = head.loss_bbox(deltas, targets[group], reduction_override='none')
+            losses[name] = dict(
+                loss_cls=(loss_cls * valid.flatten()).sum() / count * ratio,
+                acc=100 * right.sum() / count,
+                loss_bbox=(loss_bbox * positive[group][..., None]).sum() / count * ratio)
         return losses
 
-    def _mask_losses(self, x: tuple[Tensor, ...], samplings: list[SamplingResult],
-                     batch: TaskBatch, gt_instances: InstanceList) -> dict[str, dict[str, Tensor]]:
-        rois = bbox2roi([sampling.pos_priors for sampling in samplings])
-        feats = self._mask_forward(x, rois)['mask_preds']
-        counts = [sum(len(s.pos_priors) for s in samplings[g]) for g in batch.groups.values()]
-        ratios = count_ratio(counts, feats)
+    def _mask_losses(self, x: tuple[Tensor, ...], boxes: Tensor, samples: Samples,
+                     truth: GroundTruth, batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
+        boxes, positive = boxes[:, :samples.most], samples.positive[:, :samples.most]
+        feats = self._mask_forward(x, _rois(boxes, positive))['mask_preds']
+        feats = feats.unflatten(0, positive.shape)
+        _, labels, number = truth.take(samples.object[:, :samples.most])
+        targets = self._mask_targets(boxes, positive, number, truth.masks)
+        counts = batch.sums(positive.sum(1).float())
+        ratios = count_ratio(counts)
         losses = {}
-        for (name, group), feats_k, ratio in zip(batch.groups.items(), feats.split(counts), ratios):
+        for (name, group), count, ratio in zip(batch.groups.items(), counts.clamp(min=1), ratios):
             head = self.mask_heads[name]
-            loss = head.loss_and_target(
-                head(feats_k), samplings[group], gt_instances[group], self.train_cfg)['loss_mask']
-            losses[name] = {k: v * ratio for k, v in loss.items()}
+            logits = head(feats[group].flatten(0, 1)).float()
+            label = labels[group].flatten() if not head.class_agnostic else logits.new_zeros(
+                len(logits), dtype=torch.int64)
+            logits = logits[torch.arange(len(logits), device=logits.device), label]
+            loss = F.binary_cross_entropy_with_logits(
+                logits, targets[group].flatten(0, 1), reduction='none').mean((1, 2))
+            loss = (loss * positive[group].flatten()).sum() / count * ratio
+            losses[name] = dict(loss_mask=loss * head.loss_mask.loss_weight)
         return losses
+
+    def _mask_targets(self, boxes: Tensor, positive: Tensor, number: Tensor, masks: Tensor
+                      ) -> Tensor:
+        """The part of its object's mask in each box: 0 or 1, ``(B, S, size, size)``.
+
+        Source: mmdet's ``mask_target`` and ``BitmapMasks.crop_and_resize``.
+        """
+        height, width = masks.shape[1:]
+        x1, y1, x2, y2 = boxes.clamp(min=0).unbind(-1)
+        rois = torch.stack([number.float(), x1.clamp(max=width), y1.clamp(max=height),
+                            x2.clamp(max=width), y2.clamp(max=height)], -1)
+        rois = rois.masked_fill(~positive[..., None], 0).flatten(0, 1)
+        size = (self.train_cfg.mask_size,) * 2
+        targets = roi_align(masks[:, None].float(), rois, size, 1.0, 0, 'avg', True)
+        return (targets >= 0.5).float().view(*positive.shape, *size)
 
     def predict_bbox(self, x: tuple[Tensor, ...], batch_img_metas: list[dict],
                      rpn_results_list: InstanceList, rcnn_test_cfg: ConfigDict,
@@ -135,6 +201,13 @@ class SharedRoIHead(StandardRoIHead):
             head = self.mask_heads[meta['dataset']]
             head.predict_by_feat((head(feats_i),), [result], [meta], self.test_cfg, rescale)
         return results_list
+
+
+def _rois(boxes: Tensor, valid: Tensor) -> Tensor:
+    """RoIs ``(B * S, 1 + D)`` of the boxes ``(B, S, D)``; those that are not valid of image -1."""
+    image = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(valid)
+    image = image.masked_fill(~valid, -1)[..., None]
+    return torch.cat([image.to(boxes.dtype), boxes], -1).flatten(0, 1)
 
 
 def _without_trunk(head: dict) -> dict:

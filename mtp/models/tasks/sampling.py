@@ -1,29 +1,173 @@
-"""Random sampling of anchors and proposals that is a function of the image."""
+"""Which boxes belong to which objects, and a random part of them, for all images at once."""
+from dataclasses import dataclass
+
 import torch
-from mmdet.models.task_modules.assigners import AssignResult
-from mmdet.models.task_modules.samplers import RandomSampler, SamplingResult
-from mmengine.structures import InstanceData
+from mmdet.models.task_modules import MaxIoUAssigner
+from mmdet.models.task_modules.samplers import RandomSampler
+from mmrotate.models.task_modules import RBbox2HBboxOverlaps2D, RBboxOverlaps2D
+from mmrotate.structures.bbox import rbox2hbox
 from torch import Tensor
 
+from mtp.models.tasks.ground_truth import GroundTruth
+from mtp.ops import box_iou_rotated
 from mtp.registry import TASK_UTILS
+
+# Pairs of an object and a box that are compared at once: bounds the memory of the overlaps to
+# some 700 MB where they are not compiled into the reductions over them.
+PAIRS_AT_ONCE = 1 << 25
+
+
+@TASK_UTILS.register_module()
+class BatchedMaxIoUAssigner(MaxIoUAssigner):
+    """mmdet's ``MaxIoUAssigner`` for padded batches: the same result, without loops over objects.
+
+    Args:
+        kwargs: as in mmdet; overlaps by mmdet's ``BboxOverlaps2D`` or mmrotate's
+            ``RBboxOverlaps2D`` or ``RBbox2HBboxOverlaps2D``.
+
+    Raises:
+        ValueError: an option that the batched form does not know.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if isinstance(self.neg_iou_thr, tuple | list) or not self.gt_max_assign_all \
+                or self.ignore_iof_thr > 0 or self.perm_repeat_gt_cfg is not None:
+            raise ValueError(f'{type(self).__name__} takes one neg_iou_thr, gt_max_assign_all=True '
+                             'and neither ignore_iof_thr nor perm_repeat_gt_cfg')
+
+    def assign_batch(self, boxes: Tensor, valid: Tensor, truth: GroundTruth) -> Tensor:
+        """Assign boxes to objects.
+
+        Args:
+            boxes: ``(B, N, D)``, anchors or proposals.
+            valid: bool ``(B, N)``, which of them take part.
+            truth: the objects.
+
+        Returns:
+            Tensor: int64 ``(B, N)``: object + 1, 0 for background, -1 for neither.
+        """
+        images = len(boxes)
+        if not torch.compiler.is_compiling():
+            images = max(1, PAIRS_AT_ONCE // (truth.valid.shape[1] * boxes.shape[1]))
+        parts = zip(*(t.split(images) for t in (boxes, valid, truth.boxes, truth.valid)))
+        return torch.cat([self._assign(*part) for part in parts])
+
+    def _assign(self, boxes: Tensor, valid: Tensor, objects: Tensor, present: Tensor) -> Tensor:
+        overlaps = self._overlaps(objects, boxes).masked_fill(~present[..., None], 0)
+        best, which = overlaps.max(1)
+        assigned = torch.where(best < self.neg_iou_thr, 0, -1)
+        assigned = torch.where(best >= self.pos_iou_thr, which + 1, assigned)
+        if self.match_low_quality:
+            top = overlaps.masked_fill(~valid[:, None], -1).amax(2, keepdim=True)
+            chosen = (overlaps == top) & (top >= self.min_pos_iou) & present[..., None]
+            # mmdet goes through the objects in order: the last one has a box that several claim
+            number = torch.arange(1, chosen.shape[1] + 1, device=boxes.device)
+            last = (chosen * number[:, None]).amax(1)
+            assigned = torch.where(last > 0, last, assigned)
+        return assigned.masked_fill(~valid, -1)
+
+    def _overlaps(self, objects: Tensor, boxes: Tensor) -> Tensor:
+        """IoU ``(B, G, N)``."""
+        if isinstance(self.iou_calculator, RBboxOverlaps2D):
+            # as in mmrotate, for boxes without extent
+            objects, boxes = (torch.cat([b[..., :2], b[..., 2:4].clamp(min=1e-3), b[..., 4:]], -1)
+                              for b in (objects, boxes))
+            return box_iou_rotated(objects, boxes)
+        if isinstance(self.iou_calculator, RBbox2HBboxOverlaps2D):
+            objects = rbox2hbox(objects)
+        return _horizontal_iou(objects, boxes)
+
+
+def _horizontal_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """mmdet's ``bbox_overlaps``, which copies a constant from the host in each call."""
+    x1, y1, x2, y2 = boxes1[..., None].unbind(-2)
+    u1, v1, u2, v2 = boxes2[..., None, :, :].unbind(-1)
+    width = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
+    height = torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0)
+    overlap = width.mul_(height)
+    union = ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1)).sub_(overlap)
+    return overlap.div_(union.clamp_(min=1e-6))
+
+
+@dataclass
+class Samples:
+    """S slots an image, chosen boxes of objects first; slots that none fills are not ``valid``.
+
+    Attributes:
+        index: int64 ``(B, S)``, which box.
+        positive: bool ``(B, S)``, whether it is an object's; only among the first ``most``.
+        valid: bool ``(B, S)``.
+        object: int64 ``(B, S)``, whose, where ``positive``; else 0.
+        most: positives that an image can have.
+    """
+    index: Tensor
+    positive: Tensor
+    valid: Tensor
+    object: Tensor
+    most: int
 
 
 @TASK_UTILS.register_module()
 class SeededRandomSampler(RandomSampler):
-    """mmdet's ``RandomSampler``, drawing from a generator seeded with the image's ``sample_seed``.
+    """mmdet's ``RandomSampler`` for padded batches, its draws a function of the image's seed.
 
-    An image then gets the same anchors and proposals on whichever process it lands, and after a
-    resume. Without ``sample_seed`` in the ground truth's metainfo torch's global generator is used.
+    An image gets the same anchors and proposals on whichever process it lands, and after a resume.
+    The boxes with the largest of hashed numbers are taken: each choice is equally likely.
+
+    Args:
+        kwargs: as in mmdet.
+
+    Raises:
+        ValueError: ``neg_pos_ub``, which the batched form does not know.
     """
 
-    def sample(self, assign_result: AssignResult, pred_instances: InstanceData,
-               gt_instances: InstanceData, **kwargs) -> SamplingResult:
-        """As in mmdet."""
-        seed = gt_instances.get('sample_seed')
-        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return super().sample(assign_result, pred_instances, gt_instances, **kwargs)
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if self.neg_pos_ub >= 0:
+            raise ValueError(f'{type(self).__name__} does not know neg_pos_ub: leave it out')
 
-    def random_choice(self, gallery: Tensor, num: int) -> Tensor:
-        """Draw ``num`` of ``gallery`` without replacement."""
-        order = torch.randperm(len(gallery), generator=self._generator)[:num]
-        return gallery[order.to(gallery.device)]
+    def sample_batch(self, assigned: Tensor, seeds: Tensor) -> Samples:
+        """Choose ``num`` boxes an image, of which ``pos_fraction`` may be objects'.
+
+        Args:
+            assigned: int64 ``(B, N)``, as of :class:`BatchedMaxIoUAssigner`.
+            seeds: int64 ``(B,)``.
+        """
+        keys = hashed(seeds, assigned.shape[1])
+        most = min(int(self.num * self.pos_fraction), assigned.shape[1])
+        positive, index = torch.where(assigned > 0, keys, -1).topk(most)
+        positive = positive >= 0
+        room = self.num - positive.sum(1, keepdim=True)
+        negative, more = torch.where(assigned == 0, keys, -1).topk(
+            min(self.num, assigned.shape[1]))
+        negative = (negative >= 0) & (torch.arange(more.shape[1], device=more.device) < room)
+
+        index, valid = torch.cat([index, more], 1), torch.cat([positive, negative], 1)
+        filled, slots = valid.byte().sort(dim=1, descending=True, stable=True)
+        index, valid = index.gather(1, slots)[:, :self.num], filled[:, :self.num].bool()
+        assigned = assigned.gather(1, index)
+        positive = (assigned > 0) & valid
+        return Samples(index=index, positive=positive, valid=valid,
+                       object=(assigned - 1).clamp(min=0), most=min(most, index.shape[1]))
+
+
+def hashed(seeds: Tensor, count: int) -> Tensor:
+    """Random numbers in 0..2^62-1, int64 ``(B, count)``, that depend on seed and place alone.
+
+    Source: the output function of splitmix64 (Steele et al., OOPSLA 2014).
+    """
+    place = torch.arange(1, count + 1, device=seeds.device)
+    x = seeds[:, None] + place * _signed(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ _shifted(x, shift)) * _signed(factor)
+    return _shifted(x ^ _shifted(x, 31), 2)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64)
+
+
+def _shifted(x: Tensor, places: int) -> Tensor:
+    """``x >> places`` of unsigned 64-bit numbers, which torch lacks."""
+    return (x >> places) & ((1 << 64 - places) - 1)

@@ -1,9 +1,9 @@
 """Semantic segmentation: one mmseg decode head, one classifier per data set."""
+import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.model import ModuleDict
 from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mtp.models.layers import set_dataset_sizes
@@ -44,13 +44,23 @@ class SemanticTask(Task):
         """Cross-entropy at the label's size, averaged over all pixels, ignored ones included."""
         set_dataset_sizes(self.decode_head, batch.sizes)
         feats = self.decode_head._forward_feature(features)
+        labels = torch.stack([sample.gt_sem_seg.sem_seg[0] for sample in batch.samples]).long()
         losses = {}
         for name, group in batch.groups.items():
-            targets = [SegDataSample(gt_sem_seg=PixelData(data=sample.gt_sem_seg.sem_seg))
-                       for sample in batch.samples[group]]
             logits = self.classifiers[name](feats[group])
-            losses[name] = self.decode_head.loss_by_feat(logits, targets)
+            losses[name] = self._terms(logits, labels[group])
         return losses
+
+    def _terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """mmseg's ``loss_by_feat``, whose accuracy waits for the device."""
+        head = self.decode_head
+        logits = F.interpolate(logits.float(), size=labels.shape[1:], mode='bilinear',
+                               align_corners=head.align_corners)
+        loss = head.loss_decode(logits, labels, ignore_index=head.ignore_index)
+        counted = labels != head.ignore_index
+        right = (logits.argmax(1) == labels) & counted
+        return {head.loss_decode.loss_name: loss,
+                'acc_seg': 100 * right.sum() / counted.sum().clamp(min=1)}
 
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:
         """Add ``pred_sem_seg``: int64 ``(1, H, W)`` of the original image, 0 = background."""

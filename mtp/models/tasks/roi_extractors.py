@@ -1,0 +1,38 @@
+"""RoI features of all levels without a look at which RoI is on which."""
+from collections.abc import Sequence
+
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmrotate.models.roi_heads.roi_extractors import RotatedSingleRoIExtractor
+from torch import Tensor
+
+from mtp.ops.roi_align_levels import roi_align_levels
+from mtp.registry import MODELS
+
+
+class _AllLevels:
+    """One call for the RoIs of all levels; a RoI of image -1 is an empty slot and gives 0."""
+
+    def forward(self, feats: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """Pool each RoI from the level of its size.
+
+        Args:
+            feats: maps of the levels, ``(B, C, H, W)`` each.
+            rois: ``(R, 5)``: image, x1, y1, x2, y2; or ``(R, 6)``: image, cx, cy, w, h, angle.
+
+        Returns:
+            Tensor: ``(R, C, height, width)``.
+        """
+        levels = self.map_roi_levels(rois, len(feats)).masked_fill(rois[:, 0] < 0, -1)
+        layer = self.roi_layers[0]
+        return roi_align_levels(feats, rois, levels, layer.output_size, self.featmap_strides,
+                                layer.sampling_ratio)
+
+
+@MODELS.register_module()
+class LevelsRoIExtractor(_AllLevels, SingleRoIExtractor):
+    """mmdet's ``SingleRoIExtractor`` of ``RoIAlign`` layers; nothing waits for the device."""
+
+
+@MODELS.register_module()
+class LevelsRotatedRoIExtractor(_AllLevels, RotatedSingleRoIExtractor):
+    """mmrotate's ``RotatedSingleRoIExtractor`` of clockwise ``RoIAlignRotated`` layers."""

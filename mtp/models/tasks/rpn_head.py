@@ -1,0 +1,224 @@
+"""Region proposals of all images at once."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.dense_heads import RPNHead
+from mmdet.structures.bbox import get_box_tensor
+from mmdet.utils import reduce_mean
+from mmengine.config import ConfigDict
+from mmrotate.models.dense_heads import OrientedRPNHead
+from mmrotate.structures.bbox import rbox2hbox
+from torch import Tensor
+
+from mtp.models.tasks.base import TaskBatch
+from mtp.models.tasks.ground_truth import GroundTruth
+from mtp.ops.horizontal_nms import kept_horizontal
+from mtp.registry import MODELS
+
+
+@dataclass
+class Proposals:
+    """P slots an image, by falling score; D numbers a box.
+
+    Attributes:
+        boxes: ``(B, P, D)``, pixels.
+        valid: bool ``(B, P)``, whether the slot holds a proposal.
+    """
+    boxes: Tensor
+    valid: Tensor
+
+
+@dataclass
+class Anchors:
+    """The N anchors of all levels.
+
+    Attributes:
+        boxes: ``(N, 4)``.
+        origins: ``(N, 2)``, x and y of the upper left corner of their cells.
+        counts: of each level.
+    """
+    boxes: Tensor
+    origins: Tensor
+    counts: list[int]
+
+
+class _BatchedRPN:
+    """Losses and proposals of padded batches, besides what the head of mmdet or mmrotate is.
+
+    Equal to what that head does image by image, but that an image in which no anchor fits adds no
+    loss instead of being refused. ``train_cfg`` names a :class:`BatchedMaxIoUAssigner` and a
+    :class:`SeededRandomSampler`.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.use_sigmoid_cls or self.reg_decoded_bbox or self.train_cfg.pos_weight > 0:
+            raise ValueError(f'{type(self).__name__} takes a sigmoid loss_cls, '
+                             'reg_decoded_bbox=False and pos_weight=-1')
+        self._anchors: dict[tuple, Anchors] = {}
+
+    def to_horizontal(self, boxes: Tensor) -> Tensor:
+        """Proposals as the boxes ``(..., 4)`` that compete in suppression."""
+        return boxes
+
+    def clip(self, boxes: Tensor, batch: TaskBatch) -> Tensor:
+        """Proposals ``(B, N, D)`` kept inside their images."""
+        height, width = batch.shapes[:, 2:, None].unbind(1)
+        x1, y1, x2, y2 = boxes.clamp(min=0).unbind(-1)
+        return torch.stack([x1.minimum(width), y1.minimum(height),
+                            x2.minimum(width), y2.minimum(height)], -1)
+
+    def loss_batch(self, scores: Sequence[Tensor], deltas: Sequence[Tensor], truth: GroundTruth,
+                   batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
+        """Data set -> ``loss_rpn_cls``, ``loss_rpn_bbox``, averaged over all processes' anchors.
+
+        Args:
+            scores: of each level ``(B, A, H, W)``, logits.
+            deltas: of each level ``(B, A * E, H, W)``, E numbers an anchor.
+            truth: the objects.
+            batch: the images.
+        """
+        anchors = self._anchors_of(scores)
+        boxes = anchors.boxes.expand(len(batch.samples), -1, -1)
+        assigned = self.assigner.assign_batch(boxes, self._inside(anchors, batch), truth)
+        samples = self.sampler.sample_batch(assigned, truth.seeds)
+
+        size = self.bbox_coder.encode_size
+        scores = _flatten(scores, 1).gather(1, _columns(samples.index, 1))
+        chosen = samples.index[:, :samples.most]
+        deltas = _flatten(deltas, size).gather(1, _columns(chosen, size))
+        positive = samples.positive[:, :samples.most, None]
+        boxes = boxes.gather(1, _columns(chosen, 4))
+        targets, *_ = truth.take(samples.object[:, :samples.most])
+        targets = self.bbox_coder.encode(boxes, torch.where(positive, targets, unit_box(targets)))
+
+        loss_cls = self.loss_cls(
+            scores.reshape(-1, 1), samples.positive.float().reshape(-1, 1),
+            reduction_override='none').view_as(samples.valid)
+        loss_bbox = self.loss_bbox(deltas, targets, reduction_override='none')
+        # mmdet counts at least one anchor of either kind in an image
+        counts = samples.positive.sum(1).clamp(min=1) + \
+            (samples.valid & ~samples.positive).sum(1).clamp(min=1)
+        mean_count = reduce_mean(batch.sums(counts.float())).clamp(min=1)
+        losses_cls = batch.sums((loss_cls * samples.valid).sum(1)) / mean_count
+        losses_bbox = batch.sums((loss_bbox * positive).sum((1, 2))) / mean_count
+        return {name: dict(loss_rpn_cls=cls, loss_rpn_bbox=bbox)
+                for name, cls, bbox in zip(batch.groups, losses_cls, losses_bbox)}
+
+    @torch.no_grad()
+    def propose(self, scores: Sequence[Tensor], deltas: Sequence[Tensor], batch: TaskBatch,
+                cfg: ConfigDict) -> Proposals:
+        """Decode, suppress and rank the proposals of each image.
+
+        Args:
+            scores: of each level ``(B, A, H, W)``, logits.
+            deltas: of each level ``(B, A * E, H, W)``.
+            batch: the images.
+            cfg: ``nms_pre``, ``max_per_img``, ``min_bbox_size`` and ``nms`` (``iou_threshold``;
+                each level apart), as in mmdet.
+        """
+        if cfg.nms.type != 'nms':
+            raise ValueError(f'nms={dict(cfg.nms)}: proposals take the type "nms"')
+        anchors = self._anchors_of(scores)
+        size = self.bbox_coder.encode_size
+        ranked, boxes = [], []
+        for score, delta, prior in zip(scores, deltas, anchors.boxes.split(anchors.counts)):
+            # by logits: sigmoid makes equals of all that are certain
+            score, index = _highest(_flatten([score], 1)[..., 0], cfg.nms_pre)
+            delta = _flatten([delta], size).gather(1, _columns(index, size))
+            ranked.append(score)
+            boxes.append(get_box_tensor(self.bbox_coder.decode(prior[index], delta)))
+        counts = [level.shape[1] for level in boxes]
+        scores, boxes = torch.cat(ranked, 1), self.clip(torch.cat(boxes, 1), batch)
+        width, height = _sides(boxes)
+        valid = (width > cfg.min_bbox_size) & (height > cfg.min_bbox_size)
+        kept = self._suppress(self.to_horizontal(boxes), valid, counts, cfg.nms.iou_threshold)
+        scores, index = _highest(scores.masked_fill(~kept, -torch.inf), cfg.max_per_img)
+        return Proposals(boxes.gather(1, _columns(index, boxes.shape[2])), scores > -torch.inf)
+
+    @staticmethod
+    def _suppress(boxes: Tensor, valid: Tensor, counts: list[int], threshold: float) -> Tensor:
+        """Which boxes ``(B, N)`` stay; each level of each image is a group of its own."""
+        most = max(counts)
+        boxes = torch.stack([F.pad(level, (0, 0, 0, most - level.shape[1]))
+                             for level in boxes.split(counts, 1)], 1)
+        valid = torch.stack([F.pad(level, (0, most - level.shape[1]))
+                             for level in valid.split(counts, 1)], 1)
+        kept = kept_horizontal(boxes.flatten(0, 1), valid.flatten(0, 1), threshold)
+        kept = kept.unflatten(0, (-1, len(counts)))
+        return torch.cat([kept[:, i, :count] for i, count in enumerate(counts)], 1)
+
+    def _anchors_of(self, maps: Sequence[Tensor]) -> Anchors:
+        sizes, device = [tuple(m.shape[-2:]) for m in maps], maps[0].device
+        key = (*sizes, device)
+        if key not in self._anchors:
+            generator = self.prior_generator
+            boxes = [get_box_tensor(b) for b in generator.grid_priors(sizes, device=device)]
+            origins = []
+            for (height, width), (across, down), n in zip(
+                    sizes, generator.strides, generator.num_base_priors):
+                y, x = torch.meshgrid(torch.arange(height, device=device) * down,
+                                      torch.arange(width, device=device) * across, indexing='ij')
+                origins.append(torch.stack([x, y], -1).flatten(0, 1).repeat_interleave(n, 0))
+            self._anchors[key] = Anchors(
+                torch.cat(boxes), torch.cat(origins), [len(b) for b in boxes])
+        return self._anchors[key]
+
+    def _inside(self, anchors: Anchors, batch: TaskBatch) -> Tensor:
+        """Which anchors ``(B, N)`` may be trained: cells on the image, and borders as allowed."""
+        padded_h, padded_w, height, width = batch.shapes[..., None].unbind(1)
+        x, y = anchors.origins.unbind(1)
+        inside = (x < padded_w) & (y < padded_h)
+        border = self.train_cfg.allowed_border
+        if border >= 0:
+            x1, y1, x2, y2 = anchors.boxes.unbind(1)
+            inside &= (x1 >= -border) & (y1 >= -border) & (x2 < width + border) \
+                & (y2 < height + border)
+        return inside
+
+
+@MODELS.register_module()
+class MultiDatasetRPNHead(_BatchedRPN, RPNHead):
+    """mmdet's ``RPNHead`` on the images of all data sets at once."""
+
+
+@MODELS.register_module()
+class MultiDatasetOrientedRPNHead(_BatchedRPN, OrientedRPNHead):
+    """mmrotate's ``OrientedRPNHead`` on the images of all data sets at once."""
+
+    def to_horizontal(self, boxes: Tensor) -> Tensor:
+        return rbox2hbox(boxes)
+
+    def clip(self, boxes: Tensor, batch: TaskBatch) -> Tensor:
+        return boxes
+
+
+def _highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` highest scores and their places, both ``(B, count)``; the first of equal ones.
+    """
+    scores, index = scores.sort(dim=1, descending=True, stable=True)
+    return scores[:, :count], index[:, :count]
+
+
+def unit_box(like: Tensor) -> Tensor:
+    """A box of width and height 1, ``(D,)``: what stands in slots that have none."""
+    dims = like.shape[-1]
+    return F.pad(like.new_ones(2), (2, dims - 4))
+
+
+def _sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    if boxes.shape[-1] == 5:
+        return boxes[..., 2], boxes[..., 3]
+    return boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+
+
+def _flatten(maps: Sequence[Tensor], size: int) -> Tensor:
+    """Maps ``(B, A * size, H, W)`` of all levels as ``(B, N, size)``, in the anchors' order."""
+    return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, size) for m in maps], 1)
+
+
+def _columns(index: Tensor, size: int) -> Tensor:
+    """An index ``(B, N)`` to gather rows of ``size`` numbers."""
+    return index[..., None].expand(-1, -1, size)
