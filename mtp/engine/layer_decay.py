@@ -9,7 +9,7 @@ from mtp.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Group parameters by layer and by whether they decay.
+    """Group parameters by their learning rate and weight decay.
 
     With ``n = num_layers + 2`` of the backbone, layer ``i`` (from 0) gets the learning rate times
     ``layer_decay_rate ** (n - i - 1)``; parameters outside the backbone get it whole. Which
@@ -17,8 +17,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     is the submodule that meets :class:`mtp.models.backbones.Backbone`, whatever its name. Frozen
     parameters are left out, as mmengine does.
 
-    Groups are ordered by layer, the decayed parameters of a layer first, and hold their
-    parameters in the model's order: a resumed run finds the groups it saved.
+    A layer makes two groups at most, and all layers together without decay. Groups are ordered by
+    learning rate, the decayed parameters of a rate first, and hold their parameters in the model's
+    order: a resumed run finds the groups it saved.
 
     Source: ELECTRA's layer-wise decay (arXiv:2003.10555) as BEiT and MTP use it.
 
@@ -45,30 +46,29 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Append the parameter groups of ``module``, the whole model, to ``params``."""
         prefix, backbone = _find_backbone(module)
         last = backbone.num_layers + 1
-        groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+        rate = self.paramwise_cfg['layer_decay_rate']
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, param in module.named_parameters():
             if not param.requires_grad:
                 continue
             layer = backbone.layer_id(name[len(prefix):]) if name.startswith(prefix) else last
-            key = layer, backbone.no_weight_decay(name, param)
+            weight_decay = 0.0 if backbone.no_weight_decay(name, param) else self.base_wd
+            key = self.base_lr * rate**(last - layer), weight_decay
             groups.setdefault(key, []).append(param)
 
-        rate = self.paramwise_cfg['layer_decay_rate']
-        for (layer, no_decay), members in sorted(groups.items(), key=lambda item: item[0]):
-            params.append({
-                'params': members,
-                'lr': self.base_lr * rate**(last - layer),
-                'weight_decay': 0.0 if no_decay else self.base_wd})
+        for lr, weight_decay in sorted(groups, key=lambda key: (key[0], -key[1])):
+            params.append({'params': groups[lr, weight_decay], 'lr': lr,
+                           'weight_decay': weight_decay})
         print_log(
             f'Layer-wise decay {rate} on {prefix}* ({backbone.num_layers} layers): '
             f'{len(params)} groups, lr {params[0]["lr"]:.3e} to {self.base_lr:.3e}, weight decay '
-            f'{self.base_wd} on {_count(groups, False)} parameters, none on '
-            f'{_count(groups, True)}', logger='current')
+            f'{self.base_wd} on {_count(params, self.base_wd)} parameters, none on '
+            f'{_count(params, 0.0)}', logger='current')
 
 
-def _count(groups: dict[tuple[int, bool], list[nn.Parameter]], no_decay: bool) -> str:
-    total = sum(param.numel() for (_, key), members in groups.items() if key == no_decay
-                for param in members)
+def _count(groups: list[dict], weight_decay: float) -> str:
+    total = sum(param.numel() for group in groups if group['weight_decay'] == weight_decay
+                for param in group['params'])
     return f'{total / 1e6:.1f} M'
 
 

@@ -127,6 +127,15 @@ def test_the_backbone_is_found_by_what_it_is() -> None:
     assert _settings(model, _build(wrapped)) == settings
 
 
+def test_equal_settings_share_a_group() -> None:
+    wrapper = _build(model := Model(), rate=1.0)
+    decayed, others = wrapper.optimizer.param_groups
+    assert (decayed['weight_decay'], others['weight_decay']) == (WEIGHT_DECAY, 0)
+    assert decayed['lr'] == others['lr'] == LR
+    assert len(decayed['params']) + len(others['params']) == sum(
+        param.requires_grad for param in model.parameters())
+
+
 def test_frozen_parameters_are_left_out() -> None:
     settings = _settings(model := Model(frozen_stages=2), _build(model))
     assert settings.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
