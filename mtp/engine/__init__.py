@@ -2,6 +2,7 @@
 from mtp import compat
 from mtp.engine.check_datasets import CheckDatasetsHook
 from mtp.engine.compilation import CompileHook
+from mtp.engine.ema import FastEMA
 from mtp.engine.hooks import ExportEncoderHook, SeedIterationHook
 from mtp.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mtp.engine.logging import DeferredLogHook, TaskLossLogProcessor
@@ -12,6 +13,7 @@ compat.load_checkpoints_safely()
 
 __all__ = [
     'CheckDatasetsHook', 'CompileHook', 'DeferredLogHook', 'DrawPredictionsHook',
-    'ExportEncoderHook', 'LayerDecayOptimWrapperConstructor', 'MixedPrecisionOptimWrapper',
+    'ExportEncoderHook', 'FastEMA', 'LayerDecayOptimWrapperConstructor',
+    'MixedPrecisionOptimWrapper',
     'SeedIterationHook', 'TaskLossLogProcessor',
 ]
