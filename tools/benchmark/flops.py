@@ -3,6 +3,7 @@
 An exponential counts as one operation. :func:`count` adds these formulas to torch's own, which know
 matrix products, convolutions and attention; what is elementwise is not counted.
 """
+import importlib.util
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
+aten = torch.ops.aten
 Work = tuple[float, float]  # forward, backward
 
 
@@ -37,12 +39,20 @@ def count(call: Callable[[], Any]) -> float:
     What runs under ``torch.compile`` is counted in its eager form, since compiled code does not
     pass through torch's dispatcher.
     """
-    with FlopCounterMode(display=False) as counter, torch.compiler.set_stance('force_eager'):
+    corrected = {aten.convolution_backward: _convolution_backward}
+    with (FlopCounterMode(display=False, custom_mapping=corrected) as counter,
+          torch.compiler.set_stance('force_eager')):
         call()
     return counter.get_total_flops()
 
 
-aten = torch.ops.aten
+def _convolution_backward(grad, x, weight, bias, stride, padding, dilation, transposed,
+                          output_padding, groups, output_mask, **_) -> float:
+    # torch 2.11 counts the gradient of a grouped convolution's weight as if it had one group
+    positions = x if transposed else grad
+    return 2 * prod(weight) * x[0] * prod(positions[2:]) * sum(output_mask[:2])
+
+
 register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu)(
     lambda q, k, v, *_, **__: flop_counter.sdpa_flop_count(q, k, v))
 register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu_backward)(
@@ -105,5 +115,5 @@ def _window_work(q, grid, rel_pos_h) -> Work:
 
 
 _register_torchvision()
-if torch.cuda.is_available():
+if importlib.util.find_spec('triton'):
     _register_kernels()

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -11,6 +12,7 @@ import paper
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -20,7 +22,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from mtp.engine import launch
 from mtp.engine.mixed_precision import autocast_dtype
 from mtp.models.backbones import build_backbone
-from mtp.registry import MODELS
+from mtp.registry import HOOKS, MODELS
 
 # model -> its recipe below configs/pretrain, and whether the decoders are the small ones
 RECIPES = {'vit_b_rvsa': ('vit-b-rvsa_samrs', False), 'vit_l_rvsa': ('vit-l-rvsa_samrs', False),
@@ -41,18 +43,20 @@ class Job:
         optimizer: steps once per batch.
         dtype: of matrix products.
         operators: a context in which the backbone's operators are the job's.
+        matmul_precision: of float32 products, as ``torch.set_float32_matmul_precision`` takes it.
         build_seconds: that building the model took.
     """
 
     def __init__(self, name: str, build: Callable[[], tuple[BaseModel, OptimWrapper]],
                  dtype: torch.dtype,
                  operators: Callable[[], AbstractContextManager] = nullcontext,
-                 collate: Callable[[list[dict]], dict] = pseudo_collate) -> None:
+                 collate: Callable[[list[dict]], dict] = pseudo_collate,
+                 matmul_precision: str = 'highest') -> None:
         begun = time.perf_counter()
         self.model, self.optimizer = build()
         self.build_seconds = time.perf_counter() - begun
         self.name, self.dtype, self.operators = name, dtype, operators
-        self.collate = collate
+        self.collate, self.matmul_precision = collate, matmul_precision
 
     @property
     def static_bytes(self) -> int:
@@ -64,6 +68,7 @@ class Job:
     @contextmanager
     def context(self) -> Iterator[None]:
         """What a forward pass runs in."""
+        torch.set_float32_matmul_precision(self.matmul_precision)
         with self.operators(), self.optimizer.optim_context(self.model):
             yield
 
@@ -111,17 +116,21 @@ def ours(cfg: Config, device: torch.device) -> Job:
     def build() -> tuple[BaseModel, OptimWrapper]:
         torch.manual_seed(0)
         model = MODELS.build(cfg.model).to(device).train()
+        compilation = HOOKS.build(cfg.default_hooks.compilation)
+        compilation.before_train(SimpleNamespace(
+            model=model, logger=MMLogger.get_current_instance()))
         return model, build_optim_wrapper(model, cfg.optim_wrapper)
 
+    dtype = autocast_dtype(cfg.optim_wrapper.get('amp', 'auto')) or torch.float32
     loader = cfg.train_dataloader
-    collate = loader.get('collate_fn', dict(type=pseudo_collate))['type']
+    collate = loader.collate_fn.type
 
     def collate_and_pin(samples: list[dict]) -> dict:
         batch = collate(samples)
-        return pin_memory(batch) if device.type == 'cuda' and loader.get('pin_memory') else batch
+        return pin_memory(batch) if device.type == 'cuda' and loader.pin_memory else batch
 
-    return Job('ours', build, autocast_dtype(cfg.optim_wrapper.amp) or torch.float32,
-               collate=collate_and_pin)
+    return Job('ours', build, dtype, collate=collate_and_pin,
+               matmul_precision='high')  # as tools/train.py sets it
 
 
 def papers(cfg: Config, device: torch.device, state: dict[str, Tensor]) -> tuple[Job, Job]:
@@ -155,6 +164,7 @@ def papers(cfg: Config, device: torch.device, state: dict[str, Tensor]) -> tuple
 
 def losses(job: Job, samples: list[dict]) -> dict[str, float]:
     """Each loss in float32 with nothing left to chance, to compare jobs by."""
+    torch.set_float32_matmul_precision('highest')
     with torch.no_grad(), _still(job.model), job.operators():
         data = job.model.data_preprocessor(job.collate(samples), True)
         terms = job.model.parse_losses(job.model(**data, mode='loss'))[1]

@@ -79,20 +79,41 @@ def wait(device: torch.device) -> None:
 
 def saved_bytes(job: Job, batch: Batch) -> int:
     """What a forward pass keeps for the backward pass, each storage once, parameters left out."""
-    parameters = {p.untyped_storage().data_ptr() for p in job.model.parameters()}
-    kept: dict[int, Tensor] = {}
+    with (kept := Kept(job.model)):
+        job.forward(batch)
+    return kept.nbytes
 
-    def keep(tensor: Tensor) -> Tensor:
-        address = tensor.untyped_storage().data_ptr()
-        if address not in parameters:
-            kept[address] = tensor
+
+class Kept:
+    """A context that sees what is kept for the backward pass, parameters of a model left out.
+
+    Attributes:
+        nbytes: of all that has been kept, each storage once.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        # held: the place of one that is gone would be taken by another
+        self._storages = {_address(p): None for p in model.parameters()}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        self._storages.setdefault(_address(tensor), tensor.untyped_storage())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss, _ = job.forward(batch)  # held: what it keeps stays in place until it is counted
-    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    del loss
-    return total
+    @property
+    def nbytes(self) -> int:
+        return sum(storage.nbytes() for storage in self._storages.values() if storage is not None)
+
+    def __enter__(self) -> 'Kept':
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._hooks.__exit__(*error)
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
 
 
 def launches(job: Job, batch: Batch, device: torch.device) -> dict[str, int]:

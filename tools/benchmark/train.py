@@ -2,7 +2,8 @@
 
     python tools/benchmark/train.py --model vit_l_rvsa [--device cuda|cpu] [--json FILE]
         [--images N] [--objects N] [--size PIXELS] [--repeats N] [--amp auto|on|off]
-        [--cfg-options KEY=VALUE ...] [--only-ours] [--loader DIR] [--memory GB] [--profile FILE]
+        [--compile auto|on|off] [--cfg-options KEY=VALUE ...] [--only-ours] [--loader DIR]
+        [--memory GB] [--profile FILE]
 
 ``ours`` is the recipe of ``configs/pretrain``, ``A`` the paper's structure in float32 (see
 ``paper.py``), ``C`` is A under bfloat16 autocast; they take turns on the same batches in memory.
@@ -48,8 +49,10 @@ def main(args: list[str] | None = None) -> int:
     device = torch.device(options.device)
     with launch.users_errors():
         cfg = jobs.load_recipe(options.model, options.size, options.cfg_options)
-        if options.amp:
-            launch.override(cfg, {'optim_wrapper.amp': options.amp})
+        chosen = {'optim_wrapper.amp': options.amp,
+                  'default_hooks.compilation.mode': options.compile}
+        launch.override(cfg, {key: value for key, value in chosen.items() if value})
+    torch.backends.cudnn.benchmark = cfg.env_cfg.cudnn_benchmark
     classes = jobs.num_classes(cfg)
 
     def make(images: int = options.images, objects: int = options.objects, **settings
@@ -115,6 +118,7 @@ def parse(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--size', type=int, help='of an image; default: 448, for tiny models 128')
     parser.add_argument('--repeats', type=int, help='of a step; default: 20, on a CPU 5')
     parser.add_argument('--amp', choices=('auto', 'on', 'off'), help='as in tools/train.py')
+    parser.add_argument('--compile', choices=('auto', 'on', 'off'), help='as in tools/train.py')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                         metavar='KEY=VALUE', help='change our recipe, as in tools/train.py')
     parser.add_argument('--only-ours', action='store_true', help='leave A and C out')
