@@ -46,6 +46,8 @@ class SharedRoIHead(StandardRoIHead):
         ValueError: an option of mmdet that training in batches does not know.
     """
 
+    compiled_methods = ('targets', 'box_terms')
+
     def __init__(self, num_classes: dict[str, int], bbox_head: dict, mask_head: dict | None = None,
                  **kwargs) -> None:
         super().__init__(
@@ -79,16 +81,21 @@ class SharedRoIHead(StandardRoIHead):
             truth: the objects of each image.
             batch: the images and their data sets.
         """
-        with torch.no_grad():
-            boxes, samples = self._sample(proposals, truth)
-        losses = self._box_losses(x, boxes, samples, truth, batch)
+        boxes, samples, targets = self.targets(proposals, truth)
+        losses = self._box_losses(x, boxes, samples, targets, batch)
         if self.with_mask:
             for name, loss in self._mask_losses(x, boxes, samples, truth, batch).items():
                 losses[name].update(loss)
         return losses
 
-    def _sample(self, proposals: Proposals, truth: GroundTruth) -> tuple[Tensor, Samples]:
-        """The boxes ``(B, S, D)`` that are drawn, and what they are."""
+    @torch.no_grad()
+    def targets(self, proposals: Proposals, truth: GroundTruth
+                ) -> tuple[Tensor, Samples, tuple[Tensor, Tensor]]:
+        """The boxes ``(B, S, D)`` that are drawn, what they are, and what they should become.
+
+        The latter is, for the ``most`` first, their label and the deltas to their object:
+        ``(B, most)`` and ``(B, most, D)``.
+        """
         boxes = proposals.boxes
         assigned = self.bbox_assigner.assign_batch(boxes, proposals.valid, truth)
         if self.bbox_sampler.add_gt_as_proposals:
@@ -98,42 +105,52 @@ class SharedRoIHead(StandardRoIHead):
             assigned = torch.cat([own, assigned], 1)
         samples = self.bbox_sampler.sample_batch(assigned, truth.seeds)
         boxes = boxes.gather(1, samples.index[..., None].expand(-1, -1, boxes.shape[2]))
-        return torch.where(samples.valid[..., None], boxes, unit_box(boxes)), samples
+        boxes = torch.where(samples.valid[..., None], boxes, unit_box(boxes))
+        objects, labels, _ = truth.take(samples.object[:, :samples.most])
+        positive = samples.positive[:, :samples.most, None]
+        objects = torch.where(positive, objects, unit_box(objects))
+        deltas = self.bbox_head.bbox_coder.encode(boxes[:, :samples.most], objects)
+        return boxes, samples, (labels, deltas)
 
     def _box_losses(self, x: tuple[Tensor, ...], boxes: Tensor, samples: Samples,
-                    truth: GroundTruth, batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
+                    targets: tuple[Tensor, Tensor], batch: TaskBatch
+                    ) -> dict[str, dict[str, Tensor]]:
         feats = self._bbox_forward(x, _rois(boxes, samples.valid))['cls_score']
         feats = feats.unflatten(0, samples.valid.shape)
-        most, positive = samples.most, samples.positive[:, :samples.most]
-        objects, labels, _ = truth.take(samples.object[:, :most])
-        objects = torch.where(positive[..., None], objects, unit_box(objects))
-        targets = self.bbox_head.bbox_coder.encode(boxes[:, :most], objects)
         counts = batch.sums(samples.valid.sum(1).float())
         ratios = count_ratio(counts)
         losses = {}
         for (name, group), count, ratio in zip(batch.groups.items(), counts.clamp(min=1), ratios):
-            head, valid = self.bbox_heads[name], samples.valid[group]
-            logits, deltas = head(feats[group].flatten(0, 1))
-            logits = logits.float()
-            known = F.pad(positive[group], (0, valid.shape[1] - most))
-            target = torch.where(known, F.pad(labels[group], (0, valid.shape[1] - most)),
-                                 head.num_classes)
-            loss_cls = head.loss_cls(logits, target.flatten(), reduction_override='none')
-            right = (logits.argmax(1) == target.flatten()) & valid.flatten()
-
-            deltas = deltas.float().unflatten(0, valid.shape)[:, :most]
-            deltas = deltas.unflatten(2, (-1, targets.shape[2]))
-            if head.reg_class_agnostic:
-                deltas = deltas[..., 0, :]
-            else:
-                of_class = labels[group][..., None, None].expand(-1, -1, 1, targets.shape[2])
-                deltas = deltas.gather(2, of_class).squeeze(2)
-            loss_bbox = head.loss_bbox(deltas, targets[group], reduction_override='none')
-            losses[name] = dict(
-                loss_cls=(loss_cls * valid.flatten()).sum() / count * ratio,
-                acc=100 * right.sum() / count,
-                loss_bbox=(loss_bbox * positive[group][..., None]).sum() / count * ratio)
+            loss_cls, right, loss_bbox = self.box_terms(
+                self.bbox_heads[name], feats[group], *(t[group] for t in targets),
+                samples.positive[group], samples.valid[group])
+            losses[name] = dict(loss_cls=loss_cls / count * ratio, acc=100 * right / count,
+                                loss_bbox=loss_bbox / count * ratio)
         return losses
+
+    @staticmethod
+    def box_terms(head: BBoxHead, feats: Tensor, labels: Tensor, targets: Tensor,
+                  positive: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums over a data set's boxes: loss of the classes, right ones, loss of the deltas.
+
+        Args:
+            head: of the data set.
+            feats: ``(b, S, C)``.
+            labels, targets: of the objects, ``(b, most)`` and ``(b, most, D)``.
+            positive, valid: as of :class:`Samples`.
+        """
+        logits, deltas = (t.float() for t in head(feats.flatten(0, 1)))
+        most, others = labels.shape[1], valid.shape[1] - labels.shape[1]
+        wanted = torch.where(positive, F.pad(labels, (0, others)), head.num_classes).flatten()
+        loss_cls = head.loss_cls(logits, wanted, reduction_override='none')
+        right = (logits.argmax(1) == wanted) & valid.flatten()
+
+        deltas = deltas.unflatten(0, valid.shape)[:, :most].unflatten(2, (-1, targets.shape[2]))
+        of_class = torch.zeros_like(labels) if head.reg_class_agnostic else labels
+        deltas = deltas.gather(2, of_class[..., None, None].expand(-1, -1, 1, targets.shape[2]))
+        loss_bbox = head.loss_bbox(deltas.squeeze(2), targets, reduction_override='none')
+        return ((loss_cls * valid.flatten()).sum(), right.sum(),
+                (loss_bbox.sum(2) * positive[:, :most]).sum())
 
     def _mask_losses(self, x: tuple[Tensor, ...], boxes: Tensor, samples: Samples,
                      truth: GroundTruth, batch: TaskBatch) -> dict[str, dict[str, Tensor]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mtp.models.tasks.base import TaskBatch
 from mtp.models.tasks.ground_truth import GroundTruth
+from mtp.models.tasks.sampling import Samples
 from mtp.ops.horizontal_nms import kept_horizontal
 from mtp.registry import MODELS
 
@@ -51,6 +52,7 @@ class _BatchedRPN:
     loss instead of being refused. ``train_cfg`` names a :class:`BatchedMaxIoUAssigner` and a
     :class:`SeededRandomSampler`.
     """
+    compiled_methods = ('targets', 'terms', 'ranked')
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -63,9 +65,9 @@ class _BatchedRPN:
         """Proposals as the boxes ``(..., 4)`` that compete in suppression."""
         return boxes
 
-    def clip(self, boxes: Tensor, batch: TaskBatch) -> Tensor:
+    def clip(self, boxes: Tensor, shapes: Tensor) -> Tensor:
         """Proposals ``(B, N, D)`` kept inside their images."""
-        height, width = batch.shapes[:, 2:, None].unbind(1)
+        height, width = shapes[:, 2:, None].unbind(1)
         x1, y1, x2, y2 = boxes.clamp(min=0).unbind(-1)
         return torch.stack([x1.minimum(width), y1.minimum(height),
                             x2.minimum(width), y2.minimum(height)], -1)
@@ -80,34 +82,48 @@ class _BatchedRPN:
             truth: the objects.
             batch: the images.
         """
-        anchors = self._anchors_of(scores)
-        boxes = anchors.boxes.expand(len(batch.samples), -1, -1)
-        assigned = self.assigner.assign_batch(boxes, self._inside(anchors, batch), truth)
-        samples = self.sampler.sample_batch(assigned, truth.seeds)
-
-        size = self.bbox_coder.encode_size
-        scores = _flatten(scores, 1).gather(1, _columns(samples.index, 1))
-        chosen = samples.index[:, :samples.most]
-        deltas = _flatten(deltas, size).gather(1, _columns(chosen, size))
-        positive = samples.positive[:, :samples.most, None]
-        boxes = boxes.gather(1, _columns(chosen, 4))
-        targets, *_ = truth.take(samples.object[:, :samples.most])
-        targets = self.bbox_coder.encode(boxes, torch.where(positive, targets, unit_box(targets)))
-
-        loss_cls = self.loss_cls(
-            scores.reshape(-1, 1), samples.positive.float().reshape(-1, 1),
-            reduction_override='none').view_as(samples.valid)
-        loss_bbox = self.loss_bbox(deltas, targets, reduction_override='none')
-        # mmdet counts at least one anchor of either kind in an image
-        counts = samples.positive.sum(1).clamp(min=1) + \
-            (samples.valid & ~samples.positive).sum(1).clamp(min=1)
-        mean_count = reduce_mean(batch.sums(counts.float())).clamp(min=1)
-        losses_cls = batch.sums((loss_cls * samples.valid).sum(1)) / mean_count
-        losses_bbox = batch.sums((loss_bbox * positive).sum((1, 2))) / mean_count
+        samples, targets = self.targets(self._anchors_of(scores), truth, batch.shapes)
+        losses_cls, losses_bbox, counts = self.terms(scores, deltas, samples, targets)
+        mean_count = reduce_mean(batch.sums(counts)).clamp(min=1)
+        losses_cls, losses_bbox = (batch.sums(t) / mean_count for t in (losses_cls, losses_bbox))
         return {name: dict(loss_rpn_cls=cls, loss_rpn_bbox=bbox)
                 for name, cls, bbox in zip(batch.groups, losses_cls, losses_bbox)}
 
     @torch.no_grad()
+    def targets(self, anchors: Anchors, truth: GroundTruth, shapes: Tensor
+                ) -> tuple[Samples, Tensor]:
+        """The anchors to train, and the deltas ``(B, most, E)`` of those that are an object's.
+
+        Args:
+            anchors: of all levels.
+            truth: the objects.
+            shapes: ``TaskBatch.shapes``.
+        """
+        boxes = anchors.boxes.expand(len(shapes), -1, -1)
+        assigned = self.assigner.assign_batch(boxes, self._inside(anchors, shapes), truth)
+        samples = self.sampler.sample_batch(assigned, truth.seeds)
+        objects, *_ = truth.take(samples.object[:, :samples.most])
+        positive = samples.positive[:, :samples.most, None]
+        return samples, self.bbox_coder.encode(
+            boxes.gather(1, _columns(samples.index[:, :samples.most], 4)),
+            torch.where(positive, objects, unit_box(objects)))
+
+    def terms(self, scores: Sequence[Tensor], deltas: Sequence[Tensor], samples: Samples,
+              targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each image the sums of both losses and the number of its anchors, ``(B,)`` each."""
+        size, most = self.bbox_coder.encode_size, samples.most
+        scores = _flatten(scores, 1).gather(1, _columns(samples.index, 1))
+        deltas = _flatten(deltas, size).gather(1, _columns(samples.index[:, :most], size))
+        loss_cls = self.loss_cls(
+            scores.reshape(-1, 1), samples.positive.float().reshape(-1, 1),
+            reduction_override='none').view_as(samples.valid)
+        loss_bbox = self.loss_bbox(deltas, targets, reduction_override='none').sum(2)
+        # mmdet counts at least one anchor of either kind in an image
+        positives = samples.positive.sum(1)
+        counts = positives.clamp(min=1) + (samples.valid.sum(1) - positives).clamp(min=1)
+        return ((loss_cls * samples.valid).sum(1),
+                (loss_bbox * samples.positive[:, :most]).sum(1), counts.float())
+
     def propose(self, scores: Sequence[Tensor], deltas: Sequence[Tensor], batch: TaskBatch,
                 cfg: ConfigDict) -> Proposals:
         """Decode, suppress and rank the proposals of each image.
@@ -121,21 +137,29 @@ class _BatchedRPN:
         """
         if cfg.nms.type != 'nms':
             raise ValueError(f'nms={dict(cfg.nms)}: proposals take the type "nms"')
-        anchors = self._anchors_of(scores)
+        return self.ranked(scores, deltas, self._anchors_of(scores), batch.shapes, cfg.nms_pre,
+                           cfg.max_per_img, cfg.min_bbox_size, cfg.nms.iou_threshold)
+
+    @torch.no_grad()
+    def ranked(self, scores: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Anchors,
+               shapes: Tensor, nms_pre: int, most: int, min_size: float, threshold: float
+               ) -> Proposals:
+        """:meth:`propose` of numbers alone."""
         size = self.bbox_coder.encode_size
-        ranked, boxes = [], []
+        logits, steps, priors = [], [], []
         for score, delta, prior in zip(scores, deltas, anchors.boxes.split(anchors.counts)):
             # by logits: sigmoid makes equals of all that are certain
-            score, index = _highest(_flatten([score], 1)[..., 0], cfg.nms_pre)
-            delta = _flatten([delta], size).gather(1, _columns(index, size))
-            ranked.append(score)
-            boxes.append(get_box_tensor(self.bbox_coder.decode(prior[index], delta)))
-        counts = [level.shape[1] for level in boxes]
-        scores, boxes = torch.cat(ranked, 1), self.clip(torch.cat(boxes, 1), batch)
+            score, index = _highest(_flatten([score], 1)[..., 0], nms_pre)
+            logits.append(score)
+            steps.append(_flatten([delta], size).gather(1, _columns(index, size)))
+            priors.append(prior[index])
+        counts = [level.shape[1] for level in logits]
+        boxes = self.bbox_coder.decode(torch.cat(priors, 1), torch.cat(steps, 1))
+        boxes = self.clip(get_box_tensor(boxes), shapes)
         width, height = _sides(boxes)
-        valid = (width > cfg.min_bbox_size) & (height > cfg.min_bbox_size)
-        kept = self._suppress(self.to_horizontal(boxes), valid, counts, cfg.nms.iou_threshold)
-        scores, index = _highest(scores.masked_fill(~kept, -torch.inf), cfg.max_per_img)
+        valid = (width > min_size) & (height > min_size)
+        kept = self._suppress(self.to_horizontal(boxes), valid, counts, threshold)
+        scores, index = _highest(torch.cat(logits, 1).masked_fill(~kept, -torch.inf), most)
         return Proposals(boxes.gather(1, _columns(index, boxes.shape[2])), scores > -torch.inf)
 
     @staticmethod
@@ -166,9 +190,9 @@ class _BatchedRPN:
                 torch.cat(boxes), torch.cat(origins), [len(b) for b in boxes])
         return self._anchors[key]
 
-    def _inside(self, anchors: Anchors, batch: TaskBatch) -> Tensor:
+    def _inside(self, anchors: Anchors, shapes: Tensor) -> Tensor:
         """Which anchors ``(B, N)`` may be trained: cells on the image, and borders as allowed."""
-        padded_h, padded_w, height, width = batch.shapes[..., None].unbind(1)
+        padded_h, padded_w, height, width = shapes[..., None].unbind(1)
         x, y = anchors.origins.unbind(1)
         inside = (x < padded_w) & (y < padded_h)
         border = self.train_cfg.allowed_border
@@ -191,7 +215,7 @@ class MultiDatasetOrientedRPNHead(_BatchedRPN, OrientedRPNHead):
     def to_horizontal(self, boxes: Tensor) -> Tensor:
         return rbox2hbox(boxes)
 
-    def clip(self, boxes: Tensor, batch: TaskBatch) -> Tensor:
+    def clip(self, boxes: Tensor, shapes: Tensor) -> Tensor:
         return boxes
 
 

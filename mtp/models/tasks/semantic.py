@@ -24,6 +24,7 @@ class SemanticTask(Task):
             ``in_index`` and ``num_classes``.
         dropout_ratio: of the channel dropout before each classifier.
     """
+    compiled_methods = ('terms',)
 
     def __init__(self, in_channels: list[int], num_classes: dict[str, int], decode_head: dict,
                  dropout_ratio: float = 0.1) -> None:
@@ -48,11 +49,16 @@ class SemanticTask(Task):
         losses = {}
         for name, group in batch.groups.items():
             logits = self.classifiers[name](feats[group])
-            losses[name] = self._terms(logits, labels[group])
+            losses[name] = self.terms(logits, labels[group])
         return losses
 
-    def _terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """mmseg's ``loss_by_feat``, whose accuracy waits for the device."""
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Loss and accuracy in percent: mmseg's ``loss_by_feat``, whose own waits for the device.
+
+        Args:
+            logits: ``(B, C, h, w)``.
+            labels: int64 ``(B, H, W)``.
+        """
         head = self.decode_head
         logits = F.interpolate(logits.float(), size=labels.shape[1:], mode='bilinear',
                                align_corners=head.align_corners)

@@ -1,0 +1,106 @@
+"""Region proposals and RPN losses of padded batches against the libraries' heads."""
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.models.dense_heads import RPNHead
+from mmdet.models.task_modules import MaxIoUAssigner
+from mmdet.models.task_modules.samplers import RandomSampler
+from mmdet.structures.bbox import get_box_tensor
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+from mmrotate.models.dense_heads import OrientedRPNHead
+from mmrotate.structures import RotatedBoxes
+
+from mtp.models.tasks.base import TaskBatch
+from mtp.models.tasks.ground_truth import GroundTruth
+from mtp.registry import MODELS
+from tests.models.small import make_sample
+
+HEADS = Path(__file__).resolve().parents[2] / 'configs' / '_base_' / 'heads'
+SIDE = 128
+
+
+def build_heads(task, num):
+    """Ours, and the library's with mmdet's assigner and sampler."""
+    cfg = Config.fromfile(HEADS / f'{task}.py')[task]
+    rpn = cfg.train_cfg.rpn
+    rpn.sampler.num = num
+    settings = dict(cfg.rpn_head, in_channels=8, feat_channels=8, test_cfg=cfg.test_cfg.rpn)
+    ours = MODELS.build(dict(settings, train_cfg=rpn))
+    plain = dict(rpn, assigner=dict(rpn.assigner, type=MaxIoUAssigner),
+                 sampler=dict(rpn.sampler, type=RandomSampler))
+    reference = MODELS.build(dict(
+        settings, type=RPNHead if task == 'instance' else OrientedRPNHead,
+        train_cfg=Config(plain)))
+    return ours, reference, cfg
+
+
+def make_batch():
+    objects = [[(0, (10, 12, 50, 40)), (1, (60, 64, 120, 120))], [], [(1, (5, 50, 100, 90))]]
+    samples = [make_sample('ab'[i == 2], objects=found, seed=i, size=SIDE)[1]
+               for i, found in enumerate(objects)]
+    for sample, shape in zip(samples, [(SIDE, SIDE), (SIDE, 96), (72, SIDE)]):
+        sample.set_metainfo(dict(
+            pad_shape=tuple(-(-side // 32) * 32 for side in shape), img_shape=shape))
+    return TaskBatch(samples, dict(a=slice(0, 2), b=slice(2, 3)), torch.device('cpu'))
+
+
+def make_maps(head, scale=1.0):
+    """Random outputs of the head, no two scores equal."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [SIDE // stride for stride in (4, 8, 16, 32, 64)]
+    total = sum(3 * 3 * n * n for n in sizes)
+    logits = (torch.randperm(total, generator=generator) / total * 8 - 4).split(
+        [9 * n * n for n in sizes])
+    return ([level.view(3, 3, n, n) for level, n in zip(logits, sizes)],
+            [scale * torch.randn(3, 3 * head.bbox_coder.encode_size, n, n, generator=generator)
+             for n in sizes])
+
+
+@pytest.mark.parametrize('task', ['instance', 'rotated'])
+def test_proposals_are_the_librarys(task):
+    ours, reference, cfg = build_heads(task, 256)
+    batch, maps = make_batch(), make_maps(ours, scale=0.3)
+    settings = Config(dict(cfg.train_cfg.rpn_proposal, nms_pre=400, max_per_img=150))
+    proposals = ours.propose(*maps, batch, settings)
+    with torch.no_grad():
+        expected = reference.predict_by_feat(
+            *maps, batch_img_metas=batch.metas, cfg=settings)
+    for boxes, valid, result in zip(proposals.boxes, proposals.valid, expected):
+        assert valid.sum() == len(result)
+        torch.testing.assert_close(
+            boxes[valid], get_box_tensor(result.bboxes), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize('task', ['instance', 'rotated'])
+def test_losses_are_the_librarys(task):
+    # every anchor is sampled: which ones a smaller number would hit is another test
+    ours, reference, _ = build_heads(task, 40_000)
+    batch, maps = make_batch(), make_maps(ours)
+    rotated = task == 'rotated'
+    field = 'gt_rotated_instances' if rotated else 'gt_instances'
+    truth = GroundTruth.collect(batch, field, with_masks=False)
+    losses = ours.loss_batch(*maps, truth, batch)
+    for name, group in batch.groups.items():
+        objects = []
+        for sample in batch.samples[group]:
+            boxes = get_box_tensor(sample.get(field).bboxes)
+            objects.append(InstanceData(
+                bboxes=RotatedBoxes(boxes) if rotated else boxes,
+                labels=torch.zeros(len(boxes), dtype=torch.long)))
+        expected = reference.loss_by_feat(
+            *([level[group] for level in levels] for levels in maps), objects,
+            batch.metas[group])
+        for term, value in expected.items():
+            torch.testing.assert_close(losses[name][term], sum(value), rtol=1e-5, atol=1e-6)
+
+
+def test_an_image_smaller_than_all_anchors_adds_no_loss():
+    ours, _, _ = build_heads('rotated', 256)
+    batch = make_batch()
+    for sample in batch.samples:
+        sample.set_metainfo(dict(img_shape=(8, 8), pad_shape=(32, 32)))
+    truth = GroundTruth.collect(batch, 'gt_rotated_instances', with_masks=False)
+    losses = ours.loss_batch(*make_maps(ours), truth, batch)
+    assert all(value == 0 for terms in losses.values() for value in terms.values())
