@@ -6,6 +6,9 @@
 import functools
 import importlib.metadata
 
+import torch
+from torch import Tensor
+
 from mtp.ops import mmcv_ext
 
 # The original OpenMMLab distributions -> their maintained OneDL successors. Both unpack to the
@@ -89,3 +92,16 @@ def load_checkpoints_safely() -> None:
     @CheckpointLoader.register_scheme('', force=True)
     def load_from_local(filename: str, map_location=None) -> object:
         return load_safely(filename, map_location)
+
+
+@torch.library.custom_op('mtp::snapshot', mutates_args=())
+def snapshot(x: Tensor) -> Tensor:
+    """A copy that stays one in compiled code.
+
+    torch 2.11: a compiled forward pass that copies a buffer by ``clone`` and then changes it may
+    keep the buffer itself for the backward pass, which finds the new values.
+    """
+    return x.clone()
+
+
+snapshot.register_fake(torch.empty_like)

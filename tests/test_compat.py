@@ -79,6 +79,24 @@ def test_unsafe_checkpoints_are_refused(tmp_path):
     assert checkpoint.load_from_local(str(path), None)['extra'] == 0
 
 
+@pytest.mark.slow
+def test_compiled_code_still_takes_a_clone_for_its_buffer():
+    """``mtp.compat.snapshot`` can go when this fails."""
+    class Layer(torch.nn.BatchNorm1d):
+        def forward(self, x, copy):
+            centred = x - copy(self.running_mean)
+            with torch.no_grad():
+                self.running_mean.add_(1)
+            return centred.square().sum()
+
+    def gradient(copy):
+        x = torch.ones(2, requires_grad=True)
+        torch.compile(Layer(2).forward, backend='aot_eager')(x, copy).backward()
+        return x.grad.tolist()
+    assert gradient(compat.snapshot) == [2, 2]
+    assert gradient(torch.clone) == [0, 0]
+
+
 @pytest.mark.parametrize('value, message', [
     ('fast', 'set it to native or portable'), ('native', 'has no compiled extension')])
 def test_choice_of_operators(value, message):

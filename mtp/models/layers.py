@@ -1,8 +1,23 @@
 """Normalisation whose statistics belong to one data set at a time."""
 import torch
-import torch.distributed.nn.functional as dist_fn
+import torch.nn.functional as F
 from mmengine import dist
 from torch import Tensor, nn
+
+from mtp.compat import snapshot
+
+
+@torch.library.custom_op('mtp::all_reduce', mutates_args=())
+def all_reduce(x: Tensor) -> Tensor:
+    """The sum over all processes, with a gradient; an operator that ``torch.compile`` keeps whole.
+    """
+    total = x.clone()
+    torch.distributed.all_reduce(total)
+    return total
+
+
+all_reduce.register_fake(torch.empty_like)
+all_reduce.register_autograd(lambda ctx, grad: all_reduce(grad.contiguous()))
 
 
 class PerDatasetBatchNorm(nn.BatchNorm2d):
@@ -42,35 +57,36 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
                 'set, but a data set has one image here and the map is 1 x 1: use at least two '
                 'images per data set, several processes with sync=True, or group normalisation: '
                 "norm_cfg=dict(type='GN', num_groups=32)")
-        chunks = x.split(sizes)
+        self.num_batches_tracked += len(sizes)
         if synced:
-            return torch.cat(self._synced(chunks))
-        return torch.cat([super(PerDatasetBatchNorm, self).forward(chunk) for chunk in chunks])
+            return self._synced(x, sizes)
+        parts = [F.batch_norm(part, self.running_mean, self.running_var, self.weight, self.bias,
+                              True, self.momentum, self.eps) for part in x.split(sizes)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _synced(self, chunks: tuple[Tensor, ...]) -> list[Tensor]:
+    def _synced(self, x: Tensor, sizes: list[int]) -> Tensor:
         # Sums are taken about the running mean: E[x^2] - E[x]^2 would cancel badly in fp32
         # for maps whose mean is far from zero.
-        shift = self.running_mean.clone()
-        centred = [chunk.float() - shift.view(1, -1, 1, 1) for chunk in chunks]
-        counts = [chunk.new_full((1,), c.numel() // c.shape[1], dtype=torch.float32)
-                  for chunk, c in zip(chunks, centred)]
-        local = torch.stack([
-            torch.cat([c.sum((0, 2, 3)), c.square().sum((0, 2, 3)), n])
-            for c, n in zip(centred, counts)])
-        total = dist_fn.all_reduce(local)
-        outputs = []
-        for chunk, c, sums in zip(chunks, centred, total):
-            count = sums[-1]
-            mean, square = (sums[:-1] / count).chunk(2)
-            var = (square - mean.square()).clamp(min=0)
-            with torch.no_grad():
-                self.num_batches_tracked += 1
-                self.running_mean.lerp_(mean + shift, self.momentum)
-                self.running_var.lerp_(var * count / (count - 1), self.momentum)
-            scale = self.weight * (var + self.eps).rsqrt()
-            out = (c - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
-            outputs.append((out + self.bias.view(1, -1, 1, 1)).to(chunk.dtype))
-        return outputs
+        shift = snapshot(self.running_mean)
+        centred = x.float() - shift.view(1, -1, 1, 1)
+        pixels = torch.full((len(x), 1), x.shape[2] * x.shape[3], dtype=torch.float32,
+                            device=x.device)
+        sums = torch.cat([centred.sum((2, 3)), centred.square().sum((2, 3)), pixels], 1)
+        total = all_reduce(torch.stack([part.sum(0) for part in sums.split(sizes)]))
+        count = total[:, -1:]
+        mean, square = (total[:, :-1] / count).chunk(2, 1)  # (data sets, C)
+        var = (square - mean.square()).clamp(min=0)
+        with torch.no_grad():
+            means, variances = mean + shift, var * count / (count - 1)
+            for i in range(len(sizes)):
+                self.running_mean.lerp_(means[i], self.momentum)
+                self.running_var.lerp_(variances[i], self.momentum)
+        scale = self.weight * (var + self.eps).rsqrt()
+        of_dataset = torch.stack([scale, self.bias - mean * scale])
+        scale, offset = torch.cat([
+            of_dataset[:, i:i + 1].expand(-1, size, -1) for i, size in enumerate(sizes)],
+            1)[..., None, None]  # (B, C, 1, 1)
+        return torch.addcmul(offset, centred, scale).to(x.dtype)
 
 
 def set_dataset_sizes(module: nn.Module, sizes: list[int]) -> None:

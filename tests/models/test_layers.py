@@ -19,6 +19,16 @@ def test_equals_one_call_per_dataset():
     torch.testing.assert_close(ours.eval()(x), plain.eval()(x))
 
 
+def test_statistics_of_bfloat16_are_float32():
+    x = torch.randn(4, 4, 8, 8) + 50  # bfloat16 has steps of 0.25 here
+    layer, plain = PerDatasetBatchNorm(4), PerDatasetBatchNorm(4)
+    out = layer(x.bfloat16())
+    plain(x.bfloat16().float())
+    assert out.dtype == torch.bfloat16
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(layer.state_dict()[key], value)
+
+
 def test_one_value_per_channel_is_refused():
     layer = PerDatasetBatchNorm(4)
     set_dataset_sizes(layer, [1, 1])
@@ -26,8 +36,10 @@ def test_one_value_per_channel_is_refused():
         layer(torch.randn(2, 4, 1, 1))
 
 
-def _normalise_half(rank, x, weight):
+def _normalise_half(rank, x, weight, compiled):
     layer = PerDatasetBatchNorm(4)
+    if compiled:
+        layer.compile(backend='aot_eager', fullgraph=True)
     with torch.no_grad():
         layer.weight.copy_(weight)
     set_dataset_sizes(layer, [1, 2])
@@ -37,11 +49,12 @@ def _normalise_half(rank, x, weight):
     return out.detach(), mine.grad, layer.weight.grad, layer.state_dict()
 
 
-def test_two_processes_equal_one():
+@pytest.mark.parametrize('compiled', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_processes_equal_one(compiled):
     x = torch.randn(6, 4, 3, 3) * 2 + 50  # a large mean shows cancellation
     weight = torch.rand(4) + 0.5
     (out0, grad0, wgrad0, state), (out1, grad1, wgrad1, _) = run_processes(
-        _normalise_half, 2, x, weight)
+        _normalise_half, 2, x, weight, compiled)
 
     layer = PerDatasetBatchNorm(4)
     with torch.no_grad():
