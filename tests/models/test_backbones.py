@@ -83,6 +83,19 @@ def test_drop_path_acts_in_training_only(name: str) -> None:
 
 
 @pytest.mark.parametrize('name', SMALL_BACKBONES)
+def test_a_position_is_one_piece_of_memory(name: str) -> None:
+    """Norms run over channels, and convolutions of GPUs take this layout: nothing is copied."""
+    model = build_backbone(name, img_size=64)
+    inputs = []
+    for path, module in model.named_modules():
+        if path.split('.')[-2:-1] == ['blocks']:
+            module.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    level = model(torch.randn(2, 3, 64, 64))[2]
+    assert level.is_contiguous(memory_format=torch.channels_last)
+    assert inputs and all(x.is_contiguous() for x in inputs)
+
+
+@pytest.mark.parametrize('name', SMALL_BACKBONES)
 def test_odd_image_sizes(name: str) -> None:
     model = build_backbone(name, img_size=64).eval()
     with torch.no_grad():

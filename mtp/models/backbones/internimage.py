@@ -251,7 +251,7 @@ class InternImage(BackboneBase):
         for i, level in enumerate(self.levels):
             x = level(x, list(islice(factors, len(level.blocks))), with_cp)
             if i in self.out_indices:
-                maps.append(x.permute(0, 3, 1, 2).contiguous())
+                maps.append(x.permute(0, 3, 1, 2))
             if level.downsample is not None:
                 x = level.downsample(x)
         return tuple(maps)

@@ -243,7 +243,8 @@ class ViTRVSA(BackboneBase):
             raise ValueError(
                 f'the image is too small: {H} x {W} patches leave nothing at stride '
                 f'{self.strides[-1]}; give each side more than {self.strides[-2]} pixels')
-        x = x.flatten(2).transpose(1, 2)
+        # Tokens side by side in memory: sums keep the layout of x, and each norm would copy it.
+        x = x.flatten(2).transpose(1, 2).contiguous()
         x = x + resize_position_embedding(self.pos_embed, self.grid, (H, W))
         taps = []
         for i, (block, factors) in enumerate(zip(self.blocks, self.drop_path(len(x)))):
@@ -253,7 +254,7 @@ class ViTRVSA(BackboneBase):
             else:
                 x = block(x, H, W, factors)
             if i in self.out_indices:
-                taps.append(x.transpose(1, 2).unflatten(2, (H, W)).contiguous())
+                taps.append(x.transpose(1, 2).unflatten(2, (H, W)))
         if not self.pyramid:
             return tuple(taps)
         levels = (self.fpn1, self.fpn2, self.fpn3, self.fpn4)
