@@ -128,6 +128,7 @@ def launches(job: Job, batch: Batch, device: torch.device) -> dict[str, int]:
             job.step(batch)
         return {'launches': counter.launches.total(), 'waits': counter.syncs.total(),
                 'constants': counter.constants.total()}
+    job.step(batch)  # compiles for the batch's shape
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         job.step(batch)
         wait(device)

@@ -32,7 +32,8 @@ def text(report: dict[str, Any]) -> str:
     for kind in ('launches', 'waits', 'constants'):
         for batch, title in BATCHES.items():
             lines.append(_line(f'{kind}{title}', [
-                str(job['launches'][batch][kind]) for job in jobs.values()]))
+                str(job['launches'][batch][kind]) if 'launches' in job else '-'
+                for job in jobs.values()]))
     for other, ratio in jobs['ours'].get('times_as_fast_as', {}).items():
         if other != 'ours':
             lines.append(f'ours is {ratio:.2f} times as fast as {other}')
