@@ -158,7 +158,7 @@ def unpack_batch(targets: dict, samples: Sequence[DetDataSample], shape: tuple[i
                      labels=targets[field]['labels'].split(sizes))
         if field == 'gt_instances':
             masks = paint_masks(**targets['masks'], shape=shape)
-            views['masks'] = [BitmapMasks(m.cpu().numpy(), *shape) for m in masks.split(sizes)]
+            views['masks'] = masks.split(sizes)
         for (sample, _), *values in zip(having, *views.values()):
             sample.set_field(InstanceData(**dict(zip(views, values))), field, dtype=InstanceData)
 

@@ -80,7 +80,8 @@ def compile_parts(model: nn.Module, backend: str) -> int:
     """Compile the parts of a model in place.
 
     Args:
-        model: with a ``backbone`` of mtp, and heads of OpenMMLab anywhere.
+        model: with a ``backbone`` of mtp, and heads of OpenMMLab anywhere; modules name further
+            methods to compile in ``compiled_methods``.
         backend: of ``torch.compile``.
 
     Returns:
@@ -99,6 +100,8 @@ def _parts(model: nn.Module) -> Iterator[tuple[nn.Module, str, bool | None]]:
     for block in model.backbone.compiled_parts():
         yield block, 'forward', False
     for path, module in model.named_modules():
+        for method in getattr(module, 'compiled_methods', ()):
+            yield module, method, None
         method = HEADS.get(path.rpartition('.')[2])
         if method is not None and not path.startswith('backbone.'):
             yield module, method if hasattr(module, method) else 'forward', None

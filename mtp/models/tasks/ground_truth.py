@@ -1,12 +1,9 @@
 """The objects of all images of a batch in one tensor."""
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from mmdet.structures.bbox import BaseBoxes, get_box_tensor
-from mmdet.structures.mask import BitmapMasks
+from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
 from mtp.models.tasks.base import TaskBatch, to_device
@@ -52,15 +49,11 @@ class GroundTruth:
             seeds = torch.randint(1 << 62, (len(seeds),)).tolist()
         return cls(boxes=boxes[number].float(), labels=labels[number], valid=number < total,
                    number=number, seeds=to_device(seeds, batch.device, torch.int64),
-                   masks=_stack([i.masks for i in instances], batch.device) if with_masks else None)
+                   masks=F.pad(torch.cat([i.masks for i in instances]), (0, 0, 0, 0, 0, 1))
+                   if with_masks else None)
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes ``(B, S, D)``, labels and numbers ``(B, S)`` of the objects ``index``, ``(B, S)``.
         """
         boxes = self.boxes.gather(1, index[..., None].expand(-1, -1, self.boxes.shape[2]))
         return boxes, self.labels.gather(1, index), self.number.gather(1, index)
-
-
-def _stack(masks: list[BitmapMasks], device: torch.device) -> Tensor:
-    stacked = torch.from_numpy(np.concatenate([m.masks for m in masks]))
-    return F.pad(stacked.to(device, non_blocking=True), (0, 0, 0, 0, 0, 1))

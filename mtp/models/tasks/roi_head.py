@@ -81,14 +81,14 @@ class SharedRoIHead(StandardRoIHead):
             truth: the objects of each image.
             batch: the images and their data sets.
         """
-        boxes, samples, targets = self.targets(proposals, truth)
+        with torch.no_grad():
+            boxes, samples, targets = self.targets(proposals, truth)
         losses = self._box_losses(x, boxes, samples, targets, batch)
         if self.with_mask:
             for name, loss in self._mask_losses(x, boxes, samples, truth, batch).items():
                 losses[name].update(loss)
         return losses
 
-    @torch.no_grad()
     def targets(self, proposals: Proposals, truth: GroundTruth
                 ) -> tuple[Tensor, Samples, tuple[Tensor, Tensor]]:
         """The boxes ``(B, S, D)`` that are drawn, what they are, and what they should become.

@@ -82,14 +82,14 @@ class _BatchedRPN:
             truth: the objects.
             batch: the images.
         """
-        samples, targets = self.targets(self._anchors_of(scores), truth, batch.shapes)
+        with torch.no_grad():
+            samples, targets = self.targets(self._anchors_of(scores), truth, batch.shapes)
         losses_cls, losses_bbox, counts = self.terms(scores, deltas, samples, targets)
         mean_count = reduce_mean(batch.sums(counts)).clamp(min=1)
         losses_cls, losses_bbox = (batch.sums(t) / mean_count for t in (losses_cls, losses_bbox))
         return {name: dict(loss_rpn_cls=cls, loss_rpn_bbox=bbox)
                 for name, cls, bbox in zip(batch.groups, losses_cls, losses_bbox)}
 
-    @torch.no_grad()
     def targets(self, anchors: Anchors, truth: GroundTruth, shapes: Tensor
                 ) -> tuple[Samples, Tensor]:
         """The anchors to train, and the deltas ``(B, most, E)`` of those that are an object's.
@@ -137,10 +137,11 @@ class _BatchedRPN:
         """
         if cfg.nms.type != 'nms':
             raise ValueError(f'nms={dict(cfg.nms)}: proposals take the type "nms"')
-        return self.ranked(scores, deltas, self._anchors_of(scores), batch.shapes, cfg.nms_pre,
-                           cfg.max_per_img, cfg.min_bbox_size, cfg.nms.iou_threshold)
+        with torch.no_grad():
+            return self.ranked(
+                scores, deltas, self._anchors_of(scores), batch.shapes, cfg.nms_pre,
+                cfg.max_per_img, cfg.min_bbox_size, cfg.nms.iou_threshold)
 
-    @torch.no_grad()
     def ranked(self, scores: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Anchors,
                shapes: Tensor, nms_pre: int, most: int, min_size: float, threshold: float
                ) -> Proposals:
