@@ -1,0 +1,267 @@
+"""The packed form of a data set: pixels as they are, in a few large files, mapped into memory.
+
+A folder holds ``pack.json`` (what it is), ``index`` (:class:`mtp.data.index.Index`),
+``places.npy`` (int64 ``(N, 3)``: shard, first byte, runs of the label map) and the shards: of each
+image uint8 ``(H, W, 3)`` RGB and then its label map as runs, uint16 ``(R, 4)``: row, first column,
+column after the last, label. Any image is read without those before it, and of its pixels only the
+pages that a crop shows.
+"""
+import json
+import mmap
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from tqdm import tqdm
+
+from mtp.data.decoding import read_image, read_map
+from mtp.data.index import Index, write_index
+from mtp.data.samrs import TASKS, SAMRSDataset, check_tasks, palette
+from mtp.data.transforms import as_labels, check_map_shape
+from mtp.registry import DATASETS
+
+VERSION = 1
+SHARD_BYTES = 1 << 30
+_PAGE = mmap.ALLOCATIONGRANULARITY
+
+
+@dataclass
+class PackReport:
+    """What was packed.
+
+    Attributes:
+        images: packed, now or before.
+        bad: a line for each image that was left out, with its file and the reason.
+    """
+    images: int = 0
+    bad: list[str] = field(default_factory=list)
+
+
+def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None,
+         shard_bytes: int = SHARD_BYTES) -> PackReport:
+    """Write the packed form of ``source``.
+
+    A shard gets its name when it is whole: started again after an interruption, the function goes
+    on with the first shard that is missing.
+
+    Args:
+        source: data set to pack, with all its tasks.
+        folder: to write to; what it holds must have been packed from the same files.
+        workers: processes; None for one a core.
+        shard_bytes: a shard is closed when it has these.
+
+    Raises:
+        ValueError: the folder was packed from something else.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    meta = source.metainfo
+    plan = _plan(source, shard_bytes)
+    what = dict(version=VERSION, source=str(Path(source.ann_file).resolve()),
+                labels=(source.index.folder / 'stamp.json').read_text(), name=meta['name'],
+                classes=meta['classes'], tasks=meta['tasks'],
+                shards=[[part.start, part.stop] for part in plan])
+    _claim(folder / 'source.json', what)
+    report = PackReport()
+    missing = [i for i in range(len(plan)) if not _names(folder, i)[1].is_file()]
+    with ProcessPoolExecutor(workers) as pool:
+        tasks = [pool.submit(_write_shard, source, folder, i, plan[i]) for i in missing]
+        for task in tqdm(tasks, 'shards', disable=None):
+            report.bad += task.result()
+
+    rows = [np.load(_names(folder, i)[1]) for i in range(len(plan))]
+    numbers = np.concatenate([row[:, 0] for row in rows])
+    places = np.concatenate([np.insert(row[:, 1:], 0, i, axis=1) for i, row in enumerate(rows)])
+    named = {line.split(':')[0] for line in report.bad}
+    for number in sorted(set(range(len(source))) - set(numbers.tolist())):
+        name = source.index[number].file_name
+        if name not in named:
+            report.bad.append(f'{name}: left out by an earlier run; remove {folder} to try again')
+    report.images = len(numbers)
+    (folder / 'index').mkdir(exist_ok=True)
+    write_index(folder / 'index', (source.index[n] for n in numbers))
+    np.save(folder / 'places.npy', places)
+    sizes = [_names(folder, i)[0].stat().st_size for i in range(len(plan))]
+    _write_text(folder / 'pack.json', json.dumps(dict(what, sizes=sizes), indent=1))
+    return report
+
+
+def _plan(source: SAMRSDataset, shard_bytes: int) -> list[range]:
+    """Which images each shard holds."""
+    plan, begin, size = [], 0, 0
+    for number in range(len(source)):
+        height, width = source.index[number].size
+        size += height * width * 3
+        if size >= shard_bytes or number == len(source) - 1:
+            plan.append(range(begin, number + 1))
+            begin, size = number + 1, 0
+    return plan
+
+
+def _claim(path: Path, what: dict) -> None:
+    """Note what a folder is packed from; refuse one that is packed from something else."""
+    text = json.dumps(what)
+    if not path.exists():
+        _write_text(path, text)
+    elif path.read_text() != text:
+        raise ValueError(f'{path.parent} was packed from other files or with other settings '
+                         f'({path.name}): choose another folder, or remove it')
+
+
+def _names(folder: Path, shard: int) -> tuple[Path, Path]:
+    """A shard, and the table of its images: number in the source, first byte, runs."""
+    return folder / f'shard_{shard:05d}.bin', folder / f'shard_{shard:05d}.npy'
+
+
+def _write_shard(source: SAMRSDataset, folder: Path, shard: int, numbers: range) -> list[str]:
+    """Write a shard and then its table; give a line for each image left out."""
+    path, table = _names(folder, shard)
+    rows, bad = [], []
+    partial = path.with_suffix('.partial')
+    with open(partial, 'wb') as file:
+        for number in numbers:
+            record = source.get_data_info(number)
+            try:
+                image, runs = _read(record)
+            except ValueError as error:
+                bad.append(f'{record["labels"].file_name}: {error}')
+                continue
+            rows.append((number, file.tell(), len(runs)))
+            file.write(image)
+            file.write(runs)
+            file.write(bytes(-file.tell() % _PAGE))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    partial = table.with_suffix('.partial.npy')
+    np.save(partial, np.array(rows, np.int64).reshape(-1, 3))
+    partial.replace(table)
+    return bad
+
+
+def _read(record: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, and the runs of the label map, of an image."""
+    image, size = read_image(record['img_path']), record['labels'].size
+    if image.shape[:2] != size:
+        raise ValueError(f'{record["img_path"]} has shape {image.shape}, but its labels are for '
+                         f'{size}: make the labels again from this image')
+    if 'semantic' not in record['tasks']:
+        return np.ascontiguousarray(image), np.zeros((0, 4), np.uint16)
+    loaded = read_map(record['seg_map_path'])
+    check_map_shape(loaded, size, record)
+    return np.ascontiguousarray(image), map_runs(as_labels(loaded, record))
+
+
+def map_runs(labels: np.ndarray) -> np.ndarray:
+    """Runs of equal labels other than 0 in the rows of a map, uint16 ``(R, 4)``; see above."""
+    framed = np.pad(labels, ((0, 0), (1, 1)))
+    row, column = np.nonzero(framed[:, 1:] != framed[:, :-1])
+    value = framed[row, column + 1]
+    # a run ends where the next one of its row begins, background included
+    starts = np.flatnonzero(value)
+    return np.stack([row[starts], column[starts], column[starts + 1], value[starts]],
+                    1).astype(np.uint16)
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_suffix('.partial')
+    partial.write_text(text)
+    partial.replace(path)
+
+
+class Shards:
+    """Images and label maps of a packed folder. A copy in another process maps the files again.
+
+    Args:
+        folder: packed.
+        sizes: bytes that each shard should have.
+
+    Raises:
+        ValueError: a shard is missing or has another size.
+    """
+
+    def __init__(self, folder: Path, sizes: Sequence[int]) -> None:
+        self.folder, self.sizes = folder, list(sizes)
+        self.places = np.load(folder / 'places.npy')
+        self._maps = []
+        for number, size in enumerate(sizes):
+            path = _names(folder, number)[0]
+            found = path.stat().st_size if path.is_file() else 0
+            if found != size:
+                raise ValueError(f'{path} has {found} bytes, but {size} were packed: it was cut '
+                                 'short or is missing; copy it again, or remove it with its .npy '
+                                 'and pack again')
+            with open(path, 'rb') as file:
+                self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                                  if size else b'')
+
+    def __reduce__(self) -> tuple:
+        return Shards, (self.folder, self.sizes)
+
+    def read(self, number: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels, uint8 ``(H, W, 3)`` RGB, and the label map's runs, uint16 ``(R, 4)``: views."""
+        shard, start, runs = self.places[number].tolist()
+        length = size[0] * size[1] * 3
+        data = np.frombuffer(self._maps[shard], np.uint8, length + runs * 8, start)
+        return data[:length].reshape(*size, 3), data[length:].view(np.uint16).reshape(-1, 4)
+
+
+@DATASETS.register_module()
+class PackedDataset(BaseDataset):
+    """A data set packed by ``tools/data/pack.py``, for training.
+
+    A record is that of :class:`mtp.data.SAMRSDataset`, with the pixels in ``img`` and the label
+    map's runs in ``map_runs``; ``img_path`` only names it. :class:`mtp.data.LoadCrop` reads both.
+
+    Args:
+        data_root: folder of the packed form.
+        name: what the data set is called in the model; None for its name when it was packed.
+        tasks: labels to use.
+        pipeline: transforms of an item, :class:`mtp.data.LoadCrop` first.
+        test_mode: as in mmengine.
+
+    Raises:
+        FileNotFoundError: ``pack.json`` is missing: packing has not ended.
+        ValueError: another version, a shard cut short, or a task that was not packed.
+    """
+
+    def __init__(self, data_root: str, name: str | None = None, tasks: Sequence[str] = TASKS,
+                 pipeline: Sequence = (), test_mode: bool = False) -> None:
+        root = Path(data_root)
+        path = root / 'pack.json'
+        if not path.is_file():
+            raise FileNotFoundError(f'no {path}: pack the data set with tools/data/pack.py, or '
+                                    'start that again if it was interrupted')
+        what = json.loads(path.read_text())
+        if what['version'] != VERSION:
+            raise ValueError(f'{path} is of version {what["version"]}, this mtp reads {VERSION}: '
+                             'pack again')
+        check_tasks(tasks)
+        if not set(tasks) <= set(what['tasks']):
+            raise ValueError(f'tasks={tasks!r}, but {root} was packed with {what["tasks"]}')
+        self.index = Index(root / 'index')
+        self.shards = Shards(root, what['sizes'])
+        classes = tuple(what['classes'])
+        super().__init__(
+            metainfo=dict(classes=classes, tasks=tuple(tasks), palette=palette(len(classes))),
+            pipeline=list(pipeline), test_mode=test_mode, lazy_init=True)
+        self._metainfo['name'] = name or what['name']
+        self._fully_initialized = True
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.index)
+
+    def get_data_info(self, idx: int) -> dict:
+        """The record of an image."""
+        entry = self.index[idx]
+        image, runs = self.shards.read(idx, entry.size)
+        return dict(
+            dataset=self._metainfo['name'], tasks=self._metainfo['tasks'],
+            num_classes=len(self._metainfo['classes']), sample_idx=idx, img_id=entry.img_id,
+            img_path=entry.file_name, height=entry.size[0], width=entry.size[1],
+            labels=entry, img=image, map_runs=runs)

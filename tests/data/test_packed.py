@@ -1,0 +1,71 @@
+"""The packed form: the same samples, and what is wrong with a folder."""
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtp.data import LoadCrop, MultiTaskDataset, PackedDataset, PackLabels, SAMRSDataset
+from mtp.data.packed import pack
+from tests.data.small import CLASSES, make_subset
+from tests.data.test_crops import assert_equal
+
+PIPELINE = [dict(type=LoadCrop, size=64), dict(type=PackLabels)]
+REPO = Path(__file__).resolve().parents[2]
+
+
+def source(root, **kwargs):
+    return SAMRSDataset('sota', root, classes=CLASSES, name='mine', **kwargs)
+
+
+def test_gives_the_same_samples(tmp_path):
+    root = make_subset(tmp_path / 'a', sizes=((128, 128), (96, 120), (131, 77)))
+    report = pack(source(root), tmp_path / 'b', workers=1, shard_bytes=60000)
+    assert report.images == 3 and not report.bad
+    assert len(list((tmp_path / 'b').glob('*.bin'))) == 2
+    packed = PackedDataset(tmp_path / 'b', pipeline=PIPELINE)
+    assert packed.metainfo == source(root).metainfo
+    ours, theirs = MultiTaskDataset([packed]), MultiTaskDataset([source(root, pipeline=PIPELINE)])
+    for seed in range(24):
+        found, expected = ours[seed % 3, seed], theirs[seed % 3, seed]
+        found['data_samples'].set_metainfo(dict(img_path=expected['data_samples'].img_path))
+        assert_equal(found, expected)
+        assert (found['inputs'] == expected['inputs']).all()
+
+
+def test_goes_on_where_it_stopped(tmp_path):
+    root = make_subset(tmp_path / 'a')
+    first = root / 'trainval/images/train_0.png'
+    pack(source(root), tmp_path / 'b', workers=1, shard_bytes=1)
+    (tmp_path / 'b' / 'pack.json').unlink()
+    with pytest.raises(FileNotFoundError, match='interrupted'):
+        PackedDataset(tmp_path / 'b')
+    (tmp_path / 'b' / 'shard_00001.npy').unlink()
+    first.unlink()  # its shard is whole: it is not read again
+    assert pack(source(root), tmp_path / 'b', workers=1, shard_bytes=1).images == 3
+    assert len(PackedDataset(tmp_path / 'b')) == 3
+    with pytest.raises(ValueError, match='from other files or with other settings'):
+        pack(source(root), tmp_path / 'b', workers=1)
+
+
+def test_damage_is_named(tmp_path):
+    root = make_subset(tmp_path / 'a')
+    pack(source(root), tmp_path / 'b', workers=1)
+    shard = tmp_path / 'b' / 'shard_00000.bin'
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ValueError, match='shard_00000.bin has .* cut short'):
+        PackedDataset(tmp_path / 'b')
+
+
+def test_the_tool_names_what_it_left_out(tmp_path):
+    root = make_subset(tmp_path / 'a')
+    (root / 'trainval/images/train_1.png').write_bytes(b'no image')
+    command = [sys.executable, 'tools/data/pack.py', root, tmp_path / 'b', '--subset', 'sota',
+               '--workers', '1', '--classes', *CLASSES]
+    for reason in ('no readable image', 'left out by an earlier run'):
+        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+        assert done.returncode == 1 and '2 of 3 images' in done.stdout
+        assert 'train_1.png' in done.stderr and reason in done.stderr
+    packed = PackedDataset(tmp_path / 'b', pipeline=PIPELINE)
+    assert [packed.get_data_info(i)['img_path'] for i in range(len(packed))] == [
+        'train_0.png', 'train_2.png']

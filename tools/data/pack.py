@@ -1,0 +1,38 @@
+"""Pack a data set into a few large files that are read without decoding; see docs/data.md.
+
+    python tools/data/pack.py data/samrs/SOTA data/packed/SOTA --subset sota
+
+Started again after an interruption it goes on where it stopped. The exit code is 1 if an image was
+left out.
+"""
+import argparse
+import sys
+
+from mtp.data import SUBSETS, SAMRSDataset
+from mtp.data.packed import pack
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', help='root of the data set, in the layout of SAMRS')
+    parser.add_argument('folder', help='to write to')
+    parser.add_argument('--subset', choices=SUBSETS, required=True, help='whose layout')
+    parser.add_argument('--split', default='train', help='default: %(default)s')
+    parser.add_argument('--name', help="of the data set (default: the subset's)")
+    parser.add_argument('--classes', nargs='+', help="in label order (default: the subset's)")
+    parser.add_argument('--workers', type=int, help='processes (default: one a core)')
+    args = parser.parse_args()
+    try:
+        source = SAMRSDataset(args.subset, args.source, args.split, args.classes, args.name)
+        report = pack(source, args.folder, args.workers)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    print(f'{args.folder}: {report.images} of {len(source)} images')
+    if report.bad:
+        print(f'{len(report.bad)} were left out:', *report.bad, sep='\n  ', file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
