@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from faster_coco_eval import COCO, COCOeval_faster
-from mmdet.evaluation.functional import average_precision
+from faster_coco_eval import COCO
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
-from mmrotate.evaluation.functional.mean_ap import tpfp_default
 from mmseg.evaluation.metrics import IoUMetric
-from pycocotools import mask as coco_mask
 
+from mtp.evaluation.coco import coco_precision, mean_precision
+from mtp.evaluation.masks import encode_masks
+from mtp.evaluation.rotated import RotatedImage, mean_of_classes, rotated_ap
 from mtp.registry import METRICS
 
 # Columns of the table; all but the AP of horizontal boxes make the average.
@@ -71,9 +71,11 @@ class MultiTaskMetric(BaseMetric):
             grouped[result['dataset']].append(result)
         metrics = {}
         for name, group in grouped.items():
-            for task in self.dataset_meta['datasets'][name]['tasks']:
+            meta = self.dataset_meta['datasets'][name]
+            for task in meta['tasks']:
                 evaluate = TASKS[task][2]
-                for key, value in evaluate([result[task] for result in group]).items():
+                figures = evaluate([result[task] for result in group], len(meta['classes']))
+                for key, value in figures.items():
                     metrics[f'{name}/{task}/{key}'] = value
         metrics['average'] = _mean(
             value for key, value in metrics.items() if key.endswith(AVERAGED))
@@ -107,7 +109,7 @@ def _semantic(sample: dict, num_classes: int) -> tuple[np.ndarray, ...]:
     return tuple(area.numpy() for area in areas)
 
 
-def _mean_iou(images: list[tuple[np.ndarray, ...]]) -> dict[str, float]:
+def _mean_iou(images: list[tuple[np.ndarray, ...]], num_classes: int) -> dict[str, float]:
     # float32, as they come, loses count at 2^24 pixels: sixteen images of 1024 x 1024
     areas = [torch.from_numpy(np.sum(kind, axis=0, dtype=np.float64)) for kind in zip(*images)]
     return {'mIoU': 100 * _mean(IoUMetric.total_area_to_metrics(*areas, ['mIoU'])['IoU'])}
@@ -116,31 +118,36 @@ def _mean_iou(images: list[tuple[np.ndarray, ...]]) -> dict[str, float]:
 def _instance(sample: dict, num_classes: int) -> dict:
     """Predicted and true objects of an image, as COCO stores them."""
     found = sample['pred_instances']
-    truth = _objects(sample['gt_instances'], sample['gt_instances']['masks'].masks, iscrowd=0)
+    truth = _true_objects(sample['gt_instances'], iscrowd=0)
     if 'ignored_instances' in sample:
-        ignored = sample['ignored_instances']
-        truth += _objects(ignored, ignored['masks'].masks, iscrowd=1)
-    predicted = _objects(found, found['masks'].cpu().numpy())
+        truth += _true_objects(sample['ignored_instances'], iscrowd=1)
+    predicted = _objects(found, found['masks'].cpu().numpy(),
+                         get_box_tensor(found['bboxes']).cpu().numpy())
     for entry, score in zip(predicted, found['scores'].tolist()):
         entry['score'] = score
     height, width = sample['ori_shape'][:2]
-    return dict(image=dict(height=height, width=width), truth=truth, predicted=predicted,
-                num_classes=num_classes)
+    return dict(image=dict(height=height, width=width), truth=truth, predicted=predicted)
 
 
-def _objects(instances: dict, masks: np.ndarray, **common: int) -> list[dict]:
-    objects = []
-    for label, (x1, y1, x2, y2), mask in zip(
-            instances['labels'].tolist(), get_box_tensor(instances['bboxes']).tolist(), masks):
-        rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-        objects.append(dict(category_id=label, bbox=[x1, y1, x2 - x1, y2 - y1], segmentation=rle,
-                            area=float(coco_mask.area(rle)), **common))
-    return objects
+def _true_objects(instances: dict, **common: int) -> list[dict]:
+    # An annotated box may be smaller than its mask.
+    extent = instances['masks'].get_bboxes('hbox').numpy()
+    return _objects(instances, instances['masks'].masks, extent, **common)
 
 
-def _coco_ap(images: list[dict]) -> dict[str, float]:
+def _objects(instances: dict, masks: np.ndarray, extent: np.ndarray, **common: int) -> list[dict]:
+    """Objects as COCO stores them; ``extent`` are boxes ``(N, 4)`` that the masks lie in."""
+    runs, areas = encode_masks(masks, extent)
+    boxes = get_box_tensor(instances['bboxes']).tolist()
+    return [dict(category_id=label, bbox=[x1, y1, x2 - x1, y2 - y1], segmentation=rle, area=area,
+                 **common)
+            for label, (x1, y1, x2, y2), rle, area in zip(
+                instances['labels'].tolist(), boxes, runs, areas)]
+
+
+def _coco_ap(images: list[dict], num_classes: int) -> dict[str, float]:
     truth = dict(images=[], annotations=[],
-                 categories=[dict(id=i, name=str(i)) for i in range(images[0]['num_classes'])])
+                 categories=[dict(id=i, name=str(i)) for i in range(num_classes)])
     predicted = []
     for number, image in enumerate(images):
         truth['images'].append(dict(image['image'], id=number))
@@ -150,48 +157,21 @@ def _coco_ap(images: list[dict]) -> dict[str, float]:
         predicted += [dict(entry, image_id=number) for entry in image['predicted']]
     if not any(not entry['iscrowd'] for entry in truth['annotations']):
         return {'bbox_mAP': float('nan'), 'segm_mAP': float('nan')}
-    if not predicted:  # COCO.loadRes takes no empty list
+    if not predicted:  # loadRes takes no empty list
         return {'bbox_mAP': 0.0, 'segm_mAP': 0.0}
     coco = COCO(truth)
-    metrics = {}
-    for kind, other in (('bbox', 'segmentation'), ('segm', 'bbox')):
-        # given both, loadRes would take the boxes' areas for those of the masks
-        found = coco.loadRes([{key: entry[key] for key in entry if key not in (other, 'area')}
-                              for entry in predicted])
-        evaluation = COCOeval_faster(coco, found, kind, print_function=lambda *_: None)
-        evaluation.run()
-        metrics[f'{kind}_mAP'] = float(evaluation.stats[0] * 100)
-    return metrics
+    return {f'{kind}_mAP': 100 * mean_precision(
+                coco_precision(coco, predicted, kind, [100], range(num_classes))[:, :, :, 0])
+            for kind in ('bbox', 'segm')}
 
 
-def _rotated(sample: dict, num_classes: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
-    """Of each class: scores, whether each prediction is a true positive, number of objects."""
-    found, truth = sample['pred_rotated_instances'], sample['gt_rotated_instances']
-    boxes = torch.cat([get_box_tensor(found['bboxes']), found['scores'][:, None]], 1).cpu().numpy()
-    true_boxes = get_box_tensor(truth['bboxes']).cpu().numpy()
-    labels, true_labels = found['labels'].cpu().numpy(), truth['labels'].cpu().numpy()
-    none = np.zeros((0, 5), np.float32)
-    result = []
-    for label in range(num_classes):
-        of_class, true = boxes[labels == label], true_boxes[true_labels == label]
-        hits, _ = tpfp_default(of_class, true, none, iou_thr=0.5, box_type='rbox')
-        result.append((of_class[:, 5], hits[0], len(true)))
-    return result
+def _rotated(sample: dict, num_classes: int) -> RotatedImage:
+    return RotatedImage.from_instances(
+        sample['pred_rotated_instances'], sample['gt_rotated_instances'])
 
 
-def _rotated_map(images: list[list[tuple[np.ndarray, np.ndarray, int]]]) -> dict[str, float]:
-    # mmrotate's eval_rbbox_map, from matches found already: it would start a pool of processes
-    precisions = []
-    for of_class in zip(*images):
-        scores, hits, counts = zip(*of_class)
-        if not sum(counts):
-            continue
-        order = np.argsort(-np.concatenate(scores), kind='stable')
-        true_positives = np.concatenate(hits)[order].cumsum(dtype=np.float64)
-        precisions.append(average_precision(
-            true_positives / sum(counts), true_positives / np.arange(1, len(order) + 1),
-            mode='11points'))
-    return {'mAP': 100 * _mean(precisions)}
+def _rotated_map(images: list[RotatedImage], num_classes: int) -> dict[str, float]:
+    return {'mAP': 100 * mean_of_classes(rotated_ap(images, num_classes), default=float('nan'))}
 
 
 # Task -> field of its predictions, what it keeps of an image, how that becomes figures.

@@ -129,10 +129,13 @@ def test_coco_ap(tmp_path: Path):
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    assert 0.02 < evaluation.stats[0] < 0.9
-    # rounded to three digits by mmdet
-    for key, expected in zip(('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_75'), evaluation.stats):
-        assert found[f'coco/{key}'] == pytest.approx(expected, abs=5.1e-4)
+    assert 0.02 < evaluation.stats[0] < 0.9 and evaluation.stats[5] == -1
+    assert found == {f'coco/bbox_mAP{part}': pytest.approx(expected, abs=1e-7) for part, expected
+                     in zip(('', '_50', '_75', '_s', '_m', '_l'), evaluation.stats)}
+
+    nothing = dict(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long())
+    metric.process({}, [dict(samples[0], pred_instances=nothing)])
+    assert metric.evaluate(1) == {}
 
 
 @pytest.mark.parametrize('mode', ['11points', 'area'])

@@ -1,7 +1,8 @@
 """A tiny ViT + RVSA and a small Oriented R-CNN on samples of UCAS-AOD: planes and cars."""
 from mmengine.config import read_base
 from mmrotate.datasets import DOTADataset
-from mmrotate.evaluation import DOTAMetric
+
+from mtp.evaluation import RotatedMetric
 
 with read_base():
     from ..._base_.finetune.backbones.vit_tiny_rvsa import *
@@ -24,7 +25,7 @@ train_dataloader.update(num_workers=1, dataset=dict(
 test_dataloader.update(num_workers=1, dataset=dict(
     _data, ann_file='val/annfiles', data_prefix=dict(img_path='val/images'), test_mode=True,
     pipeline=val_pipeline))
-test_evaluator = dict(type=DOTAMetric, metric='mAP', eval_mode='11points')
+test_evaluator = dict(type=RotatedMetric, eval_mode='11points')
 val_dataloader = test_dataloader
 val_evaluator = test_evaluator
 

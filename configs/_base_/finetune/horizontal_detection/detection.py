@@ -1,12 +1,12 @@
 """Horizontal detection: what its two detectors share."""
 from mmdet.datasets import AspectRatioBatchSampler
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
-from mmdet.evaluation import CocoMetric
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
 
 from mtp.data import LoadImage
+from mtp.evaluation import DetectionMetric
 
 with read_base():
     from ..runtime import *
@@ -46,4 +46,4 @@ test_dataloader = dict(
     batch_size=1, num_workers=4, persistent_workers=True,
     sampler=dict(type=DefaultSampler, shuffle=False),
     dataset=dict(test_mode=True))
-test_evaluator = dict(type=CocoMetric, metric='bbox')
+test_evaluator = dict(type=DetectionMetric)

@@ -2,7 +2,8 @@
 from mmengine.config import read_base
 from mmengine.dataset import ConcatDataset
 from mmrotate.datasets import DIORDataset
-from mmrotate.evaluation import DOTAMetric
+
+from mtp.evaluation import RotatedMetric
 
 with read_base():
     from .oriented_rcnn import *
@@ -22,6 +23,6 @@ train_dataloader.dataset = dict(
 test_dataloader.dataset.update(
     type=DIORDataset, data_root='data/dior_r', data_prefix=dict(img_path='JPEGImages-test'),
     ann_file='ImageSets/Main/test.txt', pipeline=val_pipeline)
-test_evaluator = dict(type=DOTAMetric, metric='mAP', eval_mode='11points')
+test_evaluator = dict(type=RotatedMetric, eval_mode='11points')
 val_dataloader = test_dataloader
 val_evaluator = test_evaluator
