@@ -37,12 +37,15 @@ class BoxMasks:
         return len(self.boxes)
 
     def __getitem__(self, index: np.ndarray) -> 'BoxMasks':
-        """The masks at ``index``, an array or tensor of int64 or bool, or a slice."""
-        areas = np.prod(self.boxes[:, 2:] - self.boxes[:, :2], 1)
-        parts = np.split(self.pixels, np.cumsum(areas)[:-1]) if len(areas) else []
+        """The masks at ``index``, rising: an array or tensor of int64 or bool, or a slice."""
         chosen = np.arange(len(self))[index]
-        pixels = np.concatenate([np.zeros(0, np.uint8), *(parts[i] for i in chosen)])
-        return BoxMasks(self.boxes[chosen], pixels, self.shape)
+        if len(chosen) == len(self):
+            return self
+        ends = np.cumsum(np.prod(self.boxes[:, 2:] - self.boxes[:, :2], 1))
+        starts = np.concatenate([[0], ends])
+        pixels = [self.pixels[starts[i]:ends[i]] for i in chosen]
+        return BoxMasks(self.boxes[chosen], np.concatenate([np.zeros(0, np.uint8), *pixels]),
+                        self.shape)
 
     @classmethod
     def cat(cls, masks: Sequence['BoxMasks']) -> 'BoxMasks':

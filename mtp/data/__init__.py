@@ -20,7 +20,7 @@ from mtp.data.transforms import (
 
 __all__ = [
     'ChangeDataset', 'Crop', 'DIORDetection', 'DOTATiles', 'DistortPair', 'DrawDistortion',
-    'FilterInstances', 'Flip', 'LoadChange', 'LoadClassMap', 'LoadCrop', 'LoadImage', 'LoadLabels', 'LoadPair',
-    'MultiDatasetSampler', 'MultiTaskDataset', 'PackLabels', 'PackedDataset', 'Resize', 'SAMRSDataset', 'SUBSETS',
-    'SceneDataset', 'SwapDates', 'XViewDetection',
+    'FilterInstances', 'Flip', 'LoadChange', 'LoadClassMap', 'LoadCrop', 'LoadImage', 'LoadLabels',
+    'LoadPair', 'MultiDatasetSampler', 'MultiTaskDataset', 'PackLabels', 'PackedDataset', 'Resize',
+    'SAMRSDataset', 'SUBSETS', 'SceneDataset', 'SwapDates', 'XViewDetection',
 ]

@@ -1,5 +1,6 @@
 """Training crops: flip, resize and crop composed, so that only what the crop shows is computed."""
 import functools
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -59,7 +60,7 @@ class LoadCrop(BaseTransform):
             return None
         if 'rotated' in tasks:
             boxes, kept = window.crop_rotated(entry.rotated)
-            results['gt_rotated_bboxes'] = RotatedBoxes(boxes)
+            results['gt_rotated_bboxes'] = RotatedBoxes(boxes, clone=False)
             results['gt_rotated_bboxes_labels'] = entry.rotated_labels[kept]
         if 'semantic' in tasks:
             results['gt_seg_map'] = _load_map(results, window)
@@ -150,15 +151,22 @@ class Window:
 
     def crop_image(self, image: np.ndarray) -> np.ndarray:
         """The crop of an image ``(H, W, C)``, bilinear."""
-        # OpenCV aligns a resize with the whole image: the crop is cut from that, then mirrored.
-        height, width = self.resized
-        resized = cv2.resize(image, (width, height))
+        # OpenCV aligns a resize with the top left of the image: what lies beyond the crop at the
+        # bottom and right is left out beforehand, what lies before it afterwards.
         (top, left), (rows, columns) = self.offset, self.shape
+        height, width = self.resized
         mirrored_x, mirrored_y = self.mirrored
         if mirrored_x:
             left = width - left - columns
         if mirrored_y:
             top = height - top - rows
+        scale_x, scale_y = self.scale_factor
+        used = image[:math.ceil((top + rows) / scale_y) + 2,
+                     :math.ceil((left + columns) / scale_x) + 2]
+        if used.shape == image.shape:
+            resized = cv2.resize(image, (width, height))
+        else:
+            resized = cv2.resize(used, None, fx=scale_x, fy=scale_y)
         crop = resized[top:top + rows, left:left + columns]
         if self.direction is None:
             return crop
@@ -180,7 +188,7 @@ def _load_instances(results: dict, entry: Entry, window: Window) -> bool:
                        np.cumsum([len(c) for c in counts], dtype=np.int64), entry.size[0])
     seen, boxes, pixels = crop_masks(runs, *window.axes)
     reach = reach[seen]
-    results['gt_bboxes'] = HorizontalBoxes(boxes.astype(np.float32))
+    results['gt_bboxes'] = HorizontalBoxes(boxes.astype(np.float32), clone=False)
     results['gt_bboxes_labels'] = entry.labels[reach]
     results['gt_ignore_flags'] = entry.crowd[reach]
     results['gt_masks'] = BoxMasks(boxes, pixels, window.shape)

@@ -46,7 +46,7 @@ class MultiTaskDataset(ConcatDataset):
         # generator: a function of the seed as well.
         with seeded(sample_seed):
             sample = super().__getitem__(index)
-        sample['data_samples'].set_metainfo(dict(sample_seed=sample_seed))
+        sample['data_samples'].set_field(sample_seed, 'sample_seed', field_type='metainfo')
         return sample
 
 
@@ -62,7 +62,8 @@ def seeded(seed: int) -> Iterator[None]:
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    # not torch.manual_seed: in a worker it keeps a note for the GPU, with a traceback, each time
+    torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:

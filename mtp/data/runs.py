@@ -62,7 +62,7 @@ def encode_mask(segmentation: dict | list, height: int, width: int) -> dict:
 
 
 def decode_mask(segmentation: dict | list, height: int, width: int) -> np.ndarray:
-    """A mask as COCO stores it (run lengths, or a list of polygons) -> uint8 ``(height, width)``."""
+    """A mask as COCO stores it (run lengths, or a list of polygons) -> uint8 ``(H, W)``."""
     return coco_mask.decode(encode_mask(segmentation, height, width))
 
 
@@ -167,7 +167,7 @@ def crop_map(runs: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
         rows: of the crop.
         columns: of the crop.
     """
-    lines, starts, stops, values = runs.T
+    lines, starts, stops, values = np.ascontiguousarray(runs.T, np.int64)
     top, bottom = rows.span(lines, lines + 1)
     left, right = columns.span(starts, stops)
     seen = np.flatnonzero((top < bottom) & (left < right))
@@ -183,7 +183,9 @@ def crop_map(runs: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
 def _paint(starts: np.ndarray, stops: np.ndarray, values: np.ndarray | int, length: int
            ) -> np.ndarray:
     """Disjoint stretches of ``values`` on 0, uint8 ``(length,)``."""
-    steps = np.zeros(length + 1, np.uint8)  # sums of uint8 wrap around and back
-    steps[starts] = values
-    steps[stops] -= values
-    return np.cumsum(steps[:-1], dtype=np.uint8)
+    order = np.argsort(starts)
+    edges = np.zeros(2 * len(order) + 2, np.int64)
+    edges[1:-1:2], edges[2::2], edges[-1] = starts[order], stops[order], length
+    painted = np.zeros(2 * len(order) + 1, np.uint8)
+    painted[1::2] = values if np.isscalar(values) else values[order]
+    return np.repeat(painted, np.diff(edges))

@@ -60,7 +60,7 @@ class LoadLabels(BaseTransform):
             results['gt_bboxes'].clip_(shape)
             results['gt_bboxes_labels'] = labels.labels
             results['gt_ignore_flags'] = labels.crowd
-            masks = [decode_mask(dict(size=shape, counts=counts), *shape) for counts in labels.counts]
+            masks = [decode_mask(dict(size=shape, counts=c), *shape) for c in labels.counts]
             results['gt_masks'] = BitmapMasks(masks, *shape)
         if 'rotated' in results['tasks']:
             results['gt_rotated_bboxes'] = RotatedBoxes(labels.rotated)
@@ -209,14 +209,16 @@ class PackLabels(BaseTransform):
             sample.gt_sem_seg = PixelData(sem_seg=seg_map[None])
         if 'gt_bboxes' in results:
             ignore = results['gt_ignore_flags']
+            # crowds are rare, and a slice is cheaper than a choice
+            parts = (~ignore, ignore) if ignore.any() else (slice(None), slice(0))
             sample.gt_instances, sample.ignored_instances = (
-                InstanceData(bboxes=results['gt_bboxes'][chosen],
-                             labels=to_tensor(results['gt_bboxes_labels'][chosen]),
-                             masks=results['gt_masks'][chosen])
-                for chosen in (~ignore, ignore))
+                InstanceData(bboxes=results['gt_bboxes'][part],
+                             labels=to_tensor(results['gt_bboxes_labels'][part]),
+                             masks=results['gt_masks'][part])
+                for part in parts)
         if 'gt_rotated_bboxes' in results:
             sample.gt_rotated_instances = InstanceData(
-                bboxes=RotatedBoxes(results['gt_rotated_bboxes'].tensor),
+                bboxes=RotatedBoxes(results['gt_rotated_bboxes'].tensor, clone=False),
                 labels=to_tensor(results['gt_rotated_bboxes_labels']))
         image = torch.from_numpy(np.ascontiguousarray(results['img'])).permute(2, 0, 1)
         return dict(inputs=image, data_samples=sample)
