@@ -17,12 +17,14 @@ HOOKS = root.Registry('hook', scope='mtp', parent=root.HOOKS, locations=['mtp.en
 OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
     'optimizer wrapper constructor', scope='mtp', parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
     locations=['mtp.engine'])
+MODEL_WRAPPERS = root.Registry(
+    'model_wrapper', scope='mtp', parent=root.MODEL_WRAPPERS, locations=['mtp.engine'])
 LOG_PROCESSORS = root.Registry(
     'log_processor', scope='mtp', parent=root.LOG_PROCESSORS, locations=['mtp.engine'])
 OPTIM_WRAPPERS = root.Registry(
     'optim_wrapper', scope='mtp', parent=root.OPTIM_WRAPPERS, locations=['mtp.engine'])
 
 # Nothing of ours goes into these; without a child of the scope mmengine warns on each use.
-for _registry in (root.LOOPS, root.MODEL_WRAPPERS, root.OPTIMIZERS, root.PARAM_SCHEDULERS,
-                  root.VISBACKENDS, root.VISUALIZERS, root.EVALUATOR, root.WEIGHT_INITIALIZERS):
+for _registry in (root.LOOPS, root.OPTIMIZERS, root.PARAM_SCHEDULERS, root.VISBACKENDS,
+                  root.VISUALIZERS, root.EVALUATOR, root.WEIGHT_INITIALIZERS):
     root.Registry(_registry.name, scope='mtp', parent=_registry)

@@ -26,12 +26,11 @@ def main() -> None:
         cfg = launch.load_config(args)
         chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
         launch.override(cfg, {key: value for key, value in chosen.items() if value})
-        if args.resume:
-            cfg.resume = True
-            cfg.load_from = str(launch.last_checkpoint(cfg.work_dir) if args.resume == 'last'
-                                else args.resume)
+        checkpoint = launch.checkpoint_to_resume(cfg, args.resume)
+        if checkpoint:
+            cfg.resume, cfg.load_from = True, str(checkpoint)
     runner = launch.build_runner(cfg)
-    if args.resume:
+    if checkpoint:
         with launch.users_errors():
             launch.check_checkpoint(launch.unwrap(runner.model), cfg.load_from)
     runner.train()

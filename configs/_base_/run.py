@@ -8,7 +8,13 @@ from mmengine.hooks import (
 )
 from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 
-from mtp.engine import CompileHook, DeferredLogHook, DrawPredictionsHook, SeedIterationHook
+from mtp.engine import (
+    CompileHook,
+    DeferredLogHook,
+    DrawPredictionsHook,
+    ReplicatedModel,
+    SeedIterationHook,
+)
 
 default_hooks = dict(
     runtime_info=dict(type=DeferredLogHook),
@@ -31,6 +37,8 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'))
 randomness = dict(seed=0)
+# Several processes: a copy of the model on each, or ShardedModel; see docs/distributed.md.
+model_wrapper_cfg = dict(type=ReplicatedModel)
 
 load_from = None
 resume = False

@@ -7,6 +7,8 @@ from mtp.engine.hooks import ExportEncoderHook, SeedIterationHook
 from mtp.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mtp.engine.logging import DeferredLogHook, TaskLossLogProcessor
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
+from mtp.engine.parallel import ReplicatedModel, ShardedModel
+from mtp.engine.runner import Runner
 from mtp.engine.visualization_hook import DrawPredictionsHook
 
 compat.load_checkpoints_safely()
@@ -14,6 +16,6 @@ compat.load_checkpoints_safely()
 __all__ = [
     'CheckDatasetsHook', 'CompileHook', 'DeferredLogHook', 'DrawPredictionsHook',
     'ExportEncoderHook', 'FastEMA', 'LayerDecayOptimWrapperConstructor',
-    'MixedPrecisionOptimWrapper',
-    'SeedIterationHook', 'TaskLossLogProcessor',
+    'MixedPrecisionOptimWrapper', 'ReplicatedModel', 'Runner', 'SeedIterationHook', 'ShardedModel',
+    'TaskLossLogProcessor',
 ]

@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 import mtp
+from mtp.engine.checkpoint import whole_state_dict
 from mtp.registry import HOOKS
 
 
@@ -48,12 +49,12 @@ class ExportEncoderHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Write the file, on the main process."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        state_dict = whole_state_dict(model.backbone)
         if not is_main_process():
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         content = {
-            'state_dict': {name: value.detach().cpu()
-                           for name, value in model.backbone.state_dict().items()},
+            'state_dict': state_dict,
             'meta': {'mtp_version': mtp.__version__,
                      'backbone': Config({'backbone': runner.cfg.model.backbone}).pretty_text,
                      'iteration': runner.iter}}

@@ -12,12 +12,12 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 from mmengine.utils import get_object_from_string
 from torch import nn
 
+from mtp.engine.checkpoint import read_entries
+from mtp.engine.runner import Runner
 from mtp.evaluation import Submission
-from mtp.models.checkpoints import read_state_dict
 
 # launcher -> what starts its processes, and the variables that it sets: a process's number among
 # all, its number on its machine, how many there are
@@ -106,12 +106,8 @@ def _check_launcher(launcher: str) -> None:
 
 
 def _use_cpu_processes(cfg: Config) -> None:
-    # mmengine selects a GPU per process before it looks at the backend, and ties the wrapped
-    # model to it: both are given to it ready.
+    # mmengine selects a GPU per process before it looks at the backend.
     torch.distributed.init_process_group('gloo')
-    cfg.model_wrapper_cfg = dict(
-        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False))
     cfg.sync_bn = None  # torch's works on accelerators only
 
 
@@ -187,6 +183,30 @@ def last_checkpoint(work_dir: str | Path) -> Path:
     return pointer.with_name(Path(pointer.read_text()).name)
 
 
+def checkpoint_to_resume(cfg: Config, asked: str | None) -> Path | None:
+    """The checkpoint that training goes on from, None to start.
+
+    Processes that torchrun (``--max-restarts``) or SLURM (``--requeue``) has started again go on
+    from the last checkpoint of their run, where it has saved one, whatever was asked for.
+
+    Args:
+        cfg: of :func:`load_config`.
+        asked: a path, ``'last'`` or None.
+
+    Raises:
+        FileNotFoundError: the last one is asked for, and there is none.
+    """
+    pointer = Path(cfg.work_dir) / 'last_checkpoint'
+    restarts = max(int(os.environ.get(name, 0))
+                   for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'))
+    if asked == 'last' or (restarts and pointer.is_file()):
+        return last_checkpoint(cfg.work_dir)
+    if cfg.launcher != 'none':
+        # Left by an earlier run in this folder: no restart may take it for its own.
+        pointer.unlink(missing_ok=True)
+    return asked and Path(asked)
+
+
 def build_runner(cfg: Config) -> Runner:
     """A runner; it writes the resolved config into its work directory."""
     init_default_scope(cfg.get('default_scope', 'mtp'))
@@ -205,7 +225,7 @@ def check_checkpoint(model: nn.Module, path: str | Path) -> None:
         FileNotFoundError: no such file.
         ValueError: the file is damaged, or its keys or shapes are not those of the model.
     """
-    check_state(model, read_state_dict(path), path)
+    check_state(model, read_entries(path), path)
 
 
 def check_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path) -> None:

@@ -1,9 +1,14 @@
 """A model and data so small that a whole training run takes a second."""
+import os
+import signal
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -50,3 +55,14 @@ class ToyMetric(BaseMetric):
 
     def compute_metrics(self, results: list[float]) -> dict[str, float]:
         return {'mean': sum(results) / len(results)}
+
+
+class KillOnce(Hook):
+    """Kills process 1 the first time that it comes to the fifth iteration."""
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+                          ) -> None:
+        killed = Path(runner.work_dir) / 'killed'
+        if runner.rank == 1 and runner.iter == 4 and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)

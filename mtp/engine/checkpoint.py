@@ -1,0 +1,177 @@
+"""Checkpoints in shards: mmengine's checkpoint as a folder that any number of processes reads.
+
+The folder holds what a checkpoint file of mmengine holds: the tensors of ``state_dict`` and
+``optimizer`` through ``torch.distributed.checkpoint``, each process writing its own, and the rest
+(schedules, log, meta information) in ``rest.pth``.
+"""
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from mmengine.dist import barrier, is_main_process
+from torch import Tensor, nn
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from mtp.models.checkpoints import load_safely, read_state_dict
+
+REST = 'rest.pth'
+
+
+def whole_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """A module's state dict on the CPU, whole even of a sharded module; all processes must call."""
+    return {name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
+            for name, value in module.state_dict().items()}
+
+
+def save_shards(checkpoint: dict[str, Any], folder: str | Path) -> None:
+    """Write a checkpoint; all processes must call.
+
+    It appears whole or not at all: the folder has another name until all have written.
+
+    Args:
+        checkpoint: as mmengine makes it, the tensors of a sharded model being ``DTensor``s.
+        folder: which must not be there.
+    """
+    folder = Path(folder)
+    unfinished = folder.with_name(f'{folder.name}.unfinished')
+    rest = dict(checkpoint)
+    tensors = _flat(rest.pop('state_dict'), rest.get('optimizer', {}).get('state', {}))
+    if 'optimizer' in rest:
+        rest['optimizer'] = {key: value for key, value in rest['optimizer'].items()
+                             if key != 'state'}
+    if is_main_process():
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+        unfinished.mkdir(parents=True)
+        torch.save(rest, unfinished / REST)
+    barrier()
+    dcp.save(tensors, checkpoint_id=unfinished)
+    barrier()
+    if is_main_process():
+        os.replace(unfinished, folder)
+    barrier()
+
+
+def load_shards(folder: str | Path, model: nn.Module, optimizer: Optimizer | None = None
+                ) -> dict[str, Any]:
+    """Load a checkpoint's weights into a model; all processes must call.
+
+    Args:
+        folder: as :func:`save_shards` wrote it, on any number of processes.
+        model: whole or sharded.
+        optimizer: of the model; None to leave its states unread.
+
+    Returns:
+        dict: the checkpoint as mmengine has it; ``optimizer`` is in shards where the model is.
+    """
+    folder = Path(folder)
+    checkpoint = load_safely(folder / REST)
+    state_dict, states = model.state_dict(), {}
+    if optimizer is not None:
+        for key, (size, dtype) in _entries(folder).items():
+            kind, index, *name = key.split('.', 2)
+            if kind == 'optimizer':
+                like = _parameters(optimizer)[int(index)]
+                states.setdefault(int(index), {})[name[0]] = (
+                    torch.zeros_like(like, dtype=dtype) if size == like.shape
+                    else torch.zeros(size, dtype=dtype))
+    dcp.load(_flat(state_dict, states), checkpoint_id=folder,
+             no_dist=not torch.distributed.is_initialized())
+    checkpoint['state_dict'] = state_dict
+    if optimizer is None:
+        checkpoint.pop('optimizer', None)
+    else:
+        checkpoint['optimizer']['state'] = states
+    return checkpoint
+
+
+def distribute(checkpoint: dict[str, Any], model: nn.Module, optimizer: Optimizer | None) -> None:
+    """Split a whole checkpoint's tensors, in place, as those of a sharded model are.
+
+    Entries that the model lacks stay as they are.
+
+    Args:
+        checkpoint: of a file.
+        model: sharded.
+        optimizer: of the model; None to leave its states whole.
+    """
+    likes = model.state_dict()
+    checkpoint['state_dict'] = {
+        name: _split_like(value, likes[name]) if name in likes else value
+        for name, value in checkpoint['state_dict'].items()}
+    if optimizer is not None and 'optimizer' in checkpoint:
+        for index, state in checkpoint['optimizer']['state'].items():
+            like = _parameters(optimizer)[index]
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == like.shape:
+                    state[name] = _split_like(value, like)
+
+
+def read_entries(path: str | Path) -> dict[str, Tensor]:
+    """A model's entries in a checkpoint, file or folder; of a folder without their values.
+
+    Raises:
+        FileNotFoundError: no such file, or a folder that is no checkpoint.
+        ValueError: it cannot be read, or holds no state dict.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return read_state_dict(path)
+    return {key.removeprefix('state_dict.'): torch.empty(size, dtype=dtype, device='meta')
+            for key, (size, dtype) in _entries(path).items() if key.startswith('state_dict.')}
+
+
+def merge_shards(folder: str | Path, path: str | Path) -> None:
+    """Write a checkpoint's folder as the one file that mmengine would have written.
+
+    Raises:
+        FileNotFoundError, ValueError: as of :func:`read_entries`.
+    """
+    folder, path = Path(folder), Path(path)
+    _entries(folder)
+    unfinished = path.with_name(f'{path.name}.unfinished')
+    dcp_to_torch_save(folder, unfinished)
+    tensors = load_safely(unfinished)
+    checkpoint = {**load_safely(folder / REST), 'state_dict': {}}
+    for key, value in tensors.items():
+        kind, name = key.split('.', 1)
+        if kind == 'state_dict':
+            checkpoint['state_dict'][name] = value
+        else:
+            index, name = name.split('.', 1)
+            states = checkpoint['optimizer'].setdefault('state', {})
+            states.setdefault(int(index), {})[name] = value
+    torch.save(checkpoint, unfinished)
+    os.replace(unfinished, path)
+
+
+def _flat(state_dict: Mapping[str, Tensor], states: Mapping[int, Mapping[str, Tensor]]
+          ) -> dict[str, Tensor]:
+    return {**{f'state_dict.{name}': value for name, value in state_dict.items()},
+            **{f'optimizer.{index}.{name}': value
+               for index, state in states.items() for name, value in state.items()}}
+
+
+def _entries(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Key -> size and dtype of every tensor of a folder."""
+    if not (folder / '.metadata').is_file() or not (folder / REST).is_file():
+        raise FileNotFoundError(f'no checkpoint in the folder {folder}: it lacks .metadata or '
+                                f'{REST}; give a folder that training wrote')
+    entries = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    return {key: (entry.size, entry.properties.dtype) for key, entry in entries.items()}
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    """In the order that an optimiser numbers them in its state dict."""
+    return [param for group in optimizer.param_groups for param in group['params']]
+
+
+def _split_like(value: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(like, DTensor):
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

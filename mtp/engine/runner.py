@@ -1,0 +1,99 @@
+"""mmengine's runner, for models in shards as well."""
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import Runner as MMEngineRunner
+from torch import nn
+from torch.optim import Optimizer
+
+from mtp.engine.checkpoint import distribute, load_shards, save_shards
+from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
+from mtp.engine.parallel import ShardedModel
+
+
+class Runner(MMEngineRunner):
+    """Trains a :class:`mtp.engine.ShardedModel`; everything else is mmengine's.
+
+    A sharded model's checkpoint is a folder of the name that the file would have. Folders resume
+    on any number of processes, whole models from folders, and sharded ones from files.
+    """
+
+    @property
+    def bare_model(self) -> nn.Module:
+        """The model without the wrapper of distributed training."""
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+    @property
+    def _shards(self) -> bool:
+        return isinstance(self.model, ShardedModel) and self.model.is_sharded
+
+    def build_optim_wrapper(self, optim_wrapper: OptimWrapper | Optimizer | dict) -> OptimWrapper:
+        """As in mmengine; before it, a model that is to be sharded is initialised and sharded."""
+        if isinstance(self.model, ShardedModel) and not self.model.is_sharded:
+            super()._init_model_weights()
+            self.model.shard(_compute_dtype(optim_wrapper))
+        return super().build_optim_wrapper(optim_wrapper)
+
+    def _init_model_weights(self) -> None:
+        if not self._shards:  # these have been, while they were whole
+            super()._init_model_weights()
+
+    def save_checkpoint(self, out_dir: str, filename: str, file_client_args: dict | None = None,
+                        save_optimizer: bool = True, save_param_scheduler: bool = True,
+                        meta: dict | None = None, by_epoch: bool = True,
+                        backend_args: dict | None = None) -> None:
+        """As in mmengine; shards are written by all processes, with ``meta`` given."""
+        if not self._shards:
+            super().save_checkpoint(out_dir, filename, file_client_args, save_optimizer,
+                                    save_param_scheduler, meta, by_epoch, backend_args)
+            return
+        checkpoint: dict[str, Any] = {
+            'meta': dict(
+                meta, cfg=self.cfg.pretty_text, seed=self.seed,
+                experiment_name=self.experiment_name, time=time.strftime('%Y%m%d_%H%M%S'),
+                mmengine_version=mmengine.__version__,
+                dataset_meta=getattr(self.train_dataloader.dataset, 'metainfo', None)),
+            'state_dict': self.bare_model.state_dict(),
+            'message_hub': self.message_hub.state_dict()}
+        if save_optimizer:
+            checkpoint['optimizer'] = self.optim_wrapper.state_dict()
+        if save_param_scheduler:
+            checkpoint['param_schedulers'] = [s.state_dict() for s in self.param_schedulers or ()]
+        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+        save_shards(checkpoint, Path(out_dir) / filename)
+
+    def load_checkpoint(self, filename: str, map_location: str | Callable = 'cpu',
+                        strict: bool = False, **kwargs) -> dict[str, Any]:
+        """As in mmengine; ``filename`` may be a folder, whose entries must all fit the model."""
+        folder = Path(filename).is_dir()
+        if not folder and not self._shards:
+            return super().load_checkpoint(filename, map_location, strict, **kwargs)
+        built = isinstance(self.optim_wrapper, OptimWrapper)
+        optimizer = self.optim_wrapper.optimizer if built else None
+        if folder:
+            checkpoint = load_shards(filename, self.bare_model, optimizer)
+        else:
+            checkpoint = CheckpointLoader.load_checkpoint(filename, 'cpu')
+            distribute(checkpoint, self.bare_model, optimizer)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        self.bare_model.load_state_dict(checkpoint['state_dict'], strict=strict)
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+
+def _compute_dtype(optim_wrapper: dict) -> torch.dtype | None:
+    """bfloat16 where the config of an optimiser wrapper trains under autocast, else None."""
+    type_ = optim_wrapper.get('type', OptimWrapper)
+    type_ = OPTIM_WRAPPERS.get(type_) if isinstance(type_, str) else type_
+    if not issubclass(type_, MixedPrecisionOptimWrapper):
+        return None
+    return autocast_dtype(optim_wrapper.get('amp', 'auto'))

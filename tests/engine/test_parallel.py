@@ -1,0 +1,141 @@
+"""Copies, shards and one process train alike, and read each other's checkpoints."""
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+from mtp.engine import launch
+from mtp.engine.checkpoint import merge_shards, whole_state_dict
+from tests.distributed import run_processes
+
+CONFIG = Path(__file__).with_name('parallel_config.py')
+COPIES, SHARDS = dict(type='mtp.engine.ReplicatedModel'), dict(type='mtp.engine.ShardedModel')
+ITERATIONS = 3
+Run = tuple[dict[str, list[float]], dict[str, Tensor]]
+
+
+def _config(world_size: int, work_dir: Path, wrapper: dict = COPIES, tasks: tuple[str, ...] = (),
+            **options) -> Config:
+    cfg = Config.fromfile(CONFIG)
+    cfg.merge_from_dict({
+        'work_dir': str(work_dir), 'launcher': 'pytorch' if world_size > 1 else 'none',
+        'experiment_name': str(work_dir), 'model_wrapper_cfg': wrapper,
+        'train_dataloader.batch_size': 8 // world_size, 'train_cfg.max_iters': ITERATIONS,
+        **options})
+    if tasks:
+        cfg.model.tasks = {task: cfg.model.tasks[task] for task in tasks}
+        for dataset in cfg.model.datasets.values():
+            dataset.tasks = tasks
+    return cfg
+
+
+def _train(world_size: int, work_dir: Path, wrapper: dict = COPIES, **options) -> Run:
+    """Losses and gradient norms by name, a value for each iteration, and the weights."""
+    runner = launch.build_runner(_config(world_size, work_dir, wrapper, **options))
+    runner.train()
+    logged = {name: buffer.data[0].tolist() for name, buffer in
+              runner.message_hub.log_scalars.items() if 'loss' in name or 'grad_norm' in name}
+    return logged, whole_state_dict(runner.bare_model)
+
+
+def _assert_alike(found: Run, expected: Run, tolerance: float = 2e-3) -> None:
+    assert set(found[0]) == set(expected[0]) and len(found[0]) > 3
+    for name, values in expected[0].items():
+        assert found[0][name] == pytest.approx(values, rel=tolerance, abs=tolerance), name
+    for name, value in expected[1].items():
+        torch.testing.assert_close(found[1][name], value, rtol=tolerance, atol=tolerance / 10,
+                                   msg=lambda text, name=name: f'{name}: {text}')
+
+
+def _on_four(rank: int, folder: Path) -> dict[str, Run]:
+    return {
+        'shards': _train(4, folder / 'four', SHARDS),
+        'two copies in shards': _train(4, folder / 'hybrid', dict(SHARDS, processes_per_copy=2))}
+
+
+def _on_two(rank: int, folder: Path) -> dict[str, Run]:
+    return {
+        'copies': _train(2, folder / 'copies'),
+        'shards': _train(2, folder / 'shards', SHARDS),
+        'shards from shards': _train(
+            2, folder / 'reshard', SHARDS, resume=True, load_from=str(folder / 'four/iter_2.pth')),
+        'shards from a file': _train(
+            2, folder / 'split', SHARDS, resume=True, load_from=str(folder / 'one/iter_2.pth'))}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp('parallel')
+
+
+@pytest.fixture(scope='module')
+def one(folder) -> Run:
+    return _train(1, folder / 'one')
+
+
+@pytest.fixture(scope='module')
+def four(folder) -> list[dict[str, Run]]:
+    return run_processes(_on_four, 4, folder)
+
+
+@pytest.mark.slow
+def test_two_and_four_processes_train_like_one_and_resume_on_another_number(one, four, folder):
+    for results in (four, run_processes(_on_two, 2, folder)):
+        for name, run in results[0].items():
+            _assert_alike(run, one)
+            for other in results[1:]:
+                assert other[name][0] == run[0], 'losses are logged alike on all processes'
+
+
+@pytest.mark.slow
+def test_shards_of_four_processes_resume_on_one_and_as_one_file(one, four, folder):
+    shards = folder / 'four' / 'iter_2.pth'
+    assert shards.is_dir()
+    found = _train(1, folder / 'whole', resume=True, load_from=str(shards))
+    _assert_alike(found, one)
+
+    merge_shards(shards, folder / 'merged.pth')
+    again = _train(1, folder / 'file', resume=True, load_from=str(folder / 'merged.pth'))
+    assert again[0] == found[0]
+    assert all(torch.equal(again[1][name], value) for name, value in found[1].items())
+
+
+def _other_settings(rank: int, folder: Path) -> dict[str, Run]:
+    few = dict(tasks=('semantic',))
+    amp = {'optim_wrapper.amp': 'on', **few}
+    accumulate = {'optim_wrapper.accumulative_counts': 3, **few}
+    return {
+        'plain': _train(2, folder / 'plain', **few),
+        'compressed': _train(2, folder / 'c', dict(COPIES, compress_gradients=True), **few),
+        'copies, amp': _train(2, folder / 'ca', **amp),
+        'shards, amp': _train(2, folder / 'sa', SHARDS, **amp),
+        'copies, accumulated': _train(2, folder / 'cc', **accumulate),
+        'shards, accumulated': _train(2, folder / 'sc', SHARDS, **accumulate)}
+
+
+@pytest.mark.slow
+def test_bfloat16_and_accumulated_gradients(tmp_path):
+    runs, _ = run_processes(_other_settings, 2, tmp_path)
+    _assert_alike(runs['compressed'], runs['plain'], tolerance=2e-2)
+    _assert_alike(runs['shards, amp'], runs['copies, amp'], tolerance=5e-2)
+    _assert_alike(runs['shards, accumulated'], runs['copies, accumulated'])
+    assert runs['plain'][0] != runs['copies, accumulated'][0]
+
+
+def _evaluate_unevenly(rank: int, folder: Path) -> tuple[int, list[int]]:
+    runner = launch.build_runner(_config(2, folder, SHARDS, tasks=('semantic',)))
+    runner.train()
+    runner.model.eval()
+    batch = next(iter(runner.train_dataloader))
+    predictions = [runner.model.val_step(batch) for _ in range(1 + rank)]
+    runner.model.train()
+    trained = runner.model.train_step(batch, runner.optim_wrapper)
+    return len(predictions), [round(float(value), 4) for value in trained.values()]
+
+
+@pytest.mark.slow
+def test_processes_evaluate_different_numbers_of_batches(tmp_path):
+    (first, losses), (second, others) = run_processes(_evaluate_unevenly, 2, tmp_path)
+    assert (first, second) == (1, 2) and losses == others

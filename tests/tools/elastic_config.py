@@ -1,0 +1,9 @@
+"""The toy run, of which process 1 is killed once."""
+from mmengine.config import read_base
+
+from tests.tools.toy import KillOnce
+
+with read_base():
+    from .toy_config import *  # noqa: F403
+
+custom_hooks = [dict(type=KillOnce)]

@@ -1,0 +1,25 @@
+"""Make one file of a sharded checkpoint's folder.
+
+``python tools/checkpoints/merge_shards.py work_dirs/<name>/iter_80000.pth merged.pth``
+
+The file is what a run with ``ReplicatedModel`` would have saved: every tool takes it.
+"""
+import argparse
+from pathlib import Path
+
+from mtp.engine import launch
+from mtp.engine.checkpoint import merge_shards
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('folder', type=Path, help='a checkpoint that is a folder')
+    parser.add_argument('file', type=Path, help='to write')
+    args = parser.parse_args()
+    with launch.users_errors():
+        merge_shards(args.folder, args.file)
+
+
+if __name__ == '__main__':
+    main()
