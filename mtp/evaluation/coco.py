@@ -1,6 +1,7 @@
 """Average precision as COCO defines it, by faster-coco-eval: pycocotools' figures, sooner."""
-from collections.abc import Sequence
-from typing import Any
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -11,7 +12,8 @@ from mtp.registry import METRICS
 
 
 def coco_precision(truth: COCO, predicted: list[dict], kind: str,
-                   max_detections: Sequence[int], categories: Sequence[int]) -> np.ndarray:
+                   max_detections: Sequence[int], categories: Sequence[int],
+                   sizes: bool) -> np.ndarray:
     """Precision of predictions at 101 recalls.
 
     Args:
@@ -21,22 +23,40 @@ def coco_precision(truth: COCO, predicted: list[dict], kind: str,
         kind: ``'bbox'`` or ``'segm'``, which of the two is compared.
         max_detections: how many predictions of a class and image count, rising numbers.
         categories: ids of the classes that count.
+        sizes: whether to look at small, medium and large objects by themselves, too.
 
     Returns:
-        ndarray: ``(10, 101, C, 4, D)``: IoU 0.50, 0.55, ..., 0.95; recalls; classes; areas (all,
-        small, medium, large); numbers of detections. 0..1, and -1 where there is nothing to find.
+        ndarray: ``(10, 101, C, A, D)``: IoU 0.50, 0.55, ..., 0.95; recalls; classes; all objects
+        and, with ``sizes``, small, medium, large ones; numbers of detections. 0..1, and -1 where
+        there is nothing to find.
     """
     wanted = dict(bbox='bbox', segm='segmentation')[kind]
-    # given both, loadRes would take the boxes' areas for those of the masks
-    found = truth.loadRes([
-        {key: entry[key] for key in ('image_id', 'category_id', 'score', wanted)}
-        for entry in predicted])
-    evaluation = COCOeval_faster(truth, found, kind, print_function=lambda *_: None)
-    evaluation.params.maxDets = list(max_detections)
-    evaluation.params.catIds = list(categories)
-    evaluation.evaluate()
-    evaluation.accumulate()
+    with _no_collection():
+        # given both, loadRes would take the boxes' areas for those of the masks
+        found = truth.loadRes([
+            {key: entry[key] for key in ('image_id', 'category_id', 'score', wanted)}
+            for entry in predicted])
+        evaluation = COCOeval_faster(truth, found, kind, print_function=lambda *_: None)
+        params = evaluation.params
+        params.maxDets, params.catIds = list(max_detections), list(categories)
+        if not sizes:
+            params.areaRng, params.areaRngLbl = params.areaRng[:1], params.areaRngLbl[:1]
+        evaluation.evaluate()
+        evaluation.accumulate()
     return evaluation.eval['precision']
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without Python's search for garbage: so many dicts would set it off time and again, and it
+    would take as long as the evaluation, which leaves none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def mean_precision(precision: np.ndarray) -> float:
@@ -53,11 +73,12 @@ class DetectionMetric(CocoMetric):
 
     Args:
         ann_file: json file of COCO's form with the true boxes of the split.
-        kwargs: ``collect_device`` and ``prefix``, as in mmdet.
+        collect_device, prefix: as in :class:`mmengine.evaluator.BaseMetric`.
     """
 
-    def __init__(self, ann_file: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, ann_file: str, collect_device: str = 'cpu', prefix: str | None = None
+                 ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
         with get_local_path(ann_file) as path:
             self._coco_api = COCO(path)
 
@@ -75,10 +96,9 @@ class DetectionMetric(CocoMetric):
         if not predicted:
             return {}
         precision = coco_precision(
-            self._coco_api, predicted, 'bbox', self.proposal_nums, categories)
-        everywhere, small, medium, large = np.moveaxis(precision[..., -1], -1, 0)
-        # 100 predictions of a class for this one only: so do pycocotools and with it mmdet
-        mean = precision[:, :, :, 0, self.proposal_nums.index(100)]
-        parts = dict(mAP=mean, mAP_50=everywhere[0], mAP_75=everywhere[5], mAP_s=small,
-                     mAP_m=medium, mAP_l=large)
+            self._coco_api, predicted, 'bbox', (100, 1000), categories, sizes=True)
+        everywhere, small, medium, large = np.moveaxis(precision[..., 1], -1, 0)
+        # 100 predictions of a class for this one only: so does mmdet
+        parts = dict(mAP=precision[:, :, :, 0, 0], mAP_50=everywhere[0], mAP_75=everywhere[5],
+                     mAP_s=small, mAP_m=medium, mAP_l=large)
         return {f'bbox_{key}': mean_precision(part) for key, part in parts.items()}

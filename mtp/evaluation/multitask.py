@@ -161,7 +161,7 @@ def _coco_ap(images: list[dict], num_classes: int) -> dict[str, float]:
         return {'bbox_mAP': 0.0, 'segm_mAP': 0.0}
     coco = COCO(truth)
     return {f'{kind}_mAP': 100 * mean_precision(
-                coco_precision(coco, predicted, kind, [100], range(num_classes))[:, :, :, 0])
+                coco_precision(coco, predicted, kind, [100], range(num_classes), sizes=False))
             for kind in ('bbox', 'segm')}
 
 
