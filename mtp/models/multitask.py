@@ -94,6 +94,10 @@ class MultiTaskPretrainer(BaseModel):
             index = to_device(order, inputs.device, torch.int64)
             inputs, data_samples = inputs[index], [data_samples[i] for i in order]
         features = self.backbone(inputs)
+        if torch.is_autocast_enabled(inputs.device.type):
+            # once, instead of a copy for each convolution that takes them
+            dtype = torch.get_autocast_dtype(inputs.device.type)
+            features = [feature.to(dtype) for feature in features]
         losses = {}
         for task, features_t, batch in self._task_batches(features, data_samples):
             for name, terms in self.tasks[task].loss(features_t, batch).items():
@@ -109,13 +113,15 @@ class MultiTaskPretrainer(BaseModel):
         return data_samples
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum the losses; what is logged is the mean over processes."""
-        loss, log_vars = super().parse_losses(losses)
+        """Sum the losses; what is logged is the mean over processes.
+
+        mmengine's would launch some five kernels for each term, forward and backward.
+        """
+        total = torch.stack([value for key, value in losses.items() if 'loss' in key]).sum()
+        values = torch.stack([total, *losses.values()]).detach()
         if get_world_size() > 1:
-            values = torch.stack([v.detach().float().reshape(()) for v in log_vars.values()])
             all_reduce(values, 'mean')
-            log_vars = type(log_vars)(zip(log_vars, values))
-        return loss, log_vars
+        return total, dict(zip(['loss', *losses], values))
 
     def _dataset_of(self, sample) -> str:
         name = sample.get('dataset')

@@ -40,7 +40,6 @@ train_dataloader = dict(
     batch_size=3,
     num_workers=8,
     persistent_workers=True,
-    prefetch_factor=4,
     pin_memory=True,
     collate_fn=dict(type=pack_batch),
     sampler=dict(type=MultiDatasetSampler, images_per_dataset=1),

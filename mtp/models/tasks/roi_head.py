@@ -164,12 +164,12 @@ class SharedRoIHead(StandardRoIHead):
         losses = {}
         for (name, group), count, ratio in zip(batch.groups.items(), counts.clamp(min=1), ratios):
             head = self.mask_heads[name]
-            logits = head(feats[group].flatten(0, 1)).float()
+            logits = head(feats[group].flatten(0, 1))
             label = labels[group].flatten() if not head.class_agnostic else logits.new_zeros(
                 len(logits), dtype=torch.int64)
             logits = logits[torch.arange(len(logits), device=logits.device), label]
             loss = F.binary_cross_entropy_with_logits(
-                logits, targets[group].flatten(0, 1), reduction='none').mean((1, 2))
+                logits.float(), targets[group].flatten(0, 1), reduction='none').mean((1, 2))
             loss = (loss * positive[group].flatten()).sum() / count * ratio
             losses[name] = dict(loss_mask=loss * head.loss_mask.loss_weight)
         return losses
