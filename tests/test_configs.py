@@ -53,5 +53,5 @@ def test_recipe_of_the_paper(name, layers, lr, decay, drop_path):
     assert (optimizer.lr, optimizer.weight_decay, optimizer.betas) == (lr, 0.05, (0.9, 0.999))
     assert cfg.optim_wrapper.clip_grad.max_norm == 5.0
     assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == decay
-    resize, crop = cfg.train_dataloader.dataset.datasets[0].pipeline[3:5]
-    assert (resize.scale, resize.ratio_range, crop.size) == ((448, 448), (0.5, 2.0), 448)
+    crop = cfg.train_dataloader.dataset.datasets[0].pipeline[0]
+    assert (crop.size, crop.ratio_range) == (448, (0.5, 2.0))
