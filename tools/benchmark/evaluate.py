@@ -166,7 +166,7 @@ def rotated_forms(images: list[RotatedImage]) -> dict[str, Form]:
         return {'mAP': mean} | {str(label): one['ap'].item()
                                 for label, one in enumerate(of_classes)}
 
-    def mtp() -> Figures:
+    def ours() -> Figures:
         of_classes = rotated_ap(images, CLASSES)
         return figures(mean_of_classes(of_classes, 0.0), of_classes)
 
@@ -183,7 +183,7 @@ def rotated_forms(images: list[RotatedImage]) -> dict[str, Form]:
         return lambda: mmrotate(get_context=lambda _: here,
                                 box_iou_rotated=lambda *boxes: next(rest))
 
-    return {'mtp': lambda: mtp, 'mmrotate, one process': one_process,
+    return {'mtp': lambda: ours, 'mmrotate, one process': one_process,
             'mmrotate, overlaps for nothing': free_overlaps,
             'mmrotate, pool of 4': lambda: lambda: mmrotate(get_context=mean_ap.get_context)}
 
@@ -244,7 +244,7 @@ def coco_forms(truth: dict, predicted: list[dict], kind: str) -> dict[str, Form]
     predicted = [{key: value for key, value in entry.items() if key not in (other, 'area')}
                  for entry in predicted]
 
-    def mtp(sizes: bool) -> Callable[[], Figures]:
+    def ours(sizes: bool) -> Callable[[], Figures]:
         own = copy.deepcopy((truth, predicted))  # both libraries write into what they are given
 
         def call() -> Figures:
@@ -268,7 +268,7 @@ def coco_forms(truth: dict, predicted: list[dict], kind: str) -> dict[str, Form]
             evaluation.summarize()
             return dict(zip(FIGURES, evaluation.stats.tolist()))
         return call
-    return {'mtp': lambda: mtp(sizes=True), 'mtp, without sizes': lambda: mtp(sizes=False),
+    return {'mtp': lambda: ours(sizes=True), 'mtp, without sizes': lambda: ours(sizes=False),
             'pycocotools': pycocotools}
 
 
