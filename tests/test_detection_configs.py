@@ -102,10 +102,12 @@ def test_tiny_version_trains_and_predicts(path):
     loss, _ = model.parse_losses(losses)
     loss.backward()
     assert torch.isfinite(loss) and loss > 0
-    # distributed training waits for every one of them, unless told to look
+    # Distributed training takes it that the same ones are unused in every step: RetinaNet leaves
+    # out the map at stride 4, and so the ViT's layers that make it.
     unused = [key for key, parameter in model.named_parameters()
               if parameter.requires_grad and parameter.grad is None]
-    assert bool(unused) == cfg.get('find_unused_parameters', False)
+    assert bool(unused) == ('xview' in str(path))
+    assert all(key.startswith('backbone.fpn1.') for key in unused)
 
     model.eval()
     model.test_cfg.get('rcnn', model.test_cfg).score_thr = 0.0

@@ -6,6 +6,8 @@
     model_wrapper_cfg = dict(type=ShardedModel, processes_per_copy=8)
 """
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -47,6 +49,22 @@ class ReplicatedModel(MMDistributedDataParallel):
             gradient_as_bucket_view=True, static_graph=True)
         if compress_gradients:
             self.register_comm_hook(None, bf16_compress_hook)
+        self._knows_graph = False
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Leave gradients unreduced, to be reduced with those of a later step."""
+        # A static graph is learnt from a first step that is reduced. Reducing early changes
+        # nothing: the mean of sums is the sum of means.
+        with super().no_sync() if self._knows_graph else nullcontext():
+            yield
+
+    def train_step(self, data: dict | tuple | list, optim_wrapper: OptimWrapper
+                   ) -> dict[str, Tensor]:
+        """A training step, see mmengine."""
+        log_vars = super().train_step(data, optim_wrapper)
+        self._knows_graph = True
+        return log_vars
 
 
 def parts(model: nn.Module) -> tuple[list[nn.Module], list[Task]]:
@@ -88,13 +106,16 @@ class ShardedModel(nn.Module):
         """Replace the parameters by this process's shards, ``DTensor``s.
 
         Args:
-            block_dtype: what the backbone's blocks are gathered and computed in; the shards, the
-                sums of gradients and all other parts stay float32. None: float32.
+            block_dtype: what the backbone's blocks are gathered and computed in on a GPU; the
+                shards, the sums of gradients and all other parts stay float32. None: float32.
         """
+        # Autocast on CPUs leaves norms in whatever comes, and they take no mixture of dtypes.
+        on_gpu = next(self.module.parameters()).is_cuda
         settings: dict[str, Any] = dict(mesh=self._mesh())
         # Outputs and inputs keep their dtype: under autocast the residual stream is float32.
         policy = MixedPrecisionPolicy(
-            param_dtype=block_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+            param_dtype=block_dtype if on_gpu else None, reduce_dtype=torch.float32,
+            cast_forward_inputs=False)
         blocks, decoders = parts(self.module)
         for block in blocks:
             fully_shard(block, mp_policy=policy, **settings)

@@ -25,7 +25,8 @@ train_dataloader = dict(
 train_cfg = dict(type=IterBasedTrainLoop, max_iters=4)
 # A large eps: without it Adam makes whole steps of what is rounding.
 optim_wrapper = dict(
-    type=MixedPrecisionOptimWrapper, optimizer=dict(type=AdamW, lr=1e-3, weight_decay=0.05, eps=1e-3),
+    type=MixedPrecisionOptimWrapper,
+    optimizer=dict(type=AdamW, lr=1e-3, weight_decay=0.05, eps=1e-3),
     constructor=LayerDecayOptimWrapperConstructor, paramwise_cfg=dict(layer_decay_rate=0.9),
     clip_grad=dict(max_norm=1.0))
 param_scheduler = [dict(type=LinearLR, start_factor=0.5, end=4, by_epoch=False)]

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtp.engine import launch
 from mtp.engine.checkpoint import merge_shards, whole_state_dict
+from mtp.registry import MODELS
 from tests.distributed import run_processes
 
 CONFIG = Path(__file__).with_name('parallel_config.py')
@@ -122,6 +123,14 @@ def test_bfloat16_and_accumulated_gradients(tmp_path):
     _assert_alike(runs['shards, amp'], runs['copies, amp'], tolerance=5e-2)
     _assert_alike(runs['shards, accumulated'], runs['copies, accumulated'])
     assert runs['plain'][0] != runs['copies, accumulated'][0]
+
+
+def test_group_norm_by_one_option():
+    cfg = Config.fromfile(CONFIG)
+    norm = 'model.tasks.semantic.decode_head.norm_cfg'
+    launch.override(cfg, {f'{norm}.type': 'GN', f'{norm}.num_groups': 32})
+    kinds = [type(module) for module in MODELS.build(cfg.model).modules()]
+    assert nn.GroupNorm in kinds and not any(issubclass(kind, nn.BatchNorm2d) for kind in kinds)
 
 
 def _evaluate_unevenly(rank: int, folder: Path) -> tuple[int, list[int]]:

@@ -37,9 +37,6 @@ model.merge(dict(
         nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5),
         max_per_img=100)))
 
-# RetinaNet leaves out the map at stride 4, and so the ViT's layers that make it.
-find_unused_parameters = True
-
 train_pipeline[2].update(scale=(416, 416))
 test_pipeline[1].update(scale=(416, 416))
 total_batch_size = 8
