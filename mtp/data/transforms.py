@@ -202,8 +202,10 @@ class PackLabels(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Pack."""
-        sample = DetDataSample(
-            metainfo={key: results[key] for key in self.meta_keys if key in results})
+        sample = DetDataSample()
+        for key in self.meta_keys:  # given to the constructor they would be copied one by one
+            if key in results:
+                sample.set_field(results[key], key, field_type='metainfo')
         if 'gt_seg_map' in results:
             seg_map = torch.from_numpy(results['gt_seg_map'])
             sample.gt_sem_seg = PixelData(sem_seg=seg_map[None])
