@@ -49,7 +49,7 @@ def ours(cfg: Config, root: Path, images: int, repeats: int, device: torch.devic
     loader.batch_size = images * len(loader.dataset.datasets)
     loader.sampler.images_per_dataset = images
     # What the workers have made before the first step must not count.
-    warm = max(2, loader.num_workers * loader.prefetch_factor)
+    warm = max(2, loader.num_workers * loader.get('prefetch_factor', 2))  # torch's default
     clock = Clock(warm, warm + STEPS_PER_REPEAT * repeats, device)
     cfg.train_cfg.update(max_iters=clock.last, val_interval=clock.last + 1)
     cfg.update(log_level='WARNING', param_scheduler=None, val_cfg=None, val_dataloader=None,
