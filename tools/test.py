@@ -48,6 +48,7 @@ def main() -> None:
         path = Path(cfg.work_dir) / 'metrics.json'
         path.write_text(json.dumps(metrics, indent=1, default=float) + '\n')
         runner.logger.info(f'Metrics written to {path}')
+    launch.leave_processes()
 
 
 if __name__ == '__main__':

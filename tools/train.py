@@ -34,6 +34,7 @@ def main() -> None:
         with launch.users_errors():
             launch.check_checkpoint(launch.unwrap(runner.model), cfg.load_from)
     runner.train()
+    launch.leave_processes()
 
 
 if __name__ == '__main__':

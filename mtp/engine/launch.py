@@ -213,6 +213,12 @@ def build_runner(cfg: Config) -> Runner:
     return Runner.from_cfg(cfg)
 
 
+def leave_processes() -> None:
+    """Leave the process group: torn down with the interpreter it may abort a run that is done."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The model itself, without the wrapper of distributed training."""
     return model.module if is_model_wrapper(model) else model
