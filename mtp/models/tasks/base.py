@@ -75,6 +75,11 @@ def to_device(values: Sequence, device: torch.device, dtype: torch.dtype) -> Ten
     return tensor.to(device, non_blocking=True)
 
 
+def take_rows(values: Tensor, index: Tensor) -> Tensor:
+    """The rows ``index``, ``(B, S)``, of each image's ``values``, ``(B, N, D)``: ``(B, S, D)``."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
+
+
 def count_ratio(counts: Tensor) -> Tensor:
     """This process's share of a loss normaliser, relative to the mean over processes.
 

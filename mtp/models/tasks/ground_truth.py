@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
-from mtp.models.tasks.base import TaskBatch, to_device
+from mtp.models.tasks.base import TaskBatch, take_rows, to_device
 
 
 @dataclass
@@ -55,5 +55,5 @@ class GroundTruth:
     def take(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes ``(B, S, D)``, labels and numbers ``(B, S)`` of the objects ``index``, ``(B, S)``.
         """
-        boxes = self.boxes.gather(1, index[..., None].expand(-1, -1, self.boxes.shape[2]))
-        return boxes, self.labels.gather(1, index), self.number.gather(1, index)
+        return (take_rows(self.boxes, index), self.labels.gather(1, index),
+                self.number.gather(1, index))

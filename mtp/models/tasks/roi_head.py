@@ -12,7 +12,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
-from mtp.models.tasks.base import TaskBatch, count_ratio
+from mtp.models.tasks.base import TaskBatch, count_ratio, take_rows
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.rpn_head import Proposals, unit_box
 from mtp.models.tasks.sampling import Samples
@@ -104,7 +104,7 @@ class SharedRoIHead(StandardRoIHead):
             boxes = torch.cat([truth.boxes, boxes], 1)
             assigned = torch.cat([own, assigned], 1)
         samples = self.bbox_sampler.sample_batch(assigned, truth.seeds)
-        boxes = boxes.gather(1, samples.index[..., None].expand(-1, -1, boxes.shape[2]))
+        boxes = take_rows(boxes, samples.index)
         boxes = torch.where(samples.valid[..., None], boxes, unit_box(boxes))
         objects, labels, _ = truth.take(samples.object[:, :samples.most])
         positive = samples.positive[:, :samples.most, None]

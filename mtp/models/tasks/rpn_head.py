@@ -12,7 +12,7 @@ from mmrotate.models.dense_heads import OrientedRPNHead
 from mmrotate.structures.bbox import rbox2hbox
 from torch import Tensor
 
-from mtp.models.tasks.base import TaskBatch
+from mtp.models.tasks.base import TaskBatch, take_rows
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.sampling import Samples
 from mtp.ops.horizontal_nms import kept_horizontal
@@ -105,15 +105,15 @@ class _BatchedRPN:
         objects, *_ = truth.take(samples.object[:, :samples.most])
         positive = samples.positive[:, :samples.most, None]
         return samples, self.bbox_coder.encode(
-            boxes.gather(1, _columns(samples.index[:, :samples.most], 4)),
+            take_rows(boxes, samples.index[:, :samples.most]),
             torch.where(positive, objects, unit_box(objects)))
 
     def terms(self, scores: Sequence[Tensor], deltas: Sequence[Tensor], samples: Samples,
               targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of each image the sums of both losses and the number of its anchors, ``(B,)`` each."""
         size, most = self.bbox_coder.encode_size, samples.most
-        scores = _flatten(scores, 1).gather(1, _columns(samples.index, 1))
-        deltas = _flatten(deltas, size).gather(1, _columns(samples.index[:, :most], size))
+        scores = take_rows(_flatten(scores, 1), samples.index)
+        deltas = take_rows(_flatten(deltas, size), samples.index[:, :most])
         loss_cls = self.loss_cls(
             scores.reshape(-1, 1), samples.positive.float().reshape(-1, 1),
             reduction_override='none').view_as(samples.valid)
@@ -152,7 +152,7 @@ class _BatchedRPN:
             # by logits: sigmoid makes equals of all that are certain
             score, index = _highest(_flatten([score], 1)[..., 0], nms_pre)
             logits.append(score)
-            steps.append(_flatten([delta], size).gather(1, _columns(index, size)))
+            steps.append(take_rows(_flatten([delta], size), index))
             priors.append(prior[index])
         counts = [level.shape[1] for level in logits]
         boxes = self.bbox_coder.decode(torch.cat(priors, 1), torch.cat(steps, 1))
@@ -161,7 +161,7 @@ class _BatchedRPN:
         valid = (width > min_size) & (height > min_size)
         kept = self._suppress(self.to_horizontal(boxes), valid, counts, threshold)
         scores, index = _highest(torch.cat(logits, 1).masked_fill(~kept, -torch.inf), most)
-        return Proposals(boxes.gather(1, _columns(index, boxes.shape[2])), scores > -torch.inf)
+        return Proposals(take_rows(boxes, index), scores > -torch.inf)
 
     @staticmethod
     def _suppress(boxes: Tensor, valid: Tensor, counts: list[int], threshold: float) -> Tensor:
@@ -242,8 +242,3 @@ def _sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
 def _flatten(maps: Sequence[Tensor], size: int) -> Tensor:
     """Maps ``(B, A * size, H, W)`` of all levels as ``(B, N, size)``, in the anchors' order."""
     return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, size) for m in maps], 1)
-
-
-def _columns(index: Tensor, size: int) -> Tensor:
-    """An index ``(B, N)`` to gather rows of ``size`` numbers."""
-    return index[..., None].expand(-1, -1, size)

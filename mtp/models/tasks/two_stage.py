@@ -16,7 +16,7 @@ class TwoStageTask(Task):
         in_channels: channels of the four feature maps.
         num_classes: data set -> number of classes.
         neck: config without ``in_channels``.
-        rpn_head: config of one of the RPN heads above.
+        rpn_head: config of one of the heads of :mod:`mtp.models.tasks.rpn_head`.
         roi_head: config of :class:`SharedRoIHead` without ``num_classes``.
         train_cfg: ``rpn``, ``rpn_proposal`` and ``rcnn``, as in mmdet.
         test_cfg: ``rpn`` and ``rcnn``, as in mmdet.
