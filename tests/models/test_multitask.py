@@ -144,3 +144,13 @@ def test_a_file_that_is_no_whole_model_is_refused():
         convert_official({'blocks.0.attn.qkv.weight': torch.zeros(3)})
     with pytest.raises(ValueError, match='1 data sets'):
         convert_official({'semseghead_2.1.weight': torch.zeros(3)}, datasets=['a'])
+
+
+def test_semantic_accuracy_counts_labels_of_the_highest_logit():
+    model = build_model(dict(a=dict(num_classes=2)), ('semantic',))
+    logits = torch.tensor([[[3., 0, 1, 5]], [[1., 2, 4, 5]], [[0., 9, 2, 0]]])[None]
+    labels = torch.tensor([[[0, 1, 255, 1]]])  # right, wrong, ignored, as high as another
+    terms = model.tasks.semantic.terms(logits, labels)
+    assert terms['acc_seg'] == pytest.approx(200 / 3)
+    expected = torch.nn.functional.cross_entropy(logits, labels, ignore_index=255, reduction='sum')
+    torch.testing.assert_close(terms['loss_ce'], expected / 4)

@@ -113,3 +113,11 @@ def test_options_without_a_batched_form_are_refused():
         BatchedMaxIoUAssigner(pos_iou_thr=0.5, neg_iou_thr=0.5, ignore_iof_thr=0.5)
     with pytest.raises(ValueError, match='neg_pos_ub'):
         SeededRandomSampler(num=4, pos_fraction=0.5, neg_pos_ub=3)
+
+
+def test_draws_are_those_of_splitmix64():
+    """Recorded outputs of the reference implementation, less their two lowest bits."""
+    expected = [[0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F],
+                [0x910A2DEC89025CC1, 0xBEEB8DA1658EEC67, 0xF893A2EEFB32555E]]
+    draws = module.hashed(torch.tensor([0, 1]), 3)
+    assert draws.tolist() == [[number >> 2 for number in numbers] for numbers in expected]

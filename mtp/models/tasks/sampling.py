@@ -153,21 +153,38 @@ class SeededRandomSampler(RandomSampler):
 
 
 def hashed(seeds: Tensor, count: int) -> Tensor:
-    """Random numbers in 0..2^62-1, int64 ``(B, count)``, that depend on seed and place alone.
+    """Return random numbers that are a function of seed and place alone.
 
-    Source: the output function of splitmix64 (Steele et al., OOPSLA 2014).
+    They are the outputs of splitmix64 after ``place`` steps from ``seed``, equal on CPU and GPU,
+    compiled or not. Source: Steele et al., *Fast Splittable Pseudorandom Number Generators*,
+    OOPSLA 2014.
+
+    Args:
+        seeds: int64 ``(B,)``.
+        count: number of draws per seed.
+
+    Returns:
+        Tensor: int64 ``(B, count)``, 0 to 2^62 - 1.
     """
     place = torch.arange(1, count + 1, device=seeds.device)
-    x = seeds[:, None] + place * _signed(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x = (x ^ _shifted(x, shift)) * _signed(factor)
-    return _shifted(x ^ _shifted(x, 31), 2)
+    # seed + place * INCREMENT, modulo 2^64. Written so, inductor takes the product for arithmetic
+    # of indices, and Triton refuses a constant that 32-bit indices cannot hold.
+    x = (seeds[:, None] * _INVERSE + place) * _INCREMENT
+    x = (x ^ (x >> 30) & _low_bits(34)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> 27) & _low_bits(37)) * _signed(0x94D049BB133111EB)
+    x = x ^ (x >> 31) & _low_bits(33)
+    return (x >> 2) & _low_bits(62)
 
 
 def _signed(value: int) -> int:
+    """Return the int64 with the bits of an unsigned number of at least 2^63."""
     return value - (1 << 64)
 
 
-def _shifted(x: Tensor, places: int) -> Tensor:
-    """``x >> places`` of unsigned 64-bit numbers, which torch lacks."""
-    return (x >> places) & ((1 << 64 - places) - 1)
+def _low_bits(number: int) -> int:
+    """Return the mask that makes a shift of int64 one of unsigned numbers, which torch lacks."""
+    return (1 << number) - 1
+
+
+_INCREMENT = _signed(0x9E3779B97F4A7C15)
+_INVERSE = _signed(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
