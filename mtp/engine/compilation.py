@@ -1,20 +1,31 @@
 """Regional ``torch.compile``: a model's blocks, necks and heads, each by itself."""
 import importlib.util
+import json
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
+from mmengine.dist import get_rank, get_world_size, is_distributed
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
+from torch.distributed import PrefixStore, Store
+from torch.distributed.distributed_c10d import _get_default_store
 
+from mtp.engine.compiled_part import CompiledPart, PartKind
+from mtp.engine.logging import is_log_step
+from mtp.fallback import fall_back
 from mtp.registry import HOOKS
 
 # Parts of the libraries' models by the names that they have there, and the method to compile.
 HEADS = {'neck': 'forward', 'decode_head': '_forward_feature', 'rpn_head': 'forward',
          'bbox_head': 'forward', 'mask_head': 'forward'}
+
+# Versions of a method's code: one for each data set's number of classes, and for each size.
+MOST_VERSIONS = 256
 
 
 @HOOKS.register_module()
@@ -25,19 +36,30 @@ class CompileHook(Hook):
     per kind of block and shape, and a run starts within minutes. The module tree, parameter names
     and checkpoints stay as they are.
 
+    A part that does not compile runs uncompiled from then on, with a warning
+    (:mod:`mtp.fallback`): on its own process at once, on the others from the next log line on.
+
     Args:
-        mode: ``'auto'``: on a GPU, where Triton and a C compiler are found; ``'on'``; ``'off'``.
-        backend: of ``torch.compile``.
+        mode: ``'auto'``: on a GPU; ``'on'``; ``'off'``. Without Triton or a C compiler the model
+            stays uncompiled, with a warning.
+        backend: name of a backend of ``torch.compile``.
+        cache_dir: folder of compiled code, from which another run of the same config starts
+            sooner; default: ``compile_cache`` beside the work directory. A set
+            ``TORCHINDUCTOR_CACHE_DIR`` is kept.
 
     Raises:
-        ValueError: another ``mode``; in ``before_train``, ``mode='on'`` where a compiler lacks.
+        ValueError: another ``mode``.
     """
 
-    def __init__(self, mode: str = 'auto', backend: str = 'inductor') -> None:
+    def __init__(self, mode: str = 'auto', backend: str = 'inductor',
+                 cache_dir: str | None = None) -> None:
         if mode not in ('auto', 'on', 'off'):
             raise ValueError(f"mode={mode!r}: must be 'auto', 'on' or 'off'")
         self.mode = mode
         self.backend = backend
+        self.cache_dir = cache_dir
+        self.kinds: dict[str, PartKind] = {}
+        self._shared: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
         """Compile; the code itself is made at the first call of each part."""
@@ -45,15 +67,29 @@ class CompileHook(Hook):
         on_gpu = next(model.parameters()).is_cuda
         if self.mode == 'off' or self.mode == 'auto' and not on_gpu:
             return
-        reason = what_lacks(on_gpu) if self.backend == 'inductor' else None
-        if reason and self.mode == 'on':
-            raise ValueError(f'compile: {reason}. Install it, or leave out --compile')
+        reason = what_is_missing(on_gpu) if self.backend == 'inductor' else None
         if reason:
-            runner.logger.warning(f'The model is not compiled: {reason}. Training is slower')
+            fall_back('torch.compile', 'the model runs uncompiled', reason)
             return
-        count = compile_parts(model, self.backend)
-        runner.logger.info(f'{count} parts of the model are compiled when they first run: the '
-                           'first iterations take longer')
+        cache_dir = self.cache_dir or Path(runner.work_dir).absolute().parent / 'compile_cache'
+        os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(cache_dir))
+        self.kinds = compile_parts(model, self.backend)
+        runner.logger.info(
+            f'{len(self.kinds)} kinds of parts are compiled when they first run: the first '
+            'iterations take longer')
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
+        """At a log line, uncompile what has failed on any process."""
+        if self.kinds and is_distributed() and is_log_step(runner, batch_idx):
+            mine = {name for name, kind in self.kinds.items() if kind.failed}
+            store = PrefixStore(f'mtp/compile/{runner.iter}', _get_default_store())
+            for name, rank in share(store, mine - self._shared).items():
+                self.kinds[name].failed = True
+                self._shared.add(name)
+                if name not in mine:
+                    runner.logger.warning(f'{name} runs uncompiled from now on, since its '
+                                          f'compilation failed on process {rank}')
 
     def before_val(self, runner: Runner) -> None:
         """Images of a validation may have any size: each would be compiled for."""
@@ -64,39 +100,66 @@ class CompileHook(Hook):
         torch.compiler.set_stance('default')
 
 
-def what_lacks(on_gpu: bool) -> str | None:
-    """What ``torch.compile`` needs on this machine and does not find, None if nothing lacks."""
+def share(store: Store, names: set[str]) -> dict[str, int]:
+    """Exchange names among all processes, on the host alone; each process must call it.
+
+    Args:
+        store: of the process group, with a prefix that is used once.
+        names: of this process.
+
+    Returns:
+        dict[str, int]: the names of all processes, each with one process that gave it.
+    """
+    if names:
+        number = store.add('lists', 1)
+        store.set(f'list/{number}', json.dumps([get_rank(), *sorted(names)]))
+    if store.add('arrived', 1) == get_world_size():
+        store.set('all have arrived', '')
+    store.wait(['all have arrived'])
+    found: dict[str, int] = {}
+    for number in range(1, store.add('lists', 0) + 1):
+        rank, *theirs = json.loads(store.get(f'list/{number}'))
+        found |= dict.fromkeys(theirs, rank)
+    return found
+
+
+def what_is_missing(on_gpu: bool) -> str | None:
+    """Return what ``torch.compile`` needs and does not find on this machine, None if nothing."""
     if on_gpu and importlib.util.find_spec('triton') is None:
         return 'torch.compile needs Triton, which is not installed (pip install triton)'
     # Triton builds its launchers with the first, torch its kernels for CPUs with the second
     variable, names = ('CC', ('gcc', 'clang')) if on_gpu else ('CXX', ('g++', 'clang++'))
     if not os.environ.get(variable) and not any(map(shutil.which, names)):
         return (f'torch.compile needs a compiler, and neither {" nor ".join(names)} is on the '
-                f'PATH, nor does {variable} name one')
+                f'PATH, nor does {variable} name one: install one')
     return None
 
 
-def compile_parts(model: nn.Module, backend: str) -> int:
+def compile_parts(model: nn.Module, backend: str) -> dict[str, PartKind]:
     """Compile the parts of a model in place.
 
     Args:
         model: with a ``backbone`` of mtp, and heads of OpenMMLab anywhere; modules name further
             methods to compile in ``compiled_methods``.
-        backend: of ``torch.compile``.
+        backend: name of a backend of ``torch.compile``.
 
     Returns:
-        int: how many parts.
+        dict[str, PartKind]: the kinds of parts by name.
     """
-    parts = list(_parts(model))
-    for module, method, dynamic in parts:
+    # So that a failure of the backward pass comes before the forward pass has changed anything.
+    torch._functorch.config.force_non_lazy_backward_lowering = True
+    torch._dynamo.config.recompile_limit = MOST_VERSIONS
+    kinds: dict[str, PartKind] = {}
+    for module, method, dynamic in parts(model):
+        name = f'{type(module).__name__}.{method}'
+        kind = kinds.setdefault(name, PartKind(name, backend))
         # The method, not the module: hooks of DDP and FSDP stay outside the compiled code.
-        setattr(module, method, torch.compile(
-            getattr(module, method), backend=backend, dynamic=dynamic))
-    return len(parts)
+        setattr(module, method, CompiledPart(getattr(module, method), kind, dynamic))
+    return kinds
 
 
-def _parts(model: nn.Module) -> Iterator[tuple[nn.Module, str, bool | None]]:
-    """Module, method, and whether its code takes other shapes (None: from the second on)."""
+def parts(model: nn.Module) -> Iterator[tuple[nn.Module, str, bool | None]]:
+    """Yield module, method, and whether its code takes other shapes (None: from the second on)."""
     for block in model.backbone.compiled_parts():
         yield block, 'forward', False
     for path, module in model.named_modules():

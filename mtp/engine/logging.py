@@ -1,12 +1,19 @@
 """What a run logs: fetched from the device once an interval, and a line that can be read."""
 import numpy as np
 import torch
-from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.hooks import Hook, LoggerHook, RuntimeInfoHook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import LogProcessor, Runner
 from torch import Tensor
 
 from mtp.registry import HOOKS, LOG_PROCESSORS
+
+
+def is_log_step(runner: Runner, batch_idx: int) -> bool:
+    """Return whether a ``LoggerHook`` logs after this training iteration, or the epoch ends."""
+    return Hook().end_of_epoch(runner.train_dataloader, batch_idx) or any(
+        isinstance(hook, LoggerHook) and hook.every_n_inner_iters(batch_idx, hook.interval)
+        for hook in runner.hooks)
 
 
 @HOOKS.register_module()
@@ -33,9 +40,7 @@ class DeferredLogHook(RuntimeInfoHook):
         for name, value in values.items():
             value = value.detach() if isinstance(value, Tensor) else value
             self._pending.setdefault(f'train/{name}', []).append(value)
-        if self.end_of_epoch(runner.train_dataloader, batch_idx) or any(
-                isinstance(hook, LoggerHook) and self.every_n_inner_iters(batch_idx, hook.interval)
-                for hook in runner.hooks):
+        if is_log_step(runner, batch_idx):
             self._fetch(runner.message_hub)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

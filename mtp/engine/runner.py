@@ -6,6 +6,7 @@ from typing import Any
 
 import mmengine
 import torch
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
@@ -14,6 +15,7 @@ from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 from torch.optim import Optimizer
 
+from mtp import fallback
 from mtp.engine.checkpoint import distribute, load_shards, save_shards
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
 from mtp.engine.parallel import ShardedModel
@@ -30,6 +32,12 @@ class Runner(MMEngineRunner):
     def bare_model(self) -> nn.Module:
         """The model without the wrapper of distributed training."""
         return self.model.module if is_model_wrapper(self.model) else self.model
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """As in mmengine; what mtp itself logs goes where the run's log goes."""
+        logger = super().build_logger(*args, **kwargs)
+        fallback.logger.handlers = list(logger.handlers)
+        return logger
 
     @property
     def _shards(self) -> bool:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from mtp import fallback
 from mtp.engine import compilation
 from mtp.engine.compilation import CompileHook, compile_parts
+from mtp.engine.compiled_part import CompiledPart
 from mtp.models.backbones import build_backbone
 from tests.models.small import build_model, losses_of, make_sample
 
@@ -40,7 +42,9 @@ def test_compiled_step_equals_eager_and_compiles_once(name, with_cp):
     keys, expected = list(model.state_dict()), [step(model, seed) for seed in range(3)]
     torch._dynamo.reset()
     counters.clear()
-    parts = compile_parts(model, 'aot_eager')
+    compile_parts(model, 'aot_eager')
+    parts = sum(isinstance(value, CompiledPart) for module in model.modules()
+                for value in vars(module).values())
     assert list(model.state_dict()) == keys
     found = [step(model, 0)]
     graphs = counters['stats']['unique_graphs']
@@ -77,33 +81,35 @@ def test_validation_runs_eagerly_at_any_size():
 
 
 def runner(model):
-    return SimpleNamespace(model=model, logger=logging.getLogger())
+    return SimpleNamespace(model=model, logger=logging.getLogger(), work_dir='work_dirs/a')
 
 
-@pytest.mark.parametrize(('mode', 'lacks', 'message'), [
-    ('auto', None, None),  # the model is on the CPU
-    ('off', None, None),
-    ('on', 'no compiler', 'no compiler. Install it')])
-def test_model_stays_eager(monkeypatch, mode, lacks, message):
-    monkeypatch.setattr(compilation, 'what_lacks', lambda on_gpu: lacks)
+@pytest.mark.parametrize(('mode', 'missing'), [
+    ('auto', None),  # the model is on the CPU
+    ('off', None), ('on', 'no compiler')])
+def test_model_stays_uncompiled(monkeypatch, mode, missing, caplog):
+    monkeypatch.delenv('MTP_STRICT', raising=False)
+    monkeypatch.setattr(fallback, '_fallen', {})
+    monkeypatch.setattr(compilation, 'what_is_missing', lambda on_gpu: missing)
     model = build('vit_tiny_rvsa')
-    if message:
-        with pytest.raises(ValueError, match=message):
-            CompileHook(mode).before_train(runner(model))
-    else:
-        CompileHook(mode).before_train(runner(model))
+    CompileHook(mode).before_train(runner(model))
     assert 'forward' not in vars(model.backbone.blocks[0])
+    assert fallback.fallen() == ({'torch.compile': missing} if missing else {})
+    if missing:
+        monkeypatch.setenv('MTP_STRICT', '1')
+        with pytest.raises(fallback.FallbackError, match=missing):
+            CompileHook(mode).before_train(runner(model))
 
 
-def test_what_lacks_is_named(monkeypatch):
+def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(compilation.shutil, 'which', lambda name: None)
     monkeypatch.delenv('CC', raising=False)
     monkeypatch.delenv('CXX', raising=False)
-    assert 'neither gcc nor clang' in compilation.what_lacks(on_gpu=True)
+    assert 'neither gcc nor clang' in compilation.what_is_missing(on_gpu=True)
     monkeypatch.setenv('CXX', 'c++')
-    assert compilation.what_lacks(on_gpu=False) is None
+    assert compilation.what_is_missing(on_gpu=False) is None
     monkeypatch.setattr(compilation.importlib.util, 'find_spec', lambda name: None)
-    assert 'pip install triton' in compilation.what_lacks(on_gpu=True)
+    assert 'pip install triton' in compilation.what_is_missing(on_gpu=True)
 
 
 def test_another_mode_is_refused():

@@ -38,6 +38,9 @@ class ToyBackbone(BaseModule):
         self.stages = nn.ModuleList([
             nn.Conv2d(3, 16, 4, 4), *(nn.Conv2d(16, 16, 2, 2) for _ in range(3))])
 
+    def compiled_parts(self):
+        return list(self.stages)
+
     def forward(self, x):
         outs = []
         for stage in self.stages:

@@ -1,0 +1,101 @@
+"""A method that runs compiled, and uncompiled from the first failure of the compiler on."""
+import fcntl
+import getpass
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+from torch.fx import GraphModule
+
+from mtp.fallback import fall_back
+
+# What a failing compiler raises: tracing, lowering and kernels (as BackendCompilerFailed, a
+# TorchDynamoException), or too many recompilations. Errors of the code that it made pass.
+FAILURES = (TorchDynamoException, FailOnRecompileLimitHit)
+
+
+class PartKind:
+    """What the modules of one class share of a compiled method: compiled code, and its failure.
+
+    Args:
+        name: ``'<class>.<method>'``.
+        backend: name of a backend of ``torch.compile``.
+
+    Attributes:
+        name: as given.
+        backend: what compiles a traced graph.
+        failed: whether the method runs uncompiled from now on.
+    """
+
+    def __init__(self, name: str, backend: str) -> None:
+        self.name = name
+        self.failed = False
+        self.backend = torch._dynamo.lookup_backend(backend)
+
+    def lower(self, graph: GraphModule, inputs: list[Any]) -> Callable:
+        """Compile a traced graph, and log its name and time; what ``torch.compile`` calls."""
+        print_log(f'Compiling {self.name} ...', 'current')
+        begun = time.perf_counter()
+        with _turn_on_this_machine(self.name):
+            compiled = self.backend(graph, inputs)
+        print_log(f'Compiled {self.name} in {time.perf_counter() - begun:.1f} s', 'current')
+        return compiled
+
+
+class CompiledPart:
+    """A method of a module that runs compiled until its compiler fails.
+
+    The method is compiled whole, forward and backward together, so that a failure comes before
+    anything of it has run: the uncompiled method then does the same step from the same state.
+
+    Args:
+        method: a module's bound method.
+        kind: what it shares with modules of the same class.
+        dynamic: whether the code takes other shapes, as in ``torch.compile``.
+    """
+
+    def __init__(self, method: Callable, kind: PartKind, dynamic: bool | None) -> None:
+        self.kind = kind
+        self._uncompiled = method
+        self._compiled = torch.compile(
+            method, fullgraph=True, dynamic=dynamic, backend=kind.lower)
+
+    def __call__(self, *args, **kwargs) -> Any:
+        if self.kind.failed:
+            return self._uncompiled(*args, **kwargs)
+        try:
+            return self._compiled(*args, **kwargs)
+        except FAILURES as error:
+            failure = error
+        # An error of the method itself ends here, as it would without compilation.
+        result = self._uncompiled(*args, **kwargs)
+        self.kind.failed = True
+        fall_back(self.kind.name, 'it runs uncompiled',
+                  getattr(failure, 'inner_exception', failure))
+        return result
+
+
+@contextmanager
+def _turn_on_this_machine(name: str) -> Iterator[None]:
+    """Let one process of this machine compile a part; the others then find it in the cache."""
+    folder = Path(tempfile.gettempdir()) / f'mtp_compile_{getpass.getuser()}'
+    key = hashlib.sha256(f'{os.environ.get("TORCHINDUCTOR_CACHE_DIR")} {name}'.encode())
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = open(folder / f'{key.hexdigest()[:16]}.lock', 'w')
+    except OSError as error:  # they all compile then
+        print_log(f'Processes do not take turns to compile: {error}', 'current', logging.WARNING)
+        yield
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
