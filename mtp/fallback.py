@@ -1,4 +1,4 @@
-"""What a run does when a part that only makes it faster fails: a slower form takes over, and says so.
+"""What takes over when a part that only makes a run faster fails, and how the run says so.
 
 A part is compiled code or a kernel. ``MTP_STRICT=1`` turns every fall-back into an error, for tests
 and for those who would rather mend it than wait; it is the only strict switch.

@@ -3,7 +3,7 @@ import argparse
 
 import torch
 
-from mtp.engine import launch
+from mtp.engine import TraceHook, launch
 
 
 def parse_args() -> argparse.Namespace:
@@ -15,7 +15,18 @@ def parse_args() -> argparse.Namespace:
                         help="bfloat16 autocast; auto, the configs' value: on GPUs that have it")
     parser.add_argument('--compile', choices=('auto', 'on', 'off'),
                         help='torch.compile of blocks and heads; auto: on GPUs')
+    parser.add_argument('--profile', type=iteration_range, metavar='START:STOP',
+                        help='write a trace of these iterations into the work dir, e.g. 100:105')
     return parser.parse_args()
+
+
+def iteration_range(text: str) -> tuple[int, int]:
+    """Return the numbers of ``'START:STOP'``, START below STOP."""
+    start, _, stop = text.partition(':')
+    if not (start.isdigit() and stop.isdigit() and int(start) < int(stop)):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not START:STOP, e.g. 100:105 for the five iterations from the 100th on')
+    return int(start), int(stop)
 
 
 def main() -> None:
@@ -26,6 +37,10 @@ def main() -> None:
         cfg = launch.load_config(args)
         chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
         launch.override(cfg, {key: value for key, value in chosen.items() if value})
+        if args.profile:
+            start, stop = args.profile
+            cfg.custom_hooks = [*cfg.get('custom_hooks', []),
+                                dict(type=TraceHook, start=start, stop=stop)]
         checkpoint = launch.checkpoint_to_resume(cfg, args.resume)
         if checkpoint:
             cfg.resume, cfg.load_from = True, str(checkpoint)

@@ -2,7 +2,6 @@
 from mmengine.hooks import (
     CheckpointHook,
     DistSamplerSeedHook,
-    IterTimerHook,
     LoggerHook,
     ParamSchedulerHook,
 )
@@ -14,11 +13,12 @@ from mtp.engine import (
     DrawPredictionsHook,
     ReplicatedModel,
     SeedIterationHook,
+    ThroughputHook,
 )
 
 default_hooks = dict(
     runtime_info=dict(type=DeferredLogHook),
-    timer=dict(type=IterTimerHook),
+    timer=dict(type=ThroughputHook),
     sampler_seed=dict(type=DistSamplerSeedHook),
     seed_iteration=dict(type=SeedIterationHook),
     logger=dict(type=LoggerHook, interval=50),

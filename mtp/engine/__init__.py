@@ -9,6 +9,7 @@ from mtp.engine.logging import DeferredLogHook, TaskLossLogProcessor
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
 from mtp.engine.parallel import ReplicatedModel, ShardedModel
 from mtp.engine.runner import Runner
+from mtp.engine.throughput import ThroughputHook, TraceHook
 from mtp.engine.visualization_hook import DrawPredictionsHook
 
 compat.load_checkpoints_safely()
@@ -17,5 +18,5 @@ __all__ = [
     'CheckDatasetsHook', 'CompileHook', 'DeferredLogHook', 'DrawPredictionsHook',
     'ExportEncoderHook', 'FastEMA', 'LayerDecayOptimWrapperConstructor',
     'MixedPrecisionOptimWrapper', 'ReplicatedModel', 'Runner', 'SeedIterationHook', 'ShardedModel',
-    'TaskLossLogProcessor',
+    'TaskLossLogProcessor', 'ThroughputHook', 'TraceHook',
 ]

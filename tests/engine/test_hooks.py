@@ -1,4 +1,5 @@
 """Hooks of a run, through mmengine's own runner on a toy model."""
+import gzip
 import itertools
 import json
 from pathlib import Path
@@ -62,7 +63,8 @@ def test_console_shows_one_loss_per_task_and_the_files_every_term(finished):
     line, = [line for line in (log_dir / f'{finished.timestamp}.log').read_text().splitlines()
              if 'Iter(train) [4/6]' in line]
     shown = dict(part.split(': ') for part in line.split('  ')[1:])
-    assert set(shown) == {'lr', 'eta', 'time', 'data_time', 'loss', 'semantic', 'instance'}
+    assert set(shown) == {'lr', 'eta', 'time', 'data_time', 'images_per_s', 'data_share', 'loss',
+                          'semantic', 'instance'}
 
     rows = [json.loads(row) for row in (log_dir / 'vis_data' / 'scalars.json').read_text()
             .splitlines()]
@@ -84,3 +86,18 @@ def test_mixed_precision_runs_the_forward_pass_in_bfloat16():
     wrapper.update_params(output.float().sum())
     assert linear.weight.dtype == torch.float32
     assert not torch.equal(linear.weight, before)
+
+
+def test_log_lines_tell_throughput_and_a_trace_is_written(tmp_path):
+    runner = toy_runner(tmp_path, custom_hooks=[
+        dict(type='mtp.engine.TraceHook', start=2, stop=4)])
+    runner.train()
+    speed, count = runner.message_hub.get_scalar('train/images_per_s').data
+    assert len(speed) == 3 and all(0 < value < 1e6 for value in speed)  # of six iterations
+    shares = runner.message_hub.get_scalar('train/data_share').data[0]
+    assert all(0 <= share < 1 for share in shares)
+    log = next(Path(runner.work_dir).glob('*/*.log')).read_text()
+    assert log.count('images_per_s: ') == 3
+    with gzip.open(tmp_path / 'trace_0.json.gz', 'rt') as file:
+        names = [event.get('name', '') for event in json.load(file)['traceEvents']]
+    assert sum(name.startswith('Optimizer.step') for name in names) == 2

@@ -120,3 +120,10 @@ def test_checkpoint_that_does_not_fit_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match='truncated'):
         launch.check_checkpoint(model, path)
+
+
+@pytest.mark.parametrize('asked', ['5', '7:5', 'a:b'])
+def test_iterations_to_profile_are_a_range(asked, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run_tool(monkeypatch, 'train', TOY, '--profile', asked)
+    assert 'is not START:STOP' in capsys.readouterr().err
