@@ -1,10 +1,11 @@
 """Numerics on plain tensors; knows no registry, config or OpenMMLab type."""
 from mtp.ops.deform_conv import dcnv3
 from mtp.ops.focal_loss import sigmoid_focal_loss
+from mtp.ops.grouped_batch_norm import grouped_batch_norm
 from mtp.ops.horizontal_nms import kept_horizontal
 from mtp.ops.roi_align_levels import roi_align_levels
 from mtp.ops.roi_align_rotated import roi_align_rotated
 from mtp.ops.rotated_boxes import box_iou_rotated, nms_rotated
 
-__all__ = ['box_iou_rotated', 'dcnv3', 'kept_horizontal', 'nms_rotated', 'roi_align_levels',
-           'roi_align_rotated', 'sigmoid_focal_loss']
+__all__ = ['box_iou_rotated', 'dcnv3', 'grouped_batch_norm', 'kept_horizontal', 'nms_rotated',
+           'roi_align_levels', 'roi_align_rotated', 'sigmoid_focal_loss']
