@@ -1,12 +1,33 @@
-"""Kernels run on memory that holds anything."""
+"""Kernels run on memory that holds anything, beside convolutions without TF32."""
+import functools
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 
 @pytest.fixture(autouse=True)
-def _poisoned_memory():
-    """Fill what ``torch.empty`` gives with NaN, or the largest integer: nobody may read it."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(before)
+def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill what a launcher allocates with NaN, or the largest integer: nobody may read it.
+
+    ``torch.use_deterministic_algorithms`` would fill it too, but runs other forms.
+    """
+    for owner, name in ((torch, 'empty'), (torch, 'empty_like'), (Tensor, 'new_empty')):
+        monkeypatch.setattr(owner, name, _poisoned(getattr(owner, name)))
+
+
+@pytest.fixture(autouse=True)
+def _exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare modules with recorded ones in float32: cuDNN takes TF32 by default."""
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+
+
+def _poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(allocate)
+    def filled(*args, **kwargs) -> Tensor:
+        tensor = allocate(*args, **kwargs)
+        if tensor.dtype.is_floating_point:
+            return tensor.fill_(float('nan'))
+        return tensor.fill_(torch.iinfo(tensor.dtype).max if tensor.dtype != torch.bool else True)
+    return filled
