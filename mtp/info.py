@@ -1,4 +1,7 @@
-"""``python -m mtp.info``: versions, devices, and which form of each operator runs and why."""
+"""``python -m mtp.info``: versions, devices, and which form of each operator runs and why.
+
+Each operator is tried with a small call, so that kernels that Triton refuses here are named.
+"""
 import importlib.metadata
 import os
 import pkgutil
@@ -9,7 +12,7 @@ import torch
 
 import mtp
 import mtp.ops.triton
-from mtp.ops import dispatch, mmcv_ext
+from mtp.ops import dispatch, mmcv_ext, trials
 
 PACKAGES = ('torch', 'torchvision', 'timm', 'numpy', 'opencv-python', 'onedl-mmengine',
             'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmrotate',
@@ -17,7 +20,7 @@ PACKAGES = ('torch', 'torchvision', 'timm', 'numpy', 'opencv-python', 'onedl-mme
 
 
 def report() -> str:
-    """What this installation is, as text."""
+    """Return what this installation is, as text."""
     lines = [f'mtp {mtp.__version__}, Python {platform.python_version()}, {sys.platform}']
     for name in PACKAGES:
         try:
@@ -31,6 +34,7 @@ def report() -> str:
                if module.name != 'common']
     lines.append(f'mtp.ops: {dispatch.report()}, in each module with a kernel:')
     lines += [f'  {name}' for name in kernels]
+    lines += _fallen()
     native = mmcv_ext.install() == 'native'
     setting = os.environ.get('MTP_OPS')
     why = (f'MTP_OPS={setting}' if setting else
@@ -41,6 +45,17 @@ def report() -> str:
         lines.append(f'mmcv.ops: portable ({why}); provided by mtp:')
         lines += [f'  {name}' for name in mmcv_ext.PROVIDED]
     return '\n'.join(lines)
+
+
+def _fallen() -> list[str]:
+    """Return lines on the settings of fall-backs, and on what has fallen back or would."""
+    settings = ', '.join(f'{name} {os.environ.get(name) or "unset"}'
+                         for name in ('MTP_KERNELS', 'MTP_STRICT'))
+    failed = trials.refusals('cuda' if torch.cuda.is_available() else 'cpu')
+    if not failed:
+        return [f'fall-backs ({settings}): none']
+    return [f'fall-backs ({settings}), to slower forms:',
+            *(f'  {name}: {reason}' for name, reason in failed.items())]
 
 
 if __name__ == '__main__':

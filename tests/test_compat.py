@@ -126,3 +126,12 @@ def test_info_says_which_operators_run(monkeypatch):
     assert f'mtp.ops: {dispatch.report()}' in text and '\n  rotated_boxes\n' in text
     monkeypatch.setattr(dispatch, 'SETTING', 'torch')
     assert 'mtp.ops: torch (MTP_KERNELS=torch)' in report()
+    assert ', MTP_STRICT 1): none' in text.replace('unset', '1')
+
+
+def test_info_names_what_falls_back(monkeypatch):
+    from mtp import fallback
+    from mtp.info import report
+    monkeypatch.delenv('MTP_STRICT', raising=False)
+    monkeypatch.setattr(fallback, '_fallen', {'dcnv3': 'OutOfResources: shared memory'})
+    assert 'to slower forms:\n  dcnv3: OutOfResources: shared memory\n' in report()

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtp.ops.dispatch import use_triton
+from mtp.ops.dispatch import gradients, use_triton
 
+# Channels of a group that a program of the kernel has room for.
+MOST_CHANNELS = 1024
 # Samples taken at once, all channels of a group counting as one: bounds the memory of temporaries.
 _SAMPLES_PER_CHUNK = 1 << 18
 
@@ -44,7 +46,7 @@ def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride:
     """
     _check(input, offset, mask, kernel_size, stride, pad, dilation, group, group_channels,
            remove_center)
-    if use_triton(input, offset, mask):
+    if group_channels <= MOST_CHANNELS and use_triton(input, offset, mask):
         from mtp.ops.triton.deform_conv import dcnv3 as form
     else:
         form = dcnv3_torch
@@ -85,6 +87,17 @@ def dcnv3_torch(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, s
                      for *part, factor in zip(*(t.split(rows) for t in (image, grid, weight)))])
     out = out.unflatten(0, (-1, group)).unflatten(3, mask.shape[1:3]).permute(0, 3, 4, 1, 2)
     return out.flatten(3, 4).to(input.dtype)
+
+
+def dcnv3_backward_torch(grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor,
+                         kernel_size: int, stride: int, pad: int, dilation: int, group: int,
+                         offset_scale: float, remove_center: bool
+                         ) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of input, offset and mask of :func:`dcnv3_torch`."""
+    return gradients(
+        lambda *tensors: dcnv3_torch(*tensors, kernel_size, stride, pad, dilation, group,
+                                     offset_scale, remove_center),
+        (input, offset, mask), grad_output)
 
 
 def _check(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int, pad: int,

@@ -3,14 +3,22 @@
 Triton kernels take float32, bfloat16 and float16 tensors on an NVIDIA GPU of compute capability
 8.0 or newer, or on an AMD one; everything else runs in torch. The environment variable
 ``MTP_KERNELS`` chooses: unset, as just said; ``torch`` never takes a kernel; ``triton`` always
-does, and is an error where there is none (with ``TRITON_INTERPRET=1`` it takes CPU tensors too,
-which Triton's interpreter works on, slowly). ``python -m mtp.info`` tells what will run.
+does, and warns where there is none (with ``TRITON_INTERPRET=1`` it takes CPU tensors too, which
+Triton's interpreter works on, slowly). Where Triton refuses a kernel, its twin takes over
+(:func:`else_twin`). ``python -m mtp.info`` tells what will run.
 """
+import functools
 import importlib.util
 import os
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+from mtp.fallback import fall_back, fallen
+
+P, R = ParamSpec('P'), TypeVar('R')
 
 SETTING = os.environ.get('MTP_KERNELS', '')
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -22,24 +30,77 @@ if SETTING not in ('', 'torch', 'triton'):
 
 
 def use_triton(*tensors: Tensor) -> bool:
-    """Whether an operator on these tensors runs as a Triton kernel.
+    """Return whether an operator on these tensors runs as a Triton kernel.
 
     Args:
         tensors: the operands, on one device.
 
     Raises:
-        ValueError: ``MTP_KERNELS=triton``, but no kernel can take them.
+        FallbackError: under ``MTP_STRICT=1``, where ``MTP_KERNELS=triton`` is set and no kernel
+            can take the tensors, or where Triton cannot be imported.
     """
     if SETTING == 'torch':
         return False
     reason = _reason_against(tensors[0].device, tuple(tensor.dtype for tensor in tensors))
     if reason and SETTING == 'triton':
-        raise ValueError(f'MTP_KERNELS=triton, but {reason}: unset it')
-    return reason is None
+        _note('MTP_KERNELS=triton', reason)
+    return reason is None and _triton_imports()
+
+
+def else_twin(twin: Callable[P, R], layout: torch.memory_format = torch.contiguous_format
+              ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator of a kernel's launcher: its twin takes over once Triton refuses it.
+
+    It goes below ``torch.library.custom_op``, so that eager and compiled code are alike. The
+    launcher's name is that of the operator; ``<operator>_backward`` also follows its forward pass
+    to the twin. What was refused is not tried again in this process.
+
+    Args:
+        twin: function of the same arguments in torch; results are a tensor, a tuple or a list.
+        layout: memory format of the launcher's results, which the twin's are brought to.
+    """
+    def decorate(launcher: Callable[P, R]) -> Callable[P, R]:
+        part = launcher.__name__
+        parts = {part, part.removesuffix('_backward')}
+
+        @functools.wraps(launcher)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            if parts.isdisjoint(fallen()):
+                try:
+                    return launcher(*args, **kwargs)
+                except Exception as error:
+                    if not _is_refusal(error):
+                        raise
+                    fall_back(part, 'its form in torch runs', error)
+            result = twin(*args, **kwargs)
+            if isinstance(result, Tensor):
+                return result.contiguous(memory_format=layout)
+            return type(result)(tensor.contiguous(memory_format=layout) for tensor in result)
+        return run
+    return decorate
+
+
+def gradients(twin: Callable[..., Tensor], operands: tuple[Tensor, ...], grad_output: Tensor
+              ) -> tuple[Tensor, ...]:
+    """Return the gradients of all operands of a function of tensors.
+
+    Through ``torch.func``, which records in the implementation of an operator too, where
+    ``torch.autograd`` is switched off.
+    """
+    return torch.func.vjp(twin, *operands)[1](grad_output)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether an error is of Triton or its tools, and not of the GPU or its memory."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or 'CUDA error' in text or 'HIP error' in text:
+        return False
+    # Triton words the driver's errors so, among them that it does not load a kernel's code.
+    return not text.startswith('Triton Error [') or 'kernel image' in text
 
 
 def report() -> str:
-    """Which form runs on the device at hand and why, in a line."""
+    """Return which form runs on the device at hand and why, in a line."""
     if SETTING == 'torch':
         return 'torch (MTP_KERNELS=torch)'
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -59,3 +120,22 @@ def _reason_against(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> st
         return 'the GPU is older than compute capability 8.0'
     wide = [dtype for dtype in dtypes if dtype.is_floating_point and dtype not in DTYPES]
     return f'no kernel takes {wide[0]}' if wide else None
+
+
+# Dynamo runs the two functions below while it traces, and takes what they return for a constant.
+
+@torch.compiler.assume_constant_result
+def _triton_imports() -> bool:
+    if 'Triton' in fallen():
+        return False
+    try:
+        import triton.language  # noqa: F401
+    except Exception as error:
+        fall_back('Triton', 'every operator runs in torch', error)
+        return False
+    return True
+
+
+@torch.compiler.assume_constant_result
+def _note(part: str, reason: str) -> None:
+    fall_back(part, 'operators on such tensors run in torch', reason)

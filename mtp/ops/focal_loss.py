@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtp.ops.dispatch import use_triton
+from mtp.ops.dispatch import gradients, use_triton
 
 
 def sigmoid_focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float = 0.25,
@@ -42,12 +42,10 @@ def sigmoid_focal_loss_derivative(logits: Tensor, target: Tensor, gamma: float =
     """Derivative of each element of :func:`sigmoid_focal_loss` by its logit, ``(N, C)``."""
     _check(logits, target, weight)
     if use_triton(logits):
-        from mtp.ops.triton.focal_loss import sigmoid_focal_loss_backward
-        return sigmoid_focal_loss_backward(None, logits, target, gamma, alpha, weight)
-    sign, factor, x = _terms(logits, target, alpha, weight)
-    log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
-    slope = gamma * log_p.exp() * log_p - log_not_p.exp()
-    return (sign * factor * (gamma * log_not_p).exp() * slope).to(logits.dtype)
+        from mtp.ops.triton.focal_loss import sigmoid_focal_loss_backward as form
+    else:
+        form = sigmoid_focal_loss_backward_torch
+    return form(None, logits, target, gamma, alpha, weight)
 
 
 def sigmoid_focal_loss_torch(logits: Tensor, target: Tensor, gamma: float, alpha: float,
@@ -56,6 +54,18 @@ def sigmoid_focal_loss_torch(logits: Tensor, target: Tensor, gamma: float, alpha
     _, factor, x = _terms(logits, target, alpha, weight)
     # powers of p as exponentials: for gamma < 1, p ** gamma has no finite derivative at p = 0
     return (-factor * (gamma * F.logsigmoid(-x)).exp() * F.logsigmoid(x)).to(logits.dtype)
+
+
+def sigmoid_focal_loss_backward_torch(grad_loss: Tensor | None, logits: Tensor, target: Tensor,
+                                      gamma: float, alpha: float, weight: Tensor | None) -> Tensor:
+    """Return the gradient of the logits, or without ``grad_loss`` each element's derivative."""
+    if grad_loss is not None:
+        return gradients(lambda x: sigmoid_focal_loss_torch(x, target, gamma, alpha, weight),
+                         (logits,), grad_loss)[0]
+    sign, factor, x = _terms(logits, target, alpha, weight)
+    log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
+    slope = gamma * log_p.exp() * log_p - log_not_p.exp()
+    return (sign * factor * (gamma * log_not_p).exp() * slope).to(logits.dtype)
 
 
 def _terms(logits: Tensor, target: Tensor, alpha: float, weight: Tensor | None

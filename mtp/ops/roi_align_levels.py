@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from mtp.ops.dispatch import use_triton
-from mtp.ops.roi_align_rotated import roi_align_rotated
+from mtp.ops.roi_align_rotated import roi_align_rotated_backward_torch, roi_align_rotated_torch
+
+_CONVENTIONS = True, True  # aligned, clockwise
 
 
 def roi_align_levels(features: Sequence[Tensor], rois: Tensor, levels: Tensor,
@@ -57,15 +59,38 @@ def roi_align_levels_torch(features: Sequence[Tensor], rois: Tensor, levels: Ten
     return output.index_copy(0, torch.cat(places), torch.cat(pooled))
 
 
+def roi_align_levels_backward_torch(grad_output: Tensor, rois: Tensor, levels: Tensor,
+                                    shapes: Sequence[tuple[int, ...]], scales: Sequence[float],
+                                    sampling_ratio: int) -> list[Tensor]:
+    """Return the gradients of features of ``shapes`` (B, C, H, W), in :func:`roi_align_levels`."""
+    grads = []
+    for level, (shape, scale) in enumerate(zip(shapes, scales)):
+        place = (levels == level).nonzero().squeeze(1)
+        grads.append(_pool_backward(grad_output[place], rois[place], shape, scale, sampling_ratio))
+    return grads
+
+
 def _pool(features: Tensor, rois: Tensor, bins: tuple[int, int], scale: float,
           sampling_ratio: int) -> Tensor:
     if rois.shape[1] == 6:
-        return roi_align_rotated(features, rois, bins, scale, sampling_ratio, clockwise=True)
+        return roi_align_rotated_torch(features, rois, *bins, scale, sampling_ratio, *_CONVENTIONS)
     from torchvision.ops import roi_align  # slow to import, and mtp is not
     dtype = torch.promote_types(features.dtype, torch.float32)
     pooled = roi_align(features.to(dtype), rois.to(dtype), bins, scale, sampling_ratio or -1,
                        aligned=True)
     return pooled.to(features.dtype)
+
+
+def _pool_backward(grad_output: Tensor, rois: Tensor, shape: tuple[int, ...], scale: float,
+                   sampling_ratio: int) -> Tensor:
+    if rois.shape[1] == 6:
+        return roi_align_rotated_backward_torch(
+            grad_output, rois, shape, scale, sampling_ratio, *_CONVENTIONS)
+    import torchvision  # noqa: F401  (registers the operator)
+    dtype = torch.promote_types(grad_output.dtype, torch.float32)
+    return torch.ops.torchvision._roi_align_backward(
+        grad_output.to(dtype), rois.to(dtype), scale, *grad_output.shape[2:], *shape,
+        sampling_ratio or -1, True).to(grad_output.dtype)
 
 
 def _check(features: Sequence[Tensor], rois: Tensor, levels: Tensor, strides: Sequence[int]

@@ -61,7 +61,7 @@ def roi_align_rotated_backward(grad_output: Tensor, rois: Tensor, shape: tuple[i
     if use_triton(grad_output):
         from mtp.ops.triton.roi_align_rotated import roi_align_rotated_backward as form
     else:
-        form = _backward_torch
+        form = roi_align_rotated_backward_torch
     return form(grad_output, rois, list(shape), spatial_scale, sampling_ratio, aligned, clockwise)
 
 
@@ -92,11 +92,14 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        grad = _backward_torch(grad_output, *ctx.saved_tensors, ctx.shape, *ctx.settings)
+        grad = roi_align_rotated_backward_torch(
+            grad_output, *ctx.saved_tensors, ctx.shape, *ctx.settings)
         return grad, None, None, *(None for _ in ctx.settings)
 
 
-def _backward_torch(grad_output: Tensor, rois: Tensor, shape: list[int], *settings) -> Tensor:
+def roi_align_rotated_backward_torch(grad_output: Tensor, rois: Tensor, shape: list[int],
+                                     *settings) -> Tensor:
+    """:func:`roi_align_rotated_backward` in torch."""
     dtype = torch.promote_types(grad_output.dtype, torch.float32)
     images, channels, height, width = shape
     grad_bins = grad_output.to(dtype).permute(0, 2, 3, 1).flatten(0, 2)

@@ -21,9 +21,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mtp.ops.deform_conv import dcnv3_backward_torch, dcnv3_torch
+from mtp.ops.dispatch import else_twin
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
-
-_MAX_CHANNELS = 1024  # of a group: they share a program
 
 
 @triton.jit
@@ -134,6 +134,7 @@ def dcnv3_backward_kernel(grad_output, input, offset, mask, grad_input, grad_off
 
 
 @torch.library.custom_op('mtp::dcnv3', mutates_args=(), device_types=('cuda', 'cpu'))
+@else_twin(dcnv3_torch)
 def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int, pad: int,
           dilation: int, group: int, offset_scale: float, remove_center: bool) -> Tensor:
     """:func:`mtp.ops.dcnv3`, of tensors that it has checked."""
@@ -151,6 +152,7 @@ def _(input, offset, mask, *settings):
 
 
 @torch.library.custom_op('mtp::dcnv3_backward', mutates_args=(), device_types=('cuda', 'cpu'))
+@else_twin(dcnv3_backward_torch)
 def dcnv3_backward(grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor,
                    kernel_size: int, stride: int, pad: int, dilation: int, group: int,
                    offset_scale: float, remove_center: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -187,9 +189,6 @@ def _launch(kernel, tensors: tuple[Tensor, ...], input: Tensor, mask: Tensor, ke
             stride: int, pad: int, dilation: int, group: int, offset_scale: float,
             remove_center: bool) -> None:
     images, height, width, channels = input.shape
-    if channels // group > _MAX_CHANNELS:
-        raise ValueError(f'the kernel takes groups of up to {_MAX_CHANNELS} channels, got '
-                         f'{channels // group}: set MTP_KERNELS=torch')
     positions = mask.shape[1] * mask.shape[2]
     tile, warps = _tile(kernel, channels // group)
     programs = (images * triton.cdiv(positions, tile['BLOCK_P'])

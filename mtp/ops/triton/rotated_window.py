@@ -15,6 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mtp.ops.dispatch import else_twin
+from mtp.ops.rotated_window import (
+    rotated_window_attention_backward_torch,
+    rotated_window_attention_torch,
+)
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 SIDE = tl.constexpr(8)
@@ -248,8 +253,20 @@ def _backward_kernel(
         tl.atomic_add(grad_v + places, _dot(share, grad_values), touched, sem='relaxed')
 
 
+def _twin(q: Tensor, *operands: Tensor) -> tuple[Tensor, Tensor]:
+    # its backward needs no log-sum-exp, and follows it to the twin
+    return (rotated_window_attention_torch(q, *operands),
+            q.new_full(q.shape[:-1], float('nan'), dtype=torch.float32))
+
+
+def _backward_twin(*tensors: Tensor) -> tuple[Tensor, ...]:
+    *operands, _out, _logsumexp, grad_out = tensors
+    return rotated_window_attention_backward_torch(grad_out, *operands)
+
+
 @torch.library.custom_op('mtp::rotated_window_attention', mutates_args=(),
                          device_types=('cuda', 'cpu'))
+@else_twin(_twin)
 def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor,
                              rel_pos_w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Forward kernel; differentiable in every argument.
@@ -280,9 +297,12 @@ def _rotated_window_attention_fake(q, k, v, grid, rel_pos_h, rel_pos_w, bias):
 
 @torch.library.custom_op('mtp::rotated_window_attention_backward', mutates_args=(),
                          device_types=('cuda', 'cpu'))
-def _backward(q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor,
-              bias: Tensor, out: Tensor, logsumexp: Tensor, grad_out: Tensor
-              ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+@else_twin(_backward_twin)
+def rotated_window_attention_backward(
+        q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor,
+        bias: Tensor, out: Tensor, logsumexp: Tensor, grad_out: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of all operands of :func:`rotated_window_attention`."""
     operands = _operands(q, k, v, grid, rel_pos_h, rel_pos_w, bias)
     heads, size = q.shape[3], (rel_pos_h.shape[0] + 1) // 2
     wide = {'dtype': torch.float32}
@@ -295,7 +315,7 @@ def _backward(q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor, 
     return tuple(g.to(t.dtype) for g, t in zip(grads, (q, k, v, grid, rel_pos_h, rel_pos_w, bias)))
 
 
-@_backward.register_fake
+@rotated_window_attention_backward.register_fake
 def _backward_fake(q, k, v, grid, rel_pos_h, rel_pos_w, bias, out, logsumexp, grad_out):
     return tuple(t.new_empty(t.shape) for t in (q, k, v, grid, rel_pos_h, rel_pos_w, bias))
 
@@ -306,7 +326,7 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _gradients(ctx, grad_out, _):
-    return _backward(*ctx.saved_tensors, grad_out)
+    return rotated_window_attention_backward(*ctx.saved_tensors, grad_out)
 
 
 rotated_window_attention.register_autograd(_gradients, setup_context=_save)

@@ -103,10 +103,10 @@ def test_noncontiguous_tensors_some_of_them_frozen():
     torch.testing.assert_close(mask.grad, torch.autograd.grad(out, tensors[2], cotangent)[0])
 
 
-def test_groups_too_wide_for_a_program():
+def test_groups_too_wide_for_a_program_run_in_torch(monkeypatch):
+    monkeypatch.setattr(deform_conv, '_launch', None)  # which nobody may call
     tensors, settings = operands((1, 1, 1), 1, 1025, 1)
-    with pytest.raises(ValueError, match='up to 1024 channels, got 1025: set MTP_KERNELS=torch'):
-        deform_conv.dcnv3(*tensors, *settings)
+    assert_equal_to_twin(tensors, settings)
 
 
 def test_operator_is_registered_in_full():

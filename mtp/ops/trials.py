@@ -1,0 +1,67 @@
+"""A small call of every operator that has a kernel, to learn which ones Triton refuses here."""
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mtp.fallback import fallen, reason_in_a_line
+from mtp.ops.deform_conv import dcnv3
+from mtp.ops.focal_loss import sigmoid_focal_loss
+from mtp.ops.horizontal_nms import kept_horizontal
+from mtp.ops.roi_align_levels import roi_align_levels
+from mtp.ops.roi_align_rotated import roi_align_rotated
+from mtp.ops.rotated_boxes import box_iou_rotated, nms_rotated
+from mtp.ops.rotated_window import rotated_window_attention
+
+# operator -> function of tensors, and the tensors
+Calls = dict[str, tuple[Callable[..., Tensor], list[Tensor]]]
+
+
+def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
+    """Return a call of each operator with small operands, learned ones with ``requires_grad``."""
+    def learned(*shape: int) -> Tensor:
+        return torch.rand(shape, device=device, dtype=dtype, requires_grad=True)
+
+    boxes = torch.tensor([[8., 8, 8, 4, .3], [9, 8, 8, 4, .1]], device=device)
+    upright = torch.tensor([[1., 1, 7, 9], [2, 1, 8, 9]], device=device)
+    image = torch.zeros(2, 1, device=device)
+    number = torch.arange(2, device=device)
+    attention = [(1, 2, 2, 1, 8)] * 3 + [(1, 1, 2, 1, 1)] * 2 + [(1, 1, 1, 1), (3, 8), (3, 8),
+                                                               (1, 4, 4)]
+    taps = (partial(dcnv3, kernel_size=1, stride=1, pad=0, dilation=1, group=1, group_channels=4,
+                    offset_scale=1.0), [learned(1, 2, 2, 4), learned(1, 2, 2, 2),
+                                        learned(1, 2, 2, 1)])
+    pyramid = partial(_levels, strides=[1, 2])
+    return {
+        'rotated_window_attention': (rotated_window_attention,
+                                     [learned(*shape) for shape in attention]),
+        'dcnv3': taps,
+        'sigmoid_focal_loss': (sigmoid_focal_loss, [learned(2, 3), number]),
+        'roi_align_rotated': (partial(roi_align_rotated, output_size=2, spatial_scale=1.0),
+                              [learned(1, 4, 9, 9), torch.cat([image, boxes], 1)]),
+        'roi_align_levels': (pyramid, [torch.cat([image, upright], 1), number,
+                                       learned(1, 4, 9, 9), learned(1, 4, 5, 5)]),
+        'box_iou_rotated': (box_iou_rotated, [boxes, boxes]),
+        'kept_rotated': (partial(nms_rotated, iou_threshold=.5), [boxes, boxes[:, 0]]),
+        'kept_horizontal': (partial(kept_horizontal, iou_threshold=.5),
+                            [upright[None], number[None] < 2]),
+    }
+
+
+def _levels(rois: Tensor, levels: Tensor, *features: Tensor, strides: list[int]) -> Tensor:
+    return roi_align_levels(features, rois, levels, 2, strides)
+
+
+def refusals(device: torch.device | str) -> dict[str, str]:
+    """Run every call, forward and backward, and return what failed with its reason in a line."""
+    failed = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        for name, (function, tensors) in calls(device, dtype).items():
+            try:
+                out = function(*tensors)
+                if out.requires_grad:
+                    out.sum().backward()
+            except RuntimeError as error:  # under MTP_STRICT=1 a fall-back too
+                failed[name] = reason_in_a_line(error)
+    return fallen() | failed
