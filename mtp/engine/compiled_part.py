@@ -1,4 +1,5 @@
 """A method that runs compiled, and uncompiled from the first failure of the compiler on."""
+import copy
 import fcntl
 import getpass
 import hashlib
@@ -82,6 +83,10 @@ class CompiledPart:
         fall_back(self.kind.name, 'it runs uncompiled',
                   getattr(failure, 'inner_exception', failure))
         return result
+
+    def __deepcopy__(self, memo: dict) -> Callable:
+        """Return the copied module's own method: a copy of a model runs uncompiled."""
+        return copy.deepcopy(self._uncompiled, memo)
 
 
 @contextmanager

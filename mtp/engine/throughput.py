@@ -3,12 +3,15 @@ import time
 from pathlib import Path
 
 import torch
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook, IterTimerHook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.profiler import ProfilerActivity, profile
 
+from mtp.engine import flops
 from mtp.engine.logging import is_log_step
+from mtp.fallback import reason_in_a_line
 from mtp.registry import HOOKS
 
 
@@ -17,30 +20,55 @@ class ThroughputHook(IterTimerHook):
     """mmengine's ``IterTimerHook``, which also logs what a user compares runs by.
 
     Each log line of training gets ``images_per_s``, images a second of all processes together, and
-    ``data_share``, the part of the time (0 to 1) that this process waited for data. Both are means
-    since the line before, without validation.
+    ``data_share``, the part of the time (0 to 1) that this process waited for data. On a GPU there
+    is ``utilisation`` too: the operations of the training steps, recomputation left out, over those
+    that the GPU could have done as bfloat16 matrix products of the rate measured when training
+    starts. All are means since the line before, without validation.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._images, self._seconds, self._waited = 0, 0.0, 0.0
+        # what is done for an image over what the GPU could do in a second; 0 if not known
+        self._share_of_second = 0.0
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None
                           ) -> None:
         """Add the time since the last iteration ended to the waiting time."""
         self._waited += time.time() - self.t
         super().before_train_iter(runner, batch_idx, data_batch)
+        if runner.iter == self.start_iter and torch.cuda.is_available() and is_main_process():
+            self._share_of_second = _share_of_second(runner, data_batch)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
         """Count the images of the batch, and log at a log line."""
-        self._images += len(data_batch['inputs']) * get_world_size()
+        self._images += len(data_batch['inputs'])
         self._seconds += time.time() - self.t
         if is_log_step(runner, batch_idx):
-            runner.message_hub.update_scalar('train/images_per_s', self._images / self._seconds)
-            runner.message_hub.update_scalar('train/data_share', self._waited / self._seconds)
+            speed = self._images / self._seconds
+            logged = {'images_per_s': speed * get_world_size(),
+                      'data_share': self._waited / self._seconds}
+            if self._share_of_second:
+                logged['utilisation'] = speed * self._share_of_second
+            runner.message_hub.update_scalars(
+                {f'train/{name}': value for name, value in logged.items()})
             self._images, self._seconds, self._waited = 0, 0.0, 0.0
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
+
+
+def _share_of_second(runner: Runner, batch: dict) -> float:
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    try:
+        operations = flops.count_training_step(model, batch)
+    except Exception as error:  # it is for the log alone
+        runner.logger.info('The log has no utilisation, since the operations of a step of this '
+                           f'model cannot be counted: {reason_in_a_line(error)}')
+        return 0.0
+    rate = flops.matrix_rate(next(model.parameters()).device)
+    runner.logger.info(f'{operations / len(batch["inputs"]) / 1e9:.0f} GFLOP an image; bfloat16 '
+                       f'matrix products run at {rate / 1e12:.0f} TFLOP/s')
+    return operations / len(batch['inputs']) / rate
 
 
 @HOOKS.register_module()

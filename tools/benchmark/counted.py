@@ -26,7 +26,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import mtp  # noqa: F401  (gives mmcv its operators: before the modules that import it)
 
 # isort: split
-import flops
 import jobs
 import paper
 from batches import make_samples
@@ -35,6 +34,7 @@ from measure import Kept
 from mmengine.config import Config
 from torch import nn
 
+from mtp.engine import flops
 from mtp.models.backbones import build_backbone
 from mtp.ops import dispatch
 from mtp.registry import MODELS

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-import flops
 import packages
 import plain
 import torch
 from torch import Tensor
 
 from mtp import ops
+from mtp.engine import flops
 from mtp.ops import relative_position, rotated_window
 from mtp.ops.deform_conv import dcnv3_torch
 from mtp.ops.focal_loss import sigmoid_focal_loss_torch

@@ -7,9 +7,9 @@
 
 ``ours`` is the recipe of ``configs/pretrain``, ``A`` the paper's structure in float32 (see
 ``paper.py``), ``C`` is A under bfloat16 autocast; they take turns on the same batches in memory.
-Utilisation is of the operations counted in a step, those that torch and ``flops.py`` have formulas
-for, against the matrix products that the device reaches in the job's precision. ``saved`` is what
-the forward pass keeps for the backward pass. Launches and waits of the host are counted on three
+Utilisation is of the operations counted in a step, those that torch and ``mtp.engine.flops`` have
+formulas for, against the matrix products that the device reaches in the job's precision. ``saved``
+is what the forward pass keeps for the backward pass. Launches and waits of the host are counted on three
 batches: as asked for, with twice the images and with twice the objects. ``--repeats 0`` counts
 only, which a CPU can do for the large models. ``--loader`` also trains from files: ours by the
 runner with the recipe's workers, A with its transforms in the main process.
@@ -28,7 +28,6 @@ import torch
 import mtp  # noqa: F401  (gives mmcv its operators: before the modules that import it)
 
 # isort: split
-import flops
 import jobs
 import loaders
 import measure
@@ -39,7 +38,7 @@ from jobs import RECIPES, Job
 from mmengine.config import DictAction
 from ops import ceilings, describe
 
-from mtp.engine import launch
+from mtp.engine import flops, launch
 
 Report = dict[str, Any]
 

@@ -1,14 +1,18 @@
-"""Floating-point operations: of our operators by formula, of a whole step by counting.
+"""Floating-point operations: of mtp's operators by formula, of a whole step by counting.
 
 An exponential counts as one operation. :func:`count` adds these formulas to torch's own, which know
 matrix products, convolutions and attention; what is elementwise is not counted.
 """
+import copy
 import importlib.util
 from collections.abc import Callable
 from math import prod
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from mmengine.model import BaseModel
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
@@ -44,6 +48,50 @@ def count(call: Callable[[], Any]) -> float:
           torch.compiler.set_stance('force_eager')):
         call()
     return counter.get_total_flops()
+
+
+def count_training_step(model: BaseModel, batch: dict) -> float:
+    """Count the operations of a training step, forward and backward, without running it.
+
+    The step runs on a copy of the model whose tensors have shapes and no numbers. Recomputation
+    (``with_cp``) is not counted: it is no progress of the training.
+
+    Args:
+        model: a model in training mode, not wrapped; it stays as it is.
+        batch: a batch of the training loader.
+
+    Raises:
+        Exception: the step needs numbers, as detectors of the libraries do.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, FakeCopyMode(mode):
+        model = copy.deepcopy(model)
+
+        for module in model.modules():
+            if hasattr(module, 'with_cp'):
+                module.with_cp = False
+
+        def step() -> None:
+            data = model.data_preprocessor(batch, True)
+            loss, _ = model.parse_losses(model(**data, mode='loss'))
+            parameters = [p for p in model.parameters() if p.requires_grad]
+            torch.autograd.grad(loss, parameters, allow_unused=True)
+
+        # alone: tensors without numbers cannot be sent
+        with patch.object(torch.distributed, 'is_initialized', lambda: False):
+            return count(step)
+
+
+def matrix_rate(device: torch.device, side: int = 8192) -> float:
+    """Measure the operations a second of bfloat16 matrix products of ``side`` rows and columns."""
+    a, b = torch.randn(2, side, side, dtype=torch.bfloat16, device=device)
+    a @ b  # the first call chooses a kernel
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(10):
+        a @ b
+    stop.record()
+    stop.synchronize()
+    return 10 * 2 * side**3 / (start.elapsed_time(stop) / 1e3)
 
 
 def _convolution_backward(grad, x, weight, bias, stride, padding, dilation, transposed,
