@@ -9,10 +9,10 @@
 ``paper.py``), ``C`` is A under bfloat16 autocast; they take turns on the same batches in memory.
 Utilisation is of the operations counted in a step, those that torch and ``mtp.engine.flops`` have
 formulas for, against the matrix products that the device reaches in the job's precision. ``saved``
-is what the forward pass keeps for the backward pass. Launches and waits of the host are counted on three
-batches: as asked for, with twice the images and with twice the objects. ``--repeats 0`` counts
-only, which a CPU can do for the large models. ``--loader`` also trains from files: ours by the
-runner with the recipe's workers, A with its transforms in the main process.
+is what the forward pass keeps for the backward pass. Launches and waits of the host are counted on
+three batches: as asked for, with twice the images and with twice the objects. ``--repeats 0``
+counts only, which a CPU can do for the large models. ``--loader`` also trains from files: ours by
+the runner with the recipe's workers, A with its transforms in the main process.
 """
 import argparse
 import datetime
