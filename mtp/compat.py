@@ -1,13 +1,11 @@
 """Every workaround for an upstream library, each with the version that needs it.
 
-``import mtp`` applies :func:`setup`; :mod:`mtp.engine` applies :func:`load_checkpoints_safely`.
+``import mtp`` applies :func:`setup`; :mod:`mtp.engine` applies :func:`load_checkpoints_safely` and
+:func:`cache_ordered_effects`.
 ``tests/test_compat.py`` has a test for each that fails when upstream no longer needs it.
 """
 import functools
 import importlib.metadata
-
-import torch
-from torch import Tensor
 
 from mtp.ops import mmcv_ext
 
@@ -94,14 +92,11 @@ def load_checkpoints_safely() -> None:
         return load_safely(filename, map_location)
 
 
-@torch.library.custom_op('mtp::snapshot', mutates_args=())
-def snapshot(x: Tensor) -> Tensor:
-    """A copy that stays one in compiled code.
+def cache_ordered_effects() -> None:
+    """Let compiled code whose operators have an ordered effect be kept in the compile cache.
 
-    torch 2.11: a compiled forward pass that copies a buffer by ``clone`` and then changes it may
-    keep the buffer itself for the backward pass, which finds the new values.
+    torch 2.11.0 orders such operators by a node that it does not mark as one that can be cached, so
+    that every start would compile what holds synchronised batch norm anew.
     """
-    return x.clone()
-
-
-snapshot.register_fake(torch.empty_like)
+    from torch._higher_order_ops.effects import with_effects
+    with_effects._cacheable = True

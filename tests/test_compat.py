@@ -1,5 +1,6 @@
 """Each workaround of mtp/compat.py, and whether upstream still needs it."""
 import importlib.metadata
+import inspect
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._higher_order_ops import effects
 
 from mtp import compat
 from mtp.ops import mmcv_ext
@@ -79,22 +81,11 @@ def test_unsafe_checkpoints_are_refused(tmp_path):
     assert checkpoint.load_from_local(str(path), None)['extra'] == 0
 
 
-@pytest.mark.slow
-def test_compiled_code_still_takes_a_clone_for_its_buffer():
-    """``mtp.compat.snapshot`` can go when this fails."""
-    class Layer(torch.nn.BatchNorm1d):
-        def forward(self, x, copy):
-            centred = x - copy(self.running_mean)
-            with torch.no_grad():
-                self.running_mean.add_(1)
-            return centred.square().sum()
-
-    def gradient(copy):
-        x = torch.ones(2, requires_grad=True)
-        torch.compile(Layer(2).forward, backend='aot_eager')(x, copy).backward()
-        return x.grad.tolist()
-    assert gradient(compat.snapshot) == [2, 2]
-    assert gradient(torch.clone) == [0, 0]
+def test_ordered_effects_are_cached():
+    import mtp.engine  # noqa: F401  (applies the workaround)
+    assert effects.with_effects.cacheable()
+    # upstream makes them without: when this fails, cache_ordered_effects() can go
+    assert 'cacheable' not in inspect.getsource(effects.WithEffects)
 
 
 @pytest.mark.parametrize('value, message', [

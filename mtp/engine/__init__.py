@@ -12,6 +12,7 @@ from mtp.engine.runner import Runner
 from mtp.engine.throughput import ThroughputHook, TraceHook
 from mtp.engine.visualization_hook import DrawPredictionsHook
 
+compat.cache_ordered_effects()
 compat.load_checkpoints_safely()
 
 __all__ = [

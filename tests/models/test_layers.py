@@ -29,6 +29,11 @@ def test_statistics_of_bfloat16_are_float32():
         torch.testing.assert_close(layer.state_dict()[key], value)
 
 
+def test_options_that_training_does_not_know_are_refused():
+    with pytest.raises(ValueError, match='affine=True'):
+        PerDatasetBatchNorm(4, affine=False)
+
+
 def test_one_value_per_channel_is_refused():
     layer = PerDatasetBatchNorm(4)
     set_dataset_sizes(layer, [1, 1])
@@ -36,39 +41,57 @@ def test_one_value_per_channel_is_refused():
         layer(torch.randn(2, 4, 1, 1))
 
 
-def _normalise_half(rank, x, weight, compiled):
-    layer = PerDatasetBatchNorm(4)
-    if compiled:
-        layer.compile(backend='aot_eager', fullgraph=True)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-    set_dataset_sizes(layer, [1, 2])
-    mine = torch.cat([part.chunk(2)[rank] for part in x.split([2, 4])]).requires_grad_()
-    out = layer(mine)
-    (out ** 3).mean().backward()
-    return out.detach(), mine.grad, layer.weight.grad, layer.state_dict()
+class Two(nn.Module):
+    """Two layers that do not need each other's results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([PerDatasetBatchNorm(4), PerDatasetBatchNorm(4)])
+
+    def forward(self, x):
+        return self.layers[0](x) + self.layers[1](x ** 2)
 
 
-@pytest.mark.parametrize('compiled', [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_two_processes_equal_one(compiled):
+def _normalise_half(rank, x, weight):
+    """What a step gives with both processes uncompiled, then with one of them compiled."""
+    found = []
+    for compiled in (None, 1):
+        model = Two()
+        if rank == compiled:
+            model.compile(backend='aot_eager', fullgraph=True)
+        for layer in model.layers:
+            layer.weight.data.copy_(weight)
+        set_dataset_sizes(model, [1, 2])
+        mine = torch.cat([part.chunk(2)[rank] for part in x.split([2, 4])]).requires_grad_()
+        out = model(mine)
+        (out ** 3).mean().backward()
+        found.append(dict(out=out.detach(), x=mine.grad, weight=model.layers[0].weight.grad,
+                          **model.state_dict()))
+    return found
+
+
+def test_two_processes_equal_one_compiled_or_not():
     x = torch.randn(6, 4, 3, 3) * 2 + 50  # a large mean shows cancellation
     weight = torch.rand(4) + 0.5
-    (out0, grad0, wgrad0, state), (out1, grad1, wgrad1, _) = run_processes(
-        _normalise_half, 2, x, weight, compiled)
+    (first, first_again), (second, second_again) = run_processes(_normalise_half, 2, x, weight)
+    for before, after in ((first, first_again), (second, second_again)):
+        assert all(torch.equal(before[key], after[key]) for key in before)
 
-    layer = PerDatasetBatchNorm(4)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-    set_dataset_sizes(layer, [2, 4])
+    model = Two()
+    for layer in model.layers:
+        layer.weight.data.copy_(weight)
+    set_dataset_sizes(model, [2, 4])
     x.requires_grad_()
-    expected = layer(x)
+    out = model(x)
     # DDP averages gradients over processes, and each has half of the images
-    (expected ** 3).mean().backward()
+    (out ** 3).mean().backward()
 
-    def merge(a, b):
+    def merge(key):
+        a, b = first[key], second[key]
         return torch.cat([a[:1], b[:1], a[1:], b[1:]])
-    torch.testing.assert_close(merge(out0, out1), expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(merge(grad0, grad1) / 2, x.grad, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close((wgrad0 + wgrad1) / 2, layer.weight.grad, rtol=1e-4, atol=1e-4)
-    for key, value in layer.state_dict().items():
-        torch.testing.assert_close(state[key], value, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merge('out'), out, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merge('x') / 2, x.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close((first['weight'] + second['weight']) / 2,
+                               model.layers[0].weight.grad, rtol=1e-4, atol=1e-4)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(first[key], value, rtol=1e-4, atol=1e-4)
