@@ -68,7 +68,8 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.launcher != 'none':
         _check_launcher(args.launcher)
         if not torch.cuda.is_available():
-            _use_cpu_processes(cfg)
+            # mmengine selects a GPU per process before it looks at the backend.
+            torch.distributed.init_process_group('gloo')
     if 'total_batch_size' in cfg:
         _share_batch(cfg)
     return cfg
@@ -103,12 +104,6 @@ def _check_launcher(launcher: str) -> None:
     if 0 < gpus <= number:
         raise ValueError(f'process {number} of this machine has no GPU of its own, {gpus} visible: '
                          'start at most one process per GPU, each with all GPUs visible')
-
-
-def _use_cpu_processes(cfg: Config) -> None:
-    # mmengine selects a GPU per process before it looks at the backend.
-    torch.distributed.init_process_group('gloo')
-    cfg.sync_bn = None  # torch's works on accelerators only
 
 
 def override(cfg: Config, options: Mapping[str, Any]) -> None:

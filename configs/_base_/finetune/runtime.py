@@ -11,6 +11,3 @@ with read_base():
 
 val_cfg = dict(type=ValLoop)
 test_cfg = dict(type=TestLoop)
-
-# With several processes batch norm counts the images of all.
-sync_bn = 'torch'

@@ -7,7 +7,12 @@ from mmseg.models.losses import CrossEntropyLoss
 
 from mtp.data import ChangeDataset, DistortPair, LoadChange, LoadPair, SwapDates
 from mtp.evaluation import ChangeMetric
-from mtp.models import PairDataPreprocessor, SiameseEncoderDecoder, UNetHead
+from mtp.models import (
+    PairDataPreprocessor,
+    PerDatasetBatchNorm,
+    SiameseEncoderDecoder,
+    UNetHead,
+)
 
 with read_base():
     from ..runtime import *
@@ -24,7 +29,7 @@ model = dict(
     backbone=dict(img_size=256),
     decode_head=dict(
         type=UNetHead, decoder_channels=(512, 256, 128, 64), dropout_ratio=0.1,
-        norm_cfg=dict(type='BN'), num_classes=2, out_channels=2,
+        norm_cfg=dict(type=PerDatasetBatchNorm), num_classes=2, out_channels=2,
         loss_decode=dict(type=CrossEntropyLoss)),
     test_cfg=dict(mode='whole'))
 

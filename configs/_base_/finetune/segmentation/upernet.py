@@ -14,6 +14,7 @@ from mmseg.models import EncoderDecoder, SegDataPreProcessor, UPerHead
 from mmseg.models.losses import CrossEntropyLoss
 
 from mtp.data import LoadClassMap, LoadImage
+from mtp.models import PerDatasetBatchNorm
 
 with read_base():
     from ..runtime import *
@@ -32,7 +33,7 @@ model = dict(
     backbone=dict(),
     decode_head=dict(
         type=UPerHead, channels=512, in_index=[0, 1, 2, 3], pool_scales=(1, 2, 3, 6),
-        dropout_ratio=0.1, norm_cfg=dict(type='BN'), align_corners=False,
+        dropout_ratio=0.1, norm_cfg=dict(type=PerDatasetBatchNorm), align_corners=False,
         loss_decode=dict(type=CrossEntropyLoss)),
     test_cfg=dict(mode='slide'))
 
