@@ -1,13 +1,18 @@
 """Every workaround for an upstream library, each with the version that needs it.
 
-``import mtp`` applies :func:`setup`; :mod:`mtp.engine` applies :func:`load_checkpoints_safely` and
+``import mtp`` calls :func:`setup`, which imports none of them: a workaround is applied when the
+package that needs it is imported. :mod:`mtp.engine` applies :func:`load_checkpoints_safely` and
 :func:`cache_ordered_effects`.
 ``tests/test_compat.py`` has a test for each that fails when upstream no longer needs it.
 """
 import functools
+import importlib.abc
+import importlib.machinery
 import importlib.metadata
-
-from mtp.ops import mmcv_ext
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
 # The original OpenMMLab distributions -> their maintained OneDL successors. Both unpack to the
 # same folders, so that files of the one replace files of the other.
@@ -22,13 +27,6 @@ SUCCESSORS = {
     'mmrotate': 'onedl-mmrotate',
     'mmpretrain': 'onedl-mmpretrain',
 }
-
-
-def setup() -> None:
-    """Apply what OpenMMLab needs before its first import."""
-    refuse_mixed_distributions()
-    provide_mmcv_extension()
-    silence_onedl_notices()
 
 
 def refuse_mixed_distributions() -> None:
@@ -49,47 +47,114 @@ def refuse_mixed_distributions() -> None:
             f'  pip install {" ".join(dict.fromkeys(mixed.values()))}')
 
 
-def provide_mmcv_extension() -> None:
-    """Give ``mmcv.ops`` an extension where mmcv came without a compiled one.
+def provide_mmcv_extension() -> importlib.machinery.ModuleSpec | None:
+    """Return an extension for ``mmcv.ops`` where mmcv came without a compiled one.
 
     onedl-mmcv 2.3.6: pip builds its source archive without torch, hence without ``mmcv._ext``, and
     ``import mmcv.ops`` (of mmdet, mmseg and mmrotate as well) fails.
     """
-    mmcv_ext.install()
+    from mtp.ops import mmcv_ext
+    return mmcv_ext.find_spec()
 
 
-def silence_onedl_notices() -> None:
+def silence_onedl_notices(logging: ModuleType) -> None:
     """Keep "Could not import OneDL" from users who never asked for OneDL's data sets.
 
     onedl-mmdetection 3.5.1, onedl-mmsegmentation 1.4.2, onedl-mmrotate 1.2.1 and onedl-mmpretrain
     1.3.6 say so on import when the optional package is absent; ``print_log`` without a logger
     prints whatever the level. All other messages pass.
+
+    Args:
+        logging: the module ``mmengine.logging``.
     """
-    from mmengine import logging
-    if hasattr(logging.print_log, '__wrapped__'):
-        return
     print_log = logging.print_log
 
     @functools.wraps(print_log)
-    def filtered(msg, *args, **kwargs):
+    def filtered(msg: object, *args: object, **kwargs: object) -> None:
         if not str(msg).startswith('Could not import OneDL'):
             print_log(msg, *args, **kwargs)
     logging.print_log = filtered
 
 
-def load_checkpoints_safely() -> None:
+def leave_out_multimodal_models(dependency: ModuleType) -> None:
+    """Keep mmpretrain from importing its multi-modal models beside transformers 5.
+
+    onedl-mmpretrain 1.3.6 imports them wherever transformers is installed, from places that
+    transformers 5 no longer has: ``import mmpretrain.models`` (of mmdet, mmseg and mmrotate as
+    well) ends in a TypeError. mtp uses none of them.
+
+    Args:
+        dependency: the module ``mmpretrain.utils.dependency``.
+    """
+    if dependency.satisfy_requirement('transformers>=5.0.0'):
+        dependency.WITH_MULTIMODAL = False
+        dependency.register_multimodal_placeholder = _register_left_out
+
+
+def _register_left_out(names: Sequence[str], registry: Any) -> None:
+    def left_out(*args: object, **kwargs: object) -> None:
+        version = importlib.metadata.version('transformers')
+        raise ImportError("mmpretrain's multi-modal models need transformers 4, and transformers "
+                          f"{version} is installed: pip install 'transformers>=4.40,<5'")
+    for name in names:
+        registry.register_module(name=name, module=left_out)
+
+
+BEFORE: dict[str, Callable[[], importlib.machinery.ModuleSpec | None]] = {
+    'mmengine': refuse_mixed_distributions,
+    'mmcv': refuse_mixed_distributions,
+    'mmcv._ext': provide_mmcv_extension,
+}
+AFTER: dict[str, Callable[[ModuleType], None]] = {
+    'mmengine.logging': silence_onedl_notices,
+    'mmpretrain.utils.dependency': leave_out_multimodal_models,
+}
+
+
+def setup() -> None:
+    """Apply each workaround when the module that it is for is imported, or now if it has been."""
+    sys.meta_path.insert(0, WorkaroundFinder())
+    for name in BEFORE.keys() & sys.modules:
+        BEFORE[name]()
+    for name in AFTER.keys() & sys.modules:
+        AFTER[name](sys.modules[name])
+
+
+class WorkaroundFinder(importlib.abc.MetaPathFinder):
+    """Finder that calls what ``BEFORE`` and ``AFTER`` have for a module that is imported."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+                  ) -> importlib.machinery.ModuleSpec | None:
+        """Return a spec where a workaround has its own, otherwise None: others look for it."""
+        if name in BEFORE:
+            return BEFORE[name]()
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if name in AFTER else None
+        if spec is not None and spec.loader is not None:
+            spec.loader.exec_module = functools.partial(
+                _execute, spec.loader.exec_module, AFTER[name])
+        return spec
+
+
+def _execute(execute: Callable[[ModuleType], None], then: Callable[[ModuleType], None],
+             module: ModuleType) -> None:
+    execute(module)
+    then(module)
+
+
+def load_checkpoints_safely(load: Callable[[str, Any], object]) -> None:
     """Make mmengine's loader refuse what ``weights_only=True`` refuses.
 
     onedl-mmengine 0.10.12 loads a file once more with ``weights_only=False``, which runs whatever
     code the file holds, when the safe load fails.
+
+    Args:
+        load: loads a file, given its path and ``map_location``, or raises.
     """
     from mmengine.runner.checkpoint import CheckpointLoader
 
-    from mtp.models.checkpoints import load_safely
-
     @CheckpointLoader.register_scheme('', force=True)
-    def load_from_local(filename: str, map_location=None) -> object:
-        return load_safely(filename, map_location)
+    def load_from_local(filename: str, map_location: Any = None) -> object:
+        return load(filename, map_location)
 
 
 def cache_ordered_effects() -> None:

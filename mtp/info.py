@@ -35,7 +35,7 @@ def report() -> str:
     lines.append(f'mtp.ops: {dispatch.report()}, in each module with a kernel:')
     lines += [f'  {name}' for name in kernels]
     lines += _fallen()
-    native = mmcv_ext.install() == 'native'
+    native = mmcv_ext.choice() == 'native'
     setting = os.environ.get('MTP_OPS')
     why = (f'MTP_OPS={setting}' if setting else
            'compiled extension found' if native else 'mmcv has no compiled extension')

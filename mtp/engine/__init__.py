@@ -11,9 +11,10 @@ from mtp.engine.parallel import ReplicatedModel, ShardedModel
 from mtp.engine.runner import Runner
 from mtp.engine.throughput import ThroughputHook, TraceHook
 from mtp.engine.visualization_hook import DrawPredictionsHook
+from mtp.models.checkpoints import load_safely
 
 compat.cache_ordered_effects()
-compat.load_checkpoints_safely()
+compat.load_checkpoints_safely(load_safely)
 
 __all__ = [
     'CheckDatasetsHook', 'CompileHook', 'DeferredLogHook', 'DrawPredictionsHook',

@@ -1,8 +1,8 @@
 """``mmcv._ext`` without a compiler: the functions of mmcv's extension that mtp's models call.
 
 ``mmcv.ops`` imports its compiled extension as ``mmcv._ext``. Where mmcv was installed without it,
-:func:`install` registers a module of that name whose functions fill the caller's output tensors
-from :mod:`mtp.ops` and torchvision, on CPU and CUDA.
+:func:`find_spec` finds a module of that name whose functions fill the caller's output tensors from
+:mod:`mtp.ops` and torchvision, on CPU and CUDA.
 
 The environment variable ``MTP_OPS`` chooses: ``native`` demands the compiled extension,
 ``portable`` uses this module even beside one, unset takes the compiled one where it is.
@@ -134,40 +134,51 @@ class PortableExtension(ModuleType):
         return missing
 
 
-def install() -> str:
-    """Make ``mmcv._ext`` importable.
+class PortableLoader(importlib.abc.Loader):
+    """Loader of the substitute module."""
 
-    Returns:
-        str: ``'native'`` or ``'portable'``: which one ``mmcv.ops`` will use.
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> PortableExtension:
+        return PortableExtension(spec.name, __doc__)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Do nothing: the module is ready."""
+
+
+def find_spec() -> importlib.machinery.ModuleSpec | None:
+    """Return the spec of the substitute module, or None where the compiled one is to be taken."""
+    if choice() == 'native':
+        return None
+    return importlib.machinery.ModuleSpec(NAME, PortableLoader())
+
+
+def choice() -> str:
+    """Return which extension ``mmcv.ops`` uses: ``'native'`` or ``'portable'``.
 
     Raises:
         ValueError: ``MTP_OPS`` has another value.
         ImportError: ``MTP_OPS=native`` without a compiled extension, or ``portable`` when
             ``mmcv.ops`` already runs on the compiled one.
     """
-    choice = os.environ.get('MTP_OPS', '')
-    if choice not in ('', 'native', 'portable'):
-        raise ValueError(f'MTP_OPS={choice!r}: set it to native or portable, or unset it')
-    if isinstance(sys.modules.get(NAME), PortableExtension):
+    setting = os.environ.get('MTP_OPS', '')
+    if setting not in ('', 'native', 'portable'):
+        raise ValueError(f'MTP_OPS={setting!r}: set it to native or portable, or unset it')
+    loaded = sys.modules.get(NAME)
+    if isinstance(loaded, PortableExtension):
         return 'portable'
     compiled = has_compiled()
-    if choice == 'native' and not compiled:
+    if setting == 'native' and not compiled:
         raise ImportError('MTP_OPS=native, but mmcv has no compiled extension here: install an '
                           'mmcv compiled for your torch, or unset MTP_OPS')
-    if compiled and choice != 'portable':
+    if compiled and setting != 'portable':
         return 'native'
-    if 'mmcv.ops' in sys.modules:
+    if loaded is not None:
         raise ImportError('MTP_OPS=portable comes too late: mmcv.ops already runs on its compiled '
                           'extension. Import mtp before it')
-    module = PortableExtension(NAME, __doc__)
-    # mmengine and mmcv look at the module's spec and loader to find out whether there are operators
-    module.__spec__ = importlib.machinery.ModuleSpec(NAME, loader=importlib.abc.Loader())
-    sys.modules[NAME] = module
     return 'portable'
 
 
 def has_compiled() -> bool:
-    """Whether a compiled ``mmcv._ext`` is installed; looks beside mmcv without importing it."""
+    """Return whether a compiled ``mmcv._ext`` is installed, without importing mmcv."""
     mmcv = importlib.util.find_spec('mmcv')
     if mmcv is None or not mmcv.submodule_search_locations:
         return False

@@ -12,7 +12,7 @@ from mtp.ops import mmcv_ext
 
 def compiled_mmcv() -> bool:
     """Whether ``mmcv.ops`` runs on mmcv's own extension."""
-    return mmcv_ext.install() == 'native'
+    return mmcv_ext.choice() == 'native'
 
 
 def mmcv_roi_align_rotated(features: Tensor, rois: Tensor, bins: int, scale: float, samples: int
