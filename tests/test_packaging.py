@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import importlinter.cli
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 from packaging.markers import default_environment
@@ -19,6 +20,8 @@ DECLARED = [Requirement(line) for line in importlib.metadata.requires('mtp')]
 
 def test_imports_follow_the_layers(monkeypatch):
     monkeypatch.chdir(REPO)
+    # it would silence all loggers that other tests look at
+    monkeypatch.setattr(importlinter.cli.logging_config, 'dictConfig', lambda config: None)
     assert lint_imports(config_filename='pyproject.toml') == EXIT_STATUS_SUCCESS
 
 
