@@ -91,7 +91,10 @@ class CompiledPart:
 
 @contextmanager
 def _turn_on_this_machine(name: str) -> Iterator[None]:
-    """Let one process of this machine compile a part; the others then find it in the cache."""
+    """Let the first process of this machine compile a part; the others then find it in the cache.
+
+    They all look there at the same time.
+    """
     folder = Path(tempfile.gettempdir()) / f'mtp_compile_{getpass.getuser()}'
     key = hashlib.sha256(f'{os.environ.get("TORCHINDUCTOR_CACHE_DIR")} {name}'.encode())
     try:
@@ -102,5 +105,8 @@ def _turn_on_this_machine(name: str) -> Iterator[None]:
         yield
         return
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(lock, fcntl.LOCK_SH)
         yield
