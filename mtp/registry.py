@@ -6,10 +6,13 @@ library's config, by ``'mtp.<ClassName>'``.
 from mmengine import registry as root
 
 MODELS = root.Registry('model', scope='mtp', parent=root.MODELS, locations=['mtp.models'])
-DATASETS = root.Registry('dataset', scope='mtp', parent=root.DATASETS, locations=['mtp.data'])
-TRANSFORMS = root.Registry('transform', scope='mtp', parent=root.TRANSFORMS, locations=['mtp.data'])
+DATASETS = root.Registry('dataset', scope='mtp', parent=root.DATASETS, locations=[
+    f'mtp.data.{name}'
+    for name in ('change', 'detection', 'labelled', 'multitask', 'packed', 'samrs')])
+TRANSFORMS = root.Registry('transform', scope='mtp', parent=root.TRANSFORMS, locations=[
+    f'mtp.data.{name}' for name in ('change', 'crops', 'labelled', 'transforms')])
 DATA_SAMPLERS = root.Registry(
-    'data sampler', scope='mtp', parent=root.DATA_SAMPLERS, locations=['mtp.data'])
+    'data sampler', scope='mtp', parent=root.DATA_SAMPLERS, locations=['mtp.data.samplers'])
 TASK_UTILS = root.Registry(
     'task util', scope='mtp', parent=root.TASK_UTILS, locations=['mtp.models'])
 METRICS = root.Registry('metric', scope='mtp', parent=root.METRICS, locations=['mtp.evaluation'])

@@ -1,26 +1,21 @@
-"""Files -> samples: data sets, transforms and the order of the images."""
-from mtp.data.change import ChangeDataset, DistortPair, LoadChange, LoadPair, SwapDates
-from mtp.data.crops import LoadCrop
-from mtp.data.detection import DIORDetection, DOTATiles, XViewDetection
-from mtp.data.labelled import LoadClassMap, SceneDataset
-from mtp.data.multitask import MultiTaskDataset
-from mtp.data.packed import PackedDataset
-from mtp.data.samplers import MultiDatasetSampler
-from mtp.data.samrs import SUBSETS, SAMRSDataset
-from mtp.data.transforms import (
-    Crop,
-    DrawDistortion,
-    FilterInstances,
-    Flip,
-    LoadImage,
-    LoadLabels,
-    PackLabels,
-    Resize,
-)
+"""Files -> samples: data sets, transforms and the order of the images.
 
-__all__ = [
-    'ChangeDataset', 'Crop', 'DIORDetection', 'DOTATiles', 'DistortPair', 'DrawDistortion',
-    'FilterInstances', 'Flip', 'LoadChange', 'LoadClassMap', 'LoadCrop', 'LoadImage', 'LoadLabels',
-    'LoadPair', 'MultiDatasetSampler', 'MultiTaskDataset', 'PackLabels', 'PackedDataset', 'Resize',
-    'SAMRSDataset', 'SUBSETS', 'SceneDataset', 'SwapDates', 'XViewDetection',
-]
+Facts and tools that read and write files need no torch: a name's module is imported with it.
+"""
+from mtp.lazy import attribute_getter
+
+_NAMES = {
+    'mtp.data.change': ('ChangeDataset', 'DistortPair', 'LoadChange', 'LoadPair', 'SwapDates'),
+    'mtp.data.crops': ('LoadCrop',),
+    'mtp.data.detection': ('DIORDetection', 'DOTATiles', 'XViewDetection'),
+    'mtp.data.facts.samrs': ('SUBSETS',),
+    'mtp.data.labelled': ('LoadClassMap', 'SceneDataset'),
+    'mtp.data.multitask': ('MultiTaskDataset',),
+    'mtp.data.packed': ('PackedDataset',),
+    'mtp.data.samplers': ('MultiDatasetSampler',),
+    'mtp.data.samrs': ('SAMRSDataset',),
+    'mtp.data.transforms': ('Crop', 'DrawDistortion', 'FilterInstances', 'Flip', 'LoadImage',
+                            'LoadLabels', 'PackLabels', 'Resize'),
+}
+__all__ = sorted(name for names in _NAMES.values() for name in names)
+__getattr__ = attribute_getter(__name__, _NAMES)

@@ -12,7 +12,7 @@ from mtp.data.conversion import parallel
 from mtp.data.facts import DATASETS, Facts
 from mtp.data.prepare.classification import RESISC_LISTS
 from mtp.data.prepare.scenes import SUFFIXES, read_image, read_size
-from mtp.data.samrs import read_rotated
+from mtp.data.rotated_labels import read_rotated
 
 CHECKS = {
     'split': 'the folders of the splits are there and hold images',

@@ -25,8 +25,8 @@ from mtp.data.conversion import (
     rectangle,
     write_json,
 )
+from mtp.data.facts.samrs import SUBSETS, Subset
 from mtp.data.runs import decode_mask
-from mtp.data.samrs import SUBSETS, Subset
 
 
 def coco_to_samrs(annotations: Path, images: Path, out: Path, val_fraction: float = 0.2,

@@ -2,75 +2,21 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 from mmrotate.structures import QuadriBoxes
 
+from mtp.data.facts.samrs import PALETTE, SUBSETS
 from mtp.data.index import Entry, cached_index
+from mtp.data.rotated_labels import CORNER_TAGS as CORNER_TAGS  # its place in earlier versions
+from mtp.data.rotated_labels import read_rotated
 from mtp.data.runs import encode_mask
 from mtp.registry import DATASETS
 
 TASKS = ('semantic', 'instance', 'rotated')
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Where a subset of SAMRS keeps what, below its own root, and its classes in label order."""
-    images: str
-    semantic: str
-    masks: str
-    instances: str
-    rotated: str
-    rotated_suffix: str
-    classes: tuple[str, ...]
-
-
-def _split(names: str) -> tuple[str, ...]:
-    return tuple(names.split())
-
-
-SUBSETS = {
-    'sota': Subset(
-        images='trainval/images', semantic='trainval/rhbox_segs_init/gray',
-        masks='trainval/rhbox_segs_init/ins',
-        instances='trainval/sota_rbb_{split}_ins_segmentation.json',
-        rotated='trainval/rbbtxts', rotated_suffix='.txt', classes=_split(
-            'large-vehicle swimming-pool helicopter bridge plane ship soccer-ball-field '
-            'basketball-court ground-track-field small-vehicle baseball-diamond tennis-court '
-            'roundabout storage-tank harbor container-crane airport helipad')),
-    'sior': Subset(
-        images='JPEGImages-trainval', semantic='hbox_segs_trainvaltest_init/gray',
-        masks='hbox_segs_trainvaltest_init/ins', instances='sior_{split}_ins_segmentation.json',
-        rotated='Annotations/Oriented Bounding Boxes', rotated_suffix='.xml', classes=_split(
-            'airplane airport baseballfield basketballcourt bridge chimney '
-            'expressway-service-area expressway-toll-station dam golffield groundtrackfield '
-            'harbor overpass ship stadium storagetank tenniscourt trainstation vehicle windmill')),
-    'fast': Subset(
-        images='trainval/images', semantic='trainval/rhbox_segs_init/gray',
-        masks='trainval/rhbox_segs_init/ins',
-        instances='trainval/fast_{split}_ins_segmentation.json',
-        rotated='trainval/rbbtxts', rotated_suffix='.txt', classes=_split(
-            'A220 A321 A330 A350 ARJ21 Baseball-Field Basketball-Court Boeing737 Boeing747 '
-            'Boeing777 Boeing787 Bridge Bus C919 Cargo-Truck Dry-Cargo-Ship Dump-Truck '
-            'Engineering-Ship Excavator Fishing-Boat Football-Field Intersection '
-            'Liquid-Cargo-Ship Motorboat other-airplane other-ship other-vehicle Passenger-Ship '
-            'Roundabout Small-Car Tennis-Court Tractor Trailer Truck-Tractor Tugboat Van '
-            'Warship')),
-}
-
-# One list for all subsets; each takes as many colours (RGB) as it has classes.
-PALETTE = (
-    (0, 127, 255), (0, 63, 0), (0, 127, 63), (0, 63, 255), (0, 0, 127), (0, 127, 127), (0, 0, 63),
-    (0, 63, 127), (0, 63, 191), (0, 191, 127), (0, 127, 191), (0, 63, 63), (0, 100, 155),
-    (0, 0, 255), (0, 0, 191), (64, 191, 127), (64, 0, 191), (128, 63, 63), (128, 0, 63),
-    (191, 63, 0), (255, 127, 0), (63, 0, 0), (127, 63, 0), (63, 255, 0), (0, 127, 0),
-    (127, 127, 0), (63, 0, 63), (63, 127, 0), (63, 191, 0), (191, 127, 0), (127, 191, 0),
-    (63, 63, 0), (100, 155, 0), (0, 255, 0), (0, 191, 0), (191, 127, 64), (0, 191, 64))
 
 
 @DATASETS.register_module()
@@ -219,65 +165,3 @@ def _visible(annotation: dict, image: dict) -> bool:
     overlap_w = min(x + w, image['width']) - max(x, 0)
     overlap_h = min(y + h, image['height']) - max(y, 0)
     return overlap_w > 0 and overlap_h > 0 and annotation['area'] > 0 and w >= 1 and h >= 1
-
-
-def read_rotated(path: str | Path, labels: dict[str, int]) -> list[dict]:
-    """Read the rotated boxes of an image, from DOTA text or DIOR-R xml.
-
-    Boxes with two equal adjacent corners are left out: they have no area.
-
-    Args:
-        path: ``.txt`` or ``.xml``.
-        labels: class name -> label.
-
-    Returns:
-        list[dict]: ``bbox`` (8 numbers, corners in pixels) and ``bbox_label``.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a class that is not among ``labels``, or a line that cannot be read; says where.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'no rotated boxes at {path}: restore the file, or leave '
-                                "'rotated' out of the data set's tasks")
-    read = _read_xml if path.suffix == '.xml' else _read_dota
-    boxes = []
-    for place, name, corners in read(path):
-        if name not in labels:
-            raise ValueError(f'{path}, {place}: unknown class {name!r}; known are {list(labels)}')
-        points = [corners[i:i + 2] for i in range(0, 8, 2)]
-        if all(points[i] != points[i - 1] for i in range(4)):
-            boxes.append(dict(bbox=corners, bbox_label=labels[name]))
-    return boxes
-
-
-def _read_dota(path: Path) -> Iterator[tuple[str, str, list[float]]]:
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        fields = line.split()
-        if not fields or fields[0].startswith(('imagesource', 'gsd')):
-            continue
-        try:
-            corners, name = [float(field) for field in fields[:8]], fields[8]
-        except (ValueError, IndexError):
-            raise ValueError(f'{path}, line {number}: {line!r} is not of the form "x1 y1 x2 y2 x3 '
-                             'y3 x4 y4 class difficulty"') from None
-        yield f'line {number}', name, corners
-
-
-CORNER_TAGS = ('x_left_top', 'y_left_top', 'x_right_top', 'y_right_top', 'x_right_bottom',
-            'y_right_bottom', 'x_left_bottom', 'y_left_bottom')
-
-
-def _read_xml(path: Path) -> Iterator[tuple[str, str, list[float]]]:
-    try:
-        objects = ElementTree.parse(path).getroot().findall('object')
-    except ElementTree.ParseError as error:
-        raise ValueError(f'{path} is no valid xml: {error}') from error
-    for number, obj in enumerate(objects, 1):
-        name, box = obj.findtext('name'), obj.find('robndbox')
-        corners = [None if box is None else box.findtext(tag) for tag in CORNER_TAGS]
-        if name is None or None in corners:
-            raise ValueError(f'{path}, object {number}: it lacks a name or a corner of robndbox '
-                             f'({", ".join(CORNER_TAGS)})')
-        yield f'object {number}', name.lower(), [float(corner) for corner in corners]

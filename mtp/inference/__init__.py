@@ -1,5 +1,7 @@
 """From predictions and logs to pictures."""
-from mtp.inference.curves import plot_curves
-from mtp.inference.visualizer import draw_sample
+from mtp.lazy import attribute_getter
 
 __all__ = ['draw_sample', 'plot_curves']
+
+__getattr__ = attribute_getter(__name__, {
+    'mtp.inference.curves': ['plot_curves'], 'mtp.inference.visualizer': ['draw_sample']})

@@ -8,7 +8,7 @@ from mmengine.structures import BaseDataElement
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
-from mtp.data.samrs import PALETTE
+from mtp.data.facts.samrs import PALETTE
 from mtp.inference.visualizer import (
     MAX_TILE,
     MIN_TILE,

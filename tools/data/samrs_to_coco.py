@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from mtp.data.conversion import samrs_to_coco
-from mtp.data.samrs import SUBSETS
+from mtp.data.facts.samrs import SUBSETS
 
 
 def main() -> None:

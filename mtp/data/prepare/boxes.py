@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from mtp.data.samrs import CORNER_TAGS
+from mtp.data.rotated_labels import CORNER_TAGS
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 
-from mtp.data.samrs import CORNER_TAGS
+from mtp.data.rotated_labels import CORNER_TAGS
 from mtp.data.synthetic.samrs import CLASSES, SHAPES, Placement, Shape, _ground
 
 # Owner's name of a class, or xView's type id -> shape.

@@ -11,7 +11,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mtp.data.conversion import SPLITS, dota_line, paint_semantic, samrs_to_coco
-from mtp.data.samrs import CORNER_TAGS, SUBSETS, Subset
+from mtp.data.facts.samrs import SUBSETS, Subset
+from mtp.data.rotated_labels import CORNER_TAGS
 
 # Official class names, and the shape that each is drawn with.
 CLASSES = {

@@ -1,0 +1,65 @@
+"""Reading the rotated boxes of an image, from DOTA text or DIOR-R xml."""
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+CORNER_TAGS = ('x_left_top', 'y_left_top', 'x_right_top', 'y_right_top', 'x_right_bottom',
+               'y_right_bottom', 'x_left_bottom', 'y_left_bottom')
+
+
+def read_rotated(path: str | Path, labels: dict[str, int]) -> list[dict]:
+    """Read the rotated boxes of an image, from DOTA text or DIOR-R xml.
+
+    Boxes with two equal adjacent corners are left out: they have no area.
+
+    Args:
+        path: ``.txt`` or ``.xml``.
+        labels: class name -> label.
+
+    Returns:
+        list[dict]: ``bbox`` (8 numbers, corners in pixels) and ``bbox_label``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a class that is not among ``labels``, or a line that cannot be read; says where.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'no rotated boxes at {path}: restore the file, or leave '
+                                "'rotated' out of the data set's tasks")
+    read = _read_xml if path.suffix == '.xml' else _read_dota
+    boxes = []
+    for place, name, corners in read(path):
+        if name not in labels:
+            raise ValueError(f'{path}, {place}: unknown class {name!r}; known are {list(labels)}')
+        points = [corners[i:i + 2] for i in range(0, 8, 2)]
+        if all(points[i] != points[i - 1] for i in range(4)):
+            boxes.append(dict(bbox=corners, bbox_label=labels[name]))
+    return boxes
+
+
+def _read_dota(path: Path) -> Iterator[tuple[str, str, list[float]]]:
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        fields = line.split()
+        if not fields or fields[0].startswith(('imagesource', 'gsd')):
+            continue
+        try:
+            corners, name = [float(field) for field in fields[:8]], fields[8]
+        except (ValueError, IndexError):
+            raise ValueError(f'{path}, line {number}: {line!r} is not of the form "x1 y1 x2 y2 x3 '
+                             'y3 x4 y4 class difficulty"') from None
+        yield f'line {number}', name, corners
+
+
+def _read_xml(path: Path) -> Iterator[tuple[str, str, list[float]]]:
+    try:
+        objects = ElementTree.parse(path).getroot().findall('object')
+    except ElementTree.ParseError as error:
+        raise ValueError(f'{path} is no valid xml: {error}') from error
+    for number, obj in enumerate(objects, 1):
+        name, box = obj.findtext('name'), obj.find('robndbox')
+        corners = [None if box is None else box.findtext(tag) for tag in CORNER_TAGS]
+        if name is None or None in corners:
+            raise ValueError(f'{path}, object {number}: it lacks a name or a corner of robndbox '
+                             f'({", ".join(CORNER_TAGS)})')
+        yield f'object {number}', name.lower(), [float(corner) for corner in corners]

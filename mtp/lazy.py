@@ -1,0 +1,20 @@
+"""Packages that import a public name's module when the name is first asked for."""
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def attribute_getter(package: str, names: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a package that imports nothing by itself.
+
+    Args:
+        package: full name of the package.
+        names: full name of a module -> the public names that the package takes from it.
+    """
+    modules = {name: module for module, of_module in names.items() for name in of_module}
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f'module {package!r} has no attribute {name!r}')
+        return getattr(importlib.import_module(modules[name]), name)
+    return get
