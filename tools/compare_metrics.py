@@ -3,11 +3,11 @@ import argparse
 import json
 from pathlib import Path
 
-from mtp.evaluation.multitask import AVERAGED
-
 
 def table(before: dict[str, float], after: dict[str, float]) -> str:
     """A row per data set and a column per task, in percent; a task without figures is ``-``."""
+    from mtp.evaluation.multitask import AVERAGED
+
     datasets = dict.fromkeys(name.split('/')[0] for name in after if '/' in name)
     rows = [['', *AVERAGED]]
     for dataset in datasets:

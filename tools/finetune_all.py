@@ -9,227 +9,38 @@ can also be given by hand; the logs tell which. What fails is named at the end, 
 then 1. Start it again after an interruption: what is finished is skipped.
 """
 import argparse
-import importlib
-import json
-import math
-import multiprocessing
-import os
-import runpy
-import shutil
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from itertools import chain, starmap
 from pathlib import Path
 
-import torch
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-
-from mtp.engine import launch, recipes, shrink
-from mtp.inference.curves import read_scalars
-from mtp.registry import DATASETS
-
-TOOLS = Path(__file__).parent
-# Of a small run: pixels of an image side by the library that trains, and training steps at least.
-SIDES, STEPS = {'mmpretrain': 64, 'mmseg': 64, 'mmdet': 128, 'mmrotate': 128}, 16
-# A step is a fork of this process, and finds these imported. None of them starts a thread.
-HEAVY = ('mmdet.models', 'mmseg.models', 'mmrotate.models', 'mmpretrain.models', 'mtp.data',
-         'mtp.models', 'mtp.evaluation', 'torch.utils.tensorboard')
-FORK = multiprocessing.get_context('fork')
-COLUMNS = '{:<12} {:<15} {:>7} {:>16}  {:<34} {:>8}'
+RECIPES = Path(__file__).resolve().parents[1] / 'configs' / 'finetune'
 
 
-class StepError(Exception):
-    """A step has failed; the message names its log."""
-
-
-class Serial:
-    """For mmrotate's metric, in place of four processes that would import everything again."""
-    Pool = staticmethod(lambda _: Serial)
-    starmap = staticmethod(lambda function, items: list(starmap(function, items)))
-    close = staticmethod(lambda: None)
-
-
-def step(log: Path, function: Callable, *args: object) -> None:
-    """Call a function in a process of its own; what it prints is added to a log."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    process = FORK.Process(target=_logged, args=(log, function, *args))
-    process.start()
-    process.join()
-    if process.exitcode:
-        last = log.read_text().strip().rpartition('\n')[2]
-        raise StepError(f'{last} (exit code {process.exitcode}, {log})')
-
-
-def _logged(log: Path, function: Callable, *args: object) -> None:
-    with log.open('a') as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    function(*args)
-
-
-def tool(script: str, *args: object) -> None:
-    """``python tools/<script> <args>``, in this process."""
-    sys.argv = [str(TOOLS / script), *map(str, args)]
-    print('\n$ python', *sys.argv, flush=True)
-    runpy.run_path(sys.argv[0], run_name='__main__')
-
-
-def count_images(config: Path, target: Path) -> None:
-    """Write the number of training images."""
-    target.write_text(str(_num_images(Config.fromfile(config))))
-
-
-def _num_images(cfg: Config) -> int:
-    init_default_scope(cfg.default_scope)
-    return len(DATASETS.build(cfg.train_dataloader.dataset))
-
-
-def write_small(config: Path, data: Path, target: Path) -> None:
-    """Write a small form of a config, which reads its data set from ``data``."""
-    cfg = Config.fromfile(config)
-    recipes.set_data_root(cfg, data)
-    num_images = _num_images(cfg)
-    shrink.shrink(cfg, SIDES[cfg.default_scope])
-    shrink.shorten(cfg, num_images, STEPS)
-    cfg.dump(target)
-
-
-def finetune(dataset: str, config: Path, folder: Path) -> dict:
-    """Train, or go on training, and test; returns the figures."""
-    log, results = folder / 'log.txt', recipes.read_results()[dataset]
-    step(log, count_images, config, folder / 'images.txt')
-    resume = ['--resume'] if (folder / 'last_checkpoint').is_file() else []
-    step(log, tool, 'train.py', config, '--work-dir', folder, *resume)
-    submission = [] if results.key else ['--submission', folder / 'submission']
-    step(log, tool, 'test.py', config, launch.last_checkpoint(folder),
-         '--work-dir', folder / 'test', *submission)
-
-    losses = list(read_scalars(folder)['loss'].values())
-    if not math.isfinite(losses[-1]):
-        raise StepError(f'the loss is not finite ({log})')
-    metrics = json.loads((folder / 'test' / 'metrics.json').read_text())
-    if results.key:
-        figure = f'{results.metric}: {results.percent(metrics, results.key):.2f}'
-    else:
-        archive, = (folder / 'submission').glob('*.zip')
-        figure = f'{archive.name} of {metrics["images"]} images'
-    return dict(images=int((folder / 'images.txt').read_text()),
-                loss=f'{losses[0]:.3f} -> {losses[-1]:.3f}', figure=figure)
-
-
-def attempt(dataset: str, config: Path, folder: Path, data: Path | None = None) -> dict:
-    """What became of one config; what was finished before is not done again.
-
-    Args:
-        dataset: name.
-        config: of the recipe.
-        folder: to work in.
-        data: prepared data for a small run; None for the recipe itself.
-    """
-    kept, begin = folder / 'result.json', time.perf_counter()
-    if kept.is_file():
-        return dict(json.loads(kept.read_text()), before=folder)
-    row = dict(dataset=dataset, model=config.stem)
-    try:
-        if data:
-            shutil.rmtree(folder, ignore_errors=True)  # it is begun again
-            small = folder / 'small' / config.name
-            small.parent.mkdir(parents=True)
-            step(folder / 'log.txt', write_small, config, data, small)
-            config = small
-        row |= finetune(dataset, config, folder)
-    except Exception as error:
-        with (folder / 'log.txt').open('a') as log:
-            traceback.print_exc(file=log)
-        return dict(row, error=str(error))
-    row['seconds'] = time.perf_counter() - begin
-    kept.write_text(json.dumps(row))
-    return row
-
-
-def small_run(folder: Path, threads: int, dataset: str, models: Sequence[str]) -> list[dict]:
-    """Make up a data set and finetune small models on it, below ``folder``."""
-    torch.set_num_threads(threads)
-    mean_ap = importlib.import_module('mmrotate.evaluation.functional.mean_ap')
-    mean_ap.get_context = lambda _: Serial
-    folder = folder / dataset
-    done = folder / 'data.done'
-    if not done.is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        name = dataset.removesuffix('_ms')
-        source, log = folder / 'source', folder / 'log.txt'
-        try:
-            step(log, tool, 'data/make_synthetic.py', source, '--dataset', name)
-            step(log, tool, 'data/prepare.py', name, source, folder / 'data',
-                 *(['--multi-scale'] if dataset != name else []))
-        except StepError as error:
-            return [dict(dataset=dataset, model='data', error=str(error))]
-        done.touch()
-    return [attempt(dataset, recipes.config_of(dataset, model), folder / model, folder / 'data')
-            for model in models]
-
-
-def show(rows: Iterable[dict]) -> list[dict]:
-    """Print rows as they come; returns those of failures."""
-    print(COLUMNS.format('data set', 'model', 'images', 'loss', 'result', 'seconds'), flush=True)
-    failed, before = [], []
-    for row in rows:
-        if 'error' in row:
-            failed.append(row)
-            row = dict(row, images='', loss='', figure='FAILED', seconds='')
-        elif 'before' in row:
-            before.append(row['before'])
-        seconds = row['seconds'] and f'{row["seconds"]:.0f}'
-        print(COLUMNS.format(row['dataset'], row['model'], row['images'], row['loss'],
-                             row['figure'], seconds).rstrip(), flush=True)
-    if before:
-        print(f'{len(before)} of these were finished before: to do one again remove its folder, '
-              f'such as {before[0]}')
-    return failed
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    configs = list(RECIPES.glob('*/*/*.py'))
+    datasets, models = (sorted(set(names)) for names in (
+        (path.parent.name for path in configs), (path.stem for path in configs)))
+    parser.add_argument('--smoke', action='store_true', help='small runs on made-up data')
+    parser.add_argument('--only', nargs='+', metavar='NAME', choices=datasets,
+                        help=f'these data sets: {", ".join(datasets)}')
+    parser.add_argument('--models', nargs='+', metavar='MODEL', choices=models,
+                        help=f'of {", ".join(models)}; default: vit_b_rvsa, and with --smoke all')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/smoke'),
+                        help='folder for small runs (default: %(default)s)')
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = list(recipes.read_results())
-    parser.add_argument('--smoke', action='store_true', help='small runs on made-up data')
-    parser.add_argument('--only', nargs='+', metavar='NAME', choices=known, default=known,
-                        help=f'these data sets: {", ".join(known)}')
-    parser.add_argument('--models', nargs='+', choices=shrink.TINY, metavar='MODEL',
-                        help=f'of {", ".join(shrink.TINY)}; default: vit_b_rvsa, and with --smoke '
-                        'all')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/smoke'),
-                        help='folder for small runs (default: %(default)s)')
-    args = parser.parse_args()
-    chosen = args.models or (list(shrink.TINY) if args.smoke else ['vit_b_rvsa'])
-    jobs = {name: [model for model in chosen if model in recipes.configs(name)]
-            for name in args.only}
+    args = parse_args()
+    from mtp.cli import finetuning
+    from mtp.engine import launch
 
     begin = time.perf_counter()
-    for module in HEAVY:
-        importlib.import_module(module)
-    if args.smoke:
-        cores = os.cpu_count()
-        workers = min(cores, len(jobs))
-        run = partial(small_run, args.work_dir.absolute(), max(1, cores // workers))
-        with ProcessPoolExecutor(workers, mp_context=FORK) as pool:
-            failed = show(chain.from_iterable(pool.map(run, jobs, jobs.values())))
-    else:
-        missing = [name for name in jobs if not Path('data', name).is_dir()]
-        if missing and (args.only is not known or missing == known):
-            parser.error(f'not in data/: {", ".join(missing)}. Make them with '
-                         'tools/data/prepare.py')
-        configs = [(name, recipes.config_of(name, model)) for name, models in jobs.items()
-                   if name not in missing for model in models]
-        # in the folder that tools/train.py takes by itself
-        failed = show(
-            attempt(name, config, Path('work_dirs', *config.with_suffix('').parts[-3:]))
-            for name, config in configs)
+    with launch.users_errors():
+        failed = (finetuning.run_small(args.only, args.models, args.work_dir) if args.smoke
+                  else finetuning.run(args.only, args.models))
     print(f'{time.perf_counter() - begin:.0f} seconds in all')
     for row in failed:
         print(f'failed: {row["dataset"]} {row["model"]}: {row["error"]}', file=sys.stderr)

@@ -1,9 +1,8 @@
 """Write docs/model_zoo.md: ``python tools/make_model_zoo.py``."""
+import argparse
 from pathlib import Path
 
 from mtp.data.facts import DATASETS
-from mtp.engine import recipes
-from mtp.models.weights import FOLDER, RELEASED
 
 REPO = Path(__file__).resolve().parents[1]
 PAGE = REPO / 'docs' / 'model_zoo.md'
@@ -50,7 +49,10 @@ file.
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
+    from mtp.engine import recipes
+    from mtp.models.weights import FOLDER, RELEASED
+
     lines = [HEAD, '| model | name | file |', '| --- | --- | --- |']
     lines += [f'| `{model}` | `{name}` | `{FOLDER / file}` |'
               for model, files in RELEASED.items() for name, file in files.items()]
@@ -87,5 +89,6 @@ def _value(of_models: dict[str, float], model: str) -> str:
 
 
 if __name__ == '__main__':
+    argparse.ArgumentParser(description=__doc__).parse_args()
     PAGE.write_text(page())
     print(f'{PAGE} written')

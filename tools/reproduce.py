@@ -9,11 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-from mmengine.config import DictAction
-
+from mtp.cli.arguments import add_config_options
 from mtp.data.facts import DATASETS
-from mtp.engine import launch, recipes
-from mtp.engine.reproduce import compare, load_released
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,13 +23,15 @@ def parse_args() -> argparse.Namespace:
                         help='the prepared data set')
     parser.add_argument('--work-dir', type=Path, help='folder for the log, metrics.json and the '
                         'submission; default: work_dirs/reproduce/<data set>/<model>')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
-                        metavar='KEY=VALUE', help='change the config, as in tools/test.py')
+    add_config_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    from mtp.engine import launch, recipes
+    from mtp.engine.reproduce import compare, load_released
+
     with launch.users_errors():
         args.config = recipes.config_of(args.dataset, args.model)
         args.work_dir = args.work_dir or Path('work_dirs/reproduce', args.dataset, args.model)

@@ -6,15 +6,13 @@ import argparse
 import json
 from pathlib import Path
 
-from mmengine.dist import is_main_process
-
-from mtp.engine import launch
+from mtp.cli.arguments import add_run_arguments
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    launch.add_arguments(parser)
+    add_run_arguments(parser)
     parser.add_argument('checkpoint', help='a checkpoint of training, or the word "untrained": '
                         'the model as training would start it')
     parser.add_argument('--show-dir', metavar='DIR',
@@ -27,6 +25,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmengine.dist import is_main_process
+
+    from mtp.engine import launch
+
     with launch.users_errors():
         cfg = launch.load_config(args)
         cfg.resume = False

@@ -1,14 +1,13 @@
 """Train a model: ``python tools/train.py configs/pretrain/vit-tiny-rvsa_demo.py``."""
 import argparse
 
-import torch
-
-from mtp.engine import TraceHook, launch
+from mtp.cli.arguments import add_run_arguments
+from mtp.cli.own_gpu import show_own_gpu
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    launch.add_arguments(parser)
+    add_run_arguments(parser)
     parser.add_argument('--resume', nargs='?', const='last', metavar='CKPT',
                         help='go on from this checkpoint, or from the last one of the work dir')
     parser.add_argument('--amp', choices=('auto', 'on', 'off'),
@@ -31,6 +30,11 @@ def iteration_range(text: str) -> tuple[int, int]:
 
 def main() -> None:
     args = parse_args()
+    show_own_gpu(args.launcher)  # before torch starts
+    import torch
+
+    from mtp.engine import TraceHook, launch
+
     # What stays in float32 under autocast may take TF32; torch allows it to convolutions by itself.
     torch.set_float32_matmul_precision('high')
     with launch.users_errors():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.utils import get_object_from_string
@@ -34,20 +34,8 @@ def users_errors() -> Iterator[None]:
         raise SystemExit(f'error: {error}') from error
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that training and testing share."""
-    parser.add_argument('config', help='a config file, e.g. configs/pretrain/vit-b-rvsa_samrs.py')
-    parser.add_argument('--work-dir', type=Path, help='folder for logs, checkpoints and figures; '
-                        'default: work_dirs/<the config below configs/pretrain or /finetune>')
-    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none',
-                        help='pytorch: started by torchrun; slurm: started by srun')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
-        help='change the config, e.g. train_dataloader.num_workers=8 param_scheduler.0.T_max=1000')
-
-
 def load_config(args: argparse.Namespace) -> Config:
-    """The config that the arguments of :func:`add_arguments` ask for.
+    """Return the config that the arguments of :func:`mtp.cli.arguments.add_run_arguments` ask for.
 
     Raises:
         FileNotFoundError: no such config.

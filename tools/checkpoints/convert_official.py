@@ -8,11 +8,6 @@ OUT loads with ``tools/test.py configs/pretrain/<backbone>_samrs.py OUT.pth``, a
 import argparse
 from pathlib import Path
 
-import torch
-
-from mtp.models.checkpoints import read_state_dict
-from mtp.models.convert import convert_official
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -24,6 +19,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.target.exists():
         parser.error(f'{args.target} exists: remove it or choose another name')
+    import torch
+
+    from mtp.models.checkpoints import read_state_dict
+    from mtp.models.convert import convert_official
 
     state = convert_official(read_state_dict(args.source), args.datasets)
     args.target.parent.mkdir(parents=True, exist_ok=True)

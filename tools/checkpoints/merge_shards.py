@@ -7,9 +7,6 @@ The file is what a run with ``ReplicatedModel`` would have saved: every tool tak
 import argparse
 from pathlib import Path
 
-from mtp.engine import launch
-from mtp.engine.checkpoint import merge_shards
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -17,6 +14,9 @@ def main() -> None:
     parser.add_argument('folder', type=Path, help='a checkpoint that is a folder')
     parser.add_argument('file', type=Path, help='to write')
     args = parser.parse_args()
+    from mtp.engine import launch
+    from mtp.engine.checkpoint import merge_shards
+
     with launch.users_errors():
         merge_shards(args.folder, args.file)
 

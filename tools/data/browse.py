@@ -7,11 +7,7 @@ Writes one picture, named like the config.
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-from PIL import Image
-
-from mtp.engine import launch
-from mtp.inference.browse import browse
+from mtp.cli.arguments import add_config_options
 
 
 def main() -> None:
@@ -22,9 +18,13 @@ def main() -> None:
                         help='folder for the picture (default: %(default)s)')
     parser.add_argument('--num', type=int, default=8, help='of samples (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='of choice and augmentations')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
-                        metavar='KEY=VALUE', help='change the config, as in tools/train.py')
+    add_config_options(parser)
     args = parser.parse_args(namespace=argparse.Namespace(work_dir=None, launcher='none'))
+    from PIL import Image
+
+    from mtp.engine import launch
+    from mtp.inference.browse import browse
+
     with launch.users_errors():
         page = browse(launch.load_config(args), args.num, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)

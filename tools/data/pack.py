@@ -8,8 +8,7 @@ left out.
 import argparse
 import sys
 
-from mtp.data import SUBSETS, SAMRSDataset
-from mtp.data.packed import pack
+from mtp.data.facts.samrs import SUBSETS
 
 
 def main() -> None:
@@ -23,6 +22,9 @@ def main() -> None:
     parser.add_argument('--classes', nargs='+', help="in label order (default: the subset's)")
     parser.add_argument('--workers', type=int, help='processes (default: one a core)')
     args = parser.parse_args()
+    from mtp.data import SAMRSDataset
+    from mtp.data.packed import pack
+
     try:
         source = SAMRSDataset(args.subset, args.source, args.split, args.classes, args.name)
         report = pack(source, args.folder, args.workers)

@@ -1,0 +1,1 @@
+"""Command lines: what the scripts of ``tools`` share."""

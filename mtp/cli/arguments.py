@@ -1,0 +1,30 @@
+"""Arguments of the tools. Imports no torch: ``--help`` and a misspelt option answer at once."""
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+class ConfigOptions(argparse.Action):
+    """mmengine's ``DictAction``, imported where the option is given."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        from mmengine.config import DictAction
+        DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing share."""
+    parser.add_argument('config', help='a config file, e.g. configs/pretrain/vit-b-rvsa_samrs.py')
+    parser.add_argument('--work-dir', type=Path, help='folder for logs, checkpoints and figures; '
+                        'default: work_dirs/<the config below configs/pretrain or /finetune>')
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none',
+                        help='pytorch: started by torchrun; slurm: started by srun')
+    add_config_options(parser)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``, which changes the config."""
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=ConfigOptions, default={}, metavar='KEY=VALUE',
+        help='change the config, e.g. train_dataloader.num_workers=8 param_scheduler.0.T_max=1000')
