@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,15 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f'reference data not found at {path}: set MTP_SHARED to run this test')
     return path
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """Switch torch's deterministic algorithms on."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,8 @@ def parse_args() -> argparse.Namespace:
                         help="bfloat16 autocast; auto, the configs' value: on GPUs that have it")
     parser.add_argument('--compile', choices=('auto', 'on', 'off'),
                         help='torch.compile of blocks and heads; auto: on GPUs')
+    parser.add_argument('--deterministic', action='store_true', help='gradients '
+                        'added in a set order, more slowly: runs repeat to the bit on a GPU too')
     parser.add_argument('--profile', type=iteration_range, metavar='START:STOP',
                         help='write a trace of these iterations into the work dir, e.g. 100:105')
     return parser.parse_args()
@@ -41,6 +43,9 @@ def main() -> None:
         cfg = launch.load_config(args)
         chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
         launch.override(cfg, {key: value for key, value in chosen.items() if value})
+        if args.deterministic:
+            cfg.randomness = dict(cfg.get('randomness', {}), deterministic=True)
+        launch.check_deterministic(cfg)
         if args.profile:
             start, stop = args.profile
             cfg.custom_hooks = [*cfg.get('custom_hooks', []),

@@ -36,7 +36,7 @@ env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'))
-randomness = dict(seed=0)
+randomness = dict(seed=0, deterministic=False)
 # Several processes: a copy of the model on each, or ShardedModel; see docs/distributed.md.
 model_wrapper_cfg = dict(type=ReplicatedModel)
 

@@ -18,6 +18,7 @@ from torch import nn
 from mtp.engine.checkpoint import read_entries
 from mtp.engine.runner import Runner
 from mtp.evaluation import Submission
+from mtp.ops import mmcv_ext
 
 # launcher -> what starts its processes, and the variables that it sets: a process's number among
 # all, its number on its machine, how many there are
@@ -194,6 +195,18 @@ def build_runner(cfg: Config) -> Runner:
     """A runner; it writes the resolved config into its work directory."""
     init_default_scope(cfg.get('default_scope', 'mtp'))
     return Runner.from_cfg(cfg)
+
+
+def check_deterministic(cfg: Config) -> None:
+    """Refuse operators that pay no heed to ``randomness.deterministic``.
+
+    Raises:
+        ValueError: mmcv's compiled operators would run on a GPU.
+    """
+    deterministic = cfg.get('randomness', {}).get('deterministic')
+    if deterministic and torch.cuda.is_available() and mmcv_ext.install() == 'native':
+        raise ValueError("--deterministic: the gradients of mmcv's compiled operators are added in "
+                         'any order: set MTP_OPS=portable')
 
 
 def leave_processes() -> None:

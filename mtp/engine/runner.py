@@ -1,4 +1,5 @@
 """mmengine's runner, for models in shards as well."""
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from mtp import fallback
 from mtp.engine.checkpoint import distribute, load_shards, save_shards
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
 from mtp.engine.parallel import ShardedModel
+from mtp.ops.deterministic import replace_pools
 
 
 class Runner(MMEngineRunner):
@@ -42,6 +44,22 @@ class Runner(MMEngineRunner):
     @property
     def _shards(self) -> bool:
         return isinstance(self.model, ShardedModel) and self.model.is_sharded
+
+    def set_randomness(self, seed: int | None, diff_rank_seed: bool = False,
+                       deterministic: bool = False) -> None:
+        """As in mmengine; ``deterministic`` also prepares cuBLAS."""
+        if deterministic:
+            # mmengine 0.10 leaves it out, and torch refuses matrix products without it
+            os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+            torch.backends.cudnn.benchmark = False
+        super().set_randomness(seed, diff_rank_seed, deterministic)
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """As in mmengine; deterministic training exchanges pools whose gradient has no order."""
+        model = super().build_model(model)
+        if self.deterministic:
+            replace_pools(model)
+        return model
 
     def build_optim_wrapper(self, optim_wrapper: OptimWrapper | Optimizer | dict) -> OptimWrapper:
         """As in mmengine; before it, a model that is to be sharded is initialised and sharded."""

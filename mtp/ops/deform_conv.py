@@ -4,9 +4,9 @@ Wang et al., InternImage, CVPR 2023. Shapes: N images, G groups of C channels, K
 in and H' x W' positions out.
 """
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from mtp.ops.deterministic import grid_sample
 from mtp.ops.dispatch import gradients, use_triton
 
 # Channels of a group that a program of the kernel has room for.
@@ -83,7 +83,7 @@ def dcnv3_torch(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, s
     weight = weight.flatten(3, 4).flatten(0, 1)[:, None]  # (N * G, 1, K, H' * W')
 
     rows = max(1, _SAMPLES_PER_CHUNK // weight[0].numel()) if len(weight) else 1
-    out = torch.cat([(F.grid_sample(*part, align_corners=False) * factor).sum(2)
+    out = torch.cat([(grid_sample(*part, align_corners=False) * factor).sum(2)
                      for *part, factor in zip(*(t.split(rows) for t in (image, grid, weight)))])
     out = out.unflatten(0, (-1, group)).unflatten(3, mask.shape[1:3]).permute(0, 3, 4, 1, 2)
     return out.flatten(3, 4).to(input.dtype)

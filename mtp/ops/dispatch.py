@@ -47,8 +47,8 @@ def use_triton(*tensors: Tensor) -> bool:
     return reason is None and _triton_imports()
 
 
-def else_twin(twin: Callable[P, R], layout: torch.memory_format = torch.contiguous_format
-              ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def else_twin(twin: Callable[P, R], layout: torch.memory_format = torch.contiguous_format,
+              atomics: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator of a kernel's launcher: its twin takes over once Triton refuses it.
 
     It goes below ``torch.library.custom_op``, so that eager and compiled code are alike. The
@@ -58,6 +58,8 @@ def else_twin(twin: Callable[P, R], layout: torch.memory_format = torch.contiguo
     Args:
         twin: function of the same arguments in torch; results are a tensor, a tuple or a list.
         layout: memory format of the launcher's results, which the twin's are brought to.
+        atomics: whether the kernels add to memory in any order; the twin does not, and runs under
+            ``torch.use_deterministic_algorithms``.
     """
     def decorate(launcher: Callable[P, R]) -> Callable[P, R]:
         part = launcher.__name__
@@ -65,7 +67,8 @@ def else_twin(twin: Callable[P, R], layout: torch.memory_format = torch.contiguo
 
         @functools.wraps(launcher)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            if parts.isdisjoint(fallen()):
+            unordered = atomics and torch.are_deterministic_algorithms_enabled()
+            if not unordered and parts.isdisjoint(fallen()):
                 try:
                     return launcher(*args, **kwargs)
                 except Exception as error:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from mtp.ops.focal_loss import sigmoid_focal_loss, sigmoid_focal_loss_derivative
+from mtp.ops.roi_align import roi_align
+from mtp.ops.roi_align import roi_align_backward as _roi_align_backward
 from mtp.ops.roi_align_rotated import roi_align_rotated
 from mtp.ops.roi_align_rotated import roi_align_rotated_backward as _roi_align_rotated_backward
 from mtp.ops.rotated_boxes import box_iou_rotated as _box_iou_rotated
@@ -43,24 +45,19 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Ten
                       spatial_scale: float, sampling_ratio: int, pool_mode: int,
                       aligned: bool) -> None:
     """RoIAlign through torchvision."""
-    from torchvision.ops import roi_align
     _average_only(pool_mode)
-    dtype = torch.promote_types(input.dtype, torch.float32)
-    output.copy_(roi_align(input.to(dtype), rois.to(dtype), (aligned_height, aligned_width),
-                           spatial_scale, sampling_ratio or -1, aligned))
+    output.copy_(roi_align(input, rois, aligned_height, aligned_width, spatial_scale,
+                           sampling_ratio, aligned))
 
 
 def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor,
                        grad_input: Tensor, aligned_height: int, aligned_width: int,
                        spatial_scale: float, sampling_ratio: int, pool_mode: int,
                        aligned: bool) -> None:
-    """Gradient of :func:`roi_align_forward` through torchvision's own backward operator."""
-    import torchvision  # noqa: F401  (registers the operator)
+    """Gradient of :func:`roi_align_forward`."""
     _average_only(pool_mode)
-    dtype = torch.promote_types(grad_output.dtype, torch.float32)
-    grad_input.copy_(torch.ops.torchvision._roi_align_backward(
-        grad_output.to(dtype), rois.to(dtype), spatial_scale, aligned_height, aligned_width,
-        *grad_input.shape, sampling_ratio or -1, aligned))
+    grad_input.copy_(_roi_align_backward(grad_output, rois, grad_input.shape, spatial_scale,
+                                         sampling_ratio, aligned))
 
 
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode_flag: int = 0,

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtp.ops.deterministic import bicubic
+
 
 def resize_relative_table(table: Tensor, rows: int) -> Tensor:
     """Resize a relative table to another axis length.
@@ -28,8 +30,7 @@ def resize_relative_table(table: Tensor, rows: int) -> Tensor:
     if table.shape[0] == rows:
         return table
     image = table.to(torch.promote_types(table.dtype, torch.float32))[None, None]
-    image = F.interpolate(image, size=(rows, table.shape[1]), mode='bicubic', align_corners=False)
-    return image[0, 0].to(table.dtype)
+    return bicubic(image, (rows, table.shape[1]))[0, 0].to(table.dtype)
 
 
 def relative_position_terms(q: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from mtp.ops.dispatch import use_triton
+from mtp.ops.roi_align import roi_align, roi_align_backward
 from mtp.ops.roi_align_rotated import roi_align_rotated_backward_torch, roi_align_rotated_torch
 
 _CONVENTIONS = True, True  # aligned, clockwise
@@ -74,11 +75,7 @@ def _pool(features: Tensor, rois: Tensor, bins: tuple[int, int], scale: float,
           sampling_ratio: int) -> Tensor:
     if rois.shape[1] == 6:
         return roi_align_rotated_torch(features, rois, *bins, scale, sampling_ratio, *_CONVENTIONS)
-    from torchvision.ops import roi_align  # slow to import, and mtp is not
-    dtype = torch.promote_types(features.dtype, torch.float32)
-    pooled = roi_align(features.to(dtype), rois.to(dtype), bins, scale, sampling_ratio or -1,
-                       aligned=True)
-    return pooled.to(features.dtype)
+    return roi_align(features, rois, *bins, scale, sampling_ratio)
 
 
 def _pool_backward(grad_output: Tensor, rois: Tensor, shape: tuple[int, ...], scale: float,
@@ -86,11 +83,7 @@ def _pool_backward(grad_output: Tensor, rois: Tensor, shape: tuple[int, ...], sc
     if rois.shape[1] == 6:
         return roi_align_rotated_backward_torch(
             grad_output, rois, shape, scale, sampling_ratio, *_CONVENTIONS)
-    import torchvision  # noqa: F401  (registers the operator)
-    dtype = torch.promote_types(grad_output.dtype, torch.float32)
-    return torch.ops.torchvision._roi_align_backward(
-        grad_output.to(dtype), rois.to(dtype), scale, *grad_output.shape[2:], *shape,
-        sampling_ratio or -1, True).to(grad_output.dtype)
+    return roi_align_backward(grad_output, rois, shape, scale, sampling_ratio)
 
 
 def _check(features: Sequence[Tensor], rois: Tensor, levels: Tensor, strides: Sequence[int]

@@ -107,7 +107,7 @@ def roi_align_rotated_backward_torch(grad_output: Tensor, rois: Tensor, shape: l
     for bag, _, pixels, weights in _chunks(rois.to(dtype), shape, grad_output.shape[2:],
                                            *settings):
         # The other way round: a pixel is a bag of bins. Adding bin by bin takes 15 times as long.
-        pixels, order = pixels.flatten().sort()
+        pixels, order = pixels.flatten().sort(stable=True)
         counts = torch.bincount(pixels, minlength=len(grad))
         grad += F.embedding_bag(bag.repeat_interleave(4)[order], grad_bins,
                                 counts.cumsum(0) - counts, mode='sum',

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtp.ops.deterministic import grid_sample
 from mtp.ops.dispatch import gradients, use_triton
 from mtp.ops.relative_position import relative_position_terms
 
@@ -124,15 +125,16 @@ def rotated_window_attention_torch(q: Tensor, k: Tensor, v: Tensor, grid: Tensor
 
     kv = torch.cat([k, v], -1).permute(0, 3, 4, 1, 2).flatten(0, 1)  # (B * heads, 2 * d, H, W)
     kv = F.pad(kv, padding).to(grid.dtype)
-    kv = F.grid_sample(kv, grid.flatten(0, 1), align_corners=True).to(q.dtype)
+    kv = grid_sample(kv, grid.flatten(0, 1), align_corners=True).to(q.dtype)
     kv = kv.unflatten(3, (n_w, size)).unflatten(2, (n_h, size))
     kv = kv.unflatten(1, (2, channels)).unflatten(0, (-1, heads))
     # (B, heads, 2, d, n_h, s, n_w, s) -> two of (B * n_h * n_w, heads, s * s, d)
     k, v = kv.permute(2, 0, 4, 6, 1, 5, 7, 3).flatten(5, 6).flatten(1, 3).unbind(0)
 
-    term_h, term_w = relative_position_terms(q, rel_pos_h, rel_pos_w)
+    # dtypes as under autocast, which is over when gradients are computed
+    term_h, term_w = relative_position_terms(q, rel_pos_h.to(q.dtype), rel_pos_w.to(q.dtype))
     bias = bias + (term_h[..., None] + term_w[..., None, :]).flatten(4, 5).flatten(2, 3)
-    out = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=bias)
+    out = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=bias.to(q.dtype))
 
     out = out.unflatten(2, (size, size)).unflatten(0, (-1, n_h, n_w))
     out = out.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)  # (B, H', W', heads, d)

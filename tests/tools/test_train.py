@@ -1,5 +1,6 @@
 """The command lines: options, resuming, refused checkpoints."""
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from mmengine.config import Config
 
 from mtp.engine import launch
 from mtp.models import build_backbone
+from mtp.ops import mmcv_ext
 from tests.tools.toy import ToyModel
 
 REPO = Path(__file__).parents[2]
@@ -44,6 +46,25 @@ def test_train_resume_and_test(monkeypatch, tmp_path):
                  '--cfg-options', f'experiment_name=cli{len(metrics) + 3}')
         metrics[checkpoint] = json.loads((tmp_path / 'test' / 'metrics.json').read_text())['mean']
     assert len(set(metrics.values())) == 2
+
+
+@pytest.mark.usefixtures('deterministic')  # which puts the switch back
+def test_deterministic_training(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, 'environ', os.environ.copy())
+    os.environ.pop('CUBLAS_WORKSPACE_CONFIG', None)
+    monkeypatch.setattr(torch.backends.cudnn, 'deterministic', False)
+    torch.use_deterministic_algorithms(False)
+    run_tool(monkeypatch, 'train', TOY, '--work-dir', str(tmp_path), '--deterministic',
+             '--cfg-options', 'train_cfg.max_iters=1', 'experiment_name=deterministic')
+    assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic
+    assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
+
+
+def test_deterministic_training_beside_a_compiled_mmcv_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(mmcv_ext, 'install', lambda: 'native')
+    with pytest.raises(SystemExit, match='--deterministic: .*set MTP_OPS=portable'):
+        run_tool(monkeypatch, 'train', TOY, '--work-dir', str(tmp_path), '--deterministic')
 
 
 def test_resume_without_a_checkpoint_is_refused(monkeypatch, tmp_path):

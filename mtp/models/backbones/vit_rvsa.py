@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.layers import Mlp, PatchEmbed, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mtp.models.backbones.attention import FullAttention, RotatedWindowAttention
 from mtp.models.backbones.base import BackboneBase, StochasticDepth, add_branch
+from mtp.ops.deterministic import bicubic
 from mtp.registry import MODELS
 
 
@@ -37,7 +37,7 @@ def resize_position_embedding(positions: Tensor, grid: tuple[int, int],
         return positions
     image = positions.to(torch.promote_types(positions.dtype, torch.float32))
     image = image.transpose(1, 2).unflatten(2, grid)
-    image = F.interpolate(image, size=new_grid, mode='bicubic', align_corners=False)
+    image = bicubic(image, new_grid)
     return image.flatten(2).transpose(1, 2).to(positions.dtype)
 
 

@@ -152,7 +152,7 @@ def _(input, offset, mask, *settings):
 
 
 @torch.library.custom_op('mtp::dcnv3_backward', mutates_args=(), device_types=('cuda', 'cpu'))
-@else_twin(dcnv3_backward_torch)
+@else_twin(dcnv3_backward_torch, atomics=True)
 def dcnv3_backward(grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor,
                    kernel_size: int, stride: int, pad: int, dilation: int, group: int,
                    offset_scale: float, remove_center: bool) -> tuple[Tensor, Tensor, Tensor]:

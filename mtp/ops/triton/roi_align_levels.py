@@ -42,13 +42,11 @@ def _backward_twin(grad_output: Tensor, rois: Tensor, levels: Tensor, images: in
 
 @torch.library.custom_op('mtp::roi_align_levels_backward', mutates_args=(),
                          device_types=('cuda', 'cpu'))
-@else_twin(_backward_twin, torch.channels_last)
+@else_twin(_backward_twin, torch.channels_last, atomics=True)
 def roi_align_levels_backward(grad_output: Tensor, rois: Tensor, levels: Tensor, images: int,
                               sizes: Sequence[int], scales: Sequence[float],
                               sampling_ratio: int) -> list[Tensor]:
     """Gradients of features ``(images, C, H, W)``, channels-last.
-
-    Their last bits depend on the order in which programs run.
 
     Args:
         sizes: H, W of the first level, of the second, and so on.

@@ -168,14 +168,11 @@ def _fake(features, rois, height, width, *_):
 
 @torch.library.custom_op('mtp::roi_align_rotated_backward', mutates_args=(),
                          device_types=('cuda', 'cpu'))
-@else_twin(roi_align_rotated_backward_torch)
+@else_twin(roi_align_rotated_backward_torch, atomics=True)
 def roi_align_rotated_backward(grad_output: Tensor, rois: Tensor, shape: list[int],
                                spatial_scale: float, sampling_ratio: int, aligned: bool,
                                clockwise: bool) -> Tensor:
-    """Gradient of features of ``shape`` (B, C, H, W), contiguous.
-
-    Its last bits depend on the order in which programs run.
-    """
+    """Gradient of features of ``shape`` (B, C, H, W), contiguous."""
     grad = launch_backward(grad_output, rois, shape, spatial_scale, sampling_ratio, aligned,
                            clockwise)
     return grad.to(grad_output.dtype, memory_format=torch.contiguous_format)

@@ -271,9 +271,6 @@ def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_
                              rel_pos_w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Forward kernel; differentiable in every argument.
 
-    The gradients of k, v, the tables and the bias are summed by atomic additions: their last
-    bits depend on the order in which programs run.
-
     Args:
         q, k, v: ``(B, H, W, heads, d)`` of one dtype, ``d`` at most 128, in float32 64; any
             strides, copied only where they differ or channels do not lie side by side.
@@ -297,7 +294,7 @@ def _rotated_window_attention_fake(q, k, v, grid, rel_pos_h, rel_pos_w, bias):
 
 @torch.library.custom_op('mtp::rotated_window_attention_backward', mutates_args=(),
                          device_types=('cuda', 'cpu'))
-@else_twin(_backward_twin)
+@else_twin(_backward_twin, atomics=True)
 def rotated_window_attention_backward(
         q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor,
         bias: Tensor, out: Tensor, logsumexp: Tensor, grad_out: Tensor

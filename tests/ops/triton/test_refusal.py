@@ -104,6 +104,33 @@ def test_compiled_code_falls_back_when_it_runs(name, kernels, monkeypatch):
     assert len(fallback.fallen()) == 1
 
 
+@pytest.mark.parametrize('name', ['dcnv3', 'rotated_window_attention'])
+def test_a_refused_operator_under_autocast(name, monkeypatch):
+    """As in training: activations in bfloat16, tables and masks in float32."""
+    (function, tensors), (_, wide) = call_of(name, torch.bfloat16), call_of(name)
+    narrow = {'dcnv3': 1, 'rotated_window_attention': 3}[name]
+    tensors = [*tensors[:narrow], *wide[narrow:]]
+
+    def step(*tensors):
+        with torch.autocast(DEVICE, torch.bfloat16):
+            return function(*tensors)
+
+    expected = results_of_twin(monkeypatch, step, tensors)
+    Refusal(monkeypatch, 'kernel')
+    assert_equal(results(step, tensors), expected)
+
+
+@pytest.mark.usefixtures('deterministic')
+@pytest.mark.parametrize('name', LEARNED)
+def test_deterministic_algorithms_take_no_kernel_with_atomic_additions(name, monkeypatch):
+    function, tensors = call_of(name)
+    expected = results_of_twin(monkeypatch, function, tensors)[1:]
+    refusal = Refusal(monkeypatch, '_backward_kernel')
+    assert_equal(results(function, tensors)[1:], expected)
+    # the focal loss has no atomic additions
+    assert bool(refusal.tried) == (name == 'sigmoid_focal_loss') == bool(fallback.fallen())
+
+
 def test_strict_mode_ends_the_run(monkeypatch):
     monkeypatch.setenv('MTP_STRICT', '1')
     Refusal(monkeypatch, 'kernel')

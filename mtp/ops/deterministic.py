@@ -1,0 +1,92 @@
+"""Operators of torch whose gradient on a GPU is added up in any order, in forms that have an order.
+
+Under ``torch.use_deterministic_algorithms`` torch refuses to differentiate them, cuDNN's form of
+``grid_sample`` aside, which pays no heed. On a CPU torch's own run.
+"""
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def in_order(tensor: Tensor) -> bool:
+    """Return whether gradients on the tensor's device must be the same to the bit in each run."""
+    return torch.are_deterministic_algorithms_enabled() and tensor.device.type != 'cpu'
+
+
+def grid_sample(image: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
+    """Sample bilinearly, with zeros outside the image, as ``F.grid_sample`` does.
+
+    Args:
+        image: ``(N, C, H, W)``.
+        grid: ``(N, H', W', 2)``, x and y in -1..1.
+        align_corners: whether -1 and 1 are centres of the outer pixels instead of their edges.
+
+    Returns:
+        Tensor: ``(N, C, H', W')``.
+    """
+    if in_order(image):
+        return _grid_sample(image, grid, align_corners)
+    return F.grid_sample(image, grid, align_corners=align_corners)
+
+
+def _grid_sample(image: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
+    """Take pixels as rows of a table: the gradient of indexing sorts before it adds."""
+    images, _, height, width = image.shape
+    x, y = (((place + 1) * (side - 1) if align_corners else (place + 1) * side - 1) / 2
+            for place, side in zip(grid.unbind(-1), (width, height)))
+    # as floats: positions may be too far for an integer, or NaN
+    near = (x > -1) & (x < width) & (y > -1) & (y < height)
+    x, y = x.where(near, -1), y.where(near, -1)
+    left, top = x.detach().floor(), y.detach().floor()
+    table = image.permute(0, 2, 3, 1).flatten(0, 2)
+    first = torch.arange(images, device=image.device)[:, None, None] * (height * width)
+    result = image.new_zeros(())
+    for down in (0, 1):
+        for right in (0, 1):
+            column, row = left + right, top + down
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            weight = (1 - (x - column).abs()) * (1 - (y - row).abs()) * inside
+            column, row = (place.where(inside, 0).long() for place in (column, row))
+            result = result + weight[..., None] * table[first + row * width + column]
+    return result.permute(0, 3, 1, 2)
+
+
+def bicubic(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize ``(N, C, H, W)`` to ``size`` as ``F.interpolate`` does without aligned corners."""
+    def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(image, size=size, mode='bicubic', align_corners=False)
+
+    return _by_matrices(resize, image, size) if in_order(image) else resize(image, size)
+
+
+class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
+    """torch's module, with a gradient that has an order."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not in_order(input):
+            return super().forward(input)
+        sizes = nn.modules.utils._pair(self.output_size)
+        size = tuple(new or old for new, old in zip(sizes, input.shape[-2:]))
+        return _by_matrices(F.adaptive_avg_pool2d, input, size)
+
+
+def replace_pools(model: nn.Module) -> None:
+    """Exchange the adaptive pools of a model, which have no parameters, for those above."""
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if type(child) is nn.AdaptiveAvgPool2d:
+                setattr(parent, name, AdaptiveAvgPool2d(child.output_size))
+
+
+def _by_matrices(function: Callable[[Tensor, tuple[int, int]], Tensor], image: Tensor,
+                 size: tuple[int, int]) -> Tensor:
+    """Apply a linear map of rows and columns, each by itself, as two matrix products.
+
+    In float64, which neither autocast nor TF32 rounds.
+    """
+    rows, columns = (
+        function(torch.eye(old, device=image.device, dtype=torch.float64)[None, None], (new, old))
+        for old, new in zip(image.shape[-2:], size))
+    return (rows[0, 0] @ image.double() @ columns[0, 0].T).to(image.dtype)
