@@ -1,19 +1,42 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, in an environment that is the same on every machine."""
 import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from mmengine.registry import DefaultScope
+
+REPO = Path(__file__).resolve().parents[1]
+
+# Variables that choose an operator's form, or tell a process its place among others.
+MISLEADING = re.compile(r'MTP_(KERNELS|OPS)|TRITON_INTERPRET|RANK|LOCAL_RANK|GROUP_RANK|ROLE_RANK|'
+                        r'(LOCAL_|ROLE_)?WORLD_SIZE|MASTER_(ADDR|PORT)|(SLURM|TORCHELASTIC)_\w+')
+
+
+def _only_operators() -> bool:
+    """Whether pytest was asked for tests of the operators and for no others."""
+    paths = [Path(argument.partition('::')[0]).resolve() for argument in sys.argv[1:]]
+    paths = [path for path in paths if path.is_relative_to(REPO / 'tests')]
+    return bool(paths) and all(path.is_relative_to(REPO / 'tests' / 'ops') for path in paths)
+
+
+# Before torch and mtp are imported, which read them.
+for _name in filter(MISLEADING.fullmatch, list(os.environ)):
+    del os.environ[_name]
+# A GPU is for the tests of the operators: the others compare runs, on a CPU. A worker of
+# pytest-xdist has the environment of the process that started it.
+if 'PYTEST_XDIST_WORKER' not in os.environ and not _only_operators():
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''
+
+import torch  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
 
 # Without a GPU the kernels run in Triton's interpreter, which is chosen when Triton is imported.
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'
 
 import mtp  # noqa: E402, F401  (sets up OpenMMLab before any test imports it)
-
-REPO = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope='session')

@@ -97,8 +97,10 @@ def test_pretraining_and_the_tool(tmp_path, monkeypatch, capsys):
     import_module('browse').main()
     page = Image.open(tmp_path / 'out/vit-tiny-rvsa_demo.png')
     assert page.width > 1000 and str(tmp_path / 'out') in capsys.readouterr().out
-    monkeypatch.setattr(sys, 'argv', ['browse.py', str(config), '--out', str(tmp_path)])
-    with pytest.raises(SystemExit, match='no folder data/synthetic/SOTA'):
+    missing = f'train_dataloader.dataset.datasets.0.data_root={tmp_path}/none'
+    monkeypatch.setattr(sys, 'argv', [
+        'browse.py', str(config), '--out', str(tmp_path), '--cfg-options', *roots, missing])
+    with pytest.raises(SystemExit, match=f'no folder {tmp_path}/none'):
         import_module('browse').main()
 
 
