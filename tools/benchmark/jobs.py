@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from mtp.engine import launch
+from mtp.engine.compiled_part import PartKind
 from mtp.engine.mixed_precision import autocast_dtype
 from mtp.models.backbones import build_backbone
 from mtp.registry import HOOKS, MODELS
@@ -45,6 +46,7 @@ class Job:
         operators: a context in which the backbone's operators are the job's.
         matmul_precision: of float32 products, as ``torch.set_float32_matmul_precision`` takes it.
         build_seconds: that building the model took.
+        kinds: the kinds of its compiled parts by name.
     """
 
     def __init__(self, name: str, build: Callable[[], tuple[BaseModel, OptimWrapper]],
@@ -57,6 +59,7 @@ class Job:
         self.build_seconds = time.perf_counter() - begun
         self.name, self.dtype, self.operators = name, dtype, operators
         self.collate, self.matmul_precision = collate, matmul_precision
+        self.kinds: dict[str, PartKind] = {}
 
     @property
     def static_bytes(self) -> int:
@@ -113,12 +116,13 @@ def num_classes(cfg: Config) -> dict[str, int]:
 
 def ours(cfg: Config, device: torch.device) -> Job:
     """The recipe as ``tools/train.py`` runs it."""
+    compilation = HOOKS.build(cfg.default_hooks.compilation)
+
     def build() -> tuple[BaseModel, OptimWrapper]:
         torch.manual_seed(0)
         model = MODELS.build(cfg.model).to(device).train()
-        compilation = HOOKS.build(cfg.default_hooks.compilation)
         compilation.before_train(SimpleNamespace(
-            model=model, logger=MMLogger.get_current_instance()))
+            model=model, logger=MMLogger.get_current_instance(), work_dir=cfg.work_dir))
         return model, build_optim_wrapper(model, cfg.optim_wrapper)
 
     dtype = autocast_dtype(cfg.optim_wrapper.get('amp', 'auto')) or torch.float32
@@ -129,8 +133,10 @@ def ours(cfg: Config, device: torch.device) -> Job:
         batch = collate(samples)
         return pin_memory(batch) if device.type == 'cuda' and loader.pin_memory else batch
 
-    return Job('ours', build, dtype, collate=collate_and_pin,
-               matmul_precision='high')  # as tools/train.py sets it
+    job = Job('ours', build, dtype, collate=collate_and_pin,
+              matmul_precision='high')  # as tools/train.py sets it
+    job.kinds = compilation.kinds
+    return job
 
 
 def papers(cfg: Config, device: torch.device, state: dict[str, Tensor]) -> tuple[Job, Job]:
