@@ -28,8 +28,10 @@ def main() -> None:
     from mmengine.dist import is_main_process
 
     from mtp.engine import launch
+    from mtp.engine.devices import require_usable_gpu
 
     with launch.users_errors():
+        require_usable_gpu()
         cfg = launch.load_config(args)
         cfg.resume = False
         cfg.load_from = None if args.checkpoint == 'untrained' else args.checkpoint

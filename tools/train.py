@@ -36,10 +36,12 @@ def main() -> None:
     import torch
 
     from mtp.engine import TraceHook, launch
+    from mtp.engine.devices import require_usable_gpu
 
     # What stays in float32 under autocast may take TF32; torch allows it to convolutions by itself.
     torch.set_float32_matmul_precision('high')
     with launch.users_errors():
+        require_usable_gpu()
         cfg = launch.load_config(args)
         chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
         launch.override(cfg, {key: value for key, value in chosen.items() if value})

@@ -16,6 +16,7 @@ from mmengine.utils import get_object_from_string
 from torch import nn
 
 from mtp.engine.checkpoint import read_entries
+from mtp.engine.devices import describe_device
 from mtp.engine.runner import Runner
 from mtp.evaluation import Submission
 from mtp.ops import mmcv_ext
@@ -194,7 +195,10 @@ def checkpoint_to_resume(cfg: Config, asked: str | None) -> Path | None:
 def build_runner(cfg: Config) -> Runner:
     """A runner; it writes the resolved config into its work directory."""
     init_default_scope(cfg.get('default_scope', 'mtp'))
-    return Runner.from_cfg(cfg)
+    runner = Runner.from_cfg(cfg)
+    for line in describe_device():
+        runner.logger.info(line)
+    return runner
 
 
 def check_deterministic(cfg: Config) -> None:

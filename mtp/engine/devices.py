@@ -1,0 +1,96 @@
+"""Which device a run gets, in one clear line, before anything runs on it."""
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+# The first compute capability whose tensor cores take bfloat16.
+BFLOAT16 = (8, 0)
+DEVICES = Path('/dev')
+
+
+def require_usable_gpu() -> None:
+    """Refuse to run on the CPU beside an NVIDIA GPU that torch cannot use.
+
+    Raises:
+        ValueError: there is one, and ``CUDA_VISIBLE_DEVICES`` does not hide it; the message says
+            what torch says, and how to mend it.
+    """
+    if torch.cuda.is_available() or _hidden():
+        return
+    found = visible_nvidia_gpus()
+    if found:
+        raise ValueError(
+            f'this machine has an NVIDIA GPU ({found[0]}), but torch {torch.__version__} cannot '
+            f'use it: {_why_unusable()}. {_driver()}Install a torch build for this driver or a '
+            'newer driver; to run on the CPU all the same, many times more slowly, set '
+            "CUDA_VISIBLE_DEVICES=''")
+
+
+def describe_device() -> Iterator[str]:
+    """Yield the lines of a run's log that tell its device, and what it lacks."""
+    if not torch.cuda.is_available():
+        why = 'CUDA_VISIBLE_DEVICES hides every GPU' if _hidden() else 'no GPU was found'
+        yield f'Device: CPU with {torch.get_num_threads()} threads, because {why}'
+        return
+    capability = torch.cuda.get_device_capability()
+    yield (f'Device: {torch.cuda.get_device_name()}, '
+           f'{torch.cuda.get_device_properties().total_memory / 2**30:.0f} GiB')
+    if not torch.version.hip and capability < BFLOAT16:
+        yield (f'This GPU, of compute capability {capability[0]}.{capability[1]}, does not compute '
+               'in bfloat16 (8.0 and newer do): the run is in float32, unless --amp on makes it '
+               'emulate bfloat16, which is slower still')
+
+
+def visible_nvidia_gpus() -> list[str]:
+    """Return the NVIDIA GPUs that this process may open, without asking torch.
+
+    A container or a SLURM job may see the names of devices that it may not open; the driver's
+    folder below ``/proc`` shows in containers without any GPU.
+    """
+    nodes = sorted(path for path in DEVICES.glob('nvidia*') if path.name[6:].isdigit())
+    found = [str(path) for path in nodes if _opens(path)]
+    return found or _listed_by_driver()
+
+
+def _opens(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
+def _listed_by_driver() -> list[str]:
+    # where there are no device files, as under WSL
+    if shutil.which('nvidia-smi') is None:
+        return []
+    try:
+        result = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = result.stdout.splitlines() if result.returncode == 0 else []
+    return [line for line in lines if line.startswith('GPU ')]
+
+
+def _hidden() -> bool:
+    """Whether CUDA_VISIBLE_DEVICES is set so that no GPU is left."""
+    return os.environ.get('CUDA_VISIBLE_DEVICES', '0').strip() in ('', '-1')
+
+
+def _why_unusable() -> str:
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:
+        return str(error).strip().splitlines()[0].rstrip('.')
+    return 'it finds none'
+
+
+def _driver() -> str:
+    version = Path('/proc/driver/nvidia/version')
+    if not version.is_file():
+        return ''
+    return f'The driver: {version.read_text().splitlines()[0].partition(":")[2].strip()}. '
