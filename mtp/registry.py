@@ -26,8 +26,9 @@ LOG_PROCESSORS = root.Registry(
     'log_processor', scope='mtp', parent=root.LOG_PROCESSORS, locations=['mtp.engine'])
 OPTIM_WRAPPERS = root.Registry(
     'optim_wrapper', scope='mtp', parent=root.OPTIM_WRAPPERS, locations=['mtp.engine'])
+LOOPS = root.Registry('loop', scope='mtp', parent=root.LOOPS, locations=['mtp.engine'])
 
 # Nothing of ours goes into these; without a child of the scope mmengine warns on each use.
-for _registry in (root.LOOPS, root.OPTIMIZERS, root.PARAM_SCHEDULERS, root.VISBACKENDS,
-                  root.VISUALIZERS, root.EVALUATOR, root.WEIGHT_INITIALIZERS):
+for _registry in (root.OPTIMIZERS, root.PARAM_SCHEDULERS, root.VISBACKENDS, root.VISUALIZERS,
+                  root.EVALUATOR, root.WEIGHT_INITIALIZERS):
     root.Registry(_registry.name, scope='mtp', parent=_registry)

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
 from mtp.data import SUBSETS
+from mtp.engine.batch_size import share_batch
 from mtp.registry import MODELS
 
 CONFIGS = sorted((Path(__file__).parents[1] / 'configs' / 'pretrain').glob('*.py'))
@@ -31,8 +32,9 @@ def test_config(path, tmp_path):
             dataset.get('classes', SUBSETS[dataset.subset].classes))
             for dataset in loader.dataset.datasets}
         assert found == {name: dataset['num_classes'] for name, dataset in model.datasets.items()}
+    share_batch(cfg, 1)
     per_dataset = cfg.train_dataloader.sampler.images_per_dataset
-    assert cfg.train_dataloader.batch_size == per_dataset * len(model.datasets)
+    assert set(per_dataset) == set(model.datasets)
     assert cfg.param_scheduler[-1].T_max + cfg.param_scheduler[-1].get('begin', 0) \
         == cfg.train_cfg.max_iters
 

@@ -18,6 +18,9 @@ def parse_args() -> argparse.Namespace:
                         'added in a set order, more slowly: runs repeat to the bit on a GPU too')
     parser.add_argument('--profile', type=iteration_range, metavar='START:STOP',
                         help='write a trace of these iterations into the work dir, e.g. 100:105')
+    parser.add_argument('--images-per-gpu', type=int, metavar='N',
+                        help='at most this many images at once on a GPU; the batch of a step '
+                        'stays that of the config, gradients are summed')
     return parser.parse_args()
 
 
@@ -36,6 +39,7 @@ def main() -> None:
     import torch
 
     from mtp.engine import TraceHook, launch
+    from mtp.engine.batch_size import share_batch
     from mtp.engine.devices import require_usable_gpu
 
     # What stays in float32 under autocast may take TF32; torch allows it to convolutions by itself.
@@ -43,7 +47,8 @@ def main() -> None:
     with launch.users_errors():
         require_usable_gpu()
         cfg = launch.load_config(args)
-        chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
+        chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile,
+                  'images_per_gpu': args.images_per_gpu}
         launch.override(cfg, {key: value for key, value in chosen.items() if value})
         if args.deterministic:
             cfg.randomness = dict(cfg.get('randomness', {}), deterministic=True)
@@ -52,10 +57,13 @@ def main() -> None:
             start, stop = args.profile
             cfg.custom_hooks = [*cfg.get('custom_hooks', []),
                                 dict(type=TraceHook, start=start, stop=stop)]
+        division = share_batch(cfg, launch.number_of_processes(cfg.launcher), args.cfg_options)
         checkpoint = launch.checkpoint_to_resume(cfg, args.resume)
         if checkpoint:
             cfg.resume, cfg.load_from = True, str(checkpoint)
     runner = launch.build_runner(cfg)
+    if division:
+        runner.logger.info(division)
     if checkpoint:
         with launch.users_errors():
             launch.check_checkpoint(launch.unwrap(runner.model), cfg.load_from)

@@ -9,6 +9,8 @@ with read_base():
     from .runtime import *
     from .schedules.demo import *
 
+total_batch_size = 6
+
 model.merge(dict(
     datasets=num_classes,
     data_preprocessor=dict(pad_size_divisor=128),

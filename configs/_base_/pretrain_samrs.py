@@ -9,6 +9,10 @@ with read_base():
     from .runtime import *
     from .schedules.mtp_80k import *
 
+# The paper's: 32 GPUs with an image of each data set.
+total_batch_size = 96
+images_per_gpu = 12
+
 model.merge(dict(
     datasets=num_classes,
     data_preprocessor=dict(pad_size_divisor=448),

@@ -40,6 +40,10 @@ randomness = dict(seed=0, deterministic=False)
 # Several processes: a copy of the model on each, or ShardedModel; see docs/distributed.md.
 model_wrapper_cfg = dict(type=ReplicatedModel)
 
+# At most so many images at once on a GPU; a step's others follow before the weights are updated.
+# None: all of a process's share at once.
+images_per_gpu = None
+
 load_from = None
 resume = False
 log_level = 'INFO'

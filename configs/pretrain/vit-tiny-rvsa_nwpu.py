@@ -9,6 +9,8 @@ with read_base():
     from .._base_.runtime import *
     from .._base_.schedules.demo import *
 
+total_batch_size = 4
+
 model.merge(dict(
     datasets=num_classes,
     data_preprocessor=dict(pad_size_divisor=256),

@@ -6,6 +6,7 @@ from mtp.engine.ema import FastEMA
 from mtp.engine.hooks import ExportEncoderHook, SeedIterationHook
 from mtp.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mtp.engine.logging import DeferredLogHook, TaskLossLogProcessor
+from mtp.engine.loops import AccumulatingEpochLoop, AccumulatingIterLoop
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
 from mtp.engine.parallel import ReplicatedModel, ShardedModel
 from mtp.engine.runner import Runner
@@ -17,8 +18,8 @@ compat.cache_ordered_effects()
 compat.load_checkpoints_safely(load_safely)
 
 __all__ = [
-    'CheckDatasetsHook', 'CompileHook', 'DeferredLogHook', 'DrawPredictionsHook',
-    'ExportEncoderHook', 'FastEMA', 'LayerDecayOptimWrapperConstructor',
-    'MixedPrecisionOptimWrapper', 'ReplicatedModel', 'Runner', 'SeedIterationHook', 'ShardedModel',
-    'TaskLossLogProcessor', 'ThroughputHook', 'TraceHook',
+    'AccumulatingEpochLoop', 'AccumulatingIterLoop', 'CheckDatasetsHook', 'CompileHook',
+    'DeferredLogHook', 'DrawPredictionsHook', 'ExportEncoderHook', 'FastEMA',
+    'LayerDecayOptimWrapperConstructor', 'MixedPrecisionOptimWrapper', 'ReplicatedModel', 'Runner',
+    'SeedIterationHook', 'ShardedModel', 'TaskLossLogProcessor', 'ThroughputHook', 'TraceHook',
 ]

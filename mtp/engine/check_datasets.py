@@ -45,8 +45,9 @@ class CheckDatasetsHook(Hook):
                 raise ValueError(
                     f'the data set {name!r} has no labels for {sorted(missing)}: leave them out of '
                     f'model.datasets.{name}.tasks')
-        per_batch = getattr(loader.sampler, 'images_per_batch', loader.batch_size)
-        if per_batch != loader.batch_size:
-            raise ValueError(f'batch_size is {loader.batch_size}, but the sampler gives '
-                             f'{per_batch} images per batch (the sum of images_per_dataset): set '
+        batch_size = loader.batch_size // getattr(loader, 'accumulation', 1)
+        per_batch = getattr(loader.sampler, 'images_per_batch', batch_size)
+        if per_batch != batch_size:
+            raise ValueError(f'batch_size is {batch_size}, but the sampler gives {per_batch} '
+                             'images per batch (the sum of images_per_dataset): set '
                              f'train_dataloader.batch_size to {per_batch}')

@@ -60,26 +60,18 @@ def load_config(args: argparse.Namespace) -> Config:
         if not torch.cuda.is_available():
             # mmengine selects a GPU per process before it looks at the backend.
             torch.distributed.init_process_group('gloo')
-    if 'total_batch_size' in cfg:
-        _share_batch(cfg)
     return cfg
+
+
+def number_of_processes(launcher: str) -> int:
+    """Return how many processes a launcher has started, this one among them."""
+    return 1 if launcher == 'none' else int(os.environ[STARTERS[launcher][3]])
 
 
 def _run_name(config: Path) -> Path:
     """``configs/finetune/<task>/<data set>/<backbone>.py`` -> ``<task>/<data set>/<backbone>``."""
     parts = config.resolve().with_suffix('').parts
     return Path(*parts[parts.index('configs') + 2:]) if 'configs' in parts else Path(parts[-1])
-
-
-def _share_batch(cfg: Config) -> None:
-    """Give each process its share of the images of a step, whose number is the recipe's."""
-    processes = 1
-    if cfg.launcher != 'none':
-        processes = int(os.environ[STARTERS[cfg.launcher][3]])
-    if cfg.total_batch_size % processes:
-        raise ValueError(f'{cfg.total_batch_size} images a step cannot be shared by {processes} '
-                         'processes: start another number, or set total_batch_size')
-    cfg.train_dataloader.batch_size = cfg.total_batch_size // processes
 
 
 def _check_launcher(launcher: str) -> None:

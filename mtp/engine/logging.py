@@ -33,7 +33,7 @@ class DeferredLogHook(RuntimeInfoHook):
                          outputs: dict[str, Tensor] | None = None) -> None:
         """Keep ``outputs`` (name -> one value), and fetch what is kept if it is to be logged."""
         values = dict(outputs or {})
-        # Not every wrapper clips, and with accumulation not every step does.
+        # Not every wrapper clips.
         if getattr(runner.optim_wrapper, 'grad_norm', None) is not None:
             values = {'grad_norm': runner.optim_wrapper.grad_norm, **values}
             runner.optim_wrapper.grad_norm = None

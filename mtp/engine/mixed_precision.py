@@ -41,7 +41,7 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         optimizer: of the model.
         amp: ``'on'``: the forward pass runs under bfloat16 autocast; ``'off'``: in float32;
             ``'auto'``: under autocast on a GPU that computes in bfloat16.
-        kwargs: of ``OptimWrapper``: ``accumulative_counts``, ``clip_grad``.
+        clip_grad: as in ``OptimWrapper``.
 
     Attributes:
         grad_norm: of the last update, before clipping, a tensor on the parameters' device; None
@@ -51,10 +51,15 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         ValueError: another ``amp``.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, amp: str = 'auto', **kwargs) -> None:
-        super().__init__(optimizer, **kwargs)
+    def __init__(self, optimizer: torch.optim.Optimizer, amp: str = 'auto',
+                 clip_grad: dict | None = None) -> None:
+        super().__init__(optimizer, clip_grad=clip_grad)
         self.enabled = autocast_dtype(amp) is not None
         self.grad_norm: Tensor | None = None
+
+    def start_update(self, batches: int) -> None:
+        """Make the next ``batches`` backward passes one update, by the mean of their gradients."""
+        self._accumulative_counts, self._inner_count, self._max_counts = batches, 0, -1
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

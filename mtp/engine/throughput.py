@@ -38,12 +38,12 @@ class ThroughputHook(IterTimerHook):
         self._waited += time.time() - self.t
         super().before_train_iter(runner, batch_idx, data_batch)
         if runner.iter == self.start_iter and torch.cuda.is_available() and is_main_process():
-            self._share_of_second = _share_of_second(runner, data_batch)
+            self._share_of_second = _share_of_second(runner, _batches(data_batch)[0])
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
         """Count the images of the batch, and log at a log line."""
-        self._images += len(data_batch['inputs'])
+        self._images += sum(len(batch['inputs']) for batch in _batches(data_batch))
         self._seconds += time.time() - self.t
         if is_log_step(runner, batch_idx):
             speed = self._images / self._seconds
@@ -55,6 +55,11 @@ class ThroughputHook(IterTimerHook):
                 {f'train/{name}': value for name, value in logged.items()})
             self._images, self._seconds, self._waited = 0, 0.0, 0.0
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
+
+
+def _batches(data_batch: dict | list[dict]) -> list[dict]:
+    """Return the batches of an update (:mod:`mtp.engine.loops`)."""
+    return data_batch if isinstance(data_batch, list) else [data_batch]
 
 
 def _share_of_second(runner: Runner, batch: dict) -> float:

@@ -48,6 +48,14 @@ def test_global_batch_does_not_depend_on_the_number_of_processes():
         assert Counter(whole) == Counter(parts[0] + parts[1])
 
 
+@pytest.mark.parametrize('processes', [2, 3])
+def test_batches_of_one_process_are_those_of_several(processes):
+    accumulated = batches(4 * processes, images_per_dataset=dict(a=3, b=1, c=2))
+    several = [batches(4, rank, processes, images_per_dataset=dict(a=3, b=1, c=2))
+               for rank in range(processes)]
+    assert accumulated == [batch for update in zip(*several) for batch in update]
+
+
 def test_samples_differ_between_epochs_and_seeds():
     seeds = [seed for batch in batches(20, images_per_dataset=2) for _, seed in batch]
     assert len(set(seeds)) == len(seeds) and min(seeds) >= 0

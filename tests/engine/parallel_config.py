@@ -2,10 +2,13 @@
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.optim import LinearLR
-from mmengine.runner import IterBasedTrainLoop
 from torch.optim import AdamW
 
-from mtp.engine import LayerDecayOptimWrapperConstructor, MixedPrecisionOptimWrapper
+from mtp.engine import (
+    AccumulatingIterLoop,
+    LayerDecayOptimWrapperConstructor,
+    MixedPrecisionOptimWrapper,
+)
 from mtp.models.backbones.vit_rvsa import ViTRVSA
 from tests.engine.labelled import TASKS, LabelledImages
 
@@ -22,7 +25,7 @@ del model.tasks['rotated']  # noqa: F405  (as instance, and twice as slow)
 train_dataloader = dict(
     batch_size=8, num_workers=0, dataset=dict(type=LabelledImages),
     sampler=dict(type=DefaultSampler, shuffle=False), collate_fn=dict(type=pseudo_collate))
-train_cfg = dict(type=IterBasedTrainLoop, max_iters=4)
+train_cfg = dict(type=AccumulatingIterLoop, max_iters=4)
 # A large eps: without it Adam makes whole steps of what is rounding.
 optim_wrapper = dict(
     type=MixedPrecisionOptimWrapper,

@@ -110,7 +110,9 @@ def test_shards_of_four_processes_resume_on_one_and_as_one_file(one, four, folde
 
 def _other_settings(rank: int, folder: Path) -> tuple[dict[str, Run], int, list[float]]:
     few = dict(tasks=('semantic',))
-    accumulate = {'optim_wrapper.accumulative_counts': ITERATIONS, **few}
+    # the same images twice an update, so that nothing but the statistics of batch norm changes
+    accumulate = {'train_cfg.accumulation': 2, **few,
+                  'train_dataloader.sampler.type': 'mmengine.dataset.InfiniteSampler'}
     runs = {
         'compressed': _train(2, folder / 'c', dict(COPIES, compress_gradients=True), **few),
         'copies, accumulated': _train(2, folder / 'ca', **accumulate),
@@ -132,7 +134,8 @@ def test_compressed_and_accumulated_gradients_and_uneven_evaluation(tmp_path):
     (runs, first, losses), (_, second, other) = run_processes(_other_settings, 2, tmp_path)
     _assert_alike(runs['compressed'], runs['plain'], tolerance=2e-2)
     _assert_alike(runs['shards, accumulated'], runs['copies, accumulated'])
-    assert runs['plain'][0] != runs['copies, accumulated'][0]
+    for name, values in runs['plain'][0].items():
+        assert runs['copies, accumulated'][0][name] == pytest.approx(values, rel=2e-3), name
     # Processes that evaluate different numbers of batches do not wait for each other.
     assert (first, second) == (1, 2) and losses == other
 

@@ -94,7 +94,8 @@ def test_accumulated_steps_equal_one_large_step():
     weight = torch.nn.Parameter(torch.tensor([1., 2.]))
     parts, norms = [torch.tensor([3., 0.]), torch.tensor([1., 4.])], []
     wrapper = MixedPrecisionOptimWrapper(
-        torch.optim.SGD([weight], lr=1.), accumulative_counts=2, clip_grad=dict(max_norm=1.))
+        torch.optim.SGD([weight], lr=1.), clip_grad=dict(max_norm=1.))
+    wrapper.start_update(2)
     for part in parts:
         wrapper.update_params((weight * part).sum())
         norms.append(wrapper.grad_norm)

@@ -6,7 +6,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from mtp.engine import launch
 from tests.tools.test_train import run_tool
@@ -19,21 +18,6 @@ LOVEDA = REPO / 'configs' / 'finetune' / 'segmentation' / 'loveda' / 'vit_b_rvsa
 def load(path: Path, launcher: str = 'none', **options):
     return launch.load_config(argparse.Namespace(
         config=path, work_dir=None, launcher=launcher, cfg_options=options))
-
-
-def test_a_step_has_the_images_of_the_recipe_whatever_the_number_of_processes(monkeypatch):
-    assert load(LEVIR).train_dataloader.batch_size == 32
-    assert load(LEVIR, total_batch_size=6).train_dataloader.batch_size == 6
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 8)
-    for launcher, variables in (('pytorch', ('RANK', 'WORLD_SIZE')),
-                                ('slurm', ('SLURM_PROCID', 'SLURM_NTASKS'))):
-        for name, value in zip(variables, ('0', '8')):
-            monkeypatch.setenv(name, value)
-        assert load(LEVIR, launcher).train_dataloader.batch_size == 4
-        monkeypatch.setenv(variables[1], '5')
-        with pytest.raises(ValueError, match='32 images a step cannot be shared by 5 processes'):
-            load(LEVIR, launcher)
 
 
 def test_each_run_has_a_folder_of_its_own(tmp_path):

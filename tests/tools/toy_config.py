@@ -2,10 +2,10 @@
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.optim import CosineAnnealingLR
-from mmengine.runner import IterBasedTrainLoop, TestLoop
+from mmengine.runner import TestLoop
 from torch.optim import AdamW
 
-from mtp.engine import MixedPrecisionOptimWrapper
+from mtp.engine import AccumulatingIterLoop, MixedPrecisionOptimWrapper
 from tests.tools.toy import ToyDataset, ToyMetric, ToyModel
 
 with read_base():
@@ -15,7 +15,7 @@ model = dict(type=ToyModel, backbone=dict(dropout=0.5))
 train_dataloader = dict(
     batch_size=2, num_workers=0, dataset=dict(type=ToyDataset),
     sampler=dict(type=InfiniteSampler, shuffle=True))
-train_cfg = dict(type=IterBasedTrainLoop, max_iters=6)
+train_cfg = dict(type=AccumulatingIterLoop, max_iters=6)
 optim_wrapper = dict(
     type=MixedPrecisionOptimWrapper, optimizer=dict(type=AdamW, lr=1e-2, fused=True))
 param_scheduler = [dict(type=CosineAnnealingLR, T_max=6, by_epoch=False)]

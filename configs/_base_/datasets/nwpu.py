@@ -15,7 +15,7 @@ _data = dict(
     classes=('airplane', 'ship', 'storage_tank', 'baseball_diamond', 'tennis_court',
              'basketball_court', 'ground_track_field', 'harbor', 'bridge', 'vehicle'))
 train_dataloader.merge(dict(
-    batch_size=4, num_workers=1, pin_memory=False, sampler=dict(images_per_dataset=4),
+    num_workers=1, pin_memory=False,
     dataset=dict(datasets=[dict(_data, pipeline=train_pipeline)])))
 val_dataloader.merge(dict(
     batch_size=4, num_workers=1,

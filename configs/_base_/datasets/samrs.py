@@ -37,7 +37,6 @@ _subsets = [
     dict(type=SAMRSDataset, subset='fast', data_root='data/samrs/FAST'),
 ]
 train_dataloader = dict(
-    batch_size=3,
     num_workers=8,
     persistent_workers=True,
     pin_memory=True,

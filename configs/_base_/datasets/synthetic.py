@@ -19,7 +19,7 @@ _subsets = [
          classes=('Boeing737', 'Cargo-Truck', 'Roundabout', 'Fishing-Boat')),
 ]
 train_dataloader.merge(dict(
-    batch_size=6, num_workers=1, pin_memory=False, sampler=dict(images_per_dataset=2),
+    num_workers=1, pin_memory=False,
     dataset=dict(datasets=[dict(s, pipeline=train_pipeline) for s in _subsets])))
 val_dataloader.merge(dict(
     batch_size=4, num_workers=1,

@@ -1,7 +1,7 @@
 """How a finetuning run is logged, saved and seeded.
 
 Each task adds its library's `default_scope`, and `total_batch_size`: the images of a step, which
-mtp.engine.launch shares out among the processes.
+tools/train.py shares out among the processes.
 """
 from mmengine.config import read_base
 from mmengine.runner import TestLoop, ValLoop

@@ -1,7 +1,8 @@
 """80k iterations: warm-up over the first 1500, then cosine to 0."""
 from mmengine.config import read_base
 from mmengine.optim import CosineAnnealingLR, LinearLR
-from mmengine.runner import IterBasedTrainLoop
+
+from mtp.engine import AccumulatingIterLoop
 
 with read_base():
     from .adamw import *
@@ -9,4 +10,4 @@ with read_base():
 param_scheduler = [
     dict(type=LinearLR, start_factor=1e-6, end=1500, by_epoch=False),
     dict(type=CosineAnnealingLR, begin=1500, T_max=78_500, eta_min=0.0, by_epoch=False)]
-train_cfg = dict(type=IterBasedTrainLoop, max_iters=80_000, val_interval=8000)
+train_cfg = dict(type=AccumulatingIterLoop, max_iters=80_000, val_interval=8000)

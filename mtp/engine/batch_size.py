@@ -1,0 +1,114 @@
+"""The recipe's batch on any number of processes, each with as much memory as it has."""
+import math
+from collections.abc import Container, Iterable
+
+from mmengine.config import Config
+
+DERIVED = ('train_dataloader.batch_size', 'train_dataloader.sampler.images_per_dataset',
+           'train_cfg.accumulation')
+
+
+def share_batch(cfg: Config, processes: int, options: Container[str] = ()) -> str | None:
+    """Divide the images of a step, ``total_batch_size``, among processes and batches.
+
+    ``total_batch_size`` is a number, of which every data set of a pretraining gets the same share,
+    or has a number for each data set by name. A process takes its share in as few batches as hold
+    at most ``images_per_gpu`` images each (None: in one), and sums their gradients.
+
+    Args:
+        cfg: of a training; changed in place: ``batch_size`` of the ``train_dataloader``,
+            ``images_per_dataset`` of its sampler, and ``train_cfg.accumulation``.
+        processes: number of processes.
+        options: dotted keys that a user has set.
+
+    Returns:
+        str: the division, as a line for the log; None where the config has no
+        ``total_batch_size``, and gives the images of a process itself.
+
+    Raises:
+        ValueError: the images cannot be divided so (the message names numbers that work), or a
+            user has set what is derived here.
+    """
+    _refuse_unread(cfg, options)
+    if 'total_batch_size' not in cfg:
+        return None
+    totals = _images_of_each(cfg)
+    accumulation = _batches(totals, processes, cfg.get('images_per_gpu'))
+    batch = {name: total // (processes * accumulation) for name, total in totals.items()}
+    cfg.train_dataloader.batch_size = sum(batch.values())
+    if '' not in totals:
+        cfg.train_dataloader.sampler.images_per_dataset = batch
+    cfg.train_cfg.pop('accumulation', None)  # of a config that an earlier run has written
+    if accumulation > 1:
+        cfg.train_cfg.accumulation = accumulation
+    return (f'{sum(totals.values())} images a step: {processes} '
+            f'process{"es" if processes > 1 else ""}, {sum(batch.values())} images at once, '
+            f'{accumulation} time{"s" if accumulation > 1 else ""}')
+
+
+def _batches(totals: dict[str, int], processes: int, most: int | None) -> int:
+    """Return the fewest equal batches of a process in a step, each of at most ``most`` images."""
+    whole, common = sum(totals.values()), math.gcd(*totals.values())
+    if common % processes:
+        raise ValueError(_refusal(totals, common, processes))
+    smallest = whole // common  # every batch has a multiple of this
+    if most and most < smallest:
+        raise ValueError(f'images_per_gpu={most}: the smallest batch of this recipe has {smallest} '
+                         f'images, {_by_name(totals, common)}; give at least {smallest}')
+    return next(number for number in _divisors(common // processes)
+                if whole // (processes * number) <= (most or whole))
+
+
+def _refuse_unread(cfg: Config, options: Container[str]) -> None:
+    if 'total_batch_size' not in cfg:
+        if cfg.get('images_per_gpu'):
+            raise ValueError('--images-per-gpu divides total_batch_size, which this config does '
+                             'not have: set train_dataloader.batch_size')
+        return
+    for key in DERIVED:
+        if key in options:
+            raise ValueError(f'--cfg-options {key} is derived from the images of a step: set '
+                             'total_batch_size, or how many a GPU takes at once, --images-per-gpu')
+
+
+def _images_of_each(cfg: Config) -> dict[str, int]:
+    """Return the images of a step by data set; those of a single data set under ``''``."""
+    total = cfg.total_batch_size
+    if 'images_per_dataset' not in cfg.train_dataloader.get('sampler', {}):
+        return {'': total}
+    names = [dataset.get('name', dataset.get('subset'))
+             for dataset in cfg.train_dataloader.dataset.datasets]
+    if isinstance(total, int):
+        if total % len(names):
+            raise ValueError(f'total_batch_size={total} cannot be divided equally among the '
+                             f'{len(names)} data sets {", ".join(names)}: set it to a multiple of '
+                             f'{len(names)}, or give a number for each by name')
+        return dict.fromkeys(names, total // len(names))
+    if set(total) != set(names) or min(total.values()) < 1:
+        raise ValueError(f'total_batch_size={dict(total)}: give a number of at least 1 for each of '
+                         f'{", ".join(names)}')
+    return dict(total)
+
+
+def _refusal(totals: dict[str, int], common: int, processes: int) -> str:
+    whole = sum(totals.values())
+    unit = whole // common * processes
+    sizes = [size for size in (whole // unit * unit, (whole // unit + 1) * unit) if size]
+    each = '' if '' in totals else f', {_by_name(totals)},'
+    return (f'{whole} images a step{each} cannot be shared equally by {processes} processes: start '
+            f'{_one_of(_divisors(common))}, or change the recipe by --cfg-options '
+            f'total_batch_size={_one_of(sizes)}')
+
+
+def _by_name(totals: dict[str, int], divisor: int = 1) -> str:
+    return ', '.join(f'{number // divisor} of {name or "the data set"}'
+                     for name, number in totals.items())
+
+
+def _one_of(numbers: Iterable[int]) -> str:
+    *first, last = map(str, numbers)
+    return f'{", ".join(first)} or {last}' if first else last
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]

@@ -1,0 +1,129 @@
+"""Training loops whose iterations are updates, however many batches the gradients are summed over.
+
+Steps, schedules, checkpoints and logs then mean the same on one GPU as on many.
+"""
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mtp.engine.memory import explain_shortage
+from mtp.registry import LOOPS
+
+
+class GroupedLoader:
+    """A loader that gives the batches of a whole update at a time; otherwise the loader itself.
+
+    Args:
+        loader: the loader of one process.
+        accumulation: number of batches in an update.
+
+    Attributes:
+        batch_size: images of this process in an update; None beside a batch sampler.
+    """
+
+    def __init__(self, loader: DataLoader, accumulation: int) -> None:
+        self.loader = loader
+        self.accumulation = accumulation
+        self.batch_size = loader.batch_size and loader.batch_size * accumulation
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        batches = iter(self.loader)
+        while group := list(islice(batches, self.accumulation)):
+            yield group
+
+    def __len__(self) -> int:
+        return -(-len(self.loader) // self.accumulation)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+
+class _Accumulating:
+    """What both loops add to mmengine's.
+
+    In an update of more than one batch the hooks get a list as ``data_batch``, and the mean over
+    the batches as ``outputs``. ``before_train_batch(runner, batch_idx)`` is a further hook, called
+    before every batch but the first.
+    """
+
+    def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, accumulation: int = 1,
+                 **kwargs) -> None:
+        if accumulation > 1:
+            if isinstance(dataloader, dict):
+                dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
+            dataloader = GroupedLoader(dataloader, accumulation)
+        super().__init__(runner, dataloader, *args, **kwargs)
+        self.accumulation = accumulation
+        self._fits = False  # until a step has run
+
+    def run_iter(self, *args) -> None:
+        """Make one update; the arguments are those of mmengine's loop.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: for the first one it says what would fit.
+        """
+        try:
+            if self.accumulation == 1:
+                super().run_iter(*args)
+            else:
+                self._update(args[0] if len(args) > 1 else self._iter, args[-1])
+            self._fits = True
+            return
+        except torch.cuda.OutOfMemoryError as error:
+            if self._fits:
+                raise
+            said = str(error)
+        # The exception is gone, and with it the tensors that its frames kept.
+        raise torch.cuda.OutOfMemoryError(explain_shortage(self.runner, said))
+
+    def _update(self, index: int, batches: Sequence[Any]) -> None:
+        """Make one update of the weights, with the mean gradient of some batches."""
+        self.runner.call_hook('before_train_iter', batch_idx=index, data_batch=batches)
+        self.runner.optim_wrapper.start_update(len(batches))
+        outputs = []
+        for number, batch in enumerate(batches):
+            if number:
+                self.runner.call_hook('before_train_batch', batch_idx=number)
+            outputs.append(self.runner.model.train_step(
+                batch, optim_wrapper=self.runner.optim_wrapper))
+        self.runner.call_hook('after_train_iter', batch_idx=index, data_batch=batches,
+                              outputs=_mean(outputs))
+        self._iter += 1
+
+
+@LOOPS.register_module()
+class AccumulatingIterLoop(_Accumulating, IterBasedTrainLoop):
+    """mmengine's ``IterBasedTrainLoop``, with updates of several batches.
+
+    Args:
+        runner: the runner.
+        dataloader: the loader, or its config.
+        accumulation: number of batches in an update (:mod:`mtp.engine.batch_size` derives it).
+        kwargs: of ``IterBasedTrainLoop``: ``max_iters`` and ``val_interval``, in updates.
+    """
+
+
+@LOOPS.register_module()
+class AccumulatingEpochLoop(_Accumulating, EpochBasedTrainLoop):
+    """mmengine's ``EpochBasedTrainLoop``, with updates of several batches.
+
+    The last update of an epoch has the batches that are left.
+
+    Args:
+        runner: the runner.
+        dataloader: the loader, or its config.
+        accumulation: number of batches in an update (:mod:`mtp.engine.batch_size` derives it).
+        kwargs: of ``EpochBasedTrainLoop``: ``max_epochs``, ``val_interval``.
+    """
+
+
+def _mean(outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of what several batches logged, without waiting for the device."""
+    values = torch.stack([torch.stack([value.detach().reshape(()) for value in output.values()])
+                          for output in outputs])
+    return dict(zip(outputs[0], values.mean(0)))

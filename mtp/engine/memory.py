@@ -1,0 +1,101 @@
+"""What to do when the first step does not fit the GPU: how much it needs, and what would fit."""
+import gc
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.runner import Runner
+from torch.distributed.tensor import DTensor
+
+from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
+
+# Share of the memory that a batch may fill: blocks of the allocator do not fit seamlessly.
+USABLE = 0.92
+
+
+def explain_shortage(runner: Runner, said: str) -> str:
+    """Return what a user can do about a first step that ran out of memory.
+
+    One process measures two smaller batches. Of several, the others wait in a collective that
+    this one cannot join again: what it can say is counted.
+
+    Args:
+        runner: the runner; it cannot train on after this.
+        said: torch's own message.
+    """
+    _release(runner)
+    images = _batch_size(runner)
+    free, total = torch.cuda.mem_get_info()
+    capacity = int(USABLE * (free + torch.cuda.memory_reserved()))
+    unit = len(getattr(runner.train_dataloader.sampler, 'counts', [1]))  # an image of each data set
+    fixed, per_image = _count(runner, images, capacity)
+    how, fitting = 'counted; an image takes at least', images // 2
+    if get_world_size() == 1 and images > 3 * unit:
+        try:
+            fixed, per_image = _measure(runner, images, unit)
+            how, fitting = 'measured; an image takes', int((capacity - fixed) / per_image)
+        except torch.cuda.OutOfMemoryError:
+            fitting = 0
+    return (f'the first step does not fit the memory of the GPU, {total / 2**30:.1f} GiB, with '
+            f'{images} images at once. Weights, gradients, states of the optimiser and what else '
+            f'does not depend on the batch take {fixed / 2**30:.2f} GiB ({how} '
+            f'{per_image / 2**30:.2f} GiB). {_advice(fitting, unit)}. torch says: '
+            f'{said.splitlines()[0]}')
+
+
+def _advice(fitting: int, unit: int) -> str:
+    if fitting >= unit:
+        first = (f'{fitting} images should fit: --images-per-gpu {fitting} (a step keeps its '
+                 'images, gradients are summed)')
+    else:
+        first = (f'The smallest batch, of {unit} image{"s" if unit > 1 else ""}, may not fit: a '
+                 'smaller --images-per-gpu alone is not enough')
+    return (f'{first}. Further: --cfg-options model.backbone.with_cp=True (activations are '
+            'computed twice instead of kept), and on several GPUs --cfg-options '
+            'model_wrapper_cfg.type=mtp.engine.ShardedModel (each keeps a share of the weights '
+            'and states)')
+
+
+def _measure(runner: Runner, images: int, unit: int) -> tuple[int, int]:
+    """Return the bytes that a step takes without images, and those of an image."""
+    indices = list(islice(runner.train_dataloader.sampler, images))
+    # two images of each data set at least, or batch norm refuses maps of one pixel
+    _peak(runner, indices, 2 * unit)  # states of the optimiser appear
+    small, large = (_peak(runner, indices, number * unit) for number in (2, 3))
+    per_image = max(1, (large - small) // unit)
+    return small - 2 * unit * per_image, per_image
+
+
+def _peak(runner: Runner, indices: Sequence[Any], number: int) -> int:
+    """Return the most bytes in use during a step with ``number`` of the images at ``indices``."""
+    # at equal distances: some of each data set, which lie in a row
+    chosen = [indices[i * len(indices) // number] for i in range(number)]
+    loader = runner.train_dataloader
+    batch = loader.collate_fn([loader.dataset[index] for index in chosen])
+    torch.cuda.reset_peak_memory_stats()
+    runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+    return torch.cuda.max_memory_allocated()
+
+
+def _count(runner: Runner, images: int, capacity: int) -> tuple[int, int]:
+    """Return the bytes that follow from the number of weights, and the fewest of an image."""
+    weights = (value.to_local() if isinstance(value, DTensor) else value
+               for value in runner.model.parameters())
+    # weights, gradients, and AdamW's two averages
+    fixed = 4 * sum(value.numel() * value.element_size() for value in weights)
+    return fixed, max(0, capacity - fixed) // images
+
+
+def _batch_size(runner: Runner) -> int:
+    loader = runner.train_dataloader
+    return loader.batch_size // getattr(loader, 'accumulation', 1)
+
+
+def _release(runner: Runner) -> None:
+    runner.optim_wrapper.zero_grad()
+    if isinstance(runner.optim_wrapper, MixedPrecisionOptimWrapper):
+        runner.optim_wrapper.start_update(1)
+    gc.collect()
+    torch.cuda.empty_cache()
