@@ -200,7 +200,7 @@ def check_deterministic(cfg: Config) -> None:
         ValueError: mmcv's compiled operators would run on a GPU.
     """
     deterministic = cfg.get('randomness', {}).get('deterministic')
-    if deterministic and torch.cuda.is_available() and mmcv_ext.install() == 'native':
+    if deterministic and torch.cuda.is_available() and mmcv_ext.choice() == 'native':
         raise ValueError("--deterministic: the gradients of mmcv's compiled operators are added in "
                          'any order: set MTP_OPS=portable')
 

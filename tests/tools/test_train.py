@@ -62,7 +62,7 @@ def test_deterministic_training(monkeypatch, tmp_path):
 
 def test_deterministic_training_beside_a_compiled_mmcv_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setattr(mmcv_ext, 'install', lambda: 'native')
+    monkeypatch.setattr(mmcv_ext, 'choice', lambda: 'native')
     with pytest.raises(SystemExit, match='--deterministic: .*set MTP_OPS=portable'):
         run_tool(monkeypatch, 'train', TOY, '--work-dir', str(tmp_path), '--deterministic')
 
