@@ -3,6 +3,7 @@
 Steps, schedules, checkpoints and logs then mean the same on one GPU as on many.
 """
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -11,7 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mtp.engine.memory import explain_shortage
+from mtp.engine.memory import allocations_recorded, explain_shortage, write_snapshot
 from mtp.registry import LOOPS
 
 
@@ -65,16 +66,19 @@ class _Accumulating:
         """Make one update; the arguments are those of mmengine's loop.
 
         Raises:
-            torch.cuda.OutOfMemoryError: for the first one it says what would fit.
+            torch.cuda.OutOfMemoryError: for the first one it says what would fit; a snapshot of the
+                memory is in the work directory.
         """
         try:
-            if self.accumulation == 1:
-                super().run_iter(*args)
-            else:
-                self._update(args[0] if len(args) > 1 else self._iter, args[-1])
+            with nullcontext() if self._fits else allocations_recorded():
+                if self.accumulation == 1:
+                    super().run_iter(*args)
+                else:
+                    self._update(args[0] if len(args) > 1 else self._iter, args[-1])
             self._fits = True
             return
         except torch.cuda.OutOfMemoryError as error:
+            write_snapshot(self.runner)
             if self._fits:
                 raise
             said = str(error)

@@ -1,4 +1,6 @@
 """A first step that does not fit: one error with what it takes and what would fit."""
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -19,6 +21,8 @@ class Card:
                 reset_peak_memory_stats=lambda: None, max_memory_allocated=lambda: self.peak,
                 mem_get_info=lambda: (self.limit, self.limit), memory_reserved=lambda: 0).items():
             monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch.cuda.memory, '_dump_snapshot',
+                            lambda path: Path(path).write_text('snapshot'))
 
     def __call__(self, inputs, mode):
         self.sizes.append(len(inputs))
@@ -33,7 +37,7 @@ def runner(tmp_path):
     return toy_runner(tmp_path, **{'train_dataloader.batch_size': 12})
 
 
-def test_smaller_batches_tell_what_fits(runner, monkeypatch):
+def test_smaller_batches_tell_what_fits(runner, monkeypatch, tmp_path):
     card = Card(monkeypatch, runner.model)
     with pytest.raises(torch.cuda.OutOfMemoryError) as error:
         runner.train()
@@ -43,6 +47,7 @@ def test_smaller_batches_tell_what_fits(runner, monkeypatch):
     assert 'an image takes 1.00 GiB). 7 images should fit: --images-per-gpu 7 ' in text
     assert 'with_cp=True' in text and 'ShardedModel' in text
     assert text.endswith('torch says: CUDA out of memory.')
+    assert (tmp_path / 'memory_0.pickle').read_text() == 'snapshot'
 
 
 def test_one_of_several_processes_counts(runner, monkeypatch):
@@ -59,9 +64,13 @@ def test_where_the_smallest_batch_does_not_fit_other_settings_are_named(runner, 
         runner.train()
 
 
-def test_later_steps_keep_their_error(runner, monkeypatch):
+def test_later_steps_keep_their_error(runner, monkeypatch, tmp_path):
     card = Card(monkeypatch, runner.model)
     card.limit = 14 * GIB
+
+    def broken(path):
+        raise RuntimeError('no space')
+    monkeypatch.setattr(torch.cuda.memory, '_dump_snapshot', broken)
     runner.register_hook(_Shrink(card))
     with pytest.raises(torch.cuda.OutOfMemoryError, match='^CUDA out of memory.\nand more$'):
         runner.train()
