@@ -64,7 +64,7 @@ def test_where_the_smallest_batch_does_not_fit_other_settings_are_named(runner, 
         runner.train()
 
 
-def test_later_steps_keep_their_error(runner, monkeypatch, tmp_path):
+def test_later_steps_keep_their_error(runner, monkeypatch):
     card = Card(monkeypatch, runner.model)
     card.limit = 14 * GIB
 
