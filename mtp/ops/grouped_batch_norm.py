@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._higher_order_ops.effects import _EffectType, _register_effectful_op
+from torch._ops import OpOverload
 
 # the default process group -> the one of the collectives here
 _process_groups: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -51,7 +52,7 @@ def grouped_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Te
     """
     if sum(sizes) != len(x):
         raise ValueError(f'sizes={list(sizes)} must add up to the {len(x)} images of the batch')
-    normalise = synced_batch_norm if synced else local_batch_norm
+    normalise = torch.ops.mtp.synced_batch_norm if synced else torch.ops.mtp.local_batch_norm
     out, new_mean, new_var, *_ = normalise(
         x, weight, bias, running_mean, running_var, sizes, momentum, eps)
     with torch.no_grad():
@@ -60,7 +61,6 @@ def grouped_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Te
     return out
 
 
-@torch.library.custom_op('mtp::local_batch_norm', mutates_args=())
 def local_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor,
                      running_var: Tensor, sizes: Sequence[int], momentum: float, eps: float
                      ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -75,14 +75,6 @@ def local_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tens
     return out, running_mean, running_var, mean, invstd
 
 
-@local_batch_norm.register_fake
-def _(x, weight, bias, running_mean, running_var, sizes, momentum, eps):
-    by_group = running_mean.new_empty(len(sizes), x.shape[1])
-    return (_empty_like(x), torch.empty_like(running_mean), torch.empty_like(running_var),
-            by_group, torch.empty_like(by_group))
-
-
-@torch.library.custom_op('mtp::local_batch_norm_backward', mutates_args=())
 def local_batch_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor,
                               invstd: Tensor, sizes: Sequence[int], eps: float
                               ) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,7 +90,6 @@ def local_batch_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, mean: Ten
     return grad_x, _sum(of_weight), _sum(of_bias)
 
 
-@torch.library.custom_op('mtp::synced_batch_norm', mutates_args=())
 def synced_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor,
                       running_var: Tensor, sizes: Sequence[int], momentum: float, eps: float
                       ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -128,14 +119,6 @@ def synced_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Ten
     return out, running_mean, running_var, mean, invstd, count
 
 
-@synced_batch_norm.register_fake
-def _(x, weight, bias, running_mean, running_var, sizes, momentum, eps):
-    by_group = running_mean.new_empty(len(sizes), x.shape[1])
-    return (_empty_like(x), torch.empty_like(running_mean), torch.empty_like(running_var),
-            by_group, torch.empty_like(by_group), running_mean.new_empty(len(sizes), 1))
-
-
-@torch.library.custom_op('mtp::synced_batch_norm_backward', mutates_args=())
 def synced_batch_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor,
                                invstd: Tensor, count: Tensor, sizes: Sequence[int], eps: float
                                ) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,34 +136,6 @@ def synced_batch_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, mean: Te
         grad_x_i.copy_(elementwise(
             grad_i, x_i, mean_i, invstd_i, weight, *total[i].chunk(2), count[i]))
     return grad_x, _sum(of_weight), _sum(of_bias)
-
-
-def _fake_gradients(grad: Tensor, x: Tensor, weight: Tensor, *_: Any
-                    ) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
-
-
-def _make_differentiable(operator: Callable, backward: Callable) -> None:
-    def keep(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, weight, *_, ctx.sizes, _, ctx.eps = inputs
-        ctx.save_for_backward(x, weight, *output[3:])
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-
-    def gradients(ctx: Any, grad: Tensor | None, *_: None) -> tuple:
-        found = (None,) * 3
-        if grad is not None:
-            found = backward(grad, *ctx.saved_tensors, ctx.sizes, ctx.eps)
-        return *found, *(None,) * 5
-
-    backward.register_fake(_fake_gradients)
-    operator.register_autograd(gradients, setup_context=keep)
-
-
-_make_differentiable(local_batch_norm, local_batch_norm_backward)
-_make_differentiable(synced_batch_norm, synced_batch_norm_backward)
-for _operator in (torch.ops.mtp.synced_batch_norm, torch.ops.mtp.synced_batch_norm_backward):
-    _register_effectful_op(_operator.default, _EffectType.ORDERED)
 
 
 def _all_reduce(x: Tensor) -> None:
@@ -262,3 +217,60 @@ def _dense(x: Tensor) -> Tensor:
 
 def _dense_like(x: Tensor, other: Tensor) -> Tensor:
     return x.contiguous(memory_format=_layout(other))
+
+
+def _fake_local(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor,
+                sizes: Sequence[int], momentum: float, eps: float) -> tuple[Tensor, ...]:
+    mean, invstd = (running_mean.new_empty(len(sizes), x.shape[1]) for _ in range(2))
+    return (_empty_like(x), torch.empty_like(running_mean), torch.empty_like(running_var), mean,
+            invstd)
+
+
+def _fake_synced(x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    *outputs, invstd = _fake_local(x, *args)
+    return *outputs, invstd, invstd.new_empty(len(invstd), 1)
+
+
+def _fake_gradients(grad: Tensor, x: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return _empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+
+
+def _define(function: Callable, fake: Callable) -> OpOverload:
+    """Make an operator of a function."""
+    name = f'mtp::{function.__name__}'
+    # Compiled convolutions are channels-last: without the tag, maps would be copied to and fro.
+    torch.library.define(name, torch.library.infer_schema(function, mutates_args=()),
+                         tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
+    torch.library.impl(name, 'default', function)
+    torch.library.register_fake(name, fake)
+    return getattr(torch.ops.mtp, function.__name__).default
+
+
+def _make_differentiable(forward: OpOverload, backward: OpOverload) -> None:
+    def keep(ctx: Any, inputs: tuple, output: tuple) -> None:
+        x, weight, *_, ctx.sizes, _, ctx.eps = inputs
+        ctx.save_for_backward(x, weight, *output[3:])
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+
+    def gradients(ctx: Any, grad: Tensor | None, *_: None) -> tuple:
+        found = (None,) * 3
+        if grad is not None:
+            found = backward(grad, *ctx.saved_tensors, ctx.sizes, ctx.eps)
+        return *found, *(None,) * 5
+
+    torch.library.register_autograd(forward.name(), gradients, setup_context=keep)
+
+
+def _register() -> None:
+    local = (_define(local_batch_norm, _fake_local),
+             _define(local_batch_norm_backward, _fake_gradients))
+    synced = (_define(synced_batch_norm, _fake_synced),
+              _define(synced_batch_norm_backward, _fake_gradients))
+    _make_differentiable(*local)
+    _make_differentiable(*synced)
+    for operator in synced:
+        _register_effectful_op(operator, _EffectType.ORDERED)
+
+
+_register()
