@@ -6,6 +6,7 @@ from mtp.ops.horizontal_nms import kept_horizontal
 from mtp.ops.roi_align_levels import roi_align_levels
 from mtp.ops.roi_align_rotated import roi_align_rotated
 from mtp.ops.rotated_boxes import box_iou_rotated, nms_rotated
+from mtp.ops.sorting import sort_rows
 
 __all__ = ['box_iou_rotated', 'dcnv3', 'grouped_batch_norm', 'kept_horizontal', 'nms_rotated',
-           'roi_align_levels', 'roi_align_rotated', 'sigmoid_focal_loss']
+           'roi_align_levels', 'roi_align_rotated', 'sigmoid_focal_loss', 'sort_rows']

@@ -1,4 +1,6 @@
 """Assignment and sampling of padded batches against mmdet's, image by image."""
+import itertools
+
 import pytest
 import torch
 from mmdet.models.task_modules import BboxOverlaps2D, MaxIoUAssigner
@@ -88,6 +90,16 @@ def test_as_many_are_sampled_as_by_mmdet(positives, negatives):
         assert first.all() and not samples.positive[row, len(expected_pos):].any()
         assert torch.equal(samples.object[row, samples.positive[row]],
                            labels[samples.index[row, samples.positive[row]]] - 1)
+
+
+def test_filled_slots_come_first_as_by_a_stable_sort():
+    for positives, negatives, most in itertools.product(range(4), range(5), (1, 4, 7, 9)):
+        positive = torch.tensor([[i < positives for i in range(3)]])
+        negative = torch.tensor([[i < negatives for i in range(4)]])
+        slots, filled = module._filled_first(positive, negative, most)
+        flags, order = torch.cat([positive, negative], 1).byte().sort(
+            dim=1, descending=True, stable=True)
+        assert torch.equal(slots, order[:, :most]) and torch.equal(filled, flags[:, :most].bool())
 
 
 def test_a_draw_depends_on_the_seed_alone():

@@ -15,7 +15,7 @@ from torch import Tensor
 from mtp.models.tasks.base import TaskBatch, take_rows
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.sampling import Samples
-from mtp.ops.horizontal_nms import kept_horizontal
+from mtp.ops import kept_horizontal, sort_rows
 from mtp.registry import MODELS
 
 
@@ -221,9 +221,9 @@ class MultiDatasetOrientedRPNHead(_BatchedRPN, OrientedRPNHead):
 
 
 def _highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` highest scores and their places, both ``(B, count)``; the first of equal ones.
-    """
-    scores, index = scores.sort(dim=1, descending=True, stable=True)
+    """Return the ``count`` highest scores and their places, both ``(B, count)``; of equal ones the
+    first."""
+    scores, index = sort_rows(scores)
     return scores[:, :count], index[:, :count]
 
 

@@ -143,13 +143,34 @@ class SeededRandomSampler(RandomSampler):
             min(self.num, assigned.shape[1]))
         negative = (negative >= 0) & (torch.arange(more.shape[1], device=more.device) < room)
 
-        index, valid = torch.cat([index, more], 1), torch.cat([positive, negative], 1)
-        filled, slots = valid.byte().sort(dim=1, descending=True, stable=True)
-        index, valid = index.gather(1, slots)[:, :self.num], filled[:, :self.num].bool()
+        slots, valid = _filled_first(positive, negative, self.num)
+        index = torch.cat([index, more], 1).gather(1, slots)
         assigned = assigned.gather(1, index)
         positive = (assigned > 0) & valid
         return Samples(index=index, positive=positive, valid=valid,
                        object=(assigned - 1).clamp(min=0), most=min(most, index.shape[1]))
+
+
+def _filled_first(positive: Tensor, negative: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Order slots so that filled ones come first, as a stable sort would; no sort is needed, as
+    both kinds are filled from their first slot on.
+
+    Args:
+        positive: whether slots of positives are filled, bool ``(B, P)``.
+        negative: whether slots of negatives, which come after them, are filled, bool ``(B, N)``.
+        most: number of slots to return, at most.
+
+    Returns:
+        tuple[Tensor, Tensor]: the first ``most`` slots and whether each is filled, ``(B, S)``.
+    """
+    width = positive.shape[1]
+    positives = positive.sum(1, keepdim=True)
+    negatives = negative.sum(1, keepdim=True)
+    place = torch.arange(min(most, width + negative.shape[1]), device=positive.device)
+    filled = positives + negatives
+    slots = torch.where(place < filled, place + width - positives, place)
+    slots = torch.where((place >= filled) & (place < width + negatives), place - negatives, slots)
+    return torch.where(place < positives, place, slots), place < filled
 
 
 def hashed(seeds: Tensor, count: int) -> Tensor:
