@@ -80,6 +80,27 @@ def take_rows(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
 
 
+def mark_varying(values: Tensor, dim: int) -> Tensor:
+    """Have ``torch.compile`` make one code for all sizes of a dimension; returns ``values``."""
+    torch._dynamo.maybe_mark_dynamic(values, dim)
+    return values
+
+
+def is_highest(logits: Tensor, index: Tensor) -> Tensor:
+    """Return whether ``index`` is ``logits.argmax(1)``, bool ``(N,)``; never where that is NaN.
+
+    ``argmax`` itself, compiled into one kernel with a softmax, takes long to compile or cannot be.
+
+    Args:
+        logits: ``(N, C)``.
+        index: int64 ``(N,)``, 0..C-1.
+    """
+    index = index[:, None]
+    own = logits.gather(1, index)
+    earlier = torch.arange(logits.shape[1], device=logits.device) < index
+    return torch.where(earlier, own > logits, own >= logits).all(1)
+
+
 def count_ratio(counts: Tensor) -> Tensor:
     """This process's share of a loss normaliser, relative to the mean over processes.
 

@@ -6,14 +6,15 @@ import torch.nn.functional as F
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
-from mtp.models.tasks.base import TaskBatch, take_rows, to_device
+from mtp.models.tasks.base import TaskBatch, mark_varying, take_rows, to_device
 
 
 @dataclass
 class GroundTruth:
     """Objects of B images, padded to G an image; D numbers a box.
 
-    G is a power of two, at least 8, so that few shapes occur. What is padding has box 0 and label
+    G is a power of two, at least 8, so that few shapes occur; compiled code serves all of them.
+    What is padding has box 0 and label
     0 and is not ``valid``.
 
     Attributes:
@@ -47,8 +48,11 @@ class GroundTruth:
         seeds = [sample.get('sample_seed') for sample in batch.samples]
         if None in seeds:
             seeds = torch.randint(1 << 62, (len(seeds),)).tolist()
-        return cls(boxes=boxes[number].float(), labels=labels[number], valid=number < total,
-                   number=number, seeds=to_device(seeds, batch.device, torch.int64),
+        padded = dict(boxes=boxes[number].float(), labels=labels[number], valid=number < total,
+                      number=number)
+        for values in padded.values():
+            mark_varying(values, 1)
+        return cls(**padded, seeds=to_device(seeds, batch.device, torch.int64),
                    masks=F.pad(torch.cat([i.masks for i in instances]), (0, 0, 0, 0, 0, 1))
                    if with_masks else None)
 

@@ -12,7 +12,13 @@ from mmengine.config import ConfigDict
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
-from mtp.models.tasks.base import TaskBatch, count_ratio, take_rows
+from mtp.models.tasks.base import (
+    TaskBatch,
+    count_ratio,
+    is_highest,
+    mark_varying,
+    take_rows,
+)
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.rpn_head import Proposals, unit_box
 from mtp.models.tasks.sampling import Samples
@@ -121,29 +127,35 @@ class SharedRoIHead(StandardRoIHead):
         ratios = count_ratio(counts)
         losses = {}
         for (name, group), count, ratio in zip(batch.groups.items(), counts.clamp(min=1), ratios):
+            logits, deltas = self.bbox_heads[name](feats[group].flatten(0, 1))
+            if not self.bbox_head.reg_class_agnostic:
+                mark_varying(deltas, 1)
             loss_cls, right, loss_bbox = self.box_terms(
-                self.bbox_heads[name], feats[group], *(t[group] for t in targets),
+                mark_varying(logits, 1), deltas, *(t[group] for t in targets),
                 samples.positive[group], samples.valid[group])
             losses[name] = dict(loss_cls=loss_cls / count * ratio, acc=100 * right / count,
                                 loss_bbox=loss_bbox / count * ratio)
         return losses
 
-    @staticmethod
-    def box_terms(head: BBoxHead, feats: Tensor, labels: Tensor, targets: Tensor,
+    def box_terms(self, logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor,
                   positive: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sums over a data set's boxes: loss of the classes, right ones, loss of the deltas.
+        """Sum over a data set's boxes: loss of the classes, right ones, loss of the deltas.
+
+        Compiled code of it serves all data sets, whatever their number of classes.
 
         Args:
-            head: of the data set.
-            feats: ``(b, S, C)``.
-            labels, targets: of the objects, ``(b, most)`` and ``(b, most, D)``.
-            positive, valid: as of :class:`Samples`.
+            logits: scores of the classes, then of background, ``(b * S, classes + 1)``.
+            deltas: predicted deltas, ``(b * S, D)`` or of each class, ``(b * S, classes * D)``.
+            labels: classes of the objects, int64 ``(b, most)``.
+            targets: deltas to the objects, ``(b, most, D)``.
+            positive: as of :class:`Samples`, ``(b, S)``.
+            valid: as of :class:`Samples`, ``(b, S)``.
         """
-        logits, deltas = (t.float() for t in head(feats.flatten(0, 1)))
+        head, logits, deltas = self.bbox_head, logits.float(), deltas.float()
         most, others = labels.shape[1], valid.shape[1] - labels.shape[1]
-        wanted = torch.where(positive, F.pad(labels, (0, others)), head.num_classes).flatten()
+        wanted = torch.where(positive, F.pad(labels, (0, others)), logits.shape[1] - 1).flatten()
         loss_cls = head.loss_cls(logits, wanted, reduction_override='none')
-        right = (logits.argmax(1) == wanted) & valid.flatten()
+        right = is_highest(logits, wanted) & valid.flatten()
 
         deltas = deltas.unflatten(0, valid.shape)[:, :most].unflatten(2, (-1, targets.shape[2]))
         of_class = torch.zeros_like(labels) if head.reg_class_agnostic else labels

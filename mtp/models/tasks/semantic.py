@@ -7,7 +7,7 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 from mtp.models.layers import set_dataset_sizes
-from mtp.models.tasks.base import Task, TaskBatch
+from mtp.models.tasks.base import Task, TaskBatch, mark_varying
 from mtp.registry import MODELS
 
 
@@ -49,7 +49,7 @@ class SemanticTask(Task):
         losses = {}
         for name, group in batch.groups.items():
             logits = self.classifiers[name](feats[group])
-            losses[name] = self.terms(logits, labels[group])
+            losses[name] = self.terms(mark_varying(logits, 1), labels[group])
         return losses
 
     def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
