@@ -14,8 +14,7 @@ class GroundTruth:
     """Objects of B images, padded to G an image; D numbers a box.
 
     G is a power of two, at least 8, so that few shapes occur; compiled code serves all of them.
-    What is padding has box 0 and label
-    0 and is not ``valid``.
+    Padding has box 0 and label 0 and is not ``valid``.
 
     Attributes:
         boxes: ``(B, G, D)``, pixels.
