@@ -60,6 +60,7 @@ class Smoke:
     def train(self, name: str, iterations: int, **options) -> list[float]:
         """Train the demo, and return the loss of each iteration."""
         from mtp.engine import launch
+        from mtp.engine.batch_size import share_batch
         cfg = launch.load_config(argparse.Namespace(
             config=CONFIG, work_dir=self.out / name, launcher='none', cfg_options={}))
         for kind in ('train', 'val', 'test'):
@@ -69,6 +70,7 @@ class Smoke:
             'experiment_name': name, 'train_cfg.max_iters': iterations,
             'train_cfg.val_interval': iterations + 1, 'default_hooks.logger.interval': 5,
             **STILL, **options})
+        share_batch(cfg, processes=1)
         runner = launch.build_runner(cfg)
         runner.train()
         return runner.message_hub.get_scalar('train/loss').data[0].tolist()
