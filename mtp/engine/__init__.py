@@ -9,6 +9,7 @@ from mtp.engine.logging import DeferredLogHook, TaskLossLogProcessor
 from mtp.engine.loops import AccumulatingEpochLoop, AccumulatingIterLoop
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
 from mtp.engine.parallel import ReplicatedModel, ShardedModel
+from mtp.engine.rehearsal import RehearsalHook
 from mtp.engine.runner import Runner
 from mtp.engine.throughput import ThroughputHook, TraceHook
 from mtp.engine.visualization_hook import DrawPredictionsHook
@@ -20,6 +21,7 @@ compat.load_checkpoints_safely(load_safely)
 __all__ = [
     'AccumulatingEpochLoop', 'AccumulatingIterLoop', 'CheckDatasetsHook', 'CompileHook',
     'DeferredLogHook', 'DrawPredictionsHook', 'ExportEncoderHook', 'FastEMA',
-    'LayerDecayOptimWrapperConstructor', 'MixedPrecisionOptimWrapper', 'ReplicatedModel', 'Runner',
-    'SeedIterationHook', 'ShardedModel', 'TaskLossLogProcessor', 'ThroughputHook', 'TraceHook',
+    'LayerDecayOptimWrapperConstructor', 'MixedPrecisionOptimWrapper', 'RehearsalHook',
+    'ReplicatedModel', 'Runner', 'SeedIterationHook', 'ShardedModel', 'TaskLossLogProcessor',
+    'ThroughputHook', 'TraceHook',
 ]

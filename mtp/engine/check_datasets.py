@@ -17,6 +17,8 @@ class CheckDatasetsHook(Hook):
             not the sum of the sampler's images per data set.
     """
 
+    priority = 'VERY_HIGH'
+
     def before_train(self, runner: Runner) -> None:
         """Check the training loader."""
         self._check(runner, runner.train_dataloader)

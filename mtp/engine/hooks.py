@@ -55,6 +55,12 @@ class ExportEncoderHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Write the file, on the main process."""
+        path = Path(runner.work_dir) / 'encoder.pth'
+        self.export(runner, path)
+        runner.logger.info(f'Encoder written to {path}')
+
+    def export(self, runner: Runner, path: Path) -> None:
+        """Write the encoder to ``path``, on the main process; all processes must call."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         state_dict = whole_state_dict(model.backbone)
         if not is_main_process():
@@ -64,8 +70,6 @@ class ExportEncoderHook(Hook):
             'meta': {'mtp_version': mtp.__version__,
                      'backbone': Config({'backbone': runner.cfg.model.backbone}).pretty_text,
                      'iteration': runner.iter}}
-        path = Path(runner.work_dir) / 'encoder.pth'
         unfinished = path.with_suffix('.pth.tmp')
         torch.save(content, unfinished)
         os.replace(unfinished, path)
-        runner.logger.info(f'Encoder written to {path}')

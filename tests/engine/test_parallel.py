@@ -116,7 +116,8 @@ def _other_settings(rank: int, folder: Path) -> tuple[dict[str, Run], int, list[
     runs = {
         'compressed': _train(2, folder / 'c', dict(COPIES, compress_gradients=True), **few),
         'copies, accumulated': _train(2, folder / 'ca', **accumulate),
-        'shards, accumulated': _train(2, folder / 'sa', SHARDS, **accumulate)}
+        'shards, accumulated': _train(
+            2, folder / 'sa', SHARDS, **accumulate, **{'default_hooks.rehearsal.min_iters': 1})}
 
     runner = launch.build_runner(_config(2, folder / 'plain', SHARDS, **few))
     runner.train()
