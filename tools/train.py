@@ -47,8 +47,7 @@ def main() -> None:
     with launch.users_errors():
         require_usable_gpu()
         cfg = launch.load_config(args)
-        chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile,
-                  'images_per_gpu': args.images_per_gpu}
+        chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
         launch.override(cfg, {key: value for key, value in chosen.items() if value})
         if args.deterministic:
             cfg.randomness = dict(cfg.get('randomness', {}), deterministic=True)
@@ -57,6 +56,7 @@ def main() -> None:
             start, stop = args.profile
             cfg.custom_hooks = [*cfg.get('custom_hooks', []),
                                 dict(type=TraceHook, start=start, stop=stop)]
+        cfg.images_per_gpu = args.images_per_gpu or cfg.get('images_per_gpu')
         division = share_batch(cfg, launch.number_of_processes(cfg.launcher), args.cfg_options)
         checkpoint = launch.checkpoint_to_resume(cfg, args.resume)
         if checkpoint:

@@ -92,9 +92,11 @@ def _advice(fitting: int, unit: int) -> str:
 def _measure(runner: Runner, images: int, unit: int) -> tuple[int, int]:
     """Return the bytes that a step takes without images, and those of an image."""
     indices = list(islice(runner.train_dataloader.sampler, images))
-    # two images of each data set at least, or batch norm refuses maps of one pixel
-    _peak(runner, indices, 2 * unit)  # states of the optimiser appear
-    small, large = (_peak(runner, indices, number * unit) for number in (2, 3))
+    # Compiled code takes less, but to compile for two more sizes takes minutes.
+    with torch.compiler.set_stance('force_eager'):
+        # two images of each data set at least, or batch norm refuses maps of one pixel
+        _peak(runner, indices, 2 * unit)  # states of the optimiser appear
+        small, large = (_peak(runner, indices, number * unit) for number in (2, 3))
     per_image = max(1, (large - small) // unit)
     return small - 2 * unit * per_image, per_image
 
