@@ -97,7 +97,8 @@ case "$*" in
     *cv2*) exit {cv2} ;;
     *sys.prefix*) echo {prefix} ;;
     --version) echo Python {version} ;;
-    *) echo "$@" >>{prefix}/log; [[ $* != *pip* ]] || cat "$5" >>{prefix}/constraints ;;
+    *) echo "$@" >>{prefix}/log; echo "$OMP_WAIT_POLICY" >{prefix}/policy
+       [[ $* != *pip* ]] || cat "$5" >>{prefix}/constraints ;;
 esac
 """
 PYTHON = PYTHON.replace('/usr/bin/env -S bash', shutil.which('bash'))
@@ -111,6 +112,7 @@ def test_scripts_install_once_into_the_active_environment(tmp_path):
     pip, *tests = shell.log.read_text().splitlines()
     assert re.fullmatch(r'-m pip install --constraint \S+ --editable \.\[test\]', pip)
     assert tests == [f'{PYTEST} -k hooks'] * 2
+    assert (tmp_path / 'policy').read_text().strip() == 'PASSIVE'
     constraints = (tmp_path / 'constraints').read_text()
     assert 'onedl-mmcv==' in constraints
     assert 'torch==' not in constraints  # the environment's own stays

@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from mtp.cli.threads import sleep_while_waiting
+
 RECIPES = Path(__file__).resolve().parents[1] / 'configs' / 'finetune'
 
 
@@ -33,6 +35,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    sleep_while_waiting()
     args = parse_args()
     from mtp.cli import finetuning
     from mtp.engine import launch

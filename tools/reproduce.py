@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from mtp.cli.arguments import add_config_options
+from mtp.cli.threads import sleep_while_waiting
 from mtp.data.facts import DATASETS
 
 
@@ -28,6 +29,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    sleep_while_waiting()
     args = parse_args()
     from mtp.engine import launch, recipes
     from mtp.engine.reproduce import compare, load_released

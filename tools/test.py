@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from mtp.cli.arguments import add_run_arguments
+from mtp.cli.threads import sleep_while_waiting
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,6 +25,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    sleep_while_waiting()
     args = parse_args()
     from mmengine.dist import is_main_process
 

@@ -3,6 +3,7 @@ import argparse
 
 from mtp.cli.arguments import add_run_arguments
 from mtp.cli.own_gpu import show_own_gpu
+from mtp.cli.threads import sleep_while_waiting
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,6 +35,7 @@ def iteration_range(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
+    sleep_while_waiting()
     args = parse_args()
     show_own_gpu(args.launcher)  # before torch starts
     import torch

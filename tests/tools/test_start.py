@@ -1,7 +1,9 @@
-"""The tools' ``--help``."""
+"""What the tools do before they import torch."""
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 REPO = Path(__file__).parents[2]
 TOOLS = sorted(str(path.relative_to(REPO)) for path in (REPO / 'tools').rglob('*.py')
@@ -38,3 +40,29 @@ def test_options_of_the_config_are_read_as_mmengine_reads_them():
                               'e=None'])
     assert args.cfg_options == {'a.b': 1, 'c': [1, 2], 'd': 'x', 'e': None}
     assert parser.parse_args(['c.py']).cfg_options == {}
+
+
+# Run a tool up to its first import of torch, and end with the variable's value there.
+UNTIL_TORCH = '''
+import os, runpy, sys
+class Stop:
+    def find_spec(name, path, target=None):
+        if name == 'torch':
+            raise SystemExit(os.environ['OMP_WAIT_POLICY'])
+sys.argv = sys.argv[1:]
+sys.meta_path.insert(0, Stop)
+runpy.run_path(sys.argv[0], run_name='__main__')
+'''
+
+
+@pytest.mark.parametrize('set_by_user', ['', 'ACTIVE'])
+@pytest.mark.parametrize('command', [
+    'tools/train.py c.py --cfg-options a=1', 'tools/test.py c.py c.pth', 'tools/finetune_all.py',
+    'tools/reproduce.py oscd vit_b_rvsa --checkpoint c.pth --data data'])
+def test_threads_are_told_to_sleep_before_torch_is_imported(command, set_by_user, monkeypatch):
+    monkeypatch.delenv('OMP_WAIT_POLICY', raising=False)
+    if set_by_user:
+        monkeypatch.setenv('OMP_WAIT_POLICY', set_by_user)
+    result = subprocess.run([sys.executable, '-c', UNTIL_TORCH, *command.split()], cwd=REPO,
+                            text=True, capture_output=True, check=False)
+    assert result.stderr.strip() == (set_by_user or 'PASSIVE')
