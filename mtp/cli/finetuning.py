@@ -27,8 +27,9 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 # Of a small run: pixels of an image side by the library that trains, and training steps at least.
 SIDES, STEPS = {'mmpretrain': 64, 'mmseg': 64, 'mmdet': 128, 'mmrotate': 128}, 16
 # A step is a fork of this process, and finds these imported. None of them starts a thread.
-HEAVY = ('mmdet.models', 'mmseg.models', 'mmrotate.models', 'mmpretrain.models', 'mtp.data',
-         'mtp.models', 'mtp.evaluation', 'torch.utils.tensorboard')
+HEAVY = ('mmdet.models', 'mmseg.models', 'mmrotate.models', 'mmpretrain.models', 'mtp.data.change',
+         'mtp.data.crops', 'mtp.data.detection', 'mtp.data.labelled', 'mtp.models',
+         'mtp.evaluation', 'torch.utils.tensorboard')
 FORK = multiprocessing.get_context('fork')
 COLUMNS = '{:<12} {:<15} {:>7} {:>16}  {:<34} {:>8}'
 
