@@ -54,13 +54,20 @@ class _Accumulating:
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, accumulation: int = 1,
                  **kwargs) -> None:
-        if accumulation > 1:
-            if isinstance(dataloader, dict):
-                dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
-            dataloader = GroupedLoader(dataloader, accumulation)
-        super().__init__(runner, dataloader, *args, **kwargs)
         self.accumulation = accumulation
         self._fits = False  # until a step has run
+        super().__init__(runner, dataloader, *args, **kwargs)
+
+    @property
+    def dataloader(self) -> DataLoader | GroupedLoader:
+        """The loader, which gives the batches of an update together where there are several."""
+        return self._dataloader
+
+    @dataloader.setter
+    def dataloader(self, loader: DataLoader) -> None:
+        # set by mmengine's constructor, before it asks for the length
+        self._dataloader = loader if self.accumulation == 1 else GroupedLoader(
+            loader, self.accumulation)
 
     def run_iter(self, *args) -> None:
         """Make one update; the arguments are those of mmengine's loop.
