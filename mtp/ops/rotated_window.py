@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtp.ops.deterministic import grid_sample
-from mtp.ops.dispatch import gradients, use_triton
+from mtp.ops.dispatch import use_triton
 from mtp.ops.relative_position import relative_position_terms
 
 
@@ -140,14 +140,6 @@ def rotated_window_attention_torch(q: Tensor, k: Tensor, v: Tensor, grid: Tensor
     out = out.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)  # (B, H', W', heads, d)
     left, _, top, _ = padding
     return out[:, top:top + height, left:left + width]
-
-
-def rotated_window_attention_backward_torch(
-        grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor,
-        rel_pos_w: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """Return the gradients of all operands of :func:`rotated_window_attention_torch`."""
-    return gradients(rotated_window_attention_torch,
-                     (q, k, v, grid, rel_pos_h, rel_pos_w, bias), grad_out)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scales: Tensor, angles: Tensor,

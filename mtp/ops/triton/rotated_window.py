@@ -15,11 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mtp.ops.dispatch import else_twin
-from mtp.ops.rotated_window import (
-    rotated_window_attention_backward_torch,
-    rotated_window_attention_torch,
-)
+from mtp.ops.dispatch import else_twin, gradients
+from mtp.ops.rotated_window import rotated_window_attention_torch
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 SIDE = tl.constexpr(8)
@@ -261,7 +258,7 @@ def _twin(q: Tensor, *operands: Tensor) -> tuple[Tensor, Tensor]:
 
 def _backward_twin(*tensors: Tensor) -> tuple[Tensor, ...]:
     *operands, _out, _logsumexp, grad_out = tensors
-    return rotated_window_attention_backward_torch(grad_out, *operands)
+    return gradients(rotated_window_attention_torch, tuple(operands), grad_out)
 
 
 @torch.library.custom_op('mtp::rotated_window_attention', mutates_args=(),

@@ -9,6 +9,8 @@ from mtp import fallback
 from mtp.ops import dispatch, trials
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+# on a GPU some of torch's own gradients, and so the twins', differ from run to run
+TOLERANCE = {} if DEVICE == 'cuda' else {'rtol': 0, 'atol': 0}
 LEARNED = ['dcnv3', 'roi_align_levels', 'roi_align_rotated', 'rotated_window_attention',
            'sigmoid_focal_loss']
 pytestmark = pytest.mark.filterwarnings('ignore:Conversion of an array:DeprecationWarning')
@@ -62,7 +64,7 @@ def call_of(name, dtype=torch.float32):
 
 def assert_equal(results, expected):
     for result, reference in zip(results, expected, strict=True):
-        assert result.dtype == reference.dtype and torch.equal(result, reference)
+        torch.testing.assert_close(result, reference, **TOLERANCE)
 
 
 @pytest.mark.parametrize('name', list(trials.calls('cpu', torch.float32)))
