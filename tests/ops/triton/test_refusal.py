@@ -6,7 +6,9 @@ import torch
 import triton
 
 from mtp import fallback
+from mtp.models.backbones import build_backbone
 from mtp.ops import dispatch, trials
+from tests.models.small import build_model, losses_of, make_sample
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 # on a GPU some of torch's own gradients, and so the twins', differ from run to run
@@ -184,3 +186,29 @@ def test_trials_name_what_is_refused(monkeypatch):
     monkeypatch.setattr(fallback, '_fallen', {})
     monkeypatch.setenv('MTP_STRICT', '1')
     assert 'MTP_STRICT=1 allows no fall-back' in trials.refusals(DEVICE)['dcnv3']
+
+
+@pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore``')
+def test_a_training_goes_on_with_the_twins_numbers(monkeypatch):
+    """Losses and weights of three steps of two accumulated batches."""
+    def train():
+        model = build_model(dict(a=dict(num_classes=2)), backbone=dict(
+            type=build_backbone, name='vit_tiny_rvsa', embed_dim=48, img_size=64)).train()
+        optimizer = torch.optim.AdamW(model.parameters())
+        losses = []
+        for number in range(6):
+            samples = [make_sample('a', seed=seed) for seed in (number, 9)]
+            total, _ = model.parse_losses(losses_of(model, samples))
+            total.backward()
+            losses.append(total.detach())
+            if number % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+        return [*losses, *model.state_dict().values()]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatch, 'SETTING', 'torch')
+        expected = train()
+    Refusal(monkeypatch, 'kernel')
+    assert_equal(train(), expected)
+    assert {'rotated_window_attention', 'roi_align_levels'} <= fallback.fallen().keys()
