@@ -1,8 +1,8 @@
 """Every workaround for an upstream library, each with the version that needs it.
 
 ``import mtp`` calls :func:`setup`, which imports none of them: a workaround is applied when the
-package that needs it is imported. :mod:`mtp.engine` applies :func:`load_checkpoints_safely` and
-:func:`cache_ordered_effects`.
+package that needs it is imported. :mod:`mtp.engine` applies :func:`load_checkpoints_safely`, and
+:func:`support_ordered_effects` where a model is compiled.
 ``tests/test_compat.py`` has a test for each that fails when upstream no longer needs it.
 """
 import functools
@@ -157,11 +157,26 @@ def load_checkpoints_safely(load: Callable[[str, Any], object]) -> None:
         return load(filename, map_location)
 
 
-def cache_ordered_effects() -> None:
-    """Let compiled code whose operators have an ordered effect be kept in the compile cache.
+@functools.cache
+def support_ordered_effects() -> None:
+    """Let inductor keep operators of an ordered effect in order, and their code in its cache.
 
-    torch 2.11.0 orders such operators by a node that it does not mark as one that can be cached, so
-    that every start would compile what holds synchronised batch norm anew.
+    torch 2.11.0 orders them by nodes that it does not mark as ones that can be cached, so that what
+    holds synchronised batch norm would be compiled anew at every start. And inductor notes what an
+    operator has to wait for by the name of its buffer, but looks it up by the operator's, so that
+    the order is lost.
     """
     from torch._higher_order_ops.effects import with_effects
+    from torch._inductor import lowering
+    from torch._inductor.virtualized import V
     with_effects._cacheable = True
+    lower = lowering.lowerings[with_effects]
+
+    def lower_in_order(*args, **kwargs):
+        first = len(V.graph.operations)
+        result = lower(*args, **kwargs)
+        waits = getattr(V.graph, 'additional_star_deps', None)  # older releases have another way
+        for operation in V.graph.operations[first:] if waits is not None else ():
+            waits[operation.get_operation_name()].update(waits[operation.get_name()])
+        return result
+    lowering.lowerings[with_effects] = lower_in_order

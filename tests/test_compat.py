@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch._higher_order_ops import effects
+from torch._inductor import lowering, scheduler
 
 from mtp import compat
 from mtp.ops import mmcv_ext
@@ -114,11 +115,12 @@ def test_unsafe_checkpoints_are_refused(tmp_path):
     assert checkpoint.load_from_local(str(path), None)['extra'] == 0
 
 
-def test_ordered_effects_are_cached():
-    import mtp.engine  # noqa: F401  (applies the workaround)
-    assert effects.with_effects.cacheable()
-    # upstream makes them without: when this fails, cache_ordered_effects() can go
+def test_inductor_still_loses_ordered_effects():
+    """``support_ordered_effects`` can go when this fails; tests/ops/test_grouped_batch_norm.py has
+    what it is for."""
     assert 'cacheable' not in inspect.getsource(effects.WithEffects)
+    assert 'op_name = new_op.get_name()' in inspect.getsource(lowering)
+    assert 'additional_star_deps[node.get_name()]' in inspect.getsource(scheduler)
 
 
 @pytest.mark.parametrize('value, message', [

@@ -15,7 +15,6 @@ from mtp.engine.throughput import ThroughputHook, TraceHook
 from mtp.engine.visualization_hook import DrawPredictionsHook
 from mtp.models.checkpoints import load_safely
 
-compat.cache_ordered_effects()
 compat.load_checkpoints_safely(load_safely)
 
 __all__ = [

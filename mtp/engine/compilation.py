@@ -15,6 +15,7 @@ from torch import nn
 from torch.distributed import PrefixStore, Store
 from torch.distributed.distributed_c10d import _get_default_store
 
+from mtp import compat
 from mtp.engine.compiled_part import CompiledPart, PartKind
 from mtp.engine.logging import is_log_step
 from mtp.fallback import fall_back
@@ -146,8 +147,12 @@ def compile_parts(model: nn.Module, backend: str) -> dict[str, PartKind]:
     Returns:
         dict[str, PartKind]: the kinds of parts by name.
     """
+    if backend == 'inductor':
+        compat.support_ordered_effects()
     # So that a failure of the backward pass comes before the forward pass has changed anything.
     torch._functorch.config.force_non_lazy_backward_lowering = True
+    # Parts inside of DDP's forward would be cut where its buckets of gradients end.
+    torch._dynamo.config.optimize_ddp = False
     torch._dynamo.config.recompile_limit = MOST_VERSIONS
     kinds: dict[str, PartKind] = {}
     for module, method, dynamic in parts(model):

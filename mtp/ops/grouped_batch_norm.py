@@ -6,9 +6,10 @@ library's batch norm, and over all processes, with one all-reduce for all groups
 A process that runs layers compiled must issue the collectives of one that runs them uncompiled, in
 the same order, but a compiler may reorder layers that do not need each other's results. The
 operators over all processes are therefore registered as having an ordered effect: in compiled code
-each call depends on the one before. In both forms the gradients are computed in the reverse order
-of the calls. The collectives use a process group of their own, because DDP reduces gradients
-between two layers where these run uncompiled, and after the last one where they are compiled.
+each call depends on the one before (see ``mtp.compat.support_ordered_effects``). In both forms the
+gradients are computed in the reverse order of the calls. The collectives use a process group of
+their own, because DDP reduces gradients between two layers where these run uncompiled, and after
+the last one where they are compiled.
 """
 import functools
 import weakref

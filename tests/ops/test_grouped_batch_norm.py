@@ -6,9 +6,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.utils import counters
 from torch._functorch.aot_autograd import make_boxed_func
 from torch._higher_order_ops.effects import with_effects
 
+from mtp import compat
 from mtp.ops import grouped_batch_norm
 
 module = importlib.import_module('mtp.ops.grouped_batch_norm')  # the function has its name
@@ -144,3 +146,13 @@ def test_compiled_layers_keep_the_order_of_their_collectives(alone, monkeypatch)
         for before, after in zip(nodes, nodes[1:]):
             assert after.args[0].args == (before, 0), 'each depends on the one before'
     assert len(graphs) == 2
+
+
+@pytest.mark.slow
+def test_inductor_keeps_the_order_and_its_cache(alone, monkeypatch):
+    compat.support_ordered_effects()
+    torch._dynamo.reset()
+    counters.clear()
+    order = collectives(monkeypatch, layers)
+    assert collectives(monkeypatch, torch.compile(layers, fullgraph=True)) == order
+    assert not counters['inductor']['fxgraph_cache_bypass']
