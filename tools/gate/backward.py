@@ -1,0 +1,142 @@
+"""Autograd's engine in Python, for fake CUDA tensors where there is no CUDA device.
+
+torch 2.11: the engine asks the driver for the stream of each CUDA tensor, fake ones included, and
+ends with an error where there is none. AOTAutograd needs it to trace a backward pass.
+"""
+import heapq
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node, get_gradient_edge
+
+
+@contextmanager
+def in_python() -> Iterator[None]:
+    """Let ``torch.autograd.grad`` run in Python."""
+    with patch.object(torch.autograd, '_engine_run_backward', gradients):
+        yield
+
+
+_running: list[Node] = []
+
+
+def running() -> Node | None:
+    """Return the node whose gradients are computed now."""
+    return _running[-1] if _running else None
+
+
+def gradients(outputs: Sequence[Tensor], grad_outputs: Sequence[Tensor | None], keep_graph: bool,
+              create_graph: bool, inputs: Sequence[Tensor] = (), allow_unreachable: bool = False,
+              accumulate_grad: bool = False) -> tuple[Tensor | None, ...]:
+    """Return the gradients of ``inputs``; the arguments are those of torch's own engine.
+
+    Hooks on tensors and nodes are not called.
+    """
+    if not inputs or accumulate_grad:
+        raise NotImplementedError('gradients are returned for inputs only, not accumulated')
+    edges = [get_gradient_edge(tensor) for tensor in inputs]
+    found: dict[tuple[Node, int], Tensor] = {}
+    wanted = {(edge.node, edge.output_nr) for edge in edges}
+    roots = [get_gradient_edge(tensor) for tensor in outputs]
+    needed = _needed({root.node for root in roots}, {edge.node for edge in edges})
+    waiting = _incoming(needed)
+    arrived: dict[Node, dict[int, Tensor]] = defaultdict(dict)
+    ready = _Queue()
+    for root, tensor, grad in zip(roots, outputs, grad_outputs):
+        if root.node in needed:
+            _add(arrived[root.node], root.output_nr,
+                 torch.ones_like(tensor) if grad is None else grad)
+    for node in {root.node: None for root in roots}:
+        if node in needed and not waiting[node]:
+            ready.push(node)
+    with torch.set_grad_enabled(create_graph):
+        while ready:
+            node = ready.pop()
+            grads = arrived.pop(node, {})
+            found |= {(node, i): g for i, g in grads.items() if (node, i) in wanted}
+            leads_on = any(following in needed for following, _ in node.next_functions)
+            _running.append(node)
+            results = _apply(node, grads) if grads and leads_on else itertools.repeat(None)
+            _running.pop()
+            for (following, place), grad in zip(node.next_functions, results):
+                if following not in needed:
+                    continue
+                if grad is not None:
+                    _add(arrived[following], place, _fitted(grad, following, place))
+                waiting[following] -= 1
+                if not waiting[following]:
+                    ready.push(following)
+    return tuple(found.get((edge.node, edge.output_nr)) for edge in edges)
+
+
+class _Queue:
+    """Nodes, the one that was made last first."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Node]] = []
+        self._count = itertools.count()
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+    def push(self, node: Node) -> None:
+        heapq.heappush(self._heap, (-node._sequence_nr(), next(self._count), node))
+
+    def pop(self) -> Node:
+        return heapq.heappop(self._heap)[-1]
+
+
+def _needed(roots: set[Node], ends: set[Node]) -> set[Node]:
+    """Return the nodes on the ways from ``roots`` to ``ends``."""
+    leads: dict[Node, bool] = {}
+    stack = [(root, False) for root in roots]
+    while stack:
+        node, done = stack.pop()
+        following = [f for f, _ in node.next_functions if f is not None]
+        if done:
+            leads[node] = node in ends or any(leads[f] for f in following)
+        elif node not in leads:
+            leads[node] = False
+            stack.append((node, True))
+            stack += [(f, False) for f in following if f not in leads]
+    return {node for node, needed in leads.items() if needed}
+
+
+def _incoming(nodes: set[Node]) -> dict[Node, int]:
+    counts = dict.fromkeys(nodes, 0)
+    for node in nodes:
+        for following, _ in node.next_functions:
+            if following in counts:
+                counts[following] += 1
+    return counts
+
+
+def _apply(node: Node, grads: dict[int, Tensor]) -> tuple[Tensor | None, ...]:
+    metas = node._input_metadata
+    if isinstance(node, BackwardCFunction):
+        some = next(iter(grads.values()))
+        results = node.apply(*(
+            grads[i] if i in grads else some.new_zeros(meta.shape, dtype=meta.dtype)
+            for i, meta in enumerate(metas)))
+    else:
+        results = node(*(grads.get(i) for i in range(len(metas))))
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _fitted(grad: Tensor, node: Node, place: int) -> Tensor:
+    """Return ``grad`` in the shape and dtype of what it is the gradient of."""
+    meta: Any = node._input_metadata[place]
+    if tuple(grad.shape) != tuple(meta.shape):
+        grad = grad.sum_to_size(meta.shape)
+    return grad if grad.dtype == meta.dtype else grad.to(meta.dtype)
+
+
+def _add(grads: dict[int, Tensor], place: int, grad: Tensor) -> None:
+    grads[place] = grads[place] + grad if place in grads else grad

@@ -1,0 +1,194 @@
+"""The GPUs that are pretended: their limits, and answers in place of a driver's."""
+import functools
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch._inductor.scheduler
+import torch._subclasses.fake_tensor
+import torch.utils._triton
+from torch import Tensor
+from torch._dynamo.device_interface import CudaInterface
+from torch._inductor import utils as inductor_utils
+from torch._inductor.runtime import triton_helpers
+from torch._inductor.runtime.hints import DeviceProperties
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+aten = torch.ops.aten
+# functions of torch._inductor.utils that keep what they have once learnt of the device
+CACHED = ('is_big_gpu', 'get_max_num_sms', 'using_b200', 'get_device_tflops', 'get_gpu_dram_gbps')
+KIB = 1024
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU as ``torch.cuda.get_device_properties`` describes it.
+
+    Numbers are those of NVIDIA's CUDA programming guide (technical specifications per compute
+    capability) and data sheets.
+    """
+    name: str
+    major: int
+    minor: int
+    multi_processor_count: int
+    shared_memory_per_block_optin: int
+    max_threads_per_multi_processor: int
+    total_memory: int
+    L2_cache_size: int
+    shared_memory_per_block: int = 48 * KIB
+    regs_per_multiprocessor: int = 64 * KIB
+    max_threads_per_block: int = 1024
+    warp_size: int = 32
+    uuid: str = ''
+    gcnArchName: str = ''
+    is_integrated: int = 0
+
+    @property
+    def capability(self) -> int:
+        """Compute capability as one number, e.g. 90."""
+        return 10 * self.major + self.minor
+
+    @property
+    def shared_memory_per_multiprocessor(self) -> int:
+        """Bytes; the system keeps one KiB of it for each block."""
+        return self.shared_memory_per_block_optin + KIB
+
+
+def _device(name: str, capability: int, processors: int, shared_kib: int, threads: int,
+            memory_gib: int, l2_mib: int) -> Device:
+    return Device(name, *divmod(capability, 10), processors, shared_kib * KIB, threads,
+                  memory_gib << 30, l2_mib << 20)
+
+
+DEVICES = {device.capability: device for device in (
+    _device('A100', 80, 108, 163, 2048, 80, 40),
+    _device('RTX 3090', 86, 82, 99, 1536, 24, 6),
+    _device('RTX 4090', 89, 128, 99, 1536, 24, 72),
+    _device('H200', 90, 132, 227, 2048, 141, 60),
+    _device('RTX 5090', 120, 170, 99, 1536, 32, 96))}
+
+
+class Driver:
+    """What Triton asks its driver while it compiles."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self.utils = self
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget('cuda', self._device.capability, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, *_: Any) -> int:
+        return 0
+
+    def get_device_interface(self) -> Any:
+        return torch.cuda
+
+    def get_device_properties(self, _: int) -> dict[str, int]:
+        device = self._device
+        return dict(max_shared_mem=device.shared_memory_per_block_optin,
+                    multiprocessor_count=device.multi_processor_count,
+                    warpSize=32, max_num_regs=device.regs_per_multiprocessor)
+
+
+def use_driver(device: Device) -> None:
+    """Make Triton compile for ``device`` in this process from now on."""
+    driver.set_active(Driver(device))
+    triton_helpers.set_driver_to_gpu = lambda: driver.set_active(Driver(device))
+
+
+@contextmanager
+def forms_of_a_gpu() -> Iterator[None]:
+    """Let attention and convolutions of fake CUDA tensors take the forms that a GPU takes.
+
+    ATen asks the GPU itself for the form of attention, and whether cuDNN takes bfloat16. The few
+    real tensors that inductor makes on the GPU, to fold constants, are on the CPU.
+    """
+    library = torch.library.Library('aten', 'IMPL')
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Warning only once', UserWarning)
+        library.impl('scaled_dot_product_attention', _attention, 'AutogradCUDA')
+        for name in ('empty.memory_format', 'empty_strided'):
+            library.impl(name, functools.partial(_on_the_cpu, name), 'CUDA', allow_override=True)
+    try:
+        with patch.object(torch._C, '_select_conv_backend', _convolution_backend):
+            yield
+    finally:
+        library._destroy()
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+               dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,
+               enable_gqa: bool = False) -> Tensor:
+    """Choose as ATen does on a GPU: flash, where it cannot the memory-efficient form."""
+    padding = -query.shape[-1] % 8
+    if padding:  # both forms read 16 bytes at a time
+        scale = scale or query.shape[-1]**-0.5
+        query, key, value = (torch.nn.functional.pad(t, (0, padding)) for t in (query, key, value))
+    if query.dtype.itemsize == 2 and attn_mask is None and query.shape[-1] <= 256:
+        out = aten._scaled_dot_product_flash_attention(
+            query, key, value, dropout_p, is_causal, scale=scale)[0]
+    else:
+        if attn_mask is not None:
+            attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
+        learns = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
+        out = aten._scaled_dot_product_efficient_attention(
+            query, key, value, attn_mask, learns, dropout_p, is_causal, scale=scale)[0]
+    return out[..., :value.shape[-1] - padding]
+
+
+def _on_the_cpu(name: str, *args: Any, **kwargs: Any) -> Tensor:
+    packet, _, overload = name.partition('.')
+    make = getattr(getattr(aten, packet), overload or 'default')
+    return make(*args, **kwargs | dict(device='cpu', pin_memory=False))
+
+
+_select_conv_backend = torch._C._select_conv_backend
+
+
+def _convolution_backend(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Choose for bfloat16 what is chosen for float32."""
+    return _select_conv_backend(input.float(), weight.float(), *args, **kwargs)
+
+
+@contextmanager
+def present(device: Device) -> Iterator[None]:
+    """Answer what torch and inductor ask of a GPU as if ``device`` were there."""
+    capability = (device.major, device.minor)
+    cuda = dict(
+        is_available=lambda: True, device_count=lambda: 1, current_device=lambda: 0,
+        get_device_properties=lambda *_, **__: device, get_device_name=lambda *_: device.name,
+        get_device_capability=lambda *_, **__: capability,
+        is_bf16_supported=lambda *_, **__: True, _lazy_init=lambda: None,
+        _exchange_device=lambda _: 0, _maybe_exchange_device=lambda _: 0,
+        get_rng_state=lambda *_, **__: torch.zeros(16, dtype=torch.uint8),
+        set_rng_state=lambda *_, **__: None, synchronize=lambda *_, **__: None,
+        set_device=lambda *_, **__: None)
+    interface = dict(
+        is_available=lambda: True, current_device=lambda: 0, exchange_device=lambda _: 0,
+        maybe_exchange_device=lambda _: 0, get_raw_stream=lambda _: 0,
+        get_compute_capability=lambda _=None: device.capability,
+        get_device_properties=lambda _=None: device)
+    use_driver(device)
+    for cached in (DeviceProperties.create, *(getattr(inductor_utils, name) for name in CACHED)):
+        cached.cache_clear()
+    with ExitStack() as stack:
+        for name, value in cuda.items():
+            stack.enter_context(patch.object(torch.cuda, name, value))
+        for owner, names in ((CudaInterface, interface),
+                             (CudaInterface.Worker, ('get_device_properties', 'current_device'))):
+            for name in names:
+                stack.enter_context(patch.object(owner, name, staticmethod(interface[name])))
+        for module in (torch._inductor.scheduler, torch.utils._triton):
+            stack.enter_context(patch.object(module, 'has_triton', lambda *_: True))
+        stack.enter_context(
+            patch.object(torch._subclasses.fake_tensor, 'init_gpu_context', lambda *_: None))
+        yield

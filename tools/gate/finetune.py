@@ -1,0 +1,85 @@
+"""Finetuning steps on real small batches: the libraries' heads have shapes that depend on numbers.
+"""
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.config import Config
+from mmengine.model import convert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData, PixelData
+from mmpretrain.structures import DataSample
+from mmrotate.structures.bbox import RotatedBoxes
+from mmseg.structures import SegDataSample
+
+from mtp.registry import MODELS
+from tools.gate import autocast, devices
+from tools.gate.trace import Tracer
+
+CONFIGS = Path(__file__).parents[2] / 'configs' / 'finetune'
+IMAGES, SIDE = 2, 256  # of a batch, pixels
+OBJECTS = (5, 9)  # of each image of the first and of the second batch
+
+
+def finetuning(config: str, group: Callable = nullcontext) -> Callable[[Tracer], dict[str, int]]:
+    """Two finetuning steps on the CPU, with a GPU's precision and full width.
+
+    Args:
+        config: below ``configs/finetune``, without ``.py``.
+        group: context of the process group.
+    """
+    def run(tracer: Tracer) -> dict[str, int]:
+        cfg = Config.fromfile(CONFIGS / f'{config}.py')
+        cfg.model.backbone.update(img_size=SIDE, init_cfg=None)
+        init_default_scope(cfg.default_scope)
+        torch.manual_seed(0)
+        with group(), devices.forms_of_a_gpu():
+            model = MODELS.build(cfg.model).train()
+            if torch.distributed.is_initialized() and cfg.get('sync_bn'):
+                model = convert_sync_batchnorm(model, cfg.sync_bn)
+            tracer.install(model)
+            for objects in OBJECTS:
+                data = model.data_preprocessor(_batch(cfg, objects), training=True)
+                with autocast.on_the_cpu():
+                    model.parse_losses(model(**data, mode='loss'))
+        return {}
+    return run
+
+
+def _batch(cfg: Config, objects: int) -> dict[str, Any]:
+    channels = len(cfg.model.data_preprocessor.mean)
+    images = [torch.randint(0, 256, (channels, SIDE, SIDE), dtype=torch.uint8)
+              for _ in range(IMAGES)]
+    return dict(inputs=images, data_samples=[_sample(cfg, objects) for _ in images])
+
+
+def _sample(cfg: Config, objects: int) -> Any:
+    meta = dict(img_path='made_up.png', img_id=0, ori_shape=(SIDE, SIDE), img_shape=(SIDE, SIDE),
+                scale_factor=(1.0, 1.0))
+    model = cfg.model
+    if 'head' in model:
+        label = torch.randint(model.head.num_classes, (1,))
+        return DataSample(metainfo=meta).set_gt_label(label)
+    if 'decode_head' in model:
+        sample = SegDataSample(metainfo=meta)
+        label = torch.randint(model.decode_head.num_classes, (1, SIDE, SIDE))
+        sample.gt_sem_seg = PixelData(data=label)
+        return sample
+    head = model.roi_head.bbox_head if 'roi_head' in model else model.bbox_head
+    boxes = _boxes(objects, 'rotated_detection' in cfg.filename)
+    sample = DetDataSample(metainfo=meta)
+    sample.gt_instances = InstanceData(
+        bboxes=boxes, labels=torch.randint(head.num_classes, (objects,)))
+    sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.zeros(0).long())
+    return sample
+
+
+def _boxes(number: int, rotated: bool) -> RotatedBoxes | HorizontalBoxes:
+    centres, sides = SIDE * (0.2 + 0.6 * torch.rand(number, 2)), 16 + 48 * torch.rand(number, 2)
+    if rotated:
+        return RotatedBoxes(torch.cat([centres, sides, torch.rand(number, 1) - 0.5], 1))
+    return HorizontalBoxes(torch.cat([centres - sides / 2, centres + sides / 2], 1))

@@ -1,0 +1,92 @@
+"""Compile Triton kernels for a GPU that is not there; nothing is launched."""
+import logging
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+from torch._inductor.codecache import PyCodeCache
+from torch._inductor.runtime.hints import DeviceProperties
+from triton.compiler import CompiledKernel
+from triton.runtime.errors import OutOfResources, PTXASError
+
+from mtp.fallback import reason_in_a_line
+from tools.gate.devices import Device, present
+from tools.gate.lower import processor_seconds
+
+CUOBJDUMP = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
+OF_DEVICE = re.compile(r'DeviceProperties\([^)]*\)')
+
+
+@dataclass
+class Compiled:
+    """What a kernel needs, of its configurations the one that needs most.
+
+    Attributes:
+        seconds: processor time of all configurations.
+        configurations: how many the autotuner chooses from.
+        shared: bytes a block.
+        registers: of a thread.
+        spilled: bytes of a thread's stack.
+        refused: why no configuration can run, or None.
+    """
+    seconds: float = 0.0
+    configurations: int = 0
+    shared: int = 0
+    registers: int = 0
+    spilled: int = 0
+    refused: str | None = None
+
+
+def compile_inductor(source: str, device: Device) -> Compiled:
+    """Compile a kernel's source as inductor wrote it, perhaps for another device."""
+    logging.getLogger('torch._inductor.runtime.triton_heuristics').setLevel(logging.CRITICAL + 1)
+    found, reasons = Compiled(), []
+    with present(device), torch._inductor.config.patch(use_static_triton_launcher=False):
+        properties = repr(DeviceProperties.create(torch.device('cuda', 0)))
+        kernel = PyCodeCache.load(OF_DEVICE.sub(lambda _: properties, source)).triton_
+        begun = processor_seconds()
+        for config in kernel.configs:
+            try:
+                check(kernel._precompile_config(config).kernel, device, found)
+                found.configurations += 1
+            except (OutOfResources, PTXASError) as error:  # the autotuner drops such ones
+                reasons.append(reason_in_a_line(error))
+            except Exception as error:  # anything else ends the run
+                found.refused = reason_in_a_line(error)
+        if not found.configurations and not found.refused:
+            found.refused = '; '.join(reasons)
+    found.seconds = processor_seconds() - begun
+    return found
+
+
+def check(kernel: CompiledKernel, device: Device, found: Compiled) -> None:
+    """Note what a compiled kernel needs.
+
+    Raises:
+        OutOfResources: more than the device has, as a launch would.
+    """
+    shared, registers, stack = kernel.metadata.shared, *resources(kernel.asm['cubin'])
+    threads = 32 * kernel.metadata.num_warps
+    for needed, limit, name in (
+            (shared, device.shared_memory_per_block_optin, 'shared memory'),
+            (threads, device.max_threads_per_block, 'threads'),
+            (threads * registers, device.regs_per_multiprocessor, 'registers')):
+        if needed > limit:
+            raise OutOfResources(needed, limit, name)
+    found.shared = max(found.shared, shared)
+    found.registers = max(found.registers, registers)
+    found.spilled = max(found.spilled, stack)
+
+
+def resources(cubin: bytes) -> tuple[int, int]:
+    """Return registers and stack bytes of a thread, as cuobjdump tells."""
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(cubin)
+        file.flush()
+        usage = subprocess.run([CUOBJDUMP, '--dump-resource-usage', file.name], text=True,
+                               capture_output=True, check=True).stdout
+    return tuple(int(re.search(rf'{what}:(\d+)', usage)[1]) for what in ('REG', 'STACK'))

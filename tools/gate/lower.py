@@ -1,0 +1,206 @@
+"""Lower graphs by inductor for a GPU that is not there; kernels are written, not compiled."""
+import copy
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch._functorch.config as functorch
+import torch._inductor.config as inductor
+from torch import Tensor, fx
+from torch._inductor.async_compile import AsyncCompile
+from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+from torch._subclasses.fake_tensor import FakeTensor
+
+from mtp.fallback import reason_in_a_line
+from tools.gate import backward, devices
+
+# What a lowered graph calls: its kernels, library calls and operators that stay whole, copies.
+CALLS = re.compile(r'(?P<kernel>\w+)\.run\(|\b(?:extern_kernels|torch\.ops|aten)\.(?P<op>[\w.]+)\('
+                   r'|\.(?P<copy>copy_|fill_|zero_)\(')
+CUDA = torch.device('cuda', 0)
+
+
+def processor_seconds() -> float:
+    """Return what this process and the compilers that it started have used so far."""
+    return sum(os.times()[:4])
+
+
+@dataclass
+class Lowered:
+    """A graph of AOTAutograd as inductor lowered it for one device.
+
+    Attributes:
+        key: of the graph and the device: equal graphs have equal ones.
+        capability: of the device.
+        backward: whether it is a backward pass.
+        nodes: of the graph.
+        seconds: of lowering (processor time), without the compilation of kernels.
+        kernels: key -> name of each kernel.
+        calls: operator or ``'triton'`` -> number of calls when the graph runs once.
+        refused: why inductor did not lower it, or None.
+    """
+    key: str
+    capability: int
+    backward: bool
+    nodes: int
+    seconds: float = 0.0
+    kernels: dict[str, str] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    refused: str | None = None
+
+
+class Lowering:
+    """Lowers graphs for some devices, each graph once.
+
+    Args:
+        targets: the devices.
+        known: key -> what is known of a graph already, from this run or an earlier one.
+        keep: takes each new :class:`Lowered` as a dict.
+        keep_source: takes the key and the source of each kernel.
+    """
+
+    def __init__(self, targets: list[devices.Device], known: dict[str, dict],
+                 keep: Callable[[dict], None], keep_source: Callable[[str, str], None]) -> None:
+        self.targets, self.known, self.keep = targets, known, keep
+        self.keep_source = keep_source
+        self.seconds = 0.0
+        self.keys: list[str] = []
+
+    def __call__(self, graph: fx.GraphModule, inputs: list[Any]) -> tuple[list[str], float]:
+        """Lower a graph of Dynamo and its backward pass.
+
+        Returns:
+            tuple: keys of the lowered graphs, and the seconds of AOTAutograd.
+        """
+        self.keys, self.seconds = [], 0.0
+        begun = processor_seconds()
+        graph, inputs = on_cuda(graph, inputs)
+        with _settings(), backward.in_python():
+            compile_fx(graph, inputs, inner_compile=self._lower)
+        return self.keys, processor_seconds() - begun - self.seconds
+
+    def _lower(self, graph: fx.GraphModule, inputs: list[Any], **settings: Any) -> Callable:
+        begun = processor_seconds()
+        for device in self.targets:
+            key = graph_key(graph, device, settings)
+            self.keys.append(key)
+            if key not in self.known:
+                self.known[key] = asdict(self._lower_for(device, key, graph, inputs, settings))
+                self.keep(self.known[key])
+        self.seconds += processor_seconds() - begun
+        return _never_called
+
+    def _lower_for(self, device: devices.Device, key: str, graph: fx.GraphModule,
+                   inputs: list[Any], settings: dict[str, Any]) -> Lowered:
+        lowered = Lowered(key, device.capability, bool(settings.get('is_backward')),
+                          len(graph.graph.nodes))
+        begun = processor_seconds()
+        with devices.present(device), kernels_written() as sources:
+            try:
+                _forget_strides()
+                code = compile_fx_inner(copy.deepcopy(graph), inputs, **settings).source_code
+            except Exception as error:  # whatever inductor ends with is what the gate reports
+                lowered.refused = reason_in_a_line(error)
+                return lowered
+            finally:
+                lowered.seconds = processor_seconds() - begun
+        for name, source in sources:
+            source = source.replace(name, 'triton_')
+            kernel = hashlib.sha256(source.encode()).hexdigest()[:16]
+            lowered.kernels[kernel] = name
+            self.keep_source(kernel, source)
+        lowered.calls = calls_of(code)
+        return lowered
+
+
+def _forget_strides() -> None:
+    """Let inductor note the strides of a graph's outputs once more, for the next device."""
+    context = torch._guards.TracingContext.try_get()
+    if context is not None and context.output_strides is not None:
+        context.output_strides.clear()
+
+
+def _never_called(*_: Any) -> None:
+    raise AssertionError('a graph that was lowered for a GPU cannot run')
+
+
+_never_called._boxed_call = True
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """No caches: they would hide what lowering costs."""
+    with ExitStack() as stack:
+        stack.enter_context(inductor.patch(fx_graph_cache=False, compile_threads=1))
+        stack.enter_context(functorch.patch(
+            enable_autograd_cache=False, force_non_lazy_backward_lowering=True))
+        yield
+
+
+def on_cuda(graph: fx.GraphModule, inputs: list[Any]) -> tuple[fx.GraphModule, list[Any]]:
+    """Return a graph of Dynamo and its inputs on a fake GPU, with the strides they have."""
+    if any(isinstance(i, Tensor) and i.is_cuda for i in inputs):
+        return graph, inputs
+    mode = torch._guards.TracingContext.get().fake_mode
+    graph = copy.deepcopy(graph)
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, torch.device) and value.type == 'cpu':
+            return CUDA
+        return value
+
+    for node in graph.graph.nodes:
+        node.args = fx.node.map_aggregate(node.args, moved)
+        node.kwargs = fx.node.map_aggregate(node.kwargs, moved)
+    graph.recompile()
+    with mode:
+        values = [n.meta.get('example_value') for n in graph.graph.nodes if n.op == 'placeholder']
+        return graph, [_on_cuda(v) if isinstance(v, Tensor) else i
+                       for v, i in zip(values, inputs)]
+
+
+def _on_cuda(tensor: FakeTensor) -> Tensor:
+    if tensor.item_memo is not None:  # a number of the host, which Dynamo passes in as a tensor
+        return tensor
+    return torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CUDA,
+        requires_grad=tensor.requires_grad)
+
+
+@contextmanager
+def kernels_written() -> Iterator[list[tuple[str, str]]]:
+    """Keep names and sources of Triton kernels instead of compiling them."""
+    sources: list[tuple[str, str]] = []
+
+    def keep(_, name: str, source: str, device_str: str = 'cuda') -> None:
+        sources.append((name, source))
+
+    with patch.object(AsyncCompile, 'triton', keep):
+        yield sources
+
+
+def graph_key(graph: fx.GraphModule, device: devices.Device, settings: dict[str, Any]) -> str:
+    """Return a hash of what inductor makes code from."""
+    lines = [f'{device} {bool(settings.get("is_backward"))} {settings.get("is_inference")}']
+    for node in graph.graph.nodes:
+        lines.append(f'{node.format_node()} {_layouts(node.meta.get("val"))}')
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
+
+
+def _layouts(value: Any) -> str:
+    return str(fx.node.map_aggregate(value, lambda v: (
+        f'{v.dtype}{tuple(v.shape)}{v.stride()}' if isinstance(v, Tensor) else str(v))))
+
+
+def calls_of(code: str) -> dict[str, int]:
+    """Return what inductor's code of a graph launches, from its ``call``."""
+    body = code[code.index('def call('):]
+    return dict(Counter('triton' if match['kernel'] else match['op'] or match['copy']
+                        for match in CALLS.finditer(body)))

@@ -1,0 +1,160 @@
+"""Tables of what the gate has found."""
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tools.gate.launches import launches_of
+from tools.gate.store import Store
+
+
+@dataclass
+class Part:
+    """What a part of a workload takes on a device.
+
+    Attributes:
+        graphs: forward and backward passes, one for each shape that Dynamo compiles for.
+        serial: processor seconds of tracing and lowering.
+        compiling: those of its kernels.
+        longest: those of the slowest kernel.
+        launches: of a step.
+    """
+    graphs: int = 0
+    backward: int = 0
+    nodes: int = 0
+    serial: float = 0.0
+    launches: int = 0
+    kernels: set[str] = field(default_factory=set)
+    compiling: float = 0.0
+    longest: float = 0.0
+    shared: int = 0
+    registers: int = 0
+    missing: int = 0
+
+
+@dataclass
+class Found:
+    """Parts by workload, capability and title; what failed; what was not run."""
+    parts: dict[tuple[str, int], dict[str, Part]] = field(default_factory=dict)
+    uncompiled: dict[str, dict[str, int]] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+    breaks: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.refused or self.breaks)
+
+
+def collect(store: Store, workloads: list[str], capabilities: list[int]) -> Found:
+    """Put together the rows of a store."""
+    found, graphs, kernels = Found(), store.graphs(), store.kernels()
+    names: dict[str, str] = {}
+    for workload in workloads:
+        rows = store.rows(workload)
+        if not rows['step']:
+            found.cut.append(f'{workload}: not traced to its end')
+        for row in rows['step']:
+            found.uncompiled[workload] = row['uncompiled']
+        found.breaks += [f'{workload}: {row["part"]}: {row["reason"]}' for row in rows['break']]
+        for capability in capabilities:
+            parts = defaultdict(Part)
+            for row in rows['trace']:
+                mine = [graphs[key] for key in row['keys']
+                        if graphs[key]['capability'] == capability]
+                _add(parts[row['part']], row, mine, kernels)
+                for graph in mine:
+                    names |= {key: f'{workload}: {row["part"]}: {name}'
+                              for key, name in graph['kernels'].items()}
+                    if graph['refused']:
+                        found.refused.append(f'{workload}: {row["part"]}: {graph["refused"]}')
+            found.parts[workload, capability] = dict(parts)
+            missing = sum(part.missing for part in parts.values())
+            if missing:
+                found.cut.append(f'{workload}: {missing} kernels for {_spelled(capability)}')
+    for (key, capability), row in kernels.items():
+        if row['refused'] and key in names:
+            found.refused.append(f'{names[key]} ({key}) for {_spelled(capability)}: '
+                                 f'{row["refused"]}')
+    return found
+
+
+def _add(part: Part, row: dict, graphs: list[dict], kernels: dict[tuple[str, int], dict]) -> None:
+    part.serial += row['dynamo'] + row['aot']
+    for graph in graphs:
+        part.graphs += 1
+        part.backward += graph['backward']
+        part.nodes += graph['nodes']
+        part.serial += graph['seconds']
+        part.launches += row['calls'] * launches_of(graph['calls'])
+        for key in graph['kernels'].keys() - part.kernels:
+            part.kernels.add(key)
+            compiled = kernels.get((key, graph['capability']))
+            if compiled is None:
+                part.missing += 1
+                continue
+            part.compiling += compiled['seconds']
+            part.longest = max(part.longest, compiled['seconds'])
+            part.shared = max(part.shared, compiled['shared'])
+            part.registers = max(part.registers, compiled['registers'])
+
+
+def graphs_of(store: Store, workloads: list[str]) -> Iterator[list[dict]]:
+    """Give the lowered graphs of each part of each workload."""
+    graphs = store.graphs()
+    for workload in workloads:
+        parts = defaultdict(list)
+        for row in store.rows(workload)['trace']:
+            parts[row['part']] += [graphs[key] for key in row['keys']]
+        yield from parts.values()
+
+
+def heaviest(store: Store, workloads: list[str], capability: int, number: int) -> list[str]:
+    """Return of each part the kernels that need most shared memory, or most registers."""
+    kernels, chosen = store.kernels(), {}
+    for graphs in graphs_of(store, workloads):
+        rows = [kernels[key, capability] for graph in graphs if graph['capability'] == capability
+                for key in graph['kernels'] if (key, capability) in kernels]
+        rows.sort(key=lambda row: (row['shared'], row['registers']), reverse=True)
+        chosen |= {row['key']: None for row in rows[:number]}
+    return list(chosen)
+
+
+def table(found: Found) -> str:
+    """Return a table in Markdown: a row for each part, with sums."""
+    lines = ['| workload | capability | part | graphs | backward | nodes | kernels | serial, s | '
+             'kernels, s | longest, s | launches | shared, KiB | registers |',
+             '| --- | --: | --- ' + '| --: ' * 10 + '|']
+    for (workload, capability), parts in found.parts.items():
+        for title, part in [*parts.items(), ('all', _sum(parts))]:
+            lines.append(
+                f'| {workload} | {_spelled(capability)} | {title} | {part.graphs} | '
+                f'{part.backward} | {part.nodes} | {len(part.kernels)} | {part.serial:.1f} | '
+                f'{part.compiling:.1f} | {part.longest:.1f} | {part.launches} | '
+                f'{part.shared / 1024:.0f} | {part.registers} |')
+        launches = found.uncompiled.get(workload, {})
+        lines.append(f'| {workload} | | uncompiled: '
+                     + ', '.join(f'{where} {number}' for where, number in launches.items())
+                     + f' |{" |" * 7} {sum(launches.values())} | | |')
+    return '\n'.join(lines)
+
+
+def _sum(parts: dict[str, Part]) -> Part:
+    total = Part()
+    for part in parts.values():
+        for name in ('graphs', 'backward', 'nodes', 'serial', 'launches', 'compiling', 'missing'):
+            setattr(total, name, getattr(total, name) + getattr(part, name))
+        for name in ('longest', 'shared', 'registers'):
+            setattr(total, name, max(getattr(total, name), getattr(part, name)))
+        total.kernels |= part.kernels
+    return total
+
+
+def faults(found: Found) -> str:
+    """Return what failed and what was not run, a line each."""
+    sections = {'refused': found.refused, 'breaks': found.breaks, 'not run': found.cut}
+    return '\n'.join(line for title, lines in sections.items()
+                     for line in (f'{title}: {len(lines)}', *(f'  {line}' for line in lines)))
+
+
+def _spelled(capability: int) -> str:
+    return f'{capability // 10}.{capability % 10}'

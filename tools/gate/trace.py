@@ -1,0 +1,121 @@
+"""Trace the parts of a model that training compiles, while a step runs uncompiled."""
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.utils._pytree as pytree
+from torch import nn
+from torch._dynamo.utils import counters
+from torch.autograd.graph import Node
+from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode_temporarily
+
+from mtp.engine import compilation
+from mtp.fallback import reason_in_a_line
+from mtp.ops import dispatch
+from tools.gate.lower import Lowering, processor_seconds
+
+LEAVES = 2**63  # nodes that accumulate gradients of leaves count from above
+
+
+def _nothing_against(*_: Any) -> None:
+    """Choose the kernel of each operator, not its twin."""
+
+
+class _Traced(Exception):
+    """Ends a compiled part before it runs: its code is for a GPU."""
+
+
+def parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, bool | None]]:
+    """Give title, module, method and ``dynamic`` of all that ``tools/train.py`` compiles."""
+    for module, method, dynamic in compilation._parts(model):
+        yield f'{type(module).__name__}.{method}', module, method, dynamic
+
+
+class Tracer:
+    """Compiles the parts of a model for GPUs and runs them uncompiled.
+
+    Attributes:
+        rows: of all traced graphs: part, seconds of Dynamo and of AOTAutograd, keys of the lowered
+            graphs, and calls, the number of times that a step runs it.
+        breaks: part -> what keeps it from being one graph.
+        title: of the part that is being traced.
+        nodes: of the backward passes of the parts, as they run uncompiled.
+    """
+
+    def __init__(self, lowering: Lowering, only: set[str] = frozenset()) -> None:
+        self.lowering, self.only = lowering, only
+        self.rows: list[dict[str, Any]] = []
+        self.breaks: dict[str, str] = {}
+        self.title = ''
+        self.nodes: set[Node] = set()
+
+    def install(self, model: nn.Module) -> None:
+        """Compile the parts of a model in place."""
+        for title, module, method, dynamic in parts(model):
+            if not self.only or title in self.only:
+                setattr(module, method, self._part(title, getattr(module, method), dynamic))
+
+    def _part(self, title: str, eager: Callable, dynamic: bool | None) -> Callable:
+        # one backend for all: Dynamo shares code between the blocks of a backbone as in training
+        compiled = torch.compile(eager, dynamic=dynamic, backend=self._backend)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with _uncounted():
+                self._trace(title, compiled, args, kwargs)
+                first = torch.autograd._get_sequence_nr()
+                results = eager(*args, **kwargs)
+            self.nodes.update(_nodes_since(first, results))
+            return results
+        return call
+
+    def _trace(self, title: str, compiled: Callable, args: tuple, kwargs: dict) -> None:
+        begun, number, self.title = processor_seconds(), len(self.rows), title
+        counters['graph_break'].clear()
+        try:
+            with patch.object(dispatch, '_reason_against', _nothing_against):
+                compiled(*args, **kwargs)
+            self.breaks[title] = 'runs uncompiled'
+        except _Traced:
+            pass
+        except Exception as error:  # whatever Dynamo ends with is what the gate reports
+            self.breaks[title] = reason_in_a_line(getattr(error, 'inner_exception', error))
+        if counters['graph_break']:
+            self.breaks[title] = next(iter(counters['graph_break']))
+        for row in self.rows[number:]:
+            row['dynamo'] = processor_seconds() - begun - row.pop('backend')
+
+    def _backend(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
+        begun = processor_seconds()
+        row = dict(part=self.title, calls=0)
+        row['keys'], row['aot'] = self.lowering(graph, inputs)
+        row['backend'] = processor_seconds() - begun
+        self.rows.append(row)
+
+        def run(*_: Any) -> None:
+            row['calls'] += 1
+            raise _Traced
+        return run
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    """Leave a mode that counts operators: Dynamo compiles nothing under it."""
+    mode = _get_current_dispatch_mode()
+    counts = mode is not None and not mode.is_infra_mode()
+    with _pop_mode_temporarily() if counts else nullcontext():
+        yield
+
+
+def _nodes_since(first: int, results: Any) -> set[Node]:
+    """Return the nodes of autograd that led to ``results``, from the ``first`` number on."""
+    stack = [t.grad_fn for t in pytree.tree_leaves(results) if isinstance(t, torch.Tensor)]
+    found: set[Node] = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in found or not first <= node._sequence_nr() < LEAVES:
+            continue
+        found.add(node)
+        stack += [following for following, _ in node.next_functions]
+    return found

@@ -1,0 +1,166 @@
+"""The steps of training whose parts the gate compiles."""
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.utils import get_object_from_string
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+import mtp  # noqa: F401  (gives mmcv its operators: before the modules that import it)
+
+# isort: split
+sys.path.insert(0, str(Path(__file__).parents[1] / 'benchmark'))  # whose scripts are no package
+import counted
+import jobs
+from batches import make_samples
+from launches import LaunchCounter
+
+from mtp.engine import parallel
+from mtp.registry import MODELS
+from tools.gate import backward, devices
+from tools.gate.finetune import finetuning
+from tools.gate.trace import Tracer
+
+IMAGES, OBJECTS, SIDE = 2, 23, 448  # images of each data set, objects of each image, pixels
+# What depends on the number of classes, and the numbers to try, background included: around the
+# powers of two to which Triton rounds, and those of the three data sets of SAMRS (19, 21 and 38).
+BY_CLASSES = ('SemanticTask.terms', 'SharedRoIHead.targets', 'SharedRoIHead.box_terms')
+CLASSES = (2, 15, 16, 17, 31, 32, 33, 38)
+FINETUNING = {  # a recipe of each kind
+    'classification': 'classification/eurosat/vit_b_rvsa',
+    'retinanet': 'horizontal_detection/xview/vit_b_rvsa',
+    'faster_rcnn': 'horizontal_detection/dior/vit_b_rvsa',
+    'oriented_rcnn': 'rotated_detection/dior_r/vit_b_rvsa',
+    'upernet': 'segmentation/loveda/vit_b_rvsa',
+    'change': 'change_detection/levir/vit_b_rvsa'}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A training step.
+
+    Attributes:
+        run: traces its parts; returns the launches of what runs uncompiled, by where.
+        only: titles of the parts to compile; all if empty.
+    """
+    run: Callable[[Tracer], dict[str, int]]
+    only: tuple[str, ...] = ()
+
+
+@contextmanager
+def group_of_two() -> Iterator[None]:
+    """Be the first of two processes, the other of which is not there."""
+    dist.init_process_group('fake', store=FakeStore(), rank=0, world_size=2)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def pretraining(model: str, processes: str, classes: tuple[int, ...] = ()
+                ) -> Callable[[Tracer], dict[str, int]]:
+    """A pretraining step on fake CUDA tensors.
+
+    Args:
+        model: a key of ``jobs.RECIPES``.
+        processes: ``'one'``; ``'DDP'`` or ``'FSDP2'``: the first of two.
+        classes: of the data sets, instead of the recipe's.
+    """
+    def run(tracer: Tracer) -> dict[str, int]:
+        cfg = jobs.load_recipe(model, SIDE, {})
+        if classes:
+            first = next(iter(cfg.model.datasets.values()))
+            cfg.model.datasets = {
+                f'of_{number}': dict(first, num_classes=number - 1) for number in classes}
+        with nullcontext() if processes == 'one' else group_of_two():
+            return _pretrain(cfg, processes == 'FSDP2', tracer)
+    return run
+
+
+WORKLOADS = {
+    **{f'{model} {processes}': Workload(pretraining(model, processes))
+       for model in ('vit_b_rvsa', 'vit_l_rvsa', 'internimage_xl')
+       for processes in ('one', 'DDP', 'FSDP2')},
+    **{f'{task} one': Workload(finetuning(config)) for task, config in FINETUNING.items()},
+    **{f'{task} DDP': Workload(finetuning(FINETUNING[task], group_of_two))
+       for task in ('upernet', 'change')},
+    'classes': Workload(pretraining('vit_tiny_rvsa', 'one', CLASSES), BY_CLASSES)}
+
+
+def _pretrain(cfg: Config, low_blocks: bool, tracer: Tracer) -> dict[str, int]:
+    samples = make_samples(jobs.num_classes(cfg), IMAGES, OBJECTS, SIDE)
+    found = {}
+    with LaunchCounter() as counter:
+        batch = cfg.train_dataloader.collate_fn.type(samples)
+        data = MODELS.build(cfg.model.data_preprocessor)(batch, training=True)
+    found['data preprocessor'] = counter.launches.total()
+    with counted.as_on_a_gpu('cuda', True), devices.forms_of_a_gpu():
+        with torch.device('cuda'):
+            model = MODELS.build(cfg.model).train()
+        data = dict(inputs=data['inputs'].to('cuda'),
+                    data_samples=[sample.to('cuda') for sample in data['data_samples']])
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+        if low_blocks:  # as FSDP2 gathers them
+            for block in parallel.parts(model)[0]:
+                block.bfloat16()
+        tracer.install(model)
+        with Uncompiled(tracer) as counter:
+            loss = counted.loss(model, data)
+            found['forward'] = counter.take()
+            _differentiate(loss, model)
+            found['backward'] = counter.take()
+            with _foreach_of_fake_tensors():
+                optimizer.step()
+            found['optimiser'] = counter.take()
+    return found
+
+
+@contextmanager
+def _foreach_of_fake_tensors() -> Iterator[None]:
+    """Let the optimiser and the clipping of gradients treat fake tensors like real ones."""
+    with ExitStack() as stack:
+        for name in ('torch.optim.optimizer', 'torch.utils._foreach_utils'):
+            types = f'{name}._foreach_supported_types'
+            stack.enter_context(patch(types, [*get_object_from_string(types), FakeTensor]))
+        yield
+
+
+def _differentiate(loss: Tensor, model: nn.Module) -> None:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with backward.in_python():
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, grad in zip(parameters, grads):
+        parameter.grad = grad
+
+
+class Uncompiled(LaunchCounter):
+    """Counts the launches outside the compiled parts."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (),
+                           kwargs: dict | None = None) -> Any:
+        node = backward.running() or torch._C._current_autograd_node()
+        if node in self._tracer.nodes:
+            return func(*args, **kwargs or {})
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def take(self) -> int:
+        """Return the launches since the last time."""
+        # fake tensors ask themselves for their device
+        number = sum(n for (name, _), n in self.launches.items() if not name.startswith('prim::'))
+        self.launches = Counter()
+        return number
