@@ -14,9 +14,10 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 os.environ.pop('TRITON_INTERPRET', None)  # which makes Triton's own library uncompilable
 
@@ -33,8 +34,8 @@ def main() -> None:
     store = Store(options.out)
     if not options.report:
         Run(store, options).everything()
-    found = report.collect(store, options.workloads, options.capabilities)
-    print(report.table(found))
+    found = report.collect(store, options.workloads, options.capabilities, options.others)
+    print(report.table(found), report.own_table(found), sep='\n\n')
     print(report.faults(found))
     sys.exit(found.failed)
 
@@ -44,15 +45,19 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='python -m tools.gate', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('workloads', nargs='*', default=list(WORKLOADS), metavar='WORKLOAD',
-                        help=f'of {", ".join(WORKLOADS)}; default: all')
+    parser.add_argument('workloads', nargs='*', metavar='WORKLOAD',
+                        default=[name for name in WORKLOADS if name != 'quick'],
+                        help=f'of {", ".join(WORKLOADS)}; default: all but quick, which is for '
+                        'the test suite')
     parser.add_argument('--capabilities', nargs='+', type=int, default=[90, 86], choices=DEVICES,
-                        help='for which all is lowered and compiled (default: 90 86); for the '
-                        f'others the {HEAVIEST} heaviest kernels of each part are compiled')
+                        help='for which all is lowered and compiled (default: 90 86)')
+    parser.add_argument('--others', nargs='*', type=int, default=list(DEVICES), choices=DEVICES,
+                        help=f"for which the {HEAVIEST} heaviest kernels of each part and the "
+                        "project's own are compiled (default: all)")
     parser.add_argument('--out', type=Path, default=Path('work_dirs/gate'),
                         help='folder of the results (default: work_dirs/gate)')
     parser.add_argument('--minutes', type=float, default=45, help='after which to stop')
-    parser.add_argument('--processes', type=int, default=2)
+    parser.add_argument('--processes', type=int, default=2, help='1: no further ones')
     parser.add_argument('--report', action='store_true', help='run nothing')
     options = parser.parse_args()
     unknown = set(options.workloads) - set(WORKLOADS)
@@ -67,15 +72,21 @@ class Run:
     def __init__(self, store: Store, options: argparse.Namespace) -> None:
         self.store, self.options = store, options
         self.end = time.monotonic() + 60 * options.minutes
-        self.pool = ProcessPoolExecutor(
-            options.processes, multiprocessing.get_context('spawn'), work.prepare, (store.folder,))
+        if options.processes == 1:
+            work.prepare(store.folder)
+            self.pool = InThisProcess()
+        else:
+            self.pool = ProcessPoolExecutor(
+                options.processes, multiprocessing.get_context('spawn'), work.prepare,
+                (store.folder,))
 
     def everything(self) -> None:
-        """Trace and lower, compile for the chosen capabilities, then the heaviest for others."""
+        """Trace and lower; compile the project's kernels, inductor's, the heaviest for others."""
         capabilities = tuple(self.options.capabilities)
         try:
             self._all((work.trace, name, capabilities) for name in self.options.workloads
                       if not self.store.rows(name)['step'])
+            self._all(self._own())
             self._all(self._kernels())
             self._all(self._heaviest())
         finally:
@@ -97,6 +108,16 @@ class Run:
                 if row is not None:
                     self.store.add_kernel(row)
 
+    def _every(self) -> list[int]:
+        return list(dict.fromkeys([*self.options.capabilities, *self.options.others]))
+
+    def _own(self) -> Iterator[tuple]:
+        done = self.store.kernels()
+        for key, launch in report.own_launches(self.store, self.options.workloads).items():
+            for capability in self._every():
+                if (key, capability) not in done:
+                    yield work.compile_own, launch, capability
+
     def _kernels(self) -> Iterator[tuple]:
         done = self.store.kernels()
         for capability in self.options.capabilities:
@@ -110,10 +131,19 @@ class Run:
     def _heaviest(self) -> Iterator[tuple]:
         done = self.store.kernels()
         first = self.options.capabilities[0]
-        for capability in DEVICES.keys() - set(self.options.capabilities):
+        for capability in self._every()[len(self.options.capabilities):]:
             for key in report.heaviest(self.store, self.options.workloads, first, HEAVIEST):
                 if (key, capability) not in done:
                     yield work.compile_kernel, key, capability
+
+
+class InThisProcess(Executor):
+    """Does each job at once."""
+
+    def submit(self, function: Callable, /, *args: Any) -> Future:
+        future = Future()
+        future.set_result(function(*args))
+        return future
 
 
 if __name__ == '__main__':

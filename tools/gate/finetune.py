@@ -10,6 +10,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from mmpretrain.structures import DataSample
@@ -19,6 +20,7 @@ from mmseg.structures import SegDataSample
 from mtp.registry import MODELS
 from tools.gate import autocast, devices
 from tools.gate.trace import Tracer
+from tools.gate.uncompiled import Uncompiled
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'finetune'
 IMAGES, SIDE = 2, 256  # of a batch, pixels
@@ -41,12 +43,22 @@ def finetuning(config: str, group: Callable = nullcontext) -> Callable[[Tracer],
             model = MODELS.build(cfg.model).train()
             if torch.distributed.is_initialized() and cfg.get('sync_bn'):
                 model = convert_sync_batchnorm(model, cfg.sync_bn)
+            optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
             tracer.install(model)
             for objects in OBJECTS:
-                data = model.data_preprocessor(_batch(cfg, objects), training=True)
-                with autocast.on_the_cpu():
-                    model.parse_losses(model(**data, mode='loss'))
-        return {}
+                tracer.begin_step()
+                with Uncompiled(tracer) as counter:
+                    data = model.data_preprocessor(_batch(cfg, objects), training=True)
+                    counter.take('data preprocessor')
+                    with autocast.on_the_cpu():
+                        loss, _ = model.parse_losses(model(**data, mode='loss'))
+                    counter.take('forward')
+                    loss.backward()
+                    counter.take('backward')
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    counter.take('optimiser')
+        return counter.taken
     return run
 
 

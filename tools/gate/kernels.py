@@ -3,6 +3,7 @@ import logging
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import triton
 from torch._inductor.codecache import PyCodeCache
 from torch._inductor.runtime.hints import DeviceProperties
 from triton.compiler import CompiledKernel
+from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
 from mtp.fallback import reason_in_a_line
@@ -44,23 +46,37 @@ class Compiled:
 def compile_inductor(source: str, device: Device) -> Compiled:
     """Compile a kernel's source as inductor wrote it, perhaps for another device."""
     logging.getLogger('torch._inductor.runtime.triton_heuristics').setLevel(logging.CRITICAL + 1)
-    found, reasons = Compiled(), []
     with present(device), torch._inductor.config.patch(use_static_triton_launcher=False):
         properties = repr(DeviceProperties.create(torch.device('cuda', 0)))
         kernel = PyCodeCache.load(OF_DEVICE.sub(lambda _: properties, source)).triton_
-        begun = processor_seconds()
-        for config in kernel.configs:
-            try:
-                check(kernel._precompile_config(config).kernel, device, found)
-                found.configurations += 1
-            except (OutOfResources, PTXASError) as error:  # the autotuner drops such ones
-                reasons.append(reason_in_a_line(error))
-            except Exception as error:  # anything else ends the run
-                found.refused = reason_in_a_line(error)
-        if not found.configurations and not found.refused:
-            found.refused = '; '.join(reasons)
+        return compile_each([
+            lambda config=config: kernel._precompile_config(config).kernel
+            for config in kernel.configs], device)
+
+
+def compile_each(configurations: list[Callable[[], CompiledKernel]], device: Device) -> Compiled:
+    """Compile the configurations of a kernel, one of which must be able to run."""
+    found, reasons = Compiled(), []
+    begun = processor_seconds()
+    for configuration in configurations:
+        try:
+            check(configuration(), device, found)
+            found.configurations += 1
+        except (OutOfResources, PTXASError) as error:  # the autotuner drops such ones
+            reasons.append(reason_in_a_line(error))
+        except Exception as error:  # anything else ends the run
+            found.refused = _reason(error)
+    if not found.configurations and not found.refused:
+        found.refused = '; '.join(reasons)
     found.seconds = processor_seconds() - begun
     return found
+
+
+def _reason(error: Exception) -> str:
+    # Triton shows the code first, and says what is wrong with it in the last line
+    if isinstance(error, CompilationError):
+        return f'CompilationError: {str(error).strip().splitlines()[-1]}'
+    return reason_in_a_line(error)
 
 
 def check(kernel: CompiledKernel, device: Device, found: Compiled) -> None:

@@ -19,7 +19,7 @@ from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._subclasses.fake_tensor import FakeTensor
 
 from mtp.fallback import reason_in_a_line
-from tools.gate import backward, devices
+from tools.gate import backward, devices, own
 
 # What a lowered graph calls: its kernels, library calls and operators that stay whole, copies.
 CALLS = re.compile(r'(?P<kernel>\w+)\.run\(|\b(?:extern_kernels|torch\.ops|aten)\.(?P<op>[\w.]+)\('
@@ -43,7 +43,8 @@ class Lowered:
         nodes: of the graph.
         seconds: of lowering (processor time), without the compilation of kernels.
         kernels: key -> name of each kernel.
-        calls: operator or ``'triton'`` -> number of calls when the graph runs once.
+        calls: operator or ``'triton'`` -> number of calls when the graph runs once; of an operator
+            of mtp that of its kernels.
         refused: why inductor did not lower it, or None.
     """
     key: str
@@ -64,12 +65,14 @@ class Lowering:
         known: key -> what is known of a graph already, from this run or an earlier one.
         keep: takes each new :class:`Lowered` as a dict.
         keep_source: takes the key and the source of each kernel.
+        keep_launch: takes the launches of the project's own kernels.
     """
 
     def __init__(self, targets: list[devices.Device], known: dict[str, dict],
-                 keep: Callable[[dict], None], keep_source: Callable[[str, str], None]) -> None:
+                 keep: Callable[[dict], None], keep_source: Callable[[str, str], None],
+                 keep_launch: Callable[[own.Launch], None]) -> None:
         self.targets, self.known, self.keep = targets, known, keep
-        self.keep_source = keep_source
+        self.keep_source, self.keep_launch = keep_source, keep_launch
         self.seconds = 0.0
         self.keys: list[str] = []
 
@@ -116,8 +119,26 @@ class Lowering:
             kernel = hashlib.sha256(source.encode()).hexdigest()[:16]
             lowered.kernels[kernel] = name
             self.keep_source(kernel, source)
-        lowered.calls = calls_of(code)
+        lowered.calls = calls_of(code) | self._own_launches(graph, device)
         return lowered
+
+    def _own_launches(self, graph: fx.GraphModule, device: devices.Device) -> dict[str, int]:
+        """Return operator -> launches of the project's kernels, which inductor calls as they are.
+        """
+        numbers = Counter()
+        for node in graph.graph.nodes:
+            if node.op == 'call_function' and own.has_kernels(node.target):
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta['val'])
+                numbers[str(node.target)] += self.note_own(node.target, args, kwargs, device)
+        return dict(numbers)
+
+    def note_own(self, operator: torch._ops.OpOverload, args: tuple, kwargs: dict,
+                 device: devices.Device) -> int:
+        """Keep what an operator of mtp launches; return how many launches that are."""
+        launches = own.launches_of(operator, args, kwargs, device)
+        for launch in launches:
+            self.keep_launch(launch)
+        return len(launches)
 
 
 def _forget_strides() -> None:

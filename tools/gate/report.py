@@ -3,7 +3,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tools.gate.devices import DEVICES
 from tools.gate.launches import launches_of
+from tools.gate.own import Launch, key_of
 from tools.gate.store import Store
 
 
@@ -33,20 +35,30 @@ class Part:
 
 @dataclass
 class Found:
-    """Parts by workload, capability and title; what failed; what was not run."""
+    """What a run has found.
+
+    Attributes:
+        parts: by workload and capability, then by title.
+        uncompiled: workload -> launches of what runs uncompiled, by where.
+        own: kernel of the project -> capability -> most bytes of shared memory, registers and
+            bytes of stack.
+        refused, breaks, cut: a line for each; the last are those that were not run.
+    """
     parts: dict[tuple[str, int], dict[str, Part]] = field(default_factory=dict)
     uncompiled: dict[str, dict[str, int]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     breaks: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
+    own: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
         return bool(self.refused or self.breaks)
 
 
-def collect(store: Store, workloads: list[str], capabilities: list[int]) -> Found:
-    """Put together the rows of a store."""
+def collect(store: Store, workloads: list[str], capabilities: list[int], others: list[int]
+            ) -> Found:
+    """Put together the rows of a store; the arguments are those of the command line."""
     found, graphs, kernels = Found(), store.graphs(), store.kernels()
     names: dict[str, str] = {}
     for workload in workloads:
@@ -71,11 +83,43 @@ def collect(store: Store, workloads: list[str], capabilities: list[int]) -> Foun
             missing = sum(part.missing for part in parts.values())
             if missing:
                 found.cut.append(f'{workload}: {missing} kernels for {_spelled(capability)}')
+    names |= _own(found, store, workloads, {*capabilities, *others}, kernels)
     for (key, capability), row in kernels.items():
         if row['refused'] and key in names:
             found.refused.append(f'{names[key]} ({key}) for {_spelled(capability)}: '
                                  f'{row["refused"]}')
     return found
+
+
+def _own(found: Found, store: Store, workloads: list[str], capabilities: set[int],
+         kernels: dict[tuple[str, int], dict]) -> dict[str, str]:
+    """Add the project's own kernels; return their names by key."""
+    launches = own_launches(store, workloads)
+    for capability in capabilities:
+        rows = {key: kernels[key, capability] for key in launches if (key, capability) in kernels}
+        for key, row in rows.items():
+            of_devices = found.own.setdefault(_name(launches[key]), {})
+            needs = row['shared'], row['registers'], row['spilled']
+            of_devices[capability] = tuple(map(max, of_devices.get(capability, needs), needs))
+        if len(rows) < len(launches):
+            found.cut.append(f'{len(launches) - len(rows)} launches of the project\'s kernels for '
+                             f'{_spelled(capability)}')
+    return {key: _name(launch) for key, launch in launches.items()}
+
+
+def _name(launch: Launch) -> str:
+    return f'{launch["module"].rpartition(".")[2]}.{launch["kernel"]}'
+
+
+def own_table(found: Found) -> str:
+    """Return shared memory, registers and stack of the project's kernels on each device."""
+    lines = ['| kernel | ' + ' | '.join(
+        f'{_spelled(c)}, of {d.shared_memory_per_block_optin // 1024} KiB'
+        for c, d in DEVICES.items()) + ' |', '| --- ' + '| --: ' * len(DEVICES) + '|']
+    for name, of_devices in sorted(found.own.items()):
+        cells = [' / '.join(map(str, of_devices[c])) if c in of_devices else '-' for c in DEVICES]
+        lines.append(f'| {name} | {" | ".join(cells)} |')
+    return '\n'.join(lines)
 
 
 def _add(part: Part, row: dict, graphs: list[dict], kernels: dict[tuple[str, int], dict]) -> None:
@@ -106,6 +150,11 @@ def graphs_of(store: Store, workloads: list[str]) -> Iterator[list[dict]]:
         for row in store.rows(workload)['trace']:
             parts[row['part']] += [graphs[key] for key in row['keys']]
         yield from parts.values()
+
+
+def own_launches(store: Store, workloads: list[str]) -> dict[str, Launch]:
+    """Return the launches of the project's kernels by key."""
+    return {key_of(row): row for workload in workloads for row in store.rows(workload)['own']}
 
 
 def heaviest(store: Store, workloads: list[str], capability: int, number: int) -> list[str]:

@@ -19,8 +19,9 @@ class Store:
         return self.folder / 'steps' / f'{workload.replace(" ", "_")}.jsonl'
 
     def rows(self, workload: str) -> dict[str, list[dict]]:
-        """Return a workload's rows by kind: ``graph``, ``trace``, ``break``, ``step``."""
-        found: dict[str, list[dict]] = {'graph': [], 'trace': [], 'break': [], 'step': []}
+        """Return a workload's rows by kind: ``graph``, ``own``, ``trace``, ``break``, ``step``."""
+        found: dict[str, list[dict]] = {
+            'graph': [], 'own': [], 'trace': [], 'break': [], 'step': []}
         for row in _lines(self.step(workload)):
             found[row.pop('kind')].append(row)
         return found
@@ -31,9 +32,9 @@ class Store:
                 for row in _lines(path) if row['kind'] == 'graph'}
 
     def begin(self, workload: str) -> None:
-        """Keep of an unfinished workload the graphs that have been lowered."""
+        """Keep of an unfinished workload the graphs that have been lowered, and their launches."""
         path = self.step(workload)
-        kept = [row for row in _lines(path) if row['kind'] == 'graph']
+        kept = [row for row in _lines(path) if row['kind'] in ('graph', 'own')]
         path.unlink(missing_ok=True)
         for row in kept:
             append(path, row)

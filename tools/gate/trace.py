@@ -7,7 +7,6 @@ from unittest.mock import patch
 import torch
 import torch.utils._pytree as pytree
 from torch import nn
-from torch._dynamo.utils import counters
 from torch.autograd.graph import Node
 from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode_temporarily
 
@@ -57,9 +56,15 @@ class Tracer:
             if not self.only or title in self.only:
                 setattr(module, method, self._part(title, getattr(module, method), dynamic))
 
+    def begin_step(self) -> None:
+        """Count calls from here on."""
+        for row in self.rows:
+            row['calls'] = 0
+
     def _part(self, title: str, eager: Callable, dynamic: bool | None) -> Callable:
         # one backend for all: Dynamo shares code between the blocks of a backbone as in training
-        compiled = torch.compile(eager, dynamic=dynamic, backend=self._backend)
+        compiled = torch.compile(
+            eager, fullgraph=True, dynamic=dynamic, backend=self._backend)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             with _uncounted():
@@ -72,7 +77,6 @@ class Tracer:
 
     def _trace(self, title: str, compiled: Callable, args: tuple, kwargs: dict) -> None:
         begun, number, self.title = processor_seconds(), len(self.rows), title
-        counters['graph_break'].clear()
         try:
             with patch.object(dispatch, '_reason_against', _nothing_against):
                 compiled(*args, **kwargs)
@@ -81,8 +85,6 @@ class Tracer:
             pass
         except Exception as error:  # whatever Dynamo ends with is what the gate reports
             self.breaks[title] = reason_in_a_line(getattr(error, 'inner_exception', error))
-        if counters['graph_break']:
-            self.breaks[title] = next(iter(counters['graph_break']))
         for row in self.rows[number:]:
             row['dynamo'] = processor_seconds() - begun - row.pop('backend')
 

@@ -6,31 +6,40 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from mmengine.logging import MMLogger
 
 from mtp.fallback import reason_in_a_line
 from tools.gate.devices import DEVICES
-from tools.gate.kernels import compile_inductor
+from tools.gate.kernels import compile_each, compile_inductor
 from tools.gate.lower import Lowering
+from tools.gate.own import Launch, compiler_of, key_of
 from tools.gate.store import Store
 from tools.gate.trace import Tracer
 from tools.gate.workloads import WORKLOADS
 
 
 def prepare(folder: Path) -> None:
-    """Set up a process: one thread, no cache of Triton's, compilers write to a log."""
+    """Set up a process: one thread, no cache of Triton's, what compilers say goes to a log."""
     torch.set_num_threads(1)
     os.environ['TRITON_ALWAYS_COMPILE'] = '1'
-    log = os.open(folder / 'compilers.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(log, stream.fileno())
+    log = os.open(folder / 'compilers.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, sys.stderr.fileno())
+    MMLogger.get_instance('gate', log_level='WARNING')  # the one that libraries log to
 
 
 def trace(folder: Path, name: str, capabilities: tuple[int, ...]) -> None:
     """Trace and lower a workload into the store."""
     store, workload = Store(folder), WORKLOADS[name]
     store.begin(name)
-    lowering = Lowering([DEVICES[c] for c in capabilities], store.graphs(),
-                        lambda row: store.add(name, 'graph', row), store.keep_source)
+
+    def keep_launch(launch: Launch) -> None:
+        if not workload.only:  # of the others all is in a whole step
+            store.add(name, 'own', launch)
+
+    lowering = Lowering(
+        [DEVICES[c] for c in capabilities], store.graphs(),
+        lambda row: store.add(name, 'graph', row), store.keep_source,
+        keep_launch)
     tracer = Tracer(lowering, set(workload.only))
     launches = {}
     try:
@@ -50,3 +59,11 @@ def compile_kernel(folder: Path, key: str, capability: int) -> dict:
     """Compile a kernel that inductor wrote; return its row."""
     found = compile_inductor(Store(folder).source(key), DEVICES[capability])
     return dict(key=key, capability=capability, **asdict(found))
+
+
+def compile_own(_: Path, launch: Launch, capability: int) -> dict:
+    """Compile one of the project's kernels as a launch specialises it; return its row."""
+    device = DEVICES[capability]
+    found = compile_each([compiler_of(launch, device)], device)
+    return dict(key=key_of(launch), capability=capability, kernel=launch['kernel'],
+                **asdict(found))

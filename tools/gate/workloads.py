@@ -1,11 +1,9 @@
 """The steps of training whose parts the gate compiles."""
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -24,19 +22,20 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'benchmark'))  # whose script
 import counted
 import jobs
 from batches import make_samples
-from launches import LaunchCounter
 
 from mtp.engine import parallel
 from mtp.registry import MODELS
 from tools.gate import backward, devices
 from tools.gate.finetune import finetuning
 from tools.gate.trace import Tracer
+from tools.gate.uncompiled import Uncompiled
 
 IMAGES, OBJECTS, SIDE = 2, 23, 448  # images of each data set, objects of each image, pixels
 # What depends on the number of classes, and the numbers to try, background included: around the
-# powers of two to which Triton rounds, and those of the three data sets of SAMRS (19, 21 and 38).
+# powers of two to which Triton rounds, and the largest of SAMRS.
 BY_CLASSES = ('SemanticTask.terms', 'SharedRoIHead.targets', 'SharedRoIHead.box_terms')
 CLASSES = (2, 15, 16, 17, 31, 32, 33, 38)
+QUICK = ('SemanticTask.terms', 'SharedRoIHead.targets')  # for the test suite
 FINETUNING = {  # a recipe of each kind
     'classification': 'classification/eurosat/vit_b_rvsa',
     'retinanet': 'horizontal_detection/xview/vit_b_rvsa',
@@ -95,16 +94,16 @@ WORKLOADS = {
     **{f'{task} one': Workload(finetuning(config)) for task, config in FINETUNING.items()},
     **{f'{task} DDP': Workload(finetuning(FINETUNING[task], group_of_two))
        for task in ('upernet', 'change')},
-    'classes': Workload(pretraining('vit_tiny_rvsa', 'one', CLASSES), BY_CLASSES)}
+    'classes': Workload(pretraining('vit_tiny_rvsa', 'one', CLASSES), BY_CLASSES),
+    'quick': Workload(pretraining('vit_tiny_rvsa', 'one', (19,)), QUICK)}
 
 
 def _pretrain(cfg: Config, low_blocks: bool, tracer: Tracer) -> dict[str, int]:
     samples = make_samples(jobs.num_classes(cfg), IMAGES, OBJECTS, SIDE)
-    found = {}
-    with LaunchCounter() as counter:
+    with Uncompiled(tracer) as counter:
         batch = cfg.train_dataloader.collate_fn.type(samples)
         data = MODELS.build(cfg.model.data_preprocessor)(batch, training=True)
-    found['data preprocessor'] = counter.launches.total()
+        counter.take('data preprocessor')
     with counted.as_on_a_gpu('cuda', True), devices.forms_of_a_gpu():
         with torch.device('cuda'):
             model = MODELS.build(cfg.model).train()
@@ -115,15 +114,15 @@ def _pretrain(cfg: Config, low_blocks: bool, tracer: Tracer) -> dict[str, int]:
             for block in parallel.parts(model)[0]:
                 block.bfloat16()
         tracer.install(model)
-        with Uncompiled(tracer) as counter:
+        with counter, _foreach_of_fake_tensors():
             loss = counted.loss(model, data)
-            found['forward'] = counter.take()
+            counter.take('forward')
             _differentiate(loss, model)
-            found['backward'] = counter.take()
-            with _foreach_of_fake_tensors():
+            counter.take('backward')
+            for _ in range(2):  # the first time it makes its state
                 optimizer.step()
-            found['optimiser'] = counter.take()
-    return found
+                counter.take('optimiser')
+    return counter.taken
 
 
 @contextmanager
@@ -142,25 +141,3 @@ def _differentiate(loss: Tensor, model: nn.Module) -> None:
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
     for parameter, grad in zip(parameters, grads):
         parameter.grad = grad
-
-
-class Uncompiled(LaunchCounter):
-    """Counts the launches outside the compiled parts."""
-
-    def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
-        self._tracer = tracer
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (),
-                           kwargs: dict | None = None) -> Any:
-        node = backward.running() or torch._C._current_autograd_node()
-        if node in self._tracer.nodes:
-            return func(*args, **kwargs or {})
-        return super().__torch_dispatch__(func, types, args, kwargs)
-
-    def take(self) -> int:
-        """Return the launches since the last time."""
-        # fake tensors ask themselves for their device
-        number = sum(n for (name, _), n in self.launches.items() if not name.startswith('prim::'))
-        self.launches = Counter()
-        return number

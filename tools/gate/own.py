@@ -1,0 +1,101 @@
+"""The project's own kernels as real launches specialise them.
+
+An operator of mtp runs on fake tensors, and what it would launch is noted: Triton compiles a
+kernel anew for each set of types, constants, and integers that are 1 or divisible by 16.
+"""
+import hashlib
+import importlib
+import json
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.utils._pytree as pytree
+from torch import SymInt, Tensor
+from torch._library.custom_ops import OPDEFS
+from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.compiler import CompiledKernel
+from triton.runtime.jit import JITFunction, MockTensor
+
+from tools.gate.devices import Device, present
+
+ALIGNED, ODD, LARGE = 16, 17, 1 << 40  # integers in a launch's place: what Triton looks at
+
+Launch = dict[str, Any]
+
+
+def has_kernels(operator: Any) -> bool:
+    """Return whether an operator is one of ``mtp.ops``."""
+    if not isinstance(operator, torch._ops.OpOverload) or operator.namespace != 'mtp':
+        return False
+    return OPDEFS[operator.name()]._init_fn.__module__.startswith('mtp.ops.')
+
+
+def launches_of(operator: torch._ops.OpOverload, args: tuple, kwargs: dict, device: Device
+                ) -> list[Launch]:
+    """Return what an operator of mtp launches.
+
+    Args:
+        operator: of the namespace ``mtp``.
+        args: fake tensors, of which shapes and types are taken, and numbers.
+        kwargs: the same by name.
+        device: that the launcher may ask about.
+    """
+    found: list[Launch] = []
+
+    def note(kernel: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        constants = {p.name for p in kernel.params if p.is_constexpr}
+        values = dict(zip(kernel.arg_names, args)) | kwargs
+        found.append(dict(
+            module=kernel.__module__, kernel=kernel.__name__,
+            values={name: value if name in constants or name not in kernel.arg_names
+                    else _specialised(value) for name, value in values.items()}))
+
+    definition = OPDEFS[operator.name()]
+    with FakeTensorMode(), torch.no_grad(), present(device), patch.object(JITFunction, 'run', note):
+        definition._init_fn(*pytree.tree_map(_concrete, args),
+                            **pytree.tree_map(_concrete, kwargs))
+    return found
+
+
+def _concrete(value: Any) -> Any:
+    if isinstance(value, SymInt):
+        return value.node.hint
+    if isinstance(value, Tensor):
+        return torch.empty_strided(
+            [_concrete(n) for n in value.shape], [_concrete(n) for n in value.stride()],
+            dtype=value.dtype, device='cuda')
+    return value
+
+
+def _specialised(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return f'*{str(value.dtype).removeprefix("torch.")}'
+    if isinstance(value, float):
+        return 0.5  # any
+    if isinstance(value, bool) or not isinstance(value, int) or value == 1:
+        return value
+    return (ODD if value % 16 else ALIGNED) + (LARGE if value >= 2**31 else 0)
+
+
+def key_of(launch: Launch) -> str:
+    """Return a hash of what decides a kernel's code."""
+    return hashlib.sha256(json.dumps(launch, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def compiler_of(launch: Launch, device: Device) -> Callable[[], CompiledKernel]:
+    """Return what compiles a launch's kernel."""
+    kernel = getattr(importlib.import_module(launch['module']), launch['kernel'])
+    values = {name: MockTensor(getattr(torch, value[1:]))
+              if isinstance(value, str) and value.startswith('*') else value
+              for name, value in launch['values'].items()}
+
+    def compile_it() -> CompiledKernel:
+        with present(device):
+            kernel.device_caches.clear()  # of another device
+            # by place: an argument may be called as one of run's
+            args = [values[name] for name in kernel.arg_names]
+            options = {n: v for n, v in values.items() if n not in kernel.arg_names}
+            return kernel.run(*args, grid=(1,), warmup=True, **options)
+    return compile_it

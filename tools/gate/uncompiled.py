@@ -1,0 +1,44 @@
+"""Launches of a training step outside of the parts that are compiled."""
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tools.gate import backward, own
+from tools.gate.trace import Tracer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / 'benchmark'))  # whose scripts are no package
+from launches import LaunchCounter  # noqa: E402
+
+
+class Uncompiled(LaunchCounter):
+    """Counts the launches outside the compiled parts.
+
+    Attributes:
+        taken: where in the step -> launches.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+        self.taken: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (),
+                           kwargs: dict | None = None) -> Any:
+        node = backward.running() or torch._C._current_autograd_node()
+        if node in self._tracer.nodes:
+            return func(*args, **kwargs or {})
+        if own.has_kernels(func):
+            lowering = self._tracer.lowering
+            self.launches['mtp', ''] += lowering.note_own(
+                func, args, kwargs or {}, lowering.targets[0]) - 1
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def take(self, where: str) -> None:
+        """Note the launches since the last time."""
+        # fake tensors ask themselves for their device, optimisers tell the profiler of their steps
+        self.taken[where] = sum(number for (name, _), number in self.launches.items()
+                                if not name.startswith(('prim::', 'profiler::')))
+        self.launches = Counter()
