@@ -28,7 +28,7 @@ class _Traced(Exception):
 
 def parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, bool | None]]:
     """Give title, module, method and ``dynamic`` of all that ``tools/train.py`` compiles."""
-    for module, method, dynamic in compilation._parts(model):
+    for module, method, dynamic in compilation.parts(model):
         yield f'{type(module).__name__}.{method}', module, method, dynamic
 
 
