@@ -48,8 +48,12 @@ def kept_horizontal(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tenso
     return form(boxes, valid, iou_threshold)
 
 
+@torch.library.custom_op('mtp::kept_horizontal_torch', mutates_args=())
 def kept_horizontal_torch(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
-    """:func:`kept_horizontal` through torchvision, group by group."""
+    """Do what :func:`kept_horizontal` does through torchvision, group by group.
+
+    An operator, because compiled code cannot look at how many boxes are valid.
+    """
     from torchvision.ops import nms  # slow to import, and mtp is not
     ranks = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=boxes.dtype)
     keep = torch.zeros_like(valid)
@@ -57,3 +61,8 @@ def kept_horizontal_torch(boxes: Tensor, valid: Tensor, iou_threshold: float) ->
         index = valid_g.nonzero().squeeze(1)
         keep_g[index[nms(boxes_g[index], ranks[:len(index)], iou_threshold)]] = True
     return keep
+
+
+@kept_horizontal_torch.register_fake
+def _(boxes, valid, iou_threshold):
+    return torch.empty_like(valid)

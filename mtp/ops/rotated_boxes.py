@@ -92,8 +92,12 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float,
     return order[form(boxes.detach()[order], iou_threshold, labels)]
 
 
+@torch.library.custom_op('mtp::box_iou_rotated_torch', mutates_args=())
 def box_iou_rotated_torch(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bool) -> Tensor:
-    """:func:`box_iou_rotated` in torch."""
+    """Do what :func:`box_iou_rotated` does in torch.
+
+    An operator, because compiled code cannot look at which boxes are near each other.
+    """
     if boxes1.dim() == 2 and not aligned:
         return box_iou_rotated_torch(boxes1[None], boxes2[None], mode, aligned)[0]
     dtype = torch.promote_types(torch.promote_types(boxes1.dtype, boxes2.dtype), torch.float32)
@@ -110,6 +114,13 @@ def box_iou_rotated_torch(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bo
         out[image, i, j] = _overlap(part.flatten(0, 1), flat2, mode, image * part.shape[1] + i,
                                     image * num2 + j).to(dtype)
     return overlaps
+
+
+@box_iou_rotated_torch.register_fake
+def _(boxes1, boxes2, mode, aligned):
+    dtype = torch.promote_types(torch.promote_types(boxes1.dtype, boxes2.dtype), torch.float32)
+    return boxes1.new_empty(boxes1.shape[:-1] + (() if aligned else boxes2.shape[-2:-1]),
+                            dtype=dtype)
 
 
 def kept_rotated_torch(boxes: Tensor, iou_threshold: float, labels: Tensor | None) -> Tensor:
