@@ -14,14 +14,9 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.fx import GraphModule
 
 from mtp.fallback import fall_back
-
-# What a failing compiler raises: tracing, lowering and kernels (as BackendCompilerFailed, a
-# TorchDynamoException), or too many recompilations. Errors of the code that it made pass.
-FAILURES = (TorchDynamoException, FailOnRecompileLimitHit)
 
 
 class PartKind:
@@ -78,7 +73,9 @@ class CompiledPart:
             return self._uncompiled(*args, **kwargs)
         try:
             return self._compiled(*args, **kwargs)
-        except FAILURES as error:
+        except Exception as error:
+            if not _is_of_the_compiler(error):
+                raise
             failure = error
         # An error of the method itself ends here, as it would without compilation.
         result = self._uncompiled(*args, **kwargs)
@@ -90,6 +87,12 @@ class CompiledPart:
     def __deepcopy__(self, memo: dict) -> Callable:
         """Return the copied module's own method: a copy of a model runs uncompiled."""
         return copy.deepcopy(self._uncompiled, memo)
+
+
+def _is_of_the_compiler(error: Exception) -> bool:
+    """Return whether an error is of tracing, lowering or kernels, and not of the code they made."""
+    from torch._dynamo import exc  # which takes 0.7 s to import
+    return isinstance(error, exc.TorchDynamoException | exc.FailOnRecompileLimitHit)
 
 
 @contextmanager

@@ -1,7 +1,38 @@
 """Which GPU a process sees."""
+import os
+import subprocess
+import sys
+
 import pytest
 
 from mtp.cli.own_gpu import show_own_gpu
+from tests.conftest import REPO
+
+# Lower a function for this process's GPU, as if there were two, and print what the cache counted.
+LOWER = '''
+import os
+from mtp.cli.own_gpu import show_own_gpu
+show_own_gpu('pytorch')
+import torch
+from torch._dynamo.utils import counters
+from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+from torch._subclasses.fake_tensor import FakeTensorMode
+from tools.gate.devices import DEVICES, present
+from tools.gate.lower import kernels_written
+
+def backend(graph, inputs):
+    compile_fx(graph, inputs, inner_compile=lower)
+    print({key: n for key, n in counters['inductor'].items() if key.startswith('fxgraph')})
+    raise SystemExit
+
+def lower(*args, **settings):
+    with present(DEVICES[90]), kernels_written():
+        return compile_fx_inner(*args, **settings)
+
+with FakeTensorMode():
+    x = torch.empty(64, 64, device=f'cuda:{os.environ["LOCAL_RANK"]}')
+    torch.compile(lambda x: x.softmax(1) + 1, backend=backend)(x)
+'''
 
 
 @pytest.mark.parametrize(('launcher', 'variable'), [
@@ -27,3 +58,14 @@ def test_a_single_process_sees_all(tmp_path):
     environment = {'LOCAL_RANK': '1', 'CUDA_VISIBLE_DEVICES': '0,1'}
     show_own_gpu('none', environment, tmp_path)
     assert environment == {'LOCAL_RANK': '1', 'CUDA_VISIBLE_DEVICES': '0,1'}
+
+
+@pytest.mark.slow
+def test_processes_of_a_machine_share_the_compile_cache(tmp_path):
+    pytest.importorskip('triton')
+    environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
+    environment |= {'CUDA_VISIBLE_DEVICES': '0,1', 'TORCHINDUCTOR_CACHE_DIR': str(tmp_path)}
+    counted = [subprocess.run([sys.executable, '-c', LOWER], cwd=REPO, text=True, check=True,
+                              stdout=subprocess.PIPE, env=environment | {'LOCAL_RANK': rank}).stdout
+               for rank in '01']
+    assert counted == ["{'fxgraph_cache_miss': 1}\n", "{'fxgraph_cache_hit': 1}\n"]
