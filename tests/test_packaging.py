@@ -38,7 +38,8 @@ def test_every_import_is_declared():
                 imported |= {alias.name.split('.')[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 imported.add(node.module.split('.')[0])
-    undeclared = sorted(imported - sys.stdlib_module_names - provided - beside - optional - {'mtp', 'tools'})
+    undeclared = sorted(imported - sys.stdlib_module_names - provided - beside - optional
+                        - {'mtp', 'tools'})
     assert not undeclared, f'imported, but not in the dependencies of pyproject.toml: {undeclared}'
 
 
