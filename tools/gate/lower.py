@@ -14,6 +14,7 @@ import torch
 import torch._functorch.config as functorch
 import torch._inductor.config as inductor
 from torch import Tensor, fx
+from torch._higher_order_ops.effects import with_effects
 from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._subclasses.fake_tensor import FakeTensor
@@ -127,18 +128,21 @@ class Lowering:
         """
         numbers = Counter()
         for node in graph.graph.nodes:
-            if node.op == 'call_function' and own.has_kernels(node.target):
-                args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta['val'])
-                numbers[str(node.target)] += self.note_own(node.target, args, kwargs, device)
+            # an operator with an effect stands behind a token that keeps the order of effects
+            operator, *args = (*node.args[1:],) if node.target is with_effects else (
+                node.target, *node.args)
+            if own.is_own(operator):
+                args, kwargs = fx.node.map_arg((args, node.kwargs), lambda n: n.meta['val'])
+                numbers[str(operator)] += self.note_own(operator, args, kwargs, device)
         return dict(numbers)
 
     def note_own(self, operator: torch._ops.OpOverload, args: tuple, kwargs: dict,
                  device: devices.Device) -> int:
-        """Keep what an operator of mtp launches; return how many launches that are."""
-        launches = own.launches_of(operator, args, kwargs, device)
+        """Keep the kernels that an operator of mtp launches; return the number of all launches."""
+        launches, number = own.launches_of(operator, args, kwargs, device)
         for launch in launches:
             self.keep_launch(launch)
-        return len(launches)
+        return number
 
 
 def _forget_strides() -> None:

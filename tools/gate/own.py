@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction, MockTensor
 
+from tools.gate.counter import LaunchCounter
 from tools.gate.devices import Device, present
 
 ALIGNED, ODD, LARGE = 16, 17, 1 << 40  # integers in a launch's place: what Triton looks at
@@ -25,16 +26,14 @@ ALIGNED, ODD, LARGE = 16, 17, 1 << 40  # integers in a launch's place: what Trit
 Launch = dict[str, Any]
 
 
-def has_kernels(operator: Any) -> bool:
-    """Return whether an operator is one of ``mtp.ops``."""
-    if not isinstance(operator, torch._ops.OpOverload) or operator.namespace != 'mtp':
-        return False
-    return OPDEFS[operator.name()]._init_fn.__module__.startswith('mtp.ops.')
+def is_own(operator: Any) -> bool:
+    """Return whether an operator is one of mtp."""
+    return isinstance(operator, torch._ops.OpOverload) and operator.namespace == 'mtp'
 
 
 def launches_of(operator: torch._ops.OpOverload, args: tuple, kwargs: dict, device: Device
-                ) -> list[Launch]:
-    """Return what an operator of mtp launches.
+                ) -> tuple[list[Launch], int]:
+    """Return the launches of mtp's kernels by an operator of mtp, and the number of all launches.
 
     Args:
         operator: of the namespace ``mtp``.
@@ -54,9 +53,10 @@ def launches_of(operator: torch._ops.OpOverload, args: tuple, kwargs: dict, devi
 
     definition = OPDEFS[operator.name()]
     with FakeTensorMode(), torch.no_grad(), present(device), patch.object(JITFunction, 'run', note):
-        definition._init_fn(*pytree.tree_map(_concrete, args),
-                            **pytree.tree_map(_concrete, kwargs))
-    return found
+        args, kwargs = pytree.tree_map(_concrete, (args, kwargs))
+        with LaunchCounter() as counter:
+            definition._init_fn(*args, **kwargs)
+    return found, len(found) + counter.total()
 
 
 def _concrete(value: Any) -> Any:

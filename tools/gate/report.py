@@ -113,6 +113,8 @@ def _name(launch: Launch) -> str:
 
 def own_table(found: Found) -> str:
     """Return shared memory, registers and stack of the project's kernels on each device."""
+    if not found.own:
+        return ''
     lines = ['| kernel | ' + ' | '.join(
         f'{_spelled(c)}, of {d.shared_memory_per_block_optin // 1024} KiB'
         for c, d in DEVICES.items()) + ' |', '| --- ' + '| --: ' * len(DEVICES) + '|']
@@ -180,10 +182,11 @@ def table(found: Found) -> str:
                 f'{part.backward} | {part.nodes} | {len(part.kernels)} | {part.serial:.1f} | '
                 f'{part.compiling:.1f} | {part.longest:.1f} | {part.launches} | '
                 f'{part.shared / 1024:.0f} | {part.registers} |')
-        launches = found.uncompiled.get(workload, {})
-        lines.append(f'| {workload} | | uncompiled: '
-                     + ', '.join(f'{where} {number}' for where, number in launches.items())
-                     + f' |{" |" * 7} {sum(launches.values())} | | |')
+        launches = found.uncompiled.get(workload)
+        if launches:
+            spelled = ', '.join(f'{where} {number}' for where, number in launches.items())
+            lines.append(f'| {workload} | | uncompiled: {spelled} |{" |" * 7} '
+                         f'{sum(launches.values())} | | |')
     return '\n'.join(lines)
 
 

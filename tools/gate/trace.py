@@ -26,12 +26,6 @@ class _Traced(Exception):
     """Ends a compiled part before it runs: its code is for a GPU."""
 
 
-def parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, bool | None]]:
-    """Give title, module, method and ``dynamic`` of all that ``tools/train.py`` compiles."""
-    for module, method, dynamic in compilation.parts(model):
-        yield f'{type(module).__name__}.{method}', module, method, dynamic
-
-
 class Tracer:
     """Compiles the parts of a model for GPUs and runs them uncompiled.
 
@@ -52,7 +46,9 @@ class Tracer:
 
     def install(self, model: nn.Module) -> None:
         """Compile the parts of a model in place."""
-        for title, module, method, dynamic in parts(model):
+        torch._dynamo.config.recompile_limit = compilation.MOST_VERSIONS
+        for module, method, dynamic in compilation.parts(model):
+            title = f'{type(module).__name__}.{method}'
             if not self.only or title in self.only:
                 setattr(module, method, self._part(title, getattr(module, method), dynamic))
 

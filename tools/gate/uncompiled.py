@@ -1,16 +1,12 @@
 """Launches of a training step outside of the parts that are compiled."""
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tools.gate import backward, own
+from tools.gate.counter import LaunchCounter
 from tools.gate.trace import Tracer
-
-sys.path.insert(0, str(Path(__file__).parents[1] / 'benchmark'))  # whose scripts are no package
-from launches import LaunchCounter  # noqa: E402
 
 
 class Uncompiled(LaunchCounter):
@@ -30,7 +26,7 @@ class Uncompiled(LaunchCounter):
         node = backward.running() or torch._C._current_autograd_node()
         if node in self._tracer.nodes:
             return func(*args, **kwargs or {})
-        if own.has_kernels(func):
+        if own.is_own(func):
             lowering = self._tracer.lowering
             self.launches['mtp', ''] += lowering.note_own(
                 func, args, kwargs or {}, lowering.targets[0]) - 1
@@ -38,7 +34,5 @@ class Uncompiled(LaunchCounter):
 
     def take(self, where: str) -> None:
         """Note the launches since the last time."""
-        # fake tensors ask themselves for their device, optimisers tell the profiler of their steps
-        self.taken[where] = sum(number for (name, _), number in self.launches.items()
-                                if not name.startswith(('prim::', 'profiler::')))
+        self.taken[where] = self.total()
         self.launches = Counter()
