@@ -19,7 +19,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -29,6 +28,7 @@ import mtp  # noqa: F401  (gives mmcv its operators: before the modules that imp
 import jobs
 import paper
 from batches import make_samples
+from gpu_forms import forms_of_a_gpu
 from launches import LaunchCounter
 from measure import Kept
 from mmengine.config import Config
@@ -150,15 +150,8 @@ def as_on_a_gpu(device: str, amp: bool) -> Iterator[None]:
                 torch.backends.cudnn.flags(enabled=False)):
             stack.enter_context(context)
         if device == 'cuda':
-            stack.enter_context(
-                patch.object(F, 'scaled_dot_product_attention', _flash_attention))
+            stack.enter_context(forms_of_a_gpu())
         yield
-
-
-def _flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    dtype = torch.bfloat16
-    return torch.ops.aten._scaled_dot_product_flash_attention(
-        q.to(dtype), k.to(dtype), v.to(dtype), scale=scale)[0]
 
 
 if __name__ == '__main__':

@@ -1,6 +1,4 @@
 """The GPUs that are pretended: their limits, and answers in place of a driver's."""
-import functools
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,7 +9,6 @@ import torch
 import torch._inductor.scheduler
 import torch._subclasses.fake_tensor
 import torch.utils._triton
-from torch import Tensor
 from torch._dynamo.device_interface import CudaInterface
 from torch._inductor import utils as inductor_utils
 from torch._inductor.runtime import triton_helpers
@@ -19,7 +16,6 @@ from torch._inductor.runtime.hints import DeviceProperties
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-aten = torch.ops.aten
 # functions of torch._inductor.utils that keep what they have once learnt of the device
 CACHED = ('is_big_gpu', 'get_max_num_sms', 'using_b200', 'get_device_tflops', 'get_gpu_dram_gbps')
 KIB = 1024
@@ -103,60 +99,6 @@ def use_driver(device: Device) -> None:
     """Make Triton compile for ``device`` in this process from now on."""
     driver.set_active(Driver(device))
     triton_helpers.set_driver_to_gpu = lambda: driver.set_active(Driver(device))
-
-
-@contextmanager
-def forms_of_a_gpu() -> Iterator[None]:
-    """Let attention and convolutions of fake CUDA tensors take the forms that a GPU takes.
-
-    ATen asks the GPU itself for the form of attention, and whether cuDNN takes bfloat16. The few
-    real tensors that inductor makes on the GPU, to fold constants, are on the CPU.
-    """
-    library = torch.library.Library('aten', 'IMPL')
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'Warning only once', UserWarning)
-        library.impl('scaled_dot_product_attention', _attention, 'AutogradCUDA')
-        for name in ('empty.memory_format', 'empty_strided'):
-            library.impl(name, functools.partial(_on_the_cpu, name), 'CUDA', allow_override=True)
-    try:
-        with patch.object(torch._C, '_select_conv_backend', _convolution_backend):
-            yield
-    finally:
-        library._destroy()
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
-               dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,
-               enable_gqa: bool = False) -> Tensor:
-    """Choose as ATen does on a GPU: flash, where it cannot the memory-efficient form."""
-    padding = -query.shape[-1] % 8
-    if padding:  # both forms read 16 bytes at a time
-        scale = scale or query.shape[-1]**-0.5
-        query, key, value = (torch.nn.functional.pad(t, (0, padding)) for t in (query, key, value))
-    if query.dtype.itemsize == 2 and attn_mask is None and query.shape[-1] <= 256:
-        out = aten._scaled_dot_product_flash_attention(
-            query, key, value, dropout_p, is_causal, scale=scale)[0]
-    else:
-        if attn_mask is not None:
-            attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
-        learns = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-        out = aten._scaled_dot_product_efficient_attention(
-            query, key, value, attn_mask, learns, dropout_p, is_causal, scale=scale)[0]
-    return out[..., :value.shape[-1] - padding]
-
-
-def _on_the_cpu(name: str, *args: Any, **kwargs: Any) -> Tensor:
-    packet, _, overload = name.partition('.')
-    make = getattr(getattr(aten, packet), overload or 'default')
-    return make(*args, **kwargs | dict(device='cpu', pin_memory=False))
-
-
-_select_conv_backend = torch._C._select_conv_backend
-
-
-def _convolution_backend(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Choose for bfloat16 what is chosen for float32."""
-    return _select_conv_backend(input.float(), weight.float(), *args, **kwargs)
 
 
 @contextmanager

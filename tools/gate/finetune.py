@@ -18,7 +18,8 @@ from mmrotate.structures.bbox import RotatedBoxes
 from mmseg.structures import SegDataSample
 
 from mtp.registry import MODELS
-from tools.gate import autocast, devices
+from tools.benchmark.gpu_forms import forms_of_a_gpu
+from tools.gate import autocast
 from tools.gate.trace import Tracer
 from tools.gate.uncompiled import Uncompiled
 
@@ -39,7 +40,7 @@ def finetuning(config: str, group: Callable = nullcontext) -> Callable[[Tracer],
         cfg.model.backbone.update(img_size=SIDE, init_cfg=None)
         init_default_scope(cfg.default_scope)
         torch.manual_seed(0)
-        with group(), devices.forms_of_a_gpu():
+        with group(), forms_of_a_gpu():
             model = MODELS.build(cfg.model).train()
             if torch.distributed.is_initialized() and cfg.get('sync_bn'):
                 model = convert_sync_batchnorm(model, cfg.sync_bn)

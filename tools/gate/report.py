@@ -3,8 +3,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tools.gate import counter
 from tools.gate.devices import DEVICES
-from tools.gate.launches import launches_of
 from tools.gate.own import Launch, key_of
 from tools.gate.store import Store
 
@@ -131,7 +131,7 @@ def _add(part: Part, row: dict, graphs: list[dict], kernels: dict[tuple[str, int
         part.backward += graph['backward']
         part.nodes += graph['nodes']
         part.serial += graph['seconds']
-        part.launches += row['calls'] * launches_of(graph['calls'])
+        part.launches += row['calls'] * counter.of_calls(graph['calls'])
         for key in graph['kernels'].keys() - part.kernels:
             part.kernels.add(key)
             compiled = kernels.get((key, graph['capability']))

@@ -54,6 +54,7 @@ class Tracer:
 
     def begin_step(self) -> None:
         """Count calls from here on."""
+        self.nodes.clear()
         for row in self.rows:
             row['calls'] = 0
 
