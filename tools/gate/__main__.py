@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -95,18 +95,14 @@ class Run:
                 process.terminate()
 
     def _all(self, jobs: Iterator[tuple]) -> None:
-        """Submit jobs and keep what they return, until the time is over."""
+        """Do jobs until the time is over; they write what they find."""
         pending: set[Future] = set()
         for function, *args in jobs:
-            pending.add(self.pool.submit(function, self.store.folder, *args))
-        while pending:
-            done, pending = wait(pending, max(0, self.end - time.monotonic()), FIRST_COMPLETED)
-            if not done:
-                return
-            for future in done:
-                row = future.result()
-                if row is not None:
-                    self.store.add_kernel(row)
+            if time.monotonic() < self.end:
+                pending.add(self.pool.submit(function, self.store.folder, *args))
+        done, _ = wait(pending, max(0, self.end - time.monotonic()), FIRST_EXCEPTION)
+        for future in done:
+            future.result()
 
     def _every(self) -> list[int]:
         return list(dict.fromkeys([*self.options.capabilities, *self.options.others]))

@@ -64,7 +64,7 @@ def finetuning(config: str, group: Callable = nullcontext) -> Callable[[Tracer],
 
 
 def _batch(cfg: Config, objects: int) -> dict[str, Any]:
-    channels = len(cfg.model.data_preprocessor.mean)
+    channels = 6 if 'change_detection' in cfg.filename else 3
     images = [torch.randint(0, 256, (channels, SIDE, SIDE), dtype=torch.uint8)
               for _ in range(IMAGES)]
     return dict(inputs=images, data_samples=[_sample(cfg, objects) for _ in images])

@@ -55,15 +55,15 @@ def trace(folder: Path, name: str, capabilities: tuple[int, ...]) -> None:
     torch._dynamo.reset()
 
 
-def compile_kernel(folder: Path, key: str, capability: int) -> dict:
-    """Compile a kernel that inductor wrote; return its row."""
-    found = compile_inductor(Store(folder).source(key), DEVICES[capability])
-    return dict(key=key, capability=capability, **asdict(found))
+def compile_kernel(folder: Path, key: str, capability: int) -> None:
+    """Compile a kernel that inductor wrote."""
+    store = Store(folder)
+    found = compile_inductor(store.source(key), DEVICES[capability])
+    store.add_kernel(dict(key=key, capability=capability, **asdict(found)))
 
 
-def compile_own(_: Path, launch: Launch, capability: int) -> dict:
-    """Compile one of the project's kernels as a launch specialises it; return its row."""
+def compile_own(folder: Path, launch: Launch, capability: int) -> None:
+    """Compile one of the project's kernels as a launch specialises it."""
     device = DEVICES[capability]
     found = compile_each([compiler_of(launch, device)], device)
-    return dict(key=key_of(launch), capability=capability, kernel=launch['kernel'],
-                **asdict(found))
+    Store(folder).add_kernel(dict(key=key_of(launch), capability=capability, **asdict(found)))
