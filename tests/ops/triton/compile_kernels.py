@@ -8,12 +8,8 @@ library uncompilable. Exits with 1 where a kernel does not compile.
 import importlib
 import os
 import pkgutil
-import re
-import subprocess
 import sys
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 os.environ.pop('TRITON_INTERPRET', None)
 
@@ -22,9 +18,9 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 import mtp.ops.triton  # noqa: E402
+from tools.gate.kernels import resources  # noqa: E402
 
 CAPABILITIES = (80, 90)
-CUOBJDUMP = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
 
 
 def modules() -> list[str]:
@@ -49,21 +45,11 @@ def compile_case(job: tuple[str, int, int]) -> str:
         compiled = triton.compile(
             source, target=GPUTarget('cuda', capability, 32),
             options={'num_warps': case.num_warps, 'num_stages': case.num_stages})
-        return (f'ok    {title}: {resources(compiled.asm["cubin"])}, '
+        registers, stack = resources(compiled.asm['cubin'])
+        return (f'ok    {title}: reg {registers}, stack {stack}, '
                 f'shared {compiled.metadata.shared}')
     except Exception as error:
         return f'FAIL  {title}: {type(error).__name__}: {error}'
-
-
-def resources(cubin: bytes) -> str:
-    """Registers and stack bytes of a thread, as cuobjdump tells."""
-    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
-        file.write(cubin)
-        file.flush()
-        usage = subprocess.run([CUOBJDUMP, '--dump-resource-usage', file.name], text=True,
-                               capture_output=True, check=True).stdout
-    return ', '.join('{} {}'.format(what.lower(), re.search(rf'{what}:(\d+)', usage)[1])
-                     for what in ('REG', 'STACK'))
 
 
 def main() -> None:
