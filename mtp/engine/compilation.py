@@ -164,12 +164,17 @@ def compile_parts(model: nn.Module, backend: str) -> dict[str, PartKind]:
 
 
 def parts(model: nn.Module) -> Iterator[tuple[nn.Module, str, bool | None]]:
-    """Yield module, method, and whether its code takes other shapes (None: from the second on)."""
+    """Yield module, method, and whether its code takes other shapes (None: from the second on).
+
+    What modules name themselves has one shape, or marks the dimensions that vary. Left to find
+    them, Dynamo would compare the modules of two classes that inherit a method, and compile the
+    second one's for unknown sizes, which takes several times as long.
+    """
     for block in model.backbone.compiled_parts():
         yield block, 'forward', False
     for path, module in model.named_modules():
         for method in getattr(module, 'compiled_methods', ()):
-            yield module, method, None
+            yield module, method, False
         method = HEADS.get(path.rpartition('.')[2])
         if method is not None and not path.startswith('backbone.'):
             yield module, method if hasattr(module, method) else 'forward', None
