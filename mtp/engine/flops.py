@@ -53,8 +53,8 @@ def count(call: Callable[[], Any]) -> float:
 def count_training_step(model: BaseModel, batch: dict) -> float:
     """Count the operations of a training step, forward and backward, without running it.
 
-    The step runs on a copy of the model whose tensors have shapes and no numbers. Recomputation
-    (``with_cp``) is not counted: it is no progress of the training.
+    The step runs on copies of model and batch whose tensors have shapes and no numbers.
+    Recomputation (``with_cp``) is not counted: it is no progress of the training.
 
     Args:
         model: a model in training mode, not wrapped; it stays as it is.
@@ -64,8 +64,7 @@ def count_training_step(model: BaseModel, batch: dict) -> float:
         Exception: the step needs numbers, as detectors of the libraries do.
     """
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, FakeCopyMode(mode):
-        model = copy.deepcopy(model)
-
+        model, batch = copy.deepcopy((model, batch))
         for module in model.modules():
             if hasattr(module, 'with_cp'):
                 module.with_cp = False
@@ -76,8 +75,10 @@ def count_training_step(model: BaseModel, batch: dict) -> float:
             parameters = [p for p in model.parameters() if p.requires_grad]
             torch.autograd.grad(loss, parameters, allow_unused=True)
 
-        # alone: tensors without numbers cannot be sent
-        with patch.object(torch.distributed, 'is_initialized', lambda: False):
+        # Tensors without numbers are not sent, pinned, or sampled by cuDNN; nothing is drawn.
+        with (patch.object(torch.distributed, 'is_initialized', lambda: False),
+              patch.object(torch.Tensor, 'pin_memory', lambda tensor: tensor),
+              torch.backends.cudnn.flags(enabled=False), torch.random.fork_rng()):
             return count(step)
 
 

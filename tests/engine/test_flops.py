@@ -18,7 +18,10 @@ def test_a_step_is_counted_without_running_it():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     compile_parts(model, 'eager')
 
+    state = torch.get_rng_state()
     found = flops.count_training_step(model, batch)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all('gt_sem_seg' not in sample for sample in batch['data_samples'])
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert all(parameter.grad is None for parameter in model.parameters())
 
