@@ -1,16 +1,15 @@
 """A method that runs compiled, and uncompiled from the first failure of the compiler on."""
 import copy
 import fcntl
-import getpass
 import hashlib
 import logging
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from mmengine.logging import print_log
@@ -101,18 +100,22 @@ def _turn_on_this_machine(name: str) -> Iterator[None]:
 
     They all look there at the same time.
     """
-    folder = Path(tempfile.gettempdir()) / f'mtp_compile_{getpass.getuser()}'
+    folder = Path(tempfile.gettempdir()) / f'mtp_compile_{os.getuid()}'
     key = hashlib.sha256(f'{os.environ.get("TORCHINDUCTOR_CACHE_DIR")} {name}'.encode())
-    try:
-        folder.mkdir(exist_ok=True)
-        lock = open(folder / f'{key.hexdigest()[:16]}.lock', 'w')
-    except OSError as error:  # they all compile then
-        print_log(f'Processes do not take turns to compile: {error}', 'current', logging.WARNING)
-        yield
-        return
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            folder.mkdir(exist_ok=True)
+            lock = stack.enter_context(open(folder / f'{key.hexdigest()[:16]}.lock', 'w'))
+            _lock(lock)
+        except OSError as error:  # they all compile then
+            print_log(f'Processes do not take turns to compile: {error}', 'current',
+                      logging.WARNING)
         yield
+
+
+def _lock(file: TextIO) -> None:
+    """Lock a file alone if nobody has it, else wait and share it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(file, fcntl.LOCK_SH)

@@ -1,6 +1,10 @@
 """A part that does not compile runs uncompiled, from the same step and with the same numbers."""
+import os
+import tempfile
+import time
 from contextlib import contextmanager
 from functools import partial
+from threading import Thread
 from unittest.mock import patch
 
 import pytest
@@ -12,7 +16,7 @@ from torch._inductor.compile_fx import compile_fx
 from mtp import fallback
 from mtp.engine import launch
 from mtp.engine.compilation import CompileHook, compile_parts
-from mtp.engine.compiled_part import PartKind
+from mtp.engine.compiled_part import PartKind, _turn_on_this_machine
 from tests.distributed import run_processes
 from tests.engine.test_parallel import _config, _results
 from tests.models.small import build_model, losses_of, make_sample
@@ -137,3 +141,31 @@ def test_a_part_broken_on_one_process_is_uncompiled_on_all(tmp_path):
         assert compiled[0] == uncompiled[0] and len(compiled[0]['train/loss']) == 3
         torch.testing.assert_close(compiled[1], uncompiled[1], rtol=0, atol=0)
         assert compiled[2] == [HEAD] and not uncompiled[2]
+
+
+def test_the_first_process_compiles_alone_and_the_others_load_together(tmp_path):
+    order = []
+
+    def process(name, seconds):
+        with _turn_on_this_machine('part'):
+            order.append(f'{name} starts')
+            time.sleep(seconds)
+            order.append(f'{name} ends')
+
+    with patch.object(tempfile, 'gettempdir', lambda: str(tmp_path)):
+        threads = [Thread(target=process, args=(name, 0.3))
+                   for name in ('first', 'second', 'third')]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.05)
+        for thread in threads:
+            thread.join()
+    assert order[:2] == ['first starts', 'first ends']
+    assert {*order[2:4]} == {'second starts', 'third starts'}
+
+
+def test_without_locks_all_processes_compile(tmp_path):
+    (tmp_path / f'mtp_compile_{os.getuid()}').touch()  # where the folder would be
+    with patch.object(tempfile, 'gettempdir', lambda: str(tmp_path)):
+        with _turn_on_this_machine('part'):
+            pass
