@@ -131,6 +131,11 @@ def loss(model: nn.Module, data: dict[str, Any]) -> Tensor:
     return model.parse_losses(model(**data, mode='loss'))[0]
 
 
+def _always() -> bool:
+    """Stand in for ``torch.compiler.is_compiling``, which Dynamo knows by the one function it is."""
+    return True
+
+
 @contextmanager
 def as_on_a_gpu(device: str, amp: bool) -> Iterator[None]:
     """Fake tensors, and for them the forms that a GPU takes; ``device`` is the one they are on."""
@@ -144,7 +149,7 @@ def as_on_a_gpu(device: str, amp: bool) -> Iterator[None]:
                 FakeTensorMode(allow_non_fake_inputs=True),
                 patch.object(dispatch, '_reason_against', lambda *_: None),
                 # no look at the values, which the operators take on a CPU alone
-                patch.object(torch.compiler, 'is_compiling', lambda: True),
+                patch.object(torch.compiler, 'is_compiling', _always),
                 patch.object(Tensor, 'pin_memory', lambda tensor: tensor),
                 # cuDNN's form of grid_sample knows no fake tensors
                 torch.backends.cudnn.flags(enabled=False)):

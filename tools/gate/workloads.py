@@ -115,10 +115,9 @@ def _pretrain(cfg: Config, low_blocks: bool, tracer: Tracer) -> dict[str, int]:
             model = MODELS.build(cfg.model).train()
         data = dict(inputs=data['inputs'].to('cuda'),
                     data_samples=[sample.to('cuda') for sample in data['data_samples']])
+        if low_blocks:
+            _gather_in_bfloat16(model)
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-        if low_blocks:  # as FSDP2 gathers them
-            for block in parallel.parts(model)[0]:
-                block.bfloat16()
         tracer.install(model)
         with counter, _foreach_of_fake_tensors():
             loss = counted.loss(model, data)
@@ -131,6 +130,14 @@ def _pretrain(cfg: Config, low_blocks: bool, tracer: Tracer) -> dict[str, int]:
                 optimizer.step()
                 counter.take('optimiser')
     return counter.taken
+
+
+def _gather_in_bfloat16(model: nn.Module) -> None:
+    """Give the blocks the parameters that FSDP2 gathers for them."""
+    for block in parallel.parts(model)[0]:
+        for module in block.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(parameter.detach().bfloat16()))
 
 
 @contextmanager
