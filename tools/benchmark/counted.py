@@ -132,7 +132,7 @@ def loss(model: nn.Module, data: dict[str, Any]) -> Tensor:
 
 
 def _always() -> bool:
-    """Stand in for ``torch.compiler.is_compiling``, which Dynamo knows by the one function it is."""
+    """Stand in for ``torch.compiler.is_compiling``; one function, since Dynamo remembers which."""
     return True
 
 
