@@ -60,6 +60,7 @@ def load_config(args: argparse.Namespace) -> Config:
         if not torch.cuda.is_available():
             # mmengine selects a GPU per process before it looks at the backend.
             torch.distributed.init_process_group('gloo')
+            cfg.sync_bn = None  # torch's, of a user's own config, works on accelerators only
     return cfg
 
 

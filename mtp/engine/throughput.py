@@ -5,12 +5,11 @@ from pathlib import Path
 import torch
 from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook, IterTimerHook
-from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
 from torch.profiler import ProfilerActivity, profile
 
 from mtp.engine import flops
 from mtp.engine.logging import is_log_step
+from mtp.engine.runner import Runner
 from mtp.fallback import reason_in_a_line
 from mtp.registry import HOOKS
 
@@ -63,7 +62,7 @@ def _batches(data_batch: dict | list[dict]) -> list[dict]:
 
 
 def _share_of_second(runner: Runner, batch: dict) -> float:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = runner.bare_model
     try:
         operations = flops.count_training_step(model, batch)
     except Exception as error:  # it is for the log alone

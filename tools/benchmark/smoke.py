@@ -107,7 +107,7 @@ class Smoke:
         return f'losses {apart:.2%} apart'
 
     def evaluation(self) -> str:
-        """Evaluate the checkpoint of the training of 50 iterations."""
+        """Evaluate a checkpoint of :meth:`resume`."""
         folder = self.out / 'test'
         self.command('tools/test.py', str(CONFIG), str(self.out / 'whole' / 'iter_4.pth'),
                      '--work-dir', str(folder), *self.data_options('test'))

@@ -9,7 +9,6 @@ import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.config import Config
-from mmengine.model import convert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
@@ -42,8 +41,6 @@ def finetuning(config: str, group: Callable = nullcontext) -> Callable[[Tracer],
         torch.manual_seed(0)
         with group(), forms_of_a_gpu():
             model = MODELS.build(cfg.model).train()
-            if torch.distributed.is_initialized() and cfg.get('sync_bn'):
-                model = convert_sync_batchnorm(model, cfg.sync_bn)
             optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
             tracer.install(model)
             for objects in OBJECTS:
