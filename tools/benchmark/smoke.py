@@ -126,16 +126,17 @@ class Smoke:
         self.command(
             '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}',
             'tools/train.py', str(CONFIG), '--launcher', 'pytorch',
-            '--work-dir', str(self.out / f'{wrapper}_{processes}'), *self.data_options('train'),
+            '--work-dir', str(self.out / f'{wrapper}_{processes}'),
+            *self.data_options('train', 'val'),
             'train_cfg.max_iters=4', 'train_cfg.val_interval=9', 'param_scheduler=None',
             f'model_wrapper_cfg.type=mtp.engine.{wrapper}')
         return ''
 
-    def data_options(self, kind: str) -> list[str]:
-        """Return the options that point the demo's loader to the data."""
+    def data_options(self, *kinds: str) -> list[str]:
+        """Return the options that point the demo's loaders to the data."""
         return ['--cfg-options', *(
             f'{kind}_dataloader.dataset.datasets.{index}.data_root={self.data / name}'
-            for index, name in enumerate(('SOTA', 'SIOR', 'FAST')))]
+            for kind in kinds for index, name in enumerate(('SOTA', 'SIOR', 'FAST')))]
 
     def command(self, *arguments: str) -> str:
         """Run Python in the checkout, and return its output; raises where it fails."""
@@ -144,7 +145,9 @@ class Smoke:
                                 env={**os.environ, 'PYTHONPATH': str(REPO)})
         if result.returncode:
             lines = (result.stdout + result.stderr).strip().splitlines()
-            raise RuntimeError(' | '.join(lines[-3:]))
+            # torchrun ends with lines of its own
+            errors = [line for line in lines if 'Error: ' in line and 'ChildFailed' not in line]
+            raise RuntimeError(' | '.join(errors[-3:] or lines[-3:]))
         return result.stdout
 
 
