@@ -88,6 +88,14 @@ def test_upstream_still_lacks_the_compiled_extension():
     assert check_ops_exist() and mmcv_full_available(), 'the substitute must look installed'
 
 
+def test_sympy_keeps_more_results_which_torch_still_leaves_at_1000():
+    code = 'import torch._inductor.graph, sympy.core.cache as c; print(c.SYMPY_CACHE_SIZE)'
+    assert [run_python(start + code, SYMPY_CACHE_SIZE=size).stdout.strip()
+            for start, size in (('import os; del os.environ["SYMPY_CACHE_SIZE"]; import mtp; ', ''),
+                                ('import os; del os.environ["SYMPY_CACHE_SIZE"]; ', ''),
+                                ('import mtp; ', '7'))] == ['200000', '1000', '7']
+
+
 def test_mixed_distributions_are_refused(monkeypatch):
     names = ['mmdet', 'onedl-mmdetection', 'torch']
     monkeypatch.setattr(importlib.metadata, 'distributions', lambda: [

@@ -1,4 +1,4 @@
-"""Regional ``torch.compile``: a model's blocks, necks and heads, each by itself."""
+"""Regional ``torch.compile``: a model's blocks and the methods that its modules name."""
 import importlib.util
 import json
 import os
@@ -20,10 +20,6 @@ from mtp.engine.compiled_part import CompiledPart, PartKind
 from mtp.engine.logging import is_log_step
 from mtp.fallback import fall_back
 from mtp.registry import HOOKS
-
-# Parts of the libraries' models by the names that they have there, and the method to compile.
-HEADS = {'neck': 'forward', 'decode_head': '_forward_feature', 'rpn_head': 'forward',
-         'bbox_head': 'forward', 'mask_head': 'forward'}
 
 # Versions of a method's code: one for each data set's number of classes, and for each size.
 MOST_VERSIONS = 256
@@ -140,8 +136,8 @@ def compile_parts(model: nn.Module, backend: str) -> dict[str, PartKind]:
     """Compile the parts of a model in place.
 
     Args:
-        model: with a ``backbone`` of mtp, and heads of OpenMMLab anywhere; modules name further
-            methods to compile in ``compiled_methods``.
+        model: with a ``backbone`` of mtp; modules name further methods to compile in
+            ``compiled_methods``.
         backend: name of a backend of ``torch.compile``.
 
     Returns:
@@ -155,26 +151,22 @@ def compile_parts(model: nn.Module, backend: str) -> dict[str, PartKind]:
     torch._dynamo.config.optimize_ddp = False
     torch._dynamo.config.recompile_limit = MOST_VERSIONS
     kinds: dict[str, PartKind] = {}
-    for module, method, dynamic in parts(model):
+    for module, method in parts(model):
         name = f'{type(module).__name__}.{method}'
         kind = kinds.setdefault(name, PartKind(name, backend))
         # The method, not the module: hooks of DDP and FSDP stay outside the compiled code.
-        setattr(module, method, CompiledPart(getattr(module, method), kind, dynamic))
+        setattr(module, method, CompiledPart(getattr(module, method), kind))
     return kinds
 
 
-def parts(model: nn.Module) -> Iterator[tuple[nn.Module, str, bool | None]]:
-    """Yield module, method, and whether its code takes other shapes (None: from the second on).
+def parts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the modules and methods of a model that are compiled.
 
-    What modules name themselves has one shape, or marks the dimensions that vary. Left to find
-    them, Dynamo would compare the modules of two classes that inherit a method, and compile the
-    second one's for unknown sizes, which takes several times as long.
+    The convolutions of necks and heads stay uncompiled: their code takes longer to make than that
+    of all else, and launches as many kernels as they do by themselves (docs/performance.md).
     """
     for block in model.backbone.compiled_parts():
-        yield block, 'forward', False
-    for path, module in model.named_modules():
+        yield block, 'forward'
+    for module in model.modules():
         for method in getattr(module, 'compiled_methods', ()):
-            yield module, method, False
-        method = HEADS.get(path.rpartition('.')[2])
-        if method is not None and not path.startswith('backbone.'):
-            yield module, method if hasattr(module, method) else 'forward', None
+            yield module, method

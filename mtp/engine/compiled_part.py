@@ -58,14 +58,12 @@ class CompiledPart:
     Args:
         method: a module's bound method.
         kind: what it shares with modules of the same class.
-        dynamic: whether the code takes other shapes, as in ``torch.compile``.
     """
 
-    def __init__(self, method: Callable, kind: PartKind, dynamic: bool | None) -> None:
+    def __init__(self, method: Callable, kind: PartKind) -> None:
         self.kind = kind
         self._uncompiled = method
-        self._compiled = torch.compile(
-            method, fullgraph=True, dynamic=dynamic, backend=kind.lower)
+        self._compiled = compile_method(method, kind.lower)
 
     def __call__(self, *args, **kwargs) -> Any:
         if self.kind.failed:
@@ -86,6 +84,16 @@ class CompiledPart:
     def __deepcopy__(self, memo: dict) -> Callable:
         """Return the copied module's own method: a copy of a model runs uncompiled."""
         return copy.deepcopy(self._uncompiled, memo)
+
+
+def compile_method(method: Callable, backend: Callable) -> Callable:
+    """Return a method compiled whole.
+
+    Shapes are those of a recipe, or marked where they vary. Left to find what varies, Dynamo would
+    compare the modules of two classes that inherit a method, and compile the second one's for
+    unknown sizes, which takes several times as long.
+    """
+    return torch.compile(method, fullgraph=True, dynamic=False, backend=backend)
 
 
 def _is_of_the_compiler(error: Exception) -> bool:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from functorch.compile import make_boxed_func
 from mmengine.optim import OptimWrapper
+from mmseg.models import UPerHead
 from torch._inductor.compile_fx import compile_fx
 
 from mtp import fallback
@@ -21,11 +22,13 @@ from tests.distributed import run_processes
 from tests.engine.test_parallel import _config, _results
 from tests.models.small import build_model, losses_of, make_sample
 
+# The first keeps running statistics.
 HEAD, TERMS = 'UPerHead._forward_feature', 'SemanticTask.terms'
 
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
+    monkeypatch.setattr(UPerHead, 'compiled_methods', ('_forward_feature',), raising=False)
     monkeypatch.delenv('MTP_STRICT', raising=False)
     monkeypatch.setattr(fallback, '_fallen', {})
     torch._dynamo.reset()
@@ -120,6 +123,7 @@ def _broken_on_the_first(rank, folder):
             raise RuntimeError('no form of this operator')
         return graph.forward
 
+    UPerHead.compiled_methods = ('_forward_feature',)  # this process's own
     settings = dict(tasks=('semantic',), **{
         'default_hooks.logger.interval': 2, 'default_hooks.compilation.backend': 'eager'})
     results = []

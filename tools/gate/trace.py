@@ -11,6 +11,7 @@ from torch.autograd.graph import Node
 from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode_temporarily
 
 from mtp.engine import compilation
+from mtp.engine.compiled_part import compile_method
 from mtp.fallback import reason_in_a_line
 from mtp.ops import dispatch
 from tools.gate.lower import Lowering, processor_seconds
@@ -47,10 +48,10 @@ class Tracer:
     def install(self, model: nn.Module) -> None:
         """Compile the parts of a model in place."""
         torch._dynamo.config.recompile_limit = compilation.MOST_VERSIONS
-        for module, method, dynamic in compilation.parts(model):
+        for module, method in compilation.parts(model):
             title = f'{type(module).__name__}.{method}'
             if not self.only or title in self.only:
-                setattr(module, method, self._part(title, getattr(module, method), dynamic))
+                setattr(module, method, self._part(title, getattr(module, method)))
 
     def begin_step(self) -> None:
         """Count calls from here on."""
@@ -58,10 +59,9 @@ class Tracer:
         for row in self.rows:
             row['calls'] = 0
 
-    def _part(self, title: str, eager: Callable, dynamic: bool | None) -> Callable:
+    def _part(self, title: str, eager: Callable) -> Callable:
         # one backend for all: Dynamo shares code between the blocks of a backbone as in training
-        compiled = torch.compile(
-            eager, fullgraph=True, dynamic=dynamic, backend=self._backend)
+        compiled = compile_method(eager, self._backend)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             with _uncounted():

@@ -83,22 +83,6 @@ class ChannelLayerNorm(nn.Module):
         return self.ln(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class Upsample(nn.Sequential):
-    """``(B, C, H, W)`` -> ``(B, C, 4 * H, 4 * W)``."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(
-            nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2),
-            ChannelLayerNorm(channels), nn.GELU(),
-            nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        # nn.Sequential's own forward is not compiled: torch's modules are left to eager.
-        for layer in self:
-            x = layer(x)
-        return x
-
-
 @MODELS.register_module()
 class ViTRVSA(BackboneBase):
     """Plain ViT of which most blocks attend in rotated varied-size windows.
@@ -197,7 +181,9 @@ class ViTRVSA(BackboneBase):
         if final_norm:
             self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
 
-        self.fpn1 = Upsample(embed_dim)
+        self.fpn1 = nn.Sequential(
+            nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2), ChannelLayerNorm(embed_dim),
+            nn.GELU(), nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2))
         self.fpn2 = nn.Sequential(nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2))
         self.fpn3 = nn.Identity()
         self.fpn4 = nn.MaxPool2d(2)
@@ -261,8 +247,8 @@ class ViTRVSA(BackboneBase):
         return tuple(level(tap) for level, tap in zip(levels, taps, strict=True))
 
     def compiled_parts(self) -> list[nn.Module]:
-        """The blocks, and what makes the largest map."""
-        return [*self.blocks, *([self.fpn1] if self.pyramid else [])]
+        """The blocks."""
+        return [*self.blocks]
 
     def layer_id(self, name: str) -> int:
         """Depth of a parameter (its name within the backbone) for layer-wise decay.
