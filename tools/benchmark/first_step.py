@@ -11,6 +11,8 @@ import os
 import time
 from pathlib import Path
 
+from recipes import RECIPES, image_size
+
 STARTED = time.perf_counter()
 
 
@@ -28,9 +30,8 @@ def main() -> None:
     from batches import make_samples
 
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    cfg = jobs.load_recipe(options.model, options.size or (
-        128 if jobs.RECIPES[options.model][1] else 448),
-        {'default_hooks.compilation.mode': options.compile})
+    cfg = jobs.load_recipe(options.model, options.size or image_size(options.model),
+                           {'default_hooks.compilation.mode': options.compile})
     report = {'model': options.model, 'device': str(device), 'cache': 'warm' if warm else 'cold',
               'import_s': time.perf_counter() - STARTED}
     job = jobs.ours(cfg, device)
@@ -59,7 +60,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--model', required=True, help='a key of jobs.RECIPES, e.g. vit_b_rvsa')
+    parser.add_argument('--model', choices=RECIPES, required=True)
     parser.add_argument('--cache', type=Path, required=True, help='folder of compiled code')
     parser.add_argument('--images', type=int, default=2, help='per data set; at least 2')
     parser.add_argument('--size', type=int, help='of an image; default: 448, for tiny models 128')

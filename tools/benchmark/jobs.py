@@ -16,6 +16,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
+from recipes import RECIPES
 from torch import Tensor, nn
 from torch.utils.data._utils.pin_memory import pin_memory
 
@@ -25,11 +26,6 @@ from mtp.engine.mixed_precision import autocast_dtype
 from mtp.models.backbones import build_backbone
 from mtp.registry import HOOKS, MODELS
 
-# model -> its recipe below configs/pretrain, and whether the decoders are the small ones
-RECIPES = {'vit_b_rvsa': ('vit-b-rvsa_samrs', False), 'vit_l_rvsa': ('vit-l-rvsa_samrs', False),
-           'internimage_xl': ('internimage-xl_samrs', False),
-           'vit_tiny_rvsa': ('vit-tiny-rvsa_demo', True),
-           'internimage_pico': ('internimage-pico_demo', True)}
 PHASES = ('data', 'forward', 'backward', 'optimizer')
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'pretrain'
 

@@ -17,206 +17,62 @@ import argparse
 import datetime
 import json
 import os
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import torch
-from op_cases import SIZES, Case, cases
-from torch import Tensor
-
-from mtp.ops.dispatch import use_triton
-
-LONGEST = 10.0  # seconds that a measurement may take before it has all its repeats
 OURS = ('kernel', 'torch')
 
 
-def main(args: list[str] | None = None) -> int:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', choices=('cuda', 'cpu'),
-                        default='cuda' if torch.cuda.is_available() else 'cpu')
+                        help='default: cuda where there is a GPU')
     parser.add_argument('--json', type=Path, help='where to write the rows')
     parser.add_argument('--only', nargs='+', metavar='NAME', help='operators; default: all')
     parser.add_argument('--repeats', type=int, help='of a measurement; default: 30, on a CPU 5')
-    parser.add_argument('--sizes', choices=SIZES, help='default: paper, on a CPU small')
-    options = parser.parse_args(args)
-    device = torch.device(options.device)
-    if device.type == 'cuda' and not torch.cuda.is_available():
+    parser.add_argument('--sizes', choices=('paper', 'small', 'tiny'),
+                        help='default: paper, on a CPU small')
+    options = parser.parse_args()
+    import torch
+    from op_cases import cases
+    has_gpu = torch.cuda.is_available()
+    options.device = options.device or ('cuda' if has_gpu else 'cpu')
+    if options.device == 'cuda' and not has_gpu:
         parser.error('--device cuda: torch finds no GPU here')
-    repeats = options.repeats or (5 if device.type == 'cpu' else 30)
-    chosen = list(cases(options.sizes or ('small' if device.type == 'cpu' else 'paper')))
-    unknown = set(options.only or ()) - {case.operator for case in chosen}
+    on_cpu = options.device == 'cpu'
+    options.repeats = options.repeats or (5 if on_cpu else 30)
+    options.cases = list(cases(options.sizes or ('small' if on_cpu else 'paper')))
+    known = {case.operator for case in options.cases}
+    unknown = set(options.only or ()) - known
     if unknown:
-        parser.error(f'--only {" ".join(sorted(unknown))}: there are '
-                     + ', '.join(sorted({case.operator for case in chosen})))
+        parser.error(f'--only {" ".join(sorted(unknown))}: there are {", ".join(sorted(known))}')
+    return options
 
+
+def main() -> int:
+    options = parse()
+    import torch
+    from op_timing import ceilings, describe, measure
+    device = torch.device(options.device)
     report = {'device': describe(device), 'torch': torch.__version__,
-              'date': datetime.date.today().isoformat(), 'repeats': repeats,
+              'date': datetime.date.today().isoformat(), 'repeats': options.repeats,
               'ceilings': ceilings(device, tiny=options.sizes == 'tiny'), 'rows': []}
     print(f'{report["device"]}, torch {report["torch"]}, {report["date"]}; copy '
           f'{report["ceilings"]["copy_gb_s"]:.1f} GB/s, matrix product '
           + ', '.join(f'{report["ceilings"][f"{name}_tflop_s"]:.3g} TFLOP/s in {name}'
                       for name in ('float32', 'bfloat16')))
-    for case in chosen:
+    for case in options.cases:
         if options.only is None or case.operator in options.only:
             with patch.dict(os.environ, MTP_STRICT='1'):  # no twin is timed in a kernel's place
-                rows = measure(case, device, repeats, report['ceilings'])
+                rows = measure(case, device, options.repeats, report['ceilings'])
             print_rows(rows)
             report['rows'] += rows
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
     return int(any('failed' in row and row['form'] in OURS for row in report['rows']))
-
-
-def measure(case: Case, device: torch.device, repeats: int, limits: dict[str, float]
-            ) -> list[dict[str, Any]]:
-    """A row for each dtype, mode and form of a case."""
-    rows = []
-    for dtype in (torch.float32, torch.bfloat16)[:1 + case.low_precision]:
-        name = str(dtype).removeprefix('torch.')
-        for backward in (False, True)[:1 + bool(case.learned)]:
-            for form, function in case.forms.items():
-                torch.manual_seed(0)  # the same operands for all
-                operands = learn(case, case.make(case.images, dtype, device))
-                if form == 'kernel' and not use_triton(operands[0]):
-                    continue
-                row = {'operator': case.operator, 'size': case.size, 'images': case.images,
-                       'form': form, 'dtype': name, 'mode': 'fwd+bwd' if backward else 'fwd'}
-                rows.append(row)
-                try:
-                    call = caller(function, operands, case.learned, dtype, backward)
-                    row |= timed(call, device, repeats)
-                    row['moved_bytes'], row['flops'] = work(case, operands, call(), backward)
-                    del operands, call
-                    if form not in case.other_results:
-                        row['error'] = error(case, function, dtype, device, backward)
-                except (RuntimeError, NotImplementedError) as reason:  # out of memory is one
-                    row['failed'] = f'{type(reason).__name__}: {str(reason).splitlines()[0]}'
-                    continue
-                row['gb_s'] = row['moved_bytes'] / row['ms'] / 1e6
-                row['tflop_s'] = row['flops'] / row['ms'] / 1e9
-                row['of_copy'] = row['gb_s'] / limits['copy_gb_s']
-                row['of_matmul'] = row['tflop_s'] / limits[f'{name}_tflop_s']
-    for row in rows:
-        for column, dtype in (('times_plain', row['dtype']), ('times_plain_float32', 'float32')):
-            plain = [other['ms'] for other in rows if 'ms' in row and 'ms' in other
-                     and (other['form'], other['dtype'], other['mode'])
-                     == ('plain', dtype, row['mode'])]
-            row[column] = plain[0] / row['ms'] if plain else None
-    return rows
-
-
-def learn(case: Case, operands: list[Tensor]) -> list[Tensor]:
-    """Operands with their gradients asked for."""
-    return [operand.detach().requires_grad_() if number < case.learned else operand
-            for number, operand in enumerate(operands)]
-
-
-def caller(function: Callable[..., Tensor], operands: list[Tensor], learned: int,
-           dtype: torch.dtype, backward: bool) -> Callable[[], list[Tensor]]:
-    """A call that gives the result, and the gradients if ``backward``."""
-    device = operands[0].device.type
-    cotangent = None
-
-    def call() -> list[Tensor]:
-        nonlocal cotangent
-        with (torch.set_grad_enabled(backward),
-              torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16)):
-            result = function(*operands)
-        if not backward:
-            return [result]
-        if cotangent is None:
-            torch.manual_seed(1)
-            cotangent = torch.randn(result.shape, device=device).to(result.dtype)
-        return [result, *torch.autograd.grad(result, operands[:learned], cotangent)]
-
-    return call
-
-
-def timed(call: Callable[[], Any], device: torch.device, repeats: int) -> dict[str, Any]:
-    """Median milliseconds, of the host's processor too; number of measurements; megabytes."""
-    on_gpu = device.type == 'cuda'
-    call()  # compiles
-    peak = None
-    if on_gpu:
-        flush = torch.empty(1 << 28, dtype=torch.uint8, device=device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        peak = (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    times, host, begun = [], [], time.perf_counter()
-    while len(times) < repeats and (not times or time.perf_counter() - begun < LONGEST):
-        if on_gpu:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            flush.zero_()
-            start.record()
-        first, busy = time.perf_counter(), time.process_time()
-        call()
-        times.append((time.perf_counter() - first) * 1e3)
-        host.append((time.process_time() - busy) * 1e3)
-        if on_gpu:
-            end.record()
-            end.synchronize()
-            times[-1] = start.elapsed_time(end)
-    return {'ms': statistics.median(times), 'host_ms': statistics.median(host),
-            'runs': len(times), 'peak_mb': peak}
-
-
-def work(case: Case, operands: list[Tensor], results: list[Tensor], backward: bool
-         ) -> tuple[int, float]:
-    """Least bytes, and floating-point operations, of a call."""
-    moved = sum(tensor.nbytes for tensor in [*operands, results[0]])
-    if not backward:
-        return moved, case.flops[0]
-    return 2 * moved + sum(tensor.nbytes for tensor in results[1:]), sum(case.flops)
-
-
-def error(case: Case, function: Callable[..., Tensor], dtype: torch.dtype, device: torch.device,
-          backward: bool) -> float | None:
-    """Largest difference to the twin in float64, on one image; None where the twin is left out."""
-    if 'torch' not in case.forms:
-        return None
-    torch.manual_seed(0)
-    operands = case.make(1, dtype, device)
-    wide = [operand.double() if operand.is_floating_point() else operand for operand in operands]
-    expected, actual = (
-        caller(form, learn(case, tensors), case.learned, kind, backward)()
-        for form, tensors, kind in ((case.forms['torch'], wide, torch.float64),
-                                    (function, operands, dtype)))
-    if not expected[0].is_floating_point():  # indices of kept boxes
-        kept = torch.zeros(2, len(operands[0]), dtype=torch.bool, device=device)
-        kept[0, expected[0]] = kept[1, actual[0]] = True
-        return (kept[0] != kept[1]).float().mean().item()
-    return max(((a - e).abs().max() / e.abs().max()).item() for a, e in zip(actual, expected))
-
-
-def ceilings(device: torch.device, tiny: bool) -> dict[str, float]:
-    """What the device reaches in a large copy and in large matrix products."""
-    source = torch.empty(1 << (16 if tiny else 28), dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    ms = timed(lambda: target.copy_(source), device, 10)['ms']
-    found = {'copy_gb_s': 2 * source.nbytes / ms / 1e6}
-    side = 64 if tiny else 8192 if device.type == 'cuda' else 1024
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = torch.randn(2, side, side, dtype=dtype, device=device)
-        ms = timed(lambda a=a, b=b: a @ b, device, 10)['ms']
-        found[f'{str(dtype).removeprefix("torch.")}_tflop_s'] = 2 * side**3 / ms / 1e9
-    return found
-
-
-def describe(device: torch.device) -> str:
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    info = Path('/proc/cpuinfo')
-    models = [line.split(':', 1)[1].strip() for line in (
-        info.read_text().splitlines() if info.exists() else ()) if line.startswith('model name')]
-    return f'{models[0] if models else platform.machine()}, {torch.get_num_threads()} threads'
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

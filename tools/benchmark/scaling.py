@@ -11,13 +11,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from mmengine.config import Config
-
-from mtp.engine.parallel import parts
-from mtp.models import PerDatasetBatchNorm
-from mtp.registry import MODELS
-
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'pretrain'
 # Model -> ms per image at the full matrix rate of one H200, counted (see docs/performance.md).
 FLOOR_MS = {'vit_b_rvsa': 1.49, 'vit_l_rvsa': 2.90, 'internimage_xl': 2.48}
@@ -85,6 +78,13 @@ class Links:
 
 def count(name: str) -> Model:
     """Count a model of ``configs/pretrain``."""
+    import torch
+    from mmengine.config import Config
+
+    from mtp.engine.parallel import parts
+    from mtp.models import PerDatasetBatchNorm
+    from mtp.registry import MODELS
+
     config = Config.fromfile(CONFIGS / f'{name.replace("_", "-")}_samrs.py')
     with torch.device('meta'):
         model = MODELS.build(config.model)

@@ -19,7 +19,7 @@ import mtp  # noqa: F401  (gives mmcv its operators: before the modules that imp
 
 # isort: split
 sys.path.insert(0, str(Path(__file__).parents[1] / 'benchmark'))  # whose scripts are no package
-import counted
+import counted_step
 import jobs
 from batches import make_samples
 
@@ -110,7 +110,7 @@ def _pretrain(cfg: Config, low_blocks: bool, tracer: Tracer) -> dict[str, int]:
         batch = cfg.train_dataloader.collate_fn.type(samples)
         data = MODELS.build(cfg.model.data_preprocessor)(batch, training=True)
         counter.take('data preprocessor')
-    with counted.as_on_a_gpu('cuda', True):
+    with counted_step.as_on_a_gpu('cuda', True):
         with torch.device('cuda'):
             model = MODELS.build(cfg.model).train()
         data = dict(inputs=data['inputs'].to('cuda'),
@@ -120,7 +120,7 @@ def _pretrain(cfg: Config, low_blocks: bool, tracer: Tracer) -> dict[str, int]:
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
         tracer.install(model)
         with counter, _foreach_of_fake_tensors():
-            loss = counted.loss(model, data)
+            loss = counted_step.loss(model, data)
             if tracer.only:  # of a part of a step the rest says nothing
                 return {}
             counter.take('forward')
