@@ -17,8 +17,9 @@ import torch
 from torch._dynamo.utils import counters
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._subclasses.fake_tensor import FakeTensorMode
-from tools.gate.devices import DEVICES, present
+from tools.gate.devices import DEVICES
 from tools.gate.lower import kernels_written
+from tools.gate.presence import present
 
 def backend(graph, inputs):
     compile_fx(graph, inputs, inner_compile=lower)

@@ -1,7 +1,5 @@
 """Finetuning steps on real small batches: the libraries' heads have shapes that depend on numbers.
 """
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +19,41 @@ from tools.benchmark.gpu_forms import forms_of_a_gpu
 from tools.gate import autocast
 from tools.gate.trace import Tracer
 from tools.gate.uncompiled import Uncompiled
+from tools.gate.workloads import Finetuning
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'finetune'
 IMAGES, SIDE = 2, 256  # of a batch, pixels
 OBJECTS = (5, 9)  # of each image of the first and of the second batch
 
 
-def finetuning(config: str, group: Callable = nullcontext) -> Callable[[Tracer], dict[str, int]]:
-    """Two finetuning steps on the CPU, with a GPU's precision and full width.
+def finetune(workload: Finetuning, tracer: Tracer) -> dict[str, int]:
+    """Run two steps on the CPU, with a GPU's precision and full width, and trace their parts.
 
-    Args:
-        config: below ``configs/finetune``, without ``.py``.
-        group: context of the process group.
+    Returns:
+        dict: the launches of what runs uncompiled, by where.
     """
-    def run(tracer: Tracer) -> dict[str, int]:
-        cfg = Config.fromfile(CONFIGS / f'{config}.py')
-        cfg.model.backbone.update(img_size=SIDE, init_cfg=None)
-        init_default_scope(cfg.default_scope)
-        torch.manual_seed(0)
-        with group(), forms_of_a_gpu():
-            model = MODELS.build(cfg.model).train()
-            optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-            tracer.install(model)
-            for objects in OBJECTS:
-                tracer.begin_step()
-                with Uncompiled(tracer) as counter:
-                    data = model.data_preprocessor(_batch(cfg, objects), training=True)
-                    counter.take('data preprocessor')
-                    with autocast.on_the_cpu():
-                        loss, _ = model.parse_losses(model(**data, mode='loss'))
-                    counter.take('forward')
-                    loss.backward()
-                    counter.take('backward')
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    counter.take('optimiser')
-        return counter.taken
-    return run
+    cfg = Config.fromfile(CONFIGS / f'{workload.config}.py')
+    cfg.model.backbone.update(img_size=SIDE, init_cfg=None)
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    with forms_of_a_gpu():
+        model = MODELS.build(cfg.model).train()
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+        tracer.install(model)
+        for objects in OBJECTS:
+            tracer.begin_step()
+            with Uncompiled(tracer) as counter:
+                data = model.data_preprocessor(_batch(cfg, objects), training=True)
+                counter.take('data preprocessor')
+                with autocast.on_the_cpu():
+                    loss, _ = model.parse_losses(model(**data, mode='loss'))
+                counter.take('forward')
+                loss.backward()
+                counter.take('backward')
+                optimizer.step()
+                optimizer.zero_grad()
+                counter.take('optimiser')
+    return counter.taken
 
 
 def _batch(cfg: Config, objects: int) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
 from mtp.fallback import reason_in_a_line
-from tools.gate.devices import Device, present
+from tools.gate.devices import Device
 from tools.gate.lower import processor_seconds
+from tools.gate.presence import present
 
 CUOBJDUMP = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
 OF_DEVICE = re.compile(r'DeviceProperties\([^)]*\)')

@@ -20,7 +20,9 @@ from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._subclasses.fake_tensor import FakeTensor
 
 from mtp.fallback import reason_in_a_line
-from tools.gate import backward, devices, own
+from tools.gate import backward, own
+from tools.gate.devices import Device
+from tools.gate.presence import present
 
 # What a lowered graph calls: its kernels, library calls and operators that stay whole, copies.
 CALLS = re.compile(r'(?P<kernel>\w+)\.run\(|\b(?:extern_kernels|torch\.ops|aten)\.(?P<op>[\w.]+)\('
@@ -69,7 +71,7 @@ class Lowering:
         keep_launch: takes the launches of the project's own kernels.
     """
 
-    def __init__(self, targets: list[devices.Device], known: dict[str, dict],
+    def __init__(self, targets: list[Device], known: dict[str, dict],
                  keep: Callable[[dict], None], keep_source: Callable[[str, str], None],
                  keep_launch: Callable[[own.Launch], None]) -> None:
         self.targets, self.known, self.keep = targets, known, keep
@@ -101,12 +103,12 @@ class Lowering:
         self.seconds += processor_seconds() - begun
         return _never_called
 
-    def _lower_for(self, device: devices.Device, key: str, graph: fx.GraphModule,
+    def _lower_for(self, device: Device, key: str, graph: fx.GraphModule,
                    inputs: list[Any], settings: dict[str, Any]) -> Lowered:
         lowered = Lowered(key, device.capability, bool(settings.get('is_backward')),
                           len(graph.graph.nodes))
         begun = processor_seconds()
-        with devices.present(device), kernels_written() as sources:
+        with present(device), kernels_written() as sources:
             try:
                 _forget_strides()
                 code = compile_fx_inner(copy.deepcopy(graph), inputs, **settings).source_code
@@ -123,7 +125,7 @@ class Lowering:
         lowered.calls = calls_of(code) | self._own_launches(graph, device)
         return lowered
 
-    def _own_launches(self, graph: fx.GraphModule, device: devices.Device) -> dict[str, int]:
+    def _own_launches(self, graph: fx.GraphModule, device: Device) -> dict[str, int]:
         """Return operator -> launches of the project's kernels, which inductor calls as they are.
         """
         numbers = Counter()
@@ -137,7 +139,7 @@ class Lowering:
         return dict(numbers)
 
     def note_own(self, operator: torch._ops.OpOverload, args: tuple, kwargs: dict,
-                 device: devices.Device) -> int:
+                 device: Device) -> int:
         """Keep the kernels that an operator of mtp launches; return the number of all launches."""
         launches, number = own.launches_of(operator, args, kwargs, device)
         for launch in launches:
@@ -211,7 +213,7 @@ def kernels_written() -> Iterator[list[tuple[str, str]]]:
         yield sources
 
 
-def graph_key(graph: fx.GraphModule, device: devices.Device, settings: dict[str, Any]) -> str:
+def graph_key(graph: fx.GraphModule, device: Device, settings: dict[str, Any]) -> str:
     """Return a hash of what inductor makes code from."""
     lines = [f'{device} {bool(settings.get("is_backward"))} {settings.get("is_inference")}']
     for node in graph.graph.nodes:

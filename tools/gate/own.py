@@ -18,7 +18,8 @@ from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction, MockTensor
 
 from tools.gate.counter import LaunchCounter
-from tools.gate.devices import Device, present
+from tools.gate.devices import Device
+from tools.gate.presence import present
 
 ALIGNED, ODD, LARGE = 16, 17, 1 << 40  # integers in a launch's place: what Triton looks at
 

@@ -2,20 +2,28 @@
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from mmengine.logging import MMLogger
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from mtp.fallback import reason_in_a_line
 from tools.gate.devices import DEVICES
+from tools.gate.finetune import finetune
 from tools.gate.kernels import compile_each, compile_inductor
 from tools.gate.lower import Lowering
 from tools.gate.own import Launch, compiler_of, key_of
+from tools.gate.pretrain import pretrain
 from tools.gate.store import Store
 from tools.gate.trace import Tracer
-from tools.gate.workloads import WORKLOADS
+from tools.gate.workloads import WORKLOADS, Finetuning, Pretraining
+
+STEPS = {Pretraining: pretrain, Finetuning: finetune}
 
 
 def prepare(folder: Path) -> None:
@@ -43,7 +51,8 @@ def trace(folder: Path, name: str, capabilities: tuple[int, ...]) -> None:
     tracer = Tracer(lowering, set(workload.only))
     launches = {}
     try:
-        launches = workload.run(tracer)
+        with nullcontext() if workload.processes == 'one' else group_of_two():
+            launches = STEPS[type(workload)](workload, tracer)
     except Exception as error:  # one of the things that the gate is to find
         traceback.print_exc()
         tracer.breaks['the step itself'] = reason_in_a_line(error)
@@ -53,6 +62,16 @@ def trace(folder: Path, name: str, capabilities: tuple[int, ...]) -> None:
         store.add(name, 'break', dict(part=part, reason=reason))
     store.add(name, 'step', dict(uncompiled=launches))
     torch._dynamo.reset()
+
+
+@contextmanager
+def group_of_two() -> Iterator[None]:
+    """Be the first of two processes, the other of which is not there."""
+    dist.init_process_group('fake', store=FakeStore(), rank=0, world_size=2)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def compile_kernel(folder: Path, key: str, capability: int) -> None:

@@ -1,0 +1,97 @@
+"""Pretraining steps on fake CUDA tensors."""
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.utils import get_object_from_string
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+import mtp  # noqa: F401  (gives mmcv its operators: before the modules that import it)
+
+# isort: split
+sys.path.insert(0, str(Path(__file__).parents[1] / 'benchmark'))  # whose scripts are no package
+import counted_step
+import jobs
+from batches import make_samples
+
+from mtp.engine import parallel
+from mtp.registry import MODELS
+from tools.gate import backward
+from tools.gate.trace import Tracer
+from tools.gate.uncompiled import Uncompiled
+from tools.gate.workloads import Pretraining
+
+IMAGES, OBJECTS, SIDE = 2, 23, 448  # images of each data set, objects of each image, pixels
+
+
+def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
+    """Trace the parts of a step; return the launches of what runs uncompiled, by where."""
+    cfg = _config(workload)
+    samples = make_samples(jobs.num_classes(cfg), IMAGES, OBJECTS, SIDE)
+    with Uncompiled(tracer) as counter:
+        batch = cfg.train_dataloader.collate_fn.type(samples)
+        data = MODELS.build(cfg.model.data_preprocessor)(batch, training=True)
+        counter.take('data preprocessor')
+    with counted_step.as_on_a_gpu('cuda', True):
+        with torch.device('cuda'):
+            model = MODELS.build(cfg.model).train()
+        data = dict(inputs=data['inputs'].to('cuda'),
+                    data_samples=[sample.to('cuda') for sample in data['data_samples']])
+        if workload.processes == 'FSDP2':
+            _gather_in_bfloat16(model)
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+        tracer.install(model)
+        with counter, _foreach_of_fake_tensors():
+            loss = counted_step.loss(model, data)
+            if tracer.only:  # of a part of a step the rest says nothing
+                return {}
+            counter.take('forward')
+            _differentiate(loss, model)
+            counter.take('backward')
+            for _ in range(2):  # the first time it makes its state
+                optimizer.step()
+                counter.take('optimiser')
+    return counter.taken
+
+
+def _config(workload: Pretraining) -> Config:
+    cfg = jobs.load_recipe(workload.model, SIDE, {})
+    if workload.classes:
+        first = next(iter(cfg.model.datasets.values()))
+        cfg.model.datasets = {
+            f'of_{number}': dict(first, num_classes=number - 1, tasks=workload.tasks)
+            for number in workload.classes}
+        cfg.model.tasks = {task: cfg.model.tasks[task] for task in workload.tasks}
+    return cfg
+
+
+def _gather_in_bfloat16(model: nn.Module) -> None:
+    """Give the blocks the parameters that FSDP2 gathers for them."""
+    for block in parallel.parts(model)[0]:
+        for module in block.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(parameter.detach().bfloat16()))
+
+
+@contextmanager
+def _foreach_of_fake_tensors() -> Iterator[None]:
+    """Let the optimiser and the clipping of gradients treat fake tensors like real ones."""
+    with ExitStack() as stack:
+        for name in ('torch.optim.optimizer', 'torch.utils._foreach_utils'):
+            types = f'{name}._foreach_supported_types'
+            stack.enter_context(patch(types, [*get_object_from_string(types), FakeTensor]))
+        yield
+
+
+def _differentiate(loss: Tensor, model: nn.Module) -> None:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with backward.in_python():
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, grad in zip(parameters, grads):
+        parameter.grad = grad
