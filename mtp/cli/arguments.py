@@ -3,6 +3,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mtp.machine import LAUNCHERS
+
 
 class ConfigOptions(argparse.Action):
     """mmengine's ``DictAction``, imported where the option is given."""
@@ -18,7 +20,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help='a config file, e.g. configs/pretrain/vit-b-rvsa_samrs.py')
     parser.add_argument('--work-dir', type=Path, help='folder for logs, checkpoints and figures; '
                         'default: work_dirs/<the config below configs/pretrain or /finetune>')
-    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none',
+    parser.add_argument('--launcher', choices=('none', *LAUNCHERS), default='none',
                         help='pytorch: started by torchrun; slurm: started by srun')
     add_config_options(parser)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from mtp.machine import nvidia_device_files
+
 # The first compute capability whose tensor cores take bfloat16.
 BFLOAT16 = (8, 0)
-DEVICES = Path('/dev')
 
 
 def require_usable_gpu() -> None:
@@ -51,8 +52,7 @@ def visible_nvidia_gpus() -> list[str]:
     A container or a SLURM job may see the names of devices that it may not open; the driver's
     folder below ``/proc`` shows in containers without any GPU.
     """
-    nodes = sorted(path for path in DEVICES.glob('nvidia*') if path.name[6:].isdigit())
-    found = [str(path) for path in nodes if _opens(path)]
+    found = [str(path) for path in nvidia_device_files() if _opens(path)]
     return found or _listed_by_driver()
 
 

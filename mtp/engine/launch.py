@@ -19,12 +19,8 @@ from mtp.engine.checkpoint import read_entries
 from mtp.engine.devices import describe_device
 from mtp.engine.runner import Runner
 from mtp.evaluation import Submission
+from mtp.machine import LAUNCHERS
 from mtp.ops import mmcv_ext
-
-# launcher -> what starts its processes, and the variables that it sets: a process's number among
-# all, its number on its machine, how many there are
-STARTERS = {'pytorch': ('torchrun', 'RANK', 'LOCAL_RANK', 'WORLD_SIZE'),
-            'slurm': ('srun', 'SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_NTASKS')}
 
 
 @contextmanager
@@ -66,7 +62,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def number_of_processes(launcher: str) -> int:
     """Return how many processes a launcher has started, this one among them."""
-    return 1 if launcher == 'none' else int(os.environ[STARTERS[launcher][3]])
+    return 1 if launcher == 'none' else int(os.environ[LAUNCHERS[launcher].world_size])
 
 
 def _run_name(config: Path) -> Path:
@@ -76,11 +72,12 @@ def _run_name(config: Path) -> Path:
 
 
 def _check_launcher(launcher: str) -> None:
-    starter, rank, local_rank, _ = STARTERS[launcher]
-    if rank not in os.environ:
-        raise ValueError(f'--launcher {launcher} is for processes that {starter} starts, and {rank}'
-                         f' is not set: start this command with {starter}, or leave out --launcher')
-    number, gpus = int(os.environ.get(local_rank, 0)), torch.cuda.device_count()
+    facts = LAUNCHERS[launcher]
+    if facts.rank not in os.environ:
+        raise ValueError(f'--launcher {launcher} is for processes that {facts.command} starts, and '
+                         f'{facts.rank} is not set: start this command with {facts.command}, or '
+                         'leave out --launcher')
+    number, gpus = int(os.environ.get(facts.local_rank, 0)), torch.cuda.device_count()
     if launcher == 'slurm' and gpus == 0:
         raise ValueError('--launcher slurm needs a GPU for each process, and none is visible: ask '
                          'srun for GPUs, or use --launcher pytorch, which also runs on CPUs')
@@ -175,8 +172,7 @@ def checkpoint_to_resume(cfg: Config, asked: str | None) -> Path | None:
         FileNotFoundError: the last one is asked for, and there is none.
     """
     pointer = Path(cfg.work_dir) / 'last_checkpoint'
-    restarts = max(int(os.environ.get(name, 0))
-                   for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'))
+    restarts = max(int(os.environ.get(launcher.restarts, 0)) for launcher in LAUNCHERS.values())
     if asked == 'last' or (restarts and pointer.is_file()):
         return last_checkpoint(cfg.work_dir)
     if cfg.launcher != 'none':

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mtp import machine
 from mtp.engine import devices
 
 
@@ -36,7 +37,7 @@ def test_only_devices_that_open_are_visible(monkeypatch, tmp_path):
     for name in ('nvidiactl', 'nvidia-uvm', 'nvidia1'):
         (tmp_path / name).touch()
     (tmp_path / 'nvidia0').mkdir()  # does not open, as that of another job
-    monkeypatch.setattr(devices, 'DEVICES', tmp_path)
+    monkeypatch.setattr(machine, 'DEVICES', tmp_path)
     assert devices.visible_nvidia_gpus() == [str(tmp_path / 'nvidia1')]
 
 
