@@ -7,6 +7,7 @@ from tools.gate import counter
 from tools.gate.devices import DEVICES
 from tools.gate.own import Launch, key_of
 from tools.gate.store import Store
+from tools.gate.workloads import HEAVIEST
 
 
 @dataclass
@@ -84,6 +85,9 @@ def collect(store: Store, workloads: list[str], capabilities: list[int], others:
             if missing:
                 found.cut.append(f'{workload}: {missing} kernels for {_spelled(capability)}')
     names |= _own(found, store, workloads, {*capabilities, *others}, kernels)
+    for capability, keys in heaviest_missing(store, workloads, capabilities, others).items():
+        if keys:
+            found.cut.append(f'{len(keys)} of the heaviest kernels for {_spelled(capability)}')
     for (key, capability), row in kernels.items():
         if row['refused'] and key in names:
             found.refused.append(f'{names[key]} ({key}) for {_spelled(capability)}: '
@@ -159,14 +163,26 @@ def own_launches(store: Store, workloads: list[str]) -> dict[str, Launch]:
     return {key_of(row): row for workload in workloads for row in store.rows(workload)['own']}
 
 
-def heaviest(store: Store, workloads: list[str], capability: int, number: int) -> list[str]:
-    """Return of each part the kernels that need most shared memory, or most registers."""
+def heaviest_missing(store: Store, workloads: list[str], capabilities: list[int],
+                     others: list[int]) -> dict[int, list[str]]:
+    """Return capability -> keys of the heaviest kernels that have not been compiled for it.
+
+    Those are of each part the ones that need most shared memory, or most registers, on the first
+    of the ``capabilities``; the arguments are those of the command line.
+    """
+    done = store.kernels()
+    chosen = _heaviest(store, workloads, capabilities[0])
+    return {capability: [key for key in chosen if (key, capability) not in done]
+            for capability in others if capability not in capabilities}
+
+
+def _heaviest(store: Store, workloads: list[str], capability: int) -> list[str]:
     kernels, chosen = store.kernels(), {}
     for graphs in graphs_of(store, workloads):
         rows = [kernels[key, capability] for graph in graphs if graph['capability'] == capability
                 for key in graph['kernels'] if (key, capability) in kernels]
         rows.sort(key=lambda row: (row['shared'], row['registers']), reverse=True)
-        chosen |= {row['key']: None for row in rows[:number]}
+        chosen |= {row['key']: None for row in rows[:HEAVIEST]}
     return list(chosen)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from tools.gate import report, work
 from tools.gate.store import Store
-from tools.gate.workloads import HEAVIEST
 
 
 class Run:
@@ -70,12 +69,11 @@ class Run:
                     yield work.compile_kernel, key, capability
 
     def _heaviest(self) -> Iterator[tuple]:
-        done = self.store.kernels()
-        first = self.options.capabilities[0]
-        for capability in self._every()[len(self.options.capabilities):]:
-            for key in report.heaviest(self.store, self.options.workloads, first, HEAVIEST):
-                if (key, capability) not in done:
-                    yield work.compile_kernel, key, capability
+        missing = report.heaviest_missing(
+            self.store, self.options.workloads, self.options.capabilities, self.options.others)
+        for capability, keys in missing.items():
+            for key in keys:
+                yield work.compile_kernel, key, capability
 
 
 class InThisProcess(Executor):
