@@ -45,8 +45,8 @@ def test_config(path, tmp_path):
 
 
 @pytest.mark.parametrize(('name', 'layers', 'lr', 'decay', 'drop_path'), [
-    ('vit-b-rvsa', 12, 6e-5, 0.9, 0.1), ('vit-l-rvsa', 24, 6e-5, 0.9, 0.1),
-    ('internimage-xl', 39, 2e-5, 0.94, 0.2)])
+    ('vit_b_rvsa', 12, 6e-5, 0.9, 0.1), ('vit_l_rvsa', 24, 6e-5, 0.9, 0.1),
+    ('internimage_xl', 39, 2e-5, 0.94, 0.2)])
 def test_recipe_of_the_paper(name, layers, lr, decay, drop_path):
     cfg = Config.fromfile(CONFIGS[0].with_name(f'{name}_samrs.py'))
     assert build(cfg.model).backbone.num_layers == layers

@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 from mmrotate.structures.bbox import RotatedBoxes
 
 from mtp.data.facts import DATASETS
-from mtp.engine.shrink import shrink
+from mtp.recipes.shrink import shrink
 from tests.test_finetune_configs import BACKBONES, ROOT, assert_released_keys, build, name
 
 CONFIGS = sorted(path for task in ('horizontal_detection', 'rotated_detection')

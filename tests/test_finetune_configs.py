@@ -13,7 +13,7 @@ from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
 from mtp.data.facts import DATASETS
-from mtp.engine.shrink import shrink
+from mtp.recipes.shrink import shrink
 from mtp.registry import MODELS
 
 ROOT = Path(__file__).parents[1] / 'configs' / 'finetune'

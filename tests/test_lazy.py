@@ -11,7 +11,7 @@ from mtp import registry
 
 
 def test_facts_need_no_library():
-    code = ('import sys, mtp.data.facts.samrs\n'
+    code = ('import sys, mtp.data.samrs.subsets\n'
             'print([name for name in sys.modules if name.startswith(("torch", "numpy", "mm"))'
             ' and name != "mmap"])')
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,

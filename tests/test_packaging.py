@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 REPO = Path(__file__).parents[1]
+LOCK = REPO / 'tools' / 'requirements' / 'lock.txt'
 DECLARED = [Requirement(line) for line in importlib.metadata.requires('mtp')]
 
 
@@ -45,7 +46,7 @@ def test_every_import_is_declared():
 
 @pytest.mark.parametrize('python', ['3.10', '3.11', '3.12', '3.13'])
 def test_lock_has_one_version_within_range_for_each_dependency(python):
-    lines = (REPO / 'requirements' / 'lock.txt').read_text().splitlines()
+    lines = LOCK.read_text().splitlines()
     pins = [Requirement(line) for line in lines if not line.startswith('#')]
     environment = {**default_environment(), 'python_version': python}
     locked: dict[str, list[str]] = {}
@@ -60,8 +61,7 @@ def test_lock_has_one_version_within_range_for_each_dependency(python):
 
 
 def test_lock_names_no_place_to_download_from():
-    assert not re.search(r'://|@|--|/', (REPO / 'requirements' / 'lock.txt').read_text()
-                         .split('\n', maxsplit=1)[1])
+    assert not re.search(r'://|@|--|/', LOCK.read_text().split('\n', maxsplit=1)[1])
 
 
 PYTEST = '-m pytest --numprocesses auto --maxprocesses 8'
@@ -73,7 +73,6 @@ class Shell:
     def __init__(self, folder: Path, version: tuple[int, int], cv2_works: bool = True) -> None:
         self.root, self.bin = folder / 'repo', folder / 'bin'
         shutil.copytree(REPO / 'tools', self.root / 'tools')
-        shutil.copytree(REPO / 'requirements', self.root / 'requirements')
         shutil.copy(REPO / 'pyproject.toml', self.root)
         self.bin.mkdir()
         for tool in ('bash', 'cat', 'cksum', 'dirname', 'grep'):
@@ -118,7 +117,7 @@ def test_scripts_install_once_into_the_active_environment(tmp_path):
     assert 'onedl-mmcv==' in constraints
     assert 'torch==' not in constraints  # the environment's own stays
 
-    lock = shell.root / 'requirements' / 'lock.txt'
+    lock = shell.root / 'tools' / 'requirements' / 'lock.txt'
     lock.write_text(lock.read_text() + 'other==1\n')
     shell.run()
     assert shell.log.read_text().count('pip install') == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 def table(before: dict[str, float], after: dict[str, float]) -> str:
     """A row per data set and a column per task, in percent; a task without figures is ``-``."""
-    from mtp.evaluation.multitask import AVERAGED
+    from mtp.evaluation.multitask_metric import AVERAGED
 
     datasets = dict.fromkeys(name.split('/')[0] for name in after if '/' in name)
     rows = [['', *AVERAGED]]

@@ -1,6 +1,6 @@
 """Finetune from a pretrained encoder and from scratch, with the same budget, and compare.
 
-    python tools/compare_starts.py --encoder work_dirs/vit-tiny-rvsa_nwpu/encoder.pth
+    python tools/compare_starts.py --encoder work_dirs/vit_tiny_rvsa_nwpu/encoder.pth
 
 Trains the configs of ``configs/finetune/tiny`` (or those given) twice each, into
 ``work_dirs/starts/<config>/<start>``, draws losses and test figures of both, and prints a table.
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mtp.inference.curves import plot_starts, read_scalars
+from mtp.visualization.curves import plot_starts, read_scalars
 
 # config -> the figure that counts, by its key in the log
 METRICS = {

@@ -37,8 +37,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     sleep_while_waiting()
     args = parse_args()
-    from mtp.cli import finetuning
-    from mtp.engine import launch
+    from mtp.cli import finetuning, launch
 
     begin = time.perf_counter()
     with launch.users_errors():

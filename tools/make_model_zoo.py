@@ -50,8 +50,8 @@ file.
 
 def page() -> str:
     """Return the whole page."""
-    from mtp.engine import recipes
-    from mtp.models.weights import FOLDER, RELEASED
+    from mtp.models.weights.released import FOLDER, RELEASED
+    from mtp.recipes import table
 
     lines = [HEAD, '| model | name | file |', '| --- | --- | --- |']
     lines += [f'| `{model}` | `{name}` | `{FOLDER / file}` |'
@@ -62,14 +62,14 @@ def page() -> str:
               '| data set | figure | model | published | without MTP | config | verified here |',
               '| --- | --- | --- | ---: | ---: | --- | --- |']
     notes, logged = [], []
-    for name, results in recipes.read_results().items():
+    for name, results in table.read_results().items():
         title = DATASETS[name.removesuffix('_ms')].title
         title += ', multi-scale' if name.endswith('_ms') else ''
         marks = ''
         for text in filter(None, (results.doubt, results.note)):
             notes.append(f'{len(notes) + 1}. {title}: {text.rstrip(".")}.')
             marks += f' [{len(notes)}]'
-        configs = recipes.configs(name)
+        configs = table.configs(name)
         for model in (model for model in RELEASED if model in configs):
             link = configs[model].relative_to(REPO).as_posix()
             published = _value(results.published, model) + ' (?)' * bool(results.doubt)

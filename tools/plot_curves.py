@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from mtp.inference import plot_curves
+from mtp.visualization import plot_curves
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/setup_env.sh
 
-config=configs/pretrain/vit-tiny-rvsa_demo.py
+config=configs/pretrain/vit_tiny_rvsa_demo.py
 work_dir=work_dirs/demo
 
 step() {

@@ -31,19 +31,21 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     sleep_while_waiting()
     args = parse_args()
-    from mtp.engine import launch, recipes
-    from mtp.engine.reproduce import compare, load_released
+    from mtp.cli import launch
+    from mtp.models.weights.finetuned import load_released
+    from mtp.recipes import table
+    from mtp.recipes.reproduce import compare
 
     with launch.users_errors():
-        args.config = recipes.config_of(args.dataset, args.model)
+        args.config = table.config_of(args.dataset, args.model)
         args.work_dir = args.work_dir or Path('work_dirs/reproduce', args.dataset, args.model)
         args.launcher = 'none'
         if not args.data.is_dir():
             raise FileNotFoundError(f'no folder {args.data}: prepare the data set with '
                                     'tools/data/prepare.py')
         cfg = launch.load_config(args)
-        recipes.set_data_root(cfg, args.data)
-        results = recipes.read_results()[args.dataset]
+        table.set_data_root(cfg, args.data)
+        results = table.read_results()[args.dataset]
         launch.set_submission(cfg, None if results.key else str(args.work_dir / 'submission'))
     runner = launch.build_runner(cfg)
     with launch.users_errors():

@@ -1,7 +1,7 @@
 # Sourced by quickstart.sh and run_tests.sh, from the root of the repository: sets PYTHON to an
 # interpreter in whose environment mtp is installed. That is the active one (or that of the PYTHON
 # given) where it has torch, otherwise .venv, which is made on the first call. Nothing is installed
-# again until pyproject.toml or requirements/lock.txt changes.
+# again until pyproject.toml or tools/requirements/lock.txt changes.
 
 # Threads that wait sleep instead of spinning: on a busy machine training is ten times faster.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
@@ -36,7 +36,7 @@ active=${PYTHON:-python}
 if supported "$active" && has_torch "$active"; then
     PYTHON=$(command -v "$active")
     # This environment's torch stays as it is.
-    constraints=$(grep -v -E '^(torch|torchvision|triton|cuda-|nvidia-)' requirements/lock.txt)
+    constraints=$(grep -v -E '^(torch|torchvision|triton|cuda-|nvidia-)' tools/requirements/lock.txt)
 else
     if [[ ! -x .venv/bin/pip ]]; then
         base=$(find_python)
@@ -44,7 +44,7 @@ else
         "$base" -m venv .venv
     fi
     PYTHON=$PWD/.venv/bin/python
-    constraints=$(<requirements/lock.txt)
+    constraints=$(<tools/requirements/lock.txt)
     if ! supported "$PYTHON"; then
         echo "mtp needs Python 3.10 to 3.13, but .venv has $("$PYTHON" --version)." >&2
         echo 'Remove .venv and run this again.' >&2

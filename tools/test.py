@@ -29,8 +29,9 @@ def main() -> None:
     args = parse_args()
     from mmengine.dist import is_main_process
 
-    from mtp.engine import launch
+    from mtp.cli import launch
     from mtp.engine.devices import require_usable_gpu
+    from mtp.engine.shards import check_checkpoint
 
     with launch.users_errors():
         require_usable_gpu()
@@ -48,7 +49,7 @@ def main() -> None:
         model.init_weights()
     else:
         with launch.users_errors():
-            launch.check_checkpoint(model, cfg.load_from)
+            check_checkpoint(model, cfg.load_from)
     metrics = runner.test()
     if is_main_process():
         path = Path(cfg.work_dir) / 'metrics.json'

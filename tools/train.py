@@ -1,4 +1,4 @@
-"""Train a model: ``python tools/train.py configs/pretrain/vit-tiny-rvsa_demo.py``."""
+"""Train a model: ``python tools/train.py configs/pretrain/vit_tiny_rvsa_demo.py``."""
 import argparse
 
 from mtp.cli.arguments import add_run_arguments
@@ -40,9 +40,11 @@ def main() -> None:
     show_own_gpu(args.launcher)  # before torch starts
     import torch
 
-    from mtp.engine import TraceHook, launch
+    from mtp.cli import launch
+    from mtp.engine import TraceHook
     from mtp.engine.batch_size import share_batch
     from mtp.engine.devices import require_usable_gpu
+    from mtp.engine.shards import check_checkpoint
 
     # What stays in float32 under autocast may take TF32; torch allows it to convolutions by itself.
     torch.set_float32_matmul_precision('high')
@@ -68,7 +70,7 @@ def main() -> None:
         runner.logger.info(division)
     if checkpoint:
         with launch.users_errors():
-            launch.check_checkpoint(launch.unwrap(runner.model), cfg.load_from)
+            check_checkpoint(launch.unwrap(runner.model), cfg.load_from)
     runner.train()
     launch.leave_processes()
 

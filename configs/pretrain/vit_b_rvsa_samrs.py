@@ -2,7 +2,7 @@
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.pretrain_samrs import *
+    from .._base_.pretrain.samrs_tasks import *
 
 model.backbone.update(
     name='vit_b_rvsa',

@@ -2,6 +2,6 @@
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.pretrain_demo import *
+    from .._base_.pretrain.demo import *
 
 model.backbone.update(name='vit_tiny_rvsa')

@@ -4,10 +4,10 @@ from mmengine.config import read_base
 from mtp.models import build_backbone
 
 with read_base():
-    from .._base_.datasets.nwpu import *
-    from .._base_.models.multitask_small import *
-    from .._base_.runtime import *
-    from .._base_.schedules.demo import *
+    from .._base_.pretrain.datasets.nwpu import *
+    from .._base_.pretrain.models.multitask_small import *
+    from .._base_.pretrain.runtime import *
+    from .._base_.pretrain.schedules.demo import *
 
 total_batch_size = 4
 

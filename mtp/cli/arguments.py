@@ -17,7 +17,7 @@ class ConfigOptions(argparse.Action):
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing share."""
-    parser.add_argument('config', help='a config file, e.g. configs/pretrain/vit-b-rvsa_samrs.py')
+    parser.add_argument('config', help='a config file, e.g. configs/pretrain/vit_b_rvsa_samrs.py')
     parser.add_argument('--work-dir', type=Path, help='folder for logs, checkpoints and figures; '
                         'default: work_dirs/<the config below configs/pretrain or /finetune>')
     parser.add_argument('--launcher', choices=('none', *LAUNCHERS), default='none',

@@ -19,17 +19,18 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mtp.engine import launch, recipes, shrink
-from mtp.inference.curves import read_scalars
+from mtp.cli import launch
+from mtp.recipes import shrink, table
 from mtp.registry import DATASETS
+from mtp.visualization.curves import read_scalars
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 # Of a small run: pixels of an image side by the library that trains, and training steps at least.
 SIDES, STEPS = {'mmpretrain': 64, 'mmseg': 64, 'mmdet': 128, 'mmrotate': 128}, 16
 # A step is a fork of this process, and finds these imported. None of them starts a thread.
-HEAVY = ('mmdet.models', 'mmseg.models', 'mmrotate.models', 'mmpretrain.models', 'mtp.data.change',
-         'mtp.data.crops', 'mtp.data.detection', 'mtp.data.labelled', 'mtp.models',
-         'mtp.evaluation', 'torch.utils.tensorboard')
+HEAVY = ('mmdet.models', 'mmseg.models', 'mmrotate.models', 'mmpretrain.models', 'mtp.data.crops',
+         'mtp.data.readers.boxes', 'mtp.data.readers.labelled', 'mtp.data.readers.pairs',
+         'mtp.models', 'mtp.evaluation', 'torch.utils.tensorboard')
 FORK = multiprocessing.get_context('fork')
 COLUMNS = '{:<12} {:<15} {:>7} {:>16}  {:<34} {:>8}'
 
@@ -83,7 +84,7 @@ def _num_images(cfg: Config) -> int:
 def write_small(config: Path, data: Path, target: Path) -> None:
     """Write a small form of a config, which reads its data set from ``data``."""
     cfg = Config.fromfile(config)
-    recipes.set_data_root(cfg, data)
+    table.set_data_root(cfg, data)
     num_images = _num_images(cfg)
     shrink.shrink(cfg, SIDES[cfg.default_scope])
     shrink.shorten(cfg, num_images, STEPS)
@@ -92,7 +93,7 @@ def write_small(config: Path, data: Path, target: Path) -> None:
 
 def finetune(dataset: str, config: Path, folder: Path) -> dict:
     """Train, or go on training, and test; returns the figures."""
-    log, results = folder / 'log.txt', recipes.read_results()[dataset]
+    log, results = folder / 'log.txt', table.read_results()[dataset]
     step(log, count_images, config, folder / 'images.txt')
     resume = ['--resume'] if (folder / 'last_checkpoint').is_file() else []
     step(log, tool, 'train.py', config, '--work-dir', folder, *resume)
@@ -161,7 +162,7 @@ def small_run(folder: Path, threads: int, dataset: str, models: Sequence[str]) -
         except StepError as error:
             return [dict(dataset=dataset, model='data', error=str(error))]
         done.touch()
-    return [attempt(dataset, recipes.config_of(dataset, model), folder / model, folder / 'data')
+    return [attempt(dataset, table.config_of(dataset, model), folder / model, folder / 'data')
             for model in models]
 
 
@@ -199,7 +200,7 @@ def run(datasets: Sequence[str] | None, models: Sequence[str] | None) -> list[di
     if missing and (datasets or len(missing) == len(jobs)):
         raise FileNotFoundError(f'not in data/: {", ".join(missing)}. Make them with '
                                 'tools/data/prepare.py')
-    configs = [(name, recipes.config_of(name, model)) for name, of_name in jobs.items()
+    configs = [(name, table.config_of(name, model)) for name, of_name in jobs.items()
                if name not in missing for model in of_name]
     _import_heavy()
     # in the folder that tools/train.py takes by itself
@@ -227,8 +228,8 @@ def run_small(datasets: Sequence[str] | None, models: Sequence[str] | None, work
 
 def _jobs(datasets: Sequence[str] | None, models: Sequence[str]) -> dict[str, list[str]]:
     """Return data set -> those of the models that have a recipe for it."""
-    return {name: [model for model in models if model in recipes.configs(name)]
-            for name in datasets or recipes.read_results()}
+    return {name: [model for model in models if model in table.configs(name)]
+            for name in datasets or table.read_results()}
 
 
 def _import_heavy() -> None:

@@ -15,11 +15,11 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import get_object_from_string
 from torch import nn
 
-from mtp.engine.checkpoint import read_entries
 from mtp.engine.devices import describe_device
 from mtp.engine.runner import Runner
 from mtp.evaluation import Submission
 from mtp.machine import LAUNCHERS
+from mtp.old_names import new_config
 from mtp.ops import mmcv_ext
 
 
@@ -40,7 +40,7 @@ def load_config(args: argparse.Namespace) -> Config:
         ValueError: it cannot be read, an option names a key that it does not have, or this
             process was not started as its launcher needs.
     """
-    path = Path(args.config)
+    path = new_config(Path(args.config))
     if not path.is_file():
         near = _suggest(path.name, [file.name for file in path.parent.glob('*.py')])
         raise FileNotFoundError(f'no config at {path}{near}')
@@ -211,36 +211,6 @@ def leave_processes() -> None:
 def unwrap(model: nn.Module) -> nn.Module:
     """The model itself, without the wrapper of distributed training."""
     return model.module if is_model_wrapper(model) else model
-
-
-def check_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Refuse a checkpoint that does not fit a model whole; mmengine would load what fits.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged, or its keys or shapes are not those of the model.
-    """
-    check_state(model, read_entries(path), path)
-
-
-def check_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path) -> None:
-    """Refuse the entries of a checkpoint that do not fit a model whole.
-
-    Raises:
-        ValueError: keys or shapes are not those of the model; the message names ``path``.
-    """
-    source = {name: tuple(value.shape) for name, value in state.items()}
-    target = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    problems = {
-        'missing from the file': [name for name in target if name not in source],
-        'unknown to the model': [name for name in source if name not in target],
-        'of another shape': [f'{name} {source[name]} instead of {target[name]}'
-                             for name in target if source.get(name, target[name]) != target[name]]}
-    lines = [f'  {len(names)} {title}: {", ".join(names[:3])}{", ..." if len(names) > 3 else ""}'
-             for title, names in problems.items() if names]
-    if lines:
-        raise ValueError(f'{path} does not fit the model of the config ({len(target)} entries):\n'
-                         + '\n'.join(lines) + '\nUse the config that it was trained with')
 
 
 def _suggest(word: str, known: list[str], cutoff: float = 0.6) -> str:

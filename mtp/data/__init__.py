@@ -5,15 +5,16 @@ Facts and tools that read and write files need no torch: a name's module is impo
 from mtp.lazy import attribute_getter
 
 _NAMES = {
-    'mtp.data.change': ('ChangeDataset', 'DistortPair', 'LoadChange', 'LoadPair', 'SwapDates'),
     'mtp.data.crops': ('LoadCrop',),
-    'mtp.data.detection': ('DIORDetection', 'DOTATiles', 'XViewDetection'),
-    'mtp.data.facts.samrs': ('SUBSETS',),
-    'mtp.data.labelled': ('LoadClassMap', 'SceneDataset'),
-    'mtp.data.multitask': ('MultiTaskDataset',),
+    'mtp.data.multitask_dataset': ('MultiTaskDataset',),
     'mtp.data.packed': ('PackedDataset',),
+    'mtp.data.readers.boxes': ('DIORDetection', 'DOTATiles', 'XViewDetection'),
+    'mtp.data.readers.labelled': ('LoadClassMap', 'SceneDataset'),
+    'mtp.data.readers.pairs': ('ChangeDataset', 'DistortPair', 'LoadChange', 'LoadPair',
+                               'SwapDates'),
     'mtp.data.samplers': ('MultiDatasetSampler',),
-    'mtp.data.samrs': ('SAMRSDataset',),
+    'mtp.data.samrs.records': ('SAMRSDataset',),
+    'mtp.data.samrs.subsets': ('SUBSETS',),
     'mtp.data.transforms': ('Crop', 'DrawDistortion', 'FilterInstances', 'Flip', 'LoadImage',
                             'LoadLabels', 'PackLabels', 'Resize'),
 }

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mtp.data.checking import Findings, Problem
-from mtp.data.conversion import parallel
 from mtp.data.facts import DATASETS, Facts
 from mtp.data.prepare.classification import RESISC_LISTS
-from mtp.data.prepare.scenes import SUFFIXES, read_image, read_size
+from mtp.data.prepare.images import SUFFIXES, read_image, read_size
 from mtp.data.rotated_labels import read_rotated
+from mtp.data.samrs.checking import Findings, Problem
+from mtp.data.samrs.to_coco import parallel
 
 CHECKS = {
     'split': 'the folders of the splits are there and hold images',

@@ -10,12 +10,12 @@ from mmcv.transforms import BaseTransform
 from mmdet.structures.bbox import HorizontalBoxes
 from mmrotate.structures import RotatedBoxes
 
-from mtp.batch import BoxMasks
 from mtp.data.decoding import read_image, read_map
 from mtp.data.index import Entry
-from mtp.data.runs import Axis, crop_map, crop_masks, read_counts
+from mtp.data.run_lengths import Axis, crop_map, crop_masks, read_counts
 from mtp.data.transforms import as_labels, check_map_shape
 from mtp.registry import TRANSFORMS
+from mtp.sample_fields import BoxMasks
 
 # flip_direction -> whether x and y are mirrored
 MIRRORED = {'horizontal': (True, False), 'vertical': (False, True), 'diagonal': (True, True),
@@ -33,8 +33,8 @@ class LoadCrop(BaseTransform):
     without their full size being made, and the image is decoded last, unless the crop is rejected.
 
     Adds ``img`` (uint8 BGR) and the keys of these transforms; masks are
-    :class:`mtp.batch.BoxMasks`. Gives None, for another image to be drawn, when the boxes of the
-    crop have no pixel of their masks in it.
+    :class:`mtp.sample_fields.BoxMasks`. Gives None, for another image to be drawn, when the boxes
+    of the crop have no pixel of their masks in it.
 
     Args:
         size: side in pixels, of the crop and of the square that an image fits into at ratio 1.

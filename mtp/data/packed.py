@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mtp.data.decoding import read_image, read_map
 from mtp.data.index import Index, write_index
-from mtp.data.samrs import TASKS, SAMRSDataset, check_tasks, palette
+from mtp.data.samrs.records import TASKS, SAMRSDataset, check_tasks, palette
 from mtp.data.transforms import as_labels, check_map_shape
 from mtp.registry import DATASETS
 

@@ -5,7 +5,7 @@ import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
-from mtp.data.multitask import MultiTaskDataset, stable_hash
+from mtp.data.multitask_dataset import MultiTaskDataset, stable_hash
 from mtp.registry import DATA_SAMPLERS
 
 

@@ -16,7 +16,7 @@ from mmrotate.structures import RotatedBoxes
 from mmseg.datasets.transforms import PhotoMetricDistortion
 
 from mtp.data.decoding import read_map
-from mtp.data.runs import decode_mask
+from mtp.data.run_lengths import decode_mask
 from mtp.registry import TRANSFORMS
 
 

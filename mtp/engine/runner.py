@@ -17,9 +17,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mtp import fallback
-from mtp.engine.checkpoint import distribute, load_shards, save_shards
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
 from mtp.engine.parallel import ShardedModel
+from mtp.engine.shards import distribute, load_shards, save_shards
 from mtp.ops.deterministic import replace_pools
 
 

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from mtp.models.checkpoints import load_safely, read_state_dict
+from mtp.models.weights.loading import check_state, load_safely, read_state_dict
 
 REST = 'rest.pth'
 
@@ -175,3 +175,13 @@ def _split_like(value: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor):
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+
+
+def check_checkpoint(model: nn.Module, path: str | Path) -> None:
+    """Refuse a checkpoint that does not fit a model whole; mmengine would load what fits.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, or its keys or shapes are not those of the model.
+    """
+    check_state(model, read_entries(path), path)

@@ -1,9 +1,9 @@
 """Samples and predictions -> numbers, or what a benchmark's server makes numbers of."""
-from mtp.evaluation.change import ChangeMetric
-from mtp.evaluation.coco import DetectionMetric
-from mtp.evaluation.multitask import MultiTaskMetric
-from mtp.evaluation.rotated import RotatedMetric
-from mtp.evaluation.segmentation import SegmentationMetric
+from mtp.evaluation.change_metric import ChangeMetric
+from mtp.evaluation.coco_metric import DetectionMetric
+from mtp.evaluation.multitask_metric import MultiTaskMetric
+from mtp.evaluation.rotated_metric import RotatedMetric
+from mtp.evaluation.segmentation_metric import SegmentationMetric
 from mtp.evaluation.submission import LoveDASubmission, Submission
 from mtp.evaluation.tiles import DOTASubmission, FAIR1MSubmission
 

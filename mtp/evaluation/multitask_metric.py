@@ -11,9 +11,9 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.evaluation.metrics import IoUMetric
 
-from mtp.evaluation.coco import coco_precision, mean_precision
-from mtp.evaluation.masks import encode_masks
-from mtp.evaluation.rotated import RotatedImage, mean_of_classes, rotated_ap
+from mtp.evaluation.coco_metric import coco_precision, mean_precision
+from mtp.evaluation.mask_overlaps import encode_masks
+from mtp.evaluation.rotated_metric import RotatedImage, mean_of_classes, rotated_ap
 from mtp.registry import METRICS
 
 # Columns of the table; all but the AP of horizontal boxes make the average.

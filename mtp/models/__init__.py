@@ -1,9 +1,9 @@
 """Features and losses: backbones, tasks and the multi-task model."""
 from mtp.models.backbones import InternImage, ViTRVSA, build_backbone, list_backbones
-from mtp.models.change_detection import PairDataPreprocessor, SiameseEncoderDecoder, UNetHead
+from mtp.models.batch_norm import PerDatasetBatchNorm
 from mtp.models.data_preprocessor import MultiTaskDataPreprocessor
-from mtp.models.layers import PerDatasetBatchNorm
-from mtp.models.multitask import MultiTaskPretrainer
+from mtp.models.multitask_model import MultiTaskPretrainer
+from mtp.models.siamese_unet import PairDataPreprocessor, SiameseEncoderDecoder, UNetHead
 from mtp.models.tasks import InstanceTask, RotatedTask, SemanticTask
 
 __all__ = [

@@ -4,9 +4,9 @@ import torch.nn.functional as F
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from torch import Tensor
 
-from mtp.batch import pack_batch, unpack_batch
 from mtp.models.photometric import distort
 from mtp.registry import MODELS
+from mtp.sample_fields import pack_batch, unpack_batch
 
 
 @MODELS.register_module()
@@ -19,8 +19,8 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
     maps with 255 to the same shape: targets stay aligned with the images, which they do not in
     the official code when an image is smaller than the crop.
 
-    A training batch is that of :func:`mtp.batch.pack_batch`, or a list of samples: images stay
-    uint8 and labels joined until they are on the device, where images are distorted as
+    A training batch is that of :func:`mtp.sample_fields.pack_batch`, or a list of samples: images
+    stay uint8 and labels joined until they are on the device, where images are distorted as
     :class:`mtp.data.DrawDistortion` drew. The host never waits for the device.
 
     Args:

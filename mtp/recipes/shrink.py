@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mtp.engine.recipes import nodes
 from mtp.models import build_backbone
+from mtp.recipes.table import nodes
 
 # Model of a config -> the smallest of its family.
 TINY = {'vit_b_rvsa': dict(name='vit_tiny_rvsa'), 'vit_l_rvsa': dict(name='vit_tiny_rvsa'),

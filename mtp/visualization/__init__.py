@@ -4,4 +4,4 @@ from mtp.lazy import attribute_getter
 __all__ = ['draw_sample', 'plot_curves']
 
 __getattr__ = attribute_getter(__name__, {
-    'mtp.inference.curves': ['plot_curves'], 'mtp.inference.visualizer': ['draw_sample']})
+    'mtp.visualization.curves': ['plot_curves'], 'mtp.visualization.visualizer': ['draw_sample']})

@@ -8,10 +8,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 
 from mtp.data import LoadImage, LoadLabels
-from mtp.data.multitask import seeded, stable_hash
-from mtp.inference.samples import draw, with_legend
-from mtp.inference.visualizer import captioned, frame
+from mtp.data.multitask_dataset import seeded, stable_hash
 from mtp.models.photometric import distort
+from mtp.visualization.samples import draw, with_legend
+from mtp.visualization.visualizer import captioned, frame
 
 # Height of an image in pixels, and the largest width of a picture of several.
 TILE, MAX_WIDTH = 320, 1400

@@ -8,8 +8,8 @@ from mmengine.structures import BaseDataElement
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
-from mtp.data.facts.samrs import PALETTE
-from mtp.inference.visualizer import (
+from mtp.data.samrs.subsets import PALETTE
+from mtp.visualization.visualizer import (
     MAX_TILE,
     MIN_TILE,
     captioned,

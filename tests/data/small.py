@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mtp.data.facts.samrs import SUBSETS
+from mtp.data.samrs.subsets import SUBSETS
 
 CLASSES = ('plane', 'ship', 'harbor')
 COLOURS = [(60, 200, 20), (200, 40, 90), (30, 90, 230), (220, 210, 40)]

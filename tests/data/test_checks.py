@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from mtp.data.checking_downstream import CHECKS, check_prepared
+from mtp.data.checks import CHECKS, check_prepared
 from tests.conftest import REPO
 from tests.data.prepared import make_dior, make_dior_r, make_dota
 

@@ -9,7 +9,6 @@ from mmcv.transforms import RandomResize
 from mmseg.datasets.transforms import PhotoMetricDistortion
 from pycocotools import mask as coco_mask
 
-from mtp.batch import pack_batch
 from mtp.data import (
     Crop,
     DrawDistortion,
@@ -23,8 +22,9 @@ from mtp.data import (
     Resize,
     SAMRSDataset,
 )
-from mtp.data.runs import Axis, crop_map, crop_masks, read_counts
+from mtp.data.run_lengths import Axis, crop_map, crop_masks, read_counts
 from mtp.models import MultiTaskDataPreprocessor
+from mtp.sample_fields import pack_batch
 from tests.data.small import CLASSES, make_subset
 
 

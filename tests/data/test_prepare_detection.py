@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from mmrotate.datasets import DIORDataset
 
-from mtp.data.checking_downstream import check_prepared
+from mtp.data.checks import check_prepared
 from mtp.data.facts import DATASETS
 from mtp.data.facts.detection import DETECTION
-from mtp.data.prepare import PREPARE, horizontal, prepare
-from mtp.data.prepare.boxes import checked, oriented, read_dota, read_fair1m, read_xml
+from mtp.data.prepare import PREPARE, prepare
+from mtp.data.prepare import horizontal_detection as horizontal
+from mtp.data.prepare.box_files import checked, oriented, read_dota, read_fair1m, read_xml
 from mtp.data.synthetic import MAKE, detection
 from tests.data.tiles import boxes_of, place
 

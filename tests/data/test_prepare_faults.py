@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mtp.data.checking_downstream import check_prepared
+from mtp.data.checks import check_prepared
 from mtp.data.facts import DATASETS
-from mtp.data.prepare import horizontal, prepare, scenes, tiling
+from mtp.data.prepare import horizontal_detection as horizontal
+from mtp.data.prepare import images as scenes
+from mtp.data.prepare import prepare, tiling
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'data' / 'prepare.py'
 

@@ -11,9 +11,11 @@ import pytest
 import shapely
 from PIL import Image
 
-from mtp.data.checking_downstream import check_prepared
+from mtp.data.checks import check_prepared
 from mtp.data.facts.scenes import SCENES
-from mtp.data.prepare import change, classification, scenes, segmentation
+from mtp.data.prepare import change_detection as change
+from mtp.data.prepare import classification, segmentation
+from mtp.data.prepare import images as scenes
 from mtp.data.synthetic.scenes import MAKE
 
 PREPARE = {**classification.PREPARE, **segmentation.PREPARE, **change.PREPARE}

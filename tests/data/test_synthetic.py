@@ -8,9 +8,9 @@ import torch
 from mmrotate.structures.bbox import rbox2qbox
 
 from mtp.data import SUBSETS, SAMRSDataset
-from mtp.data.checking import check_subset
-from mtp.data.conversion import rectangle
-from mtp.data.runs import decode_mask
+from mtp.data.run_lengths import decode_mask
+from mtp.data.samrs.checking import check_subset
+from mtp.data.samrs.to_coco import rectangle
 from mtp.data.synthetic import CLASSES, make_samrs
 from mtp.data.transforms import LoadImage, LoadLabels
 
@@ -112,7 +112,7 @@ def test_an_interrupted_run_leaves_nothing_behind_and_can_be_repeated(tmp_path, 
     def interrupt(*_):
         raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr('mtp.data.synthetic.samrs.samrs_to_coco', interrupt)
+        patch.setattr('mtp.data.samrs.synthesis.samrs_to_coco', interrupt)
         make_samrs(tmp_path / 'samrs', 1, 1, 64)
     assert not (tmp_path / 'samrs').exists()
     root = make_samrs(tmp_path / 'samrs', 1, 1, 64)

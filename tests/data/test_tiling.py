@@ -12,8 +12,9 @@ from mmrotate.evaluation import DOTAMetric
 from mmrotate.structures.bbox import qbox2rbox
 
 from mtp.data.facts.detection import DETECTION
-from mtp.data.prepare import prepare, rotated
-from mtp.data.prepare.boxes import read_dota, read_fair1m
+from mtp.data.prepare import prepare
+from mtp.data.prepare import rotated_detection as rotated
+from mtp.data.prepare.box_files import read_dota, read_fair1m
 from mtp.data.prepare.tiling import CUT, Tiling, shares
 from tests.data.tiles import boxes_of, place
 

@@ -13,8 +13,8 @@ from mtp.models.backbones.vit_rvsa import ViTRVSA
 from tests.engine.labelled import TASKS, LabelledImages
 
 with read_base():
-    from ...configs._base_.models.multitask_small import *  # noqa: F403
-    from ...configs._base_.runtime import *  # noqa: F403
+    from ...configs._base_.pretrain.models.multitask_small import *  # noqa: F403
+    from ...configs._base_.pretrain.runtime import *  # noqa: F403
 
 model.merge(dict(  # noqa: F405
     datasets={name: dict(num_classes=2, tasks=TASKS) for name in 'ab'},

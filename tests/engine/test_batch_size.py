@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mtp.engine import launch
+from mtp.cli import launch
 from mtp.engine.batch_size import share_batch
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-SAMRS = CONFIGS / 'pretrain/vit-b-rvsa_samrs.py'
+SAMRS = CONFIGS / 'pretrain/vit_b_rvsa_samrs.py'
 LEVIR = CONFIGS / 'finetune/change_detection/levir/vit_b_rvsa.py'
 DOTA = CONFIGS / 'finetune/rotated_detection/dota_v1/vit_b_rvsa.py'
 

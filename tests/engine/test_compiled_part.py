@@ -15,9 +15,9 @@ from mmseg.models import UPerHead
 from torch._inductor.compile_fx import compile_fx
 
 from mtp import fallback
-from mtp.engine import launch
-from mtp.engine.compilation import CompileHook, compile_parts
+from mtp.cli import launch
 from mtp.engine.compiled_part import PartKind, _turn_on_this_machine
+from mtp.engine.hooks.compilation import CompileHook, compile_parts
 from tests.distributed import run_processes
 from tests.engine.test_parallel import _config, _results
 from tests.models.small import build_model, losses_of, make_sample

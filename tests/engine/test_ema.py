@@ -8,7 +8,7 @@ from mmengine.model import ExponentialMovingAverage
 from torch import nn
 
 from mtp.engine import FastEMA
-from tests.engine.test_hooks import toy_runner
+from tests.engine.hooks.test_training import toy_runner
 from tools.benchmark.launches import LaunchCounter
 
 

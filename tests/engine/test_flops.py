@@ -2,10 +2,10 @@
 import pytest
 import torch
 
-from mtp.batch import pack_batch
 from mtp.engine import flops
-from mtp.engine.compilation import compile_parts
+from mtp.engine.hooks.compilation import compile_parts
 from mtp.models.backbones import build_backbone
+from mtp.sample_fields import pack_batch
 from tests.models.small import build_model, make_sample
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mtp.engine import AccumulatingEpochLoop, SeedIterationHook, hooks
-from tests.engine.test_hooks import toy_runner
+from mtp.engine import AccumulatingEpochLoop, SeedIterationHook
+from mtp.engine.hooks import training as hooks
+from tests.engine.hooks.test_training import toy_runner
 from tests.tools.toy import ToyDataset
 
 ACCUMULATED = {'train_cfg.accumulation': 3, 'default_hooks.logger.interval': 1}

@@ -6,7 +6,7 @@ import torch
 from mmengine.hooks import Hook
 
 from mtp.engine import memory
-from tests.engine.test_hooks import toy_runner
+from tests.engine.hooks.test_training import toy_runner
 
 GIB = 2**30
 

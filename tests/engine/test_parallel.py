@@ -6,8 +6,9 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mtp.engine import Runner, launch
-from mtp.engine.checkpoint import merge_shards, whole_state_dict
+from mtp.cli import launch
+from mtp.engine import Runner
+from mtp.engine.shards import merge_shards, whole_state_dict
 from mtp.registry import MODELS
 from tests.distributed import run_processes
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtp.engine import checkpoint
+from mtp.engine import shards as checkpoint
 
 
 @pytest.fixture

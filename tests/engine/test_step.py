@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 
 from mtp.engine import MixedPrecisionOptimWrapper
 from mtp.engine.mixed_precision import autocast_dtype
-from tests.engine.test_hooks import toy_runner
+from tests.engine.hooks.test_training import toy_runner
 from tools.benchmark.launches import LaunchCounter
 
 CLIPPED = {'optim_wrapper.clip_grad': dict(max_norm=0.1)}

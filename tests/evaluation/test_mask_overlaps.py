@@ -5,7 +5,7 @@ import torch
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from pycocotools import mask as coco_mask
 
-from mtp.evaluation.masks import encode_masks
+from mtp.evaluation.mask_overlaps import encode_masks
 
 HEIGHT, WIDTH = 60, 84
 

@@ -19,7 +19,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mtp.evaluation import MultiTaskMetric, multitask
+from mtp.evaluation import MultiTaskMetric
+from mtp.evaluation import multitask_metric as multitask
 from tests.distributed import run_processes
 
 TASKS = ('semantic', 'instance', 'rotated')

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mtp.data.facts import DATASETS
-from mtp.engine.recipes import config_of
+from mtp.recipes.table import config_of
 
 CLASSES = {name: DATASETS[name].classes for name in ('dior', 'dior_r', 'spacenet_v1', 'levir')}
 

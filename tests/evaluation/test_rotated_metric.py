@@ -12,8 +12,9 @@ from mmrotate.evaluation import DOTAMetric
 from mmrotate.evaluation.functional import mean_ap
 from mmrotate.structures import RotatedBoxes
 
-from mtp.evaluation import RotatedMetric, rotated
-from mtp.evaluation.rotated import RotatedImage, rotated_ap
+from mtp.evaluation import RotatedMetric
+from mtp.evaluation import rotated_metric as rotated
+from mtp.evaluation.rotated_metric import RotatedImage, rotated_ap
 
 CLASSES = ('plane', 'ship', 'harbor', 'bridge')
 

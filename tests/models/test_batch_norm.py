@@ -4,7 +4,7 @@ import torch
 import torch._dynamo
 from torch import nn
 
-from mtp.models.layers import PerDatasetBatchNorm, set_dataset_sizes
+from mtp.models.batch_norm import PerDatasetBatchNorm, set_dataset_sizes
 from tests.distributed import run_processes
 
 

@@ -4,7 +4,7 @@ from unittest.mock import patch
 import torch
 from torch._dynamo.utils import counters
 
-from mtp.engine import compilation
+from mtp.engine.hooks import compilation
 from mtp.models.tasks.base import is_highest
 from tests.models.small import build_model, losses_of, make_sample
 

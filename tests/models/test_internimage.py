@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mtp.models.backbones import DCNv3, InternImage, build_backbone
-from mtp.models.checkpoints import load_backbone_checkpoint
+from mtp.models.weights.loading import load_backbone_checkpoint
 from tests.models.golden import (
     assert_close,
     assert_gradients_close,

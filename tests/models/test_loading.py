@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mtp.models.backbones import ViTRVSA, build_backbone
-from mtp.models.checkpoints import load_backbone_checkpoint, read_state_dict
+from mtp.models.weights.loading import load_backbone_checkpoint, read_state_dict
 
 TINY = {'embed_dim': 32, 'num_heads': 4}
 VARIANTS = {

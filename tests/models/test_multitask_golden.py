@@ -11,9 +11,9 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData, PixelData
 from mmrotate.structures import RotatedBoxes
 
-from mtp.models.convert import convert_official
 from mtp.models.tasks import MultiDatasetOrientedRPNHead, MultiDatasetRPNHead
 from mtp.models.tasks.rpn_head import Proposals
+from mtp.models.weights.official import convert_official
 from mtp.ops import box_iou_rotated
 from mtp.registry import MODELS
 

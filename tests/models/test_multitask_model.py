@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from mtp.models.convert import convert_official
+from mtp.models.weights.official import convert_official
 from tests.distributed import run_processes
 from tests.models.small import TASKS, build_model, losses_of, make_sample
 

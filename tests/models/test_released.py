@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mtp.models import build_backbone
-from mtp.models.weights import RELEASED, checkpoint_path
+from mtp.models.weights.released import RELEASED, checkpoint_path
 
 
 def test_names_become_files_and_paths_stay():

@@ -8,7 +8,7 @@ from mmseg.models.losses import CrossEntropyLoss
 from mmseg.structures import SegDataSample
 
 from mtp.models import build_backbone
-from mtp.models.change_detection import PairDataPreprocessor, SiameseEncoderDecoder, UNetHead
+from mtp.models.siamese_unet import PairDataPreprocessor, SiameseEncoderDecoder, UNetHead
 from mtp.registry import MODELS
 
 HEAD = dict(type=UNetHead, num_classes=2, out_channels=2, norm_cfg=dict(type='BN'),

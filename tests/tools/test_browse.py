@@ -6,11 +6,12 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from mtp.data.prepare import change, classification, segmentation
+from mtp.data.prepare import change_detection as change
+from mtp.data.prepare import classification, segmentation
 from mtp.data.synthetic import make_samrs
 from mtp.data.synthetic.scenes import MAKE
-from mtp.inference.browse import browse, only_loading
-from mtp.inference.visualizer import CAPTION, MARGIN
+from mtp.visualization.browse import browse, only_loading
+from mtp.visualization.visualizer import CAPTION, MARGIN
 from tests.conftest import REPO
 from tests.data.prepared import make_dior, make_dior_r, make_dota
 
@@ -88,14 +89,14 @@ def test_pretraining_and_the_tool(tmp_path, monkeypatch, capsys):
     from importlib import import_module
     samrs = make_samrs(tmp_path / 'samrs', 4, 1, 64)
     monkeypatch.syspath_prepend(REPO / 'tools/data')
-    config = REPO / 'configs/pretrain/vit-tiny-rvsa_demo.py'
+    config = REPO / 'configs/pretrain/vit_tiny_rvsa_demo.py'
     roots = [f'train_dataloader.dataset.datasets.{i}.data_root={samrs / part}'
              for i, part in enumerate(('SOTA', 'SIOR', 'FAST'))]
     monkeypatch.setattr(sys, 'argv', [
         'browse.py', str(config), '--out', str(tmp_path / 'out'), '--num', '2', '--cfg-options',
         *roots])
     import_module('browse').main()
-    page = Image.open(tmp_path / 'out/vit-tiny-rvsa_demo.png')
+    page = Image.open(tmp_path / 'out/vit_tiny_rvsa_demo.png')
     assert page.width > 1000 and str(tmp_path / 'out') in capsys.readouterr().out
     missing = f'train_dataloader.dataset.datasets.0.data_root={tmp_path}/none'
     monkeypatch.setattr(sys, 'argv', [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mtp.engine import launch
+from mtp.cli import launch
 
 REPO = Path(__file__).parents[2]
 

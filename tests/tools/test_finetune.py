@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mtp.engine import launch
+from mtp.cli import launch
 from tests.tools.test_train import run_tool
 
 REPO = Path(__file__).parents[2]
@@ -22,8 +22,8 @@ def load(path: Path, launcher: str = 'none', **options):
 
 def test_each_run_has_a_folder_of_its_own(tmp_path):
     assert load(LEVIR).work_dir == 'work_dirs/change_detection/levir/vit_b_rvsa'
-    pretraining = REPO / 'configs' / 'pretrain' / 'vit-b-rvsa_samrs.py'
-    assert load(pretraining).work_dir == 'work_dirs/vit-b-rvsa_samrs'
+    pretraining = REPO / 'configs' / 'pretrain' / 'vit_b_rvsa_samrs.py'
+    assert load(pretraining).work_dir == 'work_dirs/vit_b_rvsa_samrs'
     written = tmp_path / 'resolved.py'
     load(LEVIR).dump(written)
     assert load(written).work_dir == 'work_dirs/resolved'

@@ -8,14 +8,14 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mtp.engine import recipes, shrink
+from mtp.recipes import shrink, table
 from tests.tools.test_train import REPO
 
 
 @pytest.mark.parametrize('dataset', ['eurosat', 'dior', 'dota_v1', 'spacenet_v1', 'oscd'])
 @pytest.mark.parametrize('model', ['vit_b_rvsa', 'internimage_xl'])
 def test_small_recipe_keeps_its_shape(dataset, model):
-    cfg = Config.fromfile(recipes.config_of(dataset, model))
+    cfg = Config.fromfile(table.config_of(dataset, model))
     original = cfg.copy()
     shrink.shrink(cfg, 64)
     shrink.shorten(cfg, num_images=10, steps=16)
@@ -25,8 +25,8 @@ def test_small_recipe_keeps_its_shape(dataset, model):
 
     # each step of the pipeline is there; what had the model's size has it again
     old_side = original.model.backbone.img_size
-    pairs = zip(recipes.nodes(original.train_dataloader.dataset.pipeline),
-                recipes.nodes(cfg.train_dataloader.dataset.pipeline), strict=True)
+    pairs = zip(table.nodes(original.train_dataloader.dataset.pipeline),
+                table.nodes(cfg.train_dataloader.dataset.pipeline), strict=True)
     sizes = [(old[key], new[key]) for old, new in pairs for key in shrink.SIZES if key in old]
     assert sizes
     for old, new in sizes:
@@ -42,8 +42,8 @@ def test_small_recipe_keeps_its_shape(dataset, model):
 
 
 def test_data_root_moves_everywhere():
-    cfg = Config.fromfile(recipes.config_of('dior', 'vit_b_rvsa'))
-    recipes.set_data_root(cfg, '/elsewhere/dior')
+    cfg = Config.fromfile(table.config_of('dior', 'vit_b_rvsa'))
+    table.set_data_root(cfg, '/elsewhere/dior')
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         assert loader.dataset.data_root == '/elsewhere/dior'
     assert cfg.test_evaluator.ann_file == '/elsewhere/dior/DIOR_test_coco.json'

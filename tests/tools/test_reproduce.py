@@ -10,10 +10,11 @@ from mmengine.registry import init_default_scope
 
 from mtp.data.prepare import prepare
 from mtp.data.synthetic import MAKE
-from mtp.engine import recipes
-from mtp.engine.reproduce import compare, convert, load_released
-from mtp.engine.shrink import shrink
 from mtp.evaluation import Submission
+from mtp.models.weights.finetuned import convert, load_released
+from mtp.recipes import table
+from mtp.recipes.reproduce import compare
+from mtp.recipes.shrink import shrink
 from mtp.registry import MODELS
 from tests.tools.test_train import REPO, run_tool
 
@@ -25,7 +26,7 @@ def build(cfg: Config, device: str = 'cpu') -> torch.nn.Module:
 
 
 def tiny(dataset: str, model: str = 'vit_b_rvsa') -> Config:
-    cfg = Config.fromfile(recipes.config_of(dataset, model))
+    cfg = Config.fromfile(table.config_of(dataset, model))
     shrink(cfg, 64)
     for loader in (cfg.train_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
@@ -43,13 +44,13 @@ def release(model: torch.nn.Module, path: Path, **changes: torch.Tensor | None) 
 # ---------------------------------------------------------------------------------- the table
 
 def test_table_covers_every_config_and_tells_what_the_servers_compute():
-    results = recipes.read_results()
+    results = table.read_results()
     folders = {path.parent.name for task in (
         'classification', 'segmentation', 'change_detection', 'horizontal_detection',
-        'rotated_detection') for path in recipes.CONFIGS.glob(f'{task}/*/*.py')}
+        'rotated_detection') for path in table.CONFIGS.glob(f'{task}/*/*.py')}
     assert set(results) == folders
     for name, entry in results.items():
-        models = recipes.configs(name)
+        models = table.configs(name)
         for figures in (entry.published, entry.without_mtp, *entry.logged.values()):
             assert set(figures) <= set(models), name
             assert all(10 < figure < 100 for figure in figures.values())
@@ -64,7 +65,7 @@ def test_page_is_up_to_date():
 
 
 def test_comparison():
-    results = recipes.Results('AP50', 'coco/bbox_mAP_50', True, published={'a': 79.4},
+    results = table.Results('AP50', 'coco/bbox_mAP_50', True, published={'a': 79.4},
                               logged={'coco/bbox_mAP': {'a': 53.3}})
     metrics = {'coco/bbox_mAP_50': 0.79, 'coco/bbox_mAP': 0.54}
     _, paper, log = compare(results, 'a', metrics).splitlines()
@@ -76,9 +77,9 @@ def test_comparison():
 
 def test_unknown_names_are_told():
     with pytest.raises(ValueError, match='no data set is called .levri.. There are: eurosat'):
-        recipes.config_of('levri', 'vit_b_rvsa')
+        table.config_of('levri', 'vit_b_rvsa')
     with pytest.raises(ValueError, match='no config of levir is of a model .vit_l.. There are: '):
-        recipes.config_of('levir', 'vit_l')
+        table.config_of('levir', 'vit_l')
 
 
 # ------------------------------------------------------------------------------ the conversion
@@ -107,7 +108,7 @@ def test_released_key_lists_fit_strictly(name, shared):
         dtype, _, shape = value.partition('[')
         state[key] = torch.empty(json.loads(f'[{shape}'), dtype=getattr(torch, dtype),
                                  device='meta')
-    model = build(Config.fromfile(recipes.config_of(*name.split('/'))), 'meta')
+    model = build(Config.fromfile(table.config_of(*name.split('/'))), 'meta')
     converted, changes = convert(state, model, 'x.pth')
     assert changes == []
     model.load_state_dict(converted)
@@ -169,7 +170,7 @@ def prepared(tmp_path, monkeypatch):
         cfg = tiny(dataset)
         release(build(cfg), tmp_path / 'released.pth')
         cfg.dump(tmp_path / 'tiny.py')
-        monkeypatch.setattr(recipes, 'config_of', lambda *_: tmp_path / 'tiny.py')
+        monkeypatch.setattr(table, 'config_of', lambda *_: tmp_path / 'tiny.py')
         return [dataset, 'vit_b_rvsa', '--checkpoint', str(tmp_path / 'released.pth'),
                 '--data', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'work'),
                 '--cfg-options', f'experiment_name=reproduce_{dataset}']

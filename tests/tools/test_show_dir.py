@@ -10,8 +10,8 @@ from mmpretrain.structures import DataSample
 from mmrotate.structures import RotatedBoxes
 from mmseg.structures import SegDataSample
 
-from mtp.inference.samples import draw_result
-from mtp.inference.visualizer import CAPTION, MARGIN
+from mtp.visualization.samples import draw_result
+from mtp.visualization.visualizer import CAPTION, MARGIN
 from tests.conftest import REPO
 from tests.tools.test_train import run_tool
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mtp.engine import launch
+from mtp.cli import launch
+from mtp.engine.shards import check_checkpoint
 from mtp.models import build_backbone
 from mtp.ops import mmcv_ext
 from tests.tools.toy import ToyModel
@@ -126,21 +127,21 @@ def test_checkpoint_that_does_not_fit_is_refused(tmp_path):
     model = ToyModel(backbone={'dropout': 0.0})
     path = tmp_path / 'model.pth'
     torch.save({'state_dict': model.state_dict()}, path)
-    launch.check_checkpoint(model, path)
+    check_checkpoint(model, path)
 
     state = model.state_dict()
     state['bias'] = state.pop('head.bias')
     state['head.weight'] = state['head.weight'][:, :4]
     torch.save({'state_dict': state}, path)
     with pytest.raises(ValueError, match='does not fit') as error:
-        launch.check_checkpoint(model, path)
+        check_checkpoint(model, path)
     assert '1 missing from the file: head.bias' in str(error.value)
     assert '1 unknown to the model: bias' in str(error.value)
     assert '1 of another shape: head.weight (1, 4) instead of (1, 8)' in str(error.value)
 
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match='truncated'):
-        launch.check_checkpoint(model, path)
+        check_checkpoint(model, path)
 
 
 @pytest.mark.parametrize('asked', ['5', '7:5', 'a:b'])

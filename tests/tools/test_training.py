@@ -38,7 +38,7 @@ def train(work_dir: Path, data: Path, *arguments: str, processes: int = 1) -> li
     launcher = [sys.executable]
     if processes > 1:
         launcher += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
-    command = [*launcher, 'tools/train.py', 'configs/pretrain/vit-tiny-rvsa_demo.py',
+    command = [*launcher, 'tools/train.py', 'configs/pretrain/vit_tiny_rvsa_demo.py',
                '--work-dir', str(work_dir), '--launcher', 'pytorch' if processes > 1 else 'none',
                *arguments, '--cfg-options', *options]
     result = subprocess.run(command, cwd=REPO, capture_output=True, text=True)

@@ -9,7 +9,7 @@ from mtp.engine import AccumulatingIterLoop, MixedPrecisionOptimWrapper
 from tests.tools.toy import ToyDataset, ToyMetric, ToyModel
 
 with read_base():
-    from ...configs._base_.runtime import *  # noqa: F403
+    from ...configs._base_.pretrain.runtime import *  # noqa: F403
 
 model = dict(type=ToyModel, backbone=dict(dropout=0.5))
 train_dataloader = dict(

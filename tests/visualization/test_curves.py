@@ -8,8 +8,8 @@ import pytest
 from mmengine.visualization import LocalVisBackend, Visualizer
 from PIL import Image
 
-from mtp.inference import plot_curves
-from mtp.inference.curves import read_scalars, task_losses, task_metrics
+from mtp.visualization import plot_curves
+from mtp.visualization.curves import read_scalars, task_losses, task_metrics
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'plot_curves.py'
 

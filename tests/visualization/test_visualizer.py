@@ -11,9 +11,9 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from mmrotate.structures import RotatedBoxes
 
-from mtp.engine.visualization_hook import DrawPredictionsHook
-from mtp.inference import draw_sample
-from mtp.inference.visualizer import CAPTION, MARGIN
+from mtp.engine.hooks.draw_predictions import DrawPredictionsHook
+from mtp.visualization import draw_sample
+from mtp.visualization.visualizer import CAPTION, MARGIN
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 META = dict(classes=('plane', 'ship'), palette=[RED, BLUE])

@@ -14,9 +14,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO as PyCOCO
 from pycocotools.cocoeval import COCOeval
 
-from mtp.evaluation.coco import coco_precision, mean_precision
-from mtp.evaluation.masks import encode_masks
-from mtp.evaluation.rotated import RotatedImage, mean_of_classes, rotated_ap
+from mtp.evaluation.coco_metric import coco_precision, mean_precision
+from mtp.evaluation.mask_overlaps import encode_masks
+from mtp.evaluation.rotated_metric import RotatedImage, mean_of_classes, rotated_ap
 
 SIZE, CLASSES, OBJECTS = 1024, 20, 25  # pixels; true objects of an image
 ENCODED = 40  # images whose masks are encoded: whole, they take 3 ms each

@@ -20,7 +20,7 @@ from recipes import RECIPES
 from torch import Tensor, nn
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from mtp.engine import launch
+from mtp.cli import launch
 from mtp.engine.compiled_part import PartKind
 from mtp.engine.mixed_precision import autocast_dtype
 from mtp.models.backbones import build_backbone

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from mmseg.datasets.transforms import PhotoMetricDistortion
 from torch.utils.data import DataLoader
 
+from mtp.cli import launch
 from mtp.data import (
     Crop,
     FilterInstances,
@@ -28,7 +29,6 @@ from mtp.data import (
     PackLabels,
     Resize,
 )
-from mtp.engine import launch
 
 STEPS_PER_REPEAT = 3
 

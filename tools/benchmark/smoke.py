@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-CONFIG = REPO / 'configs' / 'pretrain' / 'vit-tiny-rvsa_demo.py'
+CONFIG = REPO / 'configs' / 'pretrain' / 'vit_tiny_rvsa_demo.py'
 RECORDED = Path(__file__).with_name('smoke_losses.json')
 ITERATIONS = 50
 # Nothing is left to chance in which devices differ, and the rate does not warm up for 50 steps.
@@ -59,7 +59,7 @@ class Smoke:
 
     def train(self, name: str, iterations: int, **options) -> list[float]:
         """Train the demo, and return the loss of each iteration."""
-        from mtp.engine import launch
+        from mtp.cli import launch
         from mtp.engine.batch_size import share_batch
         cfg = launch.load_config(argparse.Namespace(
             config=CONFIG, work_dir=self.out / name, launcher='none', cfg_options={}))

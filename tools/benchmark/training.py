@@ -17,7 +17,8 @@ from batches import make_samples
 from jobs import Job
 from op_timing import ceilings, describe
 
-from mtp.engine import flops, launch
+from mtp.cli import launch
+from mtp.engine import flops
 
 Report = dict[str, Any]
 

@@ -21,8 +21,8 @@ def main() -> None:
         parser.error(f'{args.target} exists: remove it or choose another name')
     import torch
 
-    from mtp.models.checkpoints import read_state_dict
-    from mtp.models.convert import convert_official
+    from mtp.models.weights.loading import read_state_dict
+    from mtp.models.weights.official import convert_official
 
     state = convert_official(read_state_dict(args.source), args.datasets)
     args.target.parent.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,8 @@ def main() -> None:
     parser.add_argument('folder', type=Path, help='a checkpoint that is a folder')
     parser.add_argument('file', type=Path, help='to write')
     args = parser.parse_args()
-    from mtp.engine import launch
-    from mtp.engine.checkpoint import merge_shards
+    from mtp.cli import launch
+    from mtp.engine.shards import merge_shards
 
     with launch.users_errors():
         merge_shards(args.folder, args.file)

@@ -1,6 +1,6 @@
 """See what a model is trained on: samples with their labels, as loaded and as augmented.
 
-    python tools/data/browse.py configs/pretrain/vit-tiny-rvsa_demo.py
+    python tools/data/browse.py configs/pretrain/vit_tiny_rvsa_demo.py
 
 Writes one picture, named like the config.
 """
@@ -22,8 +22,8 @@ def main() -> None:
     args = parser.parse_args(namespace=argparse.Namespace(work_dir=None, launcher='none'))
     from PIL import Image
 
-    from mtp.engine import launch
-    from mtp.inference.browse import browse
+    from mtp.cli import launch
+    from mtp.visualization.browse import browse
 
     with launch.users_errors():
         page = browse(launch.load_config(args), args.num, args.seed)

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mtp.data.checking import CHECKS, Findings, check_subset, find_subsets
-from mtp.data.checking_downstream import CHECKS as PREPARED_CHECKS
-from mtp.data.checking_downstream import check_prepared
+from mtp.data.checks import CHECKS as PREPARED_CHECKS
+from mtp.data.checks import check_prepared
 from mtp.data.facts import DATASETS
+from mtp.data.samrs.checking import CHECKS, Findings, check_subset, find_subsets
 
 
 def table(root: Path, findings: Findings, checks: Mapping[str, str], examples: int) -> Table:

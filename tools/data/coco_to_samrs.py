@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mtp.data.conversion import Report
-from mtp.data.from_coco import coco_to_samrs
+from mtp.data.samrs.from_coco import coco_to_samrs
+from mtp.data.samrs.to_coco import Report
 
 
 def table(report: Report) -> str:

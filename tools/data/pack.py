@@ -8,7 +8,7 @@ left out.
 import argparse
 import sys
 
-from mtp.data.facts.samrs import SUBSETS
+from mtp.data.samrs.subsets import SUBSETS
 
 
 def main() -> None:

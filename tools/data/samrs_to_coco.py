@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mtp.data.conversion import samrs_to_coco
-from mtp.data.facts.samrs import SUBSETS
+from mtp.data.samrs.subsets import SUBSETS
+from mtp.data.samrs.to_coco import samrs_to_coco
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from torch import nn
 from torch.autograd.graph import Node
 from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode_temporarily
 
-from mtp.engine import compilation
 from mtp.engine.compiled_part import compile_method
+from mtp.engine.hooks import compilation
 from mtp.fallback import reason_in_a_line
 from mtp.ops import dispatch
 from tools.gate.lower import Lowering, processor_seconds

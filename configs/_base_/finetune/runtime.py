@@ -7,7 +7,7 @@ from mmengine.config import read_base
 from mmengine.runner import TestLoop, ValLoop
 
 with read_base():
-    from ..run import *
+    from ..common import *
 
 val_cfg = dict(type=ValLoop)
 test_cfg = dict(type=TestLoop)

@@ -4,7 +4,7 @@ from mmengine.config import read_base
 from mtp.engine import CheckDatasetsHook, ExportEncoderHook, RehearsalHook, TaskLossLogProcessor
 
 with read_base():
-    from .run import *
+    from ..common import *
 
 default_scope = 'mtp'
 

@@ -5,7 +5,7 @@ from mmengine.config import read_base
 with read_base():
     from ..._base_.finetune.backbones.vit_tiny_rvsa import *
     from ..._base_.finetune.horizontal_detection.dior import *
-    from ..._base_.models.multitask_small import small_detector
+    from ..._base_.pretrain.models.multitask_small import small_detector
 
 model.merge(small_detector)
 model.merge(detector)

@@ -7,7 +7,7 @@ from mtp.evaluation import RotatedMetric
 with read_base():
     from ..._base_.finetune.backbones.vit_tiny_rvsa import *
     from ..._base_.finetune.rotated_detection.oriented_rcnn import *
-    from ..._base_.models.multitask_small import small_detector
+    from ..._base_.pretrain.models.multitask_small import small_detector
 
 model.merge(small_detector)
 model.merge(detector)

@@ -1,6 +1,6 @@
 """Horizontal and rotated detection."""
 from mtp.data.facts.base import Facts
-from mtp.data.facts.samrs import SUBSETS
+from mtp.data.samrs.subsets import SUBSETS
 
 _DOTA_SOURCE = '%s et al., Wuhan University: DOTA-%s on the DOTA site, train, val and %s'
 _DOTA_LICENCE = 'academic use only; images of Google Earth, GF-2, JL-1 and CycloMedia'

@@ -3,7 +3,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from mtp.data.prepare import change, classification, horizontal, rotated, segmentation
+from mtp.data.prepare import change_detection as change
+from mtp.data.prepare import classification, segmentation
+from mtp.data.prepare import horizontal_detection as horizontal
+from mtp.data.prepare import rotated_detection as rotated
 from mtp.data.prepare.base import Report, whole
 
 __all__ = ['PREPARE', 'Report', 'prepare']

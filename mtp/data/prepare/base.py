@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from mtp.data.conversion import parallel
+from mtp.data.samrs.to_coco import parallel
 
 Item = TypeVar('Item')
 
@@ -39,7 +39,7 @@ def process(function: Callable[[Item], object], items: Sequence[Item], what: str
         what: name of the progress bar, and of the count in ``report.made``.
         report: gets the count of good items and a line for each bad one.
         name: how an item is called in that line.
-        cost: of an item, as in :func:`~mtp.data.conversion.parallel`.
+        cost: of an item, as in :func:`~mtp.data.samrs.to_coco.parallel`.
 
     Returns:
         list: the results of the good items, in order.

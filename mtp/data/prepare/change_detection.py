@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mtp.data.prepare.base import Report, folder, process
-from mtp.data.prepare.scenes import (
+from mtp.data.prepare.images import (
     by_lists,
     deal,
     images_in,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mtp.data.facts.scenes import SCENES
 from mtp.data.prepare.base import Report, folder, process, whole
-from mtp.data.prepare.scenes import by_lists, copy_image, deal, images_in, read_lists
+from mtp.data.prepare.images import by_lists, copy_image, deal, images_in, read_lists
 
 # Neumann et al. (2019) published lists of 16200, 5400 and 5400 images; they come apart from the
 # archive, and where they are missing every class is divided by the same shares.

@@ -7,11 +7,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from mtp.data.conversion import assemble, write_json
 from mtp.data.facts.detection import DETECTION
-from mtp.data.prepare import boxes
+from mtp.data.prepare import box_files as boxes
 from mtp.data.prepare.base import Report, folder, process
-from mtp.data.prepare.scenes import (
+from mtp.data.prepare.images import (
     by_lists,
     copy_image,
     deal,
@@ -20,6 +19,7 @@ from mtp.data.prepare.scenes import (
     read_size,
     write_png,
 )
+from mtp.data.samrs.to_coco import assemble, write_json
 
 # pycocotools takes an object of id 0 for none
 FIRST_ID = 1

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 from mtp.data.facts.detection import DETECTION
 from mtp.data.prepare.base import Report, folder, process, whole
-from mtp.data.prepare.boxes import Box, checked, oriented, read_dota, read_fair1m, read_xml
-from mtp.data.prepare.horizontal import check_size, dior_images
-from mtp.data.prepare.scenes import copy_image, images_in, read_size
+from mtp.data.prepare.box_files import Box, checked, oriented, read_dota, read_fair1m, read_xml
+from mtp.data.prepare.horizontal_detection import check_size, dior_images
+from mtp.data.prepare.images import copy_image, images_in, read_size
 from mtp.data.prepare.tiling import Tiling, cut
 
 RATES = (0.5, 1.0, 1.5)

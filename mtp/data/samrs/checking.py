@@ -9,10 +9,10 @@ import numpy as np
 import shapely
 from PIL import Image
 
-from mtp.data.conversion import BACKGROUND, SPLITS, parallel, rectangle
-from mtp.data.facts.samrs import SUBSETS, Subset
 from mtp.data.rotated_labels import read_rotated
-from mtp.data.runs import decode_mask
+from mtp.data.run_lengths import decode_mask
+from mtp.data.samrs.subsets import SUBSETS, Subset
+from mtp.data.samrs.to_coco import BACKGROUND, SPLITS, parallel, rectangle
 
 # Least IoU of a rotated box and the rectangle around its mask. A wrong angle or class falls below
 # it; a sloppy mask does not: those of SAMRS were predicted, and may leave out parts of the object.

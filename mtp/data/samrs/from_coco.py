@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mtp.data.conversion import (
+from mtp.data.run_lengths import decode_mask
+from mtp.data.samrs.subsets import SUBSETS, Subset
+from mtp.data.samrs.to_coco import (
     BACKGROUND,
     SPLITS,
     Report,
@@ -25,8 +27,6 @@ from mtp.data.conversion import (
     rectangle,
     write_json,
 )
-from mtp.data.facts.samrs import SUBSETS, Subset
-from mtp.data.runs import decode_mask
 
 
 def coco_to_samrs(annotations: Path, images: Path, out: Path, val_fraction: float = 0.2,

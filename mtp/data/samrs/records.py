@@ -9,11 +9,11 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmrotate.structures import QuadriBoxes
 
-from mtp.data.facts.samrs import PALETTE, SUBSETS
 from mtp.data.index import Entry, cached_index
 from mtp.data.rotated_labels import CORNER_TAGS as CORNER_TAGS  # its place in earlier versions
 from mtp.data.rotated_labels import read_rotated
-from mtp.data.runs import encode_mask
+from mtp.data.run_lengths import encode_mask
+from mtp.data.samrs.subsets import PALETTE, SUBSETS
 from mtp.registry import DATASETS
 
 TASKS = ('semantic', 'instance', 'rotated')

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mtp.data.conversion import SPLITS, dota_line, paint_semantic, samrs_to_coco
-from mtp.data.facts.samrs import SUBSETS, Subset
 from mtp.data.rotated_labels import CORNER_TAGS
+from mtp.data.samrs.subsets import SUBSETS, Subset
+from mtp.data.samrs.to_coco import SPLITS, dota_line, paint_semantic, samrs_to_coco
 
 # Official class names, and the shape that each is drawn with.
 CLASSES = {

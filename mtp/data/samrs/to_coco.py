@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from mtp.data.facts.samrs import SUBSETS, Subset
+from mtp.data.samrs.subsets import SUBSETS, Subset
 
 SPLITS = ('train', 'valid')
 BACKGROUND = 255

@@ -2,8 +2,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from mtp.data.samrs.synthesis import CLASSES, make_samrs
 from mtp.data.synthetic import detection, scenes
-from mtp.data.synthetic.samrs import CLASSES, make_samrs
 
 __all__ = ['CLASSES', 'MAKE', 'make_samrs']
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from mtp.data.rotated_labels import CORNER_TAGS
-from mtp.data.synthetic.samrs import CLASSES, SHAPES, Placement, Shape, _ground
+from mtp.data.samrs.synthesis import CLASSES, SHAPES, Placement, Shape, _ground
 
 # Owner's name of a class, or xView's type id -> shape.
 XVIEW_SHAPES = {11: 'plane', 25: 'truck', 51: 'ship', 86: 'tank', 94: 'court'}

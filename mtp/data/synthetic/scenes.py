@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from mtp.data.facts.scenes import SCENES
-from mtp.data.prepare.change import OSCD_BANDS, OSCD_CITIES
-from mtp.data.synthetic.samrs import SHAPES, Placement, _ground, _place
+from mtp.data.prepare.change_detection import OSCD_BANDS, OSCD_CITIES
+from mtp.data.samrs.synthesis import SHAPES, Placement, _ground, _place
 
 SPLITS = ('train', 'val', 'test')
 BUILDINGS = [SHAPES['court'], SHAPES['tank'], SHAPES['truck']]

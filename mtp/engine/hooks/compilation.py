@@ -17,7 +17,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from mtp import compat
 from mtp.engine.compiled_part import CompiledPart, PartKind
-from mtp.engine.logging import is_log_step
+from mtp.engine.hooks.deferred_log import is_log_step
 from mtp.fallback import fall_back
 from mtp.registry import HOOKS
 

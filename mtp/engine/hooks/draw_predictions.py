@@ -12,8 +12,8 @@ from mmengine.structures import BaseDataElement
 from mmpretrain.structures import DataSample
 
 from mtp.data import LoadImage
-from mtp.inference.samples import draw_result
 from mtp.registry import HOOKS
+from mtp.visualization.samples import draw_result
 
 
 @HOOKS.register_module()
@@ -21,7 +21,7 @@ class DrawPredictionsHook(Hook):
     """Writes ``<out_dir>/<image's stem>.png`` for tested images of any task.
 
     Each shows the predictions beside the truth, where the test split has it
-    (:func:`mtp.inference.samples.draw_result`). Stems of several data sets begin with the data
+    (:func:`mtp.visualization.samples.draw_result`). Stems of several data sets begin with the data
     set's name, those of scenes with the image's folder, often the class. A file appears whole or
     not at all. Unlike the hooks of the task's libraries this one draws on every process.
 

@@ -16,10 +16,10 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from mtp.engine.checkpoint import load_shards
-from mtp.engine.hooks import ExportEncoderHook
+from mtp.engine.hooks.training import ExportEncoderHook
 from mtp.engine.parallel import ShardedModel
-from mtp.models.checkpoints import load_safely
+from mtp.engine.shards import load_shards
+from mtp.models.weights.loading import load_safely
 from mtp.registry import HOOKS
 
 

@@ -8,7 +8,7 @@ from mmengine.hooks import Hook, IterTimerHook
 from torch.profiler import ProfilerActivity, profile
 
 from mtp.engine import flops
-from mtp.engine.logging import is_log_step
+from mtp.engine.hooks.deferred_log import is_log_step
 from mtp.engine.runner import Runner
 from mtp.fallback import reason_in_a_line
 from mtp.registry import HOOKS

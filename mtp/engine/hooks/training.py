@@ -11,7 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 import mtp
-from mtp.engine.checkpoint import whole_state_dict
+from mtp.engine.shards import whole_state_dict
 from mtp.registry import HOOKS
 
 

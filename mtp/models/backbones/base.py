@@ -6,7 +6,7 @@ import torch
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
-from mtp.models.checkpoints import load_backbone_checkpoint
+from mtp.models.weights.loading import load_backbone_checkpoint
 
 
 class BackboneBase(BaseModule):
@@ -14,7 +14,7 @@ class BackboneBase(BaseModule):
 
     Args:
         init_cfg: ``None`` or ``dict(type='Pretrained', checkpoint=PATH)``, a file that
-            :func:`mtp.models.checkpoints.load_backbone_checkpoint` reads.
+            :func:`mtp.models.weights.loading.load_backbone_checkpoint` reads.
 
     Raises:
         ValueError: another ``init_cfg``.

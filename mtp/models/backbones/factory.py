@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mtp.models.backbones.internimage import InternImage
 from mtp.models.backbones.vit_rvsa import ViTRVSA
-from mtp.models.checkpoints import load_backbone_checkpoint
-from mtp.models.weights import checkpoint_path
+from mtp.models.weights.loading import load_backbone_checkpoint
+from mtp.models.weights.released import checkpoint_path
 
 
 @runtime_checkable
@@ -92,8 +92,8 @@ def build_backbone(name: str, img_size: int | tuple[int, int] = 224,
             the backbone has any. Other sizes work too.
         pretrained: checkpoint to load at once (a config gives ``init_cfg`` instead, which is
             loaded when training starts): a file, see
-            :func:`mtp.models.checkpoints.load_backbone_checkpoint`, or a name of released
-            weights, see :data:`mtp.models.weights.RELEASED`.
+            :func:`mtp.models.weights.loading.load_backbone_checkpoint`, or a name of released
+            weights, see :data:`mtp.models.weights.released.RELEASED`.
         overrides: further arguments of the backbone's class.
 
     Returns:

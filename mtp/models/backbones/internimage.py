@@ -169,7 +169,7 @@ class InternImage(BackboneBase):
         frozen_stages: -1 trains everything; 0 freezes the stem; ``k`` also the first ``k``
             levels, which then stay in evaluation mode too.
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` to start from any file that
-            :func:`mtp.models.checkpoints.load_backbone_checkpoint` reads; loaded by
+            :func:`mtp.models.weights.loading.load_backbone_checkpoint` reads; loaded by
             ``init_weights()``.
 
     Attributes:

@@ -120,7 +120,7 @@ class ViTRVSA(BackboneBase):
         frozen_stages: -1 trains everything; 0 freezes patch embedding and positions; ``k`` also
             the first ``k`` blocks, which then stay in evaluation mode too.
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` to start from any file that
-            :func:`mtp.models.checkpoints.load_backbone_checkpoint` reads; loaded by
+            :func:`mtp.models.weights.loading.load_backbone_checkpoint` reads; loaded by
             ``init_weights()``.
 
     Attributes:

@@ -6,7 +6,7 @@ from mmengine.model import ModuleDict
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
-from mtp.models.layers import set_dataset_sizes
+from mtp.models.batch_norm import set_dataset_sizes
 from mtp.models.tasks.base import Task, TaskBatch, mark_varying
 from mtp.registry import MODELS
 

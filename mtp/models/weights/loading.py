@@ -3,6 +3,7 @@ import argparse
 import logging
 import pickle
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,6 +157,26 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if all(key.startswith('module.') for key in state):
         state = {key.removeprefix('module.'): value for key, value in state.items()}
     return state
+
+
+def check_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse the entries of a checkpoint that do not fit a model whole.
+
+    Raises:
+        ValueError: keys or shapes are not those of the model; the message names ``path``.
+    """
+    source = {name: tuple(value.shape) for name, value in state.items()}
+    target = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    problems = {
+        'missing from the file': [name for name in target if name not in source],
+        'unknown to the model': [name for name in source if name not in target],
+        'of another shape': [f'{name} {source[name]} instead of {target[name]}'
+                             for name in target if source.get(name, target[name]) != target[name]]}
+    lines = [f'  {len(names)} {title}: {", ".join(names[:3])}{", ..." if len(names) > 3 else ""}'
+             for title, names in problems.items() if names]
+    if lines:
+        raise ValueError(f'{path} does not fit the model of the config ({len(target)} entries):\n'
+                         + '\n'.join(lines) + '\nUse the config that it was trained with')
 
 
 def _existing(path: str | Path) -> Path:

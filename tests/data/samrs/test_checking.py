@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mtp.data import SUBSETS
-from mtp.data.checking import CHECKS, check_subset, find_subsets
+from mtp.data.samrs.checking import CHECKS, check_subset, find_subsets
 from tests.conftest import REPO
 from tests.data.small import make_subset
 

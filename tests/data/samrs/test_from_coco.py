@@ -10,7 +10,7 @@ from mmrotate.structures.bbox import rbox2qbox
 from pycocotools import mask as coco_mask
 
 from mtp.data import SAMRSDataset
-from mtp.data.from_coco import coco_to_samrs
+from mtp.data.samrs.from_coco import coco_to_samrs
 
 SHAPE = (40, 60)
 

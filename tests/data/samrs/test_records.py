@@ -5,9 +5,9 @@ import pickle
 import pytest
 
 from mtp.data import SUBSETS, MultiTaskDataset, SAMRSDataset
-from mtp.data.facts.samrs import PALETTE
 from mtp.data.rotated_labels import read_rotated
-from mtp.data.runs import decode_mask
+from mtp.data.run_lengths import decode_mask
+from mtp.data.samrs.subsets import PALETTE
 from tests.data.small import CLASSES, make_subset
 
 LABELS = {name: i for i, name in enumerate(CLASSES)}

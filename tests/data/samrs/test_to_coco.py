@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mtp.data import SUBSETS, conversion
-from mtp.data.conversion import read_pickle, rectangle, samrs_to_coco
-from mtp.data.runs import decode_mask
+from mtp.data import SUBSETS
+from mtp.data.run_lengths import decode_mask
+from mtp.data.samrs import to_coco as conversion
+from mtp.data.samrs.to_coco import read_pickle, rectangle, samrs_to_coco
 from tests.conftest import REPO
 
 CLASSES = ('plane', 'ship', 'harbor')

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mtp.engine.check_datasets import CheckDatasetsHook
+from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 
 MODEL = dict(a=dict(num_classes=2, tasks=('semantic', 'rotated')))
 

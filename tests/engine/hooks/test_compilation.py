@@ -7,9 +7,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from mtp import fallback
-from mtp.engine import compilation
-from mtp.engine.compilation import CompileHook, compile_parts
 from mtp.engine.compiled_part import CompiledPart
+from mtp.engine.hooks import compilation
+from mtp.engine.hooks.compilation import CompileHook, compile_parts
 from mtp.models.backbones import build_backbone
 from tests.models.small import build_model, losses_of, make_sample
 

@@ -11,15 +11,17 @@ from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import ValLoop
 
+from mtp.cli import launch
 from mtp.data.synthetic import make_samrs
-from mtp.engine import ExportEncoderHook, launch, rehearsal
+from mtp.engine import ExportEncoderHook
 from mtp.engine.batch_size import share_batch
-from mtp.engine.rehearsal import RehearsalError
+from mtp.engine.hooks import rehearsal
+from mtp.engine.hooks.rehearsal import RehearsalError
 from mtp.evaluation import MultiTaskMetric
-from tests.engine.test_hooks import toy_runner
+from tests.engine.hooks.test_training import toy_runner
 from tests.tools.toy import ToyDataset, ToyMetric
 
-DEMO = Path(__file__).parents[2] / 'configs/pretrain/vit-tiny-rvsa_demo.py'
+DEMO = Path(__file__).parents[2] / 'configs/pretrain/vit_tiny_rvsa_demo.py'
 VALIDATION = dict(batch_size=2, num_workers=0, dataset=dict(type=ToyDataset),
                   sampler=dict(type=DefaultSampler, shuffle=False))
 REHEARSE = {'default_hooks.rehearsal.min_iters': 1, 'val_dataloader': VALIDATION,

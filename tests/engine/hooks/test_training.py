@@ -9,7 +9,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mtp.engine import MixedPrecisionOptimWrapper, launch
+from mtp.cli import launch
+from mtp.engine import MixedPrecisionOptimWrapper
 
 TOY = Path(__file__).parents[1] / 'tools' / 'toy_config.py'
 _names = itertools.count()

@@ -1,7 +1,7 @@
 """ViT-B + RVSA as each task takes it: a leaf config merges one of these into its `model`."""
 from mtp.models import build_backbone
 
-# `checkpoint` is the one variable of a start: a name of mtp/models/weights.py, or a path.
+# `checkpoint` is the one variable of a start: a name of mtp/models/weights/released.py, or a path.
 _backbone = dict(
     type=build_backbone, name='vit_b_rvsa', drop_path_rate=0.3,
     init_cfg=dict(type='Pretrained', checkpoint='mtp'))

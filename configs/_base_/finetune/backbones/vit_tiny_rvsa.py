@@ -3,7 +3,7 @@ from mtp.models import build_backbone
 
 _backbone = dict(
     type=build_backbone, name='vit_tiny_rvsa',
-    init_cfg=dict(type='Pretrained', checkpoint='work_dirs/vit-tiny-rvsa_nwpu/encoder.pth'))
+    init_cfg=dict(type='Pretrained', checkpoint='work_dirs/vit_tiny_rvsa_nwpu/encoder.pth'))
 _channels = [128, 128, 128, 128]
 
 classifier = dict(backbone=dict(_backbone, pyramid=False), head=dict(in_channels=128))

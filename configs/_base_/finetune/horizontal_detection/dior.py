@@ -8,7 +8,7 @@ from mmengine.config import read_base
 from mtp.data import DIORDetection
 
 with read_base():
-    from ...heads.instance import instance
+    from ...pretrain.heads.instance import instance
     from .detection import *
 
 # The pretraining's instance branch, without its masks and low-quality matches of RoIs.

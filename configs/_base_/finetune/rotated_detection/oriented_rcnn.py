@@ -12,7 +12,7 @@ from mmrotate.models.dense_heads import OrientedRPNHead
 from mtp.data import LoadImage
 
 with read_base():
-    from ...heads.rotated import rotated
+    from ...pretrain.heads.rotated import rotated
     from ..runtime import *
     from ..schedules.twelve_epochs import *
 

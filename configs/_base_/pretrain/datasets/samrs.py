@@ -1,7 +1,6 @@
 """SAMRS: SOTA, SIOR and FAST, with the augmentations of the MTP pretraining."""
 from mmengine.dataset import DefaultSampler
 
-from mtp.batch import pack_batch
 from mtp.data import (
     DrawDistortion,
     LoadCrop,
@@ -14,6 +13,7 @@ from mtp.data import (
     SAMRSDataset,
 )
 from mtp.evaluation import MultiTaskMetric
+from mtp.sample_fields import pack_batch
 
 num_classes = dict(
     sota=dict(num_classes=18), sior=dict(num_classes=20), fast=dict(num_classes=37))

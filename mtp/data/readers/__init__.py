@@ -1,0 +1,1 @@
+"""Readers of finetuning data that the libraries lack, or whose errors name the faulty line."""

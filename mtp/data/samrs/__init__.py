@@ -1,0 +1,10 @@
+"""SAMRS: its subsets, its files as records, from and to COCO, checks, and a synthetic copy."""
+from mtp.lazy import attribute_getter
+
+_NAMES = {
+    'mtp.data.rotated_labels': ('CORNER_TAGS', 'read_rotated'),
+    'mtp.data.samrs.records': ('SAMRSDataset',),
+    'mtp.data.samrs.subsets': ('SUBSETS', 'Subset'),
+}
+__all__ = sorted(name for names in _NAMES.values() for name in names)
+__getattr__ = attribute_getter(__name__, _NAMES)

@@ -1,0 +1,14 @@
+"""What a run does besides training steps."""
+from mtp.engine.hooks.check_datasets import CheckDatasetsHook
+from mtp.engine.hooks.compilation import CompileHook
+from mtp.engine.hooks.deferred_log import DeferredLogHook, TaskLossLogProcessor
+from mtp.engine.hooks.draw_predictions import DrawPredictionsHook
+from mtp.engine.hooks.rehearsal import RehearsalHook
+from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
+from mtp.engine.hooks.training import ExportEncoderHook, SeedIterationHook
+
+__all__ = [
+    'CheckDatasetsHook', 'CompileHook', 'DeferredLogHook', 'DrawPredictionsHook',
+    'ExportEncoderHook', 'RehearsalHook', 'SeedIterationHook', 'TaskLossLogProcessor',
+    'ThroughputHook', 'TraceHook',
+]

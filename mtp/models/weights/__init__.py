@@ -1,0 +1,14 @@
+"""Checkpoint files: read safely, loaded into models, and the released ones by name."""
+from mtp.models.weights.loading import (
+    LoadReport,
+    load_backbone_checkpoint,
+    load_safely,
+    read_state_dict,
+)
+from mtp.models.weights.official import convert_official
+from mtp.models.weights.released import FOLDER, RELEASED, checkpoint_path
+
+__all__ = [
+    'FOLDER', 'RELEASED', 'LoadReport', 'checkpoint_path', 'convert_official',
+    'load_backbone_checkpoint', 'load_safely', 'read_state_dict',
+]

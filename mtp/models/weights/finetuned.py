@@ -1,0 +1,101 @@
+"""Finetuned checkpoints as the authors released them, in our models."""
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from mtp.models.weights.loading import check_state, read_state_dict
+
+# Last layer of a model -> outputs a class, outputs that are no class.
+CLASSIFIERS = {'head.fc.bias': (1, 0), 'decode_head.conv_seg.bias': (1, 0),
+               'bbox_head.retina_cls.bias': (9, 0), 'roi_head.bbox_head.fc_cls.bias': (1, 1)}
+
+
+def load_released(model: nn.Module, path: str | Path) -> list[str]:
+    """Load a finetuned checkpoint as the authors released it; all that matters must fit.
+
+    The wrapper and a ``module.`` prefix are taken off; for the rest see :func:`convert`.
+
+    Args:
+        model: of a finetuning config.
+        path: checkpoint file.
+
+    Returns:
+        list: what was converted, a line each.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, or one that does not fit.
+    """
+    state, changes = convert(read_state_dict(path), model, path)
+    model.load_state_dict(state)
+    return changes
+
+
+def convert(state: Mapping[str, Tensor], model: nn.Module, path: str | Path,
+            ) -> tuple[dict[str, Tensor], list[str]]:
+    """The entries of a released finetuned checkpoint as those of our model.
+
+    What no forward pass uses may be there or not, as it differs among the released variants of a
+    backbone: the class token with its position, the final norm, and the layers of the pyramid
+    where the model does without it.
+
+    Args:
+        state: the file's entries.
+        model: of a finetuning config.
+        path: of the file, for messages.
+
+    Returns:
+        The entries, and what was converted, a line each.
+
+    Raises:
+        ValueError: no whole model, one of another backbone or number of classes, or one that does
+            not fit for another reason.
+    """
+    of_backbone = [key.startswith('backbone.') for key in state]
+    if all(of_backbone) or not any(of_backbone):
+        raise ValueError(f'{path} holds no finetuned model: expected a backbone and a head, found '
+                         f'{", ".join(list(state)[:3])}, ... An encoder is what training starts '
+                         'from: model.backbone.init_cfg of the configs')
+    state, own, changes = dict(state), model.state_dict(), []
+    if 'backbone.cls_token' in state and 'backbone.cls_token' not in own:
+        del state['backbone.cls_token']
+        changes.append('The class token is left out.')
+        key = 'backbone.pos_embed'
+        if key in state and key in own and len(state[key][0]) == len(own[key][0]) + 1:
+            state[key] = state[key][:, 1:]
+    unused = ('backbone.norm.',)
+    if not getattr(model.backbone, 'pyramid', True):
+        unused += ('backbone.fpn1.', 'backbone.fpn2.')
+    extra = [key for key in state if key.startswith(unused) and key not in own]
+    missing = [key for key in own if key.startswith(unused) and key not in state]
+    state = {key: value for key, value in state.items() if key not in extra}
+    state.update((key, own[key]) for key in missing)
+    for title, keys in (('left out', extra), ('missing from the file', missing)):
+        if keys:
+            changes.append(f'Unused by the model and {title}: {", ".join(keys)}.')
+
+    _check_backbone(state, own, path)
+    _check_classes(state, own, path)
+    check_state(model, state, path)
+    return state, changes
+
+
+def _check_backbone(state: dict[str, Tensor], own: dict[str, Tensor], path: str | Path) -> None:
+    theirs, ours = ({key: tuple(value.shape) for key, value in part.items()
+                     if key.startswith('backbone.')} for part in (state, own))
+    if theirs == ours:
+        return
+    key = next(key for key in (*ours, *theirs) if theirs.get(key) != ours.get(key))
+    raise ValueError(
+        f'{path} is of another backbone than the model: {key} is '
+        f'{theirs.get(key, "missing")} in the file, {ours.get(key, "missing")} in the model. '
+        'Name the model that it was made with')
+
+
+def _check_classes(state: dict[str, Tensor], own: dict[str, Tensor], path: str | Path) -> None:
+    for key, (per_class, others) in CLASSIFIERS.items():
+        if key in state and key in own and state[key].shape != own[key].shape:
+            theirs, ours = (len(part[key]) // per_class - others for part in (state, own))
+            raise ValueError(f'{path} tells {theirs} classes apart, the data set has {ours}: '
+                             'name the data set that it was made for')

@@ -1,0 +1,106 @@
+"""Old names of modules and configs, which go on working, with a warning, until release 0.3."""
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+REMOVED_IN = '0.3'
+# old module -> new one
+MODULES = {
+    'mtp.batch': 'mtp.sample_fields',
+    'mtp.data.change': 'mtp.data.readers.pairs',
+    'mtp.data.checking': 'mtp.data.samrs.checking',
+    'mtp.data.checking_downstream': 'mtp.data.checks',
+    'mtp.data.conversion': 'mtp.data.samrs.to_coco',
+    'mtp.data.detection': 'mtp.data.readers.boxes',
+    'mtp.data.facts.samrs': 'mtp.data.samrs.subsets',
+    'mtp.data.from_coco': 'mtp.data.samrs.from_coco',
+    'mtp.data.labelled': 'mtp.data.readers.labelled',
+    'mtp.data.multitask': 'mtp.data.multitask_dataset',
+    'mtp.data.prepare.boxes': 'mtp.data.prepare.box_files',
+    'mtp.data.prepare.change': 'mtp.data.prepare.change_detection',
+    'mtp.data.prepare.horizontal': 'mtp.data.prepare.horizontal_detection',
+    'mtp.data.prepare.rotated': 'mtp.data.prepare.rotated_detection',
+    'mtp.data.prepare.scenes': 'mtp.data.prepare.images',
+    'mtp.data.runs': 'mtp.data.run_lengths',
+    'mtp.data.synthetic.samrs': 'mtp.data.samrs.synthesis',
+    'mtp.engine.check_datasets': 'mtp.engine.hooks.check_datasets',
+    'mtp.engine.checkpoint': 'mtp.engine.shards',
+    'mtp.engine.compilation': 'mtp.engine.hooks.compilation',
+    'mtp.engine.launch': 'mtp.cli.launch',
+    'mtp.engine.logging': 'mtp.engine.hooks.deferred_log',
+    'mtp.engine.recipes': 'mtp.recipes.table',
+    'mtp.engine.rehearsal': 'mtp.engine.hooks.rehearsal',
+    'mtp.engine.reproduce': 'mtp.recipes.reproduce',
+    'mtp.engine.shrink': 'mtp.recipes.shrink',
+    'mtp.engine.throughput': 'mtp.engine.hooks.throughput',
+    'mtp.engine.visualization_hook': 'mtp.engine.hooks.draw_predictions',
+    'mtp.evaluation.change': 'mtp.evaluation.change_metric',
+    'mtp.evaluation.coco': 'mtp.evaluation.coco_metric',
+    'mtp.evaluation.masks': 'mtp.evaluation.mask_overlaps',
+    'mtp.evaluation.multitask': 'mtp.evaluation.multitask_metric',
+    'mtp.evaluation.rotated': 'mtp.evaluation.rotated_metric',
+    'mtp.evaluation.segmentation': 'mtp.evaluation.segmentation_metric',
+    'mtp.inference': 'mtp.visualization',
+    'mtp.inference.browse': 'mtp.visualization.browse',
+    'mtp.inference.curves': 'mtp.visualization.curves',
+    'mtp.inference.samples': 'mtp.visualization.samples',
+    'mtp.inference.visualizer': 'mtp.visualization.visualizer',
+    'mtp.models.change_detection': 'mtp.models.siamese_unet',
+    'mtp.models.checkpoints': 'mtp.models.weights.loading',
+    'mtp.models.convert': 'mtp.models.weights.official',
+    'mtp.models.layers': 'mtp.models.batch_norm',
+    'mtp.models.multitask': 'mtp.models.multitask_model',
+}
+# old file name of a config -> new one, in the same folder
+CONFIGS = {
+    'internimage-pico_demo.py': 'internimage_pico_demo.py',
+    'internimage-xl_samrs.py': 'internimage_xl_samrs.py',
+    'vit-b-rvsa_samrs.py': 'vit_b_rvsa_samrs.py',
+    'vit-l-rvsa_samrs.py': 'vit_l_rvsa_samrs.py',
+    'vit-tiny-rvsa_demo.py': 'vit_tiny_rvsa_demo.py',
+    'vit-tiny-rvsa_nwpu.py': 'vit_tiny_rvsa_nwpu.py',
+}
+
+
+def setup() -> None:
+    """Let old names of modules be imported."""
+    sys.meta_path.insert(0, OldNameFinder())
+
+
+def new_config(path: Path) -> Path:
+    """Return where a config is now, if ``path`` is an old name of one that does not exist."""
+    name = CONFIGS.get(path.name)
+    if name is None or path.is_file():
+        return path
+    _warn(str(path), str(path.with_name(name)))
+    return path.with_name(name)
+
+
+class OldNameFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finder and loader that give, for an old name of a module, the module of the new name."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+                  ) -> importlib.machinery.ModuleSpec | None:
+        """Return a spec of an old name, None for any other."""
+        return importlib.machinery.ModuleSpec(name, self) if name in MODULES else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """Return the module of the new name."""
+        _warn(spec.name, MODULES[spec.name])
+        module = importlib.import_module(MODULES[spec.name])
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module, which has run, its own spec back."""
+        module.__spec__ = module.__spec__.loader_state
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(f'{old} is called {new} now; the old name goes with mtp {REMOVED_IN}',
+                  FutureWarning, stacklevel=2)

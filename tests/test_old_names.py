@@ -1,0 +1,35 @@
+"""Every name that a module once had still gives the module of today, with a warning."""
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtp import old_names
+
+PRETRAIN = Path(__file__).parents[1] / 'configs' / 'pretrain'
+
+
+@pytest.mark.parametrize(('old', 'new'), old_names.MODULES.items())
+def test_modules_of_old_names(old, new, monkeypatch):
+    module = importlib.import_module(new)
+    monkeypatch.delitem(sys.modules, old, raising=False)
+    with pytest.warns(FutureWarning, match=f'^{old} is called {new} now'):
+        assert importlib.import_module(old) is module
+    assert module.__spec__.name == new
+
+
+def test_classes_of_packages_that_were_modules():
+    from mtp.data.samrs import SAMRSDataset, read_rotated
+    from mtp.engine.hooks import ExportEncoderHook
+    from mtp.models.weights import RELEASED
+    assert SAMRSDataset and read_rotated and ExportEncoderHook and RELEASED
+
+
+def test_configs_of_old_names(tmp_path):
+    with pytest.warns(FutureWarning, match='is called .*vit_b_rvsa_samrs.py now'):
+        assert old_names.new_config(PRETRAIN / 'vit-b-rvsa_samrs.py').is_file()
+    assert all((PRETRAIN / new).is_file() for new in old_names.CONFIGS.values())
+    own = tmp_path / 'vit-b-rvsa_samrs.py'  # a user's file of that name
+    own.touch()
+    assert old_names.new_config(own) == own
