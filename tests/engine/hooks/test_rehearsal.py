@@ -210,7 +210,7 @@ def test_a_small_data_set_among_large_ones_is_validated():
 
 
 class KeepingMetric(ToyMetric):
-    """Keeps the first results for good, and writes a file, as mmdet's ``CocoMetric`` may."""
+    """Keeps the first results for good, writes a file, as mmdet's ``CocoMetric`` may, and draws."""
 
     seen: ClassVar[list[int]] = []
 
@@ -221,6 +221,7 @@ class KeepingMetric(ToyMetric):
     def compute_metrics(self, results: list[float]) -> dict[str, float]:
         self.first = self.first or results
         self.seen.append(len(results))
+        random.random(), np.random.rand(), torch.rand(1)
         if self.outfile_prefix:
             Path(self.outfile_prefix).touch()
         return super().compute_metrics(results)
