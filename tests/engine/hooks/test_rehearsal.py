@@ -16,9 +16,11 @@ from mmengine.hooks import EMAHook
 from mmengine.runner import ValLoop
 from torch.utils.data import ConcatDataset, DataLoader
 
+from mtp.cli import launch
 from mtp.data.synthetic import make_samrs
-from mtp.engine import ExportEncoderHook, launch, loops, rehearsal
+from mtp.engine import ExportEncoderHook, loops
 from mtp.engine.batch_size import share_batch
+from mtp.engine.hooks import rehearsal
 from mtp.engine.hooks.rehearsal import RehearsalError, RehearsalHook
 from mtp.evaluation import LoveDASubmission, MultiTaskMetric
 from mtp.recipes.shrink import shorten, shrink
