@@ -14,7 +14,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--amp', choices=('auto', 'on', 'off'),
                         help="bfloat16 autocast; auto, the configs' value: on GPUs that have it")
     parser.add_argument('--compile', choices=('auto', 'on', 'off'),
-                        help='torch.compile of blocks and heads; auto: on GPUs')
+                        help='torch.compile of blocks, targets and losses; auto: on GPUs')
     parser.add_argument('--deterministic', action='store_true', help='gradients '
                         'added in a set order, more slowly: runs repeat to the bit on a GPU too')
     parser.add_argument('--profile', type=iteration_range, metavar='START:STOP',
