@@ -12,7 +12,7 @@ from mmengine.structures import PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
-from mtp.data.facts import DATASETS
+from mtp.data.datasets import DATASETS
 from mtp.recipes.shrink import shrink
 from mtp.registry import MODELS
 

@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from mtp.data.facts import DATASETS
+from mtp.data.datasets import DATASETS
 
 REPO = Path(__file__).resolve().parents[1]
 PAGE = REPO / 'docs' / 'model_zoo.md'

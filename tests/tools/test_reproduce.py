@@ -8,8 +8,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mtp.data.datasets import DATASETS
 from mtp.data.prepare import prepare
-from mtp.data.synthetic import MAKE
 from mtp.evaluation import Submission
 from mtp.models.weights.finetuned import convert, load_released
 from mtp.recipes import table
@@ -166,7 +166,7 @@ def test_other_backbone_classes_or_kinds_of_files_are_refused(tmp_path):
 def prepared(tmp_path, monkeypatch):
     """Function of a data set: its prepared small copy, and its tiny model's released file."""
     def make(dataset: str) -> list[str]:
-        prepare(dataset, MAKE[dataset](tmp_path / 'source'), tmp_path / 'data')
+        prepare(dataset, DATASETS[dataset].synthesise(tmp_path / 'source'), tmp_path / 'data')
         cfg = tiny(dataset)
         release(build(cfg), tmp_path / 'released.pth')
         cfg.dump(tmp_path / 'tiny.py')

@@ -1,44 +1,37 @@
-"""Small detection sets made up, as their owners pack them.
+"""Synthetic images with labelled objects, and their files.
 
-Each function writes below a folder what ``tools/data/prepare.py`` reads; everything is a function
-of the seed. Sizes are in pixels.
+Sizes are in pixels; everything is a function of the generator or seed.
 """
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 
-from mtp.data.rotated_labels import CORNER_TAGS
-from mtp.data.samrs.synthesis import CLASSES, SHAPES, Placement, Shape, _ground
-
-# Owner's name of a class, or xView's type id -> shape.
-XVIEW_SHAPES = {11: 'plane', 25: 'truck', 51: 'ship', 86: 'tank', 94: 'court'}
+from mtp.data.synthetic.shapes import SHAPES, Placement, Shape, make_ground
 
 Drawn = list[tuple[object, np.ndarray]]  # class, corners (4, 2) in pixels
 
 
 def draw(rng: np.random.Generator, size: int, classes: Mapping[object, str], count: int,
          lengths: tuple[float, float], beyond: float = 0.0) -> tuple[np.ndarray, Drawn]:
-    """An image with objects that do not touch.
+    """Draw an image with objects that do not touch.
 
     Args:
         rng: source of randomness.
-        size: side of the image.
+        size: side of the image in pixels.
         classes: class -> name of its shape.
-        count: of objects; fewer where they do not fit.
-        lengths: least and greatest long side of an object.
-        beyond: how far the centres of objects may lie outside the image; the objects are cut off
-            there, their boxes are not.
+        count: number of objects; fewer where they do not fit.
+        lengths: least and greatest long side of an object in pixels.
+        beyond: distance in pixels by which centres of objects may lie outside the image; the
+            objects are cut off there, their boxes are not.
 
     Returns:
         uint8 BGR ``(size, size, 3)`` and the objects.
     """
-    image = _ground(rng, size)
+    image = make_ground(rng, size)
     names, drawn, circles = list(classes), [], []
     for _ in range(10 * count):
         name = names[int(rng.integers(len(names)))]
@@ -67,155 +60,48 @@ def _paint(image: np.ndarray, shape: Shape, placement: Placement, tint: np.ndarr
         shape.draw(window, replace(placement, centre=tuple(placement.centre - first)), tint)
 
 
-def make_xview(root: str | Path, num: int = 12, image_size: int = 620, seed: int = 0) -> Path:
-    """``train_images/*.tif`` and the geojson (true: 846 images of 2500 to 5000).
+def draw_classes(root: Path, classes: Sequence[str], count: int, size: int, seed: int) -> None:
+    """Write a folder of images for each class, told by colour, and width and direction of stripes.
 
-    The geojson has the owner's irregularities: objects of an image that is missing, of a type
-    without a name, without a box, partly outside the image.
+    Args:
+        root: folder to write to.
+        classes: names of the classes.
+        count: number of images a class.
+        size: side of an image in pixels.
+        seed: everything is a function of it.
     """
-    root, rng = Path(root), np.random.default_rng(seed)
-    features = []
-    for number in range(num):
-        # the first is smaller than a tile
-        size = image_size if number else 300
-        image, drawn = draw(rng, size, XVIEW_SHAPES, 12, (24, 90), beyond=1.0)
-        name = f'{100 + 7 * number}.tif'
-        _write(root / 'train_images' / name, image)
-        for kind, corners in drawn:
-            box = np.round(np.concatenate([corners.min(0), corners.max(0)])).astype(int)
-            features.append(_feature(name, kind, ','.join(map(str, box))))
-        features.append(_feature(name, 75, '10,10,40,40'))
-    features.append(_feature(name, 18, []))
-    features.append(_feature('1395.tif', 18, '5,5,25,25'))
-    (root / 'xView_train.geojson').write_text(
-        json.dumps(dict(type='FeatureCollection', features=features)))
-    return root
+    for label, name in enumerate(classes):
+        rng = np.random.default_rng((seed, label))
+        for number in range(1, count + 1):
+            colour = cv2.cvtColor(np.uint8([[[180 * label // len(classes), 160, 150]]]),
+                                  cv2.COLOR_HSV2BGR)
+            y, x = np.mgrid[:size, :size] / size
+            angle = np.pi * (label % 3) / 3
+            wave = np.sin(2 * np.pi * (2 + label % 4 * 2)
+                          * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 6))
+            image = colour + 25 * np.sign(wave)[..., None] + 0.2 * make_ground(rng, size) - 20
+            write_image(root / name / f'{name}_{number}.jpg', image)
 
 
-def _feature(image: str, kind: int, bounds: str | list) -> dict:
-    x1, y1, x2, y2 = (map(int, bounds.split(',')) if bounds else (0, 0, 0, 0))
-    ring = [[-90.5 + x * 3e-6, 14.1 - y * 3e-6]
-            for x, y in ((x1, y2), (x1, y1), (x2, y1), (x2, y2), (x1, y2))]
-    return dict(type='Feature', geometry=dict(type='Polygon', coordinates=[ring]),
-                properties=dict(bounds_imcoords=bounds, edge_evidence=0, image_id=image,
-                                type_id=kind, cat_id=image, ingest_time='2017/07/24 12:49:09.118'))
-
-
-def make_dior(root: str | Path, num_trainval: int = 8, num_test: int = 4, image_size: int = 256,
-              seed: int = 0, oriented: bool = False) -> Path:
-    """DIOR, or DIOR-R (true: 11725 + 11738 images of 800); half of ``trainval`` is ``train``."""
-    root, rng = Path(root), np.random.default_rng(seed)
-    # the owner's xml has capitals in the names of two classes
-    shapes = {**CLASSES['sior'], 'Expressway-toll-station': 'tank'}
-    stems = {'train': [], 'val': [], 'test': []}
-    for number in range(num_trainval + num_test):
-        trainval = number < num_trainval
-        stem = f'{number + 1:05d}'
-        stems[('train' if number % 2 == 0 else 'val') if trainval else 'test'].append(stem)
-        image, drawn = draw(rng, image_size, shapes, int(rng.integers(2, 6)),
-                            (0.15 * image_size, 0.35 * image_size))
-        _write(root / f'JPEGImages-{"trainval" if trainval else "test"}' / f'{stem}.jpg', image)
-        kind = 'Oriented' if oriented else 'Horizontal'
-        _write_text(root / 'Annotations' / f'{kind} Bounding Boxes' / f'{stem}.xml',
-                    _voc(f'{stem}.jpg', image_size, drawn, oriented))
-    for split, names in stems.items():
-        _write_text(root / 'ImageSets' / 'Main' / f'{split}.txt', '\n'.join(names) + '\n')
-    return root
-
-
-def _voc(name: str, size: int, drawn: Drawn, oriented: bool) -> str:
-    root = ElementTree.Element('annotation')
-    _nest(root, filename=name, size=dict(width=str(size), height=str(size), depth='3'),
-          segmented='0')
-    for label, corners in drawn:
-        tags, values = ((CORNER_TAGS, corners.reshape(-1)) if oriented else
-                        (('xmin', 'ymin', 'xmax', 'ymax'), (*corners.min(0), *corners.max(0))))
-        box = dict(zip(tags, (str(round(value)) for value in values)))
-        element = ElementTree.SubElement(root, 'object')
-        _nest(element, name=label, difficult='0', **{'robndbox' if oriented else 'bndbox': box})
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding='unicode')
-
-
-def make_fair1m(root: str | Path, num_train: int = 4, num_val: int = 2, num_test: int = 2,
-                image_size: int = 1000, seed: int = 0) -> Path:
-    """``train/part{1,2}``, ``validation`` and ``test`` (true: 16488, 8287 and 18021 images).
-
-    Images of ``train`` and ``validation`` have the same names; some objects leave the image.
-    """
-    root, rng = Path(root), np.random.default_rng(seed)
-    # the owner has blanks, where we have hyphens, in some names
-    shapes = {name.replace('-', ' '): shape for name, shape in CLASSES['fast'].items()}
-    for where, numbers in (('train/part1', range(0, num_train, 2)),
-                           ('train/part2', range(1, num_train, 2)),
-                           ('validation', range(num_val)), ('test', range(num_test))):
-        for number in numbers:
-            image, drawn = draw(rng, image_size, shapes, 20, (60, 160), beyond=10.0)
-            _write(root / where / 'images' / f'{number}.tif', image)
-            if where != 'test':
-                _write_text(root / where / 'labelXml' / f'{number}.xml',
-                            _fair1m_xml(f'{number}.tif', image_size, drawn))
-    return root
-
-
-def _fair1m_xml(name: str, size: int, drawn: Drawn) -> str:
-    root = ElementTree.Element('annotation')
-    _nest(root, source=dict(filename=name, origin='GF2/GF3'),
-          research=dict(version='1.0', provider='FAIR1M', pluginname='FAIR1M'),
-          size=dict(width=str(size), height=str(size), depth='3'))
-    objects = ElementTree.SubElement(root, 'objects')
-    for label, corners in drawn:
-        element = ElementTree.SubElement(objects, 'object')
-        _nest(element, coordinate='pixel', type='rectangle', description='None',
-              possibleresult=dict(name=label))
-        points = ElementTree.SubElement(element, 'points')
-        for x, y in (*corners, corners[0]):
-            _nest(points, point=f'{x:.6f},{y:.6f}')
-    ElementTree.indent(root, '\t')
-    return ElementTree.tostring(root, encoding='unicode')
-
-
-def _nest(parent: ElementTree.Element, **children: str | dict[str, str]) -> None:
-    for tag, content in children.items():
-        child = ElementTree.SubElement(parent, tag)
-        if isinstance(content, dict):
-            _nest(child, **content)
-        else:
-            child.text = content
-
-
-def _make_dota(labels: str, test: str, root: str | Path, num_train: int = 3, num_val: int = 2,
-               num_test: int = 2, image_size: int = 1200, seed: int = 0) -> Path:
-    """``train``, ``val`` and ``test`` (true: some thousand images of 800 to 20000)."""
-    root, rng = Path(root), np.random.default_rng(seed)
-    number = 0
-    for split, count in (('train', num_train), ('val', num_val), (test, num_test)):
-        for _ in range(count):
-            stem = f'P{number:04d}'
-            image, drawn = draw(rng, image_size, CLASSES['sota'], 25, (60, 180))
-            _write(root / split / 'images' / f'{stem}.png', image)
-            lines = [' '.join(f'{value:.1f}' for value in corners.reshape(-1))
-                     + f' {name} {int(i % 5 == 0)}\n' for i, (name, corners) in enumerate(drawn)]
-            if split != test:
-                header = 'imagesource:GoogleEarth\ngsd:0.146343590398\n'
-                _write_text(root / split / labels / f'{stem}.txt', header + ''.join(lines))
-            number += 1
-    return root
-
-
-def _write(path: Path, pixels: np.ndarray) -> None:
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """Write an image, of which other values than uint8 and uint16 are clipped to 0..255."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if pixels.dtype not in (np.uint8, np.uint16):
+        pixels = np.clip(pixels, 0, 255).astype(np.uint8)
     cv2.imwrite(str(path), pixels)
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, and the folders that it needs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
 
-make_dior_r = partial(make_dior, oriented=True)
-make_dota_v1 = partial(_make_dota, 'labelTxt', 'test')
-make_dota_v2 = partial(_make_dota, 'labelTxt-v2.0', 'test-dev')
-
-MAKE = {'xview': make_xview, 'dior': make_dior, 'dior_r': make_dior_r, 'fair1m': make_fair1m,
-        'dota_v1': make_dota_v1, 'dota_v2': make_dota_v2}
+def nest(parent: ElementTree.Element, **children: str | dict[str, str]) -> None:
+    """Add elements with a text, or with elements of their own."""
+    for tag, content in children.items():
+        child = ElementTree.SubElement(parent, tag)
+        if isinstance(content, dict):
+            nest(child, **content)
+        else:
+            child.text = content
