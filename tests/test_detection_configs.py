@@ -11,7 +11,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 from mmrotate.structures.bbox import RotatedBoxes
 
-from mtp.data.facts import DATASETS
+from mtp.data.datasets import DATASETS
+from mtp.recipes import table
 from mtp.recipes.shrink import shrink
 from tests.test_finetune_configs import BACKBONES, ROOT, assert_released_keys, build, name
 
@@ -48,7 +49,8 @@ def test_recipe(path, tmp_path, request):
     size, layers, drop_path, _, decay = BACKBONES[backbone]
     cfg = Config.fromfile(path)
     model = build(cfg)
-    assert head_of(model).num_classes == len(DATASETS[data.removesuffix('_ms')].classes)
+    dataset, _ = table.dataset_of(data)
+    assert head_of(model).num_classes == len(DATASETS[dataset].classes)
     assert cfg.model.backbone.img_size == side and cfg.total_batch_size == images
     train, test = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
     for dataset in (*train.get('datasets', [train]), test):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from mtp.cli.arguments import add_config_options
 from mtp.cli.threads import sleep_while_waiting
-from mtp.data.facts import DATASETS
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,8 +52,8 @@ def main() -> None:
     metrics = runner.test()
     (args.work_dir / 'metrics.json').write_text(json.dumps(metrics, indent=1, default=float) + '\n')
 
-    title = DATASETS[args.dataset.removesuffix('_ms')].title
-    lines = [f'{title}, {args.model}, {args.checkpoint} on {args.data}, in percent', *changes]
+    lines = [f'{table.title(args.dataset)}, {args.model}, {args.checkpoint} on {args.data}, in '
+             'percent', *changes]
     if results.key:
         lines.append(compare(results, args.model, metrics))
     else:
