@@ -31,6 +31,7 @@ RECIPES = {
     'dota_v2': (1024, 4, 40, [24, 32, 38], None),
     'dota_v2_ms': (1024, 4, 40, [24, 32, 38], None),
 }
+PUBLISHED = [path for path in CONFIGS if path.parent.name in RECIPES]
 
 
 def head_of(model: torch.nn.Module):
@@ -38,11 +39,11 @@ def head_of(model: torch.nn.Module):
 
 
 def test_each_data_set_has_each_backbone():
-    assert {name(path) for path in CONFIGS} == {
+    assert {name(path) for path in PUBLISHED} == {
         f'{data}/{backbone}' for data in RECIPES for backbone in BACKBONES if backbone != 'vit_l'}
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=name)
+@pytest.mark.parametrize('path', PUBLISHED, ids=name)
 def test_recipe(path, tmp_path, request):
     data, backbone = path.with_suffix('').parts[-2:]
     side, images, epochs, milestones, key = RECIPES[data]

@@ -25,7 +25,7 @@ def detection_set(tmp_path_factory):
     def get(name):
         if name not in results:
             root = tmp_path_factory.mktemp(name)
-            DATASETS[name].synthesise(root / 'src', **SMALL[name])
+            DATASETS[name].synthesise(root / 'src', **SMALL.get(name, {}))
             results[name] = root / 'src', root / 'dst', prepare(name, root / 'src', root / 'dst')
         return results[name]
     return get
