@@ -60,7 +60,8 @@ def main() -> None:
             start, stop = args.profile
             cfg.custom_hooks = [*cfg.get('custom_hooks', []),
                                 dict(type=TraceHook, start=start, stop=stop)]
-        cfg.images_per_gpu = args.images_per_gpu or cfg.get('images_per_gpu')
+        if args.images_per_gpu is not None:
+            cfg.images_per_gpu = args.images_per_gpu
         division = share_batch(cfg, launch.number_of_processes(cfg.launcher), args.cfg_options)
         checkpoint = launch.checkpoint_to_resume(cfg, args.resume)
         if checkpoint:
@@ -70,7 +71,7 @@ def main() -> None:
         runner.logger.info(division)
     if checkpoint:
         with launch.users_errors():
-            check_checkpoint(launch.unwrap(runner.model), cfg.load_from)
+            check_checkpoint(runner.bare_model, cfg.load_from)
     runner.train()
     launch.leave_processes()
 

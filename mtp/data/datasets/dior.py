@@ -13,7 +13,8 @@ from mtp.data.prepare.images import by_lists, copy_image, images_in, read_size
 from mtp.data.rotated_labels import CORNER_TAGS
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.data.samrs.synthesis import CLASSES
-from mtp.data.synthetic.drawing import Drawn, draw, nest, write_image, write_text
+from mtp.data.synthetic.drawing import Drawn, draw, nest, write_image
+from mtp.files import write_text
 
 
 def prepare(src: Path, dst: Path) -> Report:

@@ -6,10 +6,11 @@ from xml.etree import ElementTree
 
 from mtp.data.datasets import dior
 from mtp.data.datasets.base import DataSet, Split
-from mtp.data.prepare.base import Report, folder, process, whole
+from mtp.data.prepare.base import Report, folder, process
 from mtp.data.prepare.box_files import checked, oriented, read_xml
 from mtp.data.prepare.images import copy_image
 from mtp.data.samrs.subsets import SUBSETS
+from mtp.files import whole, write_text
 
 
 def prepare(src: Path, dst: Path) -> Report:
@@ -30,8 +31,7 @@ def prepare(src: Path, dst: Path) -> Report:
             made = f'{split.name} objects'
             report.made[made] = report.made.get(made, 0) + count.pop('objects')
             report.left_out += count
-        with whole(dst / split.listed) as unfinished:
-            unfinished.write_text(''.join(f'{stem}\n' for stem in stems))
+        write_text(dst / split.listed, ''.join(f'{stem}\n' for stem in stems))
     return report
 
 

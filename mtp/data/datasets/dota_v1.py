@@ -8,7 +8,8 @@ from mtp.data.datasets.base import TILES, DataSet
 from mtp.data.prepare.base import Report
 from mtp.data.prepare.rotated_detection import prepare_dota
 from mtp.data.samrs.synthesis import CLASSES
-from mtp.data.synthetic.drawing import draw, write_image, write_text
+from mtp.data.synthetic.drawing import draw, write_image
+from mtp.files import write_text
 
 
 def prepare(src: Path, dst: Path, multi_scale: bool = False) -> Report:

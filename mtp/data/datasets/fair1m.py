@@ -11,7 +11,8 @@ from mtp.data.prepare.rotated_detection import RATES, cut_sources, find_sources
 from mtp.data.prepare.tiling import Tiling
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.data.samrs.synthesis import CLASSES
-from mtp.data.synthetic.drawing import Drawn, draw, nest, write_image, write_text
+from mtp.data.synthetic.drawing import Drawn, draw, nest, write_image
+from mtp.files import write_text
 
 # Whether at several scales -> how images are cut. The overlap is not published; this is DOTA's, and
 # half a tile.

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from mtp.data.datasets.base import DataSet, Split
-from mtp.data.prepare.base import Report, folder, process, whole
+from mtp.data.prepare.base import Report, folder, process
 from mtp.data.prepare.images import copy_image, images_in, read_image, read_rgb
 from mtp.data.synthetic.drawing import write_image
 from mtp.data.synthetic.shapes import make_ground
+from mtp.files import whole
 
 
 def prepare(src: Path, dst: Path) -> Report:

@@ -9,7 +9,8 @@ from mtp.data.datasets.base import CHANGE, DataSet, pair_splits
 from mtp.data.prepare.base import Report, folder
 from mtp.data.prepare.change_detection import Scene, cut_scenes
 from mtp.data.synthetic.change_pairs import draw_pair
-from mtp.data.synthetic.drawing import write_image, write_text
+from mtp.data.synthetic.drawing import write_image
+from mtp.files import write_text
 
 TITLE = 'Onera Satellite Change Detection dataset - '
 # The publisher's split, from the lists that come with the data.

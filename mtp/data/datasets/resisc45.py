@@ -2,10 +2,11 @@
 from pathlib import Path
 
 from mtp.data.datasets.base import DataSet, Split
-from mtp.data.prepare.base import Report, folder, process, whole
+from mtp.data.prepare.base import Report, folder, process
 from mtp.data.prepare.class_folders import by_class, stratified
 from mtp.data.prepare.images import by_lists, copy_image, read_lists
 from mtp.data.synthetic.drawing import draw_classes
+from mtp.files import write_text
 
 SHARES = dict(train=0.2, valid=0.8)
 LISTS = {split: f'{split}_labels_28_mtp.txt' for split in SHARES}
@@ -37,10 +38,8 @@ def prepare(src: Path, dst: Path) -> Report:
         items = [(path, dst / 'all_img' / path.name) for name, path in images.items()
                  if splits.get(name) == split]
         copied = process(copy_image, items, f'{split} images', report)
-        with whole(dst / 'mtp' / name) as unfinished:
-            unfinished.write_text(''.join(
-                f'{path.name} {classes.index(images[path.stem].parent.name)}\n'
-                for path in copied))
+        write_text(dst / 'mtp' / name, ''.join(
+            f'{path.name} {classes.index(images[path.stem].parent.name)}\n' for path in copied))
     return report
 
 

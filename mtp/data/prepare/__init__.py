@@ -6,7 +6,7 @@ from mtp.lazy import attribute_getter
 
 _NAMES = {
     'mtp.data.prepare.base': ('Report',),
-    'mtp.data.prepare.run': ('prepare',),
+    'mtp.data.preparation': ('prepare',),
 }
 __all__ = sorted(name for names in _NAMES.values() for name in names)
 __getattr__ = attribute_getter(__name__, _NAMES)

@@ -3,7 +3,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtp.data.prepare.base import Report
-from mtp.data.samrs.to_coco import assemble, write_json
+from mtp.data.samrs.to_coco import assemble
+from mtp.files import write_json
 
 # pycocotools takes an object of id 0 for none
 FIRST_ID = 1

@@ -91,12 +91,6 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     cv2.imwrite(str(path), pixels)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, and the folders that it needs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
 def nest(parent: ElementTree.Element, **children: str | dict[str, str]) -> None:
     """Add elements with a text, or with elements of their own."""
     for tag, content in children.items():

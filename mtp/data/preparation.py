@@ -3,7 +3,8 @@ import json
 from pathlib import Path
 
 from mtp.data.datasets import DATASETS
-from mtp.data.prepare.base import Report, whole
+from mtp.data.prepare.base import Report
+from mtp.files import remove_unfinished, write_json
 
 STAMP = 'prepared.json'
 
@@ -40,7 +41,5 @@ def _claim(dst: Path, request: dict) -> None:
         if not stamp.is_file() or json.loads(stamp.read_text()) != request:
             raise FileExistsError(f'{dst} holds something else than {request}: remove it, or '
                                   'choose another folder')
-        for path in dst.rglob('.*.partial.*'):  # of a run that was killed
-            path.unlink()
-    with whole(stamp) as unfinished:
-        unfinished.write_text(json.dumps(request))
+        remove_unfinished(dst)
+    write_json(stamp, request)
