@@ -5,6 +5,7 @@ import importlib.machinery
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -22,9 +23,6 @@ MODULES = {
     'mtp.data.labelled': 'mtp.data.readers.labelled',
     'mtp.data.multitask': 'mtp.data.multitask_dataset',
     'mtp.data.prepare.boxes': 'mtp.data.prepare.box_files',
-    'mtp.data.prepare.change': 'mtp.data.prepare.change_detection',
-    'mtp.data.prepare.horizontal': 'mtp.data.prepare.horizontal_detection',
-    'mtp.data.prepare.rotated': 'mtp.data.prepare.rotated_detection',
     'mtp.data.prepare.scenes': 'mtp.data.prepare.images',
     'mtp.data.runs': 'mtp.data.run_lengths',
     'mtp.data.synthetic.samrs': 'mtp.data.samrs.synthesis',
@@ -56,6 +54,36 @@ MODULES = {
     'mtp.models.layers': 'mtp.models.batch_norm',
     'mtp.models.multitask': 'mtp.models.multitask_model',
 }
+
+
+def _of_data_sets(attribute: str, names: str, prefix: str = '') -> dict[str, str]:
+    """Return old name -> new one of what a module had for several data sets."""
+    return {f'{prefix}{name}': f'mtp.data.datasets.{name}.{attribute}' for name in names.split()}
+
+
+# old module that was divided -> what it held -> where that is now
+DIVIDED = {
+    'mtp.data.facts': {'DATASETS': 'mtp.data.datasets.DATASETS',
+                       'Facts': 'mtp.data.datasets.DataSet'},
+    'mtp.data.facts.base': {'Facts': 'mtp.data.datasets.DataSet'},
+    'mtp.data.facts.detection': {'DETECTION': 'mtp.data.datasets.DATASETS'},
+    'mtp.data.facts.scenes': {'SCENES': 'mtp.data.datasets.DATASETS'},
+    'mtp.data.prepare.change': _of_data_sets('prepare', 'clcd egy_bcd gvlm levir oscd svcd whu'),
+    'mtp.data.prepare.classification': _of_data_sets('prepare', 'eurosat resisc45'),
+    'mtp.data.prepare.horizontal': _of_data_sets('prepare', 'dior xview'),
+    'mtp.data.prepare.rotated': _of_data_sets('prepare', 'dior_r fair1m'),
+    'mtp.data.prepare.segmentation': {
+        'burn': 'mtp.data.prepare.footprints.burn',
+        'geotransform': 'mtp.data.prepare.footprints.geotransform',
+        **_of_data_sets('prepare', 'loveda spacenet_v1')},
+    'mtp.data.synthetic.detection': {
+        'MAKE': 'mtp.data.synthetic.MAKE',
+        **_of_data_sets('synthesise', 'dior dior_r dota_v1 dota_v2 fair1m xview', 'make_')},
+    'mtp.data.synthetic.scenes': {
+        'MAKE': 'mtp.data.synthetic.MAKE',
+        **_of_data_sets('synthesise', 'eurosat gvlm loveda oscd resisc45 spacenet_v1 whu',
+                        'make_')},
+}
 # old file name of a config -> new one, in the same folder
 CONFIGS = {
     'internimage-pico_demo.py': 'internimage_pico_demo.py',
@@ -82,23 +110,43 @@ def new_config(path: Path) -> Path:
 
 
 class OldNameFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finder and loader that give, for an old name of a module, the module of the new name."""
+    """Finder and loader that give, for an old name of a module, what it is now.
+
+    That is the module of the new name, or, where it was divided, a module whose names come from
+    several.
+    """
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
                   ) -> importlib.machinery.ModuleSpec | None:
         """Return a spec of an old name, None for any other."""
-        return importlib.machinery.ModuleSpec(name, self) if name in MODULES else None
+        if name in MODULES or name in DIVIDED:
+            return importlib.machinery.ModuleSpec(name, self, is_package=name in DIVIDED)
+        return None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        """Return the module of the new name."""
+        """Return the module of the new name, or a new one for a module that was divided."""
+        if spec.name in DIVIDED:
+            return ModuleType(spec.name)
         _warn(spec.name, MODULES[spec.name])
         module = importlib.import_module(MODULES[spec.name])
         spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module, which has run, its own spec back."""
-        module.__spec__ = module.__spec__.loader_state
+        """Give the module, which has run, its own spec back; or one that was divided its names."""
+        if module.__name__ in DIVIDED:
+            module.__getattr__ = partial(_find_moved, module.__name__)
+        else:
+            module.__spec__ = module.__spec__.loader_state
+
+
+def _find_moved(module: str, name: str) -> object:
+    if name not in DIVIDED[module]:
+        raise AttributeError(f'module {module!r} has no attribute {name!r}')
+    new = DIVIDED[module][name]
+    _warn(f'{module}.{name}', new)
+    where, _, attribute = new.rpartition('.')
+    return getattr(importlib.import_module(where), attribute)
 
 
 def _warn(old: str, new: str) -> None:

@@ -1,5 +1,6 @@
 """Every name that a module once had still gives the module of today, with a warning."""
 import importlib
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,16 @@ def test_modules_of_old_names(old, new, monkeypatch):
     with pytest.warns(FutureWarning, match=f'^{old} is called {new} now'):
         assert importlib.import_module(old) is module
     assert module.__spec__.name == new
+
+
+@pytest.mark.parametrize('old', old_names.DIVIDED)
+def test_what_modules_held_that_were_divided(old):
+    module = importlib.import_module(old)
+    for name, new in old_names.DIVIDED[old].items():
+        with pytest.warns(FutureWarning, match=f'^{old}.{name} is called {new} now'):
+            assert getattr(module, name) is pkgutil.resolve_name(new)
+    with pytest.raises(AttributeError, match=f"module '{old}' has no attribute 'no_such_name'"):
+        module.no_such_name  # noqa: B018
 
 
 def test_classes_of_packages_that_were_modules():
