@@ -8,7 +8,7 @@ from mmengine.optim import OptimWrapper
 
 from mtp.engine import AccumulatingEpochLoop, SeedIterationHook
 from mtp.engine.hooks import seed_iteration
-from tests.engine.seed_iteration.test_training import toy_runner
+from tests.engine.hooks.test_training import toy_runner
 from tests.tools.toy import ToyDataset
 
 ACCUMULATED = {'train_cfg.accumulation': 3, 'default_hooks.logger.interval': 1}
