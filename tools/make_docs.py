@@ -1,9 +1,11 @@
-"""Write what the docs tell of data sets and recipes: ``python tools/make_docs.py``.
+"""Write what the docs tell of data sets, recipes and modules: ``python tools/make_docs.py``.
 
 The model zoo is a page of its own; other pages have tables between ``<!-- made by ... -->`` and
-``<!-- end -->``. All comes from mtp/data/datasets, configs/finetune and its results.yaml.
+``<!-- end -->``. All comes from mtp/data/datasets, configs/finetune and its results.yaml, and the
+docstrings of the modules.
 """
 import argparse
+import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from mtp.data.datasets import DATASETS, TASKS
 
 REPO = Path(__file__).resolve().parents[1]
 MODEL_ZOO = 'docs/model_zoo.md'
-PAGES = ('README.md', 'docs/data.md', 'docs/finetuning.md')  # with tables
+PAGES = ('README.md', 'docs/data.md', 'docs/finetuning.md', 'docs/modules.md')  # with tables
 MADE = re.compile(r'(?P<begin><!-- made by \S+: (?P<table>\w+) -->).*?(?P<end><!-- end -->)',
                   re.DOTALL)
 LOGGED = ('vit_b_rvsa', 'vit_l_rvsa', 'internimage_xl')
@@ -148,8 +150,29 @@ def citations() -> Iterator[str]:
         yield f'- {DATASETS[name].title}: {DATASETS[name].citation}.'
 
 
+def modules() -> Iterator[str]:
+    """Give a table for each package: its modules with the first line of their docstrings."""
+    for package in sorted(path.parent for path in (REPO / 'mtp').rglob('__init__.py')):
+        yield f'## `{package.relative_to(REPO).as_posix()}`'
+        yield ''
+        yield f'{_summary(package / "__init__.py")}'
+        yield ''
+        others = sorted(path for path in package.glob('*.py') if path.name != '__init__.py')
+        if others:
+            yield '| module | what it holds |'
+            yield '| --- | --- |'
+            yield from (f'| `{path.name}` | {_summary(path)} |' for path in others)
+            yield ''
+
+
+def _summary(path: Path) -> str:
+    line = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0].replace('``', '`')
+    return re.sub(r':\w+:`(.+?)`', r'`\1`', line).replace('|', '\\|')
+
+
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
-    function.__name__: function for function in (tasks, recipes, datasets, prepared, citations)}
+    function.__name__: function
+    for function in (tasks, recipes, datasets, prepared, citations, modules)}
 
 
 def _once(task: str, names: list[str], name: str) -> str:
