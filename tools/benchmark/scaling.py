@@ -85,7 +85,7 @@ def count(name: str) -> Model:
     from mtp.models import PerDatasetBatchNorm
     from mtp.registry import MODELS
 
-    config = Config.fromfile(CONFIGS / f'{name.replace("_", "-")}_samrs.py')
+    config = Config.fromfile(CONFIGS / f'{name}_samrs.py')
     with torch.device('meta'):
         model = MODELS.build(config.model)
     blocks, decoders = parts(model)
