@@ -49,7 +49,7 @@ def main() -> None:
         launch.set_submission(cfg, None if results.key else str(args.work_dir / 'submission'))
     runner = launch.build_runner(cfg)
     with launch.users_errors():
-        changes = load_released(launch.unwrap(runner.model), args.checkpoint)
+        changes = load_released(runner.bare_model, args.checkpoint)
     metrics = runner.test()
     (args.work_dir / 'metrics.json').write_text(json.dumps(metrics, indent=1, default=float) + '\n')
 

@@ -44,7 +44,7 @@ def main() -> None:
                 raise ValueError('--show-dir: the hooks of this config draw nothing; leave it out')
             launch.override(cfg, {'default_hooks.visualization.out_dir': args.show_dir})
     runner = launch.build_runner(cfg)
-    model = launch.unwrap(runner.model)
+    model = runner.bare_model
     if cfg.load_from is None:
         model.init_weights()
     else:

@@ -70,7 +70,7 @@ def main() -> None:
         runner.logger.info(division)
     if checkpoint:
         with launch.users_errors():
-            check_checkpoint(launch.unwrap(runner.model), cfg.load_from)
+            check_checkpoint(runner.bare_model, cfg.load_from)
     runner.train()
     launch.leave_processes()
 

@@ -10,10 +10,8 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.utils import get_object_from_string
-from torch import nn
 
 from mtp.engine.devices import describe_device
 from mtp.engine.runner import Runner
@@ -206,11 +204,6 @@ def leave_processes() -> None:
     """Leave the process group: torn down with the interpreter it may abort a run that is done."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, without the wrapper of distributed training."""
-    return model.module if is_model_wrapper(model) else model
 
 
 def _suggest(word: str, known: list[str], cutoff: float = 0.6) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
-from mtp.engine.hooks.training import ExportEncoderHook
+from mtp.engine.hooks.export_encoder import ExportEncoderHook
 from mtp.engine.parallel import ShardedModel
 from mtp.engine.shards import load_shards
 from mtp.evaluation import Submission
