@@ -1,11 +1,13 @@
 """Every name that a module once had still gives the module of today, with a warning."""
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from mmengine.registry import Registry
 
-from mtp import old_names
+from mtp import old_names, registry
 
 PRETRAIN = Path(__file__).parents[1] / 'configs' / 'pretrain'
 
@@ -24,6 +26,16 @@ def test_classes_of_packages_that_were_modules():
     from mtp.engine.hooks import ExportEncoderHook
     from mtp.models.weights import RELEASED
     assert SAMRSDataset and read_rotated and ExportEncoderHook and RELEASED
+
+
+def test_registries_look_in_the_modules_of_today():
+    used = {location for node in vars(registry).values() if isinstance(node, Registry)
+            for location in node._locations}
+    assert used and not used & old_names.MODULES.keys()
+    names = ('registry.DATASETS.get("mtp.SAMRSDataset"), registry.TRANSFORMS.get("mtp.LoadPair"), '
+             'registry.DATASETS.get("mtp.MultiTaskDataset")')
+    code = f'from mtp import registry; assert all([{names}])'
+    subprocess.run([sys.executable, '-W', 'error::FutureWarning', '-c', code], check=True)
 
 
 def test_configs_of_old_names(tmp_path):
