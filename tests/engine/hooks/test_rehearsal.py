@@ -29,7 +29,7 @@ from tests.engine.hooks.test_training import toy_runner
 from tests.test_finetuning_docs import SNIPPETS, make
 from tests.tools.toy import ToyDataset, ToyMetric
 
-DEMO = Path(__file__).parents[2] / 'configs/pretrain/vit_tiny_rvsa_demo.py'
+DEMO = Path(__file__).parents[3] / 'configs/pretrain/vit_tiny_rvsa_demo.py'
 VALIDATION = dict(batch_size=2, num_workers=0, dataset=dict(type=ToyDataset),
                   sampler=dict(type=DefaultSampler, shuffle=False))
 REHEARSE = {'default_hooks.rehearsal.min_iters': 1, 'val_dataloader': VALIDATION,
