@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mtp.files import whole, write_json
+
 VERSION = 1
 
 
@@ -103,7 +105,8 @@ def write_index(folder: Path, entries: Iterable[Entry]) -> None:
         rotated_labels=_joined([e.rotated_labels for e in entries], 0, np.int64),
         rotated_ends=_ends([e.rotated_labels for e in entries]))
     for name, array in arrays.items():
-        np.save(folder / f'{name}.npy', array)
+        with whole(folder / f'{name}.npy') as unfinished:
+            np.save(unfinished, array)
 
 
 def _ends(parts: list) -> np.ndarray:
@@ -139,7 +142,7 @@ def cached_index(root: Path, key: tuple, sources: Iterable[Path],
         partial = Path(tempfile.mkdtemp(prefix='partial_', dir=home))
         try:
             write_index(partial, read())
-            (partial / stamp_file.name).write_text(json.dumps(stamp))
+            write_json(partial / stamp_file.name, stamp)
             _replace(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -21,7 +21,7 @@ from mtp.data.prepare.box_files import Box, read_dota
 from mtp.data.prepare.change_detection import oscd
 from mtp.data.prepare.images import copy_image, deal, images_in, read_size
 from mtp.data.prepare.tiling import Tiling, cut
-from mtp.data.samrs.to_coco import write_json
+from mtp.files import write_json
 
 OSCD_TEST = ('beihai', 'bordeaux', 'rennes')
 UCAS_CLASSES = ('plane', 'car')

@@ -7,7 +7,8 @@ from mtp.data.prepare import change_detection as change
 from mtp.data.prepare import classification, segmentation
 from mtp.data.prepare import horizontal_detection as horizontal
 from mtp.data.prepare import rotated_detection as rotated
-from mtp.data.prepare.base import Report, whole
+from mtp.data.prepare.base import Report
+from mtp.files import remove_unfinished, write_json
 
 __all__ = ['PREPARE', 'Report', 'prepare']
 
@@ -49,7 +50,5 @@ def _claim(dst: Path, request: dict) -> None:
         if not stamp.is_file() or json.loads(stamp.read_text()) != request:
             raise FileExistsError(f'{dst} holds something else than {request}: remove it, or '
                                   'choose another folder')
-        for path in dst.rglob('.*.partial.*'):  # of a run that was killed
-            path.unlink()
-    with whole(stamp) as unfinished:
-        unfinished.write_text(json.dumps(request))
+        remove_unfinished(dst)
+    write_json(stamp, request)

@@ -1,9 +1,7 @@
-"""What every preparation does alike: all cores, progress, restart, whole files, list of the bad."""
-import os
+"""What every preparation does alike: all cores, progress, restart, list of the bad."""
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +32,7 @@ def process(function: Callable[[Item], object], items: Sequence[Item], what: str
 
     Args:
         function: picklable; raises for an item that cannot be used. To be restartable it leaves
-            files that are there (see :func:`whole`) as they are.
+            files that are there (see :func:`mtp.files.whole`) as they are.
         items: its arguments.
         what: name of the progress bar, and of the count in ``report.made``.
         report: gets the count of good items and a line for each bad one.
@@ -61,18 +59,6 @@ def _attempt(function: Callable, item: object) -> tuple[object, str | None]:
         return function(item), None
     except (OSError, ValueError, KeyError, SyntaxError, zlib.error) as error:
         return None, str(error) if isinstance(error, OSError | ValueError) else repr(error)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``path`` only when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{os.getpid()}.partial.{path.name}')
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def folder(root: Path, *names: str) -> Path:

@@ -3,8 +3,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtp.data.facts.scenes import SCENES
-from mtp.data.prepare.base import Report, folder, process, whole
+from mtp.data.prepare.base import Report, folder, process
 from mtp.data.prepare.images import by_lists, copy_image, deal, images_in, read_lists
+from mtp.files import whole
 
 # Neumann et al. (2019) published lists of 16200, 5400 and 5400 images; they come apart from the
 # archive, and where they are missing every class is divided by the same shares.

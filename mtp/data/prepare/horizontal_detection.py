@@ -19,7 +19,8 @@ from mtp.data.prepare.images import (
     read_size,
     write_png,
 )
-from mtp.data.samrs.to_coco import assemble, write_json
+from mtp.data.samrs.to_coco import assemble
+from mtp.files import write_json
 
 # pycocotools takes an object of id 0 for none
 FIRST_ID = 1

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mtp.data.prepare.base import Report, whole
+from mtp.data.prepare.base import Report
+from mtp.files import whole
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff')
 SEED = 0

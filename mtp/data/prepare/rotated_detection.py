@@ -7,11 +7,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from mtp.data.facts.detection import DETECTION
-from mtp.data.prepare.base import Report, folder, process, whole
+from mtp.data.prepare.base import Report, folder, process
 from mtp.data.prepare.box_files import Box, checked, oriented, read_dota, read_fair1m, read_xml
 from mtp.data.prepare.horizontal_detection import check_size, dior_images
 from mtp.data.prepare.images import copy_image, images_in, read_size
 from mtp.data.prepare.tiling import Tiling, cut
+from mtp.files import whole
 
 RATES = (0.5, 1.0, 1.5)
 # That of DOTA is mmrotate's. FAIR1M's overlap is not published; this is DOTA's, and half a tile.

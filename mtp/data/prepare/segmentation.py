@@ -10,8 +10,9 @@ import shapely
 from PIL import Image
 
 from mtp.data.facts.scenes import SCENES
-from mtp.data.prepare.base import Report, folder, process, whole
+from mtp.data.prepare.base import Report, folder, process
 from mtp.data.prepare.images import copy_image, deal, images_in, read_image, read_rgb, write_png
+from mtp.files import whole
 
 # The paper divides the 6940 labelled images at random, 5000 for training; which ones it does not
 # tell.

@@ -1,5 +1,4 @@
 """The encoder alone, written when training ends."""
-import os
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from mmengine.runner import Runner
 import mtp
 from mtp.engine.parallel import unwrap
 from mtp.engine.shards import whole_state_dict
+from mtp.files import whole
 from mtp.registry import HOOKS
 
 
@@ -43,6 +43,6 @@ class ExportEncoderHook(Hook):
             'meta': {'mtp_version': mtp.__version__,
                      'backbone': Config({'backbone': runner.cfg.model.backbone}).pretty_text,
                      'iteration': runner.iter}}
-        unfinished = path.with_suffix('.pth.tmp')
-        torch.save(content, unfinished)
-        os.replace(unfinished, path)
+        # As a file: given a path, torch writes its name into it.
+        with whole(path) as unfinished, open(unfinished, 'wb') as file:
+            torch.save(content, file)

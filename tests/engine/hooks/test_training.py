@@ -56,7 +56,7 @@ def test_encoder_is_exported_whole_and_reads_safely(finished):
     assert all(torch.equal(content['state_dict'][name], expected[name]) for name in expected)
     assert content['meta']['iteration'] == 6
     assert Config.fromstring(content['meta']['backbone'], '.py').backbone == {'dropout': 0.5}
-    assert not list(path.parent.glob('*.tmp'))
+    assert not list(path.parent.glob('.*.partial.*'))
 
 
 def test_console_shows_one_loss_per_task_and_the_files_every_term(finished):
