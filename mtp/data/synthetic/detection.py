@@ -15,6 +15,7 @@ import numpy as np
 
 from mtp.data.rotated_labels import CORNER_TAGS
 from mtp.data.samrs.synthesis import CLASSES, SHAPES, Placement, Shape, _ground
+from mtp.files import write_text
 
 # Owner's name of a class, or xView's type id -> shape.
 XVIEW_SHAPES = {11: 'plane', 25: 'truck', 51: 'ship', 86: 'tank', 94: 'court'}
@@ -116,10 +117,10 @@ def make_dior(root: str | Path, num_trainval: int = 8, num_test: int = 4, image_
                             (0.15 * image_size, 0.35 * image_size))
         _write(root / f'JPEGImages-{"trainval" if trainval else "test"}' / f'{stem}.jpg', image)
         kind = 'Oriented' if oriented else 'Horizontal'
-        _write_text(root / 'Annotations' / f'{kind} Bounding Boxes' / f'{stem}.xml',
-                    _voc(f'{stem}.jpg', image_size, drawn, oriented))
+        write_text(root / 'Annotations' / f'{kind} Bounding Boxes' / f'{stem}.xml',
+                   _voc(f'{stem}.jpg', image_size, drawn, oriented))
     for split, names in stems.items():
-        _write_text(root / 'ImageSets' / 'Main' / f'{split}.txt', '\n'.join(names) + '\n')
+        write_text(root / 'ImageSets' / 'Main' / f'{split}.txt', '\n'.join(names) + '\n')
     return root
 
 
@@ -153,8 +154,8 @@ def make_fair1m(root: str | Path, num_train: int = 4, num_val: int = 2, num_test
             image, drawn = draw(rng, image_size, shapes, 20, (60, 160), beyond=10.0)
             _write(root / where / 'images' / f'{number}.tif', image)
             if where != 'test':
-                _write_text(root / where / 'labelXml' / f'{number}.xml',
-                            _fair1m_xml(f'{number}.tif', image_size, drawn))
+                write_text(root / where / 'labelXml' / f'{number}.xml',
+                           _fair1m_xml(f'{number}.tif', image_size, drawn))
     return root
 
 
@@ -198,7 +199,7 @@ def _make_dota(labels: str, test: str, root: str | Path, num_train: int = 3, num
                      + f' {name} {int(i % 5 == 0)}\n' for i, (name, corners) in enumerate(drawn)]
             if split != test:
                 header = 'imagesource:GoogleEarth\ngsd:0.146343590398\n'
-                _write_text(root / split / labels / f'{stem}.txt', header + ''.join(lines))
+                write_text(root / split / labels / f'{stem}.txt', header + ''.join(lines))
             number += 1
     return root
 
@@ -206,11 +207,6 @@ def _make_dota(labels: str, test: str, root: str | Path, num_train: int = 3, num
 def _write(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), pixels)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
 
 
 make_dior_r = partial(make_dior, oriented=True)

@@ -15,6 +15,7 @@ from PIL import Image
 from mtp.data.facts.scenes import SCENES
 from mtp.data.prepare.change_detection import OSCD_BANDS, OSCD_CITIES
 from mtp.data.samrs.synthesis import SHAPES, Placement, _ground, _place
+from mtp.files import write_text
 
 SPLITS = ('train', 'val', 'test')
 BUILDINGS = [SHAPES['court'], SHAPES['tank'], SHAPES['truck']]
@@ -99,12 +100,12 @@ def make_oscd(root: str | Path, seed: int = 0) -> Path:
     root, rng = Path(root), np.random.default_rng(seed)
     title = 'Onera Satellite Change Detection dataset - '
     for split, cities in OSCD_CITIES.items():
-        _write_text(root / f'{title}Images' / f'{split}.txt', ','.join(cities))
+        write_text(root / f'{title}Images' / f'{split}.txt', ','.join(cities))
         for number, city in enumerate(cities):
             *dates, changed = (part[:, :180] for part in _pair(rng, 190, 8))
             where = root / f'{title}Images' / city
             for date, image in enumerate(dates, 1):
-                _write_text(where / 'dates.txt', 'date_1: 20160101\ndate_2: 20180101\n')
+                write_text(where / 'dates.txt', 'date_1: 20160101\ndate_2: 20180101\n')
                 if number % 2 == 0:
                     _write(where / 'pair' / f'img{date}.png', image)
                     continue
@@ -181,11 +182,6 @@ def _write(path: Path, pixels: np.ndarray) -> None:
     if pixels.dtype not in (np.uint8, np.uint16):
         pixels = np.clip(pixels, 0, 255).astype(np.uint8)
     cv2.imwrite(str(path), pixels)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
 
 
 MAKE = {
