@@ -1,6 +1,5 @@
 """From a command line to a runner: what ``tools/train.py`` and ``tools/test.py`` share."""
 import argparse
-import difflib
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from mtp.evaluation import Submission
 from mtp.machine import LAUNCHERS
 from mtp.old_names import new_config
 from mtp.ops import mmcv_ext
+from mtp.spelling import suggest
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     path = new_config(Path(args.config))
     if not path.is_file():
-        near = _suggest(path.name, [file.name for file in path.parent.glob('*.py')])
+        near = suggest(path.name, [file.name for file in path.parent.glob('*.py')])
         raise FileNotFoundError(f'no config at {path}{near}')
     try:
         cfg = Config.fromfile(path)
@@ -99,10 +99,10 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
         node, path = cfg, key.split('.')
         for depth, name in enumerate(path):
             known, passes_on = _keys(node, Runner if depth == 0 else None)
-            if name not in known and (not passes_on or _suggest(name, known, cutoff=0.8)):
+            if name not in known and (not passes_on or suggest(name, known, cutoff=0.8)):
                 where = '.'.join(path[:depth]) or 'the config'
                 raise ValueError(f'--cfg-options {key}: {where} has no key {name!r}'
-                                 f'{_suggest(name, known)}. It has: {", ".join(known) or "none"}')
+                                 f'{suggest(name, known)}. It has: {", ".join(known) or "none"}')
             if depth < len(path) - 1:
                 node = node[int(name)] if isinstance(node, list) else node.get(name)
     cfg.merge_from_dict(dict(options))
@@ -204,8 +204,3 @@ def leave_processes() -> None:
     """Leave the process group: torn down with the interpreter it may abort a run that is done."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _suggest(word: str, known: list[str], cutoff: float = 0.6) -> str:
-    near = difflib.get_close_matches(word, known, n=3, cutoff=cutoff)
-    return f' (did you mean {", ".join(near)}?)' if near else ''

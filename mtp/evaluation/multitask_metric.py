@@ -15,6 +15,7 @@ from mtp.evaluation.coco_metric import coco_precision, mean_precision
 from mtp.evaluation.mask_overlaps import encode_masks
 from mtp.evaluation.rotated_metric import RotatedImage, mean_of_classes, rotated_ap
 from mtp.registry import METRICS
+from mtp.sample_fields import IGNORED
 
 # Columns of the table; all but the AP of horizontal boxes make the average.
 COLUMNS = ('semantic/mIoU', 'instance/bbox_mAP', 'instance/segm_mAP', 'rotated/mAP')
@@ -105,7 +106,7 @@ def _semantic(sample: dict, num_classes: int) -> tuple[np.ndarray, ...]:
     """Pixels per class and background: intersection, union, prediction, label."""
     areas = IoUMetric.intersect_and_union(
         sample['pred_sem_seg']['sem_seg'].squeeze(0).cpu(),
-        sample['gt_sem_seg']['sem_seg'].squeeze(0).cpu(), num_classes + 1, ignore_index=255)
+        sample['gt_sem_seg']['sem_seg'].squeeze(0).cpu(), num_classes + 1, ignore_index=IGNORED)
     return tuple(area.numpy() for area in areas)
 
 

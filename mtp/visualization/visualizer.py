@@ -9,6 +9,8 @@ from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
 from mmrotate.structures import RotatedBoxes
 
+from mtp.sample_fields import IGNORED
+
 # Longer side of a tile in pixels: small images are enlarged, large ones reduced to stay within.
 MIN_TILE, MAX_TILE = 384, 800
 MARGIN, CAPTION, LINE = 8, 22, 18
@@ -78,7 +80,7 @@ def _drawn(content, score_thr: float):
 def _semantic(tile: np.ndarray, content, scale: float, meta: dict) -> set[int]:
     seg_map = content.sem_seg.squeeze(0).cpu().numpy().astype(np.uint8)
     seg_map = cv2.resize(seg_map, tile.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    labels = {int(value) - 1 for value in np.unique(seg_map) if 0 < value < 255}
+    labels = {int(value) - 1 for value in np.unique(seg_map) if value not in (0, IGNORED)}
     for label in labels:
         shade(tile, seg_map == label + 1, meta['palette'][label], 0.6)
     return labels

@@ -7,8 +7,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mtp.data.facts import DATASETS
 from mtp.registry import DATASETS as REGISTRY
 from mtp.registry import TRANSFORMS
-
-IGNORED = 255
+from mtp.sample_fields import IGNORED
 
 
 @REGISTRY.register_module()
