@@ -1,7 +1,8 @@
 """Train a model: ``python tools/train.py configs/pretrain/vit_tiny_rvsa_demo.py``."""
 import argparse
 
-from mtp.cli.arguments import add_run_arguments
+from mtp.cli.arguments import add_run_arguments, run_options
+from mtp.cli.errors import users_errors
 from mtp.cli.own_gpu import show_own_gpu
 from mtp.cli.threads import sleep_while_waiting
 
@@ -41,6 +42,9 @@ def main() -> None:
     import torch
 
     from mtp.cli import launch
+    from mtp.cli.config import check_deterministic, override
+    from mtp.cli.processes import leave_processes, number_of_processes
+    from mtp.cli.resume import checkpoint_to_resume
     from mtp.engine import TraceHook
     from mtp.engine.batch_size import share_batch
     from mtp.engine.devices import require_usable_gpu
@@ -48,31 +52,31 @@ def main() -> None:
 
     # What stays in float32 under autocast may take TF32; torch allows it to convolutions by itself.
     torch.set_float32_matmul_precision('high')
-    with launch.users_errors():
+    with users_errors():
         require_usable_gpu()
-        cfg = launch.load_config(args)
+        cfg = launch.load_config(run_options(args))
         chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
-        launch.override(cfg, {key: value for key, value in chosen.items() if value})
+        override(cfg, {key: value for key, value in chosen.items() if value})
         if args.deterministic:
             cfg.randomness = dict(cfg.get('randomness', {}), deterministic=True)
-        launch.check_deterministic(cfg)
+        check_deterministic(cfg)
         if args.profile:
             start, stop = args.profile
             cfg.custom_hooks = [*cfg.get('custom_hooks', []),
                                 dict(type=TraceHook, start=start, stop=stop)]
         cfg.images_per_gpu = args.images_per_gpu or cfg.get('images_per_gpu')
-        division = share_batch(cfg, launch.number_of_processes(cfg.launcher), args.cfg_options)
-        checkpoint = launch.checkpoint_to_resume(cfg, args.resume)
+        division = share_batch(cfg, number_of_processes(cfg.launcher), args.cfg_options)
+        checkpoint = checkpoint_to_resume(cfg, args.resume)
         if checkpoint:
             cfg.resume, cfg.load_from = True, str(checkpoint)
     runner = launch.build_runner(cfg)
     if division:
         runner.logger.info(division)
     if checkpoint:
-        with launch.users_errors():
+        with users_errors():
             check_checkpoint(runner.bare_model, cfg.load_from)
     runner.train()
-    launch.leave_processes()
+    leave_processes()
 
 
 if __name__ == '__main__':

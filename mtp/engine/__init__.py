@@ -1,4 +1,4 @@
-"""How the loop runs: optimiser groups, hooks, launching."""
+"""How the loop runs: optimiser groups, hooks, processes."""
 from mtp import compat
 from mtp.engine.ema import FastEMA
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook

@@ -1,11 +1,11 @@
 """The images of a step are the recipe's, whatever the processes and what a GPU holds."""
-import argparse
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
 from mtp.cli import launch
+from mtp.cli.arguments import RunOptions
 from mtp.engine.batch_size import share_batch
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -15,8 +15,7 @@ DOTA = CONFIGS / 'finetune/rotated_detection/dota_v1/vit_b_rvsa.py'
 
 
 def load(path: Path, **options) -> Config:
-    return launch.load_config(argparse.Namespace(
-        config=path, work_dir=None, launcher='none', cfg_options=options))
+    return launch.load_config(RunOptions(path, cfg_options=options))
 
 
 def divide(cfg: Config, processes: int) -> tuple:

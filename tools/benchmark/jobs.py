@@ -1,5 +1,4 @@
 """What the training benchmark runs: our recipe, and the paper's structure in two precisions."""
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from mtp.cli import launch
+from mtp.cli.arguments import RunOptions
 from mtp.engine.compiled_part import PartKind
 from mtp.engine.mixed_precision import autocast_dtype
 from mtp.models.backbones import build_backbone
@@ -96,9 +96,7 @@ def load_recipe(model: str, size: int, options: dict[str, Any]) -> Config:
     Raises:
         ValueError: ``options`` do not fit the config.
     """
-    cfg = launch.load_config(argparse.Namespace(
-        config=CONFIGS / f'{RECIPES[model][0]}.py', cfg_options=options, work_dir=None,
-        launcher='none'))
+    cfg = launch.load_config(RunOptions(CONFIGS / f'{RECIPES[model][0]}.py', cfg_options=options))
     cfg.model.backbone.update(img_size=size, init_cfg=None)
     cfg.model.data_preprocessor.pad_size_divisor = size
     init_default_scope('mtp')

@@ -1,5 +1,4 @@
 """What runs in week three is tried before step 1, and leaves no trace."""
-import argparse
 import copy
 import gc
 import random
@@ -17,6 +16,7 @@ from mmengine.runner import ValLoop
 from torch.utils.data import ConcatDataset, DataLoader
 
 from mtp.cli import launch
+from mtp.cli.arguments import RunOptions
 from mtp.data.synthetic import make_samrs
 from mtp.engine import ExportEncoderHook, loops
 from mtp.engine.batch_size import share_batch
@@ -54,10 +54,9 @@ def demo(tmp_path_factory):
              for loader in ('train', 'val') for i, name in enumerate(('SOTA', 'SIOR', 'FAST'))}
     workers = {f'{loader}_dataloader.{key}': value for loader in ('train', 'val')
                for key, value in (('num_workers', 0), ('persistent_workers', False))}
-    cfg = launch.load_config(argparse.Namespace(
-        config=DEMO, work_dir=None, launcher='none', cfg_options={
-            **roots, **workers, 'train_cfg.max_iters': 1, 'train_cfg.val_begin': 100,
-            'model.backbone.drop_path_rate': 0.3}))
+    cfg = launch.load_config(RunOptions(DEMO, cfg_options={
+        **roots, **workers, 'train_cfg.max_iters': 1, 'train_cfg.val_begin': 100,
+        'model.backbone.drop_path_rate': 0.3}))
     share_batch(cfg, 1)
     cfg.param_scheduler = None  # which needs more iterations
     return cfg
