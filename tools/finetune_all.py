@@ -13,17 +13,17 @@ import sys
 import time
 from pathlib import Path
 
+from mtp import resources
 from mtp.cli.errors import users_errors
 from mtp.cli.threads import sleep_while_waiting
 
 TOOLS = Path(__file__).resolve().parent
-RECIPES = TOOLS.parent / 'configs' / 'finetune'
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    configs = list(RECIPES.glob('*/*/*.py'))
+    configs = list((resources.configs() / 'finetune').glob('*/*/*.py'))
     datasets, models = (sorted(set(names)) for names in (
         (path.parent.name for path in configs), (path.stem for path in configs)))
     parser.add_argument('--smoke', action='store_true', help='small runs on made-up data')

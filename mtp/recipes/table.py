@@ -7,7 +7,9 @@ from typing import Any
 import mmengine
 from mmengine.config import Config
 
-CONFIGS = Path(__file__).parents[2] / 'configs' / 'finetune'
+from mtp import resources
+
+CONFIGS = resources.configs() / 'finetune'
 
 
 @dataclass(frozen=True)

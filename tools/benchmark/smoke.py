@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from mtp import resources
 from mtp.cli.arguments import RunOptions
 
 REPO = Path(__file__).resolve().parents[2]
-CONFIG = REPO / 'configs' / 'pretrain' / 'vit_tiny_rvsa_demo.py'
+CONFIG = resources.configs() / 'pretrain' / 'vit_tiny_rvsa_demo.py'
 RECORDED = Path(__file__).with_name('smoke_losses.json')
 ITERATIONS = 50
 # Nothing is left to chance in which devices differ, and the rate does not warm up for 50 steps.
