@@ -11,7 +11,6 @@ from pathlib import Path
 from mtp.cli.arguments import RunOptions, add_config_options
 from mtp.cli.errors import users_errors
 from mtp.cli.threads import sleep_while_waiting
-from mtp.data.facts import DATASETS
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,8 +51,8 @@ def main() -> None:
         changes = load_released(runner.bare_model, args.checkpoint)
     metrics = launch.evaluate(runner)
 
-    title = DATASETS[args.dataset.removesuffix('_ms')].title
-    lines = [f'{title}, {args.model}, {args.checkpoint} on {args.data}, in percent', *changes]
+    lines = [f'{table.title(args.dataset)}, {args.model}, {args.checkpoint} on {args.data}, in '
+             'percent', *changes]
     if results.key:
         lines.append(compare(results, args.model, metrics))
     else:

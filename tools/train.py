@@ -15,7 +15,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--amp', choices=('auto', 'on', 'off'),
                         help="bfloat16 autocast; auto, the configs' value: on GPUs that have it")
     parser.add_argument('--compile', choices=('auto', 'on', 'off'),
-                        help='torch.compile of blocks and heads; auto: on GPUs')
+                        help='torch.compile of blocks, targets and losses; auto: on GPUs')
     parser.add_argument('--deterministic', action='store_true', help='gradients '
                         'added in a set order, more slowly: runs repeat to the bit on a GPU too')
     parser.add_argument('--profile', type=iteration_range, metavar='START:STOP',
@@ -44,7 +44,7 @@ def main() -> None:
     from mtp.cli import launch
     from mtp.cli.config import check_deterministic, override
     from mtp.cli.processes import leave_processes, number_of_processes
-    from mtp.cli.resume import checkpoint_to_resume, go_on_under_old_name
+    from mtp.cli.resume import checkpoint_to_resume
     from mtp.engine import TraceHook
     from mtp.engine.batch_size import share_batch
     from mtp.engine.devices import require_usable_gpu
@@ -64,15 +64,15 @@ def main() -> None:
             start, stop = args.profile
             cfg.custom_hooks = [*cfg.get('custom_hooks', []),
                                 dict(type=TraceHook, start=start, stop=stop)]
-        cfg.images_per_gpu = args.images_per_gpu or cfg.get('images_per_gpu')
+        if args.images_per_gpu is not None:
+            cfg.images_per_gpu = args.images_per_gpu
         division = share_batch(cfg, number_of_processes(cfg.launcher), args.cfg_options)
-        moved = go_on_under_old_name(cfg) if args.resume == 'last' else None
         checkpoint = checkpoint_to_resume(cfg, args.resume)
         if checkpoint:
             cfg.resume, cfg.load_from = True, str(checkpoint)
     runner = launch.build_runner(cfg)
-    for line in filter(None, (division, moved)):
-        runner.logger.info(line)
+    if division:
+        runner.logger.info(division)
     if checkpoint:
         with users_errors():
             check_checkpoint(runner.bare_model, cfg.load_from)

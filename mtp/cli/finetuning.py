@@ -148,12 +148,12 @@ def small_run(tools: Path, folder: Path, threads: int, dataset: str, models: Seq
     done = folder / 'data.done'
     if not done.is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        name = dataset.removesuffix('_ms')
+        name, multi_scale = table.dataset_of(dataset)
         source, log = folder / 'source', folder / 'log.txt'
         try:
             step(log, tool, tools / 'data/make_synthetic.py', source, '--dataset', name)
             step(log, tool, tools / 'data/prepare.py', name, source, folder / 'data',
-                 *(['--multi-scale'] if dataset != name else []))
+                 *(['--multi-scale'] if multi_scale else []))
         except StepError as error:
             return [dict(dataset=dataset, model='data', error=str(error))]
         done.touch()

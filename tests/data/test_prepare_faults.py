@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from mtp.data.checks import check_prepared
-from mtp.data.facts import DATASETS
-from mtp.data.prepare import horizontal_detection as horizontal
+from mtp.data.datasets import DATASETS, xview
 from mtp.data.prepare import images as scenes
 from mtp.data.prepare import prepare, tiling
 
@@ -19,7 +18,7 @@ def files(root):
             for path in sorted(root.rglob('*')) if path.is_file()}
 
 
-@pytest.mark.parametrize(('name', 'module'), [('dota_v1', tiling), ('xview', horizontal)])
+@pytest.mark.parametrize(('name', 'module'), [('dota_v1', tiling), ('xview', xview)])
 def test_an_interrupted_run_goes_on(name, module, detection_set, tmp_path, monkeypatch):
     src, finished, _ = detection_set(name)
     dst = tmp_path / 'dst'

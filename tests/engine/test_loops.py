@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 
 from mtp.engine import AccumulatingEpochLoop, SeedIterationHook
 from mtp.engine.hooks import training as hooks
@@ -54,6 +55,12 @@ def test_updates_of_an_epoch_take_the_mean_gradient_and_the_last_what_is_left(tm
         optimizer.step()
     for found, expected in zip(weights(runner), model.state_dict().values()):
         torch.testing.assert_close(found, expected)
+
+
+def test_a_wrapper_that_cannot_sum_gradients_is_refused(tmp_path):
+    runner = toy_runner(tmp_path, **ACCUMULATED, **{'optim_wrapper.type': OptimWrapper})
+    with pytest.raises(ValueError, match='MixedPrecisionOptimWrapper, not OptimWrapper: set it'):
+        runner.train()
 
 
 class _Remember(SeedIterationHook):

@@ -27,7 +27,7 @@ class Report:
 
 
 def process(function: Callable[[Item], object], items: Sequence[Item], what: str, report: Report,
-            name: Callable[[Item], object] = str, cost: int = 1) -> list:
+            name: Callable[[Item], object] | None = None, cost: int = 1) -> list:
     """Call a function on each item, on all cores; note in ``report`` the items that raise.
 
     Args:
@@ -36,7 +36,7 @@ def process(function: Callable[[Item], object], items: Sequence[Item], what: str
         items: its arguments.
         what: name of the progress bar, and of the count in ``report.made``.
         report: gets the count of good items and a line for each bad one.
-        name: how an item is called in that line.
+        name: how an item is called in that line; None for the item, or the first of a tuple.
         cost: of an item, as in :func:`~mtp.data.samrs.to_coco.parallel`.
 
     Returns:
@@ -48,10 +48,14 @@ def process(function: Callable[[Item], object], items: Sequence[Item], what: str
         if problem is None:
             results.append(result)
         else:
-            named = problem.startswith(str(name(item)))
-            report.bad.append(problem if named else f'{name(item)}: {problem}')
+            called = str((name or _first)(item))
+            report.bad.append(problem if problem.startswith(called) else f'{called}: {problem}')
     report.made[what] = report.made.get(what, 0) + len(results)
     return results
+
+
+def _first(item: object) -> object:
+    return item[0] if isinstance(item, tuple) else item
 
 
 def _attempt(function: Callable, item: object) -> tuple[object, str | None]:

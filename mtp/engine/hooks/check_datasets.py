@@ -47,7 +47,7 @@ class CheckDatasetsHook(Hook):
                 raise ValueError(
                     f'the data set {name!r} has no labels for {sorted(missing)}: leave them out of '
                     f'model.datasets.{name}.tasks')
-        batch_size = loader.batch_size // getattr(loader, 'accumulation', 1)
+        batch_size = loader.batch_sampler.batch_size  # loader.batch_size is that of an update
         per_batch = getattr(loader.sampler, 'images_per_batch', batch_size)
         if per_batch != batch_size:
             raise ValueError(f'batch_size is {batch_size}, but the sampler gives {per_batch} '
