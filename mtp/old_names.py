@@ -4,7 +4,7 @@ import importlib.abc
 import importlib.machinery
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -84,14 +84,28 @@ DIVIDED = {
         **_of_data_sets('synthesise', 'eurosat gvlm loveda oscd resisc45 spacenet_v1 whu',
                         'make_')},
 }
-# old file name of a config -> new one, in the same folder
+# old path of a config, below the folder of all configs -> new one
 CONFIGS = {
-    'internimage-pico_demo.py': 'internimage_pico_demo.py',
-    'internimage-xl_samrs.py': 'internimage_xl_samrs.py',
-    'vit-b-rvsa_samrs.py': 'vit_b_rvsa_samrs.py',
-    'vit-l-rvsa_samrs.py': 'vit_l_rvsa_samrs.py',
-    'vit-tiny-rvsa_demo.py': 'vit_tiny_rvsa_demo.py',
-    'vit-tiny-rvsa_nwpu.py': 'vit_tiny_rvsa_nwpu.py',
+    '_base_/datasets/nwpu.py': '_base_/pretrain/datasets/nwpu.py',
+    '_base_/datasets/samrs.py': '_base_/pretrain/datasets/samrs.py',
+    '_base_/datasets/synthetic.py': '_base_/pretrain/datasets/synthetic.py',
+    '_base_/heads/instance.py': '_base_/pretrain/heads/instance.py',
+    '_base_/heads/rotated.py': '_base_/pretrain/heads/rotated.py',
+    '_base_/heads/semantic.py': '_base_/pretrain/heads/semantic.py',
+    '_base_/models/multitask.py': '_base_/pretrain/models/multitask.py',
+    '_base_/models/multitask_small.py': '_base_/pretrain/models/multitask_small.py',
+    '_base_/pretrain_demo.py': '_base_/pretrain/demo.py',
+    '_base_/pretrain_samrs.py': '_base_/pretrain/samrs_tasks.py',
+    '_base_/run.py': '_base_/common.py',
+    '_base_/runtime.py': '_base_/pretrain/runtime.py',
+    '_base_/schedules/demo.py': '_base_/pretrain/schedules/demo.py',
+    '_base_/schedules/mtp_80k.py': '_base_/pretrain/schedules/mtp_80k.py',
+    'pretrain/internimage-pico_demo.py': 'pretrain/internimage_pico_demo.py',
+    'pretrain/internimage-xl_samrs.py': 'pretrain/internimage_xl_samrs.py',
+    'pretrain/vit-b-rvsa_samrs.py': 'pretrain/vit_b_rvsa_samrs.py',
+    'pretrain/vit-l-rvsa_samrs.py': 'pretrain/vit_l_rvsa_samrs.py',
+    'pretrain/vit-tiny-rvsa_demo.py': 'pretrain/vit_tiny_rvsa_demo.py',
+    'pretrain/vit-tiny-rvsa_nwpu.py': 'pretrain/vit_tiny_rvsa_nwpu.py',
 }
 
 
@@ -102,11 +116,31 @@ def setup() -> None:
 
 def new_config(path: Path) -> Path:
     """Return where a config is now, if ``path`` is an old name of one that does not exist."""
-    name = CONFIGS.get(path.name)
-    if name is None or path.is_file():
+    new = renamed(path, CONFIGS)
+    if new is None or path.is_file():
         return path
-    _warn(str(path), str(path.with_name(name)))
-    return path.with_name(name)
+    _warn(str(path), str(new))
+    return new
+
+
+def old_config(path: Path) -> Path | None:
+    """Return where a config was before it was renamed, None if it was not."""
+    return renamed(path, {new: old for old, new in CONFIGS.items()})
+
+
+def renamed(path: Path, names: Mapping[str, str]) -> Path | None:
+    """Return the path that names give instead of one, None if they do not have it.
+
+    Args:
+        path: config file, which need not be there.
+        names: paths below the folder of all configs -> others.
+    """
+    path = path.resolve()
+    for folder in path.parents:
+        name = path.relative_to(folder).as_posix()
+        if name in names:
+            return folder / names[name]
+    return None
 
 
 class OldNameFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -44,7 +44,7 @@ def main() -> None:
     from mtp.cli import launch
     from mtp.cli.config import check_deterministic, override
     from mtp.cli.processes import leave_processes, number_of_processes
-    from mtp.cli.resume import checkpoint_to_resume
+    from mtp.cli.resume import checkpoint_to_resume, go_on_under_old_name
     from mtp.engine import TraceHook
     from mtp.engine.batch_size import share_batch
     from mtp.engine.devices import require_usable_gpu
@@ -67,12 +67,13 @@ def main() -> None:
         if args.images_per_gpu is not None:
             cfg.images_per_gpu = args.images_per_gpu
         division = share_batch(cfg, number_of_processes(cfg.launcher), args.cfg_options)
+        moved = go_on_under_old_name(cfg) if args.resume == 'last' else None
         checkpoint = checkpoint_to_resume(cfg, args.resume)
         if checkpoint:
             cfg.resume, cfg.load_from = True, str(checkpoint)
     runner = launch.build_runner(cfg)
-    if division:
-        runner.logger.info(division)
+    for line in filter(None, (division, moved)):
+        runner.logger.info(line)
     if checkpoint:
         with users_errors():
             check_checkpoint(runner.bare_model, cfg.load_from)

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.config.utils import ConfigParsingError
 from mmengine.utils import get_object_from_string
 
 from mtp.engine.runner import Runner
 from mtp.evaluation import Submission
-from mtp.old_names import new_config
+from mtp.old_names import CONFIGS, new_config, renamed
 from mtp.ops import mmcv_ext
 from mtp.spelling import suggest
 
@@ -20,7 +21,7 @@ def read_config(path: str | Path) -> Config:
 
     Raises:
         FileNotFoundError: no such config.
-        ValueError: it is not valid Python.
+        ValueError: it is not valid Python, or what it reads from ``_base_`` is not there.
     """
     path = new_config(Path(path))
     if not path.is_file():
@@ -30,6 +31,14 @@ def read_config(path: str | Path) -> Config:
         return Config.fromfile(path)
     except SyntaxError as error:
         raise ValueError(f'{path} is not valid Python: {error}') from error
+    except ConfigParsingError as error:
+        raise ValueError(f'{path} cannot be read: {error}{_new_base(str(error))}') from error
+
+
+def _new_base(error: str) -> str:
+    """Return where a base is now that mmengine does not find under its old name, if it is one."""
+    new = renamed(Path(error.partition(' not found!')[0]), CONFIGS)
+    return f'. This base is {new} now: change the import' if new else ''
 
 
 def default_work_dir(config: str | Path) -> Path:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mtp.cli.config import default_work_dir
 from mtp.machine import LAUNCHERS
+from mtp.old_names import old_config
 
 
 def last_checkpoint(work_dir: str | Path) -> Path:
@@ -13,11 +15,34 @@ def last_checkpoint(work_dir: str | Path) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    pointer = Path(work_dir) / 'last_checkpoint'
+    pointer = _pointer(work_dir)
     if not pointer.is_file():
         raise FileNotFoundError(f'nothing to resume in {work_dir}: no checkpoint has been saved '
                                 'there. Leave out --resume to start, or check --work-dir')
     return pointer.with_name(Path(pointer.read_text()).name)
+
+
+def go_on_under_old_name(cfg: Config) -> str | None:
+    """Go on in the folder that the run has from before its config was renamed.
+
+    Nothing changes where the work directory is not the config's own, or has a checkpoint.
+
+    Args:
+        cfg: config of :func:`mtp.cli.launch.load_config`; its ``work_dir`` is changed in place.
+
+    Returns:
+        str | None: line for the run's log; None where nothing changes.
+    """
+    config, work_dir = Path(cfg.filename), Path(cfg.work_dir)
+    old = old_config(config)
+    if old is None or work_dir != default_work_dir(config) or _pointer(work_dir).is_file():
+        return None
+    folder = default_work_dir(old)
+    if not _pointer(folder).is_file():
+        return None
+    cfg.work_dir = str(folder)
+    return (f'The run goes on in {folder}: there it was saved when this config was called '
+            f'{old.name}')
 
 
 def checkpoint_to_resume(cfg: Config, asked: str | None) -> Path | None:
@@ -33,7 +58,7 @@ def checkpoint_to_resume(cfg: Config, asked: str | None) -> Path | None:
     Raises:
         FileNotFoundError: the last one is asked for, and there is none.
     """
-    pointer = Path(cfg.work_dir) / 'last_checkpoint'
+    pointer = _pointer(cfg.work_dir)
     restarts = max(int(os.environ.get(launcher.restarts, 0)) for launcher in LAUNCHERS.values())
     if asked == 'last' or (restarts and pointer.is_file()):
         return last_checkpoint(cfg.work_dir)
@@ -41,3 +66,8 @@ def checkpoint_to_resume(cfg: Config, asked: str | None) -> Path | None:
         # Left by an earlier run in this folder: no restart may take it for its own.
         pointer.unlink(missing_ok=True)
     return asked and Path(asked)
+
+
+def _pointer(work_dir: str | Path) -> Path:
+    """Return the file in which mmengine names the last checkpoint."""
+    return Path(work_dir) / 'last_checkpoint'
