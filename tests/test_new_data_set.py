@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from mtp.data.datasets.base import DataSet, Split
+from mtp.data.decoding import read_size
 from mtp.data.prepare.base import Report, folder, process
 from mtp.data.prepare.coco_files import coco_box, coco_image, write_coco
-from mtp.data.prepare.images import copy_image, images_in, read_size
+from mtp.data.prepare.images import copy_image, images_in
 from mtp.data.synthetic.drawing import draw, write_image
 
 SHAPES = {'sail boat': 'ship', 'buoy': 'tank'}

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mtp.data.datasets import DATASETS, DataSet, Split
-from mtp.data.prepare.images import SUFFIXES, read_image, read_size
+from mtp.data.decoding import check_unturned, read_size, read_stored
+from mtp.data.prepare.images import SUFFIXES
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.samrs.checking import Findings, Problem
 from mtp.data.samrs.to_coco import parallel
@@ -16,7 +17,7 @@ from mtp.data.samrs.to_coco import parallel
 CHECKS = {
     'split': 'the folders of the splits are there and hold images',
     'overlap': 'no image is in two splits',
-    'image': 'images open',
+    'image': 'images open, and training turns none of them',
     'class': 'classes are known',
     'partner': 'each image has its label, and the other date; each label an image',
     'size': 'all files of an image have one size',
@@ -186,7 +187,8 @@ def _check_files(values: Iterable[int] | None, paths: tuple[Path, ...]) -> Check
     pixels = []
     for path in paths:
         try:
-            pixels.append(read_image(path))
+            pixels.append(read_stored(path))
+            check_unturned(path)
         except ValueError as error:
             return 0, [('image', str(error))]
     problems = [('size', f'{path}: {other.shape[:2]}, but {paths[0]} has {pixels[0].shape[:2]}')

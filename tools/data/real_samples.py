@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from mtp.data.datasets.oscd import prepare as prepare_oscd
+from mtp.data.decoding import read_size
 from mtp.data.prepare.base import Report, process
 from mtp.data.prepare.box_files import Box, read_dota
-from mtp.data.prepare.images import copy_image, deal, images_in, read_size
+from mtp.data.prepare.images import copy_image, deal, images_in
 from mtp.data.prepare.tiling import Tiling, cut
 from mtp.files import write_json
 

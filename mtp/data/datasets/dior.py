@@ -6,10 +6,11 @@ from xml.etree import ElementTree
 import numpy as np
 
 from mtp.data.datasets.base import DataSet, Split
+from mtp.data.decoding import read_size
 from mtp.data.prepare import box_files
 from mtp.data.prepare.base import Report, folder, process
 from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
-from mtp.data.prepare.images import by_lists, copy_image, images_in, read_size
+from mtp.data.prepare.images import by_lists, copy_image, images_in
 from mtp.data.rotated_labels import CORNER_TAGS
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.data.samrs.synthesis import CLASSES

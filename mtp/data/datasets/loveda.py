@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from mtp.data.datasets.base import DataSet, Split
+from mtp.data.decoding import read_stored
 from mtp.data.prepare.base import Report, folder, process
-from mtp.data.prepare.images import copy_image, images_in, read_image, read_rgb
+from mtp.data.prepare.images import copy_image, images_in, read_rgb
 from mtp.data.synthetic.drawing import write_image
 from mtp.data.synthetic.shapes import make_ground
 from mtp.files import whole
@@ -46,7 +47,7 @@ def _copy_labelled(num_classes: int, item: tuple[Path, Path | None, Path]) -> No
         return
     if mask is None:
         raise ValueError(f'no label of this name in {image.parents[1] / "masks_png"}')
-    pixels, labels = read_rgb(image), read_image(mask)
+    pixels, labels = read_rgb(image), read_stored(mask)
     if labels.shape != pixels.shape[:2]:
         raise ValueError(f'{mask} has shape {labels.shape}, the image {pixels.shape[:2]}')
     if labels.max() > num_classes:

@@ -6,9 +6,10 @@ import numpy as np
 from PIL import Image
 
 from mtp.data.datasets.base import DataSet, Split
+from mtp.data.decoding import read_stored
 from mtp.data.prepare.base import Report, folder, process
 from mtp.data.prepare.footprints import PIXEL_SCALE, TIEPOINT, burn, geotransform
-from mtp.data.prepare.images import deal, images_in, read_image, write_png
+from mtp.data.prepare.images import deal, images_in, write_png
 from mtp.data.synthetic.shapes import BUILDINGS, make_ground, place
 
 # The paper divides the 6940 labelled images at random, 5000 for training; which ones it does not
@@ -43,7 +44,7 @@ def _rasterise(item: tuple[Path, Path | None, Path]) -> None:
         return
     if footprints is None:
         raise ValueError('no file of footprints belongs to it')
-    pixels = read_image(image)
+    pixels = read_stored(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3:
         raise ValueError(f'{image} holds {pixels.dtype} of shape {pixels.shape}: the images of 3 '
                          'bands and 8 bits are expected')

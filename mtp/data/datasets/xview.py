@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from mtp.data.datasets.base import DataSet, Split
+from mtp.data.decoding import read_size
 from mtp.data.prepare.base import Report, folder, process
 from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
-from mtp.data.prepare.images import deal, images_in, read_rgb, read_size, write_png
+from mtp.data.prepare.images import deal, images_in, read_rgb, write_png
 from mtp.data.synthetic.drawing import draw, write_image
 
 # Type ids in label order, as in the public YOLO conversion.

@@ -15,16 +15,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from mtp.data.decoding import read_size, read_stored
 from mtp.data.prepare.base import Report, folder, process
-from mtp.data.prepare.images import (
-    by_lists,
-    deal,
-    images_in,
-    read_image,
-    read_rgb,
-    read_size,
-    write_png,
-)
+from mtp.data.prepare.images import by_lists, deal, images_in, read_rgb, write_png
 
 SPLITS = ('train', 'val', 'test')
 FOLDERS = ('A', 'B', 'label')
@@ -195,7 +188,7 @@ def _load(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not files:
             raise ValueError(f'its {what} is missing')
     first, second = (_colour(files, scene.ranges) for files in scene.dates)
-    label = read_image(scene.label)
+    label = read_stored(scene.label)
     for path, pixels in ((scene.dates[1][0], second), (scene.label, label)):
         if pixels.shape[:2] != first.shape[:2]:
             raise ValueError(f'{path} has (height, width) {pixels.shape[:2]}, but '
@@ -206,7 +199,7 @@ def _load(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _colour(files: tuple[Path, ...], ranges: tuple[tuple[int, int], ...]) -> np.ndarray:
     if len(files) == 1:
         return read_rgb(files[0])
-    bands = [read_image(path).astype(np.float32) for path in files]
+    bands = [read_stored(path).astype(np.float32) for path in files]
     if any(band.shape != bands[0].shape for band in bands):
         raise ValueError(f'{", ".join(str(path) for path in files)} have the shapes '
                          f'{[band.shape for band in bands]}')

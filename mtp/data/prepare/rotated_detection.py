@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from mtp.data.decoding import read_size
 from mtp.data.prepare.base import Report, folder, process
 from mtp.data.prepare.box_files import Box, checked, read_dota
-from mtp.data.prepare.images import images_in, read_size
+from mtp.data.prepare.images import images_in
 from mtp.data.prepare.tiling import Tiling, cut
 
 RATES = (0.5, 1.0, 1.5)  # of several scales

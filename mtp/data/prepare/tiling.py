@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import shapely
 
+from mtp.data.decoding import read_size
 from mtp.data.prepare.box_files import Box
-from mtp.data.prepare.images import read_rgb, read_size, write_png
+from mtp.data.prepare.images import read_rgb, write_png
 from mtp.files import whole
 
 # A tile that reaches beyond the image is filled with the mean of ImageNet, RGB, and needs a share
