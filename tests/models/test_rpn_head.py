@@ -91,7 +91,7 @@ def test_losses_are_the_librarys(task):
                 labels=torch.zeros(len(boxes), dtype=torch.long)))
         expected = reference.loss_by_feat(
             *([level[group] for level in levels] for levels in maps), objects,
-            batch.metas[group])
+            [sample.metainfo for sample in batch.samples[group]])
         for term, value in expected.items():
             torch.testing.assert_close(losses[name][term], sum(value), rtol=1e-5, atol=1e-6)
 
