@@ -66,7 +66,8 @@ def test_proposals_are_the_librarys(task):
     proposals = ours.propose(*maps, batch, settings)
     with torch.no_grad():
         expected = reference.predict_by_feat(
-            *maps, batch_img_metas=batch.metas, cfg=settings)
+            *maps, cfg=settings,
+            batch_img_metas=[sample.metainfo for sample in batch.samples])
     for boxes, valid, result in zip(proposals.boxes, proposals.valid, expected):
         assert valid.sum() == len(result)
         torch.testing.assert_close(
