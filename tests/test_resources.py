@@ -1,7 +1,5 @@
 """The configs, where mtp is a checkout and where it is installed."""
-import runpy
-import sys
-from types import SimpleNamespace
+import pytest
 
 from mtp import resources
 from tests.conftest import REPO
@@ -15,14 +13,14 @@ def test_configs_are_those_of_the_checkout_or_of_the_installed_package(monkeypat
     assert resources.configs() == tmp_path / 'mtp' / 'configs'
 
 
-def test_a_wheel_holds_every_config(monkeypatch):
-    said = {}
-    monkeypatch.setitem(sys.modules, 'setuptools', SimpleNamespace(
-        find_packages=lambda include: ['mtp'], setup=said.update))
-    runpy.run_path(str(REPO / 'setup.py'))
-    assert said['packages'] == ['mtp', 'mtp.configs']
-    folder = REPO / said['package_dir']['mtp.configs']
-    packed = {path for pattern in said['package_data']['mtp.configs']
+def test_a_wheel_holds_every_package_and_config():
+    tomllib = pytest.importorskip('tomllib')  # of Python 3.11
+    said = tomllib.loads((REPO / 'pyproject.toml').read_text())['tool']['setuptools']
+    packages = {'.'.join(path.parent.relative_to(REPO).parts)
+                for path in (REPO / 'mtp').rglob('*.py')}
+    assert sorted(said['packages']) == sorted({*packages, 'mtp.configs'})
+    folder = REPO / said['package-dir']['mtp.configs']
+    packed = {path for pattern in said['package-data']['mtp.configs']
               for path in folder.glob(pattern)}
     assert packed == {path for path in folder.rglob('*')
                       if path.is_file() and path.suffix != '.pyc'}

@@ -90,8 +90,7 @@ def _convert(item: tuple[Path, Path, Path]) -> tuple[Entry, int]:
 
 def synthesise(root: str | Path, num_trainval: int = 8, num_test: int = 4, image_size: int = 256,
                seed: int = 0, oriented: bool = False) -> Path:
-    """Write DIOR, or DIOR-R (true: 11725 + 11738 images of 800); half of ``trainval`` is ``train``.
-    """
+    """Write DIOR, or DIOR-R (true: 23463 images of 800); half of ``trainval`` is ``train``."""
     root, rng = Path(root), np.random.default_rng(seed)
     # the publisher's xml has capitals in the names of two classes
     shapes = {**CLASSES['sior'], 'Expressway-toll-station': 'tank'}
