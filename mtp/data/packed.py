@@ -25,7 +25,7 @@ from mtp.files import remove_unfinished, whole, write_text
 from mtp.registry import DATASETS
 
 VERSION = 1
-SHARD_BYTES = 1 << 30
+SHARD_BYTES = 1 << 30  # a shard is closed when it has these
 _PAGE = mmap.ALLOCATIONGRANULARITY
 
 
@@ -41,8 +41,7 @@ class PackReport:
     bad: list[str] = field(default_factory=list)
 
 
-def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None,
-         shard_bytes: int = SHARD_BYTES) -> PackReport:
+def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None) -> PackReport:
     """Write the packed form of ``source``.
 
     A shard gets its name when it is whole: started again after an interruption, the function goes
@@ -52,7 +51,6 @@ def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None,
         source: data set to pack, with all its tasks.
         folder: to write to; what it holds must have been packed from the same files.
         workers: processes; None for one a core.
-        shard_bytes: a shard is closed when it has these.
 
     Raises:
         ValueError: the folder was packed from something else.
@@ -60,7 +58,7 @@ def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None,
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     meta = source.metainfo
-    plan = _plan(source, shard_bytes)
+    plan = _plan(source)
     what = dict(version=VERSION, source=str(Path(source.ann_file).resolve()),
                 labels=(source.index.folder / 'stamp.json').read_text(), name=meta['name'],
                 classes=meta['classes'], tasks=meta['tasks'],
@@ -92,13 +90,13 @@ def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None,
     return report
 
 
-def _plan(source: SAMRSDataset, shard_bytes: int) -> list[range]:
+def _plan(source: SAMRSDataset) -> list[range]:
     """Which images each shard holds."""
     plan, begin, size = [], 0, 0
     for number in range(len(source)):
         height, width = source.index[number].size
         size += height * width * 3
-        if size >= shard_bytes or number == len(source) - 1:
+        if size >= SHARD_BYTES or number == len(source) - 1:
             plan.append(range(begin, number + 1))
             begin, size = number + 1, 0
     return plan

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mtp.data import LoadCrop, MultiTaskDataset, PackedDataset, PackLabels, SAMRSDataset
+from mtp.data import LoadCrop, MultiTaskDataset, PackedDataset, PackLabels, SAMRSDataset, packed
 from mtp.data.packed import pack
 from tests.data.small import CLASSES, make_subset
 from tests.data.test_crops import assert_equal
@@ -18,14 +18,15 @@ def source(root, **kwargs):
     return SAMRSDataset('sota', root, classes=CLASSES, name='mine', **kwargs)
 
 
-def test_gives_the_same_samples(tmp_path):
+def test_gives_the_same_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr(packed, 'SHARD_BYTES', 60000)
     root = make_subset(tmp_path / 'a', sizes=((128, 128), (96, 120), (131, 77)))
-    report = pack(source(root), tmp_path / 'b', workers=1, shard_bytes=60000)
+    report = pack(source(root), tmp_path / 'b', workers=1)
     assert report.images == 3 and not report.bad
     assert len(list((tmp_path / 'b').glob('*.bin'))) == 2
-    packed = PackedDataset(tmp_path / 'b', pipeline=PIPELINE)
-    assert packed.metainfo == source(root).metainfo
-    ours, theirs = MultiTaskDataset([packed]), MultiTaskDataset([source(root, pipeline=PIPELINE)])
+    dataset = PackedDataset(tmp_path / 'b', pipeline=PIPELINE)
+    assert dataset.metainfo == source(root).metainfo
+    ours, theirs = MultiTaskDataset([dataset]), MultiTaskDataset([source(root, pipeline=PIPELINE)])
     for seed in range(24):
         found, expected = ours[seed % 3, seed], theirs[seed % 3, seed]
         found['data_samples'].set_metainfo(dict(img_path=expected['data_samples'].img_path))
@@ -33,17 +34,19 @@ def test_gives_the_same_samples(tmp_path):
         assert (found['inputs'] == expected['inputs']).all()
 
 
-def test_goes_on_where_it_stopped(tmp_path):
+def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(packed, 'SHARD_BYTES', 1)
     root = make_subset(tmp_path / 'a')
     first = root / 'trainval/images/train_0.png'
-    pack(source(root), tmp_path / 'b', workers=1, shard_bytes=1)
+    pack(source(root), tmp_path / 'b', workers=1)
     (tmp_path / 'b' / 'pack.json').unlink()
     with pytest.raises(FileNotFoundError, match='interrupted'):
         PackedDataset(tmp_path / 'b')
     (tmp_path / 'b' / 'shard_00001.npy').unlink()
     first.unlink()  # its shard is whole: it is not read again
-    assert pack(source(root), tmp_path / 'b', workers=1, shard_bytes=1).images == 3
+    assert pack(source(root), tmp_path / 'b', workers=1).images == 3
     assert len(PackedDataset(tmp_path / 'b')) == 3
+    monkeypatch.undo()
     with pytest.raises(ValueError, match='from other files or with other settings'):
         pack(source(root), tmp_path / 'b', workers=1)
 
@@ -66,6 +69,6 @@ def test_the_tool_names_what_it_left_out(tmp_path):
         done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
         assert done.returncode == 1 and '2 of 3 images' in done.stdout
         assert 'train_1.png' in done.stderr and reason in done.stderr
-    packed = PackedDataset(tmp_path / 'b', pipeline=PIPELINE)
-    assert [packed.get_data_info(i)['img_path'] for i in range(len(packed))] == [
+    dataset = PackedDataset(tmp_path / 'b', pipeline=PIPELINE)
+    assert [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))] == [
         'train_0.png', 'train_2.png']

@@ -107,7 +107,8 @@ def recorded_order_of_equal_scores(monkeypatch):
     def propose(head, scores, deltas, batch, cfg):
         with torch.no_grad():
             found = head.predict_by_feat(
-                list(scores), list(deltas), batch_img_metas=batch.metas, cfg=cfg)
+                list(scores), list(deltas), cfg=cfg,
+                batch_img_metas=[sample.metainfo for sample in batch.samples])
         boxes = [get_box_tensor(result.bboxes) for result in found]
         return Proposals(
             torch.nn.utils.rnn.pad_sequence(boxes, batch_first=True),

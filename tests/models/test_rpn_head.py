@@ -66,7 +66,8 @@ def test_proposals_are_the_librarys(task):
     proposals = ours.propose(*maps, batch, settings)
     with torch.no_grad():
         expected = reference.predict_by_feat(
-            *maps, batch_img_metas=batch.metas, cfg=settings)
+            *maps, cfg=settings,
+            batch_img_metas=[sample.metainfo for sample in batch.samples])
     for boxes, valid, result in zip(proposals.boxes, proposals.valid, expected):
         assert valid.sum() == len(result)
         torch.testing.assert_close(
@@ -91,7 +92,7 @@ def test_losses_are_the_librarys(task):
                 labels=torch.zeros(len(boxes), dtype=torch.long)))
         expected = reference.loss_by_feat(
             *([level[group] for level in levels] for levels in maps), objects,
-            batch.metas[group])
+            [sample.metainfo for sample in batch.samples[group]])
         for term, value in expected.items():
             torch.testing.assert_close(losses[name][term], sum(value), rtol=1e-5, atol=1e-6)
 

@@ -30,11 +30,6 @@ class TaskBatch:
         """Images per data set, in batch order."""
         return [s.stop - s.start for s in self.groups.values()]
 
-    @property
-    def metas(self) -> list[dict]:
-        """Meta information of each image, as the heads of OpenMMLab take it."""
-        return [sample.metainfo for sample in self.samples]
-
     @cached_property
     def shapes(self) -> Tensor:
         """Float32 ``(B, 4)``: height and width with the padding anchors may lie on, then without.
