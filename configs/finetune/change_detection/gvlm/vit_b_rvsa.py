@@ -6,5 +6,4 @@ with read_base():
     from ...._base_.finetune.change_detection.gvlm import *
 
 model.merge(change_detector)
-model.backbone.init_cfg.checkpoint = 'mtp'  # or 'mae', or a path
 optim_wrapper.merge(optimization)

@@ -6,5 +6,4 @@ with read_base():
     from ...._base_.finetune.rotated_detection.fair1m import *
 
 model.merge(detector)
-model.backbone.init_cfg.checkpoint = 'mtp'  # or 'mae', or a path
 optim_wrapper.paramwise_cfg.merge(optimization['paramwise_cfg'])

@@ -6,5 +6,4 @@ with read_base():
     from ...._base_.finetune.segmentation.spacenet_v1 import *
 
 model.merge(segmentor)
-model.backbone.init_cfg.checkpoint = 'mtp'  # or 'mae', or a path
 optim_wrapper.merge(optimization)
