@@ -165,7 +165,9 @@ def test_a_new_data_set_is_found_by_all(repo, tmp_path, monkeypatch, capsys):
     assert set(sample['data_samples'].gt_instances.labels.tolist()) <= {0, 1}
 
     made = runpy.run_path(str(REPO / 'tools' / 'make_docs.py'))
-    for path, text in made['pages'](repo).items():
+    pages = made['pages'](repo)
+    del pages[repo / 'docs/modules.md']  # of the whole package, of which the copy has one module
+    for path, text in pages.items():
         assert 'Boats-2' in text or '| `boats` | `epoch_12` | AP50 of boats |' in text, path
 
 

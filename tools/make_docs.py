@@ -1,8 +1,8 @@
 """Write what the docs tell of data sets, recipes and modules: ``python tools/make_docs.py``.
 
-The model zoo is a page of its own; other pages have tables between ``<!-- made by ... -->`` and
-``<!-- end -->``. All comes from mtp/data/datasets, configs/finetune and its results.yaml, and the
-docstrings of the modules.
+The model zoo and the page of modules are made whole; other pages have tables between
+``<!-- made by ... -->`` and ``<!-- end -->``. All comes from mtp/data/datasets, configs/finetune and
+its results.yaml, and the docstrings of the modules.
 """
 import argparse
 import ast
@@ -16,7 +16,8 @@ from mtp.data.datasets import DATASETS, TASKS
 
 REPO = Path(__file__).resolve().parents[1]
 MODEL_ZOO = 'docs/model_zoo.md'
-PAGES = ('README.md', 'docs/data.md', 'docs/finetuning.md', 'docs/modules.md')  # with tables
+MODULES = 'docs/modules.md'
+PAGES = ('README.md', 'docs/data.md', 'docs/finetuning.md')  # with tables
 MADE = re.compile(r'(?P<begin><!-- made by \S+: (?P<table>\w+) -->).*?(?P<end><!-- end -->)',
                   re.DOTALL)
 LOGGED = ('vit_b_rvsa', 'vit_l_rvsa', 'internimage_xl')
@@ -72,7 +73,8 @@ def pages(repo: Path) -> dict[Path, str]:
         repo: root of the repository, whose pages are read.
     """
     texts = {repo / name: MADE.sub(_fill, (repo / name).read_text()) for name in PAGES}
-    return {**texts, repo / MODEL_ZOO: model_zoo()}
+    return {**texts, repo / MODEL_ZOO: model_zoo(),
+            repo / MODULES: '\n'.join(modules(repo / 'mtp'))}
 
 
 def _fill(match: re.Match) -> str:
@@ -150,13 +152,19 @@ def citations() -> Iterator[str]:
         yield f'- {DATASETS[name].title}: {DATASETS[name].citation}.'
 
 
-def modules() -> Iterator[str]:
-    """Give a table for each package: its modules with the first line of their docstrings."""
-    for package in sorted(path.parent for path in (REPO / 'mtp').rglob('__init__.py')):
-        yield f'## `{package.relative_to(REPO).as_posix()}`'
-        yield ''
-        yield f'{_summary(package / "__init__.py")}'
-        yield ''
+def modules(root: Path) -> Iterator[str]:
+    """Give the page of all modules with the first line of their docstrings.
+
+    Args:
+        root: folder of the package.
+    """
+    yield '# Modules\n'
+    yield ('Every module of `mtp/` with its first line. Made by `python tools/make_docs.py` from '
+           'the docstrings:\nchange those, not this page. The ten files to read first: '
+           '[architecture.md](architecture.md).\n')
+    for package in sorted(path.parent for path in root.rglob('__init__.py')):
+        yield f'## `{package.relative_to(root.parent).as_posix()}`\n'
+        yield f'{_summary(package / "__init__.py")}\n'
         others = sorted(path for path in package.glob('*.py') if path.name != '__init__.py')
         if others:
             yield '| module | what it holds |'
@@ -171,8 +179,7 @@ def _summary(path: Path) -> str:
 
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
-    function.__name__: function
-    for function in (tasks, recipes, datasets, prepared, citations, modules)}
+    function.__name__: function for function in (tasks, recipes, datasets, prepared, citations)}
 
 
 def _once(task: str, names: list[str], name: str) -> str:
