@@ -1,8 +1,8 @@
 """Write what the docs tell of data sets, recipes and modules: ``python tools/make_docs.py``.
 
 The model zoo and the page of modules are made whole; other pages have tables between
-``<!-- made by ... -->`` and ``<!-- end -->``. All comes from mtp/data/datasets, configs/finetune and
-its results.yaml, and the docstrings of the modules.
+``<!-- made by ... -->`` and ``<!-- end -->``. All comes from mtp/data/datasets, configs/finetune
+and its results.yaml, and the docstrings of the modules.
 """
 import argparse
 import ast
