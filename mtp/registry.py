@@ -9,6 +9,7 @@ MODELS = root.Registry('model', scope='mtp', parent=root.MODELS, locations=['mtp
 DATASETS = root.Registry('dataset', scope='mtp', parent=root.DATASETS, locations=[
     f'mtp.data.{name}'
     for name in ('change', 'detection', 'labelled', 'multitask', 'packed', 'samrs')])
+LABELS = root.Registry('label', scope='mtp', locations=['mtp.data.labels'])
 TRANSFORMS = root.Registry('transform', scope='mtp', parent=root.TRANSFORMS, locations=[
     f'mtp.data.{name}' for name in ('change', 'crops', 'labelled', 'transforms')])
 DATA_SAMPLERS = root.Registry(
