@@ -51,7 +51,7 @@ class ToyBackbone(BaseModule):
 
 def build_model(datasets, tasks=TASKS, backbone=None):
     """The small model of the demo config on ``datasets``, as the model takes them."""
-    model = Config.fromfile(CONFIGS / '_base_' / 'models' / 'multitask_small.py').model
+    model = Config.fromfile(CONFIGS / '_base_' / 'pretrain' / 'models' / 'multitask_small.py').model
     model.merge(dict(
         backbone=backbone or dict(type='ToyBackbone'), datasets=datasets,
         data_preprocessor=dict(pad_size_divisor=64)))

@@ -38,7 +38,7 @@ def build(golden, configs):
     """The official tiny model from our own configs: only sizes differ from the real one."""
     info, arrays = golden
     size = info['build']
-    tasks = {task: Config.fromfile(configs / '_base_' / 'heads' / f'{task}.py')[task]
+    tasks = {task: Config.fromfile(configs / '_base_' / 'pretrain' / 'heads' / f'{task}.py')[task]
              for task in TASKS.values()}
     tasks['semantic'].merge(dict(
         dropout_ratio=0.0, decode_head=dict(channels=size['ch'])))

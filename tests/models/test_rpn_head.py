@@ -17,7 +17,7 @@ from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.registry import MODELS
 from tests.models.small import make_sample
 
-HEADS = Path(__file__).resolve().parents[2] / 'configs' / '_base_' / 'heads'
+HEADS = Path(__file__).resolve().parents[2] / 'configs' / '_base_' / 'pretrain' / 'heads'
 SIDE = 128
 
 

@@ -1,7 +1,7 @@
 """How a pretraining run is logged, saved and seeded: by iterations, with a line for each task."""
 from mmengine.config import read_base
 
-from mtp.engine import CheckDatasetsHook, ExportEncoderHook, RehearsalHook, TaskLossLogProcessor
+from mtp.engine import CheckDatasetsHook, ExportEncoderHook, TaskLossLogProcessor
 
 with read_base():
     from ..common import *
@@ -10,7 +10,6 @@ default_scope = 'mtp'
 
 default_hooks.update(
     check_datasets=dict(type=CheckDatasetsHook),
-    rehearsal=dict(type=RehearsalHook),
     export_encoder=dict(type=ExportEncoderHook))
 default_hooks.logger.update(log_metric_by_epoch=False)
 default_hooks.checkpoint.update(by_epoch=False, interval=5000)

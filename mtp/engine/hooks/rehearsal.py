@@ -3,22 +3,28 @@ import logging
 import random
 import shutil
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object, get_world_size, is_main_process
-from mmengine.hooks import Hook
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.evaluator import BaseMetric, DumpResults, Evaluator
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
 
 from mtp.engine.hooks.training import ExportEncoderHook
 from mtp.engine.parallel import ShardedModel
 from mtp.engine.shards import load_shards
+from mtp.evaluation import Submission
 from mtp.models.weights.loading import load_safely
 from mtp.registry import HOOKS
 
@@ -31,9 +37,12 @@ class RehearsalError(RuntimeError):
 class RehearsalHook(Hook):
     """Validates, saves and exports once before training, so that a fault shows at once.
 
-    All processes validate two batches with the metric, write a checkpoint, read it back, compare
-    it, remove it, and do the same with the encoder's file. A run then goes on as if nothing had
-    happened: weights, random generators, loaders and the log are as before.
+    All processes validate two batches with the metric, and look for the figure that chooses the
+    best checkpoint; they write a checkpoint, read it back, compare it, remove it, and do the same
+    with the encoder's file. What a run does not do later is left out. Hooks do not see the
+    validation, and its metrics write no files; those that do nothing else are left out. A run then
+    goes on as if nothing had happened: weights, random generators, loaders, metrics and the log
+    are as before.
 
     Args:
         min_iters: fewest iterations of a run that rehearses: in a shorter one all of this comes
@@ -54,13 +63,19 @@ class RehearsalHook(Hook):
         if self.min_iters is None or runner.max_iters - runner.iter < self.min_iters:
             return
         start = time.perf_counter()
+        tried = []
         with _unchanged(runner):
             if runner.val_loop is not None:
                 _validate(runner)
+                tried.append('validation')
             _save(runner)
-            _export(runner)
-        runner.logger.info('Validation, a checkpoint and the export of the encoder were tried '
-                           f'before the first step: {time.perf_counter() - start:.1f} s')
+            tried.append('a checkpoint')
+            for hook in runner.hooks:
+                if isinstance(hook, ExportEncoderHook):
+                    _export(runner, hook)
+                    tried.append('the export of the encoder')
+        runner.logger.info(f'Tried before the first step, in {time.perf_counter() - start:.1f} s: '
+                           f'{", ".join(tried)}')
 
 
 def _try(what: str, function: Callable, *args, together: bool = False) -> Any:
@@ -121,24 +136,77 @@ def _unchanged(runner: Runner) -> Iterator[None]:
 def _validate(runner: Runner) -> None:
     mode = runner.model.training
     runner.model.eval()  # shards are gathered here, by all processes
-    images = _try('validation', _predict, runner)
-    _try('the metric of the validation', runner.val_loop.evaluator.evaluate,
-         images * get_world_size(), together=True)
+    evaluator = runner.val_loop.evaluator
+    with _without_traces(evaluator):
+        images = _try('validation', _predict, runner)
+        figures = _try('the metric of the validation', evaluator.evaluate,
+                       sum(all_gather_object(images)), together=True)
+    _try('choosing the best checkpoint', _check_best, runner, figures)
     runner.model.train(mode)
 
 
-@torch.no_grad()
+@contextmanager
+def _without_traces(evaluator: Evaluator) -> Iterator[None]:
+    """Let metrics write no files, and give them back their attributes.
+
+    A metric may keep what it has seen first: mmdet's ``CocoMetric`` its truth.
+    """
+    changed = [evaluator, *evaluator.metrics]
+    kept = [dict(vars(part)) for part in changed]
+    evaluator.metrics = [metric for metric in evaluator.metrics if not _only_writes(metric)]
+    for metric in evaluator.metrics:
+        metric.results = []
+        for name in ('outfile_prefix', 'output_dir'):  # of mmdet and mmrotate, of mmseg
+            if hasattr(metric, name):
+                setattr(metric, name, None)
+    try:
+        yield
+    finally:
+        for part, attributes in zip(changed, kept):
+            vars(part).clear()
+            vars(part).update(attributes)
+
+
+def _only_writes(metric: BaseMetric) -> bool:
+    return isinstance(metric, Submission | DumpResults) or getattr(metric, 'format_only', False)
+
+
 def _predict(runner: Runner) -> int:
-    """Hand two batches to the metric, some of each data set; return the number of images."""
+    """Hand at most two batches to the metric; return the number of images."""
     # Not from the loader: its workers would be in the middle of an epoch then.
-    loader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
-    indices = list(loader.sampler)
-    size = max(loader.batch_size, len(getattr(loader.dataset, 'datasets', ())))
-    chosen = [indices[(2 * i + 1) * len(indices) // (4 * size)] for i in range(2 * size)]
-    for part in (chosen[:size], chosen[size:]):
-        batch = loader.collate_fn([loader.dataset[index] for index in part])
-        evaluator.process(data_samples=runner.model.val_step(batch), data_batch=batch)
-    return len(chosen)
+    loader = runner.val_loop.dataloader
+    batches = _choose(loader)
+    with patch.object(runner, 'call_hook', lambda *_, **__: None):
+        for number, indices in enumerate(batches):
+            batch = loader.collate_fn([loader.dataset[index] for index in indices])
+            runner.val_loop.run_iter(number, batch)
+    return sum(map(len, batches))
+
+
+def _choose(loader: DataLoader) -> list[list]:
+    """Return the indices of at most two batches: different images, some of each data set."""
+    whole = list(loader.batch_sampler)
+    ends = getattr(loader.dataset, 'cumulative_sizes', ())
+    parts: dict[int, list] = {}
+    for index in chain.from_iterable(whole):
+        parts.setdefault(bisect_right(ends, index), []).append(index)
+    size = max(len(parts), max(map(len, whole), default=0))
+    chosen = []
+    for part in parts.values():
+        count = min(len(part), 2 * size // len(parts))
+        # at equal distances: scenes of one class lie in a row
+        chosen += [part[(2 * i + 1) * len(part) // (2 * count)] for i in range(count)]
+    return [batch for batch in (chosen[:size], chosen[size:]) if batch]
+
+
+def _check_best(runner: Runner, figures: dict[str, float]) -> None:
+    """Raise where a checkpoint is to be the best by a figure that the validation does not give."""
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.save_best and figures:
+            unknown = set(hook.key_indicators) - {'auto', *figures}
+            if unknown:
+                raise ValueError(f'save_best={", ".join(sorted(unknown))} is no figure of the '
+                                 f'validation, which gives {", ".join(figures)}')
 
 
 def _save(runner: Runner) -> None:
@@ -167,14 +235,12 @@ def _read(runner: Runner, path: Path) -> None:
                          f'{", ".join(different[:3])}')
 
 
-def _export(runner: Runner) -> None:
+def _export(runner: Runner, hook: ExportEncoderHook) -> None:
     path = Path(runner.work_dir) / 'rehearsal_encoder.pth'
-    for hook in runner.hooks:
-        if isinstance(hook, ExportEncoderHook):
-            _try('exporting the encoder', hook.export, runner, path,
-                 together=isinstance(runner.model, ShardedModel))
-            _try('reading the encoder back', load_safely, path)
-            _try('removing the encoder', _remove, path)
+    _try('exporting the encoder', hook.export, runner, path,
+         together=isinstance(runner.model, ShardedModel))
+    _try('reading the encoder back', load_safely, path)
+    _try('removing the encoder', _remove, path)
 
 
 def _remove(path: Path) -> None:

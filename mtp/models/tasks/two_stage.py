@@ -72,7 +72,8 @@ class TwoStageTask(Task):
 class InstanceTask(TwoStageTask):
     """Instance segmentation (Mask R-CNN) from ``gt_instances`` to ``pred_instances``.
 
-    Source: He et al., *Mask R-CNN*; settings of the MTP pretraining in ``configs/_base_/heads``.
+    Source: He et al., *Mask R-CNN*; settings of the MTP pretraining in
+    ``configs/_base_/pretrain/heads``.
     """
     gt_field = 'gt_instances'
     pred_field = 'pred_instances'

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from mtp.data import ChangeDataset, DistortPair, LoadChange, LoadPair, SwapDates
 
-SIAMESE = (Path(__file__).parents[2] / 'configs' / '_base_' / 'finetune' / 'change_detection'
+SIAMESE = (Path(__file__).parents[3] / 'configs' / '_base_' / 'finetune' / 'change_detection'
            / 'siamese_unet.py')
 
 

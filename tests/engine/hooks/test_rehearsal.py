@@ -1,31 +1,49 @@
 """What runs in week three is tried before step 1, and leaves no trace."""
 import argparse
 import copy
+import gc
 import random
+import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
+from mmengine.hooks import EMAHook
 from mmengine.runner import ValLoop
+from torch.utils.data import ConcatDataset, DataLoader
 
 from mtp.cli import launch
 from mtp.data.synthetic import make_samrs
-from mtp.engine import ExportEncoderHook
+from mtp.engine import ExportEncoderHook, loops
 from mtp.engine.batch_size import share_batch
 from mtp.engine.hooks import rehearsal
-from mtp.engine.hooks.rehearsal import RehearsalError
-from mtp.evaluation import MultiTaskMetric
+from mtp.engine.hooks.rehearsal import RehearsalError, RehearsalHook
+from mtp.evaluation import LoveDASubmission, MultiTaskMetric
+from mtp.recipes.shrink import shorten, shrink
+from tests.conftest import REPO
 from tests.engine.hooks.test_training import toy_runner
+from tests.test_finetuning_docs import SNIPPETS, make
 from tests.tools.toy import ToyDataset, ToyMetric
 
-DEMO = Path(__file__).parents[2] / 'configs/pretrain/vit_tiny_rvsa_demo.py'
+DEMO = Path(__file__).parents[3] / 'configs/pretrain/vit_tiny_rvsa_demo.py'
 VALIDATION = dict(batch_size=2, num_workers=0, dataset=dict(type=ToyDataset),
                   sampler=dict(type=DefaultSampler, shuffle=False))
 REHEARSE = {'default_hooks.rehearsal.min_iters': 1, 'val_dataloader': VALIDATION,
             'val_cfg': dict(type=ValLoop), 'val_evaluator': dict(type=ToyMetric)}
+
+# kind of recipe -> the docs' config for data of one's own, a figure of its validation
+RETINA_NET = SNIPPETS['horizontal_detection'].replace('.dior', '.xview').replace('roi_head.', '')
+FINETUNING = {
+    'classification': (SNIPPETS['classification'], 'accuracy/top1'),
+    'horizontal_detection': (SNIPPETS['horizontal_detection'], 'coco/bbox_mAP_50'),
+    'horizontal_detection, RetinaNet': (RETINA_NET, 'coco/bbox_mAP_50'),
+    'rotated_detection': (SNIPPETS['rotated_detection'], 'dota/mAP'),
+    'segmentation': (SNIPPETS['segmentation'], 'mIoU'),
+    'change_detection': (SNIPPETS['change_detection'], 'changed/F1')}
 
 
 @pytest.fixture(scope='module')
@@ -127,3 +145,109 @@ def test_all_processes_end_when_one_fails(monkeypatch):
     monkeypatch.setattr(rehearsal, 'is_main_process', lambda: False)
     with pytest.raises(SystemExit):
         rehearsal._try('saving', lambda: None)
+
+
+def stop_before_training(runner, monkeypatch):
+    """Build what a hook finds before training; return what rehearses."""
+    monkeypatch.setattr(loops._Accumulating, 'run', lambda loop: None, raising=False)
+    runner.train()
+    hook, = (hook for hook in runner.hooks if isinstance(hook, RehearsalHook))
+    return lambda: hook.before_train(runner)
+
+
+def left(runner, folder: Path) -> dict:
+    """What a rehearsal may not change, as what can be compared."""
+    hub, metrics = runner.message_hub, runner.val_loop.evaluator.metrics
+    weights = [value.numpy().tobytes() for value in runner.model.state_dict().values()]
+    return dict(
+        weights=weights, steps=len(runner.optim_wrapper.state_dict()['state']),
+        modes=[module.training for module in runner.model.modules()],
+        drawn=(random.getstate(), np.random.get_state()[1].tobytes(),
+               torch.get_rng_state().numpy().tobytes()),
+        hub=(dict(hub.runtime_info), list(hub.log_scalars)), level=runner.logger.level,
+        metrics=[({name: id(value) for name, value in vars(metric).items()}, len(metric.results))
+                 for metric in metrics],
+        files=sorted(path for path in folder.rglob('*') if path.suffix != '.log'))
+
+
+@pytest.mark.parametrize('kind', FINETUNING)
+def test_finetuning_rehearses_without_a_trace(kind, tmp_path, monkeypatch):
+    task, (text, figure) = kind.split(',')[0], FINETUNING[kind]
+    configs = tmp_path / 'configs'
+    (configs / 'finetune/task/mine').mkdir(parents=True)
+    shutil.copytree(REPO / 'configs/_base_', configs / '_base_')
+    (configs / 'finetune/task/mine/own.py').write_text(text)
+    make(tmp_path / 'data/mine', task)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Config, 'pretty_text', '')  # formatting takes longer than the rehearsal
+    monkeypatch.setattr(gc, 'collect', lambda: 0)  # as after the loading of each data set
+    cfg = Config.fromfile(configs / 'finetune/task/mine/own.py')
+    shrink(cfg, 64)
+    shorten(cfg, num_images=2, steps=3)
+    cfg.default_hooks.checkpoint.save_best, cfg.default_hooks.checkpoint.rule = figure, 'greater'
+    cfg.default_hooks.rehearsal.min_iters = 1
+    cfg.visualizer.vis_backends = []
+    cfg.merge_from_dict(dict(work_dir=str(tmp_path / 'run'), experiment_name=str(tmp_path)))
+    share_batch(cfg, 1)
+    runner = launch.build_runner(cfg)
+    rehearse = stop_before_training(runner, monkeypatch)
+    tried, really = [], rehearsal._try
+    monkeypatch.setattr(rehearsal, '_try', lambda what, *args, **kwargs: (
+        tried.append(what), really(what, *args, **kwargs))[1])
+    before = left(runner, tmp_path)
+    rehearse()
+    assert {'the metric of the validation', 'reading a checkpoint back'} <= set(tried)
+    assert left(runner, tmp_path) == before
+
+
+@pytest.mark.parametrize(('images', 'batch_size', 'expected'), [
+    (7, 64, [list(range(7))]), (1, 1, [[0]]), (3, 2, [[0, 1], [2]]), (8, 2, [[1, 3], [5, 7]])])
+def test_of_few_images_each_is_validated_once(images, batch_size, expected):
+    assert rehearsal._choose(DataLoader(range(images), batch_size)) == expected
+
+
+def test_a_small_data_set_among_large_ones_is_validated():
+    both = ConcatDataset([range(90), range(2)])
+    assert rehearsal._choose(DataLoader(both, 2)) == [[22, 67], [90, 91]]
+
+
+class KeepingMetric(ToyMetric):
+    """Keeps the first results for good, writes a file, as mmdet's ``CocoMetric`` may, and draws."""
+
+    seen: ClassVar[list[int]] = []
+
+    def __init__(self, outfile_prefix: str) -> None:
+        super().__init__()
+        self.outfile_prefix, self.first = outfile_prefix, None
+
+    def compute_metrics(self, results: list[float]) -> dict[str, float]:
+        self.first = self.first or results
+        self.seen.append(len(results))
+        random.random(), np.random.rand(), torch.rand(1)
+        if self.outfile_prefix:
+            Path(self.outfile_prefix).touch()
+        return super().compute_metrics(results)
+
+
+def test_metrics_keep_and_write_nothing(tmp_path, monkeypatch):
+    evaluator = [dict(type=KeepingMetric, outfile_prefix=str(tmp_path / 'written')),
+                 dict(type=LoveDASubmission, out_dir=str(tmp_path))]
+    runner = toy_runner(tmp_path / 'run', **dict(
+        REHEARSE, val_evaluator=evaluator, custom_hooks=[dict(type=EMAHook)]))
+    rehearse = stop_before_training(runner, monkeypatch)
+    before = left(runner, tmp_path)
+    rehearse()
+    assert left(runner, tmp_path) == before
+    assert KeepingMetric.seen == [4]
+
+
+@pytest.mark.parametrize('figure', ['mean', 'auto', 'meen'])
+def test_the_best_checkpoint_is_chosen_by_a_figure_that_there_is(figure, tmp_path, monkeypatch):
+    runner = toy_runner(tmp_path, **REHEARSE, **{
+        'default_hooks.checkpoint.save_best': figure, 'default_hooks.checkpoint.rule': 'less'})
+    rehearse = stop_before_training(runner, monkeypatch)
+    if figure == 'meen':
+        with pytest.raises(RehearsalError, match='save_best=meen is no figure .* gives mean'):
+            rehearse()
+    else:
+        rehearse()

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mtp.cli import launch
 from mtp.engine import MixedPrecisionOptimWrapper
 
-TOY = Path(__file__).parents[1] / 'tools' / 'toy_config.py'
+TOY = Path(__file__).parents[2] / 'tools' / 'toy_config.py'
 _names = itertools.count()
 
 
