@@ -63,7 +63,7 @@ class MultiTaskMetric(BaseMetric):
     however many processes share the loader.
 
     Args:
-        metrics: further task -> config of its :class:`TaskMetric`.
+        tasks: further task -> config of its :class:`TaskMetric`.
         kwargs: as in :class:`mmengine.evaluator.BaseMetric`.
 
     Raises:
@@ -72,10 +72,10 @@ class MultiTaskMetric(BaseMetric):
     """
     default_prefix = ''  # the names are complete; mmengine warns where it is None
 
-    def __init__(self, metrics: dict[str, dict] | None = None, **kwargs: Any) -> None:
+    def __init__(self, tasks: dict[str, dict] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        further = {task: METRICS.build(metric) for task, metric in (metrics or {}).items()}
-        self.metrics: dict[str, TaskMetric] = TASKS | further
+        further = {task: METRICS.build(metric) for task, metric in (tasks or {}).items()}
+        self.tasks: dict[str, TaskMetric] = TASKS | further
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Reduce the samples of a batch (dicts of ``DetDataSample``) to what the metrics need."""
@@ -83,16 +83,16 @@ class MultiTaskMetric(BaseMetric):
             meta = self.dataset_meta['datasets'][sample['dataset']]
             result = dict(dataset=sample['dataset'], img_id=sample['img_id'])
             for task in meta['tasks']:
-                if task not in self.metrics:
+                if task not in self.tasks:
                     raise ValueError(
                         f'the data set {sample["dataset"]!r} has labels for the task {task!r}, '
-                        f'which has no metric: give one in val_evaluator.metrics.{task}')
+                        f'which has no metric: give one in val_evaluator.tasks.{task}')
                 if f'pred_{label_table()[task].name}' not in sample:
                     raise ValueError(
                         f'{sample["img_path"]}: the data set {sample["dataset"]!r} has labels for '
                         f'the task {task!r}, but the model predicted none: add the task to the '
                         "model, or leave it out of the data set's `tasks`")
-                result[task] = self.metrics[task].reduce(sample, len(meta['classes']))
+                result[task] = self.tasks[task].reduce(sample, len(meta['classes']))
             self.results.append(result)
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
@@ -106,22 +106,22 @@ class MultiTaskMetric(BaseMetric):
         for name, group in grouped.items():
             meta = self.dataset_meta['datasets'][name]
             for task in meta['tasks']:
-                figures = self.metrics[task].evaluate(
+                figures = self.tasks[task].evaluate(
                     [result[task] for result in group], len(meta['classes']))
                 for key, value in figures.items():
                     metrics[f'{name}/{task}/{key}'] = value
-        averaged = columns(self.metrics, 'averaged')
+        averaged = columns(self.tasks, 'averaged')
         metrics['average'] = _mean(
             value for key, value in metrics.items() if key.endswith(averaged))
         print_log(f'{len(images)} images evaluated, in percent:\n'
-                  f'{_table(grouped, metrics, columns(self.metrics, "figures"), averaged)}',
+                  f'{_table(grouped, metrics, columns(self.tasks, "figures"), averaged)}',
                   'current')
         return metrics
 
 
-def columns(metrics: dict[str, TaskMetric], kind: str) -> tuple[str, ...]:
+def columns(tasks: dict[str, TaskMetric], kind: str) -> tuple[str, ...]:
     """Return ``<task>/<figure>`` of all tasks; ``kind`` is an attribute of :class:`TaskMetric`."""
-    return tuple(f'{task}/{figure}' for task, metric in metrics.items()
+    return tuple(f'{task}/{figure}' for task, metric in tasks.items()
                  for figure in getattr(metric, kind))
 
 
