@@ -4,7 +4,8 @@ import importlib.abc
 import importlib.machinery
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -22,9 +23,6 @@ MODULES = {
     'mtp.data.labelled': 'mtp.data.readers.labelled',
     'mtp.data.multitask': 'mtp.data.multitask_dataset',
     'mtp.data.prepare.boxes': 'mtp.data.prepare.box_files',
-    'mtp.data.prepare.change': 'mtp.data.prepare.change_detection',
-    'mtp.data.prepare.horizontal': 'mtp.data.prepare.horizontal_detection',
-    'mtp.data.prepare.rotated': 'mtp.data.prepare.rotated_detection',
     'mtp.data.prepare.scenes': 'mtp.data.prepare.images',
     'mtp.data.runs': 'mtp.data.run_lengths',
     'mtp.data.synthetic.samrs': 'mtp.data.samrs.synthesis',
@@ -56,14 +54,58 @@ MODULES = {
     'mtp.models.layers': 'mtp.models.batch_norm',
     'mtp.models.multitask': 'mtp.models.multitask_model',
 }
-# old file name of a config -> new one, in the same folder
+
+
+def _of_data_sets(attribute: str, names: str, prefix: str = '') -> dict[str, str]:
+    """Return old name -> new one of what a module had for several data sets."""
+    return {f'{prefix}{name}': f'mtp.data.datasets.{name}.{attribute}' for name in names.split()}
+
+
+# old module that was divided -> what it held -> where that is now
+DIVIDED = {
+    'mtp.data.facts': {'DATASETS': 'mtp.data.datasets.DATASETS',
+                       'Facts': 'mtp.data.datasets.DataSet'},
+    'mtp.data.facts.base': {'Facts': 'mtp.data.datasets.DataSet'},
+    'mtp.data.facts.detection': {'DETECTION': 'mtp.data.datasets.DATASETS'},
+    'mtp.data.facts.scenes': {'SCENES': 'mtp.data.datasets.DATASETS'},
+    'mtp.data.prepare.change': _of_data_sets('prepare', 'clcd egy_bcd gvlm levir oscd svcd whu'),
+    'mtp.data.prepare.classification': _of_data_sets('prepare', 'eurosat resisc45'),
+    'mtp.data.prepare.horizontal': _of_data_sets('prepare', 'dior xview'),
+    'mtp.data.prepare.rotated': _of_data_sets('prepare', 'dior_r fair1m'),
+    'mtp.data.prepare.segmentation': {
+        'burn': 'mtp.data.prepare.footprints.burn',
+        'geotransform': 'mtp.data.prepare.footprints.geotransform',
+        **_of_data_sets('prepare', 'loveda spacenet_v1')},
+    'mtp.data.synthetic.detection': {
+        'MAKE': 'mtp.data.synthetic.MAKE',
+        **_of_data_sets('synthesise', 'dior dior_r dota_v1 dota_v2 fair1m xview', 'make_')},
+    'mtp.data.synthetic.scenes': {
+        'MAKE': 'mtp.data.synthetic.MAKE',
+        **_of_data_sets('synthesise', 'eurosat gvlm loveda oscd resisc45 spacenet_v1 whu',
+                        'make_')},
+}
+# old path of a config, below the folder of all configs -> new one
 CONFIGS = {
-    'internimage-pico_demo.py': 'internimage_pico_demo.py',
-    'internimage-xl_samrs.py': 'internimage_xl_samrs.py',
-    'vit-b-rvsa_samrs.py': 'vit_b_rvsa_samrs.py',
-    'vit-l-rvsa_samrs.py': 'vit_l_rvsa_samrs.py',
-    'vit-tiny-rvsa_demo.py': 'vit_tiny_rvsa_demo.py',
-    'vit-tiny-rvsa_nwpu.py': 'vit_tiny_rvsa_nwpu.py',
+    '_base_/datasets/nwpu.py': '_base_/pretrain/datasets/nwpu.py',
+    '_base_/datasets/samrs.py': '_base_/pretrain/datasets/samrs.py',
+    '_base_/datasets/synthetic.py': '_base_/pretrain/datasets/synthetic.py',
+    '_base_/heads/instance.py': '_base_/pretrain/heads/instance.py',
+    '_base_/heads/rotated.py': '_base_/pretrain/heads/rotated.py',
+    '_base_/heads/semantic.py': '_base_/pretrain/heads/semantic.py',
+    '_base_/models/multitask.py': '_base_/pretrain/models/multitask.py',
+    '_base_/models/multitask_small.py': '_base_/pretrain/models/multitask_small.py',
+    '_base_/pretrain_demo.py': '_base_/pretrain/demo.py',
+    '_base_/pretrain_samrs.py': '_base_/pretrain/samrs_tasks.py',
+    '_base_/run.py': '_base_/common.py',
+    '_base_/runtime.py': '_base_/pretrain/runtime.py',
+    '_base_/schedules/demo.py': '_base_/pretrain/schedules/demo.py',
+    '_base_/schedules/mtp_80k.py': '_base_/pretrain/schedules/mtp_80k.py',
+    'pretrain/internimage-pico_demo.py': 'pretrain/internimage_pico_demo.py',
+    'pretrain/internimage-xl_samrs.py': 'pretrain/internimage_xl_samrs.py',
+    'pretrain/vit-b-rvsa_samrs.py': 'pretrain/vit_b_rvsa_samrs.py',
+    'pretrain/vit-l-rvsa_samrs.py': 'pretrain/vit_l_rvsa_samrs.py',
+    'pretrain/vit-tiny-rvsa_demo.py': 'pretrain/vit_tiny_rvsa_demo.py',
+    'pretrain/vit-tiny-rvsa_nwpu.py': 'pretrain/vit_tiny_rvsa_nwpu.py',
 }
 
 
@@ -74,31 +116,71 @@ def setup() -> None:
 
 def new_config(path: Path) -> Path:
     """Return where a config is now, if ``path`` is an old name of one that does not exist."""
-    name = CONFIGS.get(path.name)
-    if name is None or path.is_file():
+    new = renamed(path, CONFIGS)
+    if new is None or path.is_file():
         return path
-    _warn(str(path), str(path.with_name(name)))
-    return path.with_name(name)
+    _warn(str(path), str(new))
+    return new
+
+
+def old_config(path: Path) -> Path | None:
+    """Return where a config was before it was renamed, None if it was not."""
+    return renamed(path, {new: old for old, new in CONFIGS.items()})
+
+
+def renamed(path: Path, names: Mapping[str, str]) -> Path | None:
+    """Return the path that names give instead of one, None if they do not have it.
+
+    Args:
+        path: config file, which need not be there.
+        names: paths below the folder of all configs -> others.
+    """
+    path = path.resolve()
+    for folder in path.parents:
+        name = path.relative_to(folder).as_posix()
+        if name in names:
+            return folder / names[name]
+    return None
 
 
 class OldNameFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finder and loader that give, for an old name of a module, the module of the new name."""
+    """Finder and loader that give, for an old name of a module, what it is now.
+
+    That is the module of the new name, or, where it was divided, a module whose names come from
+    several.
+    """
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
                   ) -> importlib.machinery.ModuleSpec | None:
         """Return a spec of an old name, None for any other."""
-        return importlib.machinery.ModuleSpec(name, self) if name in MODULES else None
+        if name in MODULES or name in DIVIDED:
+            return importlib.machinery.ModuleSpec(name, self, is_package=name in DIVIDED)
+        return None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        """Return the module of the new name."""
+        """Return the module of the new name, or a new one for a module that was divided."""
+        if spec.name in DIVIDED:
+            return ModuleType(spec.name)
         _warn(spec.name, MODULES[spec.name])
         module = importlib.import_module(MODULES[spec.name])
         spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module, which has run, its own spec back."""
-        module.__spec__ = module.__spec__.loader_state
+        """Give the module, which has run, its own spec back; or one that was divided its names."""
+        if module.__name__ in DIVIDED:
+            module.__getattr__ = partial(_find_moved, module.__name__)
+        else:
+            module.__spec__ = module.__spec__.loader_state
+
+
+def _find_moved(module: str, name: str) -> object:
+    if name not in DIVIDED[module]:
+        raise AttributeError(f'module {module!r} has no attribute {name!r}')
+    new = DIVIDED[module][name]
+    _warn(f'{module}.{name}', new)
+    where, _, attribute = new.rpartition('.')
+    return getattr(importlib.import_module(where), attribute)
 
 
 def _warn(old: str, new: str) -> None:

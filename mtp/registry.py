@@ -7,11 +7,12 @@ from mmengine import registry as root
 
 MODELS = root.Registry('model', scope='mtp', parent=root.MODELS, locations=['mtp.models'])
 DATASETS = root.Registry('dataset', scope='mtp', parent=root.DATASETS, locations=[
-    f'mtp.data.{name}'
-    for name in ('change', 'detection', 'labelled', 'multitask', 'packed', 'samrs')])
+    f'mtp.data.{name}' for name in (
+        'multitask_dataset', 'packed', 'readers.boxes', 'readers.labelled', 'readers.pairs',
+        'samrs.records')])
 LABELS = root.Registry('label', scope='mtp', locations=['mtp.data.labels'])
 TRANSFORMS = root.Registry('transform', scope='mtp', parent=root.TRANSFORMS, locations=[
-    f'mtp.data.{name}' for name in ('change', 'crops', 'labelled', 'transforms')])
+    f'mtp.data.{name}' for name in ('crops', 'readers.labelled', 'readers.pairs', 'transforms')])
 DATA_SAMPLERS = root.Registry(
     'data sampler', scope='mtp', parent=root.DATA_SAMPLERS, locations=['mtp.data.samplers'])
 TASK_UTILS = root.Registry(

@@ -10,9 +10,12 @@ import mtp.data
 from mtp import registry
 
 
-def test_facts_need_no_library():
-    code = ('import sys, mtp.data.samrs.subsets\n'
-            'print([name for name in sys.modules if name.startswith(("torch", "numpy", "mm"))'
+@pytest.mark.parametrize(('module', 'libraries'), [
+    ('mtp.data.samrs.subsets', ('torch', 'mm', 'numpy')), ('mtp.data.datasets', ('torch', 'mm')),
+    ('mtp.data.facts', ('torch', 'mm'))])
+def test_facts_need_no_library(module, libraries):
+    code = (f'import sys, {module}\n'
+            f'print([name for name in sys.modules if name.startswith({libraries})'
             ' and name != "mmap"])')
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
                             check=True)

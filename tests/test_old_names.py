@@ -1,13 +1,17 @@
 """Every name that a module once had still gives the module of today, with a warning."""
 import importlib
+import pkgutil
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from mmengine.registry import FUNCTIONS, Registry
 
-from mtp import old_names
-
-PRETRAIN = Path(__file__).parents[1] / 'configs' / 'pretrain'
+from mtp import old_names, registry, resources
+from mtp.cli.config import read_config
+from mtp.engine import CheckDatasetsHook, ExportEncoderHook, SeedIterationHook
+from mtp.models import PerDatasetBatchNorm
+from mtp.sample_fields import pack_batch
 
 
 @pytest.mark.parametrize(('old', 'new'), old_names.MODULES.items())
@@ -19,6 +23,16 @@ def test_modules_of_old_names(old, new, monkeypatch):
     assert module.__spec__.name == new
 
 
+@pytest.mark.parametrize('old', old_names.DIVIDED)
+def test_what_modules_held_that_were_divided(old):
+    module = importlib.import_module(old)
+    for name, new in old_names.DIVIDED[old].items():
+        with pytest.warns(FutureWarning, match=f'^{old}.{name} is called {new} now'):
+            assert getattr(module, name) is pkgutil.resolve_name(new)
+    with pytest.raises(AttributeError, match=f"module '{old}' has no attribute 'no_such_name'"):
+        module.no_such_name  # noqa: B018
+
+
 def test_classes_of_packages_that_were_modules():
     from mtp.data.samrs import SAMRSDataset, read_rotated
     from mtp.engine.hooks import ExportEncoderHook
@@ -26,10 +40,70 @@ def test_classes_of_packages_that_were_modules():
     assert SAMRSDataset and read_rotated and ExportEncoderHook and RELEASED
 
 
+def test_registries_look_in_the_modules_of_today():
+    used = {location for node in vars(registry).values() if isinstance(node, Registry)
+            for location in node._locations}
+    assert used and not used & old_names.MODULES.keys()
+    names = ('registry.DATASETS.get("mtp.SAMRSDataset"), registry.TRANSFORMS.get("mtp.LoadPair"), '
+             'registry.DATASETS.get("mtp.MultiTaskDataset")')
+    code = f'from mtp import registry; assert all([{names}])'
+    subprocess.run([sys.executable, '-W', 'error::FutureWarning', '-c', code], check=True)
+
+
+# What a run wrote before the modules moved.
+RESOLVED = """
+model = dict(
+    type='mtp.models.multitask.MultiTaskPretrainer',
+    data_preprocessor=dict(
+        type='mtp.models.data_preprocessor.MultiTaskDataPreprocessor', pad_size_divisor=64),
+    backbone=dict(type='mtp.models.build_backbone', name='vit_tiny_rvsa', img_size=64),
+    datasets=dict(sota=dict(num_classes=2, tasks=('semantic', ))),
+    tasks=dict(semantic=dict(
+        type='mtp.models.tasks.semantic.SemanticTask',
+        decode_head=dict(
+            type='mmseg.models.decode_heads.uper_head.UPerHead', channels=8,
+            norm_cfg=dict(type='mtp.models.layers.PerDatasetBatchNorm'),
+            loss_decode=dict(type='mmseg.models.losses.cross_entropy_loss.CrossEntropyLoss')))))
+default_hooks = dict(
+    check_datasets=dict(type='mtp.engine.check_datasets.CheckDatasetsHook'),
+    export_encoder=dict(type='mtp.engine.hooks.ExportEncoderHook'),
+    seed_iteration=dict(type='mtp.engine.hooks.SeedIterationHook'))
+train_dataloader = dict(collate_fn=dict(type='mtp.batch.pack_batch'))
+"""
+
+
+@pytest.mark.filterwarnings('ignore:mtp.* is called:FutureWarning')
+def test_a_resolved_config_of_before_the_move_loads_and_builds(tmp_path):
+    path = tmp_path / 'resolved.py'
+    path.write_text(RESOLVED)
+    cfg = read_config(path)
+    model = registry.MODELS.build(cfg.model)
+    assert type(model).__module__ == 'mtp.models.multitask_model'
+    assert any(isinstance(module, PerDatasetBatchNorm) for module in model.modules())
+    hooks = [registry.HOOKS.build(hook) for hook in cfg.default_hooks.values()]
+    assert list(map(type, hooks)) == [CheckDatasetsHook, ExportEncoderHook, SeedIterationHook]
+    assert FUNCTIONS.get(cfg.train_dataloader.collate_fn.type) is pack_batch
+
+
 def test_configs_of_old_names(tmp_path):
+    configs = resources.configs()
     with pytest.warns(FutureWarning, match='is called .*vit_b_rvsa_samrs.py now'):
-        assert old_names.new_config(PRETRAIN / 'vit-b-rvsa_samrs.py').is_file()
-    assert all((PRETRAIN / new).is_file() for new in old_names.CONFIGS.values())
-    own = tmp_path / 'vit-b-rvsa_samrs.py'  # a user's file of that name
+        new = old_names.new_config(configs / 'pretrain' / 'vit-b-rvsa_samrs.py')
+    assert new == configs / 'pretrain' / 'vit_b_rvsa_samrs.py'
+    assert old_names.old_config(new) == new.with_name('vit-b-rvsa_samrs.py')
+    assert all((configs / new).is_file() and not (configs / old).exists()
+               for old, new in old_names.CONFIGS.items())
+    own = tmp_path / 'pretrain' / 'vit-b-rvsa_samrs.py'  # a user's file of that name
+    own.parent.mkdir()
     own.touch()
     assert old_names.new_config(own) == own
+
+
+def test_a_base_of_an_old_name_is_told_the_new_one(tmp_path):
+    path = tmp_path / 'mine' / 'run.py'
+    path.parent.mkdir()
+    path.write_text('from mmengine.config import read_base\n'
+                    'with read_base():\n    from .._base_.pretrain_samrs import *\n')
+    with pytest.raises(ValueError, match=r'run.py cannot be read: .*_base_/pretrain_samrs.py not '
+                       rf'found!.*This base is {tmp_path}/_base_/pretrain/samrs_tasks.py now'):
+        read_config(path)

@@ -5,8 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
+import grimp
 import importlinter.cli
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
@@ -24,6 +26,24 @@ def test_imports_follow_the_layers(monkeypatch):
     # it would silence all loggers that other tests look at
     monkeypatch.setattr(importlinter.cli.logging_config, 'dictConfig', lambda config: None)
     assert lint_imports(config_filename='pyproject.toml') == EXIT_STATUS_SUCCESS
+
+
+def test_no_imports_run_in_a_circle():
+    """Inside functions too; the contract on siblings overlooks a package beside its own modules."""
+    graph = grimp.build_graph('mtp', cache_dir=None)
+    assert not [f'{module} -> {imported} -> ... -> {module}' for module in sorted(graph.modules)
+                for imported in sorted(graph.find_modules_directly_imported_by(module))
+                if graph.chain_exists(importer=imported, imported=module)]
+
+
+def test_no_two_files_share_a_name():
+    """But ``__init__``, ``base``, and a kernel beside its twin."""
+    ops, paths = REPO / 'mtp' / 'ops', defaultdict(list)
+    for path in sorted((REPO / 'mtp').rglob('*.py')):
+        kernel = path.parent == ops / 'triton' and (ops / path.name).is_file()
+        if path.stem not in ('__init__', 'base') and not kernel:
+            paths[path.name].append(path.relative_to(REPO).as_posix())
+    assert not [files for files in paths.values() if len(files) > 1]
 
 
 def test_every_import_is_declared():

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mtp import resources
 from mtp.visualization.curves import plot_starts, read_scalars
 
 # config -> the figure that counts, by its key in the log
@@ -39,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='*', type=Path, default=[
-        REPO / 'configs' / 'finetune' / 'tiny' / f'{name}.py' for name in METRICS])
+        resources.configs() / 'finetune' / 'tiny' / f'{name}.py' for name in METRICS])
     parser.add_argument('--encoder', required=True, help='of tools/train.py: encoder.pth')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/starts'))
     args = parser.parse_args()

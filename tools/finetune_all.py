@@ -13,15 +13,17 @@ import sys
 import time
 from pathlib import Path
 
+from mtp import resources
+from mtp.cli.errors import users_errors
 from mtp.cli.threads import sleep_while_waiting
 
-RECIPES = Path(__file__).resolve().parents[1] / 'configs' / 'finetune'
+TOOLS = Path(__file__).resolve().parent
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    configs = list(RECIPES.glob('*/*/*.py'))
+    configs = list((resources.configs() / 'finetune').glob('*/*/*.py'))
     datasets, models = (sorted(set(names)) for names in (
         (path.parent.name for path in configs), (path.stem for path in configs)))
     parser.add_argument('--smoke', action='store_true', help='small runs on made-up data')
@@ -37,12 +39,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     sleep_while_waiting()
     args = parse_args()
-    from mtp.cli import finetuning, launch
+    from mtp.cli import finetuning
 
     begin = time.perf_counter()
-    with launch.users_errors():
-        failed = (finetuning.run_small(args.only, args.models, args.work_dir) if args.smoke
-                  else finetuning.run(args.only, args.models))
+    with users_errors():
+        failed = (finetuning.run_small(TOOLS, args.only, args.models, args.work_dir) if args.smoke
+                  else finetuning.run(TOOLS, args.only, args.models))
     print(f'{time.perf_counter() - begin:.0f} seconds in all')
     for row in failed:
         print(f'failed: {row["dataset"]} {row["model"]}: {row["error"]}', file=sys.stderr)

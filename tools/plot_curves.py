@@ -2,6 +2,7 @@
 import argparse
 from pathlib import Path
 
+from mtp.cli.errors import users_errors
 from mtp.visualization import plot_curves
 
 
@@ -11,10 +12,8 @@ def main() -> None:
     parser.add_argument('--out', type=Path, metavar='FILE',
                         help='picture to write (.png, .svg, .pdf); default: WORK_DIR/curves.png')
     args = parser.parse_args()
-    try:
+    with users_errors():
         path = plot_curves(args.work_dir, args.out or args.work_dir / 'curves.png')
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from error
     print(f'Curves written to {path}')
 
 

@@ -6,12 +6,11 @@ DATA is what tools/data/prepare.py made. Where the benchmark's server keeps the 
 split, the submission is written instead. Data sets, models and figures: docs/model_zoo.md.
 """
 import argparse
-import json
 from pathlib import Path
 
-from mtp.cli.arguments import add_config_options
+from mtp.cli.arguments import RunOptions, add_config_options
+from mtp.cli.errors import users_errors
 from mtp.cli.threads import sleep_while_waiting
-from mtp.data.facts import DATASETS
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,35 +31,34 @@ def main() -> None:
     sleep_while_waiting()
     args = parse_args()
     from mtp.cli import launch
+    from mtp.cli.config import set_submission
     from mtp.models.weights.finetuned import load_released
     from mtp.recipes import table
     from mtp.recipes.reproduce import compare
 
-    with launch.users_errors():
-        args.config = table.config_of(args.dataset, args.model)
-        args.work_dir = args.work_dir or Path('work_dirs/reproduce', args.dataset, args.model)
-        args.launcher = 'none'
+    with users_errors():
+        config = table.config_of(args.dataset, args.model)
+        work_dir = args.work_dir or Path('work_dirs/reproduce', args.dataset, args.model)
         if not args.data.is_dir():
             raise FileNotFoundError(f'no folder {args.data}: prepare the data set with '
                                     'tools/data/prepare.py')
-        cfg = launch.load_config(args)
+        cfg = launch.load_config(RunOptions(config, work_dir, cfg_options=args.cfg_options))
         table.set_data_root(cfg, args.data)
         results = table.read_results()[args.dataset]
-        launch.set_submission(cfg, None if results.key else str(args.work_dir / 'submission'))
+        set_submission(cfg, None if results.key else str(work_dir / 'submission'))
     runner = launch.build_runner(cfg)
-    with launch.users_errors():
-        changes = load_released(launch.unwrap(runner.model), args.checkpoint)
-    metrics = runner.test()
-    (args.work_dir / 'metrics.json').write_text(json.dumps(metrics, indent=1, default=float) + '\n')
+    with users_errors():
+        changes = load_released(runner.bare_model, args.checkpoint)
+    metrics = launch.evaluate(runner)
 
-    title = DATASETS[args.dataset.removesuffix('_ms')].title
-    lines = [f'{title}, {args.model}, {args.checkpoint} on {args.data}, in percent', *changes]
+    lines = [f'{table.title(args.dataset)}, {args.model}, {args.checkpoint} on {args.data}, in '
+             'percent', *changes]
     if results.key:
         lines.append(compare(results, args.model, metrics))
     else:
         published = results.published.get(args.model)
         lines.append("The benchmark's server keeps the labels: send in the zip in "
-                     f'{args.work_dir / "submission"}. Published: '
+                     f'{work_dir / "submission"}. Published: '
                      + (f'{published:.2f} ({results.metric})' if published else 'none'))
     lines += [f'Doubt: {results.doubt}'] * bool(results.doubt) + [results.note] * bool(results.note)
     print('\n'.join(lines))

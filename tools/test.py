@@ -3,10 +3,9 @@
 Prints the metrics and writes them to ``<work dir>/metrics.json``.
 """
 import argparse
-import json
-from pathlib import Path
 
-from mtp.cli.arguments import add_run_arguments
+from mtp.cli.arguments import add_run_arguments, run_options
+from mtp.cli.errors import users_errors
 from mtp.cli.threads import sleep_while_waiting
 
 
@@ -27,35 +26,31 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     sleep_while_waiting()
     args = parse_args()
-    from mmengine.dist import is_main_process
-
     from mtp.cli import launch
+    from mtp.cli.config import override, set_submission
+    from mtp.cli.processes import leave_processes
     from mtp.engine.devices import require_usable_gpu
     from mtp.engine.shards import check_checkpoint
 
-    with launch.users_errors():
+    with users_errors():
         require_usable_gpu()
-        cfg = launch.load_config(args)
+        cfg = launch.load_config(run_options(args))
         cfg.resume = False
         cfg.load_from = None if args.checkpoint == 'untrained' else args.checkpoint
-        launch.set_submission(cfg, args.submission)
+        set_submission(cfg, args.submission)
         if args.show_dir:
             if 'visualization' not in cfg.default_hooks:
                 raise ValueError('--show-dir: the hooks of this config draw nothing; leave it out')
-            launch.override(cfg, {'default_hooks.visualization.out_dir': args.show_dir})
+            override(cfg, {'default_hooks.visualization.out_dir': args.show_dir})
     runner = launch.build_runner(cfg)
-    model = launch.unwrap(runner.model)
+    model = runner.bare_model
     if cfg.load_from is None:
         model.init_weights()
     else:
-        with launch.users_errors():
+        with users_errors():
             check_checkpoint(model, cfg.load_from)
-    metrics = runner.test()
-    if is_main_process():
-        path = Path(cfg.work_dir) / 'metrics.json'
-        path.write_text(json.dumps(metrics, indent=1, default=float) + '\n')
-        runner.logger.info(f'Metrics written to {path}')
-    launch.leave_processes()
+    launch.evaluate(runner)
+    leave_processes()
 
 
 if __name__ == '__main__':

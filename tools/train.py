@@ -1,7 +1,8 @@
 """Train a model: ``python tools/train.py configs/pretrain/vit_tiny_rvsa_demo.py``."""
 import argparse
 
-from mtp.cli.arguments import add_run_arguments
+from mtp.cli.arguments import add_run_arguments, run_options
+from mtp.cli.errors import users_errors
 from mtp.cli.own_gpu import show_own_gpu
 from mtp.cli.threads import sleep_while_waiting
 
@@ -14,7 +15,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--amp', choices=('auto', 'on', 'off'),
                         help="bfloat16 autocast; auto, the configs' value: on GPUs that have it")
     parser.add_argument('--compile', choices=('auto', 'on', 'off'),
-                        help='torch.compile of blocks and heads; auto: on GPUs')
+                        help='torch.compile of blocks, targets and losses; auto: on GPUs')
     parser.add_argument('--deterministic', action='store_true', help='gradients '
                         'added in a set order, more slowly: runs repeat to the bit on a GPU too')
     parser.add_argument('--profile', type=iteration_range, metavar='START:STOP',
@@ -41,6 +42,9 @@ def main() -> None:
     import torch
 
     from mtp.cli import launch
+    from mtp.cli.config import check_deterministic, override
+    from mtp.cli.processes import leave_processes, number_of_processes
+    from mtp.cli.resume import checkpoint_to_resume, go_on_under_old_name
     from mtp.engine import TraceHook
     from mtp.engine.batch_size import share_batch
     from mtp.engine.devices import require_usable_gpu
@@ -48,31 +52,33 @@ def main() -> None:
 
     # What stays in float32 under autocast may take TF32; torch allows it to convolutions by itself.
     torch.set_float32_matmul_precision('high')
-    with launch.users_errors():
+    with users_errors():
         require_usable_gpu()
-        cfg = launch.load_config(args)
+        cfg = launch.load_config(run_options(args))
         chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
-        launch.override(cfg, {key: value for key, value in chosen.items() if value})
+        override(cfg, {key: value for key, value in chosen.items() if value})
         if args.deterministic:
             cfg.randomness = dict(cfg.get('randomness', {}), deterministic=True)
-        launch.check_deterministic(cfg)
+        check_deterministic(cfg)
         if args.profile:
             start, stop = args.profile
             cfg.custom_hooks = [*cfg.get('custom_hooks', []),
                                 dict(type=TraceHook, start=start, stop=stop)]
-        cfg.images_per_gpu = args.images_per_gpu or cfg.get('images_per_gpu')
-        division = share_batch(cfg, launch.number_of_processes(cfg.launcher), args.cfg_options)
-        checkpoint = launch.checkpoint_to_resume(cfg, args.resume)
+        if args.images_per_gpu is not None:
+            cfg.images_per_gpu = args.images_per_gpu
+        division = share_batch(cfg, number_of_processes(cfg.launcher), args.cfg_options)
+        moved = go_on_under_old_name(cfg) if args.resume == 'last' else None
+        checkpoint = checkpoint_to_resume(cfg, args.resume)
         if checkpoint:
             cfg.resume, cfg.load_from = True, str(checkpoint)
     runner = launch.build_runner(cfg)
-    if division:
-        runner.logger.info(division)
+    for line in filter(None, (division, moved)):
+        runner.logger.info(line)
     if checkpoint:
-        with launch.users_errors():
-            check_checkpoint(launch.unwrap(runner.model), cfg.load_from)
+        with users_errors():
+            check_checkpoint(runner.bare_model, cfg.load_from)
     runner.train()
-    launch.leave_processes()
+    leave_processes()
 
 
 if __name__ == '__main__':

@@ -1,9 +1,27 @@
 """Arguments of the tools. Imports no torch: ``--help`` and a misspelt option answer at once."""
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mtp.machine import LAUNCHERS
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run is started with.
+
+    Attributes:
+        config: config file.
+        work_dir: folder for logs, checkpoints and figures; None for the one named like the config.
+        launcher: ``'none'``, or a key of :data:`mtp.machine.LAUNCHERS`.
+        cfg_options: dotted keys of the config -> their new values.
+    """
+    config: str | Path
+    work_dir: Path | None = None
+    launcher: str = 'none'
+    cfg_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ConfigOptions(argparse.Action):
@@ -23,6 +41,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--launcher', choices=('none', *LAUNCHERS), default='none',
                         help='pytorch: started by torchrun; slurm: started by srun')
     add_config_options(parser)
+
+
+def run_options(args: argparse.Namespace) -> RunOptions:
+    """Return what the arguments of :func:`add_run_arguments` ask for."""
+    return RunOptions(args.config, args.work_dir, args.launcher, args.cfg_options)
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:

@@ -12,19 +12,20 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import chain, starmap
+from itertools import chain
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mtp.cli import launch
+from mtp.cli.config import default_work_dir
+from mtp.cli.resume import last_checkpoint
+from mtp.files import write_json
 from mtp.recipes import shrink, table
 from mtp.registry import DATASETS
 from mtp.visualization.curves import read_scalars
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 # Of a small run: pixels of an image side by the library that trains, and training steps at least.
 SIDES, STEPS = {'mmpretrain': 64, 'mmseg': 64, 'mmdet': 128, 'mmrotate': 128}, 16
 # A step is a fork of this process, and finds these imported. None of them starts a thread.
@@ -37,13 +38,6 @@ COLUMNS = '{:<12} {:<15} {:>7} {:>16}  {:<34} {:>8}'
 
 class StepError(Exception):
     """A step has failed; the message names its log."""
-
-
-class Serial:
-    """For mmrotate's metric, in place of four processes that would import everything again."""
-    Pool = staticmethod(lambda _: Serial)
-    starmap = staticmethod(lambda function, items: list(starmap(function, items)))
-    close = staticmethod(lambda: None)
 
 
 def step(log: Path, function: Callable, *args: object) -> None:
@@ -64,9 +58,9 @@ def _logged(log: Path, function: Callable, *args: object) -> None:
     function(*args)
 
 
-def tool(script: str, *args: object) -> None:
-    """``python tools/<script> <args>``, in this process."""
-    sys.argv = [str(TOOLS / script), *map(str, args)]
+def tool(script: Path, *args: object) -> None:
+    """``python <script> <args>``, in this process."""
+    sys.argv = [str(script), *map(str, args)]
     print('\n$ python', *sys.argv, flush=True)
     runpy.run_path(sys.argv[0], run_name='__main__')
 
@@ -91,14 +85,14 @@ def write_small(config: Path, data: Path, target: Path) -> None:
     cfg.dump(target)
 
 
-def finetune(dataset: str, config: Path, folder: Path) -> dict:
-    """Train, or go on training, and test; returns the figures."""
+def finetune(tools: Path, dataset: str, config: Path, folder: Path) -> dict:
+    """Train, or go on training, and test; return the figures."""
     log, results = folder / 'log.txt', table.read_results()[dataset]
     step(log, count_images, config, folder / 'images.txt')
     resume = ['--resume'] if (folder / 'last_checkpoint').is_file() else []
-    step(log, tool, 'train.py', config, '--work-dir', folder, *resume)
+    step(log, tool, tools / 'train.py', config, '--work-dir', folder, *resume)
     submission = [] if results.key else ['--submission', folder / 'submission']
-    step(log, tool, 'test.py', config, launch.last_checkpoint(folder),
+    step(log, tool, tools / 'test.py', config, last_checkpoint(folder),
          '--work-dir', folder / 'test', *submission)
 
     losses = list(read_scalars(folder)['loss'].values())
@@ -114,13 +108,15 @@ def finetune(dataset: str, config: Path, folder: Path) -> dict:
                 loss=f'{losses[0]:.3f} -> {losses[-1]:.3f}', figure=figure)
 
 
-def attempt(dataset: str, config: Path, folder: Path, data: Path | None = None) -> dict:
-    """What became of one config; what was finished before is not done again.
+def attempt(tools: Path, dataset: str, config: Path, folder: Path, data: Path | None = None
+            ) -> dict:
+    """Return what became of one config; what was finished before is not done again.
 
     Args:
-        dataset: name.
-        config: of the recipe.
-        folder: to work in.
+        tools: folder of the command lines.
+        dataset: name of the data set.
+        config: config file of the recipe.
+        folder: folder to work in.
         data: prepared data for a small run; None for the recipe itself.
     """
     kept, begin = folder / 'result.json', time.perf_counter()
@@ -134,36 +130,35 @@ def attempt(dataset: str, config: Path, folder: Path, data: Path | None = None) 
             small.parent.mkdir(parents=True)
             step(folder / 'log.txt', write_small, config, data, small)
             config = small
-        row |= finetune(dataset, config, folder)
+        row |= finetune(tools, dataset, config, folder)
     except Exception as error:
         with (folder / 'log.txt').open('a') as log:
             traceback.print_exc(file=log)
         return dict(row, error=str(error))
     row['seconds'] = time.perf_counter() - begin
-    kept.write_text(json.dumps(row))
+    write_json(kept, row)
     return row
 
 
-def small_run(folder: Path, threads: int, dataset: str, models: Sequence[str]) -> list[dict]:
+def small_run(tools: Path, folder: Path, threads: int, dataset: str, models: Sequence[str]
+              ) -> list[dict]:
     """Make up a data set and finetune small models on it, below ``folder``."""
     torch.set_num_threads(threads)
-    mean_ap = importlib.import_module('mmrotate.evaluation.functional.mean_ap')
-    mean_ap.get_context = lambda _: Serial
     folder = folder / dataset
     done = folder / 'data.done'
     if not done.is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        name = dataset.removesuffix('_ms')
+        name, multi_scale = table.dataset_of(dataset)
         source, log = folder / 'source', folder / 'log.txt'
         try:
-            step(log, tool, 'data/make_synthetic.py', source, '--dataset', name)
-            step(log, tool, 'data/prepare.py', name, source, folder / 'data',
-                 *(['--multi-scale'] if dataset != name else []))
+            step(log, tool, tools / 'data/make_synthetic.py', source, '--dataset', name)
+            step(log, tool, tools / 'data/prepare.py', name, source, folder / 'data',
+                 *(['--multi-scale'] if multi_scale else []))
         except StepError as error:
             return [dict(dataset=dataset, model='data', error=str(error))]
         done.touch()
-    return [attempt(dataset, table.config_of(dataset, model), folder / model, folder / 'data')
-            for model in models]
+    return [attempt(tools, dataset, table.config_of(dataset, model), folder / model,
+                    folder / 'data') for model in models]
 
 
 def show(rows: Iterable[dict]) -> list[dict]:
@@ -185,10 +180,11 @@ def show(rows: Iterable[dict]) -> list[dict]:
     return failed
 
 
-def run(datasets: Sequence[str] | None, models: Sequence[str] | None) -> list[dict]:
+def run(tools: Path, datasets: Sequence[str] | None, models: Sequence[str] | None) -> list[dict]:
     """Train and test the recipes of the data sets that lie in ``data/``; return rows of failures.
 
     Args:
+        tools: folder of the command lines.
         datasets: names; None for all that are there.
         models: names; None for ``vit_b_rvsa``.
 
@@ -203,16 +199,15 @@ def run(datasets: Sequence[str] | None, models: Sequence[str] | None) -> list[di
     configs = [(name, table.config_of(name, model)) for name, of_name in jobs.items()
                if name not in missing for model in of_name]
     _import_heavy()
-    # in the folder that tools/train.py takes by itself
-    return show(attempt(name, config, Path('work_dirs', *config.with_suffix('').parts[-3:]))
-                for name, config in configs)
+    return show(attempt(tools, name, config, default_work_dir(config)) for name, config in configs)
 
 
-def run_small(datasets: Sequence[str] | None, models: Sequence[str] | None, work_dir: Path
-              ) -> list[dict]:
+def run_small(tools: Path, datasets: Sequence[str] | None, models: Sequence[str] | None,
+              work_dir: Path) -> list[dict]:
     """Train and test small models on made-up data, many at once; return rows of failures.
 
     Args:
+        tools: folder of the command lines.
         datasets: names; None for all.
         models: names; None for all.
         work_dir: folder to work in.
@@ -221,7 +216,7 @@ def run_small(datasets: Sequence[str] | None, models: Sequence[str] | None, work
     _import_heavy()
     cores = os.cpu_count()
     workers = min(cores, len(jobs))
-    run_one = partial(small_run, work_dir.absolute(), max(1, cores // workers))
+    run_one = partial(small_run, tools, work_dir.absolute(), max(1, cores // workers))
     with ProcessPoolExecutor(workers, mp_context=FORK) as pool:
         return show(chain.from_iterable(pool.map(run_one, jobs, jobs.values())))
 

@@ -11,7 +11,7 @@ def show_own_gpu(launcher: str, environment: MutableMapping[str, str] = os.envir
     The caches of compiled code hold the number of the device, so that otherwise each process of a
     machine would compile for itself. torchrun does the same with ``--virtual-local-rank``. GPUs are
     counted by their device files where ``CUDA_VISIBLE_DEVICES`` is not set. Where there is none for
-    this process nothing is changed: :mod:`mtp.cli.launch` tells the user.
+    this process nothing is changed: :mod:`mtp.cli.processes` tells the user.
 
     Args:
         launcher: ``'none'``, or a key of :data:`mtp.machine.LAUNCHERS`.

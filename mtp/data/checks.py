@@ -1,15 +1,15 @@
 """Whether a prepared downstream data set holds what its config will read."""
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from mtp.data.facts import DATASETS, Facts
-from mtp.data.prepare.classification import RESISC_LISTS
-from mtp.data.prepare.images import SUFFIXES, read_image, read_size
+from mtp.data.datasets import DATASETS, DataSet, Split
+from mtp.data.decoding import check_unturned, read_size, read_stored
+from mtp.data.prepare.images import SUFFIXES
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.samrs.checking import Findings, Problem
 from mtp.data.samrs.to_coco import parallel
@@ -17,7 +17,7 @@ from mtp.data.samrs.to_coco import parallel
 CHECKS = {
     'split': 'the folders of the splits are there and hold images',
     'overlap': 'no image is in two splits',
-    'image': 'images open',
+    'image': 'images open, and training turns none of them',
     'class': 'classes are known',
     'partner': 'each image has its label, and the other date; each label an image',
     'size': 'all files of an image have one size',
@@ -25,14 +25,6 @@ CHECKS = {
     'annotation': 'annotations can be read and belong to an image',
     'box': 'boxes have an extent and lie inside the image',
 }
-# A split's images, below the root; the json of a set with horizontal boxes.
-HORIZONTAL = {
-    'xview': {'train': ('train/images', 'xview_train_coco_format.json'),
-              'val': ('val/images', 'xview_val_coco_format.json')},
-    'dior': {'trainval': ('JPEGImages-trainval', 'DIOR_trainval_coco.json'),
-             'test': ('JPEGImages-test', 'DIOR_test_coco.json')}}
-# The values of label files, where they are not the labels: LoveDA's 0 is not labelled.
-LABEL_VALUES = {'loveda': range(8)}
 
 
 def check_prepared(root: Path, name: str) -> Findings:
@@ -40,16 +32,16 @@ def check_prepared(root: Path, name: str) -> Findings:
 
     Args:
         root: of the data set.
-        name: of the data set, a key of ``mtp.data.facts.DATASETS``.
+        name: of the data set, a key of ``mtp.data.datasets.DATASETS``.
 
     Raises:
         FileNotFoundError: no such folder.
     """
     if not root.is_dir():
         raise FileNotFoundError(f'no folder {root}: make it with tools/data/prepare.py {name}')
-    facts = DATASETS[name]
+    dataset = DATASETS[name]
     findings = Findings()
-    for split, check, items in _TASKS[facts.task](root, name, facts, findings):
+    for split, check, items in _TASKS[dataset.task](root, dataset, findings):
         findings.images[split] = len(items)
         if not items:
             findings.problems['split'].append(f'{root}: no images of {split}')
@@ -64,74 +56,62 @@ def check_prepared(root: Path, name: str) -> Findings:
 Part = tuple[str, partial, list]  # split, check of an item, items
 
 
-def _classification(root: Path, name: str, facts: Facts, findings: Findings) -> Iterator[Part]:
+def _classification(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Part]:
     seen: dict[str, str] = {}
-    if name == 'resisc45':
-        splits = {split: _listed(root, root / 'mtp' / file, facts, findings)
-                  for split, file in RESISC_LISTS.items()}
-    else:
-        splits = {split: list(_in_class_folders(root / split, facts, findings))
-                  for split in ('train', 'val')}
-    for split, images in splits.items():
+    for split in dataset.splits:
+        find = _listed if split.listed else _in_class_folders
+        images = list(find(root, split, dataset.classes, findings))
         for path in images:
-            if seen.setdefault(path.name, split) != split:
+            if seen.setdefault(path.name, split.name) != split.name:
                 findings.problems['overlap'].append(f'{path}: also in {seen[path.name]}')
-        yield split, partial(_check_files, None), [(path,) for path in images]
+        yield split.name, partial(_check_files, None), [(path,) for path in images]
 
 
-def _in_class_folders(where: Path, facts: Facts, findings: Findings) -> Iterator[Path]:
+def _in_class_folders(root: Path, split: Split, classes: Sequence[str], findings: Findings,
+                      ) -> Iterator[Path]:
+    where = root / split.images
     there = {path.name for path in where.glob('*/')}
     findings.problems['class'] += [f'{where / name}: unknown class'
-                                   for name in sorted(there - set(facts.classes))]
+                                   for name in sorted(there - set(classes))]
     findings.problems['class'] += [f'{where / name}: no images of this class'
-                                   for name in facts.classes if not _images(where / name)]
-    for name in facts.classes:
+                                   for name in classes if not _images(where / name)]
+    for name in classes:
         yield from _images(where / name).values()
 
 
-def _listed(root: Path, path: Path, facts: Facts, findings: Findings) -> list[Path]:
-    if not path.is_file():
-        findings.problems['split'].append(f'{path}: no such list')
-        return []
-    images = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+def _listed(root: Path, split: Split, classes: Sequence[str], findings: Findings,
+            ) -> Iterator[Path]:
+    for place, line in _lines(root / split.listed, findings):
         name, _, label = line.rpartition(' ')
-        if label in map(str, range(len(facts.classes))):
-            images.append(root / 'all_img' / name)
+        if label in map(str, range(len(classes))):
+            yield root / split.images / name
         else:
-            findings.problems['class'].append(f'{path}, line {number}: {line!r} does not end with '
-                                              f'a label of 0 to {len(facts.classes) - 1}')
-    return images
+            findings.problems['class'].append(f'{place}: {line!r} does not end with a label of 0 '
+                                              f'to {len(classes) - 1}')
 
 
-def _segmentation(root: Path, name: str, facts: Facts, findings: Findings) -> Iterator[Part]:
-    values = LABEL_VALUES.get(name, range(len(facts.classes)))
-    splits = {'trainval': True, 'test': False} if name == 'loveda' else {'train': True, 'val': True}
-    for split, labelled in splits.items():
-        folders = ('images', 'labels') if labelled else ('images',)
-        yield split, partial(_check_files, values if labelled else None), _partners(
-            [root / split / folder for folder in folders], findings)
+def _maps(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Part]:
+    values = dataset.label_values or range(len(dataset.classes))
+    for split in dataset.splits:
+        folders = filter(None, (split.images, split.later, split.labels))
+        yield split.name, partial(_check_files, values if split.labels else None), _partners(
+            [root / folder for folder in folders], findings)
 
 
-def _change(root: Path, name: str, facts: Facts, findings: Findings) -> Iterator[Part]:
-    splits = ('train', 'test') if name == 'oscd' else ('train', 'val', 'test')
-    for split in splits:
-        yield split, partial(_check_files, (0, 255)), _partners(
-            [root / split / folder for folder in ('A', 'B', 'label')], findings)
-
-
-def _horizontal(root: Path, name: str, facts: Facts, findings: Findings) -> Iterator[Part]:
-    for split, (folder, file) in HORIZONTAL[name].items():
+def _horizontal(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Part]:
+    for split in dataset.splits:
+        path = root / split.labels
         try:
-            coco = json.loads((root / file).read_text())
+            coco = json.loads(path.read_text())
             names = [c['name'] for c in sorted(coco['categories'], key=lambda c: c['id'])]
             ids = [c['id'] for c in coco['categories']]
         except (OSError, ValueError, KeyError) as error:
-            findings.problems['annotation'].append(f'{root / file}: {error!r}')
+            findings.problems['annotation'].append(f'{path}: {error!r}')
             continue
-        if sorted(ids) != list(range(len(facts.classes))) or not _alike(names, facts.classes):
+        num_classes = len(dataset.classes)
+        if sorted(ids) != list(range(num_classes)) or not _alike(names, dataset.classes):
             findings.problems['class'].append(
-                f'{root / file}: the categories are not the {len(facts.classes)} classes from 0 on')
+                f'{path}: the categories are not the {num_classes} classes from 0 on')
         of_image = defaultdict(list)
         images = {image['id']: image for image in coco['images']}
         for annotation in coco['annotations']:
@@ -139,9 +119,8 @@ def _horizontal(root: Path, name: str, facts: Facts, findings: Findings) -> Iter
                 of_image[annotation['image_id']].append(annotation)
             else:
                 findings.problems['annotation'].append(
-                    f'{root / file}, annotation {annotation["id"]}: no image '
-                    f'{annotation["image_id"]}')
-        yield split, partial(_check_coco, root / folder, set(ids)), [
+                    f'{path}, annotation {annotation["id"]}: no image {annotation["image_id"]}')
+        yield split.name, partial(_check_coco, root / split.images, set(ids)), [
             (image, of_image[number]) for number, image in images.items()]
 
 
@@ -149,38 +128,38 @@ def _alike(names: Iterable[str], classes: Iterable[str]) -> bool:
     return [name.lower() for name in names] == [name.lower() for name in classes]
 
 
-def _rotated(root: Path, name: str, facts: Facts, findings: Findings) -> Iterator[Part]:
-    labels = {name: label for label, name in enumerate(facts.classes)}
-    if (root / 'ImageSets').is_dir():  # DIOR-R
-        annotations = root / 'Annotations' / 'Oriented Bounding Boxes'
-        for split, where in (('train', 'trainval'), ('val', 'trainval'), ('test', 'test')):
-            path = root / 'ImageSets' / 'Main' / f'{split}.txt'
-            if not path.is_file():
-                findings.problems['split'].append(f'{path}: no such list')
-                continue
-            stems = path.read_text().split()
-            yield split, partial(_check_rotated, labels), [
-                (root / f'JPEGImages-{where}' / f'{stem}.jpg', annotations / f'{stem}.xml')
-                for stem in stems]
-        return
-    folders = sorted(path.parent for path in root.glob('*/images'))
-    if not any((folder / 'annfiles').is_dir() for folder in folders):
-        findings.problems['split'].append(f'{root}: no folder with images and annfiles')
-    for folder in folders:
-        if not (folder / 'annfiles').is_dir():  # a test set
-            yield folder.name, partial(_check_files, None), [
-                (path,) for path in _images(folder / 'images').values()]
+def _rotated(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Part]:
+    check = partial(_check_rotated, {name: label for label, name in enumerate(dataset.classes)})
+    for split in dataset.splits:
+        images, labels = root / split.images, root / split.labels
+        image_suffix, label_suffix = split.suffixes
+        if split.listed:
+            stems = [line for _, line in _lines(root / split.listed, findings)]
+        else:
+            stems = sorted(path.stem for path in images.glob(f'*{image_suffix}'))
+        paths = [images / f'{stem}{image_suffix}' for stem in stems]
+        if not split.labels:
+            yield split.name, partial(_check_files, None), [(path,) for path in paths]
             continue
-        images = _images(folder / 'images')
-        texts = {path.stem for path in (folder / 'annfiles').glob('*.txt')}
-        findings.problems['partner'] += [f'{folder / "annfiles" / stem}.txt: no image'
-                                         for stem in sorted(texts - set(images))]
-        yield folder.name, partial(_check_rotated, labels), [
-            (path, folder / 'annfiles' / f'{stem}.txt') for stem, path in images.items()]
+        if not split.listed:
+            texts = {path.stem for path in labels.glob(f'*{label_suffix}')}
+            findings.problems['partner'] += [f'{labels / stem}{label_suffix}: no image'
+                                             for stem in sorted(texts - set(stems))]
+        yield split.name, check, [
+            (path, labels / f'{stem}{label_suffix}') for path, stem in zip(paths, stems)]
 
 
-_TASKS = {'classification': _classification, 'segmentation': _segmentation, 'change': _change,
-          'horizontal': _horizontal, 'rotated': _rotated}
+_TASKS = {'classification': _classification, 'segmentation': _maps, 'change_detection': _maps,
+          'horizontal_detection': _horizontal, 'rotated_detection': _rotated}
+
+
+def _lines(path: Path, findings: Findings) -> Iterator[tuple[str, str]]:
+    """Give the lines of a list, each with its place."""
+    if not path.is_file():
+        findings.problems['split'].append(f'{path}: no such list')
+        return
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        yield f'{path}, line {number}', line
 
 
 def _images(where: Path) -> dict[str, Path]:
@@ -208,7 +187,8 @@ def _check_files(values: Iterable[int] | None, paths: tuple[Path, ...]) -> Check
     pixels = []
     for path in paths:
         try:
-            pixels.append(read_image(path))
+            pixels.append(read_stored(path))
+            check_unturned(path)
         except ValueError as error:
             return 0, [('image', str(error))]
     problems = [('size', f'{path}: {other.shape[:2]}, but {paths[0]} has {pixels[0].shape[:2]}')

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from mtp.files import whole, write_json
+
 VERSION = 1
 
 
@@ -140,7 +142,8 @@ def write_index(folder: Path, entries: Iterable[Entry], columns: Mapping[str, Co
     for name, column in columns.items():
         arrays |= column.join(name, [getattr(entry, name, column.nothing) for entry in entries])
     for name, array in arrays.items():
-        np.save(folder / f'{name}.npy', array)
+        with whole(folder / f'{name}.npy') as unfinished:
+            np.save(unfinished, array)
 
 
 def _ends(parts: list) -> np.ndarray:
@@ -173,7 +176,7 @@ def cached_index(root: Path, key: tuple, sources: Iterable[Path], columns: Mappi
         partial = Path(tempfile.mkdtemp(prefix='partial_', dir=home))
         try:
             write_index(partial, read(), columns)
-            (partial / stamp_file.name).write_text(json.dumps(stamp))
+            write_json(partial / stamp_file.name, stamp)
             _replace(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

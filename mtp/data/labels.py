@@ -61,7 +61,7 @@ class SemanticLabel(Label):
         """Lay the map over the image."""
         seg_map = content.sem_seg.squeeze(0).cpu().numpy().astype(np.uint8)
         seg_map = cv2.resize(seg_map, tile.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        labels = {int(value) - 1 for value in np.unique(seg_map) if 0 < value < IGNORED}
+        labels = {int(value) - 1 for value in np.unique(seg_map) if value not in (0, IGNORED)}
         for label in labels:
             shade(tile, seg_map == label + 1, meta['palette'][label], 0.6)
         return labels

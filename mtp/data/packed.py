@@ -8,7 +8,6 @@ pages that a crop shows.
 """
 import json
 import mmap
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from mtp.data.decoding import read_image
 from mtp.data.index import Index, write_index
 from mtp.data.labels import read_labels
 from mtp.data.samrs.records import TASKS, SAMRSDataset, index_columns, palette
+from mtp.files import remove_unfinished, whole, write_text
 from mtp.registry import DATASETS
 from mtp.sample_fields import find_labels
 
@@ -71,6 +71,7 @@ def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None,
                 classes=meta['classes'], tasks=meta['tasks'],
                 shards=[[part.start, part.stop] for part in plan])
     _claim(folder / 'source.json', what)
+    remove_unfinished(folder)
     report = PackReport()
     missing = [i for i in range(len(plan)) if not _names(folder, i)[1].is_file()]
     with ProcessPoolExecutor(workers) as pool:
@@ -89,9 +90,10 @@ def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None,
     report.images = len(numbers)
     (folder / 'index').mkdir(exist_ok=True)
     write_index(folder / 'index', (source.index[n] for n in numbers), source.index.columns)
-    np.save(folder / 'places.npy', places)
+    with whole(folder / 'places.npy') as unfinished:
+        np.save(unfinished, places)
     sizes = [_names(folder, i)[0].stat().st_size for i in range(len(plan))]
-    _write_text(folder / 'pack.json', json.dumps(dict(what, sizes=sizes), indent=1))
+    write_text(folder / 'pack.json', json.dumps(dict(what, sizes=sizes), indent=1))
     return report
 
 
@@ -111,7 +113,7 @@ def _claim(path: Path, what: dict) -> None:
     """Note what a folder is packed from; refuse one that is packed from something else."""
     text = json.dumps(what)
     if not path.exists():
-        _write_text(path, text)
+        write_text(path, text)
     elif path.read_text() != text:
         raise ValueError(f'{path.parent} was packed from other files or with other settings '
                          f'({path.name}): choose another folder, or remove it')
@@ -126,8 +128,7 @@ def _write_shard(source: SAMRSDataset, folder: Path, shard: int, numbers: range)
     """Write a shard and then its table; give a line for each image left out."""
     path, table = _names(folder, shard)
     rows, bad = [], []
-    partial = path.with_suffix('.partial')
-    with open(partial, 'wb') as file:
+    with whole(path) as unfinished, open(unfinished, 'wb') as file:
         for number in numbers:
             record = source.get_data_info(number)
             try:
@@ -139,12 +140,8 @@ def _write_shard(source: SAMRSDataset, folder: Path, shard: int, numbers: range)
             file.write(image)
             file.write(runs)
             file.write(bytes(-file.tell() % _PAGE))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    partial = table.with_suffix('.partial.npy')
-    np.save(partial, np.array(rows, np.int64).reshape(-1, 3))
-    partial.replace(table)
+    with whole(table) as unfinished:
+        np.save(unfinished, np.array(rows, np.int64).reshape(-1, 3))
     return bad
 
 
@@ -168,12 +165,6 @@ def map_runs(labels: np.ndarray) -> np.ndarray:
     starts = np.flatnonzero(value)
     return np.stack([row[starts], column[starts], column[starts + 1], value[starts]],
                     1).astype(np.uint16)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_suffix('.partial')
-    partial.write_text(text)
-    partial.replace(path)
 
 
 class Shards:

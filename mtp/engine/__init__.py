@@ -1,13 +1,14 @@
-"""How the loop runs: optimiser groups, hooks, launching."""
+"""How the loop runs: optimiser groups, hooks, processes."""
 from mtp import compat
 from mtp.engine.ema import FastEMA
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 from mtp.engine.hooks.compilation import CompileHook
 from mtp.engine.hooks.deferred_log import DeferredLogHook, TaskLossLogProcessor
 from mtp.engine.hooks.draw_predictions import DrawPredictionsHook
+from mtp.engine.hooks.export_encoder import ExportEncoderHook
 from mtp.engine.hooks.rehearsal import RehearsalHook
+from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
-from mtp.engine.hooks.training import ExportEncoderHook, SeedIterationHook
 from mtp.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mtp.engine.loops import AccumulatingEpochLoop, AccumulatingIterLoop
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper

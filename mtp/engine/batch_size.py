@@ -1,6 +1,7 @@
 """The recipe's batch on any number of processes, each with as much memory as it has."""
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from mmengine.config import Config
 
@@ -8,7 +9,7 @@ DERIVED = ('train_dataloader.batch_size', 'train_dataloader.sampler.images_per_d
            'train_cfg.accumulation')
 
 
-def share_batch(cfg: Config, processes: int, options: Container[str] = ()) -> str | None:
+def share_batch(cfg: Config, processes: int, options: Collection[str] = ()) -> str | None:
     """Divide the images of a step, ``total_batch_size``, among processes and batches.
 
     ``total_batch_size`` is a number, of which every data set of a pretraining gets the same share,
@@ -52,21 +53,21 @@ def _batches(totals: dict[str, int], processes: int, most: int | None) -> int:
     if common % processes:
         raise ValueError(_refusal(totals, common, processes))
     smallest = whole // common  # every batch has a multiple of this
-    if most and most < smallest:
-        raise ValueError(f'images_per_gpu={most}: the smallest batch of this recipe has {smallest} '
-                         f'images, {_by_name(totals, common)}; give at least {smallest}')
+    if most is not None and most < smallest:
+        raise ValueError(f'images_per_gpu={most}: the smallest batch of this recipe has '
+                         f'{_by_name(totals, common)}; give at least {smallest}')
     return next(number for number in _divisors(common // processes)
-                if whole // (processes * number) <= (most or whole))
+                if most is None or whole // (processes * number) <= most)
 
 
-def _refuse_unread(cfg: Config, options: Container[str]) -> None:
+def _refuse_unread(cfg: Config, options: Collection[str]) -> None:
     if 'total_batch_size' not in cfg:
-        if cfg.get('images_per_gpu'):
+        if cfg.get('images_per_gpu') is not None:
             raise ValueError('--images-per-gpu divides total_batch_size, which this config does '
                              'not have: set train_dataloader.batch_size')
         return
     for key in DERIVED:
-        if key in options:
+        if any(option == key or option.startswith(f'{key}.') for option in options):
             raise ValueError(f'--cfg-options {key} is derived from the images of a step: set '
                              'total_batch_size, or how many a GPU takes at once, --images-per-gpu')
 
@@ -75,29 +76,41 @@ def _images_of_each(cfg: Config) -> dict[str, int]:
     """Return the images of a step by data set; those of a single data set under ``''``."""
     total = cfg.total_batch_size
     if 'images_per_dataset' not in cfg.train_dataloader.get('sampler', {}):
+        if not _is_number(total):
+            raise ValueError(f'total_batch_size={total}: give a whole number of at least 1')
         return {'': total}
     names = [dataset.get('name', dataset.get('subset'))
              for dataset in cfg.train_dataloader.dataset.datasets]
-    if isinstance(total, int):
+    if _is_number(total):
         if total % len(names):
             raise ValueError(f'total_batch_size={total} cannot be divided equally among the '
                              f'{len(names)} data sets {", ".join(names)}: set it to a multiple of '
                              f'{len(names)}, or give a number for each by name')
         return dict.fromkeys(names, total // len(names))
-    if set(total) != set(names) or min(total.values()) < 1:
-        raise ValueError(f'total_batch_size={dict(total)}: give a number of at least 1 for each of '
-                         f'{", ".join(names)}')
+    if not isinstance(total, dict) or set(total) != set(names) or not all(
+            map(_is_number, total.values())):
+        raise ValueError(f'total_batch_size={total}: give a whole number of at least 1, or one for '
+                         f'each of {", ".join(names)}')
     return dict(total)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
 def _refusal(totals: dict[str, int], common: int, processes: int) -> str:
-    whole = sum(totals.values())
-    unit = whole // common * processes
-    sizes = [size for size in (whole // unit * unit, (whole // unit + 1) * unit) if size]
+    smallest = {name: total // common * processes for name, total in totals.items()}
+    factors = [factor for factor in (common // processes, common // processes + 1) if factor]
+    if len(set(totals.values())) == 1:
+        sizes = _one_of(factor * sum(smallest.values()) for factor in factors)
+        changes = f'total_batch_size={sizes}'
+    else:
+        changes = _one_of(' '.join(f'total_batch_size.{name}={factor * number}'
+                                   for name, number in smallest.items()) for factor in factors)
     each = '' if '' in totals else f', {_by_name(totals)},'
-    return (f'{whole} images a step{each} cannot be shared equally by {processes} processes: start '
-            f'{_one_of(_divisors(common))}, or change the recipe by --cfg-options '
-            f'total_batch_size={_one_of(sizes)}')
+    return (f'{sum(totals.values())} images a step{each} cannot be shared equally by {processes} '
+            f'processes: start {_one_of(_divisors(common))}, or change the recipe by --cfg-options '
+            f'{changes}')
 
 
 def _by_name(totals: dict[str, int], divisor: int = 1) -> str:
@@ -105,8 +118,8 @@ def _by_name(totals: dict[str, int], divisor: int = 1) -> str:
                      for name, number in totals.items())
 
 
-def _one_of(numbers: Iterable[int]) -> str:
-    *first, last = map(str, numbers)
+def _one_of(values: Iterable[Any]) -> str:
+    *first, last = map(str, values)
     return f'{", ".join(first)} or {last}' if first else last
 
 

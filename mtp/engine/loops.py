@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mtp.engine.memory import allocations_recorded, explain_shortage, write_snapshot
+from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
 from mtp.registry import LOOPS
 
 
@@ -93,15 +94,23 @@ class _Accumulating:
         raise torch.cuda.OutOfMemoryError(explain_shortage(self.runner, said))
 
     def _update(self, index: int, batches: Sequence[Any]) -> None:
-        """Make one update of the weights, with the mean gradient of some batches."""
+        """Make one update of the weights, with the mean gradient of some batches.
+
+        Raises:
+            ValueError: the wrapper of the optimiser is another than mtp's.
+        """
+        wrapper = self.runner.optim_wrapper
+        if not isinstance(wrapper, MixedPrecisionOptimWrapper):
+            raise ValueError(f'an update of several batches needs optim_wrapper.type='
+                             f'mtp.engine.MixedPrecisionOptimWrapper, not {type(wrapper).__name__}:'
+                             ' set it, or leave out --images-per-gpu')
         self.runner.call_hook('before_train_iter', batch_idx=index, data_batch=batches)
-        self.runner.optim_wrapper.start_update(len(batches))
+        wrapper.start_update(len(batches))
         outputs = []
         for number, batch in enumerate(batches):
             if number:
                 self.runner.call_hook('before_train_batch', batch_idx=number)
-            outputs.append(self.runner.model.train_step(
-                batch, optim_wrapper=self.runner.optim_wrapper))
+            outputs.append(self.runner.model.train_step(batch, optim_wrapper=wrapper))
         self.runner.call_hook('after_train_iter', batch_idx=index, data_batch=batches,
                               outputs=_mean(outputs))
         self._iter += 1

@@ -1,7 +1,7 @@
 """What to do when the first step does not fit the GPU: how much it needs, and what would fit."""
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,14 @@ def allocations_recorded() -> Iterator[None]:
     if not torch.cuda.is_available():
         yield
         return
-    torch.cuda.memory._record_memory_history(stacks='python', max_entries=100_000)
+    record = torch.cuda.memory._record_memory_history
+    with suppress(RuntimeError):  # not every allocator can: cudaMallocAsync cannot
+        record(stacks='python', max_entries=100_000)
     try:
         yield
     finally:
-        torch.cuda.memory._record_memory_history(enabled=None)
+        with suppress(RuntimeError):
+            record(enabled=None)
 
 
 def write_snapshot(runner: Runner) -> None:
@@ -56,8 +59,16 @@ def explain_shortage(runner: Runner, said: str) -> str:
         runner: the runner; it cannot train on after this.
         said: torch's own message.
     """
+    try:
+        return _explain(runner, said)
+    except Exception as error:  # it must not hide that memory ran out
+        return (f'the first step does not fit the memory of the GPU. What would fit is not known: '
+                f'{reason_in_a_line(error)}. torch says: {said.splitlines()[0]}')
+
+
+def _explain(runner: Runner, said: str) -> str:
     _release(runner)
-    images = _batch_size(runner)
+    images = runner.train_dataloader.batch_sampler.batch_size
     free, total = torch.cuda.mem_get_info()
     capacity = int(USABLE * (free + torch.cuda.memory_reserved()))
     unit = len(getattr(runner.train_dataloader.sampler, 'counts', [1]))  # an image of each data set
@@ -66,7 +77,9 @@ def explain_shortage(runner: Runner, said: str) -> str:
     if get_world_size() == 1 and images > 3 * unit:
         try:
             fixed, per_image = _measure(runner, images, unit)
-            how, fitting = 'measured; an image takes', int((capacity - fixed) / per_image)
+            # smaller batches may have had smaller images
+            fitting = min(int((capacity - fixed) / per_image), images - 1)
+            how = 'measured; an image takes'
         except torch.cuda.OutOfMemoryError:
             fitting = 0
     return (f'the first step does not fit the memory of the GPU, {total / 2**30:.1f} GiB, with '
@@ -119,11 +132,6 @@ def _count(runner: Runner, images: int, capacity: int) -> tuple[int, int]:
     # weights, gradients, and AdamW's two averages
     fixed = 4 * sum(value.numel() * value.element_size() for value in weights)
     return fixed, max(0, capacity - fixed) // images
-
-
-def _batch_size(runner: Runner) -> int:
-    loader = runner.train_dataloader
-    return loader.batch_size // getattr(loader, 'accumulation', 1)
 
 
 def _release(runner: Runner) -> None:

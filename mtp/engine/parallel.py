@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
@@ -25,6 +25,11 @@ from torch.distributed.fsdp import (
 
 from mtp.models.tasks import Task
 from mtp.registry import MODEL_WRAPPERS
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model itself, without the wrapper of distributed training."""
+    return model.module if is_model_wrapper(model) else model
 
 
 @MODEL_WRAPPERS.register_module()

@@ -8,7 +8,6 @@ from typing import Any
 import mmengine
 import torch
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import CheckpointLoader
@@ -18,7 +17,7 @@ from torch.optim import Optimizer
 
 from mtp import fallback
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
-from mtp.engine.parallel import ShardedModel
+from mtp.engine.parallel import ShardedModel, unwrap
 from mtp.engine.shards import distribute, load_shards, save_shards
 from mtp.ops.deterministic import replace_pools
 
@@ -33,7 +32,7 @@ class Runner(MMEngineRunner):
     @property
     def bare_model(self) -> nn.Module:
         """The model without the wrapper of distributed training."""
-        return self.model.module if is_model_wrapper(self.model) else self.model
+        return unwrap(self.model)
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
         """As in mmengine; what mtp itself logs goes where the run's log goes."""

@@ -4,7 +4,6 @@ The folder holds what a checkpoint file of mmengine holds: the tensors of ``stat
 ``optimizer`` through ``torch.distributed.checkpoint``, each process writing its own, and the rest
 (schedules, log, meta information) in ``rest.pth``.
 """
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from mtp.files import put_in_place, whole
 from mtp.models.weights.loading import check_state, load_safely, read_state_dict
 
 REST = 'rest.pth'
@@ -48,12 +48,13 @@ def save_shards(checkpoint: dict[str, Any], folder: str | Path) -> None:
     if is_main_process():
         shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
         unfinished.mkdir(parents=True)
-        torch.save(rest, unfinished / REST)
+        with whole(unfinished / REST) as path, open(path, 'wb') as file:
+            torch.save(rest, file)
     barrier()
     dcp.save(tensors, checkpoint_id=unfinished)
     barrier()
     if is_main_process():
-        os.replace(unfinished, folder)
+        put_in_place(unfinished, folder)
     barrier()
 
 
@@ -134,20 +135,19 @@ def merge_shards(folder: str | Path, path: str | Path) -> None:
     """
     folder, path = Path(folder), Path(path)
     _entries(folder)
-    unfinished = path.with_name(f'{path.name}.unfinished')
-    dcp_to_torch_save(folder, unfinished)
-    tensors = load_safely(unfinished)
     checkpoint = {**load_safely(folder / REST), 'state_dict': {}}
-    for key, value in tensors.items():
-        kind, name = key.split('.', 1)
-        if kind == 'state_dict':
-            checkpoint['state_dict'][name] = value
-        else:
-            index, name = name.split('.', 1)
-            states = checkpoint['optimizer'].setdefault('state', {})
-            states.setdefault(int(index), {})[name] = value
-    torch.save(checkpoint, unfinished)
-    os.replace(unfinished, path)
+    with whole(path) as unfinished:
+        dcp_to_torch_save(folder, unfinished)
+        for key, value in load_safely(unfinished).items():
+            kind, name = key.split('.', 1)
+            if kind == 'state_dict':
+                checkpoint['state_dict'][name] = value
+            else:
+                index, name = name.split('.', 1)
+                states = checkpoint['optimizer'].setdefault('state', {})
+                states.setdefault(int(index), {})[name] = value
+        with open(unfinished, 'wb') as file:
+            torch.save(checkpoint, file)
 
 
 def _flat(state_dict: Mapping[str, Tensor], states: Mapping[int, Mapping[str, Tensor]]

@@ -7,8 +7,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from mtp.registry import METRICS
+from mtp.sample_fields import IGNORED
 
-IGNORED = 255
 SCORES = ('F1', 'precision', 'recall', 'IoU')
 
 

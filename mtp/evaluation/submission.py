@@ -1,5 +1,4 @@
 """Predictions as the benchmarks' servers take them, for test splits whose labels they keep."""
-import os
 import zipfile
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
+from mtp.files import whole
 from mtp.registry import METRICS
 
 
@@ -41,11 +41,10 @@ class Submission(BaseMetric):
     def write(self, predictions: dict[str, Any]) -> Path:
         """The zip, which appears whole or not at all."""
         path = self.out_dir / f'{self.name}.zip'
-        unfinished = path.with_suffix('.zip.partial')
-        with zipfile.ZipFile(unfinished, 'w', self.compression) as archive:
+        with (whole(path) as unfinished,
+              zipfile.ZipFile(unfinished, 'w', self.compression) as archive):
             for name, content in self.files(predictions).items():
                 archive.writestr(name, content)
-        os.replace(unfinished, path)
         return path
 
     def compute_metrics(self, results: list[tuple[str, Any]]) -> dict[str, float]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mtp.ops.deterministic import grid_sample
-from mtp.ops.dispatch import gradients, use_triton
+from mtp.ops.dispatch import gradients, twin_of, use_triton
 
 # Channels of a group that a program of the kernel has room for.
 MOST_CHANNELS = 1024
@@ -54,6 +54,7 @@ def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride:
                 remove_center)
 
 
+@twin_of('dcnv3')
 def dcnv3_torch(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int,
                 pad: int, dilation: int, group: int, offset_scale: float,
                 remove_center: bool) -> Tensor:
@@ -89,6 +90,7 @@ def dcnv3_torch(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, s
     return out.flatten(3, 4).to(input.dtype)
 
 
+@twin_of('dcnv3_backward')
 def dcnv3_backward_torch(grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor,
                          kernel_size: int, stride: int, pad: int, dilation: int, group: int,
                          offset_scale: float, remove_center: bool

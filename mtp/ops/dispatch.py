@@ -6,12 +6,15 @@ Triton kernels take float32, bfloat16 and float16 tensors on an NVIDIA GPU of co
 does, and warns where there is none (with ``TRITON_INTERPRET=1`` it takes CPU tensors too, which
 Triton's interpreter works on, slowly). Where Triton refuses a kernel, its twin takes over
 (:func:`else_twin`). ``python -m mtp.info`` tells what will run.
+
+An operator's module imports its kernel in the call that runs it. No kernel imports an operator's
+module: it finds its twin (:func:`twin_of`) and the limits that both share here.
 """
 import functools
 import importlib.util
 import os
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +27,14 @@ SETTING = os.environ.get('MTP_KERNELS', '')
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # asked once: torch.compile cannot trace the question
 _TRITON_INSTALLED = importlib.util.find_spec('triton') is not None
+# Boxes of a group whose flags one program of horizontal suppression has room for.
+MOST_BOXES = 1 << 14
+# A RoI's bin larger than that many feature pixels is sampled more thinly: without a limit, one RoI
+# of a diverged detector would occupy the device forever.
+MAX_ADAPTIVE_SAMPLES = 1024
+
+# name of an operator's launcher -> its twin
+_TWINS: dict[str, Callable[..., Any]] = {}
 
 if SETTING not in ('', 'torch', 'triton'):
     raise ValueError(f'MTP_KERNELS={SETTING!r}: set it to torch or triton, or unset it')
@@ -47,8 +58,22 @@ def use_triton(*tensors: Tensor) -> bool:
     return reason is None and _triton_imports()
 
 
-def else_twin(twin: Callable[P, R], layout: torch.memory_format = torch.contiguous_format,
-              atomics: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def twin_of(launcher: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator that registers a function as the twin of a kernel's launcher.
+
+    The twin takes the launcher's arguments, and returns a tensor, or a tuple or list of tensors.
+
+    Args:
+        launcher: name of the launcher, that of its ``torch.library`` operator.
+    """
+    def register(twin: Callable[P, R]) -> Callable[P, R]:
+        _TWINS[launcher] = twin
+        return twin
+    return register
+
+
+def else_twin(layout: torch.memory_format = torch.contiguous_format, atomics: bool = False
+              ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator of a kernel's launcher: its twin takes over once Triton refuses it.
 
     It goes below ``torch.library.custom_op``, so that eager and compiled code are alike. The
@@ -56,13 +81,13 @@ def else_twin(twin: Callable[P, R], layout: torch.memory_format = torch.contiguo
     to the twin. What was refused is not tried again in this process.
 
     Args:
-        twin: function of the same arguments in torch; results are a tensor, a tuple or a list.
         layout: memory format of the launcher's results, which the twin's are brought to.
         atomics: whether the kernels add to memory in any order; the twin does not, and runs under
             ``torch.use_deterministic_algorithms``.
     """
     def decorate(launcher: Callable[P, R]) -> Callable[P, R]:
         part = launcher.__name__
+        twin = _TWINS[part]  # the package, imported before its kernels, has registered all twins
         parts = {part, part.removesuffix('_backward')}
 
         @functools.wraps(launcher)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtp.ops.dispatch import gradients, use_triton
+from mtp.ops.dispatch import gradients, twin_of, use_triton
 
 
 def sigmoid_focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float = 0.25,
@@ -48,6 +48,7 @@ def sigmoid_focal_loss_derivative(logits: Tensor, target: Tensor, gamma: float =
     return form(None, logits, target, gamma, alpha, weight)
 
 
+@twin_of('sigmoid_focal_loss')
 def sigmoid_focal_loss_torch(logits: Tensor, target: Tensor, gamma: float, alpha: float,
                              weight: Tensor | None) -> Tensor:
     """:func:`sigmoid_focal_loss` in torch."""
@@ -56,6 +57,7 @@ def sigmoid_focal_loss_torch(logits: Tensor, target: Tensor, gamma: float, alpha
     return (-factor * (gamma * F.logsigmoid(-x)).exp() * F.logsigmoid(x)).to(logits.dtype)
 
 
+@twin_of('sigmoid_focal_loss_backward')
 def sigmoid_focal_loss_backward_torch(grad_loss: Tensor | None, logits: Tensor, target: Tensor,
                                       gamma: float, alpha: float, weight: Tensor | None) -> Tensor:
     """Return the gradient of the logits, or without ``grad_loss`` each element's derivative."""

@@ -5,10 +5,7 @@ Shapes: G groups (a pyramid level of an image each), N boxes of a group.
 import torch
 from torch import Tensor
 
-from mtp.ops.dispatch import use_triton
-
-# Boxes of a group whose flags one program of the kernel has room for.
-MOST_BOXES = 1 << 14
+from mtp.ops.dispatch import MOST_BOXES, twin_of, use_triton
 
 
 def kept_horizontal(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
@@ -48,6 +45,7 @@ def kept_horizontal(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tenso
     return form(boxes, valid, iou_threshold)
 
 
+@twin_of('kept_horizontal')
 @torch.library.custom_op('mtp::kept_horizontal_torch', mutates_args=())
 def kept_horizontal_torch(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
     """Do what :func:`kept_horizontal` does through torchvision, group by group.

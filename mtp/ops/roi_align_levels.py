@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtp.ops.dispatch import use_triton
+from mtp.ops.dispatch import twin_of, use_triton
 from mtp.ops.roi_align import roi_align, roi_align_backward
 from mtp.ops.roi_align_rotated import roi_align_rotated_backward_torch, roi_align_rotated_torch
 
@@ -47,6 +47,7 @@ def roi_align_levels(features: Sequence[Tensor], rois: Tensor, levels: Tensor,
     return form(features, rois, levels, *bins, scales, sampling_ratio)
 
 
+@twin_of('roi_align_levels')
 def roi_align_levels_torch(features: Sequence[Tensor], rois: Tensor, levels: Tensor, height: int,
                            width: int, scales: Sequence[float], sampling_ratio: int) -> Tensor:
     """:func:`roi_align_levels` level by level."""
@@ -60,13 +61,19 @@ def roi_align_levels_torch(features: Sequence[Tensor], rois: Tensor, levels: Ten
     return output.index_copy(0, torch.cat(places), torch.cat(pooled))
 
 
-def roi_align_levels_backward_torch(grad_output: Tensor, rois: Tensor, levels: Tensor,
-                                    shapes: Sequence[tuple[int, ...]], scales: Sequence[float],
+@twin_of('roi_align_levels_backward')
+def roi_align_levels_backward_torch(grad_output: Tensor, rois: Tensor, levels: Tensor, images: int,
+                                    sizes: Sequence[int], scales: Sequence[float],
                                     sampling_ratio: int) -> list[Tensor]:
-    """Return the gradients of features of ``shapes`` (B, C, H, W), in :func:`roi_align_levels`."""
+    """Return the gradients of features ``(images, C, H, W)``, in :func:`roi_align_levels`.
+
+    Args:
+        sizes: H, W of the first level, of the second, and so on.
+    """
     grads = []
-    for level, (shape, scale) in enumerate(zip(shapes, scales)):
+    for level, (height, width, scale) in enumerate(zip(sizes[::2], sizes[1::2], scales)):
         place = (levels == level).nonzero().squeeze(1)
+        shape = images, grad_output.shape[1], height, width
         grads.append(_pool_backward(grad_output[place], rois[place], shape, scale, sampling_ratio))
     return grads
 

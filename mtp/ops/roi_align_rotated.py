@@ -5,13 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtp.ops.dispatch import use_triton
+from mtp.ops.dispatch import MAX_ADAPTIVE_SAMPLES, twin_of, use_triton
 
 # Samples worked on at once: bounds the memory of large RoIs that are sampled adaptively.
 _SAMPLES_PER_CHUNK = 1 << 18
-# A bin larger than that many feature pixels is sampled more thinly; without an end to it, one RoI
-# of a detector that has gone astray would occupy the device for ever.
-MAX_ADAPTIVE_SAMPLES = 1024
 
 
 def roi_align_rotated(features: Tensor, rois: Tensor, output_size: int | tuple[int, int],
@@ -65,6 +62,7 @@ def roi_align_rotated_backward(grad_output: Tensor, rois: Tensor, shape: tuple[i
     return form(grad_output, rois, list(shape), spatial_scale, sampling_ratio, aligned, clockwise)
 
 
+@twin_of('roi_align_rotated')
 def roi_align_rotated_torch(features: Tensor, rois: Tensor, height: int, width: int,
                             spatial_scale: float, sampling_ratio: int, aligned: bool,
                             clockwise: bool) -> Tensor:
@@ -97,6 +95,7 @@ class _Pool(torch.autograd.Function):
         return grad, None, None, *(None for _ in ctx.settings)
 
 
+@twin_of('roi_align_rotated_backward')
 def roi_align_rotated_backward_torch(grad_output: Tensor, rois: Tensor, shape: list[int],
                                      *settings) -> Tensor:
     """:func:`roi_align_rotated_backward` in torch."""

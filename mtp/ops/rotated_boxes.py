@@ -6,7 +6,7 @@ A rotated box is (cx, cy, w, h, theta): pixels, and radians with positive = cloc
 import torch
 from torch import Tensor
 
-from mtp.ops.dispatch import use_triton
+from mtp.ops.dispatch import twin_of, use_triton
 
 # Pairs whose overlaps are computed at once, and pairs looked at for whether they are near each
 # other: each bounds the memory of its temporaries to some 200 MB.
@@ -92,6 +92,7 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float,
     return order[form(boxes.detach()[order], iou_threshold, labels)]
 
 
+@twin_of('box_iou_rotated')
 @torch.library.custom_op('mtp::box_iou_rotated_torch', mutates_args=())
 def box_iou_rotated_torch(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bool) -> Tensor:
     """Do what :func:`box_iou_rotated` does in torch.
@@ -123,6 +124,7 @@ def _(boxes1, boxes2, mode, aligned):
                             dtype=dtype)
 
 
+@twin_of('kept_rotated')
 def kept_rotated_torch(boxes: Tensor, iou_threshold: float, labels: Tensor | None) -> Tensor:
     """Which boxes :func:`nms_rotated` keeps, in torch.
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtp.ops.deterministic import grid_sample
-from mtp.ops.dispatch import use_triton
+from mtp.ops.dispatch import gradients, twin_of, use_triton
 from mtp.ops.relative_position import relative_position_terms
 
 
@@ -140,6 +140,19 @@ def rotated_window_attention_torch(q: Tensor, k: Tensor, v: Tensor, grid: Tensor
     out = out.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)  # (B, H', W', heads, d)
     left, _, top, _ = padding
     return out[:, top:top + height, left:left + width]
+
+
+@twin_of('rotated_window_attention')
+def _twin(q: Tensor, *operands: Tensor) -> tuple[Tensor, Tensor]:
+    # its backward needs no log-sum-exp, and follows it to the twin
+    return (rotated_window_attention_torch(q, *operands),
+            q.new_full(q.shape[:-1], float('nan'), dtype=torch.float32))
+
+
+@twin_of('rotated_window_attention_backward')
+def _backward_twin(*tensors: Tensor) -> tuple[Tensor, ...]:
+    *operands, _out, _logsumexp, grad_out = tensors
+    return gradients(rotated_window_attention_torch, tuple(operands), grad_out)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scales: Tensor, angles: Tensor,

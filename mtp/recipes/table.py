@@ -7,7 +7,11 @@ from typing import Any
 import mmengine
 from mmengine.config import Config
 
-CONFIGS = Path(__file__).parents[2] / 'configs' / 'finetune'
+from mtp import resources
+from mtp.data.datasets import DATASETS
+
+CONFIGS = resources.configs() / 'finetune'
+MULTI_SCALE = '_ms'
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,21 @@ def read_results() -> dict[str, Results]:
     """Data set -> its published figures, in the order of the file."""
     return {name: Results(**entry)
             for name, entry in mmengine.load(CONFIGS / 'results.yaml').items()}
+
+
+def dataset_of(recipe: str) -> tuple[str, bool]:
+    """Return the data set of a recipe, and whether it is cut at several scales.
+
+    A recipe is called as its data set, with ``_ms`` behind it for several scales.
+    """
+    name = recipe.removesuffix(MULTI_SCALE)
+    return (recipe, False) if recipe in DATASETS else (name, name != recipe)
+
+
+def title(recipe: str) -> str:
+    """Return what tables call the data of a recipe."""
+    name, multi_scale = dataset_of(recipe)
+    return DATASETS[name].title + ', multi-scale' * multi_scale
 
 
 def configs(dataset: str) -> dict[str, Path]:

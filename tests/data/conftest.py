@@ -3,8 +3,8 @@ import shutil
 
 import pytest
 
+from mtp.data.datasets import DATASETS
 from mtp.data.prepare import prepare
-from mtp.data.synthetic import detection
 
 # Smaller than what the tool makes, for speed; those to spoil are smaller than a tile.
 SMALL = {
@@ -25,7 +25,7 @@ def detection_set(tmp_path_factory):
     def get(name):
         if name not in results:
             root = tmp_path_factory.mktemp(name)
-            detection.MAKE[name](root / 'src', **SMALL[name])
+            DATASETS[name].synthesise(root / 'src', **SMALL.get(name, {}))
             results[name] = root / 'src', root / 'dst', prepare(name, root / 'src', root / 'dst')
         return results[name]
     return get
@@ -33,7 +33,7 @@ def detection_set(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def tiny_detection_sources(tmp_path_factory):
-    return {name: detection.MAKE[name](tmp_path_factory.mktemp(name), **SMALL[name] | sizes)
+    return {name: DATASETS[name].synthesise(tmp_path_factory.mktemp(name), **SMALL[name] | sizes)
             for name, sizes in TINY.items()}
 
 

@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 
 from mtp.data import SUBSETS
-from mtp.data.facts import DATASETS
+from mtp.data.datasets import DATASETS
 from tests.data.small import make_subset
 
 SIZES = {'trainval': ((128, 128), (128, 128), (112, 120)), 'test': ((128, 128),)}

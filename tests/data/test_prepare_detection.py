@@ -10,24 +10,21 @@ import pytest
 from mmrotate.datasets import DIORDataset
 
 from mtp.data.checks import check_prepared
-from mtp.data.facts import DATASETS
-from mtp.data.facts.detection import DETECTION
-from mtp.data.prepare import PREPARE, prepare
-from mtp.data.prepare import horizontal_detection as horizontal
+from mtp.data.datasets import DATASETS, xview
+from mtp.data.prepare import prepare
 from mtp.data.prepare.box_files import checked, oriented, read_dota, read_fair1m, read_xml
-from mtp.data.synthetic import MAKE, detection
 from tests.data.tiles import boxes_of, place
 
-
-def test_every_set_has_facts_a_preparation_and_a_small_copy():
-    assert set(PREPARE) == set(MAKE) == set(DATASETS)
-    assert set(detection.MAKE) == set(DETECTION)
-    assert {name: len(facts.classes) for name, facts in DETECTION.items()} == dict(
-        xview=60, dior=20, dior_r=20, fair1m=37, dota_v1=15, dota_v2=18)
-    assert len(horizontal.XVIEW_TYPES) == 60
+NUM_CLASSES = dict(xview=60, dior=20, dior_r=20, fair1m=37, dota_v1=15, dota_v2=18)
 
 
-@pytest.mark.parametrize('name', DETECTION)
+def test_classes():
+    assert {name: len(DATASETS[name].classes) for name in NUM_CLASSES} == NUM_CLASSES
+    assert len(xview.TYPES) == 60
+
+
+@pytest.mark.parametrize('name', [name for name, dataset in DATASETS.items() if dataset.task in (
+    'horizontal_detection', 'rotated_detection')])
 def test_prepared_sets_pass_the_checks(name, detection_set):
     _, dst, report = detection_set(name)
     assert report.bad == []
@@ -44,7 +41,7 @@ def test_dior_json_holds_the_boxes_of_the_xml(detection_set):
                          ('test', ['00005', '00006'])):
         coco = json.loads((dst / f'DIOR_{split}_coco.json').read_text())
         assert [image['file_name'] for image in coco['images']] == [f'{s}.jpg' for s in stems]
-        assert [c['name'] for c in coco['categories']] == list(DETECTION['dior'].classes)
+        assert [c['name'] for c in coco['categories']] == list(DATASETS['dior'].classes)
         assert [a['id'] for a in coco['annotations']] == [
             i + 1 for i in range(len(coco['annotations']))]
         for image in coco['images']:
@@ -54,7 +51,7 @@ def test_dior_json_holds_the_boxes_of_the_xml(detection_set):
             for element in root.iter('object'):
                 x1, y1, x2, y2 = (float(element.findtext(f'bndbox/{side}'))
                                   for side in ('xmin', 'ymin', 'xmax', 'ymax'))
-                label = DETECTION['dior'].classes.index(element.findtext('name').lower())
+                label = DATASETS['dior'].classes.index(element.findtext('name').lower())
                 expected.append((label, [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)))
             assert expected == [(a['category_id'], a['bbox'], a['area'])
                                 for a in coco['annotations'] if a['image_id'] == image['id']]
@@ -120,14 +117,14 @@ def test_xview_boxes_lie_in_each_tile_that_holds_their_centre(detection_set):
 
 
 def test_xview_tiles_are_evenly_spaced():
-    assert horizontal._starts(300) == horizontal._starts(416) == [0]
-    assert horizontal._starts(417) == [0, 1]
-    assert horizontal._starts(1300) == [0, 294, 589, 884]
+    assert xview._starts(300) == xview._starts(416) == [0]
+    assert xview._starts(417) == [0, 1]
+    assert xview._starts(1300) == [0, 294, 589, 884]
 
 
 def test_real_labels_of_fair1m(shared):
     paths = sorted((shared / 'data' / 'fair1m_labels').rglob('*.xml'))
-    total = sum(len(checked(read_fair1m(path), DETECTION['fair1m'].classes, (3000, 3000)))
+    total = sum(len(checked(read_fair1m(path), DATASETS['fair1m'].classes, (3000, 3000)))
                 for path in paths)
     assert (len(paths), total) == (350, 12103)
 
@@ -152,7 +149,7 @@ def test_real_images_of_dota(shared, tmp_path):
                 (data / 'labelTxt').iterdir() for box in read_dota(path)}
     assert seen == expected and len(seen) > 50
     for path in (data / 'labels_without_image').iterdir():
-        assert checked(read_dota(path), DETECTION['dota_v2'].classes, (20000, 20000))
+        assert checked(read_dota(path), DATASETS['dota_v2'].classes, (20000, 20000))
 
 
 def test_the_real_image_of_dior_r(shared, tmp_path):

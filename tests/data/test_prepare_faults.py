@@ -4,10 +4,10 @@ import runpy
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mtp.data.checks import check_prepared
-from mtp.data.facts import DATASETS
-from mtp.data.prepare import horizontal_detection as horizontal
+from mtp.data.datasets import DATASETS, xview
 from mtp.data.prepare import images as scenes
 from mtp.data.prepare import prepare, tiling
 
@@ -19,7 +19,7 @@ def files(root):
             for path in sorted(root.rglob('*')) if path.is_file()}
 
 
-@pytest.mark.parametrize(('name', 'module'), [('dota_v1', tiling), ('xview', horizontal)])
+@pytest.mark.parametrize(('name', 'module'), [('dota_v1', tiling), ('xview', xview)])
 def test_an_interrupted_run_goes_on(name, module, detection_set, tmp_path, monkeypatch):
     src, finished, _ = detection_set(name)
     dst = tmp_path / 'dst'
@@ -56,6 +56,13 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
 
 
+def turn(path):
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 3  # by 180 degrees: its size stays
+        image.save(path, exif=exif)
+
+
 DOTA_LINE = 'gsd:0.146343590398\n'
 BAD = {
     'unknown class': ('dota_v1', lambda s: spoil(
@@ -90,6 +97,8 @@ BAD = {
     'dior size': ('dior', lambda s: spoil(
         s / 'Annotations/Horizontal Bounding Boxes/00005.xml', '<width>256', '<width>800'),
         r'00005\.xml is of an image of height and width \(256, 800\)'),
+    'dior turned': ('dior', lambda s: turn(s / 'JPEGImages-trainval/00002.jpg'),
+                    r'00002\.jpg has the EXIF orientation 3: training would turn it'),
     'dior list': ('dior', lambda s: spoil(s / 'ImageSets/Main/val.txt', '00002', '00001'),
                   r"val\.txt, line 1: '00001' was listed before"),
     'dior_r corner': ('dior_r', lambda s: spoil(

@@ -12,13 +12,10 @@ import shapely
 from PIL import Image
 
 from mtp.data.checks import check_prepared
-from mtp.data.facts.scenes import SCENES
-from mtp.data.prepare import change_detection as change
-from mtp.data.prepare import classification, segmentation
+from mtp.data.datasets import DATASETS, eurosat, loveda, spacenet_v1, whu
+from mtp.data.prepare import footprints
 from mtp.data.prepare import images as scenes
-from mtp.data.synthetic.scenes import MAKE
 
-PREPARE = {**classification.PREPARE, **segmentation.PREPARE, **change.PREPARE}
 MADE = {
     'eurosat': dict(train=60, val=20, test=20), 'resisc45': dict(train=45, valid=180),
     'spacenet_v1': dict(train=6, val=2), 'loveda': dict(train=4, val=2, test=2),
@@ -36,7 +33,7 @@ def sources(tmp_path_factory):
 
     def get(name):
         if name not in made:
-            made[name] = MAKE[name](tmp_path_factory.mktemp(name))
+            made[name] = DATASETS[name].synthesise(tmp_path_factory.mktemp(name))
         return made[name]
     return get
 
@@ -56,47 +53,49 @@ def read(path):
     return np.asarray(Image.open(path))
 
 
-def test_every_set_has_facts_a_preparation_and_a_small_copy():
-    assert set(PREPARE) == set(MAKE) == set(SCENES)
-    assert all(len(facts.palette) in (0, len(facts.classes)) for facts in SCENES.values())
-    assert [len(SCENES[name].classes) for name in ('eurosat', 'resisc45', 'loveda')] == [10, 45, 7]
-    assert all(list(SCENES[name].classes) == sorted(SCENES[name].classes)
-               for name in ('eurosat', 'resisc45'))
+def test_classes():
+    eurosat, resisc45, loveda = (
+        DATASETS[name].classes for name in ('eurosat', 'resisc45', 'loveda'))
+    assert (len(eurosat), len(resisc45), len(loveda)) == (10, 45, 7)
+    assert all(list(classes) == sorted(classes) for classes in (eurosat, resisc45))
 
 
-@pytest.mark.parametrize('name', MAKE)
+@pytest.mark.parametrize('name', [name for name, dataset in DATASETS.items() if dataset.task in (
+    'classification', 'segmentation', 'change_detection')])
 def test_from_source_to_checked_data(name, sources, tmp_path):
     source = sources(name)
     before = files(source)
-    report = PREPARE[name](source, tmp_path)
+    report = DATASETS[name].prepare(source, tmp_path)
     assert report.bad == []
-    unit = 'pairs' if SCENES[name].task == 'change' else 'images'
-    assert {key: count for key, count in report.made.items() if key != 'scenes'} == {
-        f'{split} {unit}': count for split, count in MADE[name].items()}
     findings = check_prepared(tmp_path, name)
     assert findings.problems == {}
-    expected = dict(MADE[name])
-    if name == 'loveda':
-        expected = dict(trainval=6, test=2)
-    elif name == 'eurosat':
-        del expected['test']
-    assert findings.images == expected
+    if name in MADE:
+        unit = 'pairs' if DATASETS[name].task == 'change_detection' else 'images'
+        assert {key: count for key, count in report.made.items() if key != 'scenes'} == {
+            f'{split} {unit}': count for split, count in MADE[name].items()}
+        expected = dict(MADE[name])
+        if name == 'loveda':
+            expected = dict(trainval=6, test=2)
+        elif name == 'eurosat':
+            del expected['test']
+        assert findings.images == expected
     assert files(source) == before
     # a second run finds all done
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.[pj]*g')}
-    assert PREPARE[name](source, tmp_path) == report
+    assert DATASETS[name].prepare(source, tmp_path) == report
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.[pj]*g')} == times
 
 
 def test_the_seed_decides(sources, tmp_path):
     for name in ('eurosat', 'spacenet_v1', 'egy_bcd'):
-        assert files(MAKE[name](tmp_path / name)) == files(sources(name))
-    assert files(MAKE['clcd'](tmp_path / 'other', seed=1)) != files(sources('clcd'))
+        assert files(DATASETS[name].synthesise(tmp_path / name)) == files(sources(name))
+    other = DATASETS['clcd'].synthesise(tmp_path / 'other', seed=1)
+    assert files(other) != files(sources('clcd'))
 
 
 @pytest.mark.parametrize('name', ['clcd', 'spacenet_v1', 'loveda', 'eurosat'])
 def test_an_interrupted_run_is_taken_up(name, sources, tmp_path, monkeypatch):
-    PREPARE[name](sources(name), tmp_path / 'whole')
+    DATASETS[name].prepare(sources(name), tmp_path / 'whole')
 
     class Interrupt(BaseException):
         pass
@@ -109,17 +108,17 @@ def test_an_interrupted_run_is_taken_up(name, sources, tmp_path, monkeypatch):
             raise Interrupt
         return real(path)
     with monkeypatch.context() as patch, pytest.raises(Interrupt):
-        for module in (scenes, segmentation, classification):
+        for module in (scenes, loveda):
             patch.setattr(module, 'whole', whole)
-        PREPARE[name](sources(name), tmp_path / 'cut')
+        DATASETS[name].prepare(sources(name), tmp_path / 'cut')
     partial, complete = files(tmp_path / 'cut'), files(tmp_path / 'whole')
     assert 0 < len(partial) < len(complete) and partial.items() <= complete.items()
-    PREPARE[name](sources(name), tmp_path / 'cut')
+    DATASETS[name].prepare(sources(name), tmp_path / 'cut')
     assert files(tmp_path / 'cut') == complete
 
 
 def test_tiles_cover_a_scene_and_what_is_beyond_is_black(sources, tmp_path):
-    change.gvlm(sources('gvlm'), tmp_path)
+    DATASETS['gvlm'].prepare(sources('gvlm'), tmp_path)
     site = sources('gvlm') / 'GVLM_CD' / 'A Luoi_Vietnam'
     for folder, file in (('A', 'im1'), ('B', 'im2'), ('label', 'ref')):
         whole = read(site / f'{file}.png')
@@ -133,12 +132,12 @@ def test_tiles_cover_a_scene_and_what_is_beyond_is_black(sources, tmp_path):
 
 
 def test_images_and_labels_stay_as_they_are(sources, tmp_path):
-    segmentation.loveda(sources('loveda'), tmp_path / 'loveda')
+    DATASETS['loveda'].prepare(sources('loveda'), tmp_path / 'loveda')
     for image in sources('loveda').glob('[TV][ra]*/*/*_png/*.png'):
         kind = 'images' if image.parent.name == 'images_png' else 'labels'
         copy = tmp_path / 'loveda' / 'trainval' / kind / image.name
         assert copy.read_bytes() == image.read_bytes()
-    change.svcd(sources('svcd'), tmp_path / 'svcd')
+    DATASETS['svcd'].prepare(sources('svcd'), tmp_path / 'svcd')
     root = sources('svcd') / 'ChangeDetectionDataset/Real/subset/val'
     assert (read(tmp_path / 'svcd/val/B/val_2.png') == read(root / 'B/val_2.jpg')).all()
     label = read(root / 'OUT/val_2.jpg')
@@ -147,7 +146,7 @@ def test_images_and_labels_stay_as_they_are(sources, tmp_path):
 
 
 def test_oscd_takes_red_green_and_blue_from_the_bands(sources, tmp_path):
-    change.oscd(sources('oscd'), tmp_path)
+    DATASETS['oscd'].prepare(sources('oscd'), tmp_path)
     city = sources('oscd') / f'{ONERA}Images' / 'bercy'
     assert not (city / 'pair').exists()
     bands = [cv2.imread(str(city / f'imgs_2_rect/S2A_{band}.tif'), cv2.IMREAD_UNCHANGED)
@@ -171,7 +170,7 @@ def test_whu_in_the_two_regions_of_its_owner(sources, tmp_path):
             path = tmp_path / 'src/1. The two-period image data' / f'{target}.tif'
             path.parent.mkdir(parents=True)
             Image.fromarray(read(whole / f'{file}.tif')[:, columns]).save(path)
-    report = change.whu(tmp_path / 'src', tmp_path / 'dst')
+    report = DATASETS['whu'].prepare(tmp_path / 'src', tmp_path / 'dst')
     assert report.bad == []
     assert sum(count for key, count in report.made.items() if 'pairs' in key) == 9 + 6
 
@@ -184,11 +183,11 @@ def test_published_sizes():
                (858, 557)])
     assert sum(-(-h // 96) * -(-w // 96) for h, w in cities['train']) == 827
     tiles = [f'{i}' for i in range(-(-15354 // 256) * -(-32507 // 256))]
-    assert Counter(scenes.deal(tiles, change.WHU_SHARES).values()) == dict(
+    assert Counter(scenes.deal(tiles, whu.SHARES).values()) == dict(
         train=5334, val=762, test=1524)
-    assert Counter(scenes.deal(map(str, range(6940)), segmentation.SPACENET_SHARES).values()) == (
+    assert Counter(scenes.deal(map(str, range(6940)), spacenet_v1.SHARES).values()) == (
         dict(train=5000, val=1940))
-    assert Counter(scenes.deal(map(str, range(3000)), classification.EUROSAT_SHARES).values()) == (
+    assert Counter(scenes.deal(map(str, range(3000)), eurosat.SHARES).values()) == (
         dict(train=1800, val=600, test=600))
 
 
@@ -204,13 +203,13 @@ def test_published_lists_decide(source, tmp_path):
     names = [path.name for path in sorted(src.rglob('*.jpg'))]
     for split, part in (('train', names[::2]), ('val', names[1::4]), ('test', names[3::4])):
         (src / f'eurosat-{split}.txt').write_text('\n'.join(part))
-    assert classification.eurosat(src, tmp_path / 'dst').bad == []
+    assert DATASETS['eurosat'].prepare(src, tmp_path / 'dst').bad == []
     assert sorted(path.name for path in (tmp_path / 'dst/train').rglob('*.jpg')) == names[::2]
 
 
 def wrong_lists(src):
     names = sorted(path.name for path in src.rglob('*.jpg'))
-    classes = SCENES['resisc45'].classes
+    classes = DATASETS['resisc45'].classes
     lines = [f'{name} {classes.index(name.rpartition("_")[0])}' for name in names]
     lines[0] = f'{names[0]} 7'
     lines[1] = 'airplane_99.jpg 0'
@@ -293,15 +292,15 @@ DAMAGE = [
 def test_what_cannot_be_used_is_told(name, damage, file, lines, source, sources, tmp_path):
     src = source(name)
     damage(src / file)
-    report = PREPARE[name](src, tmp_path / 'dst')
+    report = DATASETS[name].prepare(src, tmp_path / 'dst')
     for text in lines:
         assert any(text in line for line in report.bad), report.bad
     assert len(report.bad) <= max(2, len(lines)), report.bad
     assert not list(tmp_path.rglob('*partial*'))
     if damage in (cut, shrink):  # mended and started again, it is as if nothing had been
         shutil.copy(sources(name) / file, src / file)
-        assert PREPARE[name](src, tmp_path / 'dst').bad == []
-        PREPARE[name](src, tmp_path / 'new')
+        assert DATASETS[name].prepare(src, tmp_path / 'dst').bad == []
+        DATASETS[name].prepare(src, tmp_path / 'new')
         assert files(tmp_path / 'dst') == files(tmp_path / 'new')
 
 
@@ -309,13 +308,13 @@ def test_a_division_of_tiles_needs_all_scenes(source, tmp_path):
     src = source('gvlm')
     delete(src / 'GVLM_CD/Asakura_Japan/im1.png')
     with pytest.raises(ValueError, match='Asakura_Japan: its first image is missing.*mend'):
-        change.gvlm(src, tmp_path / 'dst')
+        DATASETS['gvlm'].prepare(src, tmp_path / 'dst')
 
 
 def test_a_wrong_folder_is_refused(tmp_path):
-    for name, prepare in PREPARE.items():
+    for name in MADE:
         with pytest.raises((FileNotFoundError, ValueError), match='.'):
-            assert prepare(tmp_path, tmp_path / name).bad
+            assert DATASETS[name].prepare(tmp_path, tmp_path / name).bad
         assert not list((tmp_path / name).rglob('*.png'))
 
 
@@ -338,7 +337,7 @@ SPOIL = [
 
 @pytest.mark.parametrize(('name', 'damage', 'pattern', 'kind'), SPOIL)
 def test_the_checker_finds_damage(name, damage, pattern, kind, sources, tmp_path):
-    PREPARE[name](sources(name), tmp_path)
+    DATASETS[name].prepare(sources(name), tmp_path)
     damage(next(tmp_path.glob(pattern)))
     assert kind in check_prepared(tmp_path, name).problems
 
@@ -349,7 +348,7 @@ def test_real_oscd(shared, tmp_path):
             link = tmp_path / 'src' / f'{ONERA}{part}' / city
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(shared / 'data/oscd' / f'{ONERA}{part}' / city)
-    report = change.oscd(tmp_path / 'src', tmp_path)
+    report = DATASETS['oscd'].prepare(tmp_path / 'src', tmp_path)
     assert report.made == {'scenes': 3, 'train pairs': 30 + 20 + 24}
     assert len(report.bad) == 21 and all('no folder' in line for line in report.bad)
     label = read(shared / f'data/oscd/{ONERA}Train Labels/aguasclaras/cm/aguasclaras-cm.tif')
@@ -358,7 +357,7 @@ def test_real_oscd(shared, tmp_path):
 
 
 def test_real_change_pairs(shared, tmp_path):
-    report = change.egy_bcd(shared / 'data/egy_bcd_samples', tmp_path / 'egy')
+    report = DATASETS['egy_bcd'].prepare(shared / 'data/egy_bcd_samples', tmp_path / 'egy')
     assert report.made == {'scenes': 9, 'train pairs': 4, 'val pairs': 3, 'test pairs': 2}
     assert not report.bad and not check_prepared(tmp_path / 'egy', 'egy_bcd').problems
     samples = shared / 'data/levir_cd_samples'
@@ -366,7 +365,7 @@ def test_real_change_pairs(shared, tmp_path):
         target = tmp_path / 'src' / path.name.split('_')[0] / path.parent.name / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    report = change.levir(tmp_path / 'src', tmp_path / 'levir')
+    report = DATASETS['levir'].prepare(tmp_path / 'src', tmp_path / 'levir')
     # one of the samples has lost its label
     assert report.made == {'scenes': 11, 'train pairs': 3, 'val pairs': 1, 'test pairs': 7}
     assert report.bad == ['test/test_113_0256: its label is missing']
@@ -382,7 +381,7 @@ def test_real_loveda(shared, tmp_path):
             where.mkdir(parents=True)
             if number is not None:
                 shutil.copy(fixture / folder / f'{number}.png', where)
-    report = segmentation.loveda(tmp_path / 'src', tmp_path / 'dst')
+    report = DATASETS['loveda'].prepare(tmp_path / 'src', tmp_path / 'dst')
     assert report.made == {'train images': 2, 'val images': 1, 'test images': 0}
     assert len(report.bad) == 4 and all('_png: no images' in line for line in report.bad)
     labels = read(tmp_path / 'dst/trainval/labels/1.png')
@@ -396,7 +395,7 @@ def test_real_footprints_as_another_program_burns_them(shared, tmp_path):
                       for row in csv.DictReader(file)]
     (tmp_path / 'pixels.geojson').write_text(json.dumps(
         dict(features=[dict(geometry=geometry) for geometry in geometries])))
-    labels = segmentation.burn(tmp_path / 'pixels.geojson', (np.zeros(2), np.ones(2)), (900, 900))
+    labels = footprints.burn(tmp_path / 'pixels.geojson', (np.zeros(2), np.ones(2)), (900, 900))
     assert (labels == (read(scene / 'sample_fp_mask.tif') > 0)).all()
 
     # the whole way, with the coordinates of a map
@@ -408,9 +407,9 @@ def test_real_footprints_as_another_program_burns_them(shared, tmp_path):
     colour = np.repeat((grey // 8).clip(0, 255).astype(np.uint8)[..., None], 3, 2)
     Image.fromarray(colour).save(tmp_path / '3band/3band_x.tif', tiffinfo=tags)
     shutil.copy(scene / 'geotiff_labels.geojson', tmp_path / 'geojson/Geo_x.geojson')
-    assert segmentation.spacenet_v1(tmp_path, tmp_path / 'dst').bad == []
+    assert DATASETS['spacenet_v1'].prepare(tmp_path, tmp_path / 'dst').bad == []
     labels = read(tmp_path / 'dst/train/labels/3band_x.png')
-    origin, step = segmentation.geotransform(scene / 'sample_geotiff.tif')
+    origin, step = footprints.geotransform(scene / 'sample_geotiff.tif')
     building = shapely.from_geojson(json.dumps(json.loads(
         (scene / 'geotiff_labels.geojson').read_text())['features'][0]['geometry']))
     x, y = (np.array(building.representative_point().coords[0]) - origin) / step
@@ -423,7 +422,7 @@ def test_real_scenes_as_a_classification_set(shared, tmp_path, monkeypatch):
         target = tmp_path / 'src' / path.parent.name / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(path)
-    monkeypatch.setitem(SCENES, 'eurosat', replace(SCENES['eurosat'], classes=classes))
-    report = classification.eurosat(tmp_path / 'src', tmp_path / 'dst')
+    monkeypatch.setattr(eurosat, 'DATASET', replace(eurosat.DATASET, classes=classes))
+    report = DATASETS['eurosat'].prepare(tmp_path / 'src', tmp_path / 'dst')
     assert report.bad == []
     assert report.made == {'train images': 108, 'val images': 36, 'test images': 36}

@@ -11,10 +11,10 @@ import torch
 from mmrotate.evaluation import DOTAMetric
 from mmrotate.structures.bbox import qbox2rbox
 
-from mtp.data.facts.detection import DETECTION
+from mtp.data.datasets import DATASETS
 from mtp.data.prepare import prepare
-from mtp.data.prepare import rotated_detection as rotated
 from mtp.data.prepare.box_files import read_dota, read_fair1m
+from mtp.data.prepare.rotated_detection import DOTA_TILINGS
 from mtp.data.prepare.tiling import CUT, Tiling, shares
 from tests.data.tiles import boxes_of, place
 
@@ -66,7 +66,7 @@ def test_windows_and_shares_are_those_of_mmrotates_tool():
     spec = importlib.util.spec_from_file_location('img_split', path)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    for plan in rotated.TILINGS['dota'].values():
+    for plan in DOTA_TILINGS.values():
         sides = [int(plan.side / rate) for rate in plan.rates]
         overlaps = [int(plan.overlap / rate) for rate in plan.rates]
         for height, width in (*rng.integers(100, 6000, (40, 2)), (1024, 1024), (1848, 2048)):
@@ -94,9 +94,9 @@ def test_predictions_of_tiles_of_several_scales_merge_to_images(detection_set, t
         corners = torch.tensor(np.stack([corners.reshape(8) for corners, *_ in found])).float()
         results.append(dict(
             img_id=path.stem, bboxes=qbox2rbox(corners).numpy(), scores=np.ones(len(found)) * 0.9,
-            labels=np.array([DETECTION['dota_v1'].classes.index(name) for _, name, _ in found])))
+            labels=np.array([DATASETS['dota_v1'].classes.index(name) for _, name, _ in found])))
     metric = DOTAMetric(format_only=True, merge_patches=True, outfile_prefix='unused')
-    metric.dataset_meta = dict(classes=DETECTION['dota_v1'].classes)
+    metric.dataset_meta = dict(classes=DATASETS['dota_v1'].classes)
     metric.merge_results(results, str(tmp_path / 'merged'))
     for path in src.glob('*/labelTxt/*.txt'):
         for name in ('plane', 'ship', 'tennis-court', 'storage-tank'):

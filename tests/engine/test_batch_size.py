@@ -1,11 +1,11 @@
 """The images of a step are the recipe's, whatever the processes and what a GPU holds."""
-import argparse
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
 from mtp.cli import launch
+from mtp.cli.arguments import RunOptions
 from mtp.engine.batch_size import share_batch
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -15,8 +15,7 @@ DOTA = CONFIGS / 'finetune/rotated_detection/dota_v1/vit_b_rvsa.py'
 
 
 def load(path: Path, **options) -> Config:
-    return launch.load_config(argparse.Namespace(
-        config=path, work_dir=None, launcher='none', cfg_options=options))
+    return launch.load_config(RunOptions(path, cfg_options=options))
 
 
 def divide(cfg: Config, processes: int) -> tuple:
@@ -64,6 +63,10 @@ def test_a_config_that_a_run_has_written_is_divided_anew(tmp_path):
     (SAMRS, 64, {}, '96 images a step, 32 of sota, .* by 64 processes: .*total_batch_size=192'),
     (DOTA, 8, {}, '4 images a step cannot .* by 8 processes: start 1, 2 or 4, or .*_size=8$'),
     (SAMRS, 1, dict(images_per_gpu=2), 'give at least 3'),
+    (LEVIR, 1, dict(images_per_gpu=0), '1 of the data set; give at least 1'),
+    (SAMRS, 1, dict(total_batch_size=0), 'a whole number of at least 1, or one for each of sota'),
+    (LEVIR, 1, dict(total_batch_size=-4), 'total_batch_size=-4: give a whole number'),
+    (LEVIR, 1, dict(total_batch_size=6.4), 'total_batch_size=6.4: give a whole number'),
     (SAMRS, 1, dict(total_batch_size=100), 'the 3 data sets sota, sior, fast'),
     (SAMRS, 1, dict(total_batch_size=dict(sota=3)), 'for each of sota, sior, fast')])
 def test_what_cannot_be_divided_is_refused_with_numbers_that_can(path, processes, options, message):
@@ -74,8 +77,22 @@ def test_what_cannot_be_divided_is_refused_with_numbers_that_can(path, processes
         share_batch(cfg, processes)
 
 
+def test_shares_that_differ_keep_their_ratio_in_what_is_advised():
+    cfg = load(SAMRS)
+    cfg.total_batch_size = dict(sota=4, sior=2, fast=4)
+    with pytest.raises(ValueError, match='by 3 processes') as error:
+        share_batch(cfg, 3)
+    advised = str(error.value).split('--cfg-options ')[1].split()
+    assert advised == ['total_batch_size.sota=6', 'total_batch_size.sior=3',
+                       'total_batch_size.fast=6']
+    cfg.merge_from_dict({key: int(value) for key, value in (pair.split('=') for pair in advised)})
+    assert divide(cfg, 3) == (dict(sota=2, sior=1, fast=2), 5, 1)
+
+
 def test_options_without_effect_are_refused():
     with pytest.raises(ValueError, match='batch_size is derived .* total_batch_size'):
         share_batch(load(SAMRS), 1, ['train_dataloader.batch_size'])
+    with pytest.raises(ValueError, match='images_per_dataset is derived'):
+        share_batch(load(SAMRS), 1, ['train_dataloader.sampler.images_per_dataset.sota'])
     with pytest.raises(ValueError, match='this config does not have'):
         share_batch(Config(dict(images_per_gpu=2, train_dataloader={})), 1)

@@ -1,4 +1,6 @@
 """Operations of a training step, counted without running it."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -30,3 +32,11 @@ def test_a_step_is_counted_without_running_it():
     expected = flops.count(
         lambda: model.parse_losses(model(**data, mode='loss'))[0].backward())
     assert found == pytest.approx(expected) and found > 1e8
+
+
+def test_the_rate_is_measured_without_a_draw_from_training(monkeypatch):
+    event = SimpleNamespace(record=lambda: None, synchronize=lambda: None, elapsed_time=lambda _: 1)
+    monkeypatch.setattr(torch.cuda, 'Event', lambda enable_timing: event)
+    state = torch.get_rng_state()
+    assert flops.matrix_rate(torch.device('cpu'), 8) == 10 * 2 * 8**3 / 1e-3
+    assert torch.equal(torch.get_rng_state(), state)

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 
 from mtp.engine import AccumulatingEpochLoop, SeedIterationHook
-from mtp.engine.hooks import training as hooks
+from mtp.engine.hooks import seed_iteration
 from tests.engine.hooks.test_training import toy_runner
 from tests.tools.toy import ToyDataset
 
@@ -56,6 +57,12 @@ def test_updates_of_an_epoch_take_the_mean_gradient_and_the_last_what_is_left(tm
         torch.testing.assert_close(found, expected)
 
 
+def test_a_wrapper_that_cannot_sum_gradients_is_refused(tmp_path):
+    runner = toy_runner(tmp_path, **ACCUMULATED, **{'optim_wrapper.type': OptimWrapper})
+    with pytest.raises(ValueError, match='MixedPrecisionOptimWrapper, not OptimWrapper: set it'):
+        runner.train()
+
+
 class _Remember(SeedIterationHook):
     """Keeps the weights that training starts from."""
 
@@ -71,7 +78,7 @@ class _Remember(SeedIterationHook):
 def test_a_batch_draws_the_same_on_every_number_of_processes(monkeypatch, rank, batch):
     drawn = []
     for processes, process, index in [(4, rank, batch), (1, 0, 4 * batch + rank)]:
-        monkeypatch.setattr(hooks, 'get_world_size', lambda processes=processes: processes)
+        monkeypatch.setattr(seed_iteration, 'get_world_size', lambda processes=processes: processes)
         SeedIterationHook().before_train_batch(
             SimpleNamespace(seed=1, iter=5, rank=process), index)
         drawn.append(torch.rand(3))

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
+from torch.utils.data import BatchSampler
 
 from mtp.engine import memory
 from tests.engine.hooks.test_training import toy_runner
@@ -62,6 +63,42 @@ def test_where_the_smallest_batch_does_not_fit_other_settings_are_named(runner, 
     Card(monkeypatch, runner.model).limit = 2 * GIB
     with pytest.raises(torch.cuda.OutOfMemoryError, match='smallest batch, of 1 image, may not'):
         runner.train()
+
+
+def test_a_number_that_did_not_fit_is_not_advised(runner, monkeypatch):
+    card = Card(monkeypatch, runner.model)
+    monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: card.peak // 4)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=' 11 images should fit'):
+        runner.train()
+
+
+def test_a_batch_sampler_gives_the_images_at_once(tmp_path, monkeypatch):
+    runner = toy_runner(tmp_path, **{
+        'train_dataloader.batch_size': 12, 'train_dataloader.batch_sampler': dict(
+            type=BatchSampler, drop_last=False), 'train_cfg.accumulation': 2})
+    Card(monkeypatch, runner.model)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match='with 12 images at once.* 7 images'):
+        runner.train()
+
+
+def test_what_fails_on_the_way_does_not_hide_that_memory_ran_out(runner, monkeypatch):
+    Card(monkeypatch, runner.model)
+
+    def broken(*_):
+        raise ValueError('more than one pixel')
+    monkeypatch.setattr(memory, '_measure', broken)
+    with pytest.raises(torch.cuda.OutOfMemoryError,
+                       match='not known: .*more than one pixel.* torch says: CUDA out of memory'):
+        runner.train()
+
+
+def test_an_allocator_that_records_nothing_trains_all_the_same(monkeypatch):
+    def broken(**_):
+        raise RuntimeError('cudaMallocAsync does not yet support recordHistory')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda.memory, '_record_memory_history', broken)
+    with memory.allocations_recorded():
+        pass
 
 
 def test_later_steps_keep_their_error(runner, monkeypatch):

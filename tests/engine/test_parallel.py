@@ -7,6 +7,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mtp.cli import launch
+from mtp.cli.config import override
 from mtp.engine import Runner
 from mtp.engine.shards import merge_shards, whole_state_dict
 from mtp.registry import MODELS
@@ -145,6 +146,6 @@ def test_compressed_and_accumulated_gradients_and_uneven_evaluation(tmp_path):
 def test_group_norm_by_one_option():
     cfg = Config.fromfile(CONFIG)
     norm = 'model.tasks.semantic.decode_head.norm_cfg'
-    launch.override(cfg, {f'{norm}.type': 'GN', f'{norm}.num_groups': 32})
+    override(cfg, {f'{norm}.type': 'GN', f'{norm}.num_groups': 32})
     kinds = [type(module) for module in MODELS.build(cfg.model).modules()]
     assert nn.GroupNorm in kinds and not any(issubclass(kind, nn.BatchNorm2d) for kind in kinds)

@@ -15,7 +15,7 @@ from mmrotate.structures import RotatedBoxes
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mtp.data.facts import DATASETS
+from mtp.data.datasets import DATASETS
 from mtp.recipes.table import config_of
 
 CLASSES = {name: DATASETS[name].classes for name in ('dior', 'dior_r', 'spacenet_v1', 'levir')}

@@ -130,8 +130,7 @@ def test_every_tensor_of_the_official_checkpoint_finds_its_place(shared, backbon
     from mtp.registry import MODELS
     with open(shared / 'golden' / 'keys' / f'mtp_{backbone}_448.json') as file:
         keys = json.load(file)['keys']
-    config = request.config.rootpath / 'configs' / 'pretrain' / \
-        f'{backbone.replace("_", "-")}_samrs.py'
+    config = request.config.rootpath / 'configs' / 'pretrain' / f'{backbone}_samrs.py'
     with torch.device('meta'):
         model = MODELS.build(Config.fromfile(config).model)
     ours = {key: f'{str(t.dtype).removeprefix("torch.")}{list(t.shape)}'.replace(' ', '')

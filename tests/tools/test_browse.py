@@ -6,16 +6,13 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from mtp.data.prepare import change_detection as change
-from mtp.data.prepare import classification, segmentation
+from mtp.data.datasets import DATASETS
 from mtp.data.synthetic import make_samrs
-from mtp.data.synthetic.scenes import MAKE
 from mtp.visualization.browse import browse, only_loading
 from mtp.visualization.visualizer import CAPTION, MARGIN
 from tests.conftest import REPO
 from tests.data.prepared import make_dior, make_dior_r, make_dota
 
-PREPARE = {**classification.PREPARE, **segmentation.PREPARE, **change.PREPARE}
 LEAVES = {
     'eurosat': 'classification', 'spacenet_v1': 'segmentation', 'loveda': 'segmentation',
     'oscd': 'change_detection', 'dior': 'horizontal_detection', 'dota_v1': 'rotated_detection',
@@ -31,7 +28,7 @@ def load(tmp_path_factory):
         if name in DETECTION:
             DETECTION[name](root)
         else:
-            PREPARE[name](MAKE[name](root / 'src'), root)
+            DATASETS[name].prepare(DATASETS[name].synthesise(root / 'src'), root)
         cfg = Config.fromfile(REPO / f'configs/finetune/{LEAVES[name]}/{name}/vit_b_rvsa.py')
         dataset = cfg.train_dataloader.dataset
         for part in dataset.get('datasets', [dataset]):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mtp.cli import launch
+from mtp.cli.resume import checkpoint_to_resume
 
 REPO = Path(__file__).parents[2]
 
@@ -41,11 +41,11 @@ def test_only_processes_started_again_resume_by_themselves(
     cfg = Config(dict(work_dir=str(tmp_path), launcher='pytorch'))
     pointer = tmp_path / 'last_checkpoint'
     pointer.write_text('/elsewhere/iter_3.pth')
-    checkpoint = launch.checkpoint_to_resume(cfg, asked)
+    checkpoint = checkpoint_to_resume(cfg, asked)
     assert (checkpoint and checkpoint.name) == found
     # A new run must not find an older one's when it is started again.
     assert pointer.exists() == (found == 'iter_3.pth')
     if restarts:
         pointer.unlink()
-        checkpoint = launch.checkpoint_to_resume(cfg, asked)
+        checkpoint = checkpoint_to_resume(cfg, asked)
         assert checkpoint == (asked and Path(asked)), 'killed before it had saved anything'

@@ -1,5 +1,4 @@
 """Finetuning through the tools: shares of a batch, work folders, submissions."""
-import argparse
 import zipfile
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import numpy as np
 import pytest
 
 from mtp.cli import launch
+from mtp.cli.arguments import RunOptions
+from mtp.cli.config import set_submission
 from tests.tools.test_train import run_tool
 
 REPO = Path(__file__).parents[2]
@@ -15,9 +16,8 @@ LEVIR = REPO / 'configs' / 'finetune' / 'change_detection' / 'levir' / 'vit_b_rv
 LOVEDA = REPO / 'configs' / 'finetune' / 'segmentation' / 'loveda' / 'vit_b_rvsa.py'
 
 
-def load(path: Path, launcher: str = 'none', **options):
-    return launch.load_config(argparse.Namespace(
-        config=path, work_dir=None, launcher=launcher, cfg_options=options))
+def load(path: Path):
+    return launch.load_config(RunOptions(path))
 
 
 def test_each_run_has_a_folder_of_its_own(tmp_path):
@@ -31,11 +31,11 @@ def test_each_run_has_a_folder_of_its_own(tmp_path):
 
 def test_submission_is_asked_for_where_the_labels_are_elsewhere():
     with pytest.raises(ValueError, match='this one is evaluated here'):
-        launch.set_submission(load(LEVIR), 'folder')
+        set_submission(load(LEVIR), 'folder')
     with pytest.raises(ValueError, match='give --submission DIR'):
-        launch.set_submission(load(LOVEDA), None)
+        set_submission(load(LOVEDA), None)
     cfg = load(LOVEDA)
-    launch.set_submission(cfg, 'folder')
+    set_submission(cfg, 'folder')
     assert cfg.test_evaluator.out_dir == 'folder'
 
 

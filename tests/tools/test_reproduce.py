@@ -8,8 +8,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mtp.data.datasets import DATASETS
 from mtp.data.prepare import prepare
-from mtp.data.synthetic import MAKE
 from mtp.evaluation import Submission
 from mtp.models.weights.finetuned import convert, load_released
 from mtp.recipes import table
@@ -49,6 +49,7 @@ def test_table_covers_every_config_and_tells_what_the_servers_compute():
         'classification', 'segmentation', 'change_detection', 'horizontal_detection',
         'rotated_detection') for path in table.CONFIGS.glob(f'{task}/*/*.py')}
     assert set(results) == folders
+    assert {table.dataset_of(name)[0] for name in results} == set(DATASETS)
     for name, entry in results.items():
         models = table.configs(name)
         for figures in (entry.published, entry.without_mtp, *entry.logged.values()):
@@ -59,9 +60,16 @@ def test_table_covers_every_config_and_tells_what_the_servers_compute():
         assert entry.fraction == (cfg.default_scope in ('mmdet', 'mmrotate') and bool(entry.key))
 
 
-def test_page_is_up_to_date():
-    made = runpy.run_path(str(REPO / 'tools' / 'make_model_zoo.py'))
-    assert made['PAGE'].read_text() == made['page'](), 'run tools/make_model_zoo.py'
+def test_pages_are_up_to_date():
+    made = runpy.run_path(str(REPO / 'tools' / 'make_docs.py'))
+    for path, text in made['pages'](REPO).items():
+        assert path.read_text() == text, 'run tools/make_docs.py'
+
+
+def test_several_scales_are_in_the_name():
+    assert table.dataset_of('dota_v1') == ('dota_v1', False)
+    assert table.dataset_of('dota_v1_ms') == ('dota_v1', True)
+    assert table.title('dota_v1_ms') == 'DOTA-V1.0, multi-scale'
 
 
 def test_comparison():
@@ -166,7 +174,7 @@ def test_other_backbone_classes_or_kinds_of_files_are_refused(tmp_path):
 def prepared(tmp_path, monkeypatch):
     """Function of a data set: its prepared small copy, and its tiny model's released file."""
     def make(dataset: str) -> list[str]:
-        prepare(dataset, MAKE[dataset](tmp_path / 'source'), tmp_path / 'data')
+        prepare(dataset, DATASETS[dataset].synthesise(tmp_path / 'source'), tmp_path / 'data')
         cfg = tiny(dataset)
         release(build(cfg), tmp_path / 'released.pth')
         cfg.dump(tmp_path / 'tiny.py')

@@ -34,13 +34,14 @@ def test_help_imports_neither_torch_nor_openmmlab():
 def test_options_of_the_config_are_read_as_mmengine_reads_them():
     import argparse
 
-    from mtp.cli.arguments import add_run_arguments
+    from mtp.cli.arguments import RunOptions, add_run_arguments, run_options
     parser = argparse.ArgumentParser()
     add_run_arguments(parser)
     args = parser.parse_args(['c.py', '--cfg-options', 'a.b=1', 'c=[1,2]', 'd=x', '--cfg-options',
                               'e=None'])
     assert args.cfg_options == {'a.b': 1, 'c': [1, 2], 'd': 'x', 'e': None}
-    assert parser.parse_args(['c.py']).cfg_options == {}
+    assert run_options(parser.parse_args(['c.py'])) == RunOptions('c.py')
+    assert run_options(parser.parse_args(['c.py', '--launcher', 'slurm'])).launcher == 'slurm'
 
 
 # Run a tool up to its first import of torch, and end with the variable's value there.

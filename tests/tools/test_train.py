@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mtp.cli import launch
+from mtp.cli.config import override
 from mtp.engine.shards import check_checkpoint
 from mtp.models import build_backbone
 from mtp.ops import mmcv_ext
@@ -106,18 +106,18 @@ def test_launcher_without_its_processes_or_gpus_is_refused(
 ])
 def test_unknown_option_is_refused(toy, key, message):
     with pytest.raises(ValueError, match=message):
-        launch.override(toy, {key: 1})
+        override(toy, {key: 1})
 
 
 def test_options_reach_values_lists_and_arguments_left_to_their_default(toy):
     toy.encoder = dict(type=build_backbone, name='vit_b')
-    launch.override(toy, {'param_scheduler.0.T_max': 4, 'model.backbone.dropout': 0.1,
+    override(toy, {'param_scheduler.0.T_max': 4, 'model.backbone.dropout': 0.1,
                           'model.width': 16, 'optim_wrapper.optimizer.weight_decay': 0.3})
     assert toy.param_scheduler[0].T_max == 4
     assert toy.param_scheduler[0].by_epoch is False
     assert toy.model.backbone.dropout == 0.1
     assert toy.model.width == 16
-    launch.override(toy, {'encoder.window_size': 4})  # which build_backbone passes on
+    override(toy, {'encoder.window_size': 4})  # which build_backbone passes on
     assert toy.encoder.window_size == 4
     assert toy.optim_wrapper.optimizer.weight_decay == 0.3
     assert toy.optim_wrapper.optimizer.lr == 1e-2

@@ -1,9 +1,7 @@
 """What the training benchmark runs: our recipe, and the paper's structure in two precisions."""
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -20,14 +18,15 @@ from recipes import RECIPES
 from torch import Tensor, nn
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from mtp import resources
 from mtp.cli import launch
+from mtp.cli.arguments import RunOptions
 from mtp.engine.compiled_part import PartKind
 from mtp.engine.mixed_precision import autocast_dtype
 from mtp.models.backbones import build_backbone
 from mtp.registry import HOOKS, MODELS
 
 PHASES = ('data', 'forward', 'backward', 'optimizer')
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'pretrain'
 
 
 class Job:
@@ -96,9 +95,8 @@ def load_recipe(model: str, size: int, options: dict[str, Any]) -> Config:
     Raises:
         ValueError: ``options`` do not fit the config.
     """
-    cfg = launch.load_config(argparse.Namespace(
-        config=CONFIGS / f'{RECIPES[model][0]}.py', cfg_options=options, work_dir=None,
-        launcher='none'))
+    cfg = launch.load_config(RunOptions(
+        resources.configs() / 'pretrain' / f'{RECIPES[model][0]}.py', cfg_options=options))
     cfg.model.backbone.update(img_size=size, init_cfg=None)
     cfg.model.data_preprocessor.pad_size_divisor = size
     init_default_scope('mtp')

@@ -9,9 +9,9 @@ the bandwidth is that of NVLink or of all cards of a machine together, whichever
 import argparse
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'pretrain'
+from mtp import resources
+
 # Model -> ms per image at the full matrix rate of one H200, counted (see docs/performance.md).
 FLOOR_MS = {'vit_b_rvsa': 1.49, 'vit_l_rvsa': 2.90, 'internimage_xl': 2.48}
 GPUS = (8, 64, 512)
@@ -85,7 +85,7 @@ def count(name: str) -> Model:
     from mtp.models import PerDatasetBatchNorm
     from mtp.registry import MODELS
 
-    config = Config.fromfile(CONFIGS / f'{name.replace("_", "-")}_samrs.py')
+    config = Config.fromfile(resources.configs() / 'pretrain' / f'{name}_samrs.py')
     with torch.device('meta'):
         model = MODELS.build(config.model)
     blocks, decoders = parts(model)

@@ -19,8 +19,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from mtp import resources
+from mtp.cli.arguments import RunOptions
+
 REPO = Path(__file__).resolve().parents[2]
-CONFIG = REPO / 'configs' / 'pretrain' / 'vit_tiny_rvsa_demo.py'
+CONFIG = resources.configs() / 'pretrain' / 'vit_tiny_rvsa_demo.py'
 RECORDED = Path(__file__).with_name('smoke_losses.json')
 ITERATIONS = 50
 # Nothing is left to chance in which devices differ, and the rate does not warm up for 50 steps.
@@ -60,13 +63,13 @@ class Smoke:
     def train(self, name: str, iterations: int, **options) -> list[float]:
         """Train the demo, and return the loss of each iteration."""
         from mtp.cli import launch
+        from mtp.cli.config import override
         from mtp.engine.batch_size import share_batch
-        cfg = launch.load_config(argparse.Namespace(
-            config=CONFIG, work_dir=self.out / name, launcher='none', cfg_options={}))
+        cfg = launch.load_config(RunOptions(CONFIG, self.out / name))
         for kind in ('train', 'val', 'test'):
             for dataset in cfg[f'{kind}_dataloader'].dataset.datasets:
                 dataset.data_root = str(self.data / Path(dataset.data_root).name)
-        launch.override(cfg, {
+        override(cfg, {
             'experiment_name': name, 'train_cfg.max_iters': iterations,
             'train_cfg.val_interval': iterations + 1, 'default_hooks.logger.interval': 5,
             **STILL, **options})

@@ -17,7 +17,8 @@ from batches import make_samples
 from jobs import Job
 from op_timing import ceilings, describe
 
-from mtp.cli import launch
+from mtp.cli.config import override
+from mtp.cli.errors import users_errors
 from mtp.engine import flops
 
 Report = dict[str, Any]
@@ -26,11 +27,11 @@ Report = dict[str, Any]
 def run(options: argparse.Namespace) -> None:
     """Measure what is asked for, print it and write it."""
     device = torch.device(options.device)
-    with launch.users_errors():
+    with users_errors():
         cfg = jobs.load_recipe(options.model, options.size, options.cfg_options)
         chosen = {'optim_wrapper.amp': options.amp,
                   'default_hooks.compilation.mode': options.compile}
-        launch.override(cfg, {key: value for key, value in chosen.items() if value})
+        override(cfg, {key: value for key, value in chosen.items() if value})
     torch.backends.cudnn.benchmark = cfg.env_cfg.cudnn_benchmark
     classes = jobs.num_classes(cfg)
 

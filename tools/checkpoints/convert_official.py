@@ -8,6 +8,8 @@ OUT loads with ``tools/test.py configs/pretrain/<backbone>_samrs.py OUT.pth``, a
 import argparse
 from pathlib import Path
 
+from mtp.files import whole
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -25,10 +27,8 @@ def main() -> None:
     from mtp.models.weights.official import convert_official
 
     state = convert_official(read_state_dict(args.source), args.datasets)
-    args.target.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.target.with_suffix('.partial')
-    torch.save({'state_dict': state}, partial)
-    partial.rename(args.target)
+    with whole(args.target) as unfinished, open(unfinished, 'wb') as file:
+        torch.save({'state_dict': state}, file)
     print(f'{args.target}: {len(state)} tensors, '
           f'{sum(tensor.numel() for tensor in state.values()):,} values')
 

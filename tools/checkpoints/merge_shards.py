@@ -7,6 +7,8 @@ The file is what a run with ``ReplicatedModel`` would have saved: every tool tak
 import argparse
 from pathlib import Path
 
+from mtp.cli.errors import users_errors
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -14,10 +16,9 @@ def main() -> None:
     parser.add_argument('folder', type=Path, help='a checkpoint that is a folder')
     parser.add_argument('file', type=Path, help='to write')
     args = parser.parse_args()
-    from mtp.cli import launch
     from mtp.engine.shards import merge_shards
 
-    with launch.users_errors():
+    with users_errors():
         merge_shards(args.folder, args.file)
 
 

@@ -7,7 +7,8 @@ Writes one picture, named like the config.
 import argparse
 from pathlib import Path
 
-from mtp.cli.arguments import add_config_options
+from mtp.cli.arguments import RunOptions, add_config_options
+from mtp.cli.errors import users_errors
 
 
 def main() -> None:
@@ -19,14 +20,15 @@ def main() -> None:
     parser.add_argument('--num', type=int, default=8, help='of samples (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='of choice and augmentations')
     add_config_options(parser)
-    args = parser.parse_args(namespace=argparse.Namespace(work_dir=None, launcher='none'))
+    args = parser.parse_args()
     from PIL import Image
 
     from mtp.cli import launch
     from mtp.visualization.browse import browse
 
-    with launch.users_errors():
-        page = browse(launch.load_config(args), args.num, args.seed)
+    with users_errors():
+        cfg = launch.load_config(RunOptions(args.config, cfg_options=args.cfg_options))
+        page = browse(cfg, args.num, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f'{Path(args.config).stem}.png'
     Image.fromarray(page).save(path)

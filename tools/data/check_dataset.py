@@ -17,7 +17,7 @@ from rich.table import Table
 
 from mtp.data.checks import CHECKS as PREPARED_CHECKS
 from mtp.data.checks import check_prepared
-from mtp.data.facts import DATASETS
+from mtp.data.datasets import DATASETS
 from mtp.data.samrs.checking import CHECKS, Findings, check_subset, find_subsets
 
 

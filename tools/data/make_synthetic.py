@@ -9,15 +9,16 @@ tools/data/prepare.py reads.
 import argparse
 from pathlib import Path
 
-from mtp.data.synthetic import MAKE, make_samrs
+from mtp.data.datasets import DATASETS
+from mtp.data.samrs.synthesis import make_samrs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', type=Path, help='folder to make')
-    parser.add_argument('--dataset', choices=MAKE, metavar='NAME',
-                        help=f'one of {", ".join(MAKE)} (default: SAMRS)')
+    parser.add_argument('--dataset', choices=DATASETS, metavar='NAME',
+                        help=f'one of {", ".join(DATASETS)} (default: SAMRS)')
     parser.add_argument('--seed', type=int, default=0)
     sizes = parser.add_argument_group('of SAMRS only')
     sizes.add_argument('--num-train', type=int, default=200, help='training images per subset')
@@ -31,7 +32,8 @@ def main() -> None:
                          '--num-train, --num-valid and --image-size')
         if args.out.exists() and any(args.out.iterdir()):
             parser.error(f'{args.out} is not empty: remove it or choose another folder')
-        print(f'{MAKE[args.dataset](args.out, seed=args.seed)}: a small copy of {args.dataset}')
+        root = DATASETS[args.dataset].synthesise(args.out, seed=args.seed)
+        print(f'{root}: a small copy of {args.dataset}')
         return
     try:
         root = make_samrs(args.out, args.num_train, args.num_valid, args.image_size, args.seed)

@@ -12,16 +12,17 @@ import sys
 import textwrap
 from pathlib import Path
 
-from mtp.data.facts import DATASETS
-from mtp.data.prepare import PREPARE, prepare
+from mtp.data.datasets import DATASETS
+from mtp.data.prepare import prepare
 
 
 def describe(name: str) -> str:
     """What one needs to know in order to get a data set."""
-    facts = DATASETS[name]
-    lines = [f'{name}: {facts.title}, {facts.task}, {len(facts.classes)} classes']
-    for key in ('source', 'licence', 'size', 'layout'):
-        lines.append(textwrap.fill(getattr(facts, key), width=100, initial_indent=f'  {key:<9}',
+    dataset = DATASETS[name]
+    task = dataset.task.replace('_', ' ')
+    lines = [f'{name}: {dataset.title}, {task}, {len(dataset.classes)} classes']
+    for key in ('source', 'licence', 'size', 'layout', 'citation'):
+        lines.append(textwrap.fill(getattr(dataset, key), width=100, initial_indent=f'  {key:<9}',
                                    subsequent_indent=' ' * 11, break_on_hyphens=False))
     return '\n'.join(lines)
 
@@ -30,7 +31,7 @@ class List(argparse.Action):
     """Print all data sets and leave."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print('\n\n'.join(map(describe, PREPARE)))
+        print('\n\n'.join(map(describe, DATASETS)))
         parser.exit()
 
 
@@ -38,12 +39,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--list', action=List, nargs=0, help='tell of each data set where it comes '
-                        'from, its licence, size and the layout of SRC')
-    parser.add_argument('dataset', choices=PREPARE, metavar='DATASET', help=', '.join(PREPARE))
+                        'from, its licence, size, the layout of SRC and what to cite')
+    parser.add_argument('dataset', choices=DATASETS, metavar='DATASET', help=', '.join(DATASETS))
     parser.add_argument('src', type=Path, metavar='SRC', help='what the owner distributes')
     parser.add_argument('dst', type=Path, metavar='DST', help='folder to write to')
+    several = ', '.join(name for name, dataset in DATASETS.items() if dataset.multi_scale)
     parser.add_argument('--multi-scale', action='store_true',
-                        help='cut tiles at the rates 0.5, 1 and 1.5 (fair1m, dota_v1, dota_v2)')
+                        help=f'cut tiles at the rates 0.5, 1 and 1.5 ({several})')
     args = parser.parse_args()
     try:
         report = prepare(args.dataset, args.src, args.dst, args.multi_scale)

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mtp.data.datasets.oscd import prepare as prepare_oscd
+from mtp.data.decoding import read_size
 from mtp.data.prepare.base import Report, process
 from mtp.data.prepare.box_files import Box, read_dota
-from mtp.data.prepare.change_detection import oscd
-from mtp.data.prepare.images import copy_image, deal, images_in, read_size
+from mtp.data.prepare.images import copy_image, deal, images_in
 from mtp.data.prepare.tiling import Tiling, cut
-from mtp.data.samrs.to_coco import write_json
+from mtp.files import write_json
 
 OSCD_TEST = ('beihai', 'bordeaux', 'rennes')
 UCAS_CLASSES = ('plane', 'car')
@@ -50,7 +51,7 @@ def make_oscd(src: Path, dst: Path, report: Report) -> None:
         train = [city for city in cities if city not in OSCD_TEST]
         for split, chosen in (('train', train), ('test', OSCD_TEST)):
             (Path(folder) / f'{title}Images' / f'{split}.txt').write_text(','.join(chosen))
-        found = oscd(Path(folder), dst)
+        found = prepare_oscd(Path(folder), dst)
     report.made |= {f'OSCD {what}': count for what, count in found.made.items()}
     report.bad += found.bad
 
@@ -62,7 +63,7 @@ def make_ucas(src: Path, dst: Path, report: Report) -> None:
     for split in ('train', 'val'):
         items = [(path, src / 'labels' / f'{stem}.txt', dst / split)
                  for stem, path in images.items() if splits[stem] == split]
-        process(_cut_ucas, items, f'UCAS-AOD {split} images', report, lambda item: item[0])
+        process(_cut_ucas, items, f'UCAS-AOD {split} images', report)
         write_json(dst / f'{split}.json', _as_coco(dst / split))
 
 

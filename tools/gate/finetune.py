@@ -1,6 +1,5 @@
 """Finetuning steps on real small batches: the libraries' heads have shapes that depend on numbers.
 """
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from mmpretrain.structures import DataSample
 from mmrotate.structures.bbox import RotatedBoxes
 from mmseg.structures import SegDataSample
 
+from mtp import resources
 from mtp.registry import MODELS
 from tools.benchmark.gpu_forms import forms_of_a_gpu
 from tools.gate import autocast
@@ -21,7 +21,6 @@ from tools.gate.trace import Tracer
 from tools.gate.uncompiled import Uncompiled
 from tools.gate.workloads import Finetuning
 
-CONFIGS = Path(__file__).parents[2] / 'configs' / 'finetune'
 IMAGES, SIDE = 2, 256  # of a batch, pixels
 OBJECTS = (5, 9)  # of each image of the first and of the second batch
 
@@ -32,7 +31,7 @@ def finetune(workload: Finetuning, tracer: Tracer) -> dict[str, int]:
     Returns:
         dict: the launches of what runs uncompiled, by where.
     """
-    cfg = Config.fromfile(CONFIGS / f'{workload.config}.py')
+    cfg = Config.fromfile(resources.configs() / 'finetune' / f'{workload.config}.py')
     cfg.model.backbone.update(img_size=SIDE, init_cfg=None)
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)

@@ -1,9 +1,7 @@
-"""What every preparation does alike: all cores, progress, restart, whole files, list of the bad."""
-import os
+"""What every preparation does alike: all cores, progress, restart, list of the bad."""
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,16 +27,16 @@ class Report:
 
 
 def process(function: Callable[[Item], object], items: Sequence[Item], what: str, report: Report,
-            name: Callable[[Item], object] = str, cost: int = 1) -> list:
+            name: Callable[[Item], object] | None = None, cost: int = 1) -> list:
     """Call a function on each item, on all cores; note in ``report`` the items that raise.
 
     Args:
         function: picklable; raises for an item that cannot be used. To be restartable it leaves
-            files that are there (see :func:`whole`) as they are.
+            files that are there (see :func:`mtp.files.whole`) as they are.
         items: its arguments.
         what: name of the progress bar, and of the count in ``report.made``.
         report: gets the count of good items and a line for each bad one.
-        name: how an item is called in that line.
+        name: how an item is called in that line; None for the item, or the first of a tuple.
         cost: of an item, as in :func:`~mtp.data.samrs.to_coco.parallel`.
 
     Returns:
@@ -50,10 +48,14 @@ def process(function: Callable[[Item], object], items: Sequence[Item], what: str
         if problem is None:
             results.append(result)
         else:
-            named = problem.startswith(str(name(item)))
-            report.bad.append(problem if named else f'{name(item)}: {problem}')
+            called = str((name or _first)(item))
+            report.bad.append(problem if problem.startswith(called) else f'{called}: {problem}')
     report.made[what] = report.made.get(what, 0) + len(results)
     return results
+
+
+def _first(item: object) -> object:
+    return item[0] if isinstance(item, tuple) else item
 
 
 def _attempt(function: Callable, item: object) -> tuple[object, str | None]:
@@ -61,18 +63,6 @@ def _attempt(function: Callable, item: object) -> tuple[object, str | None]:
         return function(item), None
     except (OSError, ValueError, KeyError, SyntaxError, zlib.error) as error:
         return None, str(error) if isinstance(error, OSError | ValueError) else repr(error)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``path`` only when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{os.getpid()}.partial.{path.name}')
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def folder(root: Path, *names: str) -> Path:

@@ -2,77 +2,29 @@
 import random
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from mtp.data.prepare.base import Report, whole
+from mtp.data.decoding import check_unturned, read_stored
+from mtp.data.prepare.base import Report
+from mtp.files import whole
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff')
 SEED = 0
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Pixels as stored, ``(H, W)`` or ``(H, W, 3)`` RGB; transparency is left out.
-
-    Raises:
-        ValueError: no image, or one cut short; the message names the file.
-    """
-    try:
-        if path.suffix.lower() in ('.tif', '.tiff'):  # which Pillow reads only some kinds of
-            flags = cv2.IMREAD_UNCHANGED
-            pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)
-            if pixels is None:
-                raise ValueError('OpenCV cannot decode it')
-            pixels = pixels[..., :3][..., ::-1] if pixels.ndim == 3 else pixels
-        else:
-            with _of_any_size(), Image.open(path) as image:
-                if image.mode in ('1', 'P'):
-                    image = image.convert('L' if image.mode == '1' else 'RGB')
-                pixels = np.asarray(image)
-            if pixels.ndim == 3:
-                pixels = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
-    except (OSError, SyntaxError, ValueError, cv2.error) as error:
-        raise ValueError(f'{path} is missing or no whole image: {error}') from error
-    return np.ascontiguousarray(pixels)
-
-
 def read_rgb(path: Path) -> np.ndarray:
-    """An image, uint8 ``(H, W, 3)`` RGB; a grey one gets three equal channels.
+    """Read an image as stored: uint8 ``(H, W, 3)`` RGB; a grey one gets three equal channels.
 
     Raises:
         ValueError: no image, or not of 8 bits.
     """
-    pixels = read_image(path)
+    pixels = read_stored(path)
     if pixels.dtype != np.uint8:
         raise ValueError(f'{path} holds {pixels.dtype}: an RGB image of 8 bits is expected')
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, 2)
-
-
-def read_size(path: Path) -> tuple[int, int]:
-    """Height and width, from the header alone.
-
-    Raises:
-        ValueError: no image.
-    """
-    try:
-        with _of_any_size(), Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f'{path} is missing or no image: {error}') from error
-
-
-@contextmanager
-def _of_any_size() -> Iterator[None]:
-    # Pillow takes large images for an attack; those of WHU and DOTA have up to 800 million pixels
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
@@ -83,14 +35,15 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def copy_image(item: tuple[Path, Path]) -> Path:
-    """Copy an image that opens; one that is there already stays. Gives the copy's path.
+    """Copy an image that opens; one that is there already stays. Return the copy's path.
 
     Raises:
-        ValueError: no image, or one cut short.
+        ValueError: no image, one cut short, or one that training would turn.
     """
     source, target = item
     if not target.is_file():
-        read_image(source)
+        read_stored(source)
+        check_unturned(source)
         with whole(target) as unfinished:
             shutil.copyfile(source, unfinished)
     return target

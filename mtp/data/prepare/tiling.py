@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from mtp.data.prepare.base import whole
+from mtp.data.decoding import read_size
 from mtp.data.prepare.box_files import Box
-from mtp.data.prepare.images import read_rgb, read_size, write_png
+from mtp.data.prepare.images import read_rgb, write_png
+from mtp.files import whole
 
 # A tile that reaches beyond the image is filled with the mean of ImageNet, RGB, and needs a share
 # of image; an object belongs to the tiles that hold a share of it. The values are those of the

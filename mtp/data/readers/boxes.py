@@ -1,16 +1,27 @@
 """Detection data sets that the libraries have readers for, but not the classes."""
 from pathlib import Path
+from typing import ClassVar
 
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
 from mmrotate.datasets import DOTADataset
 
-from mtp.data.facts import DATASETS
+from mtp.data.datasets import DATASETS
 from mtp.registry import DATASETS as REGISTRY
 
 
-class _KnownCategories(CocoDataset):
-    """mmdet's ``CocoDataset`` that refuses a json whose categories are not the data set's."""
+@REGISTRY.register_module()
+class COCODetection(CocoDataset):
+    """mmdet's ``CocoDataset`` that refuses a json whose categories are not the data set's.
+
+    Args:
+        dataset: name in :data:`mtp.data.datasets.DATASETS`, for the classes.
+        kwargs: as in mmdet.
+    """
+    METAINFO: ClassVar[dict] = {}  # without COCO's classes and colours
+
+    def __init__(self, dataset: str, **kwargs) -> None:
+        super().__init__(metainfo=dict(classes=DATASETS[dataset].classes), **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """As in mmdet.
@@ -40,15 +51,19 @@ class _KnownCategories(CocoDataset):
 
 
 @REGISTRY.register_module()
-class DIORDetection(_KnownCategories):
+class DIORDetection(COCODetection):
     """DIOR with horizontal boxes, as ``tools/data/prepare.py dior`` makes it."""
-    METAINFO = dict(classes=DATASETS['dior'].classes)
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__('dior', **kwargs)
 
 
 @REGISTRY.register_module()
-class XViewDetection(_KnownCategories):
+class XViewDetection(COCODetection):
     """xView in tiles, as ``tools/data/prepare.py xview`` makes it."""
-    METAINFO = dict(classes=DATASETS['xview'].classes)
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__('xview', **kwargs)
 
 
 @REGISTRY.register_module()
@@ -56,7 +71,7 @@ class DOTATiles(DOTADataset):
     """mmrotate's ``DOTADataset`` for any data set of tiles; says which line cannot be read.
 
     Args:
-        dataset: name in :data:`mtp.data.facts.DATASETS`, for the classes.
+        dataset: name in :data:`mtp.data.datasets.DATASETS`, for the classes.
         kwargs: as in mmrotate.
     """
 

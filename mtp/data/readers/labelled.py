@@ -4,11 +4,10 @@ from pathlib import Path
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets.transforms import LoadAnnotations
 
-from mtp.data.facts import DATASETS
+from mtp.data.datasets import DATASETS
 from mtp.registry import DATASETS as REGISTRY
 from mtp.registry import TRANSFORMS
-
-IGNORED = 255
+from mtp.sample_fields import IGNORED
 
 
 @REGISTRY.register_module()
@@ -18,7 +17,7 @@ class SceneDataset(CustomDataset):
     A line of the list is ``<image, below data_prefix> <label, from 0>``.
 
     Args:
-        dataset: name in :data:`mtp.data.facts.DATASETS`, for the classes.
+        dataset: name in :data:`mtp.data.datasets.DATASETS`, for the classes.
         kwargs: as in mmpretrain.
 
     Raises:

@@ -1,14 +1,15 @@
 """Whether a data root holds what its labels say."""
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import shapely
-from PIL import Image
 
+from mtp.data.decoding import read_map, read_orientation, read_stored
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.run_lengths import decode_mask
 from mtp.data.samrs.subsets import SUBSETS, Subset
@@ -127,11 +128,11 @@ def _check_image(root: Path, facts: Subset, names: dict[int, str],
     path = root / facts.images / image['file_name']
     problems = []
     shape = image['height'], image['width']
-    _, problem = _read(path, shape)
+    _, problem = _read(read_stored, path, shape)
     if problem:
         problems.append(('image', problem))
     semantic_path = root / facts.semantic / f'{path.stem}.png'
-    semantic, problem = _read(semantic_path, shape)
+    semantic, problem = _read(read_map, semantic_path, shape)
     if problem is None:
         unknown = sorted({*np.unique(semantic).tolist()} - {*range(len(names)), BACKGROUND})
         if semantic.ndim != 2 or unknown:
@@ -168,15 +169,18 @@ def _check_image(root: Path, facts: Subset, names: dict[int, str],
     return problems
 
 
-def _read(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray | None, str | None]:
-    """Pixels of an image, or what is wrong with it."""
+def _read(read: Callable[[Path], np.ndarray], path: Path, shape: tuple[int, int]
+          ) -> tuple[np.ndarray | None, str | None]:
+    """Return the pixels of a file, or what is wrong with it."""
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError) as error:  # Pillow's PNG reader raises both
-        return None, f'{path}: {error}'
-    if pixels.shape[:2] != shape:
-        return None, f'{path}: (height, width) is {pixels.shape[:2]}, in the json {shape}'
+        pixels = read(path)
+    except ValueError as error:
+        return None, str(error)
+    found = pixels.shape[:2]
+    if read is read_stored and read_orientation(path) > 4:
+        found = found[::-1]  # as training turns it
+    if found != shape:
+        return None, f'{path}: (height, width) is {found}, in the json {shape}'
     return pixels, None
 
 

@@ -25,8 +25,8 @@ from mtp.data.samrs.to_coco import (
     paint_semantic,
     parallel,
     rectangle,
-    write_json,
 )
+from mtp.files import write_json
 
 
 def coco_to_samrs(annotations: Path, images: Path, out: Path, val_fraction: float = 0.2,

@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from mtp.data.samrs.subsets import SUBSETS, Subset
+from mtp.files import write_json, write_text
 
 SPLITS = ('train', 'valid')
 BACKGROUND = 255
@@ -65,13 +66,6 @@ def parallel(function: Callable, items: Sequence, what: str, cost: int = 1) -> I
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'),
                              initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield from bar(pool.map(function, items, chunksize=max(1, 16 // cost)))
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a file that is whole or not there."""
-    unfinished = path.with_suffix('.partial')
-    unfinished.write_text(json.dumps(content))
-    unfinished.replace(path)
 
 
 def samrs_to_coco(root: Path, subset: str, classes: Sequence[str] | None = None,
@@ -142,7 +136,7 @@ def _read_splits(root: Path, facts: Subset, val_fraction: float, seed: int,
             raise FileNotFoundError(f'no .pkl files in {root / facts.masks}: put the instance '
                                     'masks of SAMRS there; see docs/pretraining.md')
         for path, part in zip(lists.values(), divide(stems, val_fraction, seed)):
-            path.write_text(''.join(f'{stem}\n' for stem in part))
+            write_text(path, ''.join(f'{stem}\n' for stem in part))
     elif len(there) < len(lists):
         raise FileNotFoundError(f'{there[0]} exists, but not the list of the other split: add it, '
                                 'or remove this one to have the images divided at random')

@@ -1,11 +1,9 @@
-"""Small copies of each data set, made up, in the true on-disk form that its owner distributes."""
-from collections.abc import Callable
-from pathlib import Path
+"""Small synthetic copies of each data set, in the form that its publisher distributes."""
+from mtp.lazy import attribute_getter
 
-from mtp.data.samrs.synthesis import CLASSES, make_samrs
-from mtp.data.synthetic import detection, scenes
-
-__all__ = ['CLASSES', 'MAKE', 'make_samrs']
-
-# Name of a downstream data set -> function of the folder to make and a `seed`.
-MAKE: dict[str, Callable[..., Path]] = {**detection.MAKE, **scenes.MAKE}
+_NAMES = {
+    'mtp.data.datasets': ('MAKE',),
+    'mtp.data.samrs.synthesis': ('CLASSES', 'make_samrs'),
+}
+__all__ = sorted(name for names in _NAMES.values() for name in names)
+__getattr__ = attribute_getter(__name__, _NAMES)

@@ -3,9 +3,10 @@ from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 from mtp.engine.hooks.compilation import CompileHook
 from mtp.engine.hooks.deferred_log import DeferredLogHook, TaskLossLogProcessor
 from mtp.engine.hooks.draw_predictions import DrawPredictionsHook
+from mtp.engine.hooks.export_encoder import ExportEncoderHook
 from mtp.engine.hooks.rehearsal import RehearsalHook
+from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
-from mtp.engine.hooks.training import ExportEncoderHook, SeedIterationHook
 
 __all__ = [
     'CheckDatasetsHook', 'CompileHook', 'DeferredLogHook', 'DrawPredictionsHook',

@@ -1,9 +1,9 @@
 """A check, before anything runs, that the model and the data speak of the same data sets."""
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mtp.engine.parallel import unwrap
 from mtp.registry import HOOKS
 
 
@@ -32,7 +32,7 @@ class CheckDatasetsHook(Hook):
         self._check(runner, runner.test_dataloader)
 
     def _check(self, runner: Runner, loader: DataLoader) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         for name, meta in loader.dataset.metainfo['datasets'].items():
             if name not in model.datasets:
                 raise ValueError(f'the data set {name!r} of the loader is not among the data sets '
@@ -47,7 +47,7 @@ class CheckDatasetsHook(Hook):
                 raise ValueError(
                     f'the data set {name!r} has no labels for {sorted(missing)}: leave them out of '
                     f'model.datasets.{name}.tasks')
-        batch_size = loader.batch_size // getattr(loader, 'accumulation', 1)
+        batch_size = loader.batch_sampler.batch_size  # loader.batch_size is that of an update
         per_batch = getattr(loader.sampler, 'images_per_batch', batch_size)
         if per_batch != batch_size:
             raise ValueError(f'batch_size is {batch_size}, but the sampler gives {per_batch} '

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from mmengine.dist import get_rank, get_world_size, is_distributed
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.distributed import PrefixStore, Store
@@ -18,6 +17,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 from mtp import compat
 from mtp.engine.compiled_part import CompiledPart, PartKind
 from mtp.engine.hooks.deferred_log import is_log_step
+from mtp.engine.parallel import unwrap
 from mtp.fallback import fall_back
 from mtp.registry import HOOKS
 
@@ -60,7 +60,7 @@ class CompileHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Compile; the code itself is made at the first call of each part."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         on_gpu = next(model.parameters()).is_cuda
         if self.mode == 'off' or self.mode == 'auto' and not on_gpu:
             return

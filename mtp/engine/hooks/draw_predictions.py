@@ -1,5 +1,4 @@
 """Pictures of what a model predicts, written while it is tested."""
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from mmengine.structures import BaseDataElement
 from mmpretrain.structures import DataSample
 
 from mtp.data import LoadImage
+from mtp.files import whole
 from mtp.registry import HOOKS
 from mtp.visualization.samples import draw_result
 
@@ -59,11 +59,9 @@ class DrawPredictionsHook(Hook):
             self._write(picture, f'{prefix}_{path.stem}.png' if prefix else f'{path.stem}.png')
 
     def _write(self, picture: np.ndarray, name: str) -> None:
-        self.out_dir.mkdir(parents=True, exist_ok=True)
-        unfinished = self.out_dir / f'.{name}.{os.getpid()}'
         _, encoded = cv2.imencode('.png', picture[..., ::-1])
-        unfinished.write_bytes(encoded)
-        os.replace(unfinished, self.out_dir / name)
+        with whole(self.out_dir / name) as unfinished:
+            unfinished.write_bytes(encoded)
 
 
 def _read(path: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
-from mtp.engine.hooks.training import ExportEncoderHook
+from mtp.engine.hooks.export_encoder import ExportEncoderHook
 from mtp.engine.parallel import ShardedModel
 from mtp.engine.shards import load_shards
 from mtp.evaluation import Submission
@@ -136,11 +136,12 @@ def _unchanged(runner: Runner) -> Iterator[None]:
 def _validate(runner: Runner) -> None:
     mode = runner.model.training
     runner.model.eval()  # shards are gathered here, by all processes
-    evaluator = runner.val_loop.evaluator
+    evaluator, dataset = runner.val_loop.evaluator, runner.val_loop.dataloader.dataset
     with _without_traces(evaluator):
-        images = _try('validation', _predict, runner)
+        images = sum(all_gather_object(_try('validation', _predict, runner)))
+        # of few images the sampler gives some to two processes
         figures = _try('the metric of the validation', evaluator.evaluate,
-                       sum(all_gather_object(images)), together=True)
+                       min(images, len(dataset)), together=True)
     _try('choosing the best checkpoint', _check_best, runner, figures)
     runner.model.train(mode)
 

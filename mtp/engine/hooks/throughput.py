@@ -55,6 +55,10 @@ class ThroughputHook(IterTimerHook):
             self._images, self._seconds, self._waited = 0, 0.0, 0.0
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
+    def after_val(self, runner: Runner) -> None:
+        """Start the clock anew: no iteration waits while the metric is computed."""
+        self.t = time.time()
+
 
 def _batches(data_batch: dict | list[dict]) -> list[dict]:
     """Return the batches of an update (:mod:`mtp.engine.loops`)."""

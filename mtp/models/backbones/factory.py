@@ -1,5 +1,4 @@
 """Backbones by name, and the contract that each of them meets."""
-import difflib
 import inspect
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,6 +9,7 @@ from mtp.models.backbones.internimage import InternImage
 from mtp.models.backbones.vit_rvsa import ViTRVSA
 from mtp.models.weights.loading import load_backbone_checkpoint
 from mtp.models.weights.released import checkpoint_path
+from mtp.spelling import suggest
 
 
 @runtime_checkable
@@ -105,7 +105,7 @@ def build_backbone(name: str, img_size: int | tuple[int, int] = 224,
     """
     if name not in _BACKBONES:
         raise ValueError(
-            f"no backbone is called '{name}'{_suggest(name, _BACKBONES)}. There are: "
+            f"no backbone is called '{name}'{suggest(name, _BACKBONES)}. There are: "
             + ', '.join(list_backbones()))
     config = dict(_BACKBONES[name])
     backbone_class = config.pop('type')
@@ -113,7 +113,7 @@ def build_backbone(name: str, img_size: int | tuple[int, int] = 224,
     for key in overrides:
         if key not in arguments:
             raise ValueError(
-                f"{name} has no argument '{key}'{_suggest(key, arguments)}. It has: "
+                f"{name} has no argument '{key}'{suggest(key, arguments)}. It has: "
                 + ', '.join(arguments))
     if 'img_size' in arguments:
         config['img_size'] = img_size
@@ -124,8 +124,3 @@ def build_backbone(name: str, img_size: int | tuple[int, int] = 224,
     if pretrained is not None:
         load_backbone_checkpoint(backbone, checkpoint_path(name, pretrained))
     return backbone
-
-
-def _suggest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f": did you mean '{close[0]}'?" if close else ''

@@ -21,7 +21,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mtp.ops.deform_conv import dcnv3_backward_torch, dcnv3_torch
 from mtp.ops.dispatch import else_twin
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
@@ -134,7 +133,7 @@ def dcnv3_backward_kernel(grad_output, input, offset, mask, grad_input, grad_off
 
 
 @torch.library.custom_op('mtp::dcnv3', mutates_args=(), device_types=('cuda', 'cpu'))
-@else_twin(dcnv3_torch)
+@else_twin()
 def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int, pad: int,
           dilation: int, group: int, offset_scale: float, remove_center: bool) -> Tensor:
     """:func:`mtp.ops.dcnv3`, of tensors that it has checked."""
@@ -152,7 +151,7 @@ def _(input, offset, mask, *settings):
 
 
 @torch.library.custom_op('mtp::dcnv3_backward', mutates_args=(), device_types=('cuda', 'cpu'))
-@else_twin(dcnv3_backward_torch, atomics=True)
+@else_twin(atomics=True)
 def dcnv3_backward(grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor,
                    kernel_size: int, stride: int, pad: int, dilation: int, group: int,
                    offset_scale: float, remove_center: bool) -> tuple[Tensor, Tensor, Tensor]:

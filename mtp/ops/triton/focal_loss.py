@@ -15,7 +15,6 @@ import triton.language as tl
 from torch import Tensor
 
 from mtp.ops.dispatch import else_twin
-from mtp.ops.focal_loss import sigmoid_focal_loss_backward_torch, sigmoid_focal_loss_torch
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 BLOCK = 1024  # elements of a program
@@ -78,7 +77,7 @@ def _backward_kernel(grad_loss, logits, target, weight, grad_logits, total, clas
 
 
 @torch.library.custom_op('mtp::sigmoid_focal_loss', mutates_args=(), device_types=('cuda', 'cpu'))
-@else_twin(sigmoid_focal_loss_torch)
+@else_twin()
 def sigmoid_focal_loss(logits: Tensor, target: Tensor, gamma: float, alpha: float,
                        weight: Tensor | None) -> Tensor:
     """:func:`mtp.ops.sigmoid_focal_loss`, of tensors that it has checked."""
@@ -89,7 +88,7 @@ def sigmoid_focal_loss(logits: Tensor, target: Tensor, gamma: float, alpha: floa
 
 @torch.library.custom_op('mtp::sigmoid_focal_loss_backward', mutates_args=(),
                          device_types=('cuda', 'cpu'))
-@else_twin(sigmoid_focal_loss_backward_torch)
+@else_twin()
 def sigmoid_focal_loss_backward(grad_loss: Tensor | None, logits: Tensor, target: Tensor,
                                 gamma: float, alpha: float, weight: Tensor | None) -> Tensor:
     """Gradient of the logits; the derivative of each element if ``grad_loss`` is None."""

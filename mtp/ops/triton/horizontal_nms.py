@@ -17,8 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mtp.ops.dispatch import else_twin
-from mtp.ops.horizontal_nms import MOST_BOXES, kept_horizontal_torch
+from mtp.ops.dispatch import MOST_BOXES, else_twin
 from mtp.ops.triton.common import CompileCase
 from mtp.ops.triton.rotated_nms import merge, settle
 
@@ -85,7 +84,7 @@ def _settle_kernel(bits, valid, keep, num, blocks, WORDS: tl.constexpr):
 
 
 @torch.library.custom_op('mtp::kept_horizontal', mutates_args=(), device_types=('cuda', 'cpu'))
-@else_twin(kept_horizontal_torch)
+@else_twin()
 def kept_horizontal(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
     """:func:`mtp.ops.kept_horizontal`, of tensors that it has checked."""
     keep = _flags(boxes, valid, iou_threshold)

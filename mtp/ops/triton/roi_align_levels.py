@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from mtp.ops.dispatch import else_twin
-from mtp.ops.roi_align_levels import roi_align_levels_backward_torch, roi_align_levels_torch
 from mtp.ops.triton import roi_align_rotated as kernels
 from mtp.ops.triton.common import CompileCase
 
@@ -17,7 +16,7 @@ ALIGNED, CLOCKWISE = True, True
 
 
 @torch.library.custom_op('mtp::roi_align_levels', mutates_args=(), device_types=('cuda', 'cpu'))
-@else_twin(roi_align_levels_torch)
+@else_twin()
 def roi_align_levels(features: Sequence[Tensor], rois: Tensor, levels: Tensor, height: int,
                      width: int, scales: Sequence[float], sampling_ratio: int) -> Tensor:
     """:func:`mtp.ops.roi_align_levels`, of tensors that it has checked."""
@@ -34,15 +33,9 @@ def _fake(features, rois, levels, height, width, *_):
     return features[0].new_empty(len(rois), features[0].shape[1], height, width)
 
 
-def _backward_twin(grad_output: Tensor, rois: Tensor, levels: Tensor, images: int,
-                   sizes: Sequence[int], *settings) -> list[Tensor]:
-    return roi_align_levels_backward_torch(
-        grad_output, rois, levels, _shapes(grad_output, images, sizes), *settings)
-
-
 @torch.library.custom_op('mtp::roi_align_levels_backward', mutates_args=(),
                          device_types=('cuda', 'cpu'))
-@else_twin(_backward_twin, torch.channels_last, atomics=True)
+@else_twin(torch.channels_last, atomics=True)
 def roi_align_levels_backward(grad_output: Tensor, rois: Tensor, levels: Tensor, images: int,
                               sizes: Sequence[int], scales: Sequence[float],
                               sampling_ratio: int) -> list[Tensor]:

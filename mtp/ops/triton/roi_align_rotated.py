@@ -19,12 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mtp.ops.dispatch import else_twin
-from mtp.ops.roi_align_rotated import (
-    MAX_ADAPTIVE_SAMPLES,
-    roi_align_rotated_backward_torch,
-    roi_align_rotated_torch,
-)
+from mtp.ops.dispatch import MAX_ADAPTIVE_SAMPLES, else_twin
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 MOST_SAMPLES = tl.constexpr(float(MAX_ADAPTIVE_SAMPLES))
@@ -149,7 +144,7 @@ def _backward_kernel(grad_output, rois, grad_features, levels, level, images, ch
 
 
 @torch.library.custom_op('mtp::roi_align_rotated', mutates_args=(), device_types=('cuda', 'cpu'))
-@else_twin(roi_align_rotated_torch)
+@else_twin()
 def roi_align_rotated(features: Tensor, rois: Tensor, height: int, width: int,
                       spatial_scale: float, sampling_ratio: int, aligned: bool,
                       clockwise: bool) -> Tensor:
@@ -168,7 +163,7 @@ def _fake(features, rois, height, width, *_):
 
 @torch.library.custom_op('mtp::roi_align_rotated_backward', mutates_args=(),
                          device_types=('cuda', 'cpu'))
-@else_twin(roi_align_rotated_backward_torch, atomics=True)
+@else_twin(atomics=True)
 def roi_align_rotated_backward(grad_output: Tensor, rois: Tensor, shape: list[int],
                                spatial_scale: float, sampling_ratio: int, aligned: bool,
                                clockwise: bool) -> Tensor:

@@ -19,7 +19,6 @@ import triton.language as tl
 from torch import Tensor
 
 from mtp.ops.dispatch import else_twin
-from mtp.ops.rotated_boxes import box_iou_rotated_torch
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 LANES = 32  # second boxes of a program, one a thread
@@ -200,7 +199,7 @@ def _aligned_kernel(table1, table2, overlaps, num, width, IOF: tl.constexpr, LAN
 
 
 @torch.library.custom_op('mtp::box_iou_rotated', mutates_args=(), device_types=('cuda', 'cpu'))
-@else_twin(box_iou_rotated_torch)
+@else_twin()
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bool) -> Tensor:
     """:func:`mtp.ops.box_iou_rotated`, of tensors that it has checked."""
     overlaps = _overlaps(boxes1, boxes2, mode, aligned)

@@ -20,7 +20,6 @@ import triton.language as tl
 from torch import Tensor
 
 from mtp.ops.dispatch import else_twin
-from mtp.ops.rotated_boxes import kept_rotated_torch
 from mtp.ops.triton.common import CompileCase
 from mtp.ops.triton.rotated_boxes import (
     BLOCK,
@@ -165,7 +164,7 @@ def _suppress_kernel(table, labels, keep, kept, num_kept, num, width, stop,
 
 
 @torch.library.custom_op('mtp::kept_rotated', mutates_args=(), device_types=('cuda', 'cpu'))
-@else_twin(kept_rotated_torch)
+@else_twin()
 def kept_rotated(boxes: Tensor, iou_threshold: float, labels: Tensor | None) -> Tensor:
     """:func:`mtp.ops.rotated_boxes.kept_rotated_torch`; nothing waits for the device."""
     with torch.cuda.device_of(boxes):

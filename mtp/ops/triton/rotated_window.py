@@ -15,8 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mtp.ops.dispatch import else_twin, gradients
-from mtp.ops.rotated_window import rotated_window_attention_torch
+from mtp.ops.dispatch import else_twin
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 SIDE = tl.constexpr(8)
@@ -250,20 +249,9 @@ def _backward_kernel(
         tl.atomic_add(grad_v + places, _dot(share, grad_values), touched, sem='relaxed')
 
 
-def _twin(q: Tensor, *operands: Tensor) -> tuple[Tensor, Tensor]:
-    # its backward needs no log-sum-exp, and follows it to the twin
-    return (rotated_window_attention_torch(q, *operands),
-            q.new_full(q.shape[:-1], float('nan'), dtype=torch.float32))
-
-
-def _backward_twin(*tensors: Tensor) -> tuple[Tensor, ...]:
-    *operands, _out, _logsumexp, grad_out = tensors
-    return gradients(rotated_window_attention_torch, tuple(operands), grad_out)
-
-
 @torch.library.custom_op('mtp::rotated_window_attention', mutates_args=(),
                          device_types=('cuda', 'cpu'))
-@else_twin(_twin)
+@else_twin()
 def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor,
                              rel_pos_w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Forward kernel; differentiable in every argument.
@@ -291,7 +279,7 @@ def _rotated_window_attention_fake(q, k, v, grid, rel_pos_h, rel_pos_w, bias):
 
 @torch.library.custom_op('mtp::rotated_window_attention_backward', mutates_args=(),
                          device_types=('cuda', 'cpu'))
-@else_twin(_backward_twin, atomics=True)
+@else_twin(atomics=True)
 def rotated_window_attention_backward(
         q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor,
         bias: Tensor, out: Tensor, logsumexp: Tensor, grad_out: Tensor

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mtp.data import DIORDetection, DOTATiles
-from mtp.data.facts import DATASETS
+from mtp.data.datasets import DATASETS
 
 
 def tiles(root: Path, text: str) -> DOTATiles:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtp.data import LoadClassMap, SceneDataset
-from mtp.data.facts import DATASETS
+from mtp.data.datasets import DATASETS
 
 CLASSES = ('beach', 'forest', 'river')
 

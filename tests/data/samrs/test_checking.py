@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mtp.data import SUBSETS
+from mtp.data.decoding import read_image
 from mtp.data.samrs.checking import CHECKS, check_subset, find_subsets
 from tests.conftest import REPO
 from tests.data.small import make_subset
@@ -108,6 +109,18 @@ def test_damage_is_found(root, name):
     problems = check_subset(root, 'sota').problems
     kind = name.split()[0]
     assert kind in CHECKS and any(text in line for line in problems[kind]), dict(problems)
+
+
+def test_the_size_of_an_image_is_that_of_training(root):
+    path = root / FACTS.images / 'train_0.png'
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new('RGB', (64, 128)).save(path, exif=exif)
+    assert read_image(path).shape[:2] == (64, 128)
+    problem, = check_subset(root, 'sota').problems['image']
+    assert '(64, 128), in the json (128, 128)' in problem
+    edit_json(lambda coco: coco['images'][0].update(height=64))(root)
+    assert 'image' not in check_subset(root, 'sota').problems
 
 
 def test_masks(root):

@@ -10,7 +10,8 @@ MODEL = dict(a=dict(num_classes=2, tasks=('semantic', 'rotated')))
 
 def runner(name='a', classes=('x', 'y'), tasks=('semantic', 'rotated'), per_batch=4):
     meta = dict(datasets={name: dict(classes=classes, tasks=tasks)})
-    loader = SimpleNamespace(dataset=SimpleNamespace(metainfo=meta), batch_size=4,
+    loader = SimpleNamespace(dataset=SimpleNamespace(metainfo=meta),
+                             batch_sampler=SimpleNamespace(batch_size=4),
                              sampler=SimpleNamespace(images_per_batch=per_batch))
     return SimpleNamespace(model=SimpleNamespace(datasets=MODEL), train_dataloader=loader)
 

@@ -1,5 +1,4 @@
 """What runs in week three is tried before step 1, and leaves no trace."""
-import argparse
 import copy
 import gc
 import random
@@ -17,6 +16,7 @@ from mmengine.runner import ValLoop
 from torch.utils.data import ConcatDataset, DataLoader
 
 from mtp.cli import launch
+from mtp.cli.arguments import RunOptions
 from mtp.data.synthetic import make_samrs
 from mtp.engine import ExportEncoderHook, loops
 from mtp.engine.batch_size import share_batch
@@ -54,10 +54,9 @@ def demo(tmp_path_factory):
              for loader in ('train', 'val') for i, name in enumerate(('SOTA', 'SIOR', 'FAST'))}
     workers = {f'{loader}_dataloader.{key}': value for loader in ('train', 'val')
                for key, value in (('num_workers', 0), ('persistent_workers', False))}
-    cfg = launch.load_config(argparse.Namespace(
-        config=DEMO, work_dir=None, launcher='none', cfg_options={
-            **roots, **workers, 'train_cfg.max_iters': 1, 'train_cfg.val_begin': 100,
-            'model.backbone.drop_path_rate': 0.3}))
+    cfg = launch.load_config(RunOptions(DEMO, cfg_options={
+        **roots, **workers, 'train_cfg.max_iters': 1, 'train_cfg.val_begin': 100,
+        'model.backbone.drop_path_rate': 0.3}))
     share_batch(cfg, 1)
     cfg.param_scheduler = None  # which needs more iterations
     return cfg
@@ -148,11 +147,11 @@ def test_all_processes_end_when_one_fails(monkeypatch):
 
 
 def stop_before_training(runner, monkeypatch):
-    """Build what a hook finds before training; return what rehearses."""
+    """Build what a hook finds before training; return the one that rehearses."""
     monkeypatch.setattr(loops._Accumulating, 'run', lambda loop: None, raising=False)
     runner.train()
     hook, = (hook for hook in runner.hooks if isinstance(hook, RehearsalHook))
-    return lambda: hook.before_train(runner)
+    return hook
 
 
 def left(runner, folder: Path) -> dict:
@@ -185,17 +184,20 @@ def test_finetuning_rehearses_without_a_trace(kind, tmp_path, monkeypatch):
     shrink(cfg, 64)
     shorten(cfg, num_images=2, steps=3)
     cfg.default_hooks.checkpoint.save_best, cfg.default_hooks.checkpoint.rule = figure, 'greater'
-    cfg.default_hooks.rehearsal.min_iters = 1
     cfg.visualizer.vis_backends = []
     cfg.merge_from_dict(dict(work_dir=str(tmp_path / 'run'), experiment_name=str(tmp_path)))
     share_batch(cfg, 1)
     runner = launch.build_runner(cfg)
-    rehearse = stop_before_training(runner, monkeypatch)
+    hook = stop_before_training(runner, monkeypatch)
     tried, really = [], rehearsal._try
     monkeypatch.setattr(rehearsal, '_try', lambda what, *args, **kwargs: (
         tried.append(what), really(what, *args, **kwargs))[1])
     before = left(runner, tmp_path)
-    rehearse()
+    hook.min_iters = runner.max_iters + 1
+    hook.before_train(runner)
+    assert not tried
+    hook.min_iters = runner.max_iters
+    hook.before_train(runner)
     assert {'the metric of the validation', 'reading a checkpoint back'} <= set(tried)
     assert left(runner, tmp_path) == before
 
@@ -234,9 +236,9 @@ def test_metrics_keep_and_write_nothing(tmp_path, monkeypatch):
                  dict(type=LoveDASubmission, out_dir=str(tmp_path))]
     runner = toy_runner(tmp_path / 'run', **dict(
         REHEARSE, val_evaluator=evaluator, custom_hooks=[dict(type=EMAHook)]))
-    rehearse = stop_before_training(runner, monkeypatch)
+    hook = stop_before_training(runner, monkeypatch)
     before = left(runner, tmp_path)
-    rehearse()
+    hook.before_train(runner)
     assert left(runner, tmp_path) == before
     assert KeepingMetric.seen == [4]
 
@@ -245,9 +247,9 @@ def test_metrics_keep_and_write_nothing(tmp_path, monkeypatch):
 def test_the_best_checkpoint_is_chosen_by_a_figure_that_there_is(figure, tmp_path, monkeypatch):
     runner = toy_runner(tmp_path, **REHEARSE, **{
         'default_hooks.checkpoint.save_best': figure, 'default_hooks.checkpoint.rule': 'less'})
-    rehearse = stop_before_training(runner, monkeypatch)
+    hook = stop_before_training(runner, monkeypatch)
     if figure == 'meen':
         with pytest.raises(RehearsalError, match='save_best=meen is no figure .* gives mean'):
-            rehearse()
+            hook.before_train(runner)
     else:
-        rehearse()
+        hook.before_train(runner)

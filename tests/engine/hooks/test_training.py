@@ -3,6 +3,7 @@ import gzip
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mtp.cli import launch
-from mtp.engine import MixedPrecisionOptimWrapper
+from mtp.engine import MixedPrecisionOptimWrapper, ThroughputHook
 
 TOY = Path(__file__).parents[2] / 'tools' / 'toy_config.py'
 _names = itertools.count()
@@ -56,7 +57,7 @@ def test_encoder_is_exported_whole_and_reads_safely(finished):
     assert all(torch.equal(content['state_dict'][name], expected[name]) for name in expected)
     assert content['meta']['iteration'] == 6
     assert Config.fromstring(content['meta']['backbone'], '.py').backbone == {'dropout': 0.5}
-    assert not list(path.parent.glob('*.tmp'))
+    assert not list(path.parent.glob('.*.partial.*'))
 
 
 def test_console_shows_one_loss_per_task_and_the_files_every_term(finished):
@@ -87,6 +88,15 @@ def test_mixed_precision_runs_the_forward_pass_in_bfloat16():
     wrapper.update_params(output.float().sum())
     assert linear.weight.dtype == torch.float32
     assert not torch.equal(linear.weight, before)
+
+
+def test_no_iteration_waits_for_the_metric_of_a_validation():
+    hook, logged = ThroughputHook(), {}
+    hook.t = 0.0  # the last image of the validation was long ago
+    runner = SimpleNamespace(iter=1, message_hub=SimpleNamespace(update_scalar=logged.__setitem__))
+    hook.after_val(runner)
+    hook.before_train_iter(runner, 0)
+    assert logged['train/data_time'] < 60
 
 
 def test_log_lines_tell_throughput_and_a_trace_is_written(tmp_path):

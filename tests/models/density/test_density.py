@@ -1,5 +1,4 @@
 """A task that mtp lacks is four files: its row, its head, its metric, its config."""
-import argparse
 import itertools
 import pickle
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mtp.cli import launch
+from mtp.cli.arguments import RunOptions
 from mtp.data import Flip, LoadCrop, LoadImage, LoadLabels, PackedDataset, PackLabels
 from mtp.data.packed import pack
 from mtp.data.synthetic import make_samrs
@@ -34,9 +34,8 @@ def data(tmp_path_factory):
 def load_config(data, work_dir, iterations):
     options = {f'{loader}_dataloader.dataset.datasets.{i}.data_root': str(data / name)
                for loader in ('train', 'val') for i, name in enumerate(('SOTA', 'SIOR', 'FAST'))}
-    cfg = launch.load_config(argparse.Namespace(
-        config=CONFIG, work_dir=work_dir, launcher='none', cfg_options={
-            **options, 'train_cfg.max_iters': iterations, 'train_cfg.val_interval': iterations}))
+    cfg = launch.load_config(RunOptions(CONFIG, work_dir, cfg_options={
+        **options, 'train_cfg.max_iters': iterations, 'train_cfg.val_interval': iterations}))
     share_batch(cfg, 1)
     cfg.experiment_name = f'density{next(_names)}'
     return cfg

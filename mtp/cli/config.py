@@ -1,0 +1,123 @@
+"""Configs as the tools take them: read, changed by dotted keys, and checked."""
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.config.utils import ConfigParsingError
+from mmengine.utils import get_object_from_string
+
+from mtp.engine.runner import Runner
+from mtp.evaluation import Submission
+from mtp.old_names import CONFIGS, new_config, renamed
+from mtp.ops import mmcv_ext
+from mtp.spelling import suggest
+
+
+def read_config(path: str | Path) -> Config:
+    """Read a config file; an old name of one that has been renamed is taken too.
+
+    Raises:
+        FileNotFoundError: no such config.
+        ValueError: it is not valid Python, or what it reads from ``_base_`` is not there.
+    """
+    path = new_config(Path(path))
+    if not path.is_file():
+        near = suggest(path.name, [file.name for file in path.parent.glob('*.py')])
+        raise FileNotFoundError(f'no config at {path}{near}')
+    try:
+        return Config.fromfile(path)
+    except SyntaxError as error:
+        raise ValueError(f'{path} is not valid Python: {error}') from error
+    except ConfigParsingError as error:
+        raise ValueError(f'{path} cannot be read: {error}{_new_base(str(error))}') from error
+
+
+def _new_base(error: str) -> str:
+    """Return where a base is now that mmengine does not find under its old name, if it is one."""
+    new = renamed(Path(error.partition(' not found!')[0]), CONFIGS)
+    return f'. This base is {new} now: change the import' if new else ''
+
+
+def default_work_dir(config: str | Path) -> Path:
+    """Return the work directory of a config.
+
+    ``configs/finetune/<task>/<data set>/<backbone>.py`` -> ``work_dirs/<task>/<data
+    set>/<backbone>``; a config elsewhere gives ``work_dirs/<its name>``.
+    """
+    parts = Path(config).resolve().with_suffix('').parts
+    below = parts[parts.index('configs') + 2:] if 'configs' in parts else parts[-1:]
+    return Path('work_dirs', *below)
+
+
+def override(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Set values of a config by dotted keys; a number counts into a list.
+
+    A key must be there already, or be an argument that the ``type`` beside it takes (at the top
+    level: that the runner takes). So a misspelt key is an error instead of an option without
+    effect. Where the ``type`` passes ``**kwargs`` on, other keys reach it too, but not one that
+    is nearly a known one.
+
+    Raises:
+        ValueError: an unknown key; the message names the ones that look alike.
+    """
+    for key in options:
+        node, path = cfg, key.split('.')
+        for depth, name in enumerate(path):
+            known, passes_on = _keys(node, Runner if depth == 0 else None)
+            if name not in known and (not passes_on or suggest(name, known, cutoff=0.8)):
+                where = '.'.join(path[:depth]) or 'the config'
+                raise ValueError(f'--cfg-options {key}: {where} has no key {name!r}'
+                                 f'{suggest(name, known)}. It has: {", ".join(known) or "none"}')
+            if depth < len(path) - 1:
+                node = node[int(name)] if isinstance(node, list) else node.get(name)
+    cfg.merge_from_dict(dict(options))
+
+
+def _keys(node: Any, built_by: Callable | None) -> tuple[list[str], bool]:
+    """What may follow ``node`` in a dotted key, and whether that is not all."""
+    if isinstance(node, list):
+        return [str(index) for index in range(len(node))], False
+    if not isinstance(node, Mapping | Config):
+        return [], False
+    built_by = built_by or _built_by(node.get('type'))
+    arguments = inspect.signature(built_by).parameters.values() if built_by else []
+    names = [argument.name for argument in arguments
+             if argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)]
+    passes_on = any(argument.kind is argument.VAR_KEYWORD for argument in arguments)
+    return list(dict.fromkeys([*node.keys(), *names])), passes_on
+
+
+def _built_by(type_: Any) -> Callable | None:
+    return get_object_from_string(type_) if isinstance(type_, str) else type_
+
+
+def set_submission(cfg: Config, folder: str | None) -> None:
+    """Where to write the predictions of a test split whose labels its benchmark's server keeps.
+
+    Raises:
+        ValueError: a folder for a data set that is evaluated here, or none for one that is not.
+    """
+    writes = issubclass(_built_by(cfg.test_evaluator.type), Submission)
+    if writes and folder is None:
+        raise ValueError('the labels of this test split are kept by the server of its benchmark: '
+                         'give --submission DIR, and send in what is written there')
+    if folder is not None and not writes:
+        raise ValueError('--submission is for test splits whose labels are kept by a server, and '
+                         'this one is evaluated here: leave it out')
+    if writes:
+        cfg.test_evaluator.out_dir = folder
+
+
+def check_deterministic(cfg: Config) -> None:
+    """Refuse operators that pay no heed to ``randomness.deterministic``.
+
+    Raises:
+        ValueError: mmcv's compiled operators would run on a GPU.
+    """
+    deterministic = cfg.get('randomness', {}).get('deterministic')
+    if deterministic and torch.cuda.is_available() and mmcv_ext.choice() == 'native':
+        raise ValueError("--deterministic: the gradients of mmcv's compiled operators are added in "
+                         'any order: set MTP_OPS=portable')

@@ -1,0 +1,12 @@
+"""Faults of what a user gave, told in a line."""
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def users_errors() -> Iterator[None]:
+    """End the program with the message alone where a config or checkpoint is at fault."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from error

@@ -1,0 +1,48 @@
+"""The processes of a run, as a launcher starts them."""
+import os
+
+import torch
+from mmengine.config import Config
+
+from mtp.machine import LAUNCHERS
+
+
+def join_processes(cfg: Config) -> None:
+    """Make this process one of those that the launcher of a config has started, if there is one.
+
+    Raises:
+        ValueError: this process was not started as its launcher needs.
+    """
+    if cfg.launcher == 'none':
+        return
+    _check_launcher(cfg.launcher)
+    if not torch.cuda.is_available():
+        # mmengine selects a GPU per process before it looks at the backend.
+        torch.distributed.init_process_group('gloo')
+        cfg.sync_bn = None  # torch's, of a user's own config, works on accelerators only
+
+
+def number_of_processes(launcher: str) -> int:
+    """Return how many processes a launcher has started, this one among them."""
+    return 1 if launcher == 'none' else int(os.environ[LAUNCHERS[launcher].world_size])
+
+
+def leave_processes() -> None:
+    """Leave the process group: torn down with the interpreter it may abort a run that is done."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _check_launcher(launcher: str) -> None:
+    facts = LAUNCHERS[launcher]
+    if facts.rank not in os.environ:
+        raise ValueError(f'--launcher {launcher} is for processes that {facts.command} starts, and '
+                         f'{facts.rank} is not set: start this command with {facts.command}, or '
+                         'leave out --launcher')
+    number, gpus = int(os.environ.get(facts.local_rank, 0)), torch.cuda.device_count()
+    if launcher == 'slurm' and gpus == 0:
+        raise ValueError('--launcher slurm needs a GPU for each process, and none is visible: ask '
+                         'srun for GPUs, or use --launcher pytorch, which also runs on CPUs')
+    if 0 < gpus <= number:
+        raise ValueError(f'process {number} of this machine has no GPU of its own, {gpus} visible: '
+                         'start at most one process per GPU, each with all GPUs visible')

@@ -1,0 +1,77 @@
+"""Footprints of buildings, as polygons on a map -> maps of labels."""
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import shapely
+from PIL import Image
+
+# Tags of GeoTIFF: size of a pixel; a pixel and the point on the map where its corner lies.
+PIXEL_SCALE, TIEPOINT = 33550, 33922
+
+
+def geotransform(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read where a GeoTIFF's upper left corner lies on the map, and the step to the next pixel.
+
+    Returns:
+        ``origin`` ``(2,)`` and ``step`` ``(2,)``, x and y in the units of the map; y falls.
+
+    Raises:
+        ValueError: the tags are missing.
+    """
+    with Image.open(path) as image:
+        tags = image.tag_v2
+        if PIXEL_SCALE not in tags or TIEPOINT not in tags:
+            raise ValueError(f'{path} does not tell where it lies: it lacks the tags '
+                             f'ModelPixelScale and ModelTiepoint of GeoTIFF')
+        step = np.array(tags[PIXEL_SCALE][:2]) * (1, -1)
+        column_row, place = np.array(tags[TIEPOINT][:2]), np.array(tags[TIEPOINT][3:5])
+    return place - column_row * step, step
+
+
+def burn(path: Path, transform: tuple[np.ndarray, np.ndarray], shape: tuple[int, int],
+         ) -> np.ndarray:
+    """Paint footprints: uint8 ``(H, W)``, 1 where the centre of a pixel lies in one, else 0.
+
+    Args:
+        path: geojson file, in the coordinates of the image's map.
+        transform: origin and step of the image, of :func:`geotransform`.
+        shape: height and width of the image in pixels.
+
+    Raises:
+        ValueError: it is no geojson of polygons, or all of them lie outside the image.
+    """
+    labels = np.zeros(shape, np.uint8)
+    origin, step = transform
+    polygons = [shapely.transform(polygon, lambda points: (points - origin) / step)
+                for polygon in _polygons(path)]
+    frame = shapely.box(0, 0, shape[1], shape[0])
+    inside = [polygon for polygon in polygons if polygon.intersects(frame)]
+    if polygons and not inside:
+        raise ValueError(f'{path}: all {len(polygons)} footprints lie outside the image: they '
+                         'belong to another one, or use other coordinates')
+    for polygon in inside:
+        x1, y1, x2, y2 = np.array(polygon.bounds)
+        rows = slice(max(0, int(y1)), min(shape[0], int(np.ceil(y2))))
+        columns = slice(max(0, int(x1)), min(shape[1], int(np.ceil(x2))))
+        y, x = np.mgrid[rows, columns] + 0.5
+        labels[rows, columns] |= shapely.contains_xy(polygon, x, y)
+    return labels
+
+
+def _polygons(path: Path) -> Iterator[shapely.Geometry]:
+    try:
+        features = json.loads(path.read_text())['features']
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{path} is no whole geojson: {error!r}') from error
+    for number, feature in enumerate(features, 1):
+        try:
+            # a building without a footprint is written as null, or as a polygon without points
+            if feature['geometry'] and feature['geometry']['coordinates']:
+                geometry = shapely.make_valid(
+                    shapely.force_2d(shapely.from_geojson(json.dumps(feature['geometry']))))
+                if not geometry.is_empty:
+                    yield geometry
+        except (KeyError, TypeError, shapely.GEOSException) as error:
+            raise ValueError(f'{path}, feature {number}: {error!r}') from error

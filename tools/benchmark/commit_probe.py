@@ -1,0 +1,57 @@
+"""What ``compare_losses.py`` asks of a commit, whose checkout is the ``PYTHONPATH``.
+
+    python tools/benchmark/commit_probe.py configs CHECKOUT TARGET.json
+    python tools/benchmark/commit_probe.py small CONFIG TARGET.py
+
+The first writes all resolved configs, the second one of them in small.
+"""
+import json
+import os
+import sys
+from pathlib import Path
+
+from comparison import flatten
+from mmengine.config import Config
+
+import mtp
+
+IMAGES = 4  # of a step, and of the whole training set where epochs are counted
+
+
+def write_configs(checkout: Path, target: Path) -> None:
+    """Write path below ``configs`` -> the resolved config, flat, of all leaves."""
+    configs = checkout / 'configs'
+    paths = sorted(path for kind in ('pretrain', 'finetune')
+                   for path in (configs / kind).rglob('*.py'))
+    target.write_text(json.dumps({
+        path.relative_to(configs).as_posix(): flatten(Config.fromfile(path).to_dict())
+        for path in paths}))
+
+
+def write_small(config: Path, target: Path) -> None:
+    """Write a config that trains three steps: a tiny model, from nothing, on few images."""
+    from mtp.cli import finetuning  # every commit has `shrink` there, wherever it lies
+    shrink = finetuning.shrink
+    cfg = Config.fromfile(config)
+    if cfg.model.backbone.name in shrink.TINY:
+        shrink.shrink(cfg, finetuning.SIDES[cfg.default_scope])
+    cfg.model.backbone.init_cfg = None
+    if 'max_epochs' in cfg.train_cfg:
+        sets = [node for node in shrink.nodes(cfg.train_dataloader.dataset) if 'data_root' in node]
+        for dataset in sets:
+            dataset.indices = IMAGES // len(sets)
+        shrink.shorten(cfg, num_images=IMAGES, steps=3, batch_size=IMAGES)
+    else:  # each data set of a pretraining has an equal share of a step
+        total = cfg.total_batch_size if cfg.default_scope == 'mtp' else IMAGES
+        shrink.shorten(cfg, num_images=total, steps=3, batch_size=total)
+    cfg.dump(target)
+
+
+if __name__ == '__main__':
+    if Path(mtp.__file__).parents[1] != Path(os.environ['PYTHONPATH']):
+        raise SystemExit(f'error: mtp was imported from {mtp.__file__}, not from the checkout')
+    what, source, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_stem(f'unfinished_{target.stem}')
+    {'configs': write_configs, 'small': write_small}[what](source, unfinished)
+    unfinished.replace(target)

@@ -1,0 +1,112 @@
+"""What differs between two commits: their resolved configs, and the figures of their runs."""
+import json
+import re
+import runpy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+# What a log tells of the machine differs from run to run.
+SPEED = re.compile('time|memory|images_per_s|data_share|utilisation')
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """The old names that may stand for new ones.
+
+    Attributes:
+        modules: old module -> new one.
+        configs: old file name of a config -> new one, in the same folder.
+    """
+    modules: Mapping[str, str] = field(default_factory=dict)
+    configs: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, checkout: Path) -> 'Renamed':
+        """Return the table of a checkout, ``mtp/old_names.py``."""
+        table = runpy.run_path(str(checkout / 'mtp' / 'old_names.py'))
+        return cls(table['MODULES'], table['CONFIGS'])
+
+    def config(self, path: str) -> str:
+        """Return today's path of a config."""
+        name = PurePosixPath(path).name
+        return str(PurePosixPath(path).with_name(self.configs.get(name, name)))
+
+    def value(self, text: str) -> str:
+        """Return a value of :func:`flatten` with new names in place of old ones.
+
+        A module counts where a class or function of it is the value, a config where its name,
+        with or without ``.py``, is a whole part of a path.
+        """
+        if not text.startswith("'"):
+            return text
+        text = text[1:-1]
+        for old in sorted(self.modules, key=len, reverse=True):
+            if text.startswith(f'{old}.'):
+                return repr(self.modules[old] + text.removeprefix(old))
+        names = {**self.configs,
+                 **{Path(old).stem: Path(new).stem for old, new in self.configs.items()}}
+        return repr('/'.join(names.get(part, part) for part in text.split('/')))
+
+
+def flatten(tree: Any, key: str = '') -> dict[str, str]:
+    """Return dotted key -> value as Python writes it, of a tree of dicts, lists and tuples.
+
+    A list or tuple also has an entry of its own, its kind and length. The order of a dict's keys
+    does not count.
+    """
+    if isinstance(tree, Mapping) and tree:
+        items = tree.items()
+        flat = {}
+    elif isinstance(tree, list | tuple):
+        items = enumerate(tree)
+        flat = {key: f'{type(tree).__name__} of {len(tree)}'}
+    else:
+        return {key: repr(tree)}
+    for name, value in items:
+        flat |= flatten(value, f'{key}.{name}' if key else str(name))
+    return flat
+
+
+def differences(old: Mapping[str, str], new: Mapping[str, str], renamed: Renamed | None = None
+                ) -> list[str]:
+    """Return a line for each key whose value differs, or that one side alone has.
+
+    Args:
+        old: of :func:`flatten`.
+        new: of :func:`flatten`.
+        renamed: old names that are equal to new ones; None for none.
+    """
+    renamed = renamed or Renamed()
+    lines = []
+    for key in {**old, **new}:
+        if key not in new:
+            lines.append(f'{key}: {old[key]} in OLD only')
+        elif key not in old:
+            lines.append(f'{key}: {new[key]} in NEW only')
+        elif new[key] not in (old[key], renamed.value(old[key])):
+            lines.append(f'{key}: {old[key]} -> {new[key]}')
+    return lines
+
+
+def read_figures(work_dir: Path, steps: int) -> dict[str, str]:
+    """Return what a run logged and measured, flat: ``step 1.loss``, ``test.mIoU``.
+
+    Args:
+        work_dir: of ``tools/train.py``; ``test`` below it is that of ``tools/test.py``.
+        steps: number of training iterations, each of them logged.
+
+    Raises:
+        ValueError: not every iteration has a loss.
+    """
+    scalars, = work_dir.glob('*/vis_data/scalars.json')
+    figures: dict[str, dict] = {}
+    for record in map(json.loads, scalars.read_text().splitlines()):
+        # that of a validation joins that of the step, or the epoch, after which it came
+        figures.setdefault(f'step {record.pop("step")}', {}).update(record)
+    logged = [name for name, record in figures.items() if 'loss' in record]
+    if logged != [f'step {step + 1}' for step in range(steps)]:
+        raise ValueError(f'{scalars} does not hold the losses of {steps} steps')
+    figures['test'] = json.loads((work_dir / 'test' / 'metrics.json').read_text())
+    return {key: value for key, value in flatten(figures).items() if not SPEED.search(key)}

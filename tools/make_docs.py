@@ -1,0 +1,227 @@
+"""Write what the docs tell of data sets, recipes and modules: ``python tools/make_docs.py``.
+
+The model zoo is a page of its own; other pages have tables between ``<!-- made by ... -->`` and
+``<!-- end -->``. All comes from mtp/data/datasets, configs/finetune and its results.yaml, and the
+docstrings of the modules.
+"""
+import argparse
+import ast
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from mtp.data.datasets import DATASETS, TASKS
+
+REPO = Path(__file__).resolve().parents[1]
+MODEL_ZOO = 'docs/model_zoo.md'
+PAGES = ('README.md', 'docs/data.md', 'docs/finetuning.md', 'docs/modules.md')  # with tables
+MADE = re.compile(r'(?P<begin><!-- made by \S+: (?P<table>\w+) -->).*?(?P<end><!-- end -->)',
+                  re.DOTALL)
+LOGGED = ('vit_b_rvsa', 'vit_l_rvsa', 'internimage_xl')
+MODELS = {  # of the recipes of a task
+    'classification': 'linear classifier', 'horizontal_detection': 'RetinaNet, Faster R-CNN',
+    'rotated_detection': 'Oriented R-CNN', 'segmentation': 'UPerNet',
+    'change_detection': 'Siamese encoder, UNet decoder'}
+
+HEAD = '''# Model zoo
+
+Made by `python tools/make_docs.py` from
+[`configs/finetune/results.yaml`](../configs/finetune/results.yaml): change that file, not this one.
+
+**None of these figures has been verified with this code.** They are those of the paper
+([arXiv:2403.13430](https://arxiv.org/abs/2403.13430)) and of what was released with it; neither the
+released checkpoints nor the full data sets were at hand. What has been checked: every config agrees
+with the published recipe and has the parameters of the released model by name, shape and number
+(where a list of them is at hand), every config trains and is evaluated on a small made-up copy of
+its data set (`python tools/finetune_all.py --smoke`), and the metrics equal reference
+implementations.
+
+## How to run
+
+`DATASET`, `MODEL` and `CONFIG` are in the tables below; `prepare.py --list` tells where each data
+set comes from.
+
+```bash
+python tools/data/prepare.py DATASET DOWNLOADED data/DATASET      # multi-scale: see below
+python tools/train.py CONFIG                                      # one GPU or CPU
+torchrun --nproc-per-node 8 tools/train.py CONFIG --launcher pytorch
+python tools/test.py CONFIG work_dirs/TASK/DATASET/MODEL/epoch_N.pth
+python tools/reproduce.py DATASET MODEL --checkpoint RELEASED.pth --data data/DATASET
+python tools/finetune_all.py                                      # all that lie in data/
+```
+
+`reproduce.py` evaluates a released finetuned checkpoint as it is, and prints measured, published
+and difference. Where the figure is one **of the server**, the labels of the test split are not
+public: give `test.py` also `--submission DIR`, and send in what is written there; `reproduce.py`
+writes it below its work directory. A data set `<name>_ms` is prepared as `<name>` with
+`--multi-scale`.
+
+## Encoders to start from
+
+A config's one variable is `model.backbone.init_cfg.checkpoint`: a name below, or the path of a
+file.
+'''
+
+
+def pages(repo: Path) -> dict[Path, str]:
+    """Return the whole text of each page that is made, or has tables that are.
+
+    Args:
+        repo: root of the repository, whose pages are read.
+    """
+    texts = {repo / name: MADE.sub(_fill, (repo / name).read_text()) for name in PAGES}
+    return {**texts, repo / MODEL_ZOO: model_zoo()}
+
+
+def _fill(match: re.Match) -> str:
+    return '\n'.join([match['begin'], '', *TABLES[match['table']](), '', match['end']])
+
+
+def recipes_of_tasks() -> dict[str, list[str]]:
+    """Return task -> its recipes, in the order of results.yaml."""
+    from mtp.recipes import table
+
+    recipes = {task: [] for task in TASKS}
+    for name in table.read_results():
+        recipes[DATASETS[table.dataset_of(name)[0]].task].append(name)
+    return recipes
+
+
+def datasets_of_tasks() -> dict[str, list[str]]:
+    """Return task -> its data sets, in the order of results.yaml."""
+    return {task: [name for name in names if name in DATASETS]
+            for task, names in recipes_of_tasks().items()}
+
+
+def tasks() -> Iterator[str]:
+    """Give a table of the tasks with their models and data sets."""
+    yield '| `configs/finetune/` | model | data sets |'
+    yield '| --- | --- | --- |'
+    for task, names in datasets_of_tasks().items():
+        titles = [DATASETS[name].title + ' (also multi-scale)' * DATASETS[name].multi_scale
+                  for name in names]
+        yield f'| `{task}` | {MODELS[task]} | {", ".join(titles)} |'
+
+
+def recipes() -> Iterator[str]:
+    """Give a table of the recipes with the name of their figure."""
+    from mmengine.config import Config
+
+    from mtp.recipes import table
+
+    yield '| task | data set | last checkpoint | figure | its name in `metrics.json` |'
+    yield '| --- | --- | --- | --- | --- |'
+    results = table.read_results()
+    for task, names in recipes_of_tasks().items():
+        for name in names:
+            train = Config.fromfile(next(iter(table.configs(name).values()))).train_cfg
+            last = (f'epoch_{train.max_epochs}' if 'max_epochs' in train
+                    else f'iter_{train.max_iters}')
+            metric, key = results[name].metric, results[name].key
+            key = f'`{key}`' + ' (0 to 1)' * results[name].fraction if key else '-'
+            yield f'| {_once(task, names, name)} | `{name}` | `{last}` | {metric} | {key} |'
+
+
+def datasets() -> Iterator[str]:
+    """Give a table of the data sets with their size and licence."""
+    yield '| task | `DATASET` | data set | images | licence |'
+    yield '| --- | --- | --- | --- | --- |'
+    for task, names in datasets_of_tasks().items():
+        for name in names:
+            dataset = DATASETS[name]
+            yield (f'| {_once(task, names, name)} | `{name}` | {dataset.title} | {dataset.size} | '
+                   f'{dataset.licence} |')
+
+
+def prepared() -> Iterator[str]:
+    """Give a table of what the preparations do."""
+    yield '| `DATASET` | preparation |'
+    yield '| --- | --- |'
+    for name in chain.from_iterable(datasets_of_tasks().values()):
+        text = ' '.join(inspect.getdoc(DATASETS[name].prepare).split()).replace('``', '`')
+        yield f'| `{name}` | {text} |'
+
+
+def citations() -> Iterator[str]:
+    """Give a list of the papers to cite."""
+    for name in chain.from_iterable(datasets_of_tasks().values()):
+        yield f'- {DATASETS[name].title}: {DATASETS[name].citation}.'
+
+
+def modules() -> Iterator[str]:
+    """Give a table for each package: its modules with the first line of their docstrings."""
+    for package in sorted(path.parent for path in (REPO / 'mtp').rglob('__init__.py')):
+        yield f'## `{package.relative_to(REPO).as_posix()}`'
+        yield ''
+        yield f'{_summary(package / "__init__.py")}'
+        yield ''
+        others = sorted(path for path in package.glob('*.py') if path.name != '__init__.py')
+        if others:
+            yield '| module | what it holds |'
+            yield '| --- | --- |'
+            yield from (f'| `{path.name}` | {_summary(path)} |' for path in others)
+            yield ''
+
+
+def _summary(path: Path) -> str:
+    line = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0].replace('``', '`')
+    return re.sub(r':\w+:`(.+?)`', r'`\1`', line).replace('|', '\\|')
+
+
+TABLES: dict[str, Callable[[], Iterator[str]]] = {
+    function.__name__: function
+    for function in (tasks, recipes, datasets, prepared, citations, modules)}
+
+
+def _once(task: str, names: list[str], name: str) -> str:
+    """Return the task in the row of its first data set."""
+    return f'`{task}`' if name == names[0] else ''
+
+
+def model_zoo() -> str:
+    """Return the page of all recipes with their published figures."""
+    from mtp.models.weights.released import FOLDER, RELEASED
+    from mtp.recipes import table
+
+    lines = [HEAD, '| model | name | file |', '| --- | --- | --- |']
+    lines += [f'| `{model}` | `{name}` | `{FOLDER / file}` |'
+              for model, files in RELEASED.items() for name, file in files.items()]
+    lines += ['', '## Published figures', '',
+              'In percent. *Without MTP*: the same model, started from MAE (ViT) or ImageNet '
+              '(InternImage). A figure with (?) is to be checked before it is quoted.', '',
+              '| data set | figure | model | published | without MTP | config | verified here |',
+              '| --- | --- | --- | ---: | ---: | --- | --- |']
+    notes, logged = [], []
+    for name, results in table.read_results().items():
+        title = table.title(name)
+        marks = ''
+        for text in filter(None, (results.doubt, results.note)):
+            notes.append(f'{len(notes) + 1}. {title}: {text.rstrip(".")}.')
+            marks += f' [{len(notes)}]'
+        configs = table.configs(name)
+        for model in (model for model in RELEASED if model in configs):
+            link = configs[model].relative_to(table.CONFIGS.parents[1]).as_posix()
+            published = _value(results.published, model) + ' (?)' * bool(results.doubt)
+            lines.append(f'| {title}{marks} | {results.metric} | `{model}` | {published} | '
+                         f'{_value(results.without_mtp, model)} | [`{link}`](../{link}) | no |')
+        for key, of_models in results.logged.items():
+            values = (_value(of_models, model) for model in LOGGED)
+            logged.append(f'| {title} | `{key}` | {" | ".join(values)} |')
+    lines += ['', *notes, '', 'Further figures, of the logs of the released checkpoints:', '',
+              f'| data set | figure | {" | ".join(f"`{model}`" for model in LOGGED)} |',
+              '| --- | --- | ---: | ---: | ---: |', *logged]
+    return '\n'.join([*lines, ''])
+
+
+def _value(of_models: dict[str, float], model: str) -> str:
+    return f'{of_models[model]:.2f}' if model in of_models else '-'
+
+
+if __name__ == '__main__':
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    for path, text in pages(REPO).items():
+        path.write_text(text)
+        print(f'{path} written')
