@@ -191,7 +191,7 @@ class Label:
         task: name of the task in configs, checkpoints, logs and metrics.
         name: of its fields in a sample, which are ``gt_<name>`` and ``pred_<name>``.
         key: entry of the transforms' results that is there where these labels are.
-        fields: field of the truth in a sample -> how it travels.
+        fields: field of the truth in a sample -> how it travels in a batch.
         columns: array in the index of a data set -> its :class:`mtp.data.index.Column`.
         reads_files: whether :meth:`load` and :meth:`crop` read files. Such labels are cropped last,
             since a crop may be rejected for others, and cannot be packed (but for the label map).
@@ -222,7 +222,7 @@ class Label:
         return {}
 
     def paths(self, dataset: Any, stem: str) -> dict[str, str]:
-        """Return what the record of an image has got for :meth:`load` and :meth:`crop` to read.
+        """Return entries of an image's record: paths that :meth:`load` and :meth:`crop` read.
 
         Args:
             dataset: as in :meth:`sources`.
@@ -285,7 +285,9 @@ class Label:
 def label_table() -> dict[str, Label]:
     """Return the table: task -> row, mtp's own first."""
     LABELS.import_from_location()
-    return {label.task: label() for label in LABELS.module_dict.values()}
+    labels = sorted(LABELS.module_dict.values(),
+                    key=lambda label: not label.__module__.startswith('mtp.'))
+    return {label.task: label() for label in labels}
 
 
 def find_labels(tasks: Iterable[str | dict]) -> tuple[Label, ...]:
@@ -300,8 +302,8 @@ def find_labels(tasks: Iterable[str | dict]) -> tuple[Label, ...]:
     names = [LABELS.build(task).task if isinstance(task, dict) else task for task in tasks]
     table = label_table()
     if not names or not set(names) <= set(table):
-        raise ValueError(f'tasks={tasks!r}: give one or more of {", ".join(table)}, or of a row of '
-                         'your own, registered in mtp.registry.LABELS, dict(type=...)')
+        raise ValueError(f'tasks={tasks!r}: give one or more of {", ".join(table)}, or the config '
+                         'of a row of your own, whose class is registered in mtp.registry.LABELS')
     return tuple(table[name] for name in names)
 
 

@@ -20,8 +20,8 @@ for loader, pipeline in ((train_dataloader, train_pipeline),  # noqa: F405
                          (val_dataloader, test_pipeline)):  # noqa: F405
     loader.update(num_workers=0, persistent_workers=False)
     for dataset in loader.dataset.datasets:
-        dataset.update(pipeline=pipeline, tasks=[
-            'semantic', 'instance', 'rotated', dict(type=DensityLabel)])
-val_evaluator.update(tasks=dict(density=dict(type=CountError)))  # noqa: F405
+        dataset.pipeline = pipeline
+        dataset.tasks = ['semantic', 'instance', 'rotated', dict(type=DensityLabel)]
+val_evaluator.tasks = dict(density=dict(type=CountError))  # noqa: F405
 total_batch_size = 6
 param_scheduler = None
