@@ -10,6 +10,7 @@ DATASETS = root.Registry('dataset', scope='mtp', parent=root.DATASETS, locations
     f'mtp.data.{name}' for name in (
         'multitask_dataset', 'packed', 'readers.boxes', 'readers.labelled', 'readers.pairs',
         'samrs.records')])
+LABELS = root.Registry('label', scope='mtp', locations=['mtp.data.labels'])
 TRANSFORMS = root.Registry('transform', scope='mtp', parent=root.TRANSFORMS, locations=[
     f'mtp.data.{name}' for name in ('crops', 'readers.labelled', 'readers.pairs', 'transforms')])
 DATA_SAMPLERS = root.Registry(

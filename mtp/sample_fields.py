@@ -1,20 +1,27 @@
-"""Samples <-> one batch of few tensors, as it travels from the loader's workers to the device.
+"""The fields of a pretraining sample: one table, a row for each task, and how a batch travels.
+
+The loader, the batch, the metric and the pictures walk the table. The rows of mtp's own tasks are
+in :mod:`mtp.data.labels`; one of another task is a class of yours, see docs/pretraining.md.
 
 A worker hands over every tensor on its own, and each costs time; so do many small copies to a GPU.
-Hence all labels of a batch are joined, kind by kind, and become views again on the device.
+Hence all labels of a batch are joined, field by field, and become views again on the device.
 """
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import HorizontalBoxes, get_box_tensor
+from mmdet.structures.bbox import BaseBoxes, get_box_tensor
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
-from mmrotate.structures import RotatedBoxes
 from torch import Tensor
+
+from mtp.registry import LABELS
 
 IGNORED = 255  # label of pixels that do not count
 
@@ -86,6 +93,220 @@ def paint_masks(boxes: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor
     return masks.view(len(boxes), height, width)
 
 
+class Field(ABC):
+    """How the values of a field travel from the workers to the device, and are padded there."""
+
+    @abstractmethod
+    def join(self, values: Sequence, shape: tuple[int, int]) -> dict:
+        """Join the values of several images to few tensors.
+
+        Args:
+            values: the field of each image.
+            shape: height and width of the largest image in pixels.
+        """
+
+    @abstractmethod
+    def split(self, joined: dict, shape: tuple[int, int]) -> list:
+        """Undo :meth:`join`, by views on the device; the host need not wait for it.
+
+        Args:
+            joined: result of :meth:`join`, its tensors on the device.
+            shape: height and width of the padded images in pixels.
+        """
+
+
+@dataclass(frozen=True)
+class Map(Field):
+    """A map of each image: ``PixelData`` of one tensor ``(C, H, W)``.
+
+    Attributes:
+        name: of the tensor in the ``PixelData``.
+        padding: value of what is padded at the right and bottom.
+        dtype: of the tensor on the device.
+    """
+    name: str
+    padding: float
+    dtype: torch.dtype
+
+    def join(self, values: Sequence[PixelData], shape: tuple[int, int]) -> dict:
+        """Pad the maps to one shape."""
+        maps = [value.get(self.name) for value in values]
+        joined = torch.full((len(maps), len(maps[0]), *shape), self.padding, dtype=maps[0].dtype)
+        for place, of_image in zip(joined, maps):
+            place[:, :of_image.shape[1], :of_image.shape[2]] = of_image
+        return dict(maps=joined)
+
+    def split(self, joined: dict, shape: tuple[int, int]) -> list[PixelData]:
+        """Pad the maps to the images' shape."""
+        maps = joined['maps']
+        maps = F.pad(maps, (0, shape[1] - maps.shape[3], 0, shape[0] - maps.shape[2]),
+                     value=self.padding)
+        return [PixelData(**{self.name: of_image}) for of_image in maps.to(self.dtype)]
+
+
+@dataclass(frozen=True)
+class Boxes(Field):
+    """Labelled boxes of each image: ``InstanceData`` of ``bboxes``, ``labels`` and ``masks``.
+
+    Attributes:
+        box_type: class of ``bboxes``.
+        masks: whether the boxes have masks; they are padded with 0.
+    """
+    box_type: type[BaseBoxes]
+    masks: bool = False
+
+    def join(self, values: Sequence[InstanceData], shape: tuple[int, int]) -> dict:
+        """Put the objects of all images one after the other."""
+        joined = dict(counts=[len(value) for value in values],
+                      boxes=torch.cat([get_box_tensor(value.bboxes) for value in values]),
+                      labels=torch.cat([value.labels for value in values]))
+        if self.masks:
+            masks = BoxMasks.cat([_as_box_masks(value.masks) for value in values])
+            joined['masks'] = dict(boxes=torch.from_numpy(masks.boxes),
+                                   pixels=torch.from_numpy(masks.pixels))
+        return joined
+
+    def split(self, joined: dict, shape: tuple[int, int]) -> list[InstanceData]:
+        """Give each image its objects, with full-size masks."""
+        counts = joined['counts']
+        views = dict(bboxes=[self.box_type(boxes, clone=False)
+                             for boxes in joined['boxes'].split(counts)],
+                     labels=joined['labels'].split(counts))
+        if self.masks:
+            views['masks'] = paint_masks(**joined['masks'], shape=shape).split(counts)
+        return [InstanceData(**dict(zip(views, values))) for values in zip(*views.values())]
+
+
+def _as_box_masks(masks: BoxMasks | BitmapMasks) -> BoxMasks:
+    return masks if isinstance(masks, BoxMasks) else BoxMasks.from_bitmaps(masks)
+
+
+class Label:
+    """A row of the table: the labels of a task, from the files to the picture.
+
+    A subclass is made known by ``@LABELS.register_module()``. A data set uses it when its ``tasks``
+    have the row's config, ``dict(type=<subclass>)``, or, for those of mtp, the name of the task.
+
+    Attributes:
+        task: name of the task in configs, checkpoints, logs and metrics.
+        name: of its fields in a sample, which are ``gt_<name>`` and ``pred_<name>``.
+        key: entry of the transforms' results that is there where these labels are.
+        fields: field of the truth in a sample -> how it travels in a batch.
+        columns: array in the index of a data set -> its :class:`mtp.data.index.Column`.
+        reads_files: whether :meth:`load` and :meth:`crop` read files. Such labels are cropped last,
+            since a crop may be rejected for others, and cannot be packed (but for the label map).
+    """
+    task: ClassVar[str]
+    name: ClassVar[str]
+    key: ClassVar[str]
+    fields: ClassVar[Mapping[str, Field]]
+    columns: ClassVar[Mapping[str, Any]] = {}
+    reads_files: ClassVar[bool] = False
+
+    def sources(self, dataset: Any) -> list[Path]:
+        """Return files, or folders of files, that :meth:`read` reads, beside the json of objects.
+
+        Args:
+            dataset: a :class:`mtp.data.SAMRSDataset`, with ``root``, ``subset`` and ``labels``.
+        """
+        return []
+
+    def read(self, dataset: Any, image: dict, annotations: list[dict]) -> dict[str, Any]:
+        """Read an image's values of ``columns``, when the index of a data set is made.
+
+        Args:
+            dataset: as in :meth:`sources`.
+            image: entry of the json.
+            annotations: usable entries of the json, each with its ``label``.
+        """
+        return {}
+
+    def paths(self, dataset: Any, stem: str) -> dict[str, str]:
+        """Return entries of an image's record: paths that :meth:`load` and :meth:`crop` read.
+
+        Args:
+            dataset: as in :meth:`sources`.
+            stem: of the image's file.
+        """
+        return {}
+
+    def load(self, results: dict) -> None:
+        """Add the labels of the whole image to ``results``, ``key`` among them.
+
+        Args:
+            results: a record, whose ``labels`` are the :class:`mtp.data.index.Entry`, with the
+                image's ``ori_shape``.
+        """
+        raise NotImplementedError
+
+    def crop(self, results: dict, window: Any) -> bool | None:
+        """Add the labels of a training crop to ``results``, ``key`` among them.
+
+        Args:
+            results: as in :meth:`load`.
+            window: the :class:`mtp.data.crops.Window`.
+
+        Returns:
+            True to reject the crop, for another image to be drawn.
+        """
+        raise NotImplementedError
+
+    def flip(self, results: dict) -> None:
+        """Flip the labels in ``flip_direction``, unless mmdet's ``RandomFlip`` has done it."""
+
+    def resize(self, results: dict) -> None:
+        """Resize the labels by ``scale_factor``, unless mmdet's ``Resize`` has done it."""
+
+    def cut(self, results: dict) -> None:
+        """Crop the labels to ``img_shape`` at the offset that ``homography_matrix`` tells, unless
+        mmdet's ``RandomCrop`` has done it."""
+
+    def pack(self, results: dict) -> dict[str, PixelData | InstanceData]:
+        """Return the sample's ``fields``."""
+        raise NotImplementedError
+
+    def draw(self, tile: np.ndarray, content: PixelData | InstanceData, scale: float, meta: dict
+             ) -> set[int]:
+        """Draw truth or prediction on a picture, in place.
+
+        Args:
+            tile: uint8 RGB, the image, enlarged or reduced.
+            content: field ``gt_<name>`` or ``pred_<name>`` of a sample, without the objects of a
+                low score.
+            scale: side of the tile over that of the image.
+            meta: ``classes`` and ``palette`` (RGB per class) of the data set.
+
+        Returns:
+            the labels that are in the picture, for the legend.
+        """
+        raise NotImplementedError
+
+
+def label_table() -> dict[str, Label]:
+    """Return the table: task -> row, mtp's own first."""
+    LABELS.import_from_location()
+    labels = sorted(LABELS.module_dict.values(),
+                    key=lambda label: not label.__module__.startswith('mtp.'))
+    return {label.task: label() for label in labels}
+
+
+def find_labels(tasks: Iterable[str | dict]) -> tuple[Label, ...]:
+    """Return the rows of tasks.
+
+    Args:
+        tasks: for each task its name or the config of its row.
+
+    Raises:
+        ValueError: there are none, or one is not in the table.
+    """
+    names = [LABELS.build(task).task if isinstance(task, dict) else task for task in tasks]
+    table = label_table()
+    if not names or not set(names) <= set(table):
+        raise ValueError(f'tasks={tasks!r}: give one or more of {", ".join(table)}, or the config '
+                         'of a row of your own, whose class is registered in mtp.registry.LABELS')
+    return tuple(table[name] for name in names)
+
+
 def pack_batch(samples: Sequence[dict]) -> dict:
     """Join samples: the collate function of training.
 
@@ -100,33 +321,19 @@ def pack_batch(samples: Sequence[dict]) -> dict:
     """
     images = [sample['inputs'] for sample in samples]
     labels = [sample['data_samples'] for sample in samples]
-    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
-    inputs = torch.zeros(len(images), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    shape = tuple(max(image.shape[axis] for image in images) for axis in (1, 2))
+    inputs = torch.zeros(len(images), *shape, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
     for place, image in zip(inputs, images):
         place[:, :image.shape[1], :image.shape[2]] = image
 
-    targets = dict(
-        counts=[{key: len(value) if isinstance(value, InstanceData) else 1
-                 for key, value in label.items()} for label in labels],
-        img_shapes=torch.tensor([image.shape[1:] for image in images]))
+    targets = dict(img_shapes=torch.tensor([image.shape[1:] for image in images]), fields={})
     if 'distortion' in labels[0]:
         targets['distortion'] = torch.tensor([label.distortion for label in labels])
-    maps = [label.gt_sem_seg.sem_seg[0] for label in labels if 'gt_sem_seg' in label]
-    if maps:
-        targets['sem_seg'] = torch.full((len(maps), height, width), IGNORED, dtype=torch.uint8)
-        for place, sem_seg in zip(targets['sem_seg'], maps):
-            place[:sem_seg.shape[0], :sem_seg.shape[1]] = sem_seg
-    for field in ('gt_instances', 'ignored_instances', 'gt_rotated_instances'):
-        instances = [label.get(field) for label in labels if field in label]
-        if instances:
-            targets[field] = dict(
-                boxes=torch.cat([get_box_tensor(i.bboxes) for i in instances]),
-                labels=torch.cat([i.labels for i in instances]))
-    masks = [_as_box_masks(label.gt_instances.masks) for label in labels if 'gt_instances' in label]
-    if masks:
-        joined = BoxMasks.cat(masks)
-        targets['masks'] = dict(boxes=torch.from_numpy(joined.boxes),
-                                pixels=torch.from_numpy(joined.pixels))
+    for name, field in _fields().items():
+        having = [i for i, label in enumerate(labels) if name in label]
+        if having:
+            joined = field.join([labels[i].get(name) for i in having], shape)
+            targets['fields'][name] = dict(joined, images=having)
     return dict(inputs=inputs, targets=targets, data_samples=[
         DetDataSample(metainfo=label.metainfo) for label in labels])
 
@@ -134,37 +341,17 @@ def pack_batch(samples: Sequence[dict]) -> dict:
 def unpack_batch(targets: dict, samples: Sequence[DetDataSample], shape: tuple[int, int]) -> None:
     """Give the samples their labels, as views of a few tensors; undoes :func:`pack_batch`.
 
-    Semantic maps become int64 and are padded with 255, masks with 0, to the batch's shape.
-
     Args:
         targets: of :func:`pack_batch`, on the device.
         samples: of :func:`pack_batch`; changed in place.
         shape: height and width of the padded images.
     """
-    counts = targets['counts']
-    if 'sem_seg' in targets:
-        maps = targets['sem_seg']
-        maps = F.pad(maps, (0, shape[1] - maps.shape[2], 0, shape[0] - maps.shape[1]),
-                     value=IGNORED).long()
-        having = [sample for sample, count in zip(samples, counts) if 'gt_sem_seg' in count]
-        for sample, sem_seg in zip(having, maps):
-            sample.gt_sem_seg = PixelData(sem_seg=sem_seg[None])
-    for field, box_type in (('gt_instances', HorizontalBoxes),
-                            ('ignored_instances', HorizontalBoxes),
-                            ('gt_rotated_instances', RotatedBoxes)):
-        if field not in targets:
-            continue
-        having = [(s, count[field]) for s, count in zip(samples, counts) if field in count]
-        sizes = [size for _, size in having]
-        views = dict(bboxes=[box_type(boxes, clone=False)
-                             for boxes in targets[field]['boxes'].split(sizes)],
-                     labels=targets[field]['labels'].split(sizes))
-        if field == 'gt_instances':
-            masks = paint_masks(**targets['masks'], shape=shape)
-            views['masks'] = masks.split(sizes)
-        for (sample, _), *values in zip(having, *views.values()):
-            sample.set_field(InstanceData(**dict(zip(views, values))), field, dtype=InstanceData)
+    for name, field in _fields().items():
+        if name in targets['fields']:
+            joined = targets['fields'][name]
+            for i, value in zip(joined['images'], field.split(joined, shape)):
+                setattr(samples[i], name, value)
 
 
-def _as_box_masks(masks: BoxMasks | BitmapMasks) -> BoxMasks:
-    return masks if isinstance(masks, BoxMasks) else BoxMasks.from_bitmaps(masks)
+def _fields() -> dict[str, Field]:
+    return {name: field for label in label_table().values() for name, field in label.fields.items()}

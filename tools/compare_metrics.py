@@ -6,13 +6,14 @@ from pathlib import Path
 
 def table(before: dict[str, float], after: dict[str, float]) -> str:
     """A row per data set and a column per task, in percent; a task without figures is ``-``."""
-    from mtp.evaluation.multitask_metric import AVERAGED
+    from mtp.evaluation.multitask_metric import TASKS, columns
 
+    averaged = columns(TASKS, 'averaged')
     datasets = dict.fromkeys(name.split('/')[0] for name in after if '/' in name)
-    rows = [['', *AVERAGED]]
+    rows = [['', *averaged]]
     for dataset in datasets:
         cells = []
-        for metric in AVERAGED:
+        for metric in averaged:
             name = f'{dataset}/{metric}'
             cells.append(f'{before[name]:.2f} -> {after[name]:.2f}' if name in after else '-')
         rows.append([dataset, *cells])

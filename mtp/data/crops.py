@@ -7,15 +7,11 @@ import cv2
 import numpy as np
 from mmcv.image import rescale_size
 from mmcv.transforms import BaseTransform
-from mmdet.structures.bbox import HorizontalBoxes
-from mmrotate.structures import RotatedBoxes
 
-from mtp.data.decoding import read_image, read_map
-from mtp.data.index import Entry
-from mtp.data.run_lengths import Axis, crop_map, crop_masks, read_counts
-from mtp.data.transforms import as_labels, check_map_shape
+from mtp.data.decoding import read_image
+from mtp.data.run_lengths import Axis
 from mtp.registry import TRANSFORMS
-from mtp.sample_fields import BoxMasks
+from mtp.sample_fields import find_labels
 
 # flip_direction -> whether x and y are mirrored
 MIRRORED = {'horizontal': (True, False), 'vertical': (False, True), 'diagonal': (True, True),
@@ -51,19 +47,14 @@ class LoadCrop(BaseTransform):
 
     def transform(self, results: dict) -> dict | None:
         """Load a crop."""
-        entry, tasks = results['labels'], results['tasks']
-        window = self._draw(entry.size)
+        size = results['labels'].size
+        window = self._draw(size)
         results.update(
-            ori_shape=entry.size, img_shape=window.shape, flip=window.direction is not None,
+            ori_shape=size, img_shape=window.shape, flip=window.direction is not None,
             flip_direction=window.direction, scale_factor=window.scale_factor)
-        if 'instance' in tasks and not _load_instances(results, entry, window):
+        labels = sorted(find_labels(results['tasks']), key=lambda label: label.reads_files)
+        if any(label.crop(results, window) for label in labels):
             return None
-        if 'rotated' in tasks:
-            boxes, kept = window.crop_rotated(entry.rotated)
-            results['gt_rotated_bboxes'] = RotatedBoxes(boxes, clone=False)
-            results['gt_rotated_bboxes_labels'] = entry.rotated_labels[kept]
-        if 'semantic' in tasks:
-            results['gt_seg_map'] = _load_map(results, window)
         results['img'] = _load_image(results, window)
         return results
 
@@ -178,30 +169,6 @@ def _nearest(size: int, resized: int, mirrored: bool) -> np.ndarray:
     ruler = np.arange(size, dtype=np.float32)[None, ::-1 if mirrored else 1]
     ruler = cv2.resize(np.ascontiguousarray(ruler), (resized, 1), interpolation=cv2.INTER_NEAREST)
     return ruler[0].astype(np.int64)
-
-
-def _load_instances(results: dict, entry: Entry, window: Window) -> bool:
-    """Add boxes, labels, masks; False if the crop has boxes, but nothing of their masks."""
-    reach = np.flatnonzero(window.overlapping(entry.boxes))
-    counts = [entry.counts[i] for i in reach]
-    runs = read_counts(np.frombuffer(b''.join(counts), np.uint8),
-                       np.cumsum([len(c) for c in counts], dtype=np.int64), entry.size[0])
-    seen, boxes, pixels = crop_masks(runs, *window.axes)
-    reach = reach[seen]
-    results['gt_bboxes'] = HorizontalBoxes(boxes.astype(np.float32), clone=False)
-    results['gt_bboxes_labels'] = entry.labels[reach]
-    results['gt_ignore_flags'] = entry.crowd[reach]
-    results['gt_masks'] = BoxMasks(boxes, pixels, window.shape)
-    return len(reach) > 0 or not counts
-
-
-def _load_map(results: dict, window: Window) -> np.ndarray:
-    rows, columns = window.axes
-    if 'map_runs' in results:
-        return crop_map(results['map_runs'], rows, columns)
-    loaded = read_map(results['seg_map_path'])
-    check_map_shape(loaded, window.original, results)
-    return as_labels(np.take(loaded[rows.source], columns.source, axis=1), results)
 
 
 def _load_image(results: dict, window: Window) -> np.ndarray:

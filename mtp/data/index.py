@@ -4,9 +4,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -15,30 +16,76 @@ from mtp.files import whole, write_json
 VERSION = 1
 
 
-@dataclass
-class Entry:
+class Entry(SimpleNamespace):
     """What an index holds of an image.
 
     Attributes:
         img_id: number of the image.
         file_name: as the data set names it.
         size: height and width in pixels.
-        boxes: float32 ``(n, 4)``, xyxy in pixels.
-        labels: int64 ``(n,)``, from 0.
-        crowd: bool ``(n,)``.
-        counts: COCO's compressed run lengths of each object.
-        rotated: float32 ``(m, 5)``, cx, cy, w, h in pixels, angle in radians.
-        rotated_labels: int64 ``(m,)``, from 0.
+        others: values of the columns, by their names.
     """
-    img_id: int
-    file_name: str
-    size: tuple[int, int]
-    boxes: np.ndarray
-    labels: np.ndarray
-    crowd: np.ndarray
-    counts: list[bytes]
-    rotated: np.ndarray
-    rotated_labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Column:
+    """An array of an index: the rows of all images, one after the other.
+
+    Attributes:
+        of: what has a row; columns of one thing share ``<of>_ends``, where each image's rows end.
+        dtype: of the array.
+        shape: of a row.
+    """
+    of: str
+    dtype: type
+    shape: tuple[int, ...] = ()
+
+    @property
+    def nothing(self) -> Sequence:
+        """No rows."""
+        return np.zeros((0, *self.shape), self.dtype)
+
+    def files(self, name: str) -> tuple[str, ...]:
+        """Return the names of the arrays that hold the column ``name``."""
+        return name, f'{self.of}_ends'
+
+    def join(self, name: str, images: list[Sequence]) -> dict[str, np.ndarray]:
+        """Return these arrays, made of each image's rows."""
+        joined = np.concatenate([self.nothing, *images]).astype(self.dtype, copy=False)
+        return dict(zip(self.files(name), (joined, _ends(images))))
+
+    def take(self, name: str, arrays: dict[str, np.ndarray], rows: slice) -> np.ndarray:
+        """Return a copy of some rows."""
+        return arrays[name][rows].copy()
+
+
+@dataclass(frozen=True)
+class BytesColumn(Column):
+    """A column of strings of bytes, one a row, with an array of where each ends."""
+    dtype: type = np.uint8
+
+    @property
+    def nothing(self) -> Sequence:
+        """No rows."""
+        return []
+
+    def files(self, name: str) -> tuple[str, ...]:
+        """Return the names of the arrays that hold the column ``name``, a plural."""
+        return *super().files(name), f'{name.removesuffix("s")}_ends'
+
+    def join(self, name: str, images: list[list[bytes]]) -> dict[str, np.ndarray]:
+        """Return these arrays, made of each image's strings."""
+        strings = [string for image in images for string in image]
+        joined = np.frombuffer(b''.join(strings), np.uint8)
+        return dict(zip(self.files(name), (joined, _ends(images), _ends(strings))))
+
+    def take(self, name: str, arrays: dict[str, np.ndarray], rows: slice) -> list[bytes]:
+        """Return the strings of some rows."""
+        all_ends = arrays[self.files(name)[-1]]
+        first = int(all_ends[rows.start - 1]) if rows.start else 0
+        ends = all_ends[rows].tolist()
+        data = arrays[name][first:ends[-1] if ends else first].tobytes()
+        return [data[start - first:end - first] for start, end in zip([first, *ends], ends)]
 
 
 class Index:
@@ -46,18 +93,19 @@ class Index:
 
     Args:
         folder: of the arrays.
+        columns: name -> column, of those to read.
     """
-    _ARRAYS = ('ids', 'sizes', 'names', 'name_ends', 'boxes', 'labels', 'crowd', 'object_ends',
-               'counts', 'count_ends', 'rotated', 'rotated_labels', 'rotated_ends')
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, columns: Mapping[str, Column]) -> None:
+        self.folder, self.columns = folder, columns
+        names = {file for name, column in columns.items() for file in column.files(name)}
         # a plain view of the map: the subclass memmap makes each slice slower
         self._arrays = {name: np.asarray(np.load(folder / f'{name}.npy', mmap_mode='r'))
-                        for name in self._ARRAYS}
+                        for name in {'ids', 'sizes', 'names', 'name_ends', *names}}
+        self._things = {column.of for column in columns.values()}
 
     def __reduce__(self) -> tuple:
-        return Index, (self.folder,)
+        return Index, (self.folder, self.columns)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -67,43 +115,32 @@ class Index:
         if not 0 <= number < len(self):
             raise IndexError(f'image {number} of {len(self)}')
         arrays = self._arrays
-        objects = _range(arrays['object_ends'], number)
-        rotated = _range(arrays['rotated_ends'], number)
-        first = int(arrays['count_ends'][objects.start - 1]) if objects.start else 0
-        ends = arrays['count_ends'][objects].tolist()
-        data = arrays['counts'][first:ends[-1] if ends else first].tobytes()
+        rows = {thing: _range(arrays[f'{thing}_ends'], number) for thing in self._things}
         return Entry(
             img_id=int(arrays['ids'][number]),
             file_name=arrays['names'][_range(arrays['name_ends'], number)].tobytes().decode(),
             size=tuple(arrays['sizes'][number].tolist()),
-            boxes=arrays['boxes'][objects].copy(), labels=arrays['labels'][objects].copy(),
-            crowd=arrays['crowd'][objects].copy(),
-            counts=[data[start - first:end - first] for start, end in zip([first, *ends], ends)],
-            rotated=arrays['rotated'][rotated].copy(),
-            rotated_labels=arrays['rotated_labels'][rotated].copy())
+            **{name: column.take(name, arrays, rows[column.of])
+               for name, column in self.columns.items()})
 
 
 def _range(ends: np.ndarray, number: int) -> slice:
     return slice(int(ends[number - 1]) if number else 0, int(ends[number]))
 
 
-def write_index(folder: Path, entries: Iterable[Entry]) -> None:
-    """Write the arrays of ``entries`` into ``folder``, which exists."""
+def write_index(folder: Path, entries: Iterable[Entry], columns: Mapping[str, Column]) -> None:
+    """Write the arrays of ``entries`` into ``folder``, which exists.
+
+    An entry without a column has no rows of it.
+    """
     entries = list(entries)
     names = [entry.file_name.encode() for entry in entries]
-    counts = [mask for entry in entries for mask in entry.counts]
     arrays = dict(
         ids=np.array([entry.img_id for entry in entries], np.int64),
         sizes=np.array([entry.size for entry in entries], np.int32).reshape(-1, 2),
-        names=np.frombuffer(b''.join(names), np.uint8), name_ends=_ends(names),
-        boxes=_joined([e.boxes for e in entries], (0, 4), np.float32),
-        labels=_joined([e.labels for e in entries], 0, np.int64),
-        crowd=_joined([e.crowd for e in entries], 0, bool),
-        object_ends=_ends([e.labels for e in entries]),
-        counts=np.frombuffer(b''.join(counts), np.uint8), count_ends=_ends(counts),
-        rotated=_joined([e.rotated for e in entries], (0, 5), np.float32),
-        rotated_labels=_joined([e.rotated_labels for e in entries], 0, np.int64),
-        rotated_ends=_ends([e.rotated_labels for e in entries]))
+        names=np.frombuffer(b''.join(names), np.uint8), name_ends=_ends(names))
+    for name, column in columns.items():
+        arrays |= column.join(name, [getattr(entry, name, column.nothing) for entry in entries])
     for name, array in arrays.items():
         with whole(folder / f'{name}.npy') as unfinished:
             np.save(unfinished, array)
@@ -113,11 +150,7 @@ def _ends(parts: list) -> np.ndarray:
     return np.cumsum([len(part) for part in parts], dtype=np.int64)
 
 
-def _joined(parts: list[np.ndarray], shape: int | tuple[int, ...], dtype: type) -> np.ndarray:
-    return np.concatenate([np.zeros(shape, dtype), *parts]).astype(dtype, copy=False)
-
-
-def cached_index(root: Path, key: tuple, sources: Iterable[Path],
+def cached_index(root: Path, key: tuple, sources: Iterable[Path], columns: Mapping[str, Column],
                  read: Callable[[], Iterable[Entry]]) -> Index:
     """The index of a data set, made if there is none or if a source has changed since.
 
@@ -128,6 +161,7 @@ def cached_index(root: Path, key: tuple, sources: Iterable[Path],
         root: of the data set.
         key: what the index depends on beside the sources.
         sources: files, and folders for all files in them, of which size and time are compared.
+        columns: name -> column, of the entries.
         read: gives the entries.
     """
     stamp = _digest((VERSION, key, *map(_state, sources)))
@@ -141,12 +175,12 @@ def cached_index(root: Path, key: tuple, sources: Iterable[Path],
         home.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix='partial_', dir=home))
         try:
-            write_index(partial, read())
+            write_index(partial, read(), columns)
             write_json(partial / stamp_file.name, stamp)
             _replace(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return Index(folder)
+    return Index(folder, columns)
 
 
 def _replace(new: Path, folder: Path) -> None:

@@ -17,12 +17,13 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from tqdm import tqdm
 
-from mtp.data.decoding import read_image, read_map
+from mtp.data.decoding import read_image
 from mtp.data.index import Index, write_index
-from mtp.data.samrs.records import TASKS, SAMRSDataset, check_tasks, palette
-from mtp.data.transforms import as_labels, check_map_shape
+from mtp.data.labels import read_labels
+from mtp.data.samrs.records import TASKS, SAMRSDataset, index_columns, palette
 from mtp.files import remove_unfinished, whole, write_text
 from mtp.registry import DATASETS
+from mtp.sample_fields import find_labels
 
 VERSION = 1
 SHARD_BYTES = 1 << 30  # a shard is closed when it has these
@@ -53,8 +54,12 @@ def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None) -
         workers: processes; None for one a core.
 
     Raises:
-        ValueError: the folder was packed from something else.
+        ValueError: the folder was packed from something else, or a task needs files of its own.
     """
+    unpackable = [row.task for row in source.rows if row.reads_files and row.task != 'semantic']
+    if unpackable:
+        raise ValueError(f'the packed form has no place for the files of {unpackable}: leave these '
+                         "out of the data set's `tasks`, or train from the files")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     meta = source.metainfo
@@ -82,7 +87,7 @@ def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None) -
             report.bad.append(f'{name}: left out by an earlier run; remove {folder} to try again')
     report.images = len(numbers)
     (folder / 'index').mkdir(exist_ok=True)
-    write_index(folder / 'index', (source.index[n] for n in numbers))
+    write_index(folder / 'index', (source.index[n] for n in numbers), source.index.columns)
     with whole(folder / 'places.npy') as unfinished:
         np.save(unfinished, places)
     sizes = [_names(folder, i)[0].stat().st_size for i in range(len(plan))]
@@ -146,9 +151,7 @@ def _read(record: dict) -> tuple[np.ndarray, np.ndarray]:
                          f'{size}: make the labels again from this image')
     if 'semantic' not in record['tasks']:
         return np.ascontiguousarray(image), np.zeros((0, 4), np.uint16)
-    loaded = read_map(record['seg_map_path'])
-    check_map_shape(loaded, size, record)
-    return np.ascontiguousarray(image), map_runs(as_labels(loaded, record))
+    return np.ascontiguousarray(image), map_runs(read_labels(record, size))
 
 
 def map_runs(labels: np.ndarray) -> np.ndarray:
@@ -209,7 +212,7 @@ class PackedDataset(BaseDataset):
     Args:
         data_root: folder of the packed form.
         name: what the data set is called in the model; None for its name when it was packed.
-        tasks: labels to use.
+        tasks: labels to use, as for :class:`mtp.data.SAMRSDataset`.
         pipeline: transforms of an item, :class:`mtp.data.LoadCrop` first.
         test_mode: as in mmengine.
 
@@ -218,7 +221,7 @@ class PackedDataset(BaseDataset):
         ValueError: another version, a shard cut short, or a task that was not packed.
     """
 
-    def __init__(self, data_root: str, name: str | None = None, tasks: Sequence[str] = TASKS,
+    def __init__(self, data_root: str, name: str | None = None, tasks: Sequence[str | dict] = TASKS,
                  pipeline: Sequence = (), test_mode: bool = False) -> None:
         root = Path(data_root)
         path = root / 'pack.json'
@@ -229,14 +232,15 @@ class PackedDataset(BaseDataset):
         if what['version'] != VERSION:
             raise ValueError(f'{path} is of version {what["version"]}, this mtp reads {VERSION}: '
                              'pack again')
-        check_tasks(tasks)
+        self.rows = find_labels(tasks)
+        tasks = tuple(row.task for row in self.rows)
         if not set(tasks) <= set(what['tasks']):
             raise ValueError(f'tasks={tasks!r}, but {root} was packed with {what["tasks"]}')
-        self.index = Index(root / 'index')
+        self.index = Index(root / 'index', index_columns(self.rows))
         self.shards = Shards(root, what['sizes'])
         classes = tuple(what['classes'])
         super().__init__(
-            metainfo=dict(classes=classes, tasks=tuple(tasks), palette=palette(len(classes))),
+            metainfo=dict(classes=classes, tasks=tasks, palette=palette(len(classes))),
             pipeline=list(pipeline), test_mode=test_mode, lazy_init=True)
         self._metainfo['name'] = name or what['name']
         self._fully_initialized = True

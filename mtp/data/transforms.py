@@ -1,23 +1,18 @@
-"""Transforms that keep an image's boxes, rotated boxes, masks and semantic map consistent.
+"""Transforms that keep an image and all its labels consistent: mmdet's, for whatever labels.
 
-mmdet's transforms with the rotated boxes added: beside mmdet's keys a sample may have
-``gt_rotated_bboxes`` (``RotatedBoxes``) and ``gt_rotated_bboxes_labels``.
+Which labels there are, and what of them is not mmdet's, is told by their rows of the table
+(:mod:`mtp.data.labels`).
 """
 import numpy as np
 import torch
-from mmcv.transforms import BaseTransform, to_tensor
+from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmdet.datasets import transforms as mmdet
 from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import HorizontalBoxes
-from mmdet.structures.mask import BitmapMasks
-from mmengine.structures import InstanceData, PixelData
-from mmrotate.structures import RotatedBoxes
 from mmseg.datasets.transforms import PhotoMetricDistortion
 
-from mtp.data.decoding import read_map
-from mtp.data.run_lengths import decode_mask
 from mtp.registry import TRANSFORMS
+from mtp.sample_fields import Label, find_labels, label_table
 
 
 @TRANSFORMS.register_module()
@@ -42,85 +37,48 @@ class LoadImage(MMCVLoadImageFromFile):
 class LoadLabels(BaseTransform):
     """From the records of a data set to arrays, at the image's original size.
 
-    Adds, for the tasks that the data set has labels for: ``gt_seg_map`` (uint8; 0 = background,
-    class i -> i + 1), ``gt_bboxes``, ``gt_bboxes_labels``, ``gt_ignore_flags``, ``gt_masks``;
-    ``gt_rotated_bboxes``, ``gt_rotated_bboxes_labels``.
+    What is added for each of the data set's tasks is told by its row of the table of labels
+    (:mod:`mtp.data.labels`).
 
     Raises:
-        ValueError: the semantic map is missing, of another size, or has a value that is no class.
+        ValueError: a file of labels is missing or unusable.
     """
 
     def transform(self, results: dict) -> dict:
         """Load what ``results['tasks']`` names."""
-        if 'semantic' in results['tasks']:
-            results['gt_seg_map'] = self._semantic(results)
-        labels, shape = results['labels'], results['ori_shape']
-        if 'instance' in results['tasks']:
-            results['gt_bboxes'] = HorizontalBoxes(labels.boxes)
-            results['gt_bboxes'].clip_(shape)
-            results['gt_bboxes_labels'] = labels.labels
-            results['gt_ignore_flags'] = labels.crowd
-            masks = [decode_mask(dict(size=shape, counts=c), *shape) for c in labels.counts]
-            results['gt_masks'] = BitmapMasks(masks, *shape)
-        if 'rotated' in results['tasks']:
-            results['gt_rotated_bboxes'] = RotatedBoxes(labels.rotated)
-            results['gt_rotated_bboxes_labels'] = labels.rotated_labels
+        for label in find_labels(results['tasks']):
+            label.load(results)
         return results
 
-    @staticmethod
-    def _semantic(results: dict) -> np.ndarray:
-        path, shape = results['seg_map_path'], tuple(results['ori_shape'])
-        loaded = read_map(path)
-        check_map_shape(loaded, shape, results)
-        return as_labels(loaded, results)
 
-
-def check_map_shape(loaded: np.ndarray, shape: tuple[int, int], results: dict) -> None:
-    """Raise ValueError unless a label map is grey and of the image's size."""
-    if loaded.shape != shape:
-        raise ValueError(f'{results["seg_map_path"]} has shape {loaded.shape}, but '
-                         f'{results["img_path"]} has {shape}: it must be grey and of the same size')
-
-
-def as_labels(values: np.ndarray, results: dict) -> np.ndarray:
-    """A label map's values in the file -> uint8, 0 = background, class i -> i + 1.
-
-    Raises:
-        ValueError: a value that is no class.
-    """
-    # uint8 wraps around: the file's background, 255, becomes 0
-    labels = values.astype(np.uint8) + np.uint8(1)
-    if labels.max(initial=0) > results['num_classes']:
-        raise ValueError(f'{results["seg_map_path"]} holds the value {int(labels.max()) - 1}, but '
-                         f'the data set has {results["num_classes"]} classes: 0 to '
-                         f'{results["num_classes"] - 1}, and 255 for background')
-    return labels
+def labels_in(results: dict) -> list[Label]:
+    """Return the rows of the table whose labels ``results`` holds."""
+    return [label for label in label_table().values() if label.key in results]
 
 
 @TRANSFORMS.register_module()
 class Flip(mmdet.RandomFlip):
-    """mmdet's ``RandomFlip``, rotated boxes included."""
+    """mmdet's ``RandomFlip`` for all labels."""
 
     def _flip(self, results: dict) -> None:
         super()._flip(results)
-        if 'gt_rotated_bboxes' in results:
-            results['gt_rotated_bboxes'].flip_(
-                results['img'].shape[:2], direction=results['flip_direction'])
+        for label in labels_in(results):
+            label.flip(results)
 
 
 @TRANSFORMS.register_module()
 class Resize(mmdet.Resize):
-    """mmdet's ``Resize``, rotated boxes included; these are not clipped."""
+    """mmdet's ``Resize`` for all labels; rotated boxes are not clipped."""
 
     def _resize_bboxes(self, results: dict) -> None:
         super()._resize_bboxes(results)
-        if 'gt_rotated_bboxes' in results:
-            results['gt_rotated_bboxes'].rescale_(results['scale_factor'])
+        for label in labels_in(results):
+            label.resize(results)
 
 
 @TRANSFORMS.register_module()
 class Crop(mmdet.RandomCrop):
-    """mmdet's ``RandomCrop``; rotated boxes stay where their centre does, and are not clipped.
+    """mmdet's ``RandomCrop`` for all labels.
 
     Boxes are recomputed from the cropped masks; crops without objects are allowed.
 
@@ -135,12 +93,8 @@ class Crop(mmdet.RandomCrop):
                    allow_negative_crop: bool) -> dict:
         results['homography_matrix'] = None  # afterwards it is that of this crop alone
         results = super()._crop_data(results, crop_size, allow_negative_crop)
-        if 'gt_rotated_bboxes' in results:
-            boxes = results['gt_rotated_bboxes']
-            boxes.translate_(results['homography_matrix'][:2, 2].tolist())
-            inside = boxes.is_inside(results['img_shape']).numpy()
-            results['gt_rotated_bboxes'] = boxes[inside]
-            results['gt_rotated_bboxes_labels'] = results['gt_rotated_bboxes_labels'][inside]
+        for label in labels_in(results):
+            label.cut(results)
         return results
 
 
@@ -193,9 +147,8 @@ class DrawDistortion(PhotoMetricDistortion):
 class PackLabels(BaseTransform):
     """A sample as the model and the metrics take it: ``inputs`` and ``data_samples``.
 
-    ``inputs`` is uint8 ``(3, H, W)`` BGR, ``data_samples`` a ``DetDataSample`` with the fields
-    ``gt_sem_seg``, ``gt_instances``, ``ignored_instances`` and ``gt_rotated_instances``, as far as
-    the data set has such labels.
+    ``inputs`` is uint8 ``(3, H, W)`` BGR, ``data_samples`` a ``DetDataSample`` with the fields of
+    the labels that there are (:mod:`mtp.data.labels`).
     """
     meta_keys = ('dataset', 'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip',
                  'flip_direction', 'distortion')
@@ -206,21 +159,8 @@ class PackLabels(BaseTransform):
         for key in self.meta_keys:  # given to the constructor they would be copied one by one
             if key in results:
                 sample.set_field(results[key], key, field_type='metainfo')
-        if 'gt_seg_map' in results:
-            seg_map = torch.from_numpy(results['gt_seg_map'])
-            sample.gt_sem_seg = PixelData(sem_seg=seg_map[None])
-        if 'gt_bboxes' in results:
-            ignore = results['gt_ignore_flags']
-            # crowds are rare, and a slice is cheaper than a choice
-            parts = (~ignore, ignore) if ignore.any() else (slice(None), slice(0))
-            sample.gt_instances, sample.ignored_instances = (
-                InstanceData(bboxes=results['gt_bboxes'][part],
-                             labels=to_tensor(results['gt_bboxes_labels'][part]),
-                             masks=results['gt_masks'][part])
-                for part in parts)
-        if 'gt_rotated_bboxes' in results:
-            sample.gt_rotated_instances = InstanceData(
-                bboxes=RotatedBoxes(results['gt_rotated_bboxes'].tensor, clone=False),
-                labels=to_tensor(results['gt_rotated_bboxes_labels']))
+        for label in labels_in(results):
+            for name, value in label.pack(results).items():
+                setattr(sample, name, value)
         image = torch.from_numpy(np.ascontiguousarray(results['img'])).permute(2, 0, 1)
         return dict(inputs=image, data_samples=sample)

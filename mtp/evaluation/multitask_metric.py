@@ -1,4 +1,5 @@
 """All tasks of all data sets, evaluated in one pass over a validation loader."""
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,11 +16,31 @@ from mtp.evaluation.coco_metric import coco_precision, mean_precision
 from mtp.evaluation.mask_overlaps import encode_masks
 from mtp.evaluation.rotated_metric import RotatedImage, mean_of_classes, rotated_ap
 from mtp.registry import METRICS
-from mtp.sample_fields import IGNORED
+from mtp.sample_fields import IGNORED, label_table
 
-# Columns of the table; all but the AP of horizontal boxes make the average.
-COLUMNS = ('semantic/mIoU', 'instance/bbox_mAP', 'instance/segm_mAP', 'rotated/mAP')
-AVERAGED = ('semantic/mIoU', 'instance/segm_mAP', 'rotated/mAP')
+
+class TaskMetric(ABC):
+    """How a task is judged: what is kept of each image, and the figures that becomes.
+
+    Attributes:
+        figures: what :meth:`evaluate` gives, in the order of the table's columns.
+        averaged: those of them that make the average, with those of other tasks: all in percent.
+    """
+    figures: tuple[str, ...]
+    averaged: tuple[str, ...] = ()
+
+    @abstractmethod
+    def reduce(self, sample: dict, num_classes: int) -> Any:
+        """Return what is kept of an image, to be sent to another process.
+
+        Args:
+            sample: a ``DetDataSample`` as a dict, with truth and prediction.
+            num_classes: of the data set, background not counted.
+        """
+
+    @abstractmethod
+    def evaluate(self, images: list, num_classes: int) -> dict[str, float]:
+        """Return the figures of a data set, from what was kept of each image."""
 
 
 @METRICS.register_module()
@@ -32,6 +53,7 @@ class MultiTaskMetric(BaseMetric):
       objects of a class per image (pycocotools' definition, computed by faster-coco-eval).
     - ``<data set>/rotated/mAP``: VOC07 11-point AP at rotated IoU 0.5, mean over the classes that
       occur in the truth (mmrotate's definition for DOTA).
+    - ``<data set>/<task>/<figure>``: of further tasks, in what its metric says.
     - ``average``: mean of mIoU, segm_mAP and rotated mAP over the data sets: nine numbers for
       three data sets.
 
@@ -41,12 +63,19 @@ class MultiTaskMetric(BaseMetric):
     however many processes share the loader.
 
     Args:
-        collect_device, prefix, collect_dir: as in :class:`mmengine.evaluator.BaseMetric`.
+        tasks: further task -> config of its :class:`TaskMetric`.
+        kwargs: as in :class:`mmengine.evaluator.BaseMetric`.
 
     Raises:
-        ValueError: an image has labels for a task that the model did not predict.
+        ValueError: an image has labels for a task that has no metric, or that the model did not
+            predict.
     """
     default_prefix = ''  # the names are complete; mmengine warns where it is None
+
+    def __init__(self, tasks: dict[str, dict] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        further = {task: METRICS.build(metric) for task, metric in (tasks or {}).items()}
+        self.tasks: dict[str, TaskMetric] = TASKS | further
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Reduce the samples of a batch (dicts of ``DetDataSample``) to what the metrics need."""
@@ -54,13 +83,16 @@ class MultiTaskMetric(BaseMetric):
             meta = self.dataset_meta['datasets'][sample['dataset']]
             result = dict(dataset=sample['dataset'], img_id=sample['img_id'])
             for task in meta['tasks']:
-                field, reduce, _ = TASKS[task]
-                if field not in sample:
+                if task not in self.tasks:
+                    raise ValueError(
+                        f'the data set {sample["dataset"]!r} has labels for the task {task!r}, '
+                        f'which has no metric: give one in val_evaluator.tasks.{task}')
+                if f'pred_{label_table()[task].name}' not in sample:
                     raise ValueError(
                         f'{sample["img_path"]}: the data set {sample["dataset"]!r} has labels for '
                         f'the task {task!r}, but the model predicted none: add the task to the '
                         "model, or leave it out of the data set's `tasks`")
-                result[task] = reduce(sample, len(meta['classes']))
+                result[task] = self.tasks[task].reduce(sample, len(meta['classes']))
             self.results.append(result)
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
@@ -74,15 +106,23 @@ class MultiTaskMetric(BaseMetric):
         for name, group in grouped.items():
             meta = self.dataset_meta['datasets'][name]
             for task in meta['tasks']:
-                evaluate = TASKS[task][2]
-                figures = evaluate([result[task] for result in group], len(meta['classes']))
+                figures = self.tasks[task].evaluate(
+                    [result[task] for result in group], len(meta['classes']))
                 for key, value in figures.items():
                     metrics[f'{name}/{task}/{key}'] = value
+        averaged = columns(self.tasks, 'averaged')
         metrics['average'] = _mean(
-            value for key, value in metrics.items() if key.endswith(AVERAGED))
-        print_log(f'{len(images)} images evaluated, in percent:\n{_table(grouped, metrics)}',
+            value for key, value in metrics.items() if key.endswith(averaged))
+        print_log(f'{len(images)} images evaluated, in percent:\n'
+                  f'{_table(grouped, metrics, columns(self.tasks, "figures"), averaged)}',
                   'current')
         return metrics
+
+
+def columns(tasks: dict[str, TaskMetric], kind: str) -> tuple[str, ...]:
+    """Return ``<task>/<figure>`` of all tasks; ``kind`` is an attribute of :class:`TaskMetric`."""
+    return tuple(f'{task}/{figure}' for task, metric in tasks.items()
+                 for figure in getattr(metric, kind))
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -90,44 +130,75 @@ def _mean(values: Iterable[float]) -> float:
     return torch.tensor(list(values), dtype=torch.float64).nanmean().item()
 
 
-def _table(names: Iterable[str], metrics: dict[str, float]) -> str:
-    lines = [('data set', *COLUMNS)]
+def _table(names: Iterable[str], metrics: dict[str, float], figures: tuple[str, ...],
+           averaged: tuple[str, ...]) -> str:
+    lines = [('data set', *figures)]
     for name in names:
-        values = (metrics.get(f'{name}/{column}') for column in COLUMNS)
+        values = (metrics.get(f'{name}/{column}') for column in figures)
         lines.append((name, *('-' if value is None else f'{value:.2f}' for value in values)))
     width = max(len(line[0]) for line in lines)
     rows = [f'{first:<{width}}' + ''.join(f'{cell:>19}' for cell in cells)
             for first, *cells in lines]
-    rows.append(f'average of {", ".join(AVERAGED)}: {metrics["average"]:.2f}')
+    rows.append(f'average of {", ".join(averaged)}: {metrics["average"]:.2f}')
     return '\n'.join(rows)
 
 
-def _semantic(sample: dict, num_classes: int) -> tuple[np.ndarray, ...]:
-    """Pixels per class and background: intersection, union, prediction, label."""
-    areas = IoUMetric.intersect_and_union(
-        sample['pred_sem_seg']['sem_seg'].squeeze(0).cpu(),
-        sample['gt_sem_seg']['sem_seg'].squeeze(0).cpu(), num_classes + 1, ignore_index=IGNORED)
-    return tuple(area.numpy() for area in areas)
+class SemanticMetric(TaskMetric):
+    """Mean IoU over classes and background."""
+    figures = averaged = ('mIoU',)
+
+    def reduce(self, sample: dict, num_classes: int) -> tuple[np.ndarray, ...]:
+        """Count pixels per class and background: intersection, union, prediction, label."""
+        areas = IoUMetric.intersect_and_union(
+            sample['pred_sem_seg']['sem_seg'].squeeze(0).cpu(),
+            sample['gt_sem_seg']['sem_seg'].squeeze(0).cpu(), num_classes + 1,
+            ignore_index=IGNORED)
+        return tuple(area.numpy() for area in areas)
+
+    def evaluate(self, images: list[tuple[np.ndarray, ...]], num_classes: int) -> dict[str, float]:
+        """Return mIoU."""
+        # float32, as they come, loses count at 2^24 pixels: sixteen images of 1024 x 1024
+        areas = [torch.from_numpy(np.sum(kind, axis=0, dtype=np.float64)) for kind in zip(*images)]
+        return {'mIoU': 100 * _mean(IoUMetric.total_area_to_metrics(*areas, ['mIoU'])['IoU'])}
 
 
-def _mean_iou(images: list[tuple[np.ndarray, ...]], num_classes: int) -> dict[str, float]:
-    # float32, as they come, loses count at 2^24 pixels: sixteen images of 1024 x 1024
-    areas = [torch.from_numpy(np.sum(kind, axis=0, dtype=np.float64)) for kind in zip(*images)]
-    return {'mIoU': 100 * _mean(IoUMetric.total_area_to_metrics(*areas, ['mIoU'])['IoU'])}
+class InstanceMetric(TaskMetric):
+    """COCO's AP of boxes and masks; that of boxes is not averaged."""
+    figures = ('bbox_mAP', 'segm_mAP')
+    averaged = ('segm_mAP',)
 
+    def reduce(self, sample: dict, num_classes: int) -> dict:
+        """Keep predicted and true objects, as COCO stores them."""
+        found = sample['pred_instances']
+        truth = _true_objects(sample['gt_instances'], iscrowd=0)
+        if 'ignored_instances' in sample:
+            truth += _true_objects(sample['ignored_instances'], iscrowd=1)
+        predicted = _objects(found, found['masks'].cpu().numpy(),
+                             get_box_tensor(found['bboxes']).cpu().numpy())
+        for entry, score in zip(predicted, found['scores'].tolist()):
+            entry['score'] = score
+        height, width = sample['ori_shape'][:2]
+        return dict(image=dict(height=height, width=width), truth=truth, predicted=predicted)
 
-def _instance(sample: dict, num_classes: int) -> dict:
-    """Predicted and true objects of an image, as COCO stores them."""
-    found = sample['pred_instances']
-    truth = _true_objects(sample['gt_instances'], iscrowd=0)
-    if 'ignored_instances' in sample:
-        truth += _true_objects(sample['ignored_instances'], iscrowd=1)
-    predicted = _objects(found, found['masks'].cpu().numpy(),
-                         get_box_tensor(found['bboxes']).cpu().numpy())
-    for entry, score in zip(predicted, found['scores'].tolist()):
-        entry['score'] = score
-    height, width = sample['ori_shape'][:2]
-    return dict(image=dict(height=height, width=width), truth=truth, predicted=predicted)
+    def evaluate(self, images: list[dict], num_classes: int) -> dict[str, float]:
+        """Return both APs."""
+        truth = dict(images=[], annotations=[],
+                     categories=[dict(id=i, name=str(i)) for i in range(num_classes)])
+        predicted = []
+        for number, image in enumerate(images):
+            truth['images'].append(dict(image['image'], id=number))
+            for entry in image['truth']:
+                truth['annotations'].append(
+                    dict(entry, id=len(truth['annotations']) + 1, image_id=number))
+            predicted += [dict(entry, image_id=number) for entry in image['predicted']]
+        if not any(not entry['iscrowd'] for entry in truth['annotations']):
+            return dict.fromkeys(self.figures, float('nan'))
+        if not predicted:  # loadRes takes no empty list
+            return dict.fromkeys(self.figures, 0.0)
+        coco = COCO(truth)
+        return {f'{kind}_mAP': 100 * mean_precision(coco_precision(
+                    coco, predicted, kind, [100], range(num_classes), sizes=False))
+                for kind in ('bbox', 'segm')}
 
 
 def _true_objects(instances: dict, **common: int) -> list[dict]:
@@ -146,38 +217,19 @@ def _objects(instances: dict, masks: np.ndarray, extent: np.ndarray, **common: i
                 instances['labels'].tolist(), boxes, runs, areas)]
 
 
-def _coco_ap(images: list[dict], num_classes: int) -> dict[str, float]:
-    truth = dict(images=[], annotations=[],
-                 categories=[dict(id=i, name=str(i)) for i in range(num_classes)])
-    predicted = []
-    for number, image in enumerate(images):
-        truth['images'].append(dict(image['image'], id=number))
-        for entry in image['truth']:
-            truth['annotations'].append(
-                dict(entry, id=len(truth['annotations']) + 1, image_id=number))
-        predicted += [dict(entry, image_id=number) for entry in image['predicted']]
-    if not any(not entry['iscrowd'] for entry in truth['annotations']):
-        return {'bbox_mAP': float('nan'), 'segm_mAP': float('nan')}
-    if not predicted:  # loadRes takes no empty list
-        return {'bbox_mAP': 0.0, 'segm_mAP': 0.0}
-    coco = COCO(truth)
-    return {f'{kind}_mAP': 100 * mean_precision(
-                coco_precision(coco, predicted, kind, [100], range(num_classes), sizes=False))
-            for kind in ('bbox', 'segm')}
+class RotatedTaskMetric(TaskMetric):
+    """VOC07 AP of rotated boxes at IoU 0.5."""
+    figures = averaged = ('mAP',)
+
+    def reduce(self, sample: dict, num_classes: int) -> RotatedImage:
+        """Keep predicted and true boxes."""
+        return RotatedImage.from_instances(
+            sample['pred_rotated_instances'], sample['gt_rotated_instances'])
+
+    def evaluate(self, images: list[RotatedImage], num_classes: int) -> dict[str, float]:
+        """Return the mean over the classes that occur."""
+        return {'mAP': 100 * mean_of_classes(rotated_ap(images, num_classes), float('nan'))}
 
 
-def _rotated(sample: dict, num_classes: int) -> RotatedImage:
-    return RotatedImage.from_instances(
-        sample['pred_rotated_instances'], sample['gt_rotated_instances'])
-
-
-def _rotated_map(images: list[RotatedImage], num_classes: int) -> dict[str, float]:
-    return {'mAP': 100 * mean_of_classes(rotated_ap(images, num_classes), default=float('nan'))}
-
-
-# Task -> field of its predictions, what it keeps of an image, how that becomes figures.
-TASKS = {
-    'semantic': ('pred_sem_seg', _semantic, _mean_iou),
-    'instance': ('pred_instances', _instance, _coco_ap),
-    'rotated': ('pred_rotated_instances', _rotated, _rotated_map),
-}
+TASKS = {'semantic': SemanticMetric(), 'instance': InstanceMetric(),
+         'rotated': RotatedTaskMetric()}

@@ -15,9 +15,9 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
 
     Images become RGB float32, normalised, then padded with 0 at the right and bottom to the
     largest of the batch, rounded up to a multiple of ``pad_size_divisor`` (the crop size makes
-    every batch of the same shape). In training, instance masks are padded with 0 and semantic
-    maps with 255 to the same shape: targets stay aligned with the images, which they do not in
-    the official code when an image is smaller than the crop.
+    every batch of the same shape). In training, labels are padded to the same shape as their
+    fields say (masks with 0, semantic maps with 255): targets stay aligned with the images, which
+    they do not in the official code when an image is smaller than the crop.
 
     A training batch is that of :func:`mtp.sample_fields.pack_batch`, or a list of samples: images
     stay uint8 and labels joined until they are on the device, where images are distorted as

@@ -9,15 +9,9 @@ from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
 from mtp.data.samrs.subsets import PALETTE
-from mtp.visualization.visualizer import (
-    MAX_TILE,
-    MIN_TILE,
-    captioned,
-    draw_sample,
-    frame,
-    legend,
-    shade,
-)
+from mtp.painting import shade
+from mtp.sample_fields import label_table
+from mtp.visualization.visualizer import MAX_TILE, MIN_TILE, captioned, draw_sample, frame, legend
 
 Picture = tuple[np.ndarray, str, set[int]]
 ROWS = {'gt': 'truth', 'pred': 'prediction'}
@@ -105,8 +99,8 @@ def _objects(image: np.ndarray, sample: DetDataSample, meta: dict, score_thr: fl
     for row in ROWS:
         found = sample.get(f'{row}_instances')
         if found is not None and 'bboxes' in found:
-            rotated = found.bboxes.shape[-1] == 5
-            fields[f'{row}_rotated_instances' if rotated else f'{row}_instances'] = found
+            task = 'rotated' if found.bboxes.shape[-1] == 5 else 'instance'
+            fields[f'{row}_{label_table()[task].name}'] = found
     palette = meta.get('palette') or PALETTE  # some are shorter than the list of classes
     return draw_sample(image, DetDataSample(**fields), dict(
         classes=meta['classes'],

@@ -19,7 +19,7 @@ from mtp.data import (
     Resize,
     SAMRSDataset,
 )
-from mtp.data.samrs.records import to_rotated
+from mtp.data.labels import to_rotated
 from mtp.ops import box_iou_rotated
 from tests.data.small import CLASSES, COLOURS, make_subset
 

@@ -22,13 +22,15 @@ from mtp.data import (
     PackLabels,
     Resize,
     crops,
+    labels,
 )
 
-# Stage -> the functions of mtp.data.crops that it consists of.
+# Stage -> modules, and what of each it consists of.
 STAGES = {
-    'decode': ('read_image', 'read_map'), 'masks': ('read_counts', 'crop_masks'),
-    'label map': ('crop_map', 'as_labels', 'check_map_shape'), 'boxes': ('HorizontalBoxes',
-                                                                        'RotatedBoxes'),
+    'decode': {crops: ('read_image',), labels: ('read_map',)},
+    'masks': {labels: ('read_counts', 'crop_masks')},
+    'label map': {labels: ('crop_map', '_as_labels', '_read_map')},
+    'boxes': {labels: ('HorizontalBoxes', 'RotatedBoxes')},
 }
 
 
@@ -79,18 +81,20 @@ class Watch:
 @contextmanager
 def split_crop(watch: Watch) -> Iterator[None]:
     """Count the parts of :class:`LoadCrop` on their own."""
-    plain = {name: getattr(crops, name) for names in STAGES.values() for name in names}
+    plain = {(module, name): getattr(module, name) for modules in STAGES.values()
+             for module, names in modules.items() for name in names}
     resize = crops.Window.crop_image
     try:
-        for stage, names in STAGES.items():
-            for name in names:
-                setattr(crops, name, watch.timed(stage, plain[name]))
+        for stage, modules in STAGES.items():
+            for module, names in modules.items():
+                for name in names:
+                    setattr(module, name, watch.timed(stage, plain[module, name]))
         crops.Window.crop_image = watch.timed('geometry', resize)
         yield
     finally:
         crops.Window.crop_image = resize
-        for name, function in plain.items():
-            setattr(crops, name, function)
+        for (module, name), function in plain.items():
+            setattr(module, name, function)
 
 
 def measure(name: str, paper: MultiTaskDataset, mine: MultiTaskDataset, samples: int
