@@ -7,7 +7,8 @@ from tools.benchmark.comparison import Renamed, differences, flatten, read_figur
 
 RENAMED = Renamed({'mtp.inference': 'mtp.visualization', 'mtp.inference.curves': 'mtp.plots',
                    'mtp.models.multitask': 'mtp.models.multitask_model'},
-                  {'vit-tiny.py': 'vit_tiny.py'})
+                  {'pretrain/vit-tiny.py': 'pretrain/vit_tiny.py',
+                   '_base_/work_dirs.py': '_base_/folder.py'})
 OLD = {'model': {'type': 'mtp.models.multitask.MultiTaskModel', 'size': (2, 3), 'hooks': [{}]},
        'curves': 'mtp.inference.curves.plot', 'start': 'work_dirs/vit-tiny/encoder.pth'}
 NEW = {'model': {'type': 'mtp.models.multitask_model.MultiTaskModel', 'size': (2, 3),

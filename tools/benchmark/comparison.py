@@ -4,7 +4,7 @@ import re
 import runpy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 # What a log tells of the machine differs from run to run.
@@ -17,7 +17,7 @@ class Renamed:
 
     Attributes:
         modules: old module -> new one.
-        configs: old file name of a config -> new one, in the same folder.
+        configs: old path of a config, below the folder of all configs -> new one.
     """
     modules: Mapping[str, str] = field(default_factory=dict)
     configs: Mapping[str, str] = field(default_factory=dict)
@@ -30,14 +30,13 @@ class Renamed:
 
     def config(self, path: str) -> str:
         """Return today's path of a config."""
-        name = PurePosixPath(path).name
-        return str(PurePosixPath(path).with_name(self.configs.get(name, name)))
+        return self.configs.get(path, path)
 
     def value(self, text: str) -> str:
         """Return a value of :func:`flatten` with new names in place of old ones.
 
-        A module counts where a class or function of it is the value, a config where its name,
-        with or without ``.py``, is a whole part of a path.
+        A module counts where a class or function of it is the value, a config where its name
+        without suffix, that of a run, is a whole part of a path.
         """
         if not text.startswith("'"):
             return text
@@ -45,8 +44,8 @@ class Renamed:
         for old in sorted(self.modules, key=len, reverse=True):
             if text.startswith(f'{old}.'):
                 return repr(self.modules[old] + text.removeprefix(old))
-        names = {**self.configs,
-                 **{Path(old).stem: Path(new).stem for old, new in self.configs.items()}}
+        names = {Path(old).stem: Path(new).stem for old, new in self.configs.items()
+                 if not old.startswith('_base_')}  # of which nothing runs
         return repr('/'.join(names.get(part, part) for part in text.split('/')))
 
 
