@@ -5,13 +5,14 @@
 
 The first writes all resolved configs, the second one of them in small.
 """
+import inspect
 import json
 import os
 import sys
 from pathlib import Path
 
 from comparison import flatten
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 import mtp
 
@@ -37,14 +38,29 @@ def write_small(config: Path, target: Path) -> None:
         shrink.shrink(cfg, finetuning.SIDES[cfg.default_scope])
     cfg.model.backbone.init_cfg = None
     if 'max_epochs' in cfg.train_cfg:
+        few = target.with_name(f'few_{config.parent.name}_{config.stem}')
         sets = [node for node in shrink.nodes(cfg.train_dataloader.dataset) if 'data_root' in node]
         for dataset in sets:
-            dataset.indices = IMAGES // len(sets)
+            keep_few(dataset, IMAGES // len(sets), few)
         shrink.shorten(cfg, num_images=IMAGES, steps=3, batch_size=IMAGES)
     else:  # each data set of a pretraining has an equal share of a step
         total = cfg.total_batch_size if cfg.default_scope == 'mtp' else IMAGES
         shrink.shorten(cfg, num_images=total, steps=3, batch_size=total)
     cfg.dump(target)
+
+
+def keep_few(dataset: ConfigDict, number: int, folder: Path) -> None:
+    """Let a data set have its first images only; pairs as links in a folder of their own."""
+    if {'indices', 'kwargs'} & set(inspect.signature(dataset.type).parameters):
+        dataset.indices = number
+        return
+    for part in (Path(dataset.data_root) / dataset.split).iterdir():
+        links = folder / dataset.split / part.name
+        links.mkdir(parents=True, exist_ok=True)
+        for path in sorted(part.iterdir())[:number]:
+            (links / path.name).unlink(missing_ok=True)
+            (links / path.name).symlink_to(path.absolute())
+    dataset.data_root = str(folder)
 
 
 if __name__ == '__main__':
