@@ -77,7 +77,7 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def _keys(node: Any, built_by: Callable | None) -> tuple[list[str], bool]:
-    """What may follow ``node`` in a dotted key, and whether that is not all."""
+    """Return valid next parts of a dotted key, and whether others are accepted (``**kwargs``)."""
     if isinstance(node, list):
         return [str(index) for index in range(len(node))], False
     if not isinstance(node, Mapping | Config):

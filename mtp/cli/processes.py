@@ -28,7 +28,10 @@ def number_of_processes(launcher: str) -> int:
 
 
 def leave_processes() -> None:
-    """Leave the process group: torn down with the interpreter it may abort a run that is done."""
+    """Destroy the process group explicitly.
+
+    Left to the shutdown of the interpreter, it can abort a finished run.
+    """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -76,10 +76,10 @@ class Window:
 
     Attributes:
         original: size of the image.
-        direction: in which it is flipped first; None for not.
-        resized: size to which it is resized then.
-        offset: of the crop in that.
-        shape: of the crop.
+        direction: direction in which the image is flipped first; None if it is not.
+        resized: size to which the image is resized then.
+        offset: top-left corner of the crop in the resized image.
+        shape: size of the crop.
     """
     original: tuple[int, int]
     direction: str | None
@@ -89,13 +89,13 @@ class Window:
 
     @property
     def scale_factor(self) -> tuple[float, float]:
-        """Of width and height."""
+        """Scale factors of width and height."""
         (height, width), (new_height, new_width) = self.original, self.resized
         return new_width / width, new_height / height
 
     @property
     def mirrored(self) -> tuple[bool, bool]:
-        """Whether x and y are."""
+        """Whether x and y are mirrored."""
         return MIRRORED[self.direction]
 
     @functools.cached_property

@@ -73,7 +73,7 @@ class ReplicatedModel(MMDistributedDataParallel):
 
 
 def parts(model: nn.Module) -> tuple[list[nn.Module], list[Task]]:
-    """What a sharded model gathers on its own: the modules of lists named ``blocks``; decoders."""
+    """Return the modules that FSDP wraps individually: backbone blocks and task decoders."""
     blocks = [module for name, module in model.named_modules()
               if name.split('.')[-2:-1] == ['blocks']]
     return blocks, [module for module in model.modules() if isinstance(module, Task)]

@@ -48,8 +48,11 @@ def coco_precision(truth: COCO, predicted: list[dict], kind: str,
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without Python's search for garbage: so many dicts would set it off time and again, and it
-    would take as long as the evaluation, which leaves none."""
+    """Pause the garbage collector.
+
+    Millions of short-lived dicts would trigger it repeatedly, for as long as the evaluation takes;
+    none of them is left at the end.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:

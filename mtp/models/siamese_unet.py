@@ -13,7 +13,7 @@ from mtp.registry import MODELS
 
 @MODELS.register_module()
 class PairDataPreprocessor(SegDataPreProcessor):
-    """mmseg's ``SegDataPreProcessor`` for pairs: six channels, those of the first date before.
+    """mmseg's ``SegDataPreProcessor`` for image pairs stacked as six channels, earlier date first.
 
     Each date becomes RGB float32, normalised; pairs and labels are padded alike.
 
@@ -53,7 +53,7 @@ class SiameseEncoderDecoder(EncoderDecoder):
 
 @MODELS.register_module()
 class UNetHead(BaseDecodeHead):
-    """UNet decoder: four times doubled, with a map of the encoder joined in before each block.
+    """UNet decoder: four 2x upsampling blocks with skip connections from the encoder.
 
     Starts from the last map. Each block doubles the size (nearest), joins the next finer map of
     the encoder, resized (bilinear), and convolves twice; the last block has no map left to join.

@@ -103,7 +103,7 @@ def count_ratio(counts: Tensor) -> Tensor:
     processes as DDP averages gradients, the loss of the whole batch in one process.
 
     Args:
-        counts: float32, items that each loss was averaged over, here.
+        counts: number of items in this process's average, float32, one per loss.
 
     Returns:
         Tensor: float32, one factor per count; ones with a single process.

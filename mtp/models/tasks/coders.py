@@ -25,7 +25,7 @@ _LONGEST_STEP = -math.log(16 / 1000)  # a box grows or shrinks by a factor of 62
 
 @TASK_UTILS.register_module()
 class DeltaXYWHCoder(DeltaXYWHBBoxCoder):
-    """Steps from box to box, in sizes of the first: mmdet's ``DeltaXYWHBBoxCoder``.
+    """Deltas from box to box, in sizes of the first: mmdet's ``DeltaXYWHBBoxCoder``.
 
     Args:
         **kwargs: as of mmdet's; ``add_ctr_clamp`` is not supported.
@@ -36,7 +36,7 @@ class DeltaXYWHCoder(DeltaXYWHBBoxCoder):
         _refuse(self, add_ctr_clamp=False)
 
     def encode(self, bboxes: Tensor | BaseBoxes, gt_bboxes: Tensor | BaseBoxes) -> Tensor:
-        """Steps ``(..., 4)``, float32, from boxes ``(..., 4)`` to ``gt_bboxes`` ``(..., 4)``."""
+        """Return deltas from boxes ``(..., 4)`` to ``gt_bboxes`` ``(..., 4)``: float32 ``(..., 4)``."""
         px, py, pw, ph = _centre_and_size(get_box_tensor(bboxes).float())
         gx, gy, gw, gh = _centre_and_size(get_box_tensor(gt_bboxes).float())
         deltas = (gx - px) / pw, (gy - py) / ph, (gw / pw).log(), (gh / ph).log()
@@ -44,11 +44,11 @@ class DeltaXYWHCoder(DeltaXYWHBBoxCoder):
 
     def decode(self, bboxes: Tensor | BaseBoxes, pred_bboxes: Tensor,
                max_shape: tuple[int, int] | None = None) -> Tensor | BaseBoxes:
-        """Boxes where the steps lead.
+        """Apply predicted deltas to boxes.
 
         Args:
             bboxes: ``(..., 4)``.
-            pred_bboxes: ``(..., 4)``, or ``(..., K * 4)`` with steps to K boxes each.
+            pred_bboxes: ``(..., 4)``, or ``(..., K * 4)`` with deltas to K boxes each.
             max_shape: (height, width) to which boxes are clipped (if ``clip_border``).
 
         Returns:
@@ -69,7 +69,7 @@ class DeltaXYWHCoder(DeltaXYWHBBoxCoder):
 
 @TASK_UTILS.register_module()
 class DeltaXYWHTRCoder(DeltaXYWHTRBBoxCoder):
-    """Steps between rotated boxes, in the frame of the first: mmrotate's ``DeltaXYWHTRBBoxCoder``.
+    """Deltas between rotated boxes, in the frame of the first: mmrotate's ``DeltaXYWHTRBBoxCoder``.
 
     Args:
         **kwargs: as of mmrotate's; ``angle_version='le90'``, ``edge_swap=True`` and
@@ -82,7 +82,7 @@ class DeltaXYWHTRCoder(DeltaXYWHTRBBoxCoder):
                 add_ctr_clamp=False)
 
     def encode(self, bboxes: Tensor | RotatedBoxes, gt_bboxes: Tensor | RotatedBoxes) -> Tensor:
-        """Steps ``(..., 5)``, float32, from boxes ``(..., 5)`` to ``gt_bboxes`` ``(..., 5)``."""
+        """Return deltas from boxes ``(..., 5)`` to ``gt_bboxes`` ``(..., 5)``: float32 ``(..., 5)``."""
         px, py, pw, ph, pt = get_box_tensor(bboxes).float().unbind(-1)
         gx, gy, gw, gh, gt = _regularize(get_box_tensor(gt_bboxes)).float().unbind(-1)
         cos, sin = pt.cos(), pt.sin()
@@ -97,16 +97,16 @@ class DeltaXYWHTRCoder(DeltaXYWHTRBBoxCoder):
 
     def decode(self, bboxes: Tensor | RotatedBoxes, pred_bboxes: Tensor,
                max_shape: tuple[int, int] | None = None) -> Tensor | RotatedBoxes:
-        """Boxes where the steps lead.
+        """Apply predicted deltas to boxes.
 
         Args:
             bboxes: ``(..., 5)``.
-            pred_bboxes: ``(..., 5)``, or ``(..., K * 5)`` with steps to K boxes each.
+            pred_bboxes: ``(..., 5)``, or ``(..., K * 5)`` with deltas to K boxes each.
             max_shape: (height, width) of the pixels to which centres are clipped.
 
         Returns:
             Tensor | RotatedBoxes: of the shape of ``pred_bboxes``; the latter with
-            ``use_box_type``, for steps to one box each.
+            ``use_box_type``, for deltas to one box each.
         """
         px, py, pw, ph, pt = get_box_tensor(bboxes).unsqueeze(-2).unbind(-1)
         dx, dy, dw, dh, dt = _denormalise(pred_bboxes, self.means, self.stds)
@@ -124,7 +124,7 @@ class DeltaXYWHTRCoder(DeltaXYWHTRBBoxCoder):
 
 @TASK_UTILS.register_module()
 class MidpointCoder(MidpointOffsetCoder):
-    """Steps from horizontal to rotated boxes: mmrotate's ``MidpointOffsetCoder``.
+    """Deltas from horizontal to rotated boxes: mmrotate's ``MidpointOffsetCoder``.
 
     To the circumscribed horizontal box, and from the middles of its top and right side to the
     corners of the rotated box there. Source: Xie et al., *Oriented R-CNN for Object Detection*.
@@ -138,7 +138,7 @@ class MidpointCoder(MidpointOffsetCoder):
         _refuse(self, angle_version='le90')
 
     def encode(self, bboxes: Tensor | HorizontalBoxes, gt_bboxes: Tensor | RotatedBoxes) -> Tensor:
-        """Steps ``(..., 6)``, float32, from boxes ``(..., 4)`` to ``gt_bboxes`` ``(..., 5)``."""
+        """Return deltas from boxes ``(..., 4)`` to ``gt_bboxes`` ``(..., 5)``: float32 ``(..., 6)``."""
         gts = _regularize(get_box_tensor(gt_bboxes)).float()
         px, py, pw, ph = _centre_and_size(get_box_tensor(bboxes).float())
         gx, gy, gw, gh = _centre_and_size(rbox2hbox(gts))
@@ -153,7 +153,7 @@ class MidpointCoder(MidpointOffsetCoder):
 
     def decode(self, bboxes: Tensor | HorizontalBoxes, pred_bboxes: Tensor,
                max_shape: tuple[int, int] | None = None) -> Tensor | RotatedBoxes:
-        """Boxes where the steps lead.
+        """Apply predicted deltas to boxes.
 
         Args:
             bboxes: ``(..., 4)``.

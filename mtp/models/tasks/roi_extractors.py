@@ -1,4 +1,4 @@
-"""RoI features of all levels without a look at which RoI is on which."""
+"""RoI features from every pyramid level in one call, without waiting to sort RoIs by level."""
 from collections.abc import Sequence
 
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor

@@ -97,10 +97,11 @@ class SharedRoIHead(StandardRoIHead):
 
     def targets(self, proposals: Proposals, truth: GroundTruth
                 ) -> tuple[Tensor, Samples, tuple[Tensor, Tensor]]:
-        """The boxes ``(B, S, D)`` that are drawn, what they are, and what they should become.
+        """Sample RoIs; return their boxes, their assignment, and their targets.
 
-        The latter is, for the ``most`` first, their label and the deltas to their object:
-        ``(B, most)`` and ``(B, most, D)``.
+        Returns:
+            tuple: boxes ``(B, S, D)`` in pixels; the samples; and of the first ``most`` boxes the
+            labels ``(B, most)`` and the deltas to their objects ``(B, most, D)``.
         """
         boxes = proposals.boxes
         assigned = self.bbox_assigner.assign_batch(boxes, proposals.valid, truth)

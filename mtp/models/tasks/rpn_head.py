@@ -52,7 +52,7 @@ class Anchors:
 
 
 class _BatchedRPN:
-    """Losses and proposals of padded batches, besides what the head of mmdet or mmrotate is.
+    """Mixin that adds batched losses and proposals to an RPN head of mmdet or mmrotate.
 
     Equal to what that head does image by image, but that an image in which no anchor fits adds no
     loss instead of being refused. ``train_cfg`` names a :class:`BatchedMaxIoUAssigner` and a
@@ -99,7 +99,7 @@ class _BatchedRPN:
 
     def targets(self, anchors: Anchors, truth: GroundTruth, shapes: Tensor
                 ) -> tuple[Samples, Tensor]:
-        """The anchors to train, and the deltas ``(B, most, E)`` of those that are an object's.
+        """Sample anchors; return them and the deltas ``(B, most, E)`` from positives to objects.
 
         Args:
             anchors: of all levels.
