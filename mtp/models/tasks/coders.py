@@ -36,7 +36,11 @@ class DeltaXYWHCoder(DeltaXYWHBBoxCoder):
         _refuse(self, add_ctr_clamp=False)
 
     def encode(self, bboxes: Tensor | BaseBoxes, gt_bboxes: Tensor | BaseBoxes) -> Tensor:
-        """Return deltas ``(..., 4)``, float32, from boxes ``(..., 4)`` to ``gt_bboxes`` ``(..., 4)``."""
+        """Return deltas from boxes ``(..., 4)`` to ``gt_bboxes`` ``(..., 4)``.
+
+        Returns:
+            Tensor: float32 ``(..., 4)``.
+        """
         px, py, pw, ph = _centre_and_size(get_box_tensor(bboxes).float())
         gx, gy, gw, gh = _centre_and_size(get_box_tensor(gt_bboxes).float())
         deltas = (gx - px) / pw, (gy - py) / ph, (gw / pw).log(), (gh / ph).log()
@@ -82,7 +86,11 @@ class DeltaXYWHTRCoder(DeltaXYWHTRBBoxCoder):
                 add_ctr_clamp=False)
 
     def encode(self, bboxes: Tensor | RotatedBoxes, gt_bboxes: Tensor | RotatedBoxes) -> Tensor:
-        """Return deltas ``(..., 5)``, float32, from boxes ``(..., 5)`` to ``gt_bboxes`` ``(..., 5)``."""
+        """Return deltas from boxes ``(..., 5)`` to ``gt_bboxes`` ``(..., 5)``.
+
+        Returns:
+            Tensor: float32 ``(..., 5)``.
+        """
         px, py, pw, ph, pt = get_box_tensor(bboxes).float().unbind(-1)
         gx, gy, gw, gh, gt = _regularize(get_box_tensor(gt_bboxes)).float().unbind(-1)
         cos, sin = pt.cos(), pt.sin()
@@ -138,7 +146,11 @@ class MidpointCoder(MidpointOffsetCoder):
         _refuse(self, angle_version='le90')
 
     def encode(self, bboxes: Tensor | HorizontalBoxes, gt_bboxes: Tensor | RotatedBoxes) -> Tensor:
-        """Return deltas ``(..., 6)``, float32, from boxes ``(..., 4)`` to ``gt_bboxes`` ``(..., 5)``."""
+        """Return deltas from boxes ``(..., 4)`` to ``gt_bboxes`` ``(..., 5)``.
+
+        Returns:
+            Tensor: float32 ``(..., 6)``.
+        """
         gts = _regularize(get_box_tensor(gt_bboxes)).float()
         px, py, pw, ph = _centre_and_size(get_box_tensor(bboxes).float())
         gx, gy, gw, gh = _centre_and_size(rbox2hbox(gts))
