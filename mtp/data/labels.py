@@ -277,7 +277,7 @@ class RotatedLabel(Label):
 
 
 def to_rotated(corners: Sequence[Sequence[float]]) -> np.ndarray:
-    """Four corners (8 numbers, pixels) -> the smallest rotated box around each, float32 ``(n, 5)``.
+    """Return the smallest rotated boxes around four corners (8 pixels) each, float32 ``(n, 5)``.
     """
     quads = torch.tensor(corners, dtype=torch.float32).reshape(-1, 8)
     return QuadriBoxes(quads).convert_to('rbox').tensor.reshape(-1, 5).numpy()

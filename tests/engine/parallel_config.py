@@ -13,15 +13,15 @@ from mtp.models.backbones.vit_rvsa import ViTRVSA
 from tests.engine.labelled import TASKS, LabelledImages
 
 with read_base():
-    from ...configs._base_.pretrain.models.multitask_small import *  # noqa: F403
-    from ...configs._base_.pretrain.runtime import *  # noqa: F403
+    from ...configs._base_.pretrain.models.multitask_small import *
+    from ...configs._base_.pretrain.runtime import *
 
-model.merge(dict(  # noqa: F405
+model.merge(dict(
     datasets={name: dict(num_classes=2, tasks=TASKS) for name in 'ab'},
     data_preprocessor=dict(pad_size_divisor=64),
     backbone=dict(type=ViTRVSA, img_size=64, embed_dim=48, depth=4, num_heads=3, interval=2,
                   out_indices=(0, 1, 2, 3))))
-del model.tasks['rotated']  # noqa: F405  (as instance, and twice as slow)
+del model.tasks['rotated']  # (as instance, and twice as slow)
 train_dataloader = dict(
     batch_size=8, num_workers=0, dataset=dict(type=LabelledImages),
     sampler=dict(type=DefaultSampler, shuffle=False), collate_fn=dict(type=pseudo_collate))
@@ -33,7 +33,7 @@ optim_wrapper = dict(
     constructor=LayerDecayOptimWrapperConstructor, paramwise_cfg=dict(layer_decay_rate=0.9),
     clip_grad=dict(max_norm=1.0))
 param_scheduler = [dict(type=LinearLR, start_factor=0.5, end=4, by_epoch=False)]
-default_hooks.merge(dict(  # noqa: F405
+default_hooks.merge(dict(
     logger=dict(interval=1), checkpoint=dict(interval=2)))
-log_processor.update(window_size=1)  # noqa: F405
-visualizer.vis_backends = []  # noqa: F405
+log_processor.update(window_size=1)
+visualizer.vis_backends = []

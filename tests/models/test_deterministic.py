@@ -23,7 +23,8 @@ REFUSED = {
     'reflection_pad1d_backward', 'reflection_pad2d_backward', 'reflection_pad3d_backward',
     'upsample_bicubic2d_backward', 'upsample_bilinear2d_backward', 'upsample_linear1d_backward',
     'upsample_trilinear3d_backward',
-    '_roi_align_backward'}  # torchvision
+    '_roi_align_backward',  # torchvision
+}  # fmt: skip
 
 
 BACKBONES = {

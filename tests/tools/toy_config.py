@@ -9,7 +9,7 @@ from mtp.engine import AccumulatingIterLoop, MixedPrecisionOptimWrapper
 from tests.tools.toy import ToyDataset, ToyMetric, ToyModel
 
 with read_base():
-    from ...configs._base_.pretrain.runtime import *  # noqa: F403
+    from ...configs._base_.pretrain.runtime import *
 
 model = dict(type=ToyModel, backbone=dict(dropout=0.5))
 train_dataloader = dict(
@@ -25,5 +25,5 @@ test_dataloader = dict(
 test_cfg = dict(type=TestLoop)
 test_evaluator = dict(type=ToyMetric)
 # its backbone does not tell which parts to compile
-default_hooks.merge(dict(  # noqa: F405
+default_hooks.merge(dict(
     logger=dict(interval=2), checkpoint=dict(interval=3), compilation=dict(mode='off')))

@@ -106,7 +106,7 @@ def papers(job: Job, cfg: Config, root: Path, images: int, repeats: int, device:
 
 
 def _prepare(loader: Any, root: Path, size: int) -> tuple[float, float]:
-    """Point a loader's config to the data and the size of its crops; give its ratios of resizing.
+    """Set a loader's data and size of crops; return its ratios of resizing.
     """
     ratios = []
     for dataset in loader.dataset.datasets:

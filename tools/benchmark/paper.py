@@ -26,11 +26,12 @@ from torch import Tensor, nn
 from mtp.models.backbones import Backbone, attention, dcnv3
 
 # What belongs to a data set in a decoder -> where our model has it.
-OWN = {r'^semantic\.(\w+)\.conv_seg\.': r'tasks.semantic.classifiers.\1.1.',
-       r'^(\w+)\.(\w+)\.roi_head\.bbox_head\.(fc_cls|fc_reg)\.':
-           r'tasks.\1.roi_head.bbox_heads.\2.\3.',
-       r'^(\w+)\.(\w+)\.roi_head\.mask_head\.conv_logits\.':
-           r'tasks.\1.roi_head.mask_heads.\2.conv_logits.'}
+OWN = {
+    r'^semantic\.(\w+)\.conv_seg\.': r'tasks.semantic.classifiers.\1.1.',
+    r'^(\w+)\.(\w+)\.roi_head\.(bbox|mask)_head\.(fc_cls|fc_reg|conv_logits)\.': (
+        r'tasks.\1.roi_head.\3_heads.\2.\4.'
+    ),
+}
 SHARED = {r'^semantic\.\w+\.': 'tasks.semantic.decode_head.',
           r'^(instance|rotated)\.\w+\.': r'tasks.\1.'}
 

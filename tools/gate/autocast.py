@@ -16,7 +16,8 @@ LOWER = {
     'matmul', 'einsum', 'mm', 'mv', 'linalg_vecdot', 'linear', 'addbmm', 'baddbmm', 'bmm',
     'chain_matmul', 'linalg_multi_dot', 'scaled_dot_product_attention', 'lstm_cell', 'gru_cell',
     'rnn_tanh_cell', 'rnn_relu_cell', '_thnn_fused_lstm_cell', '_thnn_fused_gru_cell',
-    '_scaled_dot_product_flash_attention', 'cudnn_convolution', 'cudnn_convolution_transpose'}
+    '_scaled_dot_product_flash_attention', 'cudnn_convolution', 'cudnn_convolution_transpose',
+}  # fmt: skip
 PROMOTED = {'addcdiv', 'addcmul', 'atan2', 'bilinear', 'cross', 'dot', 'vdot', 'grid_sampler',
             'index_put', 'tensordot', 'scatter_add'}
 CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)

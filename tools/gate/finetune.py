@@ -1,4 +1,4 @@
-"""Finetuning steps on real small batches: the libraries' heads have shapes that depend on numbers.
+"""Finetune on small real batches: the libraries' heads have shapes that depend on values.
 """
 from typing import Any
 

@@ -126,7 +126,7 @@ class Lowering:
         return lowered
 
     def _own_launches(self, graph: fx.GraphModule, device: Device) -> dict[str, int]:
-        """Return operator -> launches of the project's kernels, which inductor calls as they are.
+        """Count the launches of the project's kernels, which inductor calls as is, by operator.
         """
         numbers = Counter()
         for node in graph.graph.nodes:

@@ -18,7 +18,8 @@ CITIES = {
     'train': ('aguasclaras', 'bercy', 'bordeaux', 'nantes', 'paris', 'rennes', 'saclay_e',
               'abudhabi', 'cupertino', 'pisa', 'beihai', 'hongkong', 'beirut', 'mumbai'),
     'test': ('brasilia', 'montpellier', 'norcia', 'rio', 'saclay_w', 'valencia', 'dubai',
-             'lasvegas', 'milano', 'chongqing')}
+             'lasvegas', 'milano', 'chongqing'),
+}  # fmt: skip
 # Red, green, blue of Sentinel-2 and the values that become 0 and 255, those of SeCo (Manas et al.,
 # 2021), whose 827 and 385 tiles of 96 pixels are the ones that the published runs have seen.
 BANDS = {'B04': (426, 3698), 'B03': (667, 2969), 'B02': (885, 2620)}

@@ -16,7 +16,8 @@ from mtp.data.synthetic.drawing import draw, write_image
 # Type ids in label order, as in the public YOLO conversion.
 TYPES = (11, 12, 13, 15, 17, 18, 19, 20, 21, 23, 24, 25, 26, 27, 28, 29, 32, 33, 34, 35, 36, 37, 38,
          40, 41, 42, 44, 45, 47, 49, 50, 51, 52, 53, 54, 55, 56, 57, 59, 60, 61, 62, 63, 64, 65, 66,
-         71, 72, 73, 74, 76, 77, 79, 83, 84, 86, 89, 91, 93, 94)
+         71, 72, 73, 74, 76, 77, 79, 83, 84, 86, 89, 91, 93, 94,
+)  # fmt: skip
 UNNAMED = (75, 82)  # type ids that occur, but that the publisher gives no name
 WITHHELD = '1395.tif'  # has labels, but was never distributed
 SHARES = dict(train=700 / 846, val=146 / 846)

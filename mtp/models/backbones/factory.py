@@ -74,7 +74,7 @@ _BACKBONES: dict[str, dict[str, Any]] = {
     # Layer scale 1: from the start, and so in tests, the blocks matter.
     'internimage_pico': {**_INTERNIMAGE, 'channels': 16, 'depths': (1, 1, 2, 1),
                          'groups': (1, 2, 4, 8), 'offset_scale': 2.0, 'layer_scale': 1.0},
-}
+}  # fmt: skip
 
 
 def list_backbones() -> list[str]:
