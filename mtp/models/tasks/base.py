@@ -32,7 +32,7 @@ class TaskBatch:
 
     @cached_property
     def shapes(self) -> Tensor:
-        """Float32 ``(B, 4)``: height and width with the padding that anchors may use, and without.
+        """Float32 ``(B, 4)``: height and width, with the padding open to anchors and without.
         """
         return to_device([(*sample.pad_shape[:2], *sample.img_shape[:2])
                           for sample in self.samples], self.device, torch.float32)

@@ -56,7 +56,7 @@ class GroundTruth:
                    if with_masks else None)
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gather boxes ``(B, S, D)``, labels and numbers ``(B, S)`` of objects ``index``, (B, S).
+        """Gather boxes ``(B, S, D)``, labels and numbers ``(B, S)`` of objects ``index`` (B, S).
         """
         return (take_rows(self.boxes, index), self.labels.gather(1, index),
                 self.number.gather(1, index))
