@@ -1,4 +1,5 @@
 """mtp: multi-task pretraining of remote-sensing foundation models."""
+
 from mtp import compat, old_names
 from mtp.lazy import attribute_getter
 

@@ -5,6 +5,7 @@ package that needs it is imported. :mod:`mtp.engine` applies :func:`load_checkpo
 :func:`support_ordered_effects` where a model is compiled.
 ``tests/test_compat.py`` has a test for each that fails when upstream no longer needs it.
 """
+
 import functools
 import importlib.abc
 import importlib.machinery
@@ -36,8 +37,11 @@ def refuse_mixed_distributions() -> None:
     Raises:
         ImportError: naming both and the commands that mend it.
     """
-    installed = {dist.metadata['Name'].lower() for dist in importlib.metadata.distributions()
-                 if dist.metadata['Name']}
+    installed = {
+        dist.metadata['Name'].lower()
+        for dist in importlib.metadata.distributions()
+        if dist.metadata['Name']
+    }
     mixed = {old: new for old, new in SUCCESSORS.items() if {old, new} <= installed}
     if mixed:
         pairs = ', '.join(f'{old} and {new}' for old, new in mixed.items())
@@ -45,7 +49,8 @@ def refuse_mixed_distributions() -> None:
         raise ImportError(
             f'{pairs} are both installed, and unpack to the same folders: their files are mixed. '
             f'Mend it with\n  pip uninstall -y {names}\n'
-            f'  pip install {" ".join(dict.fromkeys(mixed.values()))}')
+            f'  pip install {" ".join(dict.fromkeys(mixed.values()))}'
+        )
 
 
 def provide_mmcv_extension() -> importlib.machinery.ModuleSpec | None:
@@ -55,6 +60,7 @@ def provide_mmcv_extension() -> importlib.machinery.ModuleSpec | None:
     ``import mmcv.ops`` (of mmdet, mmseg and mmrotate as well) fails.
     """
     from mtp.ops import mmcv_ext
+
     return mmcv_ext.find_spec()
 
 
@@ -74,6 +80,7 @@ def silence_onedl_notices(logging: ModuleType) -> None:
     def filtered(msg: object, *args: object, **kwargs: object) -> None:
         if not str(msg).startswith('Could not import OneDL'):
             print_log(msg, *args, **kwargs)
+
     logging.print_log = filtered
 
 
@@ -95,8 +102,11 @@ def leave_out_multimodal_models(dependency: ModuleType) -> None:
 def _register_left_out(names: Sequence[str], registry: Any) -> None:
     def left_out(*args: object, **kwargs: object) -> None:
         version = importlib.metadata.version('transformers')
-        raise ImportError("mmpretrain's multi-modal models need transformers 4, and transformers "
-                          f"{version} is installed: pip install 'transformers>=4.40,<5'")
+        raise ImportError(
+            "mmpretrain's multi-modal models need transformers 4, and transformers "
+            f"{version} is installed: pip install 'transformers>=4.40,<5'"
+        )
+
     for name in names:
         registry.register_module(name=name, module=left_out)
 
@@ -135,20 +145,23 @@ def setup() -> None:
 class WorkaroundFinder(importlib.abc.MetaPathFinder):
     """Finder that calls what ``BEFORE`` and ``AFTER`` have for a module that is imported."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-                  ) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         """Return a spec where a workaround has its own, otherwise None: others look for it."""
         if name in BEFORE:
             return BEFORE[name]()
         spec = importlib.machinery.PathFinder.find_spec(name, path) if name in AFTER else None
         if spec is not None and spec.loader is not None:
             spec.loader.exec_module = functools.partial(
-                _execute, spec.loader.exec_module, AFTER[name])
+                _execute, spec.loader.exec_module, AFTER[name]
+            )
         return spec
 
 
-def _execute(execute: Callable[[ModuleType], None], then: Callable[[ModuleType], None],
-             module: ModuleType) -> None:
+def _execute(
+    execute: Callable[[ModuleType], None], then: Callable[[ModuleType], None], module: ModuleType
+) -> None:
     execute(module)
     then(module)
 
@@ -181,6 +194,7 @@ def support_ordered_effects() -> None:
     from torch._higher_order_ops.effects import with_effects
     from torch._inductor import lowering
     from torch._inductor.virtualized import V
+
     with_effects._cacheable = True
     lower = lowering.lowerings[with_effects]
 
@@ -191,4 +205,5 @@ def support_ordered_effects() -> None:
         for operation in V.graph.operations[first:] if waits is not None else ():
             waits[operation.get_operation_name()].update(waits[operation.get_name()])
         return result
+
     lowering.lowerings[with_effects] = lower_in_order

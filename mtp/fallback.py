@@ -3,13 +3,16 @@
 A part is compiled code or a kernel. ``MTP_STRICT=1`` turns every fall-back into an error, for tests
 and for those who would rather mend it than wait; it is the only strict switch.
 """
+
 import logging
 import os
 
 logger = logging.getLogger('mtp')
 
-REPORT = ('please report it with the output of "python -m mtp.info" at the issue tracker of mtp; '
-          'MTP_STRICT=1 ends the run here with the whole traceback')
+REPORT = (
+    'please report it with the output of "python -m mtp.info" at the issue tracker of mtp; '
+    'MTP_STRICT=1 ends the run here with the whole traceback'
+)
 
 _fallen: dict[str, str] = {}
 
@@ -40,8 +43,9 @@ def fall_back(part: str, to: str, reason: BaseException | str) -> None:
         raise FallbackError(f'{part}: {line} (MTP_STRICT=1 allows no fall-back)') from cause
     if part not in _fallen:
         _fallen[part] = line
-        logger.warning('%s failed, from now on %s, more slowly: %s. If you can, %s', part, to, line,
-                       REPORT)
+        logger.warning(
+            '%s failed, from now on %s, more slowly: %s. If you can, %s', part, to, line, REPORT
+        )
 
 
 def fallen() -> dict[str, str]:
@@ -53,4 +57,4 @@ def reason_in_a_line(error: BaseException, length: int = 300) -> str:
     """Return the type and the first telling line of an exception, at most ``length`` characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
-    return text if len(text) <= length else text[:length - 3] + '...'
+    return text if len(text) <= length else text[: length - 3] + '...'

@@ -1,4 +1,5 @@
 """Files that are whole or not there, whatever ends the process or the machine."""
+
 import json
 import os
 import secrets

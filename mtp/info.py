@@ -2,6 +2,7 @@
 
 Each operator is tried with a small call, so that kernels that Triton refuses here are named.
 """
+
 import importlib.metadata
 import os
 import pkgutil
@@ -14,9 +15,21 @@ import mtp
 import mtp.ops.triton
 from mtp.ops import dispatch, mmcv_ext, trials
 
-PACKAGES = ('torch', 'torchvision', 'timm', 'numpy', 'opencv-python', 'onedl-mmengine',
-            'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmrotate',
-            'onedl-mmpretrain', 'pycocotools', 'faster-coco-eval')
+PACKAGES = (
+    'torch',
+    'torchvision',
+    'timm',
+    'numpy',
+    'opencv-python',
+    'onedl-mmengine',
+    'onedl-mmcv',
+    'onedl-mmdetection',
+    'onedl-mmsegmentation',
+    'onedl-mmrotate',
+    'onedl-mmpretrain',
+    'pycocotools',
+    'faster-coco-eval',
+)
 
 
 def report() -> str:
@@ -27,18 +40,30 @@ def report() -> str:
             lines.append(f'  {name:<22}{importlib.metadata.version(name)}')
         except importlib.metadata.PackageNotFoundError:
             lines.append(f'  {name:<22}not installed')
-    lines.append('devices: ' + (', '.join(
-        torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        or f'CPU only, {torch.get_num_threads()} threads'))
-    kernels = [module.name for module in pkgutil.iter_modules(mtp.ops.triton.__path__)
-               if module.name != 'common']
+    lines.append(
+        'devices: '
+        + (
+            ', '.join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+            or f'CPU only, {torch.get_num_threads()} threads'
+        )
+    )
+    kernels = [
+        module.name
+        for module in pkgutil.iter_modules(mtp.ops.triton.__path__)
+        if module.name != 'common'
+    ]
     lines.append(f'mtp.ops: {dispatch.report()}, in each module with a kernel:')
     lines += [f'  {name}' for name in kernels]
     lines += _fallen()
     native = mmcv_ext.choice() == 'native'
     setting = os.environ.get('MTP_OPS')
-    why = (f'MTP_OPS={setting}' if setting else
-           'compiled extension found' if native else 'mmcv has no compiled extension')
+    why = (
+        f'MTP_OPS={setting}'
+        if setting
+        else 'compiled extension found'
+        if native
+        else 'mmcv has no compiled extension'
+    )
     if native:
         lines.append(f'mmcv.ops: native ({why})')
     else:
@@ -49,13 +74,16 @@ def report() -> str:
 
 def _fallen() -> list[str]:
     """Return lines on the settings of fall-backs, and on what has fallen back or would."""
-    settings = ', '.join(f'{name} {os.environ.get(name) or "unset"}'
-                         for name in ('MTP_KERNELS', 'MTP_STRICT'))
+    settings = ', '.join(
+        f'{name} {os.environ.get(name) or "unset"}' for name in ('MTP_KERNELS', 'MTP_STRICT')
+    )
     failed = trials.refusals('cuda' if torch.cuda.is_available() else 'cpu')
     if not failed:
         return [f'fall-backs ({settings}): none']
-    return [f'fall-backs ({settings}), to slower forms:',
-            *(f'  {name}: {reason}' for name, reason in failed.items())]
+    return [
+        f'fall-backs ({settings}), to slower forms:',
+        *(f'  {name}: {reason}' for name, reason in failed.items()),
+    ]
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """Packages that import a public name's module when the name is first asked for."""
+
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,4 +18,5 @@ def attribute_getter(package: str, names: Mapping[str, Sequence[str]]) -> Callab
         if name not in modules:
             raise AttributeError(f'module {package!r} has no attribute {name!r}')
         return getattr(importlib.import_module(modules[name]), name)
+
     return get

@@ -1,4 +1,5 @@
 """What tells a process its place on a machine without torch: launchers' variables, device files."""
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ class Launcher:
         world_size: variable with the number of processes.
         restarts: variable with how often they have been started again, where they have.
     """
+
     command: str
     rank: str
     local_rank: str
@@ -24,10 +26,13 @@ class Launcher:
 
 
 LAUNCHERS = {
-    'pytorch': Launcher('torchrun', 'RANK', 'LOCAL_RANK', 'WORLD_SIZE',
-                        'TORCHELASTIC_RESTART_COUNT'),
-    'slurm': Launcher('srun', 'SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_NTASKS',
-                      'SLURM_RESTART_COUNT')}
+    'pytorch': Launcher(
+        'torchrun', 'RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'TORCHELASTIC_RESTART_COUNT'
+    ),
+    'slurm': Launcher(
+        'srun', 'SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_NTASKS', 'SLURM_RESTART_COUNT'
+    ),
+}
 
 
 def nvidia_device_files() -> list[Path]:

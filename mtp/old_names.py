@@ -1,4 +1,5 @@
 """Old names of modules and configs, which go on working, with a warning, until release 0.3."""
+
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -63,8 +64,10 @@ def _of_data_sets(attribute: str, names: str, prefix: str = '') -> dict[str, str
 
 # old module that was divided -> what it held -> where that is now
 DIVIDED = {
-    'mtp.data.facts': {'DATASETS': 'mtp.data.datasets.DATASETS',
-                       'Facts': 'mtp.data.datasets.DataSet'},
+    'mtp.data.facts': {
+        'DATASETS': 'mtp.data.datasets.DATASETS',
+        'Facts': 'mtp.data.datasets.DataSet',
+    },
     'mtp.data.facts.base': {'Facts': 'mtp.data.datasets.DataSet'},
     'mtp.data.facts.detection': {'DETECTION': 'mtp.data.datasets.DATASETS'},
     'mtp.data.facts.scenes': {'SCENES': 'mtp.data.datasets.DATASETS'},
@@ -75,14 +78,16 @@ DIVIDED = {
     'mtp.data.prepare.segmentation': {
         'burn': 'mtp.data.prepare.footprints.burn',
         'geotransform': 'mtp.data.prepare.footprints.geotransform',
-        **_of_data_sets('prepare', 'loveda spacenet_v1')},
+        **_of_data_sets('prepare', 'loveda spacenet_v1'),
+    },
     'mtp.data.synthetic.detection': {
         'MAKE': 'mtp.data.synthetic.MAKE',
-        **_of_data_sets('synthesise', 'dior dior_r dota_v1 dota_v2 fair1m xview', 'make_')},
+        **_of_data_sets('synthesise', 'dior dior_r dota_v1 dota_v2 fair1m xview', 'make_'),
+    },
     'mtp.data.synthetic.scenes': {
         'MAKE': 'mtp.data.synthetic.MAKE',
-        **_of_data_sets('synthesise', 'eurosat gvlm loveda oscd resisc45 spacenet_v1 whu',
-                        'make_')},
+        **_of_data_sets('synthesise', 'eurosat gvlm loveda oscd resisc45 spacenet_v1 whu', 'make_'),
+    },
 }
 # old path of a config, below the folder of all configs -> new one
 CONFIGS = {
@@ -150,8 +155,9 @@ class OldNameFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     several.
     """
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-                  ) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         """Return a spec of an old name, None for any other."""
         if name in MODULES or name in DIVIDED:
             return importlib.machinery.ModuleSpec(name, self, is_package=name in DIVIDED)
@@ -184,5 +190,8 @@ def _find_moved(module: str, name: str) -> object:
 
 
 def _warn(old: str, new: str) -> None:
-    warnings.warn(f'{old} is called {new} now; the old name goes with mtp {REMOVED_IN}',
-                  FutureWarning, stacklevel=2)
+    warnings.warn(
+        f'{old} is called {new} now; the old name goes with mtp {REMOVED_IN}',
+        FutureWarning,
+        stacklevel=2,
+    )

@@ -1,4 +1,5 @@
 """Colours, outlines and names on a picture, uint8 RGB ``(H, W, 3)``."""
+
 from typing import Any
 
 import cv2

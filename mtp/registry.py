@@ -3,34 +3,67 @@
 A config names a class by itself (pure-Python configs) or, from another
 library's config, by ``'mtp.<ClassName>'``.
 """
+
 from mmengine import registry as root
 
 MODELS = root.Registry('model', scope='mtp', parent=root.MODELS, locations=['mtp.models'])
-DATASETS = root.Registry('dataset', scope='mtp', parent=root.DATASETS, locations=[
-    f'mtp.data.{name}' for name in (
-        'multitask_dataset', 'packed', 'readers.boxes', 'readers.labelled', 'readers.pairs',
-        'samrs.records')])
+DATASETS = root.Registry(
+    'dataset',
+    scope='mtp',
+    parent=root.DATASETS,
+    locations=[
+        f'mtp.data.{name}'
+        for name in (
+            'multitask_dataset',
+            'packed',
+            'readers.boxes',
+            'readers.labelled',
+            'readers.pairs',
+            'samrs.records',
+        )
+    ],
+)
 LABELS = root.Registry('label', scope='mtp', locations=['mtp.data.labels'])
-TRANSFORMS = root.Registry('transform', scope='mtp', parent=root.TRANSFORMS, locations=[
-    f'mtp.data.{name}' for name in ('crops', 'readers.labelled', 'readers.pairs', 'transforms')])
+TRANSFORMS = root.Registry(
+    'transform',
+    scope='mtp',
+    parent=root.TRANSFORMS,
+    locations=[
+        f'mtp.data.{name}' for name in ('crops', 'readers.labelled', 'readers.pairs', 'transforms')
+    ],
+)
 DATA_SAMPLERS = root.Registry(
-    'data sampler', scope='mtp', parent=root.DATA_SAMPLERS, locations=['mtp.data.samplers'])
+    'data sampler', scope='mtp', parent=root.DATA_SAMPLERS, locations=['mtp.data.samplers']
+)
 TASK_UTILS = root.Registry(
-    'task util', scope='mtp', parent=root.TASK_UTILS, locations=['mtp.models'])
+    'task util', scope='mtp', parent=root.TASK_UTILS, locations=['mtp.models']
+)
 METRICS = root.Registry('metric', scope='mtp', parent=root.METRICS, locations=['mtp.evaluation'])
 HOOKS = root.Registry('hook', scope='mtp', parent=root.HOOKS, locations=['mtp.engine'])
 OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
-    'optimizer wrapper constructor', scope='mtp', parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
-    locations=['mtp.engine'])
+    'optimizer wrapper constructor',
+    scope='mtp',
+    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
+    locations=['mtp.engine'],
+)
 MODEL_WRAPPERS = root.Registry(
-    'model_wrapper', scope='mtp', parent=root.MODEL_WRAPPERS, locations=['mtp.engine'])
+    'model_wrapper', scope='mtp', parent=root.MODEL_WRAPPERS, locations=['mtp.engine']
+)
 LOG_PROCESSORS = root.Registry(
-    'log_processor', scope='mtp', parent=root.LOG_PROCESSORS, locations=['mtp.engine'])
+    'log_processor', scope='mtp', parent=root.LOG_PROCESSORS, locations=['mtp.engine']
+)
 OPTIM_WRAPPERS = root.Registry(
-    'optim_wrapper', scope='mtp', parent=root.OPTIM_WRAPPERS, locations=['mtp.engine'])
+    'optim_wrapper', scope='mtp', parent=root.OPTIM_WRAPPERS, locations=['mtp.engine']
+)
 LOOPS = root.Registry('loop', scope='mtp', parent=root.LOOPS, locations=['mtp.engine'])
 
 # Nothing of ours goes into these; without a child of the scope mmengine warns on each use.
-for _registry in (root.OPTIMIZERS, root.PARAM_SCHEDULERS, root.VISBACKENDS, root.VISUALIZERS,
-                  root.EVALUATOR, root.WEIGHT_INITIALIZERS):
+for _registry in (
+    root.OPTIMIZERS,
+    root.PARAM_SCHEDULERS,
+    root.VISBACKENDS,
+    root.VISUALIZERS,
+    root.EVALUATOR,
+    root.WEIGHT_INITIALIZERS,
+):
     root.Registry(_registry.name, scope='mtp', parent=_registry)

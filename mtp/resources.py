@@ -1,4 +1,5 @@
 """Files that come with mtp and are no modules."""
+
 from importlib.resources import files
 from pathlib import Path
 

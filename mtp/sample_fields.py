@@ -6,6 +6,7 @@ in :mod:`mtp.data.labels`; one of another task is a class of yours, see docs/pre
 A worker hands over every tensor on its own, and each costs time; so do many small copies to a GPU.
 Hence all labels of a batch are joined, field by field, and become views again on the device.
 """
+
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class BoxMasks:
         pixels: uint8, 0 or 1, one box after the other, each column by column.
         shape: height and width of the image.
     """
+
     boxes: np.ndarray
     pixels: np.ndarray
     shape: tuple[int, int]
@@ -50,29 +52,35 @@ class BoxMasks:
             return self
         ends = np.cumsum(np.prod(self.boxes[:, 2:] - self.boxes[:, :2], 1))
         starts = np.concatenate([[0], ends])
-        pixels = [self.pixels[starts[i]:ends[i]] for i in chosen]
-        return BoxMasks(self.boxes[chosen], np.concatenate([np.zeros(0, np.uint8), *pixels]),
-                        self.shape)
+        pixels = [self.pixels[starts[i] : ends[i]] for i in chosen]
+        return BoxMasks(
+            self.boxes[chosen], np.concatenate([np.zeros(0, np.uint8), *pixels]), self.shape
+        )
 
     @classmethod
     def cat(cls, masks: Sequence['BoxMasks']) -> 'BoxMasks':
         """The masks of all; ``InstanceData`` asks for this method, too."""
-        return cls(np.concatenate([m.boxes for m in masks]),
-                   np.concatenate([m.pixels for m in masks]), masks[0].shape)
+        return cls(
+            np.concatenate([m.boxes for m in masks]),
+            np.concatenate([m.pixels for m in masks]),
+            masks[0].shape,
+        )
 
     @classmethod
     def from_bitmaps(cls, masks: BitmapMasks) -> 'BoxMasks':
         """From full-size masks."""
         boxes = masks.get_bboxes('hbox').numpy().astype(np.int64)
         pixels = [np.zeros(0, np.uint8)] + [
-            mask[y1:y2, x1:x2].T.reshape(-1) for mask, (x1, y1, x2, y2) in zip(masks.masks, boxes)]
+            mask[y1:y2, x1:x2].T.reshape(-1) for mask, (x1, y1, x2, y2) in zip(masks.masks, boxes)
+        ]
         return cls(boxes, np.concatenate(pixels), (masks.height, masks.width))
 
     @property
     def masks(self) -> np.ndarray:
         """Full-size masks, uint8 ``(N, H, W)``, as ``BitmapMasks`` has them."""
-        return paint_masks(torch.from_numpy(self.boxes), torch.from_numpy(self.pixels),
-                           self.shape).numpy()
+        return paint_masks(
+            torch.from_numpy(self.boxes), torch.from_numpy(self.pixels), self.shape
+        ).numpy()
 
 
 def paint_masks(boxes: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -124,6 +132,7 @@ class Map(Field):
         padding: value of what is padded at the right and bottom.
         dtype: of the tensor on the device.
     """
+
     name: str
     padding: float
     dtype: torch.dtype
@@ -133,14 +142,15 @@ class Map(Field):
         maps = [value.get(self.name) for value in values]
         joined = torch.full((len(maps), len(maps[0]), *shape), self.padding, dtype=maps[0].dtype)
         for place, of_image in zip(joined, maps):
-            place[:, :of_image.shape[1], :of_image.shape[2]] = of_image
+            place[:, : of_image.shape[1], : of_image.shape[2]] = of_image
         return dict(maps=joined)
 
     def split(self, joined: dict, shape: tuple[int, int]) -> list[PixelData]:
         """Pad the maps to the images' shape."""
         maps = joined['maps']
-        maps = F.pad(maps, (0, shape[1] - maps.shape[3], 0, shape[0] - maps.shape[2]),
-                     value=self.padding)
+        maps = F.pad(
+            maps, (0, shape[1] - maps.shape[3], 0, shape[0] - maps.shape[2]), value=self.padding
+        )
         return [PixelData(**{self.name: of_image}) for of_image in maps.to(self.dtype)]
 
 
@@ -152,26 +162,31 @@ class Boxes(Field):
         box_type: class of ``bboxes``.
         masks: whether the boxes have masks; they are padded with 0.
     """
+
     box_type: type[BaseBoxes]
     masks: bool = False
 
     def join(self, values: Sequence[InstanceData], shape: tuple[int, int]) -> dict:
         """Put the objects of all images one after the other."""
-        joined = dict(counts=[len(value) for value in values],
-                      boxes=torch.cat([get_box_tensor(value.bboxes) for value in values]),
-                      labels=torch.cat([value.labels for value in values]))
+        joined = dict(
+            counts=[len(value) for value in values],
+            boxes=torch.cat([get_box_tensor(value.bboxes) for value in values]),
+            labels=torch.cat([value.labels for value in values]),
+        )
         if self.masks:
             masks = BoxMasks.cat([_as_box_masks(value.masks) for value in values])
-            joined['masks'] = dict(boxes=torch.from_numpy(masks.boxes),
-                                   pixels=torch.from_numpy(masks.pixels))
+            joined['masks'] = dict(
+                boxes=torch.from_numpy(masks.boxes), pixels=torch.from_numpy(masks.pixels)
+            )
         return joined
 
     def split(self, joined: dict, shape: tuple[int, int]) -> list[InstanceData]:
         """Give each image its objects, with full-size masks."""
         counts = joined['counts']
-        views = dict(bboxes=[self.box_type(boxes, clone=False)
-                             for boxes in joined['boxes'].split(counts)],
-                     labels=joined['labels'].split(counts))
+        views = dict(
+            bboxes=[self.box_type(boxes, clone=False) for boxes in joined['boxes'].split(counts)],
+            labels=joined['labels'].split(counts),
+        )
         if self.masks:
             views['masks'] = paint_masks(**joined['masks'], shape=shape).split(counts)
         return [InstanceData(**dict(zip(views, values))) for values in zip(*views.values())]
@@ -196,6 +211,7 @@ class Label:
         reads_files: whether :meth:`load` and :meth:`crop` read files. Such labels are cropped last,
             since a crop may be rejected for others, and cannot be packed (but for the label map).
     """
+
     task: ClassVar[str]
     name: ClassVar[str]
     key: ClassVar[str]
@@ -265,8 +281,9 @@ class Label:
         """Return the sample's ``fields``."""
         raise NotImplementedError
 
-    def draw(self, tile: np.ndarray, content: PixelData | InstanceData, scale: float, meta: dict
-             ) -> set[int]:
+    def draw(
+        self, tile: np.ndarray, content: PixelData | InstanceData, scale: float, meta: dict
+    ) -> set[int]:
         """Draw truth or prediction on a picture, in place.
 
         Args:
@@ -285,8 +302,9 @@ class Label:
 def label_table() -> dict[str, Label]:
     """Return the table: task -> row, mtp's own first."""
     LABELS.import_from_location()
-    labels = sorted(LABELS.module_dict.values(),
-                    key=lambda label: not label.__module__.startswith('mtp.'))
+    labels = sorted(
+        LABELS.module_dict.values(), key=lambda label: not label.__module__.startswith('mtp.')
+    )
     return {label.task: label() for label in labels}
 
 
@@ -302,8 +320,10 @@ def find_labels(tasks: Iterable[str | dict]) -> tuple[Label, ...]:
     names = [LABELS.build(task).task if isinstance(task, dict) else task for task in tasks]
     table = label_table()
     if not names or not set(names) <= set(table):
-        raise ValueError(f'tasks={tasks!r}: give one or more of {", ".join(table)}, or the config '
-                         'of a row of your own, whose class is registered in mtp.registry.LABELS')
+        raise ValueError(
+            f'tasks={tasks!r}: give one or more of {", ".join(table)}, or the config '
+            'of a row of your own, whose class is registered in mtp.registry.LABELS'
+        )
     return tuple(table[name] for name in names)
 
 
@@ -324,7 +344,7 @@ def pack_batch(samples: Sequence[dict]) -> dict:
     shape = tuple(max(image.shape[axis] for image in images) for axis in (1, 2))
     inputs = torch.zeros(len(images), *shape, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
     for place, image in zip(inputs, images):
-        place[:, :image.shape[1], :image.shape[2]] = image
+        place[:, : image.shape[1], : image.shape[2]] = image
 
     targets = dict(img_shapes=torch.tensor([image.shape[1:] for image in images]), fields={})
     if 'distortion' in labels[0]:
@@ -334,8 +354,11 @@ def pack_batch(samples: Sequence[dict]) -> dict:
         if having:
             joined = field.join([labels[i].get(name) for i in having], shape)
             targets['fields'][name] = dict(joined, images=having)
-    return dict(inputs=inputs, targets=targets, data_samples=[
-        DetDataSample(metainfo=label.metainfo) for label in labels])
+    return dict(
+        inputs=inputs,
+        targets=targets,
+        data_samples=[DetDataSample(metainfo=label.metainfo) for label in labels],
+    )
 
 
 def unpack_batch(targets: dict, samples: Sequence[DetDataSample], shape: tuple[int, int]) -> None:

@@ -1,4 +1,5 @@
 """What a user may have meant by a word that is unknown."""
+
 import difflib
 from collections.abc import Iterable
 

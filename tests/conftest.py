@@ -1,4 +1,5 @@
 """Fixtures shared by all tests, in an environment that is the same on every machine."""
+
 import os
 import re
 import sys
@@ -10,8 +11,10 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 
 # Variables that choose an operator's form, or tell a process its place among others.
-MISLEADING = re.compile(r'MTP_(KERNELS|OPS)|TRITON_INTERPRET|RANK|LOCAL_RANK|GROUP_RANK|ROLE_RANK|'
-                        r'(LOCAL_|ROLE_)?WORLD_SIZE|MASTER_(ADDR|PORT)|(SLURM|TORCHELASTIC)_\w+')
+MISLEADING = re.compile(
+    r'MTP_(KERNELS|OPS)|TRITON_INTERPRET|RANK|LOCAL_RANK|GROUP_RANK|ROLE_RANK|'
+    r'(LOCAL_|ROLE_)?WORLD_SIZE|MASTER_(ADDR|PORT)|(SLURM|TORCHELASTIC)_\w+'
+)
 
 
 def _only_operators() -> bool:

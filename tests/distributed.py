@@ -1,4 +1,5 @@
 """Run a function on several CPU processes that talk through gloo."""
+
 import os
 import socket
 import tempfile
@@ -18,13 +19,20 @@ def run_processes(function, world_size: int, *args) -> list:
         port = sock.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_worker, (function, world_size, port, folder, args), nprocs=world_size)
-        return [torch.load(Path(folder) / f'{rank}.pt', weights_only=False)
-                for rank in range(world_size)]
+        return [
+            torch.load(Path(folder) / f'{rank}.pt', weights_only=False)
+            for rank in range(world_size)
+        ]
 
 
 def _worker(rank, function, world_size, port, folder, args):
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank),
-                      WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
+    os.environ.update(
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(port),
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK=str(rank),
+    )
     torch.set_num_threads(1)
     dist.init_process_group('gloo')
     try:

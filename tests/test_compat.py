@@ -1,4 +1,5 @@
 """Each workaround of mtp/compat.py, and whether upstream still needs it."""
+
 import importlib.metadata
 import inspect
 import os
@@ -17,24 +18,34 @@ from mtp.ops import mmcv_ext
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
-                          check=False, env={**os.environ, **environment})
+    return subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
 
 
 def test_import_loads_neither_torch_nor_openmmlab():
-    code = ('import sys, mtp; print({name.partition(".")[0] for name in sys.modules}'
-            " & {'torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmrotate'})")
+    code = (
+        'import sys, mtp; print({name.partition(".")[0] for name in sys.modules}'
+        " & {'torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmrotate'})"
+    )
     assert run_python(code).stdout.strip() == 'set()'
 
 
 def test_workarounds_apply_after_the_import_of_mmcv_too():
-    result = run_python('import mmcv, mtp\nfrom mmcv.ops import nms\nfrom mmengine import logging\n'
-                        'print(nms.__module__, hasattr(logging.print_log, "__wrapped__"))')
+    result = run_python(
+        'import mmcv, mtp\nfrom mmcv.ops import nms\nfrom mmengine import logging\n'
+        'print(nms.__module__, hasattr(logging.print_log, "__wrapped__"))'
+    )
     assert result.stdout.split() == ['mmcv.ops.nms', 'True'], result.stderr
 
 
 def test_backbones_are_reached_from_the_package():
     import mtp
+
     assert 'vit_b_rvsa' in mtp.list_backbones()
     with pytest.raises(AttributeError, match='no attribute'):
         mtp.no_such_name  # noqa: B018
@@ -55,16 +66,21 @@ def test_openmmlab_imports_without_noise_beside_transformers_5(transformers_5):
     result = run_python(
         'import mtp, mmdet.apis, mmseg.apis, mmrotate.models, mmrotate.datasets, '
         'mmrotate.evaluation, mmpretrain.models\nmmpretrain.registry.MODELS.get("OFA")()',
-        PYTHONPATH=str(transformers_5))
+        PYTHONPATH=str(transformers_5),
+    )
     assert result.stderr.strip().endswith("pip install 'transformers>=4.40,<5'"), result.stderr
     assert 'OneDL' not in result.stdout + result.stderr
 
 
 def test_upstream_still_notices_onedl():
     # when this fails, silence_onedl_notices() can go
-    assert 'Could not import OneDL' in run_python(
-        'import mtp, mmengine.logging as log; log.print_log = log.print_log.__wrapped__; '
-        'import mmdet.datasets').stdout
+    assert (
+        'Could not import OneDL'
+        in run_python(
+            'import mtp, mmengine.logging as log; log.print_log = log.print_log.__wrapped__; '
+            'import mmdet.datasets'
+        ).stdout
+    )
 
 
 def test_upstream_still_breaks_beside_transformers_5(transformers_5):
@@ -72,33 +88,44 @@ def test_upstream_still_breaks_beside_transformers_5(transformers_5):
     result = run_python(
         'import mtp, mmpretrain, runpy; from pathlib import Path; runpy.run_path(str(Path('
         'mmpretrain.__file__).parent / "models/multimodal/blip/language_model.py"))',
-        PYTHONPATH=str(transformers_5))
+        PYTHONPATH=str(transformers_5),
+    )
     assert 'TypeError: NoneType takes no arguments' in result.stderr
 
 
 def test_upstream_still_lacks_the_compiled_extension():
     if mmcv_ext.has_compiled():
-        pytest.skip('a compiled mmcv is installed here; if a plain "pip install onedl-mmcv" made '
-                    'it, provide_mmcv_extension() can go')
+        pytest.skip(
+            'a compiled mmcv is installed here; if a plain "pip install onedl-mmcv" made '
+            'it, provide_mmcv_extension() can go'
+        )
     # when this fails, mmcv.ops needs no extension and provide_mmcv_extension() can go
     assert "No module named 'mmcv._ext'" in run_python('import mmcv.ops').stderr
     from mmcv.utils.ext_loader import check_ops_exist
     from mmengine.utils.dl_utils import mmcv_full_available
+
     assert check_ops_exist() and mmcv_full_available(), 'the substitute must look installed'
 
 
 def test_sympy_keeps_more_results_which_torch_still_leaves_at_1000():
     code = 'import torch._inductor.graph, sympy.core.cache as c; print(c.SYMPY_CACHE_SIZE)'
-    assert [run_python(start + code, SYMPY_CACHE_SIZE=size).stdout.strip()
-            for start, size in (('import os; del os.environ["SYMPY_CACHE_SIZE"]; import mtp; ', ''),
-                                ('import os; del os.environ["SYMPY_CACHE_SIZE"]; ', ''),
-                                ('import mtp; ', '7'))] == ['200000', '1000', '7']
+    assert [
+        run_python(start + code, SYMPY_CACHE_SIZE=size).stdout.strip()
+        for start, size in (
+            ('import os; del os.environ["SYMPY_CACHE_SIZE"]; import mtp; ', ''),
+            ('import os; del os.environ["SYMPY_CACHE_SIZE"]; ', ''),
+            ('import mtp; ', '7'),
+        )
+    ] == ['200000', '1000', '7']
 
 
 def test_mixed_distributions_are_refused(monkeypatch):
     names = ['mmdet', 'onedl-mmdetection', 'torch']
-    monkeypatch.setattr(importlib.metadata, 'distributions', lambda: [
-        SimpleNamespace(metadata={'Name': name}) for name in names])
+    monkeypatch.setattr(
+        importlib.metadata,
+        'distributions',
+        lambda: [SimpleNamespace(metadata={'Name': name}) for name in names],
+    )
     with pytest.raises(ImportError, match='pip uninstall -y mmdet onedl-mmdetection'):
         compat.refuse_mixed_distributions()
     names.remove('mmdet')
@@ -114,6 +141,7 @@ def test_unsafe_checkpoints_are_refused(tmp_path):
     from mmengine.runner import checkpoint
 
     import mtp.engine  # noqa: F401  (applies the workaround)
+
     path = tmp_path / 'bad.pth'
     torch.save({'state_dict': {}, 'extra': Malicious()}, path)
     with pytest.raises(ValueError, match='cannot be read safely'):
@@ -130,8 +158,10 @@ def test_inductor_still_loses_ordered_effects():
     assert 'additional_star_deps[node.get_name()]' in inspect.getsource(scheduler)
 
 
-@pytest.mark.parametrize('value, message', [
-    ('fast', 'set it to native or portable'), ('native', 'has no compiled extension')])
+@pytest.mark.parametrize(
+    'value, message',
+    [('fast', 'set it to native or portable'), ('native', 'has no compiled extension')],
+)
 def test_choice_of_operators(value, message):
     if mmcv_ext.has_compiled() and value == 'native':
         pytest.skip('a compiled mmcv is installed here')
@@ -139,21 +169,30 @@ def test_choice_of_operators(value, message):
     assert result.returncode != 0 and message in result.stderr
 
 
-@pytest.mark.parametrize('value, before, expected', [
-    ('', '', 'native'), ('native', '', 'native'), ('portable', '', 'portable'),
-    ('portable', 'import mmcv.ops', 'comes too late')])
+@pytest.mark.parametrize(
+    'value, before, expected',
+    [
+        ('', '', 'native'),
+        ('native', '', 'native'),
+        ('portable', '', 'portable'),
+        ('portable', 'import mmcv.ops', 'comes too late'),
+    ],
+)
 def test_choice_beside_a_compiled_extension(tmp_path, value, before, expected):
     (tmp_path / '_ext.py').write_text('def __getattr__(name):\n    return print  # any operator\n')
     result = run_python(
         f'import importlib, mmcv; mmcv.__path__.append({str(tmp_path)!r})\n{before}\nimport mtp\n'
         'found = hasattr(importlib.import_module("mmcv._ext"), "__file__")\n'
-        'print("native" if found else "portable")', MTP_OPS=value)
+        'print("native" if found else "portable")',
+        MTP_OPS=value,
+    )
     assert expected in (result.stdout or result.stderr)
 
 
 def test_info_says_which_operators_run(monkeypatch):
     from mtp.info import report
     from mtp.ops import dispatch
+
     text = report()
     assert 'mmcv.ops: ' in text and 'onedl-mmcv' in text
     assert f'mtp.ops: {dispatch.report()}' in text and '\n  rotated_boxes\n' in text
@@ -165,6 +204,7 @@ def test_info_says_which_operators_run(monkeypatch):
 def test_info_names_what_falls_back(monkeypatch):
     from mtp import fallback
     from mtp.info import report
+
     monkeypatch.delenv('MTP_STRICT', raising=False)
     monkeypatch.setattr(fallback, '_fallen', {'dcnv3': 'OutOfResources: shared memory'})
     assert 'to slower forms:\n  dcnv3: OutOfResources: shared memory\n' in report()

@@ -1,4 +1,5 @@
 """Every shipped config: complete, consistent, and the same after it has been written out."""
+
 from pathlib import Path
 
 import pytest
@@ -24,19 +25,25 @@ def test_config(path, tmp_path):
     model = build(cfg.model)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     assert sum(len(group['params']) for group in groups) == sum(
-        parameter.requires_grad for parameter in model.parameters())
+        parameter.requires_grad for parameter in model.parameters()
+    )
 
     # the data sets of the loaders are those that the model was built for
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        found = {dataset.get('name', dataset.subset): len(
-            dataset.get('classes', SUBSETS[dataset.subset].classes))
-            for dataset in loader.dataset.datasets}
+        found = {
+            dataset.get('name', dataset.subset): len(
+                dataset.get('classes', SUBSETS[dataset.subset].classes)
+            )
+            for dataset in loader.dataset.datasets
+        }
         assert found == {name: dataset['num_classes'] for name, dataset in model.datasets.items()}
     share_batch(cfg, 1)
     per_dataset = cfg.train_dataloader.sampler.images_per_dataset
     assert set(per_dataset) == set(model.datasets)
-    assert cfg.param_scheduler[-1].T_max + cfg.param_scheduler[-1].get('begin', 0) \
+    assert (
+        cfg.param_scheduler[-1].T_max + cfg.param_scheduler[-1].get('begin', 0)
         == cfg.train_cfg.max_iters
+    )
 
     # a run writes its config beside its results: it must give the same model
     cfg.dump(tmp_path / 'dumped.py')
@@ -44,9 +51,14 @@ def test_config(path, tmp_path):
     assert again.state_dict().keys() == model.state_dict().keys()
 
 
-@pytest.mark.parametrize(('name', 'layers', 'lr', 'decay', 'drop_path'), [
-    ('vit_b_rvsa', 12, 6e-5, 0.9, 0.1), ('vit_l_rvsa', 24, 6e-5, 0.9, 0.1),
-    ('internimage_xl', 39, 2e-5, 0.94, 0.2)])
+@pytest.mark.parametrize(
+    ('name', 'layers', 'lr', 'decay', 'drop_path'),
+    [
+        ('vit_b_rvsa', 12, 6e-5, 0.9, 0.1),
+        ('vit_l_rvsa', 24, 6e-5, 0.9, 0.1),
+        ('internimage_xl', 39, 2e-5, 0.94, 0.2),
+    ],
+)
 def test_recipe_of_the_paper(name, layers, lr, decay, drop_path):
     cfg = Config.fromfile(CONFIGS[0].with_name(f'{name}_samrs.py'))
     assert build(cfg.model).backbone.num_layers == layers

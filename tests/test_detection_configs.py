@@ -1,4 +1,5 @@
 """Every detection config against the paper's recipe; a tiny one of each data set learns a step."""
+
 import json
 
 import numpy as np
@@ -16,8 +17,11 @@ from mtp.recipes import table
 from mtp.recipes.shrink import shrink
 from tests.test_finetune_configs import BACKBONES, ROOT, assert_released_keys, build, name
 
-CONFIGS = sorted(path for task in ('horizontal_detection', 'rotated_detection')
-                 for path in (ROOT / task).glob('*/*.py'))
+CONFIGS = sorted(
+    path
+    for task in ('horizontal_detection', 'rotated_detection')
+    for path in (ROOT / task).glob('*/*.py')
+)
 
 # data set -> image side, images a step, epochs, when the rate falls, key in finetune_heads.json
 RECIPES = {
@@ -40,7 +44,8 @@ def head_of(model: torch.nn.Module):
 
 def test_each_data_set_has_each_backbone():
     assert {name(path) for path in PUBLISHED} == {
-        f'{data}/{backbone}' for data in RECIPES for backbone in BACKBONES if backbone != 'vit_l'}
+        f'{data}/{backbone}' for data in RECIPES for backbone in BACKBONES if backbone != 'vit_l'
+    }
 
 
 @pytest.mark.parametrize('path', PUBLISHED, ids=name)
@@ -64,11 +69,14 @@ def test_recipe(path, tmp_path, request):
     assert (steps.milestones, steps.gamma, steps.by_epoch) == (milestones, 0.1, True)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     rates = sorted({group['lr'] for group in groups})
-    assert np.allclose(rates, [1e-4 * decay**(layers + 1 - i) for i in range(layers + 2)])
+    assert np.allclose(rates, [1e-4 * decay ** (layers + 1 - i) for i in range(layers + 2)])
 
     if key:
-        released = json.loads((request.getfixturevalue('shared') / 'golden' / 'keys'
-                               / 'finetune_heads.json').read_text())[f'{key}/{size}']
+        released = json.loads(
+            (
+                request.getfixturevalue('shared') / 'golden' / 'keys' / 'finetune_heads.json'
+            ).read_text()
+        )[f'{key}/{size}']
         assert_released_keys(model, released)
     if backbone == 'vit_b_rvsa':
         # a run writes its config beside its results: it must give the same model
@@ -77,10 +85,16 @@ def test_recipe(path, tmp_path, request):
         assert again.state_dict().keys() == model.state_dict().keys()
 
 
-@pytest.mark.parametrize('path', [
-    path for path in CONFIGS if name(path) in (
-        'dior/vit_b_rvsa', 'xview/vit_b_rvsa', 'dior_r/vit_b_rvsa', 'dota_v1/internimage_xl')],
-    ids=name)
+@pytest.mark.parametrize(
+    'path',
+    [
+        path
+        for path in CONFIGS
+        if name(path)
+        in ('dior/vit_b_rvsa', 'xview/vit_b_rvsa', 'dior_r/vit_b_rvsa', 'dota_v1/internimage_xl')
+    ],
+    ids=name,
+)
 def test_tiny_version_trains_and_predicts(path):
     cfg = Config.fromfile(path)
     shrink(cfg, 128)
@@ -88,14 +102,20 @@ def test_tiny_version_trains_and_predicts(path):
     model = build(cfg, 'cpu')
     model.init_weights()
     # Objects as large as the anchors that lie inside so small an image.
-    boxes = torch.tensor([[32., 40., 60., 24., .4], [90., 80., 50., 30., -.7]])
+    boxes = torch.tensor([[32.0, 40.0, 60.0, 24.0, 0.4], [90.0, 80.0, 50.0, 30.0, -0.7]])
     if rotated:
         boxes = RotatedBoxes(boxes)
     else:
-        boxes = HorizontalBoxes(torch.tensor([[2., 28., 62., 52.], [65., 65., 115., 95.]]))
-    sample = DetDataSample(metainfo=dict(
-        img_path='a.png', img_id=0, ori_shape=(128, 128), img_shape=(128, 128),
-        scale_factor=(1.0, 1.0)))
+        boxes = HorizontalBoxes(torch.tensor([[2.0, 28.0, 62.0, 52.0], [65.0, 65.0, 115.0, 95.0]]))
+    sample = DetDataSample(
+        metainfo=dict(
+            img_path='a.png',
+            img_id=0,
+            ori_shape=(128, 128),
+            img_shape=(128, 128),
+            scale_factor=(1.0, 1.0),
+        )
+    )
     sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([1, 3]))
     sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.zeros(0).long())
     image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)
@@ -107,8 +127,11 @@ def test_tiny_version_trains_and_predicts(path):
     assert torch.isfinite(loss) and loss > 0
     # Distributed training takes it that the same ones are unused in every step: RetinaNet leaves
     # out the map at stride 4, and so the ViT's layers that make it.
-    unused = [key for key, parameter in model.named_parameters()
-              if parameter.requires_grad and parameter.grad is None]
+    unused = [
+        key
+        for key, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ]
     assert bool(unused) == ('xview' in str(path))
     assert all(key.startswith('backbone.fpn1.') for key in unused)
 

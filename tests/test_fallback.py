@@ -1,4 +1,5 @@
 """One warning for each part that falls back; an error under MTP_STRICT=1."""
+
 import pytest
 
 from mtp import fallback
@@ -16,10 +17,13 @@ def test_each_part_warns_once(monkeypatch, caplog):
     fallback.fall_back('dcnv3', 'its torch form runs', 'Triton is not installed')
     assert [record.getMessage().split('. If')[0] for record in caplog.records] == [
         'Block.forward failed, from now on it runs uncompiled, more slowly: ValueError: no room',
-        'dcnv3 failed, from now on its torch form runs, more slowly: Triton is not installed']
+        'dcnv3 failed, from now on its torch form runs, more slowly: Triton is not installed',
+    ]
     assert 'report it' in caplog.text
-    assert fallback.fallen() == {'Block.forward': 'ValueError: no room',
-                                 'dcnv3': 'Triton is not installed'}
+    assert fallback.fallen() == {
+        'Block.forward': 'ValueError: no room',
+        'dcnv3': 'Triton is not installed',
+    }
 
 
 def test_strict_mode_refuses(monkeypatch):

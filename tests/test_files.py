@@ -1,4 +1,5 @@
 """Files appear whole or not at all."""
+
 import os
 
 import pytest
@@ -23,7 +24,8 @@ def test_an_error_leaves_what_was_there(tmp_path):
 
 
 def test_content_reaches_the_disk_before_the_name_and_the_name_before_the_end(
-        tmp_path, monkeypatch):
+    tmp_path, monkeypatch
+):
     done = []
     monkeypatch.setattr(os, 'fsync', lambda file: done.append(os.readlink(f'/proc/self/fd/{file}')))
     replace = os.replace
@@ -37,10 +39,12 @@ def test_content_reaches_the_disk_before_the_name_and_the_name_before_the_end(
 
 
 def test_a_file_must_reach_the_disk_and_a_folder_may_be_one_that_cannot_be_synced(
-        tmp_path, monkeypatch):
+    tmp_path, monkeypatch
+):
     def fsync(file):
         if file in failing or os.path.isdir(f'/proc/self/fd/{file}'):
             raise OSError('no fsync here')
+
     failing = ()
     monkeypatch.setattr(os, 'fsync', fsync)
     write_text(tmp_path / 'a', 'text')

@@ -1,4 +1,5 @@
 """Every finetuning config against the paper's recipe; a tiny one of each data set learns a step."""
+
 import json
 from pathlib import Path
 
@@ -53,8 +54,10 @@ def build(cfg: Config, device: str = 'meta') -> torch.nn.Module:
 
 def assert_released_keys(model: torch.nn.Module, entry: dict) -> None:
     """The head's keys, types and shapes, and the number of all keys, are those of golden/keys."""
-    state = {key: f'{str(value.dtype).removeprefix("torch.")}{list(value.shape)}'.replace(' ', '')
-             for key, value in model.state_dict().items()}
+    state = {
+        key: f'{str(value.dtype).removeprefix("torch.")}{list(value.shape)}'.replace(' ', '')
+        for key, value in model.state_dict().items()
+    }
     heads = {key: value for key, value in state.items() if not key.startswith('backbone.')}
     assert heads == entry['non_backbone_keys']
     assert len(state) == entry['num_keys']
@@ -65,8 +68,9 @@ def name(path: Path) -> str:
 
 
 def test_each_data_set_has_each_backbone():
-    expected = {f'{data}/{backbone}' for data in RECIPES for backbone in BACKBONES
-                if backbone != 'vit_l'} | {'spacenet_v1/vit_l'}
+    expected = {
+        f'{data}/{backbone}' for data in RECIPES for backbone in BACKBONES if backbone != 'vit_l'
+    } | {'spacenet_v1/vit_l'}
     assert {name(path) for path in PUBLISHED} == expected
 
 
@@ -102,9 +106,10 @@ def test_recipe(path, tmp_path):
     assert cfg.optim_wrapper.get('clip_grad') is None
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     assert sum(len(group['params']) for group in groups) == sum(
-        parameter.requires_grad for parameter in model.parameters())
+        parameter.requires_grad for parameter in model.parameters()
+    )
     rates = sorted({group['lr'] for group in groups})
-    assert np.allclose(rates, [lr * decay**(layers + 1 - i) for i in range(layers + 2)])
+    assert np.allclose(rates, [lr * decay ** (layers + 1 - i) for i in range(layers + 2)])
     assert {group['weight_decay'] for group in groups} == {0.0, 0.05}
     assert groups[0]['betas'] == (0.9, 0.999)
 
@@ -121,9 +126,11 @@ def _classes(dataset: dict) -> tuple:
     return dataset.get('metainfo', dataset.type.METAINFO)['classes']
 
 
-@pytest.mark.parametrize('path', [
-    path for path in PUBLISHED
-    if RECIPES[path.parent.name][-1] and BACKBONES[path.stem][0]], ids=name)
+@pytest.mark.parametrize(
+    'path',
+    [path for path in PUBLISHED if RECIPES[path.parent.name][-1] and BACKBONES[path.stem][0]],
+    ids=name,
+)
 def test_keys_are_those_of_the_released_models(path, shared):
     released = json.loads((shared / 'golden' / 'keys' / 'finetune_heads.json').read_text())
     entry = released[f'{RECIPES[path.parent.name][-1]}/{BACKBONES[path.stem][0]}']
@@ -132,9 +139,16 @@ def test_keys_are_those_of_the_released_models(path, shared):
     assert sum(p.numel() for p in model.parameters()) == entry['num_parameters']
 
 
-@pytest.mark.parametrize('path', [
-    path for path in CONFIGS if path.stem == 'vit_b_rvsa' or name(path) in (
-        'eurosat/internimage_xl', 'loveda/internimage_xl', 'levir/internimage_xl')], ids=name)
+@pytest.mark.parametrize(
+    'path',
+    [
+        path
+        for path in CONFIGS
+        if path.stem == 'vit_b_rvsa'
+        or name(path) in ('eurosat/internimage_xl', 'loveda/internimage_xl', 'levir/internimage_xl')
+    ],
+    ids=name,
+)
 def test_tiny_version_trains_and_predicts(path):
     task, data_set = path.parts[-3:-1]
     cfg = Config.fromfile(path)
@@ -150,8 +164,11 @@ def test_tiny_version_trains_and_predicts(path):
     loss.backward()
     assert torch.isfinite(loss) and loss > 0
     # distributed training waits for every one of them
-    assert not [key for key, parameter in model.named_parameters()
-                if parameter.requires_grad and parameter.grad is None]
+    assert not [
+        key
+        for key, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ]
     first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
     before = first.detach().clone()
     optimizer.step()
@@ -159,8 +176,9 @@ def test_tiny_version_trains_and_predicts(path):
 
     model.eval()
     with torch.no_grad():
-        found = model.test_step(dict(inputs=data['inputs'][:1],
-                                     data_samples=data['data_samples'][:1]))[0]
+        found = model.test_step(
+            dict(inputs=data['inputs'][:1], data_samples=data['data_samples'][:1])
+        )[0]
     classes = len(DATASETS[data_set].classes)
     if task == 'classification':
         assert found.pred_score.shape == (classes,)
@@ -173,13 +191,19 @@ def test_tiny_version_trains_and_predicts(path):
 def _sample(task: str, cfg: Config, seed: int) -> tuple:
     generator = torch.Generator().manual_seed(seed)
     side = 64
-    image = torch.randint(0, 256, (6 if task == 'change_detection' else 3, side, side),
-                          generator=generator, dtype=torch.uint8)
+    image = torch.randint(
+        0,
+        256,
+        (6 if task == 'change_detection' else 3, side, side),
+        generator=generator,
+        dtype=torch.uint8,
+    )
     meta = dict(img_path=f'{seed}.png', ori_shape=(side, side), img_shape=(side, side))
     if task == 'classification':
         return image, DataSample(metainfo=meta).set_gt_label(seed)
     sample = SegDataSample(metainfo=meta)
-    label = torch.randint(0, cfg.model.decode_head.num_classes, (1, side, side),
-                          generator=generator)
+    label = torch.randint(
+        0, cfg.model.decode_head.num_classes, (1, side, side), generator=generator
+    )
     sample.gt_sem_seg = PixelData(data=label)
     return image, sample

@@ -1,4 +1,5 @@
 """The configs for one's own data in docs/finetuning.md, on data as they describe it."""
+
 import json
 import re
 import shutil
@@ -12,18 +13,22 @@ from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
 
 from tests.conftest import REPO
 
-SNIPPETS = dict(re.findall(r'```python\n# (\w+)\n(.+?)```',
-                           (REPO / 'docs' / 'finetuning.md').read_text(), re.DOTALL))
+SNIPPETS = dict(
+    re.findall(
+        r'```python\n# (\w+)\n(.+?)```', (REPO / 'docs' / 'finetuning.md').read_text(), re.DOTALL
+    )
+)
 # task -> where the model has its number of classes, folders of images, folders of labels
 TASKS = {
     'classification': ('head', ['train/a', 'train/b', 'val/a', 'val/b'], []),
     'horizontal_detection': ('roi_head.bbox_head', ['train', 'val'], []),
     'rotated_detection': ('roi_head.bbox_head', ['train/images', 'val/images'], []),
-    'segmentation': ('decode_head', ['train/images', 'val/images'],
-                     ['train/labels', 'val/labels']),
-    'change_detection': ('decode_head', [f'{split}/{date}' for split in ('train', 'val', 'test')
-                                         for date in 'AB'],
-                         [f'{split}/label' for split in ('train', 'val', 'test')]),
+    'segmentation': ('decode_head', ['train/images', 'val/images'], ['train/labels', 'val/labels']),
+    'change_detection': (
+        'decode_head',
+        [f'{split}/{date}' for split in ('train', 'val', 'test') for date in 'AB'],
+        [f'{split}/label' for split in ('train', 'val', 'test')],
+    ),
 }
 
 
@@ -43,12 +48,29 @@ def make(root, task):
             (root / split / 'labels').mkdir()
             for name in ('1', '2'):
                 (root / split / 'labels' / f'{name}.txt').write_text(
-                    '10 10 60 10 60 40 10 40 car 0\n100 100 200 100 200 200 100 200 plane 0\n')
-        (root / f'{split}.json').write_text(json.dumps(dict(
-            images=[dict(id=i, file_name=f'{i}.png', height=300, width=300) for i in (1, 2)],
-            annotations=[dict(id=i, image_id=i, category_id=i, iscrowd=0, area=1500,
-                              bbox=[10, 10, 50, 30]) for i in (1, 2)],
-            categories=[dict(id=1, name='plane'), dict(id=2, name='car')])))
+                    '10 10 60 10 60 40 10 40 car 0\n100 100 200 100 200 200 100 200 plane 0\n'
+                )
+        (root / f'{split}.json').write_text(
+            json.dumps(
+                dict(
+                    images=[
+                        dict(id=i, file_name=f'{i}.png', height=300, width=300) for i in (1, 2)
+                    ],
+                    annotations=[
+                        dict(
+                            id=i,
+                            image_id=i,
+                            category_id=i,
+                            iscrowd=0,
+                            area=1500,
+                            bbox=[10, 10, 50, 30],
+                        )
+                        for i in (1, 2)
+                    ],
+                    categories=[dict(id=1, name='plane'), dict(id=2, name='car')],
+                )
+            )
+        )
 
 
 def test_a_config_for_each_task():

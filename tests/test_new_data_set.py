@@ -1,4 +1,5 @@
 """A data set is added in the files that docs/data.md promises, and everything finds it."""
+
 import importlib
 import runpy
 import shutil
@@ -86,22 +87,27 @@ test_evaluator.update(ann_file='data/boats/val.json')
 val_dataloader = test_dataloader
 val_evaluator = test_evaluator
 '''
-ROW = '''
+ROW = """
 boats:
   metric: AP50 of boats
   key: coco/bbox_mAP_50
   fraction: true
-'''
+"""
 BACKBONES = ('vit_b_rvsa', 'vit_l_rvsa', 'internimage_xl')
 PROMISED = {
-    'mtp/data/datasets/boats.py', 'configs/_base_/finetune/horizontal_detection/boats.py',
+    'mtp/data/datasets/boats.py',
+    'configs/_base_/finetune/horizontal_detection/boats.py',
     *(f'configs/finetune/horizontal_detection/boats/{name}.py' for name in BACKBONES),
-    'configs/finetune/results.yaml'}
+    'configs/finetune/results.yaml',
+}
 
 
 def files(root):
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob('*')
-            if path.is_file() and '__pycache__' not in path.parts}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob('*')
+        if path.is_file() and '__pycache__' not in path.parts
+    }
 
 
 @pytest.fixture
@@ -114,23 +120,25 @@ def repo(tmp_path, monkeypatch):
     before = files(root)
 
     configs, task = root / 'configs', 'horizontal_detection'
-    for path, text in ((root / 'mtp/data/datasets/boats.py', MODULE),
-                       (configs / '_base_/finetune' / task / 'boats.py', BASE)):
+    for path, text in (
+        (root / 'mtp/data/datasets/boats.py', MODULE),
+        (configs / '_base_/finetune' / task / 'boats.py', BASE),
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     (configs / 'finetune' / task / 'boats').mkdir()
     for name in BACKBONES:
         leaf = (configs / 'finetune' / task / 'dior' / f'{name}.py').read_text()
         (configs / 'finetune' / task / 'boats' / f'{name}.py').write_text(
-            leaf.replace(f'{task}.dior', f'{task}.boats').replace('DIOR', 'Boats'))
+            leaf.replace(f'{task}.dior', f'{task}.boats').replace('DIOR', 'Boats')
+        )
     with (configs / 'finetune' / 'results.yaml').open('a') as file:
         file.write(ROW)
     after = files(root)
     assert {name for name in after if after[name] != before.get(name)} == PROMISED
 
     monkeypatch.setattr(table, 'CONFIGS', configs / 'finetune')
-    monkeypatch.setattr(
-        datasets, '__path__', [*datasets.__path__, str(root / 'mtp/data/datasets')])
+    monkeypatch.setattr(datasets, '__path__', [*datasets.__path__, str(root / 'mtp/data/datasets')])
     importlib.invalidate_caches()
     monkeypatch.setitem(datasets.DATASETS, 'boats', datasets.find()['boats'])
     yield root

@@ -1,4 +1,5 @@
 """Every name that a module once had still gives the module of today, with a warning."""
+
 import importlib
 import pkgutil
 import subprocess
@@ -37,15 +38,22 @@ def test_classes_of_packages_that_were_modules():
     from mtp.data.samrs import SAMRSDataset, read_rotated
     from mtp.engine.hooks import ExportEncoderHook
     from mtp.models.weights import RELEASED
+
     assert SAMRSDataset and read_rotated and ExportEncoderHook and RELEASED
 
 
 def test_registries_look_in_the_modules_of_today():
-    used = {location for node in vars(registry).values() if isinstance(node, Registry)
-            for location in node._locations}
+    used = {
+        location
+        for node in vars(registry).values()
+        if isinstance(node, Registry)
+        for location in node._locations
+    }
     assert used and not used & old_names.MODULES.keys()
-    names = ('registry.DATASETS.get("mtp.SAMRSDataset"), registry.TRANSFORMS.get("mtp.LoadPair"), '
-             'registry.DATASETS.get("mtp.MultiTaskDataset")')
+    names = (
+        'registry.DATASETS.get("mtp.SAMRSDataset"), registry.TRANSFORMS.get("mtp.LoadPair"), '
+        'registry.DATASETS.get("mtp.MultiTaskDataset")'
+    )
     code = f'from mtp import registry; assert all([{names}])'
     subprocess.run([sys.executable, '-W', 'error::FutureWarning', '-c', code], check=True)
 
@@ -91,8 +99,10 @@ def test_configs_of_old_names(tmp_path):
         new = old_names.new_config(configs / 'pretrain' / 'vit-b-rvsa_samrs.py')
     assert new == configs / 'pretrain' / 'vit_b_rvsa_samrs.py'
     assert old_names.old_config(new) == new.with_name('vit-b-rvsa_samrs.py')
-    assert all((configs / new).is_file() and not (configs / old).exists()
-               for old, new in old_names.CONFIGS.items())
+    assert all(
+        (configs / new).is_file() and not (configs / old).exists()
+        for old, new in old_names.CONFIGS.items()
+    )
     own = tmp_path / 'pretrain' / 'vit-b-rvsa_samrs.py'  # a user's file of that name
     own.parent.mkdir()
     own.touch()
@@ -102,8 +112,13 @@ def test_configs_of_old_names(tmp_path):
 def test_a_base_of_an_old_name_is_told_the_new_one(tmp_path):
     path = tmp_path / 'mine' / 'run.py'
     path.parent.mkdir()
-    path.write_text('from mmengine.config import read_base\n'
-                    'with read_base():\n    from .._base_.pretrain_samrs import *\n')
-    with pytest.raises(ValueError, match=r'run.py cannot be read: .*_base_/pretrain_samrs.py not '
-                       rf'found!.*This base is {tmp_path}/_base_/pretrain/samrs_tasks.py now'):
+    path.write_text(
+        'from mmengine.config import read_base\n'
+        'with read_base():\n    from .._base_.pretrain_samrs import *\n'
+    )
+    with pytest.raises(
+        ValueError,
+        match=r'run.py cannot be read: .*_base_/pretrain_samrs.py not '
+        rf'found!.*This base is {tmp_path}/_base_/pretrain/samrs_tasks.py now',
+    ):
         read_config(path)

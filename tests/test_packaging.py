@@ -1,4 +1,5 @@
 """What is declared is what is used, exact versions exist for all of it, and the layers hold."""
+
 import ast
 import importlib.metadata
 import re
@@ -31,9 +32,12 @@ def test_imports_follow_the_layers(monkeypatch):
 def test_no_imports_run_in_a_circle():
     """Inside functions too; the contract on siblings overlooks a package beside its own modules."""
     graph = grimp.build_graph('mtp', cache_dir=None)
-    assert not [f'{module} -> {imported} -> ... -> {module}' for module in sorted(graph.modules)
-                for imported in sorted(graph.find_modules_directly_imported_by(module))
-                if graph.chain_exists(importer=imported, imported=module)]
+    assert not [
+        f'{module} -> {imported} -> ... -> {module}'
+        for module in sorted(graph.modules)
+        for imported in sorted(graph.find_modules_directly_imported_by(module))
+        if graph.chain_exists(importer=imported, imported=module)
+    ]
 
 
 def test_no_two_files_share_a_name():
@@ -47,8 +51,11 @@ def test_no_two_files_share_a_name():
 
 
 def test_every_import_is_declared():
-    provided = {file.parts[0].removesuffix('.py') for requirement in DECLARED
-                for file in importlib.metadata.files(requirement.name)}
+    provided = {
+        file.parts[0].removesuffix('.py')
+        for requirement in DECLARED
+        for file in importlib.metadata.files(requirement.name)
+    }
     imported = set()
     sources = [*(REPO / 'mtp').rglob('*.py'), *(REPO / 'tools').rglob('*.py')]
     beside = {path.stem for path in (REPO / 'tools').rglob('*.py')}  # a tool's own folder
@@ -59,8 +66,9 @@ def test_every_import_is_declared():
                 imported |= {alias.name.split('.')[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 imported.add(node.module.split('.')[0])
-    undeclared = sorted(imported - sys.stdlib_module_names - provided - beside - optional
-                        - {'mtp', 'tools'})
+    undeclared = sorted(
+        imported - sys.stdlib_module_names - provided - beside - optional - {'mtp', 'tools'}
+    )
     assert not undeclared, f'imported, but not in the dependencies of pyproject.toml: {undeclared}'
 
 
@@ -72,11 +80,11 @@ def test_lock_has_one_version_within_range_for_each_dependency(python):
     locked: dict[str, list[str]] = {}
     for pin in pins:
         if pin.marker is None or pin.marker.evaluate(environment):
-            version, = (specifier.version for specifier in pin.specifier)
+            (version,) = (specifier.version for specifier in pin.specifier)
             locked.setdefault(canonicalize_name(pin.name), []).append(version)
     assert all(len(versions) == 1 for versions in locked.values())
     for requirement in DECLARED:
-        version, = locked[canonicalize_name(requirement.name)]
+        (version,) = locked[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f'{requirement} excludes {version}'
 
 
@@ -98,16 +106,25 @@ class Shell:
         for tool in ('bash', 'cat', 'cksum', 'dirname', 'grep'):
             (self.bin / tool).symlink_to(shutil.which(tool))
         for name in ('python', 'python3'):
-            (self.bin / name).write_text(PYTHON.format(
-                version=f'{version[0]}.{version[1]}', prefix=folder, cv2=int(not cv2_works),
-                supported=int(not (3, 10) <= version <= (3, 13))))
+            (self.bin / name).write_text(
+                PYTHON.format(
+                    version=f'{version[0]}.{version[1]}',
+                    prefix=folder,
+                    cv2=int(not cv2_works),
+                    supported=int(not (3, 10) <= version <= (3, 13)),
+                )
+            )
             (self.bin / name).chmod(0o755)
         self.log = folder / 'log'
 
     def run(self, *args: str, **env: str) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [self.bin / 'bash', self.root / 'tools' / 'run_tests.sh', *args], text=True,
-            capture_output=True, env={'PATH': str(self.bin), **env}, check=False)
+            [self.bin / 'bash', self.root / 'tools' / 'run_tests.sh', *args],
+            text=True,
+            capture_output=True,
+            env={'PATH': str(self.bin), **env},
+            check=False,
+        )
 
 
 PYTHON = """#!/usr/bin/env -S bash

@@ -1,4 +1,5 @@
 """The configs, where mtp is a checkout and where it is installed."""
+
 import pytest
 
 from mtp import resources
@@ -16,11 +17,14 @@ def test_configs_are_those_of_the_checkout_or_of_the_installed_package(monkeypat
 def test_a_wheel_holds_every_package_and_config():
     tomllib = pytest.importorskip('tomllib')  # of Python 3.11
     said = tomllib.loads((REPO / 'pyproject.toml').read_text())['tool']['setuptools']
-    packages = {'.'.join(path.parent.relative_to(REPO).parts)
-                for path in (REPO / 'mtp').rglob('*.py')}
+    packages = {
+        '.'.join(path.parent.relative_to(REPO).parts) for path in (REPO / 'mtp').rglob('*.py')
+    }
     assert sorted(said['packages']) == sorted({*packages, 'mtp.configs'})
     folder = REPO / said['package-dir']['mtp.configs']
-    packed = {path for pattern in said['package-data']['mtp.configs']
-              for path in folder.glob(pattern)}
-    assert packed == {path for path in folder.rglob('*')
-                      if path.is_file() and path.suffix != '.pyc'}
+    packed = {
+        path for pattern in said['package-data']['mtp.configs'] for path in folder.glob(pattern)
+    }
+    assert packed == {
+        path for path in folder.rglob('*') if path.is_file() and path.suffix != '.pyc'
+    }

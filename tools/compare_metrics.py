@@ -1,4 +1,5 @@
 """Table of two evaluations: ``python tools/compare_metrics.py BEFORE.json AFTER.json``."""
+
 import argparse
 import json
 from pathlib import Path
@@ -18,8 +19,9 @@ def table(before: dict[str, float], after: dict[str, float]) -> str:
             cells.append(f'{before[name]:.2f} -> {after[name]:.2f}' if name in after else '-')
         rows.append([dataset, *cells])
     rows.append(['average', f'{before["average"]:.2f} -> {after["average"]:.2f}'])
-    return '\n'.join(f'{first:<10}' + ''.join(f'{cell:>22}' for cell in cells)
-                     for first, *cells in rows)
+    return '\n'.join(
+        f'{first:<10}' + ''.join(f'{cell:>22}' for cell in cells) for first, *cells in rows
+    )
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ Trains the configs of ``configs/finetune/tiny`` (or those given) twice each, int
 ``work_dirs/starts/<config>/<start>``, draws losses and test figures of both, and prints a table.
 What has been trained is not trained again.
 """
+
 import argparse
 import subprocess
 import sys
@@ -29,25 +30,45 @@ def train(config: Path, work_dir: Path, start: str | None) -> None:
     done = work_dir / 'finished'
     if done.is_file():
         return
-    option = ('model.backbone.init_cfg=None' if start is None
-              else f'model.backbone.init_cfg.checkpoint={start}')
-    subprocess.run([sys.executable, REPO / 'tools' / 'train.py', config, '--work-dir', work_dir,
-                    '--cfg-options', option], check=True)
+    option = (
+        'model.backbone.init_cfg=None'
+        if start is None
+        else f'model.backbone.init_cfg.checkpoint={start}'
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            REPO / 'tools' / 'train.py',
+            config,
+            '--work-dir',
+            work_dir,
+            '--cfg-options',
+            option,
+        ],
+        check=True,
+    )
     done.touch()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('configs', nargs='*', type=Path, default=[
-        resources.configs() / 'finetune' / 'tiny' / f'{name}.py' for name in METRICS])
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'configs',
+        nargs='*',
+        type=Path,
+        default=[resources.configs() / 'finetune' / 'tiny' / f'{name}.py' for name in METRICS],
+    )
     parser.add_argument('--encoder', required=True, help='of tools/train.py: encoder.pth')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/starts'))
     args = parser.parse_args()
     unknown = [config.stem for config in args.configs if config.stem not in METRICS]
     if unknown:
-        parser.error(f'which figure counts is not known for {", ".join(unknown)}, only for '
-                     f'{", ".join(METRICS)}')
+        parser.error(
+            f'which figure counts is not known for {", ".join(unknown)}, only for '
+            f'{", ".join(METRICS)}'
+        )
 
     runs = {}
     for config in args.configs:

@@ -8,6 +8,7 @@ and tested or written as a submission: every config, in some minutes. Each step 
 can also be given by hand; the logs tell which. What fails is named at the end, and the exit code is
 then 1. Start it again after an interruption: what is finished is skipped.
 """
+
 import argparse
 import sys
 import time
@@ -22,17 +23,34 @@ TOOLS = Path(__file__).resolve().parent
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     configs = list((resources.configs() / 'finetune').glob('*/*/*.py'))
-    datasets, models = (sorted(set(names)) for names in (
-        (path.parent.name for path in configs), (path.stem for path in configs)))
+    datasets, models = (
+        sorted(set(names))
+        for names in ((path.parent.name for path in configs), (path.stem for path in configs))
+    )
     parser.add_argument('--smoke', action='store_true', help='small runs on made-up data')
-    parser.add_argument('--only', nargs='+', metavar='NAME', choices=datasets,
-                        help=f'these data sets: {", ".join(datasets)}')
-    parser.add_argument('--models', nargs='+', metavar='MODEL', choices=models,
-                        help=f'of {", ".join(models)}; default: vit_b_rvsa, and with --smoke all')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/smoke'),
-                        help='folder for small runs (default: %(default)s)')
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        metavar='NAME',
+        choices=datasets,
+        help=f'these data sets: {", ".join(datasets)}',
+    )
+    parser.add_argument(
+        '--models',
+        nargs='+',
+        metavar='MODEL',
+        choices=models,
+        help=f'of {", ".join(models)}; default: vit_b_rvsa, and with --smoke all',
+    )
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        default=Path('work_dirs/smoke'),
+        help='folder for small runs (default: %(default)s)',
+    )
     return parser.parse_args()
 
 
@@ -43,8 +61,11 @@ def main() -> None:
 
     begin = time.perf_counter()
     with users_errors():
-        failed = (finetuning.run_small(TOOLS, args.only, args.models, args.work_dir) if args.smoke
-                  else finetuning.run(TOOLS, args.only, args.models))
+        failed = (
+            finetuning.run_small(TOOLS, args.only, args.models, args.work_dir)
+            if args.smoke
+            else finetuning.run(TOOLS, args.only, args.models)
+        )
     print(f'{time.perf_counter() - begin:.0f} seconds in all')
     for row in failed:
         print(f'failed: {row["dataset"]} {row["model"]}: {row["error"]}', file=sys.stderr)

@@ -4,6 +4,7 @@ The model zoo and the page of modules are made whole; other pages have tables be
 ``<!-- made by ... -->`` and ``<!-- end -->``. All comes from mtp/data/datasets, configs/finetune
 and its results.yaml, and the docstrings of the modules.
 """
+
 import argparse
 import ast
 import inspect
@@ -18,15 +19,19 @@ REPO = Path(__file__).resolve().parents[1]
 MODEL_ZOO = 'docs/model_zoo.md'
 MODULES = 'docs/modules.md'
 PAGES = ('README.md', 'docs/data.md', 'docs/finetuning.md')  # with tables
-MADE = re.compile(r'(?P<begin><!-- made by \S+: (?P<table>\w+) -->).*?(?P<end><!-- end -->)',
-                  re.DOTALL)
+MADE = re.compile(
+    r'(?P<begin><!-- made by \S+: (?P<table>\w+) -->).*?(?P<end><!-- end -->)', re.DOTALL
+)
 LOGGED = ('vit_b_rvsa', 'vit_l_rvsa', 'internimage_xl')
 MODELS = {  # of the recipes of a task
-    'classification': 'linear classifier', 'horizontal_detection': 'RetinaNet, Faster R-CNN',
-    'rotated_detection': 'Oriented R-CNN', 'segmentation': 'UPerNet',
-    'change_detection': 'Siamese encoder, UNet decoder'}
+    'classification': 'linear classifier',
+    'horizontal_detection': 'RetinaNet, Faster R-CNN',
+    'rotated_detection': 'Oriented R-CNN',
+    'segmentation': 'UPerNet',
+    'change_detection': 'Siamese encoder, UNet decoder',
+}
 
-HEAD = '''# Model zoo
+HEAD = """# Model zoo
 
 Made by `python tools/make_docs.py` from
 [`configs/finetune/results.yaml`](../configs/finetune/results.yaml): change that file, not this one.
@@ -63,7 +68,7 @@ writes it below its work directory. A data set `<name>_ms` is prepared as `<name
 
 A config's one variable is `model.backbone.init_cfg.checkpoint`: a name below, or the path of a
 file.
-'''
+"""
 
 
 def pages(repo: Path) -> dict[Path, str]:
@@ -73,8 +78,11 @@ def pages(repo: Path) -> dict[Path, str]:
         repo: root of the repository, whose pages are read.
     """
     texts = {repo / name: MADE.sub(_fill, (repo / name).read_text()) for name in PAGES}
-    return {**texts, repo / MODEL_ZOO: model_zoo(),
-            repo / MODULES: '\n'.join(modules(repo / 'mtp'))}
+    return {
+        **texts,
+        repo / MODEL_ZOO: model_zoo(),
+        repo / MODULES: '\n'.join(modules(repo / 'mtp')),
+    }
 
 
 def _fill(match: re.Match) -> str:
@@ -93,8 +101,10 @@ def recipes_of_tasks() -> dict[str, list[str]]:
 
 def datasets_of_tasks() -> dict[str, list[str]]:
     """Return task -> its data sets, in the order of results.yaml."""
-    return {task: [name for name in names if name in DATASETS]
-            for task, names in recipes_of_tasks().items()}
+    return {
+        task: [name for name in names if name in DATASETS]
+        for task, names in recipes_of_tasks().items()
+    }
 
 
 def tasks() -> Iterator[str]:
@@ -102,8 +112,10 @@ def tasks() -> Iterator[str]:
     yield '| `configs/finetune/` | model | data sets |'
     yield '| --- | --- | --- |'
     for task, names in datasets_of_tasks().items():
-        titles = [DATASETS[name].title + ' (also multi-scale)' * DATASETS[name].multi_scale
-                  for name in names]
+        titles = [
+            DATASETS[name].title + ' (also multi-scale)' * DATASETS[name].multi_scale
+            for name in names
+        ]
         yield f'| `{task}` | {MODELS[task]} | {", ".join(titles)} |'
 
 
@@ -119,8 +131,9 @@ def recipes() -> Iterator[str]:
     for task, names in recipes_of_tasks().items():
         for name in names:
             train = Config.fromfile(next(iter(table.configs(name).values()))).train_cfg
-            last = (f'epoch_{train.max_epochs}' if 'max_epochs' in train
-                    else f'iter_{train.max_iters}')
+            last = (
+                f'epoch_{train.max_epochs}' if 'max_epochs' in train else f'iter_{train.max_iters}'
+            )
             metric, key = results[name].metric, results[name].key
             key = f'`{key}`' + ' (0 to 1)' * results[name].fraction if key else '-'
             yield f'| {_once(task, names, name)} | `{name}` | `{last}` | {metric} | {key} |'
@@ -133,8 +146,10 @@ def datasets() -> Iterator[str]:
     for task, names in datasets_of_tasks().items():
         for name in names:
             dataset = DATASETS[name]
-            yield (f'| {_once(task, names, name)} | `{name}` | {dataset.title} | {dataset.size} | '
-                   f'{dataset.licence} |')
+            yield (
+                f'| {_once(task, names, name)} | `{name}` | {dataset.title} | {dataset.size} | '
+                f'{dataset.licence} |'
+            )
 
 
 def prepared() -> Iterator[str]:
@@ -159,9 +174,11 @@ def modules(root: Path) -> Iterator[str]:
         root: folder of the package.
     """
     yield '# Modules\n'
-    yield ('Every module of `mtp/` with its first line. Made by `python tools/make_docs.py` from '
-           'the docstrings:\nchange those, not this page. The ten files to read first: '
-           '[architecture.md](architecture.md).\n')
+    yield (
+        'Every module of `mtp/` with its first line. Made by `python tools/make_docs.py` from '
+        'the docstrings:\nchange those, not this page. The ten files to read first: '
+        '[architecture.md](architecture.md).\n'
+    )
     for package in sorted(path.parent for path in root.rglob('__init__.py')):
         yield f'## `{package.relative_to(root.parent).as_posix()}`\n'
         yield f'{_summary(package / "__init__.py")}\n'
@@ -179,7 +196,8 @@ def _summary(path: Path) -> str:
 
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
-    function.__name__: function for function in (tasks, recipes, datasets, prepared, citations)}
+    function.__name__: function for function in (tasks, recipes, datasets, prepared, citations)
+}
 
 
 def _once(task: str, names: list[str], name: str) -> str:
@@ -193,13 +211,21 @@ def model_zoo() -> str:
     from mtp.recipes import table
 
     lines = [HEAD, '| model | name | file |', '| --- | --- | --- |']
-    lines += [f'| `{model}` | `{name}` | `{FOLDER / file}` |'
-              for model, files in RELEASED.items() for name, file in files.items()]
-    lines += ['', '## Published figures', '',
-              'In percent. *Without MTP*: the same model, started from MAE (ViT) or ImageNet '
-              '(InternImage). A figure with (?) is to be checked before it is quoted.', '',
-              '| data set | figure | model | published | without MTP | config | verified here |',
-              '| --- | --- | --- | ---: | ---: | --- | --- |']
+    lines += [
+        f'| `{model}` | `{name}` | `{FOLDER / file}` |'
+        for model, files in RELEASED.items()
+        for name, file in files.items()
+    ]
+    lines += [
+        '',
+        '## Published figures',
+        '',
+        'In percent. *Without MTP*: the same model, started from MAE (ViT) or ImageNet '
+        '(InternImage). A figure with (?) is to be checked before it is quoted.',
+        '',
+        '| data set | figure | model | published | without MTP | config | verified here |',
+        '| --- | --- | --- | ---: | ---: | --- | --- |',
+    ]
     notes, logged = [], []
     for name, results in table.read_results().items():
         title = table.title(name)
@@ -211,14 +237,23 @@ def model_zoo() -> str:
         for model in (model for model in RELEASED if model in configs):
             link = configs[model].relative_to(table.CONFIGS.parents[1]).as_posix()
             published = _value(results.published, model) + ' (?)' * bool(results.doubt)
-            lines.append(f'| {title}{marks} | {results.metric} | `{model}` | {published} | '
-                         f'{_value(results.without_mtp, model)} | [`{link}`](../{link}) | no |')
+            lines.append(
+                f'| {title}{marks} | {results.metric} | `{model}` | {published} | '
+                f'{_value(results.without_mtp, model)} | [`{link}`](../{link}) | no |'
+            )
         for key, of_models in results.logged.items():
             values = (_value(of_models, model) for model in LOGGED)
             logged.append(f'| {title} | `{key}` | {" | ".join(values)} |')
-    lines += ['', *notes, '', 'Further figures, of the logs of the released checkpoints:', '',
-              f'| data set | figure | {" | ".join(f"`{model}`" for model in LOGGED)} |',
-              '| --- | --- | ---: | ---: | ---: |', *logged]
+    lines += [
+        '',
+        *notes,
+        '',
+        'Further figures, of the logs of the released checkpoints:',
+        '',
+        f'| data set | figure | {" | ".join(f"`{model}`" for model in LOGGED)} |',
+        '| --- | --- | ---: | ---: | ---: |',
+        *logged,
+    ]
     return '\n'.join([*lines, ''])
 
 
@@ -228,7 +263,8 @@ def _value(of_models: dict[str, float], model: str) -> str:
 
 if __name__ == '__main__':
     argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     for path, text in pages(REPO).items():
         path.write_text(text)
         print(f'{path} written')

@@ -1,4 +1,5 @@
 """Draw the curves of a training run: ``python tools/plot_curves.py work_dirs/<name>``."""
+
 import argparse
 from pathlib import Path
 
@@ -9,8 +10,12 @@ from mtp.visualization import plot_curves
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir', type=Path, help='work directory of tools/train.py')
-    parser.add_argument('--out', type=Path, metavar='FILE',
-                        help='picture to write (.png, .svg, .pdf); default: WORK_DIR/curves.png')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        metavar='FILE',
+        help='picture to write (.png, .svg, .pdf); default: WORK_DIR/curves.png',
+    )
     args = parser.parse_args()
     with users_errors():
         path = plot_curves(args.work_dir, args.out or args.work_dir / 'curves.png')

@@ -5,6 +5,7 @@
 DATA is what tools/data/prepare.py made. Where the benchmark's server keeps the labels of the test
 split, the submission is written instead. Data sets, models and figures: docs/model_zoo.md.
 """
+
 import argparse
 from pathlib import Path
 
@@ -15,14 +16,20 @@ from mtp.cli.threads import sleep_while_waiting
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('dataset', help='a folder of configs/finetune/<task>, e.g. levir')
     parser.add_argument('model', help='a config of that folder, e.g. vit_b_rvsa')
     parser.add_argument('--checkpoint', type=Path, required=True, metavar='CKPT')
-    parser.add_argument('--data', type=Path, required=True, metavar='DIR',
-                        help='the prepared data set')
-    parser.add_argument('--work-dir', type=Path, help='folder for the log, metrics.json and the '
-                        'submission; default: work_dirs/reproduce/<data set>/<model>')
+    parser.add_argument(
+        '--data', type=Path, required=True, metavar='DIR', help='the prepared data set'
+    )
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        help='folder for the log, metrics.json and the '
+        'submission; default: work_dirs/reproduce/<data set>/<model>',
+    )
     add_config_options(parser)
     return parser.parse_args()
 
@@ -40,8 +47,9 @@ def main() -> None:
         config = table.config_of(args.dataset, args.model)
         work_dir = args.work_dir or Path('work_dirs/reproduce', args.dataset, args.model)
         if not args.data.is_dir():
-            raise FileNotFoundError(f'no folder {args.data}: prepare the data set with '
-                                    'tools/data/prepare.py')
+            raise FileNotFoundError(
+                f'no folder {args.data}: prepare the data set with tools/data/prepare.py'
+            )
         cfg = launch.load_config(RunOptions(config, work_dir, cfg_options=args.cfg_options))
         table.set_data_root(cfg, args.data)
         results = table.read_results()[args.dataset]
@@ -51,15 +59,19 @@ def main() -> None:
         changes = load_released(runner.bare_model, args.checkpoint)
     metrics = launch.evaluate(runner)
 
-    lines = [f'{table.title(args.dataset)}, {args.model}, {args.checkpoint} on {args.data}, in '
-             'percent', *changes]
+    lines = [
+        f'{table.title(args.dataset)}, {args.model}, {args.checkpoint} on {args.data}, in percent',
+        *changes,
+    ]
     if results.key:
         lines.append(compare(results, args.model, metrics))
     else:
         published = results.published.get(args.model)
-        lines.append("The benchmark's server keeps the labels: send in the zip in "
-                     f'{work_dir / "submission"}. Published: '
-                     + (f'{published:.2f} ({results.metric})' if published else 'none'))
+        lines.append(
+            "The benchmark's server keeps the labels: send in the zip in "
+            f'{work_dir / "submission"}. Published: '
+            + (f'{published:.2f} ({results.metric})' if published else 'none')
+        )
     lines += [f'Doubt: {results.doubt}'] * bool(results.doubt) + [results.note] * bool(results.note)
     print('\n'.join(lines))
 

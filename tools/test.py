@@ -2,6 +2,7 @@
 
 Prints the metrics and writes them to ``<work dir>/metrics.json``.
 """
+
 import argparse
 
 from mtp.cli.arguments import add_run_arguments, run_options
@@ -11,15 +12,23 @@ from mtp.cli.threads import sleep_while_waiting
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_run_arguments(parser)
-    parser.add_argument('checkpoint', help='a checkpoint of training, or the word "untrained": '
-                        'the model as training would start it')
-    parser.add_argument('--show-dir', metavar='DIR',
-                        help='draw predictions beside the truth into this folder')
-    parser.add_argument('--submission', metavar='DIR',
-                        help="where a benchmark's server keeps the labels: write the predictions "
-                        'as it takes them into this folder')
+    parser.add_argument(
+        'checkpoint',
+        help='a checkpoint of training, or the word "untrained": '
+        'the model as training would start it',
+    )
+    parser.add_argument(
+        '--show-dir', metavar='DIR', help='draw predictions beside the truth into this folder'
+    )
+    parser.add_argument(
+        '--submission',
+        metavar='DIR',
+        help="where a benchmark's server keeps the labels: write the predictions "
+        'as it takes them into this folder',
+    )
     return parser.parse_args()
 
 

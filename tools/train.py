@@ -1,4 +1,5 @@
 """Train a model: ``python tools/train.py configs/pretrain/vit_tiny_rvsa_demo.py``."""
+
 import argparse
 
 from mtp.cli.arguments import add_run_arguments, run_options
@@ -10,19 +11,41 @@ from mtp.cli.threads import sleep_while_waiting
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_run_arguments(parser)
-    parser.add_argument('--resume', nargs='?', const='last', metavar='CKPT',
-                        help='go on from this checkpoint, or from the last one of the work dir')
-    parser.add_argument('--amp', choices=('auto', 'on', 'off'),
-                        help="bfloat16 autocast; auto, the configs' value: on GPUs that have it")
-    parser.add_argument('--compile', choices=('auto', 'on', 'off'),
-                        help='torch.compile of blocks, targets and losses; auto: on GPUs')
-    parser.add_argument('--deterministic', action='store_true', help='gradients '
-                        'added in a set order, more slowly: runs repeat to the bit on a GPU too')
-    parser.add_argument('--profile', type=iteration_range, metavar='START:STOP',
-                        help='write a trace of these iterations into the work dir, e.g. 100:105')
-    parser.add_argument('--images-per-gpu', type=int, metavar='N',
-                        help='at most this many images at once on a GPU; the batch of a step '
-                        'stays that of the config, gradients are summed')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='last',
+        metavar='CKPT',
+        help='go on from this checkpoint, or from the last one of the work dir',
+    )
+    parser.add_argument(
+        '--amp',
+        choices=('auto', 'on', 'off'),
+        help="bfloat16 autocast; auto, the configs' value: on GPUs that have it",
+    )
+    parser.add_argument(
+        '--compile',
+        choices=('auto', 'on', 'off'),
+        help='torch.compile of blocks, targets and losses; auto: on GPUs',
+    )
+    parser.add_argument(
+        '--deterministic',
+        action='store_true',
+        help='gradients added in a set order, more slowly: runs repeat to the bit on a GPU too',
+    )
+    parser.add_argument(
+        '--profile',
+        type=iteration_range,
+        metavar='START:STOP',
+        help='write a trace of these iterations into the work dir, e.g. 100:105',
+    )
+    parser.add_argument(
+        '--images-per-gpu',
+        type=int,
+        metavar='N',
+        help='at most this many images at once on a GPU; the batch of a step '
+        'stays that of the config, gradients are summed',
+    )
     return parser.parse_args()
 
 
@@ -31,7 +54,8 @@ def iteration_range(text: str) -> tuple[int, int]:
     start, _, stop = text.partition(':')
     if not (start.isdigit() and stop.isdigit() and int(start) < int(stop)):
         raise argparse.ArgumentTypeError(
-            f'{text!r} is not START:STOP, e.g. 100:105 for the five iterations from the 100th on')
+            f'{text!r} is not START:STOP, e.g. 100:105 for the five iterations from the 100th on'
+        )
     return int(start), int(stop)
 
 
@@ -62,8 +86,10 @@ def main() -> None:
         check_deterministic(cfg)
         if args.profile:
             start, stop = args.profile
-            cfg.custom_hooks = [*cfg.get('custom_hooks', []),
-                                dict(type=TraceHook, start=start, stop=stop)]
+            cfg.custom_hooks = [
+                *cfg.get('custom_hooks', []),
+                dict(type=TraceHook, start=start, stop=stop),
+            ]
         if args.images_per_gpu is not None:
             cfg.images_per_gpu = args.images_per_gpu
         division = share_batch(cfg, number_of_processes(cfg.launcher), args.cfg_options)

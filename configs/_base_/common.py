@@ -1,4 +1,5 @@
 """How every run is logged, saved and seeded, whatever it trains."""
+
 from mmengine.hooks import (
     CheckpointHook,
     DistSamplerSeedHook,
@@ -28,16 +29,18 @@ default_hooks = dict(
     compilation=dict(type=CompileHook),
     # Two are kept at least: while one is written the one before it is whole.
     checkpoint=dict(type=CheckpointHook, interval=1, save_last=True, max_keep_ckpts=2),
-    visualization=dict(type=DrawPredictionsHook))
+    visualization=dict(type=DrawPredictionsHook),
+)
 
 visualizer = dict(
-    type=Visualizer,
-    vis_backends=[dict(type=LocalVisBackend), dict(type=TensorboardVisBackend)])
+    type=Visualizer, vis_backends=[dict(type=LocalVisBackend), dict(type=TensorboardVisBackend)]
+)
 
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'))
+    dist_cfg=dict(backend='nccl'),
+)
 randomness = dict(seed=0, deterministic=False)
 # Several processes: a copy of the model on each, or ShardedModel; see docs/distributed.md.
 model_wrapper_cfg = dict(type=ReplicatedModel)

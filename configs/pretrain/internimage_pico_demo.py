@@ -1,4 +1,5 @@
 """A tiny InternImage on synthetic images: learns all three tasks on two CPU cores in minutes."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """ViT-B + RVSA on SAMRS: the paper's multi-task pretraining, started from MAE."""
+
 from mmengine.config import read_base
 
 with read_base():
@@ -6,4 +7,5 @@ with read_base():
 
 model.backbone.update(
     name='vit_b_rvsa',
-    init_cfg=dict(type='Pretrained', checkpoint='checkpoints/mae_pretrain_vit_base.pth'))
+    init_cfg=dict(type='Pretrained', checkpoint='checkpoints/mae_pretrain_vit_base.pth'),
+)

@@ -1,4 +1,5 @@
 """A tiny ViT + RVSA on real aerial images: the three tasks on NWPU VHR-10, on a CPU."""
+
 from mmengine.config import read_base
 
 from mtp.models import build_backbone
@@ -11,9 +12,12 @@ with read_base():
 
 total_batch_size = 4
 
-model.merge(dict(
-    datasets=num_classes,
-    data_preprocessor=dict(pad_size_divisor=256),
-    backbone=dict(type=build_backbone, name='vit_tiny_rvsa', img_size=256)))
+model.merge(
+    dict(
+        datasets=num_classes,
+        data_preprocessor=dict(pad_size_divisor=256),
+        backbone=dict(type=build_backbone, name='vit_tiny_rvsa', img_size=256),
+    )
+)
 train_cfg.update(max_iters=1200, val_interval=1200)
 param_scheduler[1].update(T_max=1150)

@@ -1,4 +1,5 @@
 """Arguments of the tools. Imports no torch: ``--help`` and a misspelt option answer at once."""
+
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ class RunOptions:
         launcher: ``'none'``, or a key of :data:`mtp.machine.LAUNCHERS`.
         cfg_options: dotted keys of the config -> their new values.
     """
+
     config: str | Path
     work_dir: Path | None = None
     launcher: str = 'none'
@@ -27,19 +29,33 @@ class RunOptions:
 class ConfigOptions(argparse.Action):
     """mmengine's ``DictAction``, imported where the option is given."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: str | None = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         from mmengine.config import DictAction
+
         DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing share."""
     parser.add_argument('config', help='a config file, e.g. configs/pretrain/vit_b_rvsa_samrs.py')
-    parser.add_argument('--work-dir', type=Path, help='folder for logs, checkpoints and figures; '
-                        'default: work_dirs/<the config below configs/pretrain or /finetune>')
-    parser.add_argument('--launcher', choices=('none', *LAUNCHERS), default='none',
-                        help='pytorch: started by torchrun; slurm: started by srun')
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        help='folder for logs, checkpoints and figures; '
+        'default: work_dirs/<the config below configs/pretrain or /finetune>',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=('none', *LAUNCHERS),
+        default='none',
+        help='pytorch: started by torchrun; slurm: started by srun',
+    )
     add_config_options(parser)
 
 
@@ -51,5 +67,10 @@ def run_options(args: argparse.Namespace) -> RunOptions:
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``, which changes the config."""
     parser.add_argument(
-        '--cfg-options', nargs='+', action=ConfigOptions, default={}, metavar='KEY=VALUE',
-        help='change the config, e.g. train_dataloader.num_workers=8 param_scheduler.0.T_max=1000')
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        default={},
+        metavar='KEY=VALUE',
+        help='change the config, e.g. train_dataloader.num_workers=8 param_scheduler.0.T_max=1000',
+    )

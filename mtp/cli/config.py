@@ -1,4 +1,5 @@
 """Configs as the tools take them: read, changed by dotted keys, and checked."""
+
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,7 +49,7 @@ def default_work_dir(config: str | Path) -> Path:
     set>/<backbone>``; a config elsewhere gives ``work_dirs/<its name>``.
     """
     parts = Path(config).resolve().with_suffix('').parts
-    below = parts[parts.index('configs') + 2:] if 'configs' in parts else parts[-1:]
+    below = parts[parts.index('configs') + 2 :] if 'configs' in parts else parts[-1:]
     return Path('work_dirs', *below)
 
 
@@ -69,8 +70,10 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
             known, passes_on = _keys(node, Runner if depth == 0 else None)
             if name not in known and (not passes_on or suggest(name, known, cutoff=0.8)):
                 where = '.'.join(path[:depth]) or 'the config'
-                raise ValueError(f'--cfg-options {key}: {where} has no key {name!r}'
-                                 f'{suggest(name, known)}. It has: {", ".join(known) or "none"}')
+                raise ValueError(
+                    f'--cfg-options {key}: {where} has no key {name!r}'
+                    f'{suggest(name, known)}. It has: {", ".join(known) or "none"}'
+                )
             if depth < len(path) - 1:
                 node = node[int(name)] if isinstance(node, list) else node.get(name)
     cfg.merge_from_dict(dict(options))
@@ -84,8 +87,11 @@ def _keys(node: Any, built_by: Callable | None) -> tuple[list[str], bool]:
         return [], False
     built_by = built_by or _built_by(node.get('type'))
     arguments = inspect.signature(built_by).parameters.values() if built_by else []
-    names = [argument.name for argument in arguments
-             if argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)]
+    names = [
+        argument.name
+        for argument in arguments
+        if argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
+    ]
     passes_on = any(argument.kind is argument.VAR_KEYWORD for argument in arguments)
     return list(dict.fromkeys([*node.keys(), *names])), passes_on
 
@@ -102,11 +108,15 @@ def set_submission(cfg: Config, folder: str | None) -> None:
     """
     writes = issubclass(_built_by(cfg.test_evaluator.type), Submission)
     if writes and folder is None:
-        raise ValueError('the labels of this test split are kept by the server of its benchmark: '
-                         'give --submission DIR, and send in what is written there')
+        raise ValueError(
+            'the labels of this test split are kept by the server of its benchmark: '
+            'give --submission DIR, and send in what is written there'
+        )
     if folder is not None and not writes:
-        raise ValueError('--submission is for test splits whose labels are kept by a server, and '
-                         'this one is evaluated here: leave it out')
+        raise ValueError(
+            '--submission is for test splits whose labels are kept by a server, and '
+            'this one is evaluated here: leave it out'
+        )
     if writes:
         cfg.test_evaluator.out_dir = folder
 
@@ -119,5 +129,7 @@ def check_deterministic(cfg: Config) -> None:
     """
     deterministic = cfg.get('randomness', {}).get('deterministic')
     if deterministic and torch.cuda.is_available() and mmcv_ext.choice() == 'native':
-        raise ValueError("--deterministic: the gradients of mmcv's compiled operators are added in "
-                         'any order: set MTP_OPS=portable')
+        raise ValueError(
+            "--deterministic: the gradients of mmcv's compiled operators are added in "
+            'any order: set MTP_OPS=portable'
+        )

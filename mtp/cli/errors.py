@@ -1,4 +1,5 @@
 """Faults of what a user gave, told in a line."""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,4 +1,5 @@
 """Finetuning on all data sets: what ``tools/finetune_all.py`` does."""
+
 import importlib
 import json
 import math
@@ -29,9 +30,19 @@ from mtp.visualization.curves import read_scalars
 # Of a small run: pixels of an image side by the library that trains, and training steps at least.
 SIDES, STEPS = {'mmpretrain': 64, 'mmseg': 64, 'mmdet': 128, 'mmrotate': 128}, 16
 # A step is a fork of this process, and finds these imported. None of them starts a thread.
-HEAVY = ('mmdet.models', 'mmseg.models', 'mmrotate.models', 'mmpretrain.models', 'mtp.data.crops',
-         'mtp.data.readers.boxes', 'mtp.data.readers.labelled', 'mtp.data.readers.pairs',
-         'mtp.models', 'mtp.evaluation', 'torch.utils.tensorboard')
+HEAVY = (
+    'mmdet.models',
+    'mmseg.models',
+    'mmrotate.models',
+    'mmpretrain.models',
+    'mtp.data.crops',
+    'mtp.data.readers.boxes',
+    'mtp.data.readers.labelled',
+    'mtp.data.readers.pairs',
+    'mtp.models',
+    'mtp.evaluation',
+    'torch.utils.tensorboard',
+)
 FORK = multiprocessing.get_context('fork')
 COLUMNS = '{:<12} {:<15} {:>7} {:>16}  {:<34} {:>8}'
 
@@ -92,8 +103,16 @@ def finetune(tools: Path, dataset: str, config: Path, folder: Path) -> dict:
     resume = ['--resume'] if (folder / 'last_checkpoint').is_file() else []
     step(log, tool, tools / 'train.py', config, '--work-dir', folder, *resume)
     submission = [] if results.key else ['--submission', folder / 'submission']
-    step(log, tool, tools / 'test.py', config, last_checkpoint(folder),
-         '--work-dir', folder / 'test', *submission)
+    step(
+        log,
+        tool,
+        tools / 'test.py',
+        config,
+        last_checkpoint(folder),
+        '--work-dir',
+        folder / 'test',
+        *submission,
+    )
 
     losses = list(read_scalars(folder)['loss'].values())
     if not math.isfinite(losses[-1]):
@@ -102,14 +121,18 @@ def finetune(tools: Path, dataset: str, config: Path, folder: Path) -> dict:
     if results.key:
         figure = f'{results.metric}: {results.percent(metrics, results.key):.2f}'
     else:
-        archive, = (folder / 'submission').glob('*.zip')
+        (archive,) = (folder / 'submission').glob('*.zip')
         figure = f'{archive.name} of {metrics["images"]} images'
-    return dict(images=int((folder / 'images.txt').read_text()),
-                loss=f'{losses[0]:.3f} -> {losses[-1]:.3f}', figure=figure)
+    return dict(
+        images=int((folder / 'images.txt').read_text()),
+        loss=f'{losses[0]:.3f} -> {losses[-1]:.3f}',
+        figure=figure,
+    )
 
 
-def attempt(tools: Path, dataset: str, config: Path, folder: Path, data: Path | None = None
-            ) -> dict:
+def attempt(
+    tools: Path, dataset: str, config: Path, folder: Path, data: Path | None = None
+) -> dict:
     """Return what became of one config; what was finished before is not done again.
 
     Args:
@@ -140,8 +163,9 @@ def attempt(tools: Path, dataset: str, config: Path, folder: Path, data: Path | 
     return row
 
 
-def small_run(tools: Path, folder: Path, threads: int, dataset: str, models: Sequence[str]
-              ) -> list[dict]:
+def small_run(
+    tools: Path, folder: Path, threads: int, dataset: str, models: Sequence[str]
+) -> list[dict]:
     """Make up a data set and finetune small models on it, below ``folder``."""
     torch.set_num_threads(threads)
     folder = folder / dataset
@@ -152,13 +176,22 @@ def small_run(tools: Path, folder: Path, threads: int, dataset: str, models: Seq
         source, log = folder / 'source', folder / 'log.txt'
         try:
             step(log, tool, tools / 'data/make_synthetic.py', source, '--dataset', name)
-            step(log, tool, tools / 'data/prepare.py', name, source, folder / 'data',
-                 *(['--multi-scale'] if multi_scale else []))
+            step(
+                log,
+                tool,
+                tools / 'data/prepare.py',
+                name,
+                source,
+                folder / 'data',
+                *(['--multi-scale'] if multi_scale else []),
+            )
         except StepError as error:
             return [dict(dataset=dataset, model='data', error=str(error))]
         done.touch()
-    return [attempt(tools, dataset, table.config_of(dataset, model), folder / model,
-                    folder / 'data') for model in models]
+    return [
+        attempt(tools, dataset, table.config_of(dataset, model), folder / model, folder / 'data')
+        for model in models
+    ]
 
 
 def show(rows: Iterable[dict]) -> list[dict]:
@@ -172,11 +205,17 @@ def show(rows: Iterable[dict]) -> list[dict]:
         elif 'before' in row:
             before.append(row['before'])
         seconds = row['seconds'] and f'{row["seconds"]:.0f}'
-        print(COLUMNS.format(row['dataset'], row['model'], row['images'], row['loss'],
-                             row['figure'], seconds).rstrip(), flush=True)
+        print(
+            COLUMNS.format(
+                row['dataset'], row['model'], row['images'], row['loss'], row['figure'], seconds
+            ).rstrip(),
+            flush=True,
+        )
     if before:
-        print(f'{len(before)} of these were finished before: to do one again remove its folder, '
-              f'such as {before[0]}')
+        print(
+            f'{len(before)} of these were finished before: to do one again remove its folder, '
+            f'such as {before[0]}'
+        )
     return failed
 
 
@@ -194,16 +233,22 @@ def run(tools: Path, datasets: Sequence[str] | None, models: Sequence[str] | Non
     jobs = _jobs(datasets, models or ['vit_b_rvsa'])
     missing = [name for name in jobs if not Path('data', name).is_dir()]
     if missing and (datasets or len(missing) == len(jobs)):
-        raise FileNotFoundError(f'not in data/: {", ".join(missing)}. Make them with '
-                                'tools/data/prepare.py')
-    configs = [(name, table.config_of(name, model)) for name, of_name in jobs.items()
-               if name not in missing for model in of_name]
+        raise FileNotFoundError(
+            f'not in data/: {", ".join(missing)}. Make them with tools/data/prepare.py'
+        )
+    configs = [
+        (name, table.config_of(name, model))
+        for name, of_name in jobs.items()
+        if name not in missing
+        for model in of_name
+    ]
     _import_heavy()
     return show(attempt(tools, name, config, default_work_dir(config)) for name, config in configs)
 
 
-def run_small(tools: Path, datasets: Sequence[str] | None, models: Sequence[str] | None,
-              work_dir: Path) -> list[dict]:
+def run_small(
+    tools: Path, datasets: Sequence[str] | None, models: Sequence[str] | None, work_dir: Path
+) -> list[dict]:
     """Train and test small models on made-up data, many at once; return rows of failures.
 
     Args:
@@ -223,8 +268,10 @@ def run_small(tools: Path, datasets: Sequence[str] | None, models: Sequence[str]
 
 def _jobs(datasets: Sequence[str] | None, models: Sequence[str]) -> dict[str, list[str]]:
     """Return data set -> those of the models that have a recipe for it."""
-    return {name: [model for model in models if model in table.configs(name)]
-            for name in datasets or table.read_results()}
+    return {
+        name: [model for model in models if model in table.configs(name)]
+        for name in datasets or table.read_results()
+    }
 
 
 def _import_heavy() -> None:

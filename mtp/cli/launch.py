@@ -1,4 +1,5 @@
 """From a command line to a runner: what the tools share."""
+
 import json
 from pathlib import Path
 

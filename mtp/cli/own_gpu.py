@@ -1,4 +1,5 @@
 """Show each process of a machine its own GPU alone, before torch starts."""
+
 import os
 from collections.abc import MutableMapping
 

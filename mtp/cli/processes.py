@@ -1,4 +1,5 @@
 """The processes of a run, as a launcher starts them."""
+
 import os
 
 import torch
@@ -39,13 +40,19 @@ def leave_processes() -> None:
 def _check_launcher(launcher: str) -> None:
     facts = LAUNCHERS[launcher]
     if facts.rank not in os.environ:
-        raise ValueError(f'--launcher {launcher} is for processes that {facts.command} starts, and '
-                         f'{facts.rank} is not set: start this command with {facts.command}, or '
-                         'leave out --launcher')
+        raise ValueError(
+            f'--launcher {launcher} is for processes that {facts.command} starts, and '
+            f'{facts.rank} is not set: start this command with {facts.command}, or '
+            'leave out --launcher'
+        )
     number, gpus = int(os.environ.get(facts.local_rank, 0)), torch.cuda.device_count()
     if launcher == 'slurm' and gpus == 0:
-        raise ValueError('--launcher slurm needs a GPU for each process, and none is visible: ask '
-                         'srun for GPUs, or use --launcher pytorch, which also runs on CPUs')
+        raise ValueError(
+            '--launcher slurm needs a GPU for each process, and none is visible: ask '
+            'srun for GPUs, or use --launcher pytorch, which also runs on CPUs'
+        )
     if 0 < gpus <= number:
-        raise ValueError(f'process {number} of this machine has no GPU of its own, {gpus} visible: '
-                         'start at most one process per GPU, each with all GPUs visible')
+        raise ValueError(
+            f'process {number} of this machine has no GPU of its own, {gpus} visible: '
+            'start at most one process per GPU, each with all GPUs visible'
+        )

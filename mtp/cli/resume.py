@@ -1,4 +1,5 @@
 """Which checkpoint training goes on from."""
+
 import os
 from pathlib import Path
 
@@ -17,8 +18,10 @@ def last_checkpoint(work_dir: str | Path) -> Path:
     """
     pointer = _pointer(work_dir)
     if not pointer.is_file():
-        raise FileNotFoundError(f'nothing to resume in {work_dir}: no checkpoint has been saved '
-                                'there. Leave out --resume to start, or check --work-dir')
+        raise FileNotFoundError(
+            f'nothing to resume in {work_dir}: no checkpoint has been saved '
+            'there. Leave out --resume to start, or check --work-dir'
+        )
     return pointer.with_name(Path(pointer.read_text()).name)
 
 
@@ -41,8 +44,7 @@ def go_on_under_old_name(cfg: Config) -> str | None:
     if not _pointer(folder).is_file():
         return None
     cfg.work_dir = str(folder)
-    return (f'The run goes on in {folder}: there it was saved when this config was called '
-            f'{old.name}')
+    return f'The run goes on in {folder}: there it was saved when this config was called {old.name}'
 
 
 def checkpoint_to_resume(cfg: Config, asked: str | None) -> Path | None:

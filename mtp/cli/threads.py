@@ -1,4 +1,5 @@
 """How threads wait for work, which is decided before torch is imported."""
+
 import os
 
 

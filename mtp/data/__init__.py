@@ -2,6 +2,7 @@
 
 Facts and tools that read and write files need no torch: a name's module is imported with it.
 """
+
 from mtp.lazy import attribute_getter
 
 _NAMES = {
@@ -10,13 +11,26 @@ _NAMES = {
     'mtp.data.packed': ('PackedDataset',),
     'mtp.data.readers.boxes': ('COCODetection', 'DIORDetection', 'DOTATiles', 'XViewDetection'),
     'mtp.data.readers.labelled': ('LoadClassMap', 'SceneDataset'),
-    'mtp.data.readers.pairs': ('ChangeDataset', 'DistortPair', 'LoadChange', 'LoadPair',
-                               'SwapDates'),
+    'mtp.data.readers.pairs': (
+        'ChangeDataset',
+        'DistortPair',
+        'LoadChange',
+        'LoadPair',
+        'SwapDates',
+    ),
     'mtp.data.samplers': ('MultiDatasetSampler',),
     'mtp.data.samrs.records': ('SAMRSDataset',),
     'mtp.data.samrs.subsets': ('SUBSETS',),
-    'mtp.data.transforms': ('Crop', 'DrawDistortion', 'FilterInstances', 'Flip', 'LoadImage',
-                            'LoadLabels', 'PackLabels', 'Resize'),
+    'mtp.data.transforms': (
+        'Crop',
+        'DrawDistortion',
+        'FilterInstances',
+        'Flip',
+        'LoadImage',
+        'LoadLabels',
+        'PackLabels',
+        'Resize',
+    ),
 }
 __all__ = sorted(name for names in _NAMES.values() for name in names)
 __getattr__ = attribute_getter(__name__, _NAMES)

@@ -1,4 +1,5 @@
 """Whether a prepared downstream data set holds what its config will read."""
+
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -67,35 +68,49 @@ def _classification(root: Path, dataset: DataSet, findings: Findings) -> Iterato
         yield split.name, partial(_check_files, None), [(path,) for path in images]
 
 
-def _in_class_folders(root: Path, split: Split, classes: Sequence[str], findings: Findings,
-                      ) -> Iterator[Path]:
+def _in_class_folders(
+    root: Path,
+    split: Split,
+    classes: Sequence[str],
+    findings: Findings,
+) -> Iterator[Path]:
     where = root / split.images
     there = {path.name for path in where.glob('*/')}
-    findings.problems['class'] += [f'{where / name}: unknown class'
-                                   for name in sorted(there - set(classes))]
-    findings.problems['class'] += [f'{where / name}: no images of this class'
-                                   for name in classes if not _images(where / name)]
+    findings.problems['class'] += [
+        f'{where / name}: unknown class' for name in sorted(there - set(classes))
+    ]
+    findings.problems['class'] += [
+        f'{where / name}: no images of this class' for name in classes if not _images(where / name)
+    ]
     for name in classes:
         yield from _images(where / name).values()
 
 
-def _listed(root: Path, split: Split, classes: Sequence[str], findings: Findings,
-            ) -> Iterator[Path]:
+def _listed(
+    root: Path,
+    split: Split,
+    classes: Sequence[str],
+    findings: Findings,
+) -> Iterator[Path]:
     for place, line in _lines(root / split.listed, findings):
         name, _, label = line.rpartition(' ')
         if label in map(str, range(len(classes))):
             yield root / split.images / name
         else:
-            findings.problems['class'].append(f'{place}: {line!r} does not end with a label of 0 '
-                                              f'to {len(classes) - 1}')
+            findings.problems['class'].append(
+                f'{place}: {line!r} does not end with a label of 0 to {len(classes) - 1}'
+            )
 
 
 def _maps(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Part]:
     values = dataset.label_values or range(len(dataset.classes))
     for split in dataset.splits:
         folders = filter(None, (split.images, split.later, split.labels))
-        yield split.name, partial(_check_files, values if split.labels else None), _partners(
-            [root / folder for folder in folders], findings)
+        yield (
+            split.name,
+            partial(_check_files, values if split.labels else None),
+            _partners([root / folder for folder in folders], findings),
+        )
 
 
 def _horizontal(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Part]:
@@ -111,7 +126,8 @@ def _horizontal(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Pa
         num_classes = len(dataset.classes)
         if sorted(ids) != list(range(num_classes)) or not _alike(names, dataset.classes):
             findings.problems['class'].append(
-                f'{path}: the categories are not the {num_classes} classes from 0 on')
+                f'{path}: the categories are not the {num_classes} classes from 0 on'
+            )
         of_image = defaultdict(list)
         images = {image['id']: image for image in coco['images']}
         for annotation in coco['annotations']:
@@ -119,9 +135,13 @@ def _horizontal(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Pa
                 of_image[annotation['image_id']].append(annotation)
             else:
                 findings.problems['annotation'].append(
-                    f'{path}, annotation {annotation["id"]}: no image {annotation["image_id"]}')
-        yield split.name, partial(_check_coco, root / split.images, set(ids)), [
-            (image, of_image[number]) for number, image in images.items()]
+                    f'{path}, annotation {annotation["id"]}: no image {annotation["image_id"]}'
+                )
+        yield (
+            split.name,
+            partial(_check_coco, root / split.images, set(ids)),
+            [(image, of_image[number]) for number, image in images.items()],
+        )
 
 
 def _alike(names: Iterable[str], classes: Iterable[str]) -> bool:
@@ -143,14 +163,23 @@ def _rotated(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Part]
             continue
         if not split.listed:
             texts = {path.stem for path in labels.glob(f'*{label_suffix}')}
-            findings.problems['partner'] += [f'{labels / stem}{label_suffix}: no image'
-                                             for stem in sorted(texts - set(stems))]
-        yield split.name, check, [
-            (path, labels / f'{stem}{label_suffix}') for path, stem in zip(paths, stems)]
+            findings.problems['partner'] += [
+                f'{labels / stem}{label_suffix}: no image' for stem in sorted(texts - set(stems))
+            ]
+        yield (
+            split.name,
+            check,
+            [(path, labels / f'{stem}{label_suffix}') for path, stem in zip(paths, stems)],
+        )
 
 
-_TASKS = {'classification': _classification, 'segmentation': _maps, 'change_detection': _maps,
-          'horizontal_detection': _horizontal, 'rotated_detection': _rotated}
+_TASKS = {
+    'classification': _classification,
+    'segmentation': _maps,
+    'change_detection': _maps,
+    'horizontal_detection': _horizontal,
+    'rotated_detection': _rotated,
+}
 
 
 def _lines(path: Path, findings: Findings) -> Iterator[tuple[str, str]]:
@@ -173,10 +202,15 @@ def _partners(folders: list[Path], findings: Findings) -> list[tuple[Path, ...]]
     files = [_images(folder) for folder in folders]
     stems = set().union(*files)
     findings.problems['partner'] += [
-        f'{folder / stem}: missing' for folder, found in zip(folders, files)
-        for stem in sorted(stems - set(found))]
-    return [tuple(found[stem] for found in files) for stem in files[0]
-            if all(stem in found for found in files)]
+        f'{folder / stem}: missing'
+        for folder, found in zip(folders, files)
+        for stem in sorted(stems - set(found))
+    ]
+    return [
+        tuple(found[stem] for found in files)
+        for stem in files[0]
+        if all(stem in found for found in files)
+    ]
 
 
 Checked = tuple[int, list[Problem]]  # number of objects, what is wrong
@@ -191,13 +225,17 @@ def _check_files(values: Iterable[int] | None, paths: tuple[Path, ...]) -> Check
             check_unturned(path)
         except ValueError as error:
             return 0, [('image', str(error))]
-    problems = [('size', f'{path}: {other.shape[:2]}, but {paths[0]} has {pixels[0].shape[:2]}')
-                for path, other in zip(paths, pixels) if other.shape[:2] != pixels[0].shape[:2]]
+    problems = [
+        ('size', f'{path}: {other.shape[:2]}, but {paths[0]} has {pixels[0].shape[:2]}')
+        for path, other in zip(paths, pixels)
+        if other.shape[:2] != pixels[0].shape[:2]
+    ]
     if values is not None:
         unknown = sorted({*np.unique(pixels[-1]).tolist()} - {*values})
         if unknown or pixels[-1].ndim != 2:
-            problems.append(('label', f'{paths[-1]}: shape {pixels[-1].shape}, unknown values '
-                             f'{unknown[:5]}'))
+            problems.append(
+                ('label', f'{paths[-1]}: shape {pixels[-1].shape}, unknown values {unknown[:5]}')
+            )
     return 0, problems
 
 
@@ -226,13 +264,20 @@ def _check_rotated(labels: dict[str, int], item: tuple[Path, Path]) -> Checked:
     try:
         boxes = read_rotated(annotations, labels)
     except ValueError as error:
-        return 0, [*problems, ('class' if 'unknown class' in str(error) else 'annotation',
-                               str(error))]
+        return 0, [
+            *problems,
+            ('class' if 'unknown class' in str(error) else 'annotation', str(error)),
+        ]
     if not problems:
         height, width = read_size(image)
         for number, box in enumerate(boxes, 1):
             x, y = np.reshape(box['bbox'], (4, 2)).mean(0)
             if not (0 <= x <= width and 0 <= y <= height):
-                problems.append(('box', f'{annotations}, box {number}: its centre ({x:.0f}, '
-                                 f'{y:.0f}) is outside the image'))
+                problems.append(
+                    (
+                        'box',
+                        f'{annotations}, box {number}: its centre ({x:.0f}, '
+                        f'{y:.0f}) is outside the image',
+                    )
+                )
     return len(boxes), problems

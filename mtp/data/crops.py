@@ -1,4 +1,5 @@
 """Training crops: flip, resize and crop composed, so that only what the crop shows is computed."""
+
 import functools
 import math
 from dataclasses import dataclass
@@ -14,8 +15,12 @@ from mtp.registry import TRANSFORMS
 from mtp.sample_fields import find_labels
 
 # flip_direction -> whether x and y are mirrored
-MIRRORED = {'horizontal': (True, False), 'vertical': (False, True), 'diagonal': (True, True),
-            None: (False, False)}
+MIRRORED = {
+    'horizontal': (True, False),
+    'vertical': (False, True),
+    'diagonal': (True, True),
+    None: (False, False),
+}
 
 
 @TRANSFORMS.register_module()
@@ -50,8 +55,12 @@ class LoadCrop(BaseTransform):
         size = results['labels'].size
         window = self._draw(size)
         results.update(
-            ori_shape=size, img_shape=window.shape, flip=window.direction is not None,
-            flip_direction=window.direction, scale_factor=window.scale_factor)
+            ori_shape=size,
+            img_shape=window.shape,
+            flip=window.direction is not None,
+            flip_direction=window.direction,
+            scale_factor=window.scale_factor,
+        )
         labels = sorted(find_labels(results['tasks']), key=lambda label: label.reads_files)
         if any(label.crop(results, window) for label in labels):
             return None
@@ -65,8 +74,10 @@ class LoadCrop(BaseTransform):
         target = int(self.size * (np.random.random_sample() * (high - low) + low))
         width, height = rescale_size(size[::-1], (target, target))
         shape = min(self.size, height), min(self.size, width)
-        top, left = (int(np.random.randint(0, whole - part + 1))
-                     for whole, part in zip((height, width), shape))
+        top, left = (
+            int(np.random.randint(0, whole - part + 1))
+            for whole, part in zip((height, width), shape)
+        )
         return Window(size, direction, (height, width), (top, left), shape)
 
 
@@ -81,6 +92,7 @@ class Window:
         offset: top-left corner of the crop in the resized image.
         shape: size of the crop.
     """
+
     original: tuple[int, int]
     direction: str | None
     resized: tuple[int, int]
@@ -102,9 +114,11 @@ class Window:
     def axes(self) -> tuple[Axis, Axis]:
         """Which row and column of the original each of the crop shows."""
         return tuple(
-            Axis(_nearest(size, resized, mirrored)[offset:offset + length], size)
-            for size, resized, mirrored, offset, length
-            in zip(self.original, self.resized, self.mirrored[::-1], self.offset, self.shape))
+            Axis(_nearest(size, resized, mirrored)[offset : offset + length], size)
+            for size, resized, mirrored, offset, length in zip(
+                self.original, self.resized, self.mirrored[::-1], self.offset, self.shape
+            )
+        )
 
     def overlapping(self, boxes: np.ndarray) -> np.ndarray:
         """Which boxes (float32 ``(n, 4)``, xyxy) have a part in the crop, bool ``(n,)``."""
@@ -133,10 +147,16 @@ class Window:
         x = x * scale_x - np.float32(self.offset[1])
         y = y * scale_y - np.float32(self.offset[0])
         cos, sin = np.cos(angle), np.sin(angle)
-        boxes = np.stack([
-            x, y, w * np.hypot(scale_x * cos, scale_y * sin),
-            h * np.hypot(scale_x * sin, scale_y * cos),
-            np.arctan2(scale_x * sin, scale_y * cos)], 1).astype(np.float32, copy=False)
+        boxes = np.stack(
+            [
+                x,
+                y,
+                w * np.hypot(scale_x * cos, scale_y * sin),
+                h * np.hypot(scale_x * sin, scale_y * cos),
+                np.arctan2(scale_x * sin, scale_y * cos),
+            ],
+            1,
+        ).astype(np.float32, copy=False)
         kept = (x >= 0) & (x <= self.shape[1]) & (y >= 0) & (y <= self.shape[0])
         return boxes[kept], kept
 
@@ -152,13 +172,14 @@ class Window:
         if mirrored_y:
             top = height - top - rows
         scale_x, scale_y = self.scale_factor
-        used = image[:math.ceil((top + rows) / scale_y) + 2,
-                     :math.ceil((left + columns) / scale_x) + 2]
+        used = image[
+            : math.ceil((top + rows) / scale_y) + 2, : math.ceil((left + columns) / scale_x) + 2
+        ]
         if used.shape == image.shape:
             resized = cv2.resize(image, (width, height))
         else:
             resized = cv2.resize(used, None, fx=scale_x, fy=scale_y)
-        crop = resized[top:top + rows, left:left + columns]
+        crop = resized[top : top + rows, left : left + columns]
         if self.direction is None:
             return crop
         return cv2.flip(crop, {(True, False): 1, (False, True): 0, (True, True): -1}[self.mirrored])
@@ -166,7 +187,7 @@ class Window:
 
 def _nearest(size: int, resized: int, mirrored: bool) -> np.ndarray:
     """The pixel that OpenCV shows at each place of a line of ``size`` pixels, resized."""
-    ruler = np.arange(size, dtype=np.float32)[None, ::-1 if mirrored else 1]
+    ruler = np.arange(size, dtype=np.float32)[None, :: -1 if mirrored else 1]
     ruler = cv2.resize(np.ascontiguousarray(ruler), (resized, 1), interpolation=cv2.INTER_NEAREST)
     return ruler[0].astype(np.int64)
 
@@ -174,6 +195,8 @@ def _nearest(size: int, resized: int, mirrored: bool) -> np.ndarray:
 def _load_image(results: dict, window: Window) -> np.ndarray:
     image = results['img'] if 'img' in results else read_image(results['img_path'])
     if image.shape[:2] != window.original:
-        raise ValueError(f'{results["img_path"]} has shape {image.shape}, but its labels are for '
-                         f'{window.original}: make the labels again from this image')
+        raise ValueError(
+            f'{results["img_path"]} has shape {image.shape}, but its labels are for '
+            f'{window.original}: make the labels again from this image'
+        )
     return cv2.cvtColor(window.crop_image(image), cv2.COLOR_RGB2BGR)

@@ -1,4 +1,5 @@
 """Files -> pixels, by the decoder that was fastest on each kind; see docs/performance.md."""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,8 +111,10 @@ def check_unturned(path: Path) -> None:
     """
     orientation = read_orientation(path)
     if orientation != 1:
-        raise ValueError(f'{path} has the EXIF orientation {orientation}: training would turn it, '
-                         'and not its labels. Store it without (exiftool -Orientation= FILE)')
+        raise ValueError(
+            f'{path} has the EXIF orientation {orientation}: training would turn it, '
+            'and not its labels. Store it without (exiftool -Orientation= FILE)'
+        )
 
 
 @contextmanager
@@ -126,9 +129,13 @@ def _of_any_size() -> Iterator[None]:
 
 def _is_png(data: bytes, colour_type: int) -> bool:
     """Return whether this is a plain PNG of 8 bits: without a transparent colour and EXIF data."""
-    head = data[:data.find(b'IDAT')]
-    return (data.startswith(_PNG) and data[24:26] == bytes((8, colour_type))
-            and b'tRNS' not in head and b'eXIf' not in head)
+    head = data[: data.find(b'IDAT')]
+    return (
+        data.startswith(_PNG)
+        and data[24:26] == bytes((8, colour_type))
+        and b'tRNS' not in head
+        and b'eXIf' not in head
+    )
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
@@ -137,5 +144,7 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 
 def _unreadable(path: str | Path) -> ValueError:
-    return ValueError(f'{path} is missing or no readable image: restore the file, or find all such '
-                      'files with tools/data/check_dataset.py')
+    return ValueError(
+        f'{path} is missing or no readable image: restore the file, or find all such '
+        'files with tools/data/check_dataset.py'
+    )

@@ -1,4 +1,5 @@
 """The labels of a data set as arrays on disk, mapped into memory and shared by all processes."""
+
 import hashlib
 import json
 import os
@@ -36,6 +37,7 @@ class Column:
         dtype: of the array.
         shape: of a row.
     """
+
     of: str
     dtype: type
     shape: tuple[int, ...] = ()
@@ -62,6 +64,7 @@ class Column:
 @dataclass(frozen=True)
 class BytesColumn(Column):
     """A column of strings of bytes, one a row, with an array of where each ends."""
+
     dtype: type = np.uint8
 
     @property
@@ -84,8 +87,8 @@ class BytesColumn(Column):
         all_ends = arrays[self.files(name)[-1]]
         first = int(all_ends[rows.start - 1]) if rows.start else 0
         ends = all_ends[rows].tolist()
-        data = arrays[name][first:ends[-1] if ends else first].tobytes()
-        return [data[start - first:end - first] for start, end in zip([first, *ends], ends)]
+        data = arrays[name][first : ends[-1] if ends else first].tobytes()
+        return [data[start - first : end - first] for start, end in zip([first, *ends], ends)]
 
 
 class Index:
@@ -100,8 +103,10 @@ class Index:
         self.folder, self.columns = folder, columns
         names = {file for name, column in columns.items() for file in column.files(name)}
         # a plain view of the map: the subclass memmap makes each slice slower
-        self._arrays = {name: np.asarray(np.load(folder / f'{name}.npy', mmap_mode='r'))
-                        for name in {'ids', 'sizes', 'names', 'name_ends', *names}}
+        self._arrays = {
+            name: np.asarray(np.load(folder / f'{name}.npy', mmap_mode='r'))
+            for name in {'ids', 'sizes', 'names', 'name_ends', *names}
+        }
         self._things = {column.of for column in columns.values()}
 
     def __reduce__(self) -> tuple:
@@ -120,8 +125,11 @@ class Index:
             img_id=int(arrays['ids'][number]),
             file_name=arrays['names'][_range(arrays['name_ends'], number)].tobytes().decode(),
             size=tuple(arrays['sizes'][number].tolist()),
-            **{name: column.take(name, arrays, rows[column.of])
-               for name, column in self.columns.items()})
+            **{
+                name: column.take(name, arrays, rows[column.of])
+                for name, column in self.columns.items()
+            },
+        )
 
 
 def _range(ends: np.ndarray, number: int) -> slice:
@@ -138,7 +146,9 @@ def write_index(folder: Path, entries: Iterable[Entry], columns: Mapping[str, Co
     arrays = dict(
         ids=np.array([entry.img_id for entry in entries], np.int64),
         sizes=np.array([entry.size for entry in entries], np.int32).reshape(-1, 2),
-        names=np.frombuffer(b''.join(names), np.uint8), name_ends=_ends(names))
+        names=np.frombuffer(b''.join(names), np.uint8),
+        name_ends=_ends(names),
+    )
     for name, column in columns.items():
         arrays |= column.join(name, [getattr(entry, name, column.nothing) for entry in entries])
     for name, array in arrays.items():
@@ -150,8 +160,13 @@ def _ends(parts: list) -> np.ndarray:
     return np.cumsum([len(part) for part in parts], dtype=np.int64)
 
 
-def cached_index(root: Path, key: tuple, sources: Iterable[Path], columns: Mapping[str, Column],
-                 read: Callable[[], Iterable[Entry]]) -> Index:
+def cached_index(
+    root: Path,
+    key: tuple,
+    sources: Iterable[Path],
+    columns: Mapping[str, Column],
+    read: Callable[[], Iterable[Entry]],
+) -> Index:
     """The index of a data set, made if there is none or if a source has changed since.
 
     It lies in ``.mtp_index`` of the data set, or, where that cannot be written, in the system's
@@ -202,8 +217,11 @@ def _state(source: Path) -> tuple:
     """Names, sizes and times of a file or of the files in a folder."""
     if source.is_dir():
         with os.scandir(source) as files:
-            return tuple(sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns)
-                                for f in files if f.is_file()))
+            return tuple(
+                sorted(
+                    (f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()
+                )
+            )
     if not source.exists():
         return source.name, None  # whoever reads it knows best what to say
     status = source.stat()

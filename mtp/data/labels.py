@@ -1,4 +1,5 @@
 """The rows of the table of labels that mtp's own tasks learn from; see :mod:`mtp.sample_fields`."""
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class SemanticLabel(Label):
     ``load`` and ``crop`` add ``gt_seg_map``, uint8 ``(H, W)``, and raise ValueError where the map
     is missing, damaged, of another size than the image, or has a value that is no class.
     """
+
     task = 'semantic'
     name = 'sem_seg'
     key = 'gt_seg_map'
@@ -83,8 +85,10 @@ def read_labels(record: dict, shape: tuple[int, int]) -> np.ndarray:
 def _read_map(record: dict, shape: tuple[int, int]) -> np.ndarray:
     loaded = read_map(record['seg_map_path'])
     if loaded.shape != shape:
-        raise ValueError(f'{record["seg_map_path"]} has shape {loaded.shape}, but '
-                         f'{record["img_path"]} has {shape}: it must be grey and of the same size')
+        raise ValueError(
+            f'{record["seg_map_path"]} has shape {loaded.shape}, but '
+            f'{record["img_path"]} has {shape}: it must be grey and of the same size'
+        )
     return loaded
 
 
@@ -92,9 +96,11 @@ def _as_labels(values: np.ndarray, record: dict) -> np.ndarray:
     # uint8 wraps around: the file's background, 255, becomes 0
     labels = values.astype(np.uint8) + np.uint8(1)
     if labels.max(initial=0) > record['num_classes']:
-        raise ValueError(f'{record["seg_map_path"]} holds the value {int(labels.max()) - 1}, but '
-                         f'the data set has {record["num_classes"]} classes: 0 to '
-                         f'{record["num_classes"] - 1}, and 255 for background')
+        raise ValueError(
+            f'{record["seg_map_path"]} holds the value {int(labels.max()) - 1}, but '
+            f'the data set has {record["num_classes"]} classes: 0 to '
+            f'{record["num_classes"] - 1}, and 255 for background'
+        )
     return labels
 
 
@@ -105,16 +111,20 @@ class InstanceLabel(Label):
     ``load`` and ``crop`` add mmdet's ``gt_bboxes``, ``gt_bboxes_labels``, ``gt_ignore_flags`` and
     ``gt_masks``; in a crop boxes are those of what it shows of the masks.
     """
+
     task = 'instance'
     name = 'instances'
     key = 'gt_bboxes'
-    fields = {'gt_instances': Boxes(HorizontalBoxes, masks=True),
-              'ignored_instances': Boxes(HorizontalBoxes)}
+    fields = {
+        'gt_instances': Boxes(HorizontalBoxes, masks=True),
+        'ignored_instances': Boxes(HorizontalBoxes),
+    }
     columns = {
         'boxes': Column('object', np.float32, (4,)),  # xyxy in pixels
         'labels': Column('object', np.int64),  # from 0
         'crowd': Column('object', bool),
-        'counts': BytesColumn('object')}  # COCO's compressed run lengths
+        'counts': BytesColumn('object'),
+    }  # COCO's compressed run lengths
 
     def read(self, dataset: Any, image: dict, annotations: list[dict]) -> dict[str, Any]:
         """Take the objects of the json."""
@@ -122,7 +132,8 @@ class InstanceLabel(Label):
             boxes=np.array([_xyxy(a['bbox']) for a in annotations], np.float32).reshape(-1, 4),
             labels=np.array([a['label'] for a in annotations], np.int64),
             crowd=np.array([a.get('iscrowd', 0) for a in annotations], bool),
-            counts=[_counts(a, image) for a in annotations])
+            counts=[_counts(a, image) for a in annotations],
+        )
 
     def load(self, results: dict) -> None:
         """Decode the masks; boxes are clipped to the image."""
@@ -139,8 +150,11 @@ class InstanceLabel(Label):
         entry = results['labels']
         reach = np.flatnonzero(window.overlapping(entry.boxes))
         counts = [entry.counts[i] for i in reach]
-        runs = read_counts(np.frombuffer(b''.join(counts), np.uint8),
-                           np.cumsum([len(c) for c in counts], dtype=np.int64), entry.size[0])
+        runs = read_counts(
+            np.frombuffer(b''.join(counts), np.uint8),
+            np.cumsum([len(c) for c in counts], dtype=np.int64),
+            entry.size[0],
+        )
         seen, boxes, pixels = crop_masks(runs, *window.axes)
         reach = reach[seen]
         results['gt_bboxes'] = HorizontalBoxes(boxes.astype(np.float32), clone=False)
@@ -154,10 +168,14 @@ class InstanceLabel(Label):
         ignore = results['gt_ignore_flags']
         # crowds are rare, and a slice is cheaper than a choice
         parts = (~ignore, ignore) if ignore.any() else (slice(None), slice(0))
-        return {name: InstanceData(bboxes=results['gt_bboxes'][part],
-                                   labels=to_tensor(results['gt_bboxes_labels'][part]),
-                                   masks=results['gt_masks'][part])
-                for name, part in zip(self.fields, parts)}
+        return {
+            name: InstanceData(
+                bboxes=results['gt_bboxes'][part],
+                labels=to_tensor(results['gt_bboxes_labels'][part]),
+                masks=results['gt_masks'][part],
+            )
+            for name, part in zip(self.fields, parts)
+        }
 
     def draw(self, tile: np.ndarray, content: InstanceData, scale: float, meta: dict) -> set[int]:
         """Draw boxes with their names, and masks if there are any."""
@@ -167,8 +185,9 @@ class InstanceLabel(Label):
         masks = masks.cpu().numpy() if isinstance(masks, Tensor) else getattr(masks, 'masks', ())
         boxes = (get_box_tensor(content.bboxes).cpu().numpy() * scale).round().astype(int)
         for label, mask in zip(content.labels.tolist(), masks):
-            mask = cv2.resize(mask.astype(np.uint8), tile.shape[1::-1],
-                              interpolation=cv2.INTER_NEAREST)
+            mask = cv2.resize(
+                mask.astype(np.uint8), tile.shape[1::-1], interpolation=cv2.INTER_NEAREST
+            )
             shade(tile, mask > 0, meta['palette'][label], 0.5)
             contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(tile, contours, -1, WHITE, 1, cv2.LINE_AA)
@@ -193,9 +212,11 @@ def _counts(annotation: dict, image: dict) -> bytes:
     """Compressed run lengths of an annotation's mask."""
     mask = encode_mask(annotation['segmentation'], image['height'], image['width'])
     if list(mask['size']) != [image['height'], image['width']]:
-        raise ValueError(f'annotation {annotation["id"]}: its mask is for an image of size '
-                         f'{mask["size"]}, but {image["file_name"]} has '
-                         f'{[image["height"], image["width"]]}')
+        raise ValueError(
+            f'annotation {annotation["id"]}: its mask is for an image of size '
+            f'{mask["size"]}, but {image["file_name"]} has '
+            f'{[image["height"], image["width"]]}'
+        )
     counts = mask['counts']
     return counts.encode() if isinstance(counts, str) else counts
 
@@ -207,13 +228,15 @@ class RotatedLabel(Label):
     ``load`` and ``crop`` add ``gt_rotated_bboxes`` and ``gt_rotated_bboxes_labels``. In a crop
     boxes stay where their centre does, and are not clipped.
     """
+
     task = 'rotated'
     name = 'rotated_instances'
     key = 'gt_rotated_bboxes'
     fields = {'gt_rotated_instances': Boxes(RotatedBoxes)}
     columns = {
         'rotated': Column('rotated', np.float32, (5,)),
-        'rotated_labels': Column('rotated', np.int64)}  # from 0
+        'rotated_labels': Column('rotated', np.int64),
+    }  # from 0
 
     def sources(self, dataset: Any) -> list[Path]:
         """Return the folder of the files of rotated boxes."""
@@ -221,11 +244,13 @@ class RotatedLabel(Label):
 
     def read(self, dataset: Any, image: dict, annotations: list[dict]) -> dict[str, np.ndarray]:
         """Read the image's file of rotated boxes."""
-        folder, = self.sources(dataset)
+        (folder,) = self.sources(dataset)
         name = Path(image['file_name']).stem + dataset.subset.rotated_suffix
         boxes = read_rotated(folder / name, dataset.labels)
-        return dict(rotated=to_rotated([box['bbox'] for box in boxes]),
-                    rotated_labels=np.array([box['bbox_label'] for box in boxes], np.int64))
+        return dict(
+            rotated=to_rotated([box['bbox'] for box in boxes]),
+            rotated_labels=np.array([box['bbox_label'] for box in boxes], np.int64),
+        )
 
     def load(self, results: dict) -> None:
         """Take the boxes of the index."""
@@ -242,7 +267,8 @@ class RotatedLabel(Label):
     def flip(self, results: dict) -> None:
         """Flip the boxes."""
         results['gt_rotated_bboxes'].flip_(
-            results['img'].shape[:2], direction=results['flip_direction'])
+            results['img'].shape[:2], direction=results['flip_direction']
+        )
 
     def resize(self, results: dict) -> None:
         """Resize the boxes."""
@@ -258,9 +284,12 @@ class RotatedLabel(Label):
 
     def pack(self, results: dict) -> dict[str, InstanceData]:
         """Return ``gt_rotated_instances``."""
-        return dict(gt_rotated_instances=InstanceData(
-            bboxes=RotatedBoxes(results['gt_rotated_bboxes'].tensor, clone=False),
-            labels=to_tensor(results['gt_rotated_bboxes_labels'])))
+        return dict(
+            gt_rotated_instances=InstanceData(
+                bboxes=RotatedBoxes(results['gt_rotated_bboxes'].tensor, clone=False),
+                labels=to_tensor(results['gt_rotated_bboxes_labels']),
+            )
+        )
 
     def draw(self, tile: np.ndarray, content: InstanceData, scale: float, meta: dict) -> set[int]:
         """Draw polygons with their names, and a white edge where the angle points (le90)."""
@@ -277,7 +306,6 @@ class RotatedLabel(Label):
 
 
 def to_rotated(corners: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return the smallest rotated boxes around four corners (8 pixels) each, float32 ``(n, 5)``.
-    """
+    """Return the smallest rotated boxes around four corners (8 pixels) each, float32 ``(n, 5)``."""
     quads = torch.tensor(corners, dtype=torch.float32).reshape(-1, 8)
     return QuadriBoxes(quads).convert_to('rbox').tensor.reshape(-1, 5).numpy()

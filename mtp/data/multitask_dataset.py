@@ -1,4 +1,5 @@
 """Several data sets as one, with randomness that belongs to the sample."""
+
 import contextlib
 import hashlib
 import random

@@ -6,6 +6,7 @@ image uint8 ``(H, W, 3)`` RGB and then its label map as runs, uint16 ``(R, 4)``:
 column after the last, label. Any image is read without those before it, and of its pixels only the
 pages that a crop shows.
 """
+
 import json
 import mmap
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ class PackReport:
         images: packed, now or before.
         bad: a line for each image that was left out, with its file and the reason.
     """
+
     images: int = 0
     bad: list[str] = field(default_factory=list)
 
@@ -58,16 +60,23 @@ def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None) -
     """
     unpackable = [row.task for row in source.rows if row.reads_files and row.task != 'semantic']
     if unpackable:
-        raise ValueError(f'the packed form has no place for the files of {unpackable}: leave these '
-                         "out of the data set's `tasks`, or train from the files")
+        raise ValueError(
+            f'the packed form has no place for the files of {unpackable}: leave these '
+            "out of the data set's `tasks`, or train from the files"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     meta = source.metainfo
     plan = _plan(source)
-    what = dict(version=VERSION, source=str(Path(source.ann_file).resolve()),
-                labels=(source.index.folder / 'stamp.json').read_text(), name=meta['name'],
-                classes=meta['classes'], tasks=meta['tasks'],
-                shards=[[part.start, part.stop] for part in plan])
+    what = dict(
+        version=VERSION,
+        source=str(Path(source.ann_file).resolve()),
+        labels=(source.index.folder / 'stamp.json').read_text(),
+        name=meta['name'],
+        classes=meta['classes'],
+        tasks=meta['tasks'],
+        shards=[[part.start, part.stop] for part in plan],
+    )
     _claim(folder / 'source.json', what)
     remove_unfinished(folder)
     report = PackReport()
@@ -113,8 +122,10 @@ def _claim(path: Path, what: dict) -> None:
     if not path.exists():
         write_text(path, text)
     elif path.read_text() != text:
-        raise ValueError(f'{path.parent} was packed from other files or with other settings '
-                         f'({path.name}): choose another folder, or remove it')
+        raise ValueError(
+            f'{path.parent} was packed from other files or with other settings '
+            f'({path.name}): choose another folder, or remove it'
+        )
 
 
 def _names(folder: Path, shard: int) -> tuple[Path, Path]:
@@ -147,8 +158,10 @@ def _read(record: dict) -> tuple[np.ndarray, np.ndarray]:
     """Pixels, and the runs of the label map, of an image."""
     image, size = read_image(record['img_path']), record['labels'].size
     if image.shape[:2] != size:
-        raise ValueError(f'{record["img_path"]} has shape {image.shape}, but its labels are for '
-                         f'{size}: make the labels again from this image')
+        raise ValueError(
+            f'{record["img_path"]} has shape {image.shape}, but its labels are for '
+            f'{size}: make the labels again from this image'
+        )
     if 'semantic' not in record['tasks']:
         return np.ascontiguousarray(image), np.zeros((0, 4), np.uint16)
     return np.ascontiguousarray(image), map_runs(read_labels(record, size))
@@ -161,8 +174,9 @@ def map_runs(labels: np.ndarray) -> np.ndarray:
     value = framed[row, column + 1]
     # a run ends where the next one of its row begins, background included
     starts = np.flatnonzero(value)
-    return np.stack([row[starts], column[starts], column[starts + 1], value[starts]],
-                    1).astype(np.uint16)
+    return np.stack([row[starts], column[starts], column[starts + 1], value[starts]], 1).astype(
+        np.uint16
+    )
 
 
 class Shards:
@@ -184,12 +198,15 @@ class Shards:
             path = _names(folder, number)[0]
             found = path.stat().st_size if path.is_file() else 0
             if found != size:
-                raise ValueError(f'{path} has {found} bytes, but {size} were packed: it was cut '
-                                 'short or is missing; copy it again, or remove it with its .npy '
-                                 'and pack again')
+                raise ValueError(
+                    f'{path} has {found} bytes, but {size} were packed: it was cut '
+                    'short or is missing; copy it again, or remove it with its .npy '
+                    'and pack again'
+                )
             with open(path, 'rb') as file:
-                self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                                  if size else b'')
+                self._maps.append(
+                    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b''
+                )
 
     def __reduce__(self) -> tuple:
         return Shards, (self.folder, self.sizes)
@@ -221,17 +238,26 @@ class PackedDataset(BaseDataset):
         ValueError: another version, a shard cut short, or a task that was not packed.
     """
 
-    def __init__(self, data_root: str, name: str | None = None, tasks: Sequence[str | dict] = TASKS,
-                 pipeline: Sequence = (), test_mode: bool = False) -> None:
+    def __init__(
+        self,
+        data_root: str,
+        name: str | None = None,
+        tasks: Sequence[str | dict] = TASKS,
+        pipeline: Sequence = (),
+        test_mode: bool = False,
+    ) -> None:
         root = Path(data_root)
         path = root / 'pack.json'
         if not path.is_file():
-            raise FileNotFoundError(f'no {path}: pack the data set with tools/data/pack.py, or '
-                                    'start that again if it was interrupted')
+            raise FileNotFoundError(
+                f'no {path}: pack the data set with tools/data/pack.py, or '
+                'start that again if it was interrupted'
+            )
         what = json.loads(path.read_text())
         if what['version'] != VERSION:
-            raise ValueError(f'{path} is of version {what["version"]}, this mtp reads {VERSION}: '
-                             'pack again')
+            raise ValueError(
+                f'{path} is of version {what["version"]}, this mtp reads {VERSION}: pack again'
+            )
         self.rows = find_labels(tasks)
         tasks = tuple(row.task for row in self.rows)
         if not set(tasks) <= set(what['tasks']):
@@ -241,7 +267,10 @@ class PackedDataset(BaseDataset):
         classes = tuple(what['classes'])
         super().__init__(
             metainfo=dict(classes=classes, tasks=tasks, palette=palette(len(classes))),
-            pipeline=list(pipeline), test_mode=test_mode, lazy_init=True)
+            pipeline=list(pipeline),
+            test_mode=test_mode,
+            lazy_init=True,
+        )
         self._metainfo['name'] = name or what['name']
         self._fully_initialized = True
 
@@ -254,7 +283,15 @@ class PackedDataset(BaseDataset):
         entry = self.index[idx]
         image, runs = self.shards.read(idx, entry.size)
         return dict(
-            dataset=self._metainfo['name'], tasks=self._metainfo['tasks'],
-            num_classes=len(self._metainfo['classes']), sample_idx=idx, img_id=entry.img_id,
-            img_path=entry.file_name, height=entry.size[0], width=entry.size[1],
-            labels=entry, img=image, map_runs=runs)
+            dataset=self._metainfo['name'],
+            tasks=self._metainfo['tasks'],
+            num_classes=len(self._metainfo['classes']),
+            sample_idx=idx,
+            img_id=entry.img_id,
+            img_path=entry.file_name,
+            height=entry.size[0],
+            width=entry.size[1],
+            labels=entry,
+            img=image,
+            map_runs=runs,
+        )

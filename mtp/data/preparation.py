@@ -1,4 +1,5 @@
 """The preparation of any data set, which goes on where an earlier run stopped."""
+
 import json
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def _claim(dst: Path, request: dict) -> None:
     stamp = dst / STAMP
     if dst.is_dir() and any(path != stamp for path in dst.iterdir()):
         if not stamp.is_file() or json.loads(stamp.read_text()) != request:
-            raise FileExistsError(f'{dst} holds something else than {request}: remove it, or '
-                                  'choose another folder')
+            raise FileExistsError(
+                f'{dst} holds something else than {request}: remove it, or choose another folder'
+            )
         remove_unfinished(dst)
     write_json(stamp, request)

@@ -1,10 +1,19 @@
 """Reading the rotated boxes of an image, from DOTA text or DIOR-R xml."""
+
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-CORNER_TAGS = ('x_left_top', 'y_left_top', 'x_right_top', 'y_right_top', 'x_right_bottom',
-               'y_right_bottom', 'x_left_bottom', 'y_left_bottom')
+CORNER_TAGS = (
+    'x_left_top',
+    'y_left_top',
+    'x_right_top',
+    'y_right_top',
+    'x_right_bottom',
+    'y_right_bottom',
+    'x_left_bottom',
+    'y_left_bottom',
+)
 
 
 def read_rotated(path: str | Path, labels: dict[str, int]) -> list[dict]:
@@ -25,14 +34,16 @@ def read_rotated(path: str | Path, labels: dict[str, int]) -> list[dict]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'no rotated boxes at {path}: restore the file, or leave '
-                                "'rotated' out of the data set's tasks")
+        raise FileNotFoundError(
+            f'no rotated boxes at {path}: restore the file, or leave '
+            "'rotated' out of the data set's tasks"
+        )
     read = _read_xml if path.suffix == '.xml' else _read_dota
     boxes = []
     for place, name, corners in read(path):
         if name not in labels:
             raise ValueError(f'{path}, {place}: unknown class {name!r}; known are {list(labels)}')
-        points = [corners[i:i + 2] for i in range(0, 8, 2)]
+        points = [corners[i : i + 2] for i in range(0, 8, 2)]
         if all(points[i] != points[i - 1] for i in range(4)):
             boxes.append(dict(bbox=corners, bbox_label=labels[name]))
     return boxes
@@ -46,8 +57,10 @@ def _read_dota(path: Path) -> Iterator[tuple[str, str, list[float]]]:
         try:
             corners, name = [float(field) for field in fields[:8]], fields[8]
         except (ValueError, IndexError):
-            raise ValueError(f'{path}, line {number}: {line!r} is not of the form "x1 y1 x2 y2 x3 '
-                             'y3 x4 y4 class difficulty"') from None
+            raise ValueError(
+                f'{path}, line {number}: {line!r} is not of the form "x1 y1 x2 y2 x3 '
+                'y3 x4 y4 class difficulty"'
+            ) from None
         yield f'line {number}', name, corners
 
 
@@ -60,6 +73,8 @@ def _read_xml(path: Path) -> Iterator[tuple[str, str, list[float]]]:
         name, box = obj.findtext('name'), obj.find('robndbox')
         corners = [None if box is None else box.findtext(tag) for tag in CORNER_TAGS]
         if name is None or None in corners:
-            raise ValueError(f'{path}, object {number}: it lacks a name or a corner of robndbox '
-                             f'({", ".join(CORNER_TAGS)})')
+            raise ValueError(
+                f'{path}, object {number}: it lacks a name or a corner of robndbox '
+                f'({", ".join(CORNER_TAGS)})'
+            )
         yield f'object {number}', name.lower(), [float(corner) for corner in corners]

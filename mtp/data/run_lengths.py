@@ -4,6 +4,7 @@ A run is a stretch of equal pixels in one line of an image; for masks, as COCO s
 is a column. Sampling a flipped, resized and cropped mask then means to look up where a run's ends
 come to lie, and only the result is painted, in the mask's own box.
 """
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ class Runs:
         start: int64 ``(R,)``, first row.
         stop: int64 ``(R,)``, row after the last.
     """
+
     mask: np.ndarray
     line: np.ndarray
     start: np.ndarray
@@ -103,8 +105,9 @@ def read_counts(data: np.ndarray, ends: np.ndarray, height: int) -> Runs:
     base = np.concatenate([[0], ends_of_runs])[begins]
     ones = np.flatnonzero(place % 2 == 1)
     mask = np.repeat(np.arange(len(ends)), numbers)[ones]
-    return split_runs(mask, ends_of_runs[ones - 1] - base[mask], ends_of_runs[ones] - base[mask],
-                      height)
+    return split_runs(
+        mask, ends_of_runs[ones - 1] - base[mask], ends_of_runs[ones] - base[mask], height
+    )
 
 
 def split_runs(mask: np.ndarray, start: np.ndarray, stop: np.ndarray, height: int) -> Runs:
@@ -120,8 +123,7 @@ def split_runs(mask: np.ndarray, start: np.ndarray, stop: np.ndarray, height: in
     return Runs(mask, line, start - line * height, stop - line * height)
 
 
-def crop_masks(runs: Runs, rows: Axis, columns: Axis
-               ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def crop_masks(runs: Runs, rows: Axis, columns: Axis) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks in a crop, each painted in its own box.
 
     Args:
@@ -141,8 +143,15 @@ def crop_masks(runs: Runs, rows: Axis, columns: Axis
     if not len(mask):
         return mask, np.zeros((0, 4), np.int64), np.zeros(0, np.uint8)
     firsts = np.flatnonzero(np.diff(mask, prepend=-1))
-    boxes = np.stack([np.minimum.reduceat(left, firsts), np.minimum.reduceat(top, firsts),
-                      np.maximum.reduceat(right, firsts), np.maximum.reduceat(bottom, firsts)], 1)
+    boxes = np.stack(
+        [
+            np.minimum.reduceat(left, firsts),
+            np.minimum.reduceat(top, firsts),
+            np.maximum.reduceat(right, firsts),
+            np.maximum.reduceat(bottom, firsts),
+        ],
+        1,
+    )
     widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     areas = widths * heights
     # per run, where its box lies in the result, and the box's height
@@ -175,13 +184,18 @@ def crop_map(runs: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
     index = np.repeat(seen, copies)
     line = top[index] + np.arange(len(index)) - np.repeat(np.cumsum(copies) - copies, copies)
     line *= columns.length
-    painted = _paint(line + left[index], line + right[index], values[index].astype(np.uint8),
-                     rows.length * columns.length)
+    painted = _paint(
+        line + left[index],
+        line + right[index],
+        values[index].astype(np.uint8),
+        rows.length * columns.length,
+    )
     return painted.reshape(rows.length, columns.length)
 
 
-def _paint(starts: np.ndarray, stops: np.ndarray, values: np.ndarray | int, length: int
-           ) -> np.ndarray:
+def _paint(
+    starts: np.ndarray, stops: np.ndarray, values: np.ndarray | int, length: int
+) -> np.ndarray:
     """Disjoint stretches of ``values`` on 0, uint8 ``(length,)``."""
     order = np.argsort(starts, kind='stable')  # fast on what is sorted already, as without flips
     edges = np.zeros(2 * len(order) + 2, np.int64)

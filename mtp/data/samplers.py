@@ -1,4 +1,5 @@
 """The order of the images: a function of the seed and the iteration."""
+
 from collections.abc import Iterator
 
 import torch
@@ -28,14 +29,20 @@ class MultiDatasetSampler(Sampler):
         ValueError: names that are not those of the data sets, or a number below 1.
     """
 
-    def __init__(self, dataset: MultiTaskDataset, images_per_dataset: int | dict[str, int] = 1,
-                 seed: int | None = None) -> None:
+    def __init__(
+        self,
+        dataset: MultiTaskDataset,
+        images_per_dataset: int | dict[str, int] = 1,
+        seed: int | None = None,
+    ) -> None:
         names = list(dataset.metainfo['datasets'])
         if isinstance(images_per_dataset, int):
             images_per_dataset = dict.fromkeys(names, images_per_dataset)
         if set(images_per_dataset) != set(names) or min(images_per_dataset.values()) < 1:
-            raise ValueError(f'images_per_dataset={dict(images_per_dataset)}: give a number of at '
-                             f'least 1 for each of {names}')
+            raise ValueError(
+                f'images_per_dataset={dict(images_per_dataset)}: give a number of at '
+                f'least 1 for each of {names}'
+            )
         self.counts = [images_per_dataset[name] for name in names]
         self.sizes = [len(d) for d in dataset.datasets]
         self.offsets = [end - size for end, size in zip(dataset.cumulative_sizes, self.sizes)]
@@ -61,8 +68,9 @@ class MultiDatasetSampler(Sampler):
 
     def __len__(self) -> int:
         """Samples until the largest data set has been seen once; the sampler itself never ends."""
-        batches = max(-(-size // (count * self.world_size))
-                      for size, count in zip(self.sizes, self.counts))
+        batches = max(
+            -(-size // (count * self.world_size)) for size, count in zip(self.sizes, self.counts)
+        )
         return batches * self.images_per_batch
 
     def _batch(self, iteration: int, orders: list[dict]) -> list[tuple[int, int]]:

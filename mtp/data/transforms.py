@@ -3,6 +3,7 @@
 Which labels there are, and what of them is not mmdet's, is told by their rows of the table
 (:mod:`mtp.data.labels`).
 """
+
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
@@ -29,8 +30,10 @@ class LoadImage(MMCVLoadImageFromFile):
         try:
             return super().transform(results)
         except Exception as error:  # whatever the file backend and the decoder raise
-            raise ValueError(f'{path} is missing or no readable image: restore the file, or find '
-                             'all such files with tools/data/check_dataset.py') from error
+            raise ValueError(
+                f'{path} is missing or no readable image: restore the file, or find '
+                'all such files with tools/data/check_dataset.py'
+            ) from error
 
 
 @TRANSFORMS.register_module()
@@ -89,8 +92,9 @@ class Crop(mmdet.RandomCrop):
     def __init__(self, size: int) -> None:
         super().__init__((size, size), allow_negative_crop=True, recompute_bbox=True)
 
-    def _crop_data(self, results: dict, crop_size: tuple[int, int],
-                   allow_negative_crop: bool) -> dict:
+    def _crop_data(
+        self, results: dict, crop_size: tuple[int, int], allow_negative_crop: bool
+    ) -> dict:
         results['homography_matrix'] = None  # afterwards it is that of this crop alone
         results = super()._crop_data(results, crop_size, allow_negative_crop)
         for label in labels_in(results):
@@ -150,8 +154,18 @@ class PackLabels(BaseTransform):
     ``inputs`` is uint8 ``(3, H, W)`` BGR, ``data_samples`` a ``DetDataSample`` with the fields of
     the labels that there are (:mod:`mtp.data.labels`).
     """
-    meta_keys = ('dataset', 'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip',
-                 'flip_direction', 'distortion')
+
+    meta_keys = (
+        'dataset',
+        'img_id',
+        'img_path',
+        'ori_shape',
+        'img_shape',
+        'scale_factor',
+        'flip',
+        'flip_direction',
+        'distortion',
+    )
 
     def transform(self, results: dict) -> dict:
         """Pack."""

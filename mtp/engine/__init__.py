@@ -1,4 +1,5 @@
 """How the loop runs: optimiser groups, hooks, processes."""
+
 from mtp import compat
 from mtp.engine.ema import FastEMA
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
@@ -19,9 +20,22 @@ from mtp.models.weights.loading import load_safely
 compat.load_checkpoints_safely(load_safely)
 
 __all__ = [
-    'AccumulatingEpochLoop', 'AccumulatingIterLoop', 'CheckDatasetsHook', 'CompileHook',
-    'DeferredLogHook', 'DrawPredictionsHook', 'ExportEncoderHook', 'FastEMA',
-    'LayerDecayOptimWrapperConstructor', 'MixedPrecisionOptimWrapper', 'RehearsalHook',
-    'ReplicatedModel', 'Runner', 'SeedIterationHook', 'ShardedModel', 'TaskLossLogProcessor',
-    'ThroughputHook', 'TraceHook',
+    'AccumulatingEpochLoop',
+    'AccumulatingIterLoop',
+    'CheckDatasetsHook',
+    'CompileHook',
+    'DeferredLogHook',
+    'DrawPredictionsHook',
+    'ExportEncoderHook',
+    'FastEMA',
+    'LayerDecayOptimWrapperConstructor',
+    'MixedPrecisionOptimWrapper',
+    'RehearsalHook',
+    'ReplicatedModel',
+    'Runner',
+    'SeedIterationHook',
+    'ShardedModel',
+    'TaskLossLogProcessor',
+    'ThroughputHook',
+    'TraceHook',
 ]

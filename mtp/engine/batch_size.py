@@ -1,12 +1,16 @@
 """The recipe's batch on any number of processes, each with as much memory as it has."""
+
 import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from mmengine.config import Config
 
-DERIVED = ('train_dataloader.batch_size', 'train_dataloader.sampler.images_per_dataset',
-           'train_cfg.accumulation')
+DERIVED = (
+    'train_dataloader.batch_size',
+    'train_dataloader.sampler.images_per_dataset',
+    'train_cfg.accumulation',
+)
 
 
 def share_batch(cfg: Config, processes: int, options: Collection[str] = ()) -> str | None:
@@ -42,9 +46,11 @@ def share_batch(cfg: Config, processes: int, options: Collection[str] = ()) -> s
     cfg.train_cfg.pop('accumulation', None)  # of a config that an earlier run has written
     if accumulation > 1:
         cfg.train_cfg.accumulation = accumulation
-    return (f'{sum(totals.values())} images a step: {processes} '
-            f'process{"es" if processes > 1 else ""}, {sum(batch.values())} images at once, '
-            f'{accumulation} time{"s" if accumulation > 1 else ""}')
+    return (
+        f'{sum(totals.values())} images a step: {processes} '
+        f'process{"es" if processes > 1 else ""}, {sum(batch.values())} images at once, '
+        f'{accumulation} time{"s" if accumulation > 1 else ""}'
+    )
 
 
 def _batches(totals: dict[str, int], processes: int, most: int | None) -> int:
@@ -54,22 +60,31 @@ def _batches(totals: dict[str, int], processes: int, most: int | None) -> int:
         raise ValueError(_refusal(totals, common, processes))
     smallest = whole // common  # every batch has a multiple of this
     if most is not None and most < smallest:
-        raise ValueError(f'images_per_gpu={most}: the smallest batch of this recipe has '
-                         f'{_by_name(totals, common)}; give at least {smallest}')
-    return next(number for number in _divisors(common // processes)
-                if most is None or whole // (processes * number) <= most)
+        raise ValueError(
+            f'images_per_gpu={most}: the smallest batch of this recipe has '
+            f'{_by_name(totals, common)}; give at least {smallest}'
+        )
+    return next(
+        number
+        for number in _divisors(common // processes)
+        if most is None or whole // (processes * number) <= most
+    )
 
 
 def _refuse_unread(cfg: Config, options: Collection[str]) -> None:
     if 'total_batch_size' not in cfg:
         if cfg.get('images_per_gpu') is not None:
-            raise ValueError('--images-per-gpu divides total_batch_size, which this config does '
-                             'not have: set train_dataloader.batch_size')
+            raise ValueError(
+                '--images-per-gpu divides total_batch_size, which this config does '
+                'not have: set train_dataloader.batch_size'
+            )
         return
     for key in DERIVED:
         if any(option == key or option.startswith(f'{key}.') for option in options):
-            raise ValueError(f'--cfg-options {key} is derived from the images of a step: set '
-                             'total_batch_size, or how many a GPU takes at once, --images-per-gpu')
+            raise ValueError(
+                f'--cfg-options {key} is derived from the images of a step: set '
+                'total_batch_size, or how many a GPU takes at once, --images-per-gpu'
+            )
 
 
 def _images_of_each(cfg: Config) -> dict[str, int]:
@@ -79,18 +94,27 @@ def _images_of_each(cfg: Config) -> dict[str, int]:
         if not _is_number(total):
             raise ValueError(f'total_batch_size={total}: give a whole number of at least 1')
         return {'': total}
-    names = [dataset.get('name', dataset.get('subset'))
-             for dataset in cfg.train_dataloader.dataset.datasets]
+    names = [
+        dataset.get('name', dataset.get('subset'))
+        for dataset in cfg.train_dataloader.dataset.datasets
+    ]
     if _is_number(total):
         if total % len(names):
-            raise ValueError(f'total_batch_size={total} cannot be divided equally among the '
-                             f'{len(names)} data sets {", ".join(names)}: set it to a multiple of '
-                             f'{len(names)}, or give a number for each by name')
+            raise ValueError(
+                f'total_batch_size={total} cannot be divided equally among the '
+                f'{len(names)} data sets {", ".join(names)}: set it to a multiple of '
+                f'{len(names)}, or give a number for each by name'
+            )
         return dict.fromkeys(names, total // len(names))
-    if not isinstance(total, dict) or set(total) != set(names) or not all(
-            map(_is_number, total.values())):
-        raise ValueError(f'total_batch_size={total}: give a whole number of at least 1, or one for '
-                         f'each of {", ".join(names)}')
+    if (
+        not isinstance(total, dict)
+        or set(total) != set(names)
+        or not all(map(_is_number, total.values()))
+    ):
+        raise ValueError(
+            f'total_batch_size={total}: give a whole number of at least 1, or one for '
+            f'each of {", ".join(names)}'
+        )
     return dict(total)
 
 
@@ -105,17 +129,24 @@ def _refusal(totals: dict[str, int], common: int, processes: int) -> str:
         sizes = _one_of(factor * sum(smallest.values()) for factor in factors)
         changes = f'total_batch_size={sizes}'
     else:
-        changes = _one_of(' '.join(f'total_batch_size.{name}={factor * number}'
-                                   for name, number in smallest.items()) for factor in factors)
+        changes = _one_of(
+            ' '.join(
+                f'total_batch_size.{name}={factor * number}' for name, number in smallest.items()
+            )
+            for factor in factors
+        )
     each = '' if '' in totals else f', {_by_name(totals)},'
-    return (f'{sum(totals.values())} images a step{each} cannot be shared equally by {processes} '
-            f'processes: start {_one_of(_divisors(common))}, or change the recipe by --cfg-options '
-            f'{changes}')
+    return (
+        f'{sum(totals.values())} images a step{each} cannot be shared equally by {processes} '
+        f'processes: start {_one_of(_divisors(common))}, or change the recipe by --cfg-options '
+        f'{changes}'
+    )
 
 
 def _by_name(totals: dict[str, int], divisor: int = 1) -> str:
-    return ', '.join(f'{number // divisor} of {name or "the data set"}'
-                     for name, number in totals.items())
+    return ', '.join(
+        f'{number // divisor} of {name or "the data set"}' for name, number in totals.items()
+    )
 
 
 def _one_of(values: Iterable[Any]) -> str:

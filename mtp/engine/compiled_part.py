@@ -1,4 +1,5 @@
 """A method that runs compiled, and uncompiled from the first failure of the compiler on."""
+
 import copy
 import fcntl
 import hashlib
@@ -77,8 +78,9 @@ class CompiledPart:
         # An error of the method itself ends here, as it would without compilation.
         result = self._uncompiled(*args, **kwargs)
         self.kind.failed = True
-        fall_back(self.kind.name, 'it runs uncompiled',
-                  getattr(failure, 'inner_exception', failure))
+        fall_back(
+            self.kind.name, 'it runs uncompiled', getattr(failure, 'inner_exception', failure)
+        )
         return result
 
     def __deepcopy__(self, memo: dict) -> Callable:
@@ -99,6 +101,7 @@ def compile_method(method: Callable, backend: Callable) -> Callable:
 def _is_of_the_compiler(error: Exception) -> bool:
     """Return whether an error is of tracing, lowering or kernels, and not of the code they made."""
     from torch._dynamo import exc  # which takes 0.7 s to import
+
     return isinstance(error, exc.TorchDynamoException | exc.FailOnRecompileLimitHit)
 
 
@@ -116,8 +119,9 @@ def _turn_on_this_machine(name: str) -> Iterator[None]:
             lock = stack.enter_context(open(folder / f'{key.hexdigest()[:16]}.lock', 'w'))
             _lock(lock)
         except OSError as error:  # they all compile then
-            print_log(f'Processes do not take turns to compile: {error}', 'current',
-                      logging.WARNING)
+            print_log(
+                f'Processes do not take turns to compile: {error}', 'current', logging.WARNING
+            )
         yield
 
 

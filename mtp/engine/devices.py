@@ -1,4 +1,5 @@
 """Which device a run gets, in one clear line, before anything runs on it."""
+
 import os
 import shutil
 import subprocess
@@ -28,7 +29,8 @@ def require_usable_gpu() -> None:
             f'this machine has an NVIDIA GPU ({found[0]}), but torch {torch.__version__} cannot '
             f'use it: {_why_unusable()}. {_driver()}Install a torch build for this driver or a '
             'newer driver; to run on the CPU all the same, many times more slowly, set '
-            "CUDA_VISIBLE_DEVICES=''")
+            "CUDA_VISIBLE_DEVICES=''"
+        )
 
 
 def describe_device() -> Iterator[str]:
@@ -38,12 +40,16 @@ def describe_device() -> Iterator[str]:
         yield f'Device: CPU with {torch.get_num_threads()} threads, because {why}'
         return
     capability = torch.cuda.get_device_capability()
-    yield (f'Device: {torch.cuda.get_device_name()}, '
-           f'{torch.cuda.get_device_properties().total_memory / 2**30:.0f} GiB')
+    yield (
+        f'Device: {torch.cuda.get_device_name()}, '
+        f'{torch.cuda.get_device_properties().total_memory / 2**30:.0f} GiB'
+    )
     if not torch.version.hip and capability < BFLOAT16:
-        yield (f'This GPU, of compute capability {capability[0]}.{capability[1]}, does not compute '
-               'in bfloat16 (8.0 and newer do): the run is in float32, unless --amp on makes it '
-               'emulate bfloat16, which is slower still')
+        yield (
+            f'This GPU, of compute capability {capability[0]}.{capability[1]}, does not compute '
+            'in bfloat16 (8.0 and newer do): the run is in float32, unless --amp on makes it '
+            'emulate bfloat16, which is slower still'
+        )
 
 
 def visible_nvidia_gpus() -> list[str]:

@@ -1,4 +1,5 @@
 """Moving averages of a model's weights, in few kernels."""
+
 import torch
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
@@ -32,9 +33,11 @@ class FastEMA(ExponentialMovingAverage):
         if self._updates is None:
             self._updates = int(self.steps)
         source = model.state_dict() if self.update_buffers else dict(model.named_parameters())
-        pairs = [(average.detach(), source[name].detach())
-                 for name, average in self.avg_parameters.items()
-                 if self._updates == 0 or average.is_floating_point()]
+        pairs = [
+            (average.detach(), source[name].detach())
+            for name, average in self.avg_parameters.items()
+            if self._updates == 0 or average.is_floating_point()
+        ]
         averages, values = map(list, zip(*pairs))
         if self._updates == 0:
             torch._foreach_copy_(averages, values)

@@ -3,6 +3,7 @@
 An exponential counts as one operation. :func:`count` adds these formulas to torch's own, which know
 matrix products, convolutions and attention; what is elementwise is not counted.
 """
+
 import copy
 import importlib.util
 from collections.abc import Callable
@@ -23,8 +24,10 @@ Work = tuple[float, float]  # forward, backward
 def rotated_window_work(windows: int, size: int, channels: int) -> Work:
     """Rotated window attention in ``windows`` (of all images and heads) of ``size``^2 tokens."""
     keys = size**2
-    return (windows * keys * channels * (4 * keys + 4 * size + 16),
-            windows * keys * channels * (10 * keys + 8 * size + 48))
+    return (
+        windows * keys * channels * (4 * keys + 4 * size + 16),
+        windows * keys * channels * (10 * keys + 8 * size + 48),
+    )
 
 
 def dcnv3_work(taps: int, channels: int) -> Work:
@@ -44,8 +47,10 @@ def count(call: Callable[[], Any]) -> float:
     pass through torch's dispatcher.
     """
     corrected = {aten.convolution_backward: _convolution_backward}
-    with (FlopCounterMode(display=False, custom_mapping=corrected) as counter,
-          torch.compiler.set_stance('force_eager')):
+    with (
+        FlopCounterMode(display=False, custom_mapping=corrected) as counter,
+        torch.compiler.set_stance('force_eager'),
+    ):
         call()
     return counter.get_total_flops()
 
@@ -76,17 +81,21 @@ def count_training_step(model: BaseModel, batch: dict) -> float:
             torch.autograd.grad(loss, parameters, allow_unused=True)
 
         # Tensors without numbers are not sent, pinned, or sampled by cuDNN; nothing is drawn.
-        with (patch.object(torch.distributed, 'is_initialized', lambda: False),
-              patch.object(torch.Tensor, 'pin_memory', lambda tensor: tensor),
-              torch.backends.cudnn.flags(enabled=False), torch.random.fork_rng()):
+        with (
+            patch.object(torch.distributed, 'is_initialized', lambda: False),
+            patch.object(torch.Tensor, 'pin_memory', lambda tensor: tensor),
+            torch.backends.cudnn.flags(enabled=False),
+            torch.random.fork_rng(),
+        ):
             return count(step)
 
 
 def matrix_rate(device: torch.device, side: int = 8192) -> float:
     """Measure the operations a second of bfloat16 matrix products of ``side`` rows and columns."""
     # With numbers of its own: the step that follows draws what it would have drawn.
-    a, b = torch.randn(2, side, side, dtype=torch.bfloat16, device=device,
-                       generator=torch.Generator(device))
+    a, b = torch.randn(
+        2, side, side, dtype=torch.bfloat16, device=device, generator=torch.Generator(device)
+    )
     a @ b  # the first call chooses a kernel
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
@@ -97,25 +106,39 @@ def matrix_rate(device: torch.device, side: int = 8192) -> float:
     return 10 * 2 * side**3 / (start.elapsed_time(stop) / 1e3)
 
 
-def _convolution_backward(grad, x, weight, bias, stride, padding, dilation, transposed,
-                          output_padding, groups, output_mask, **_) -> float:
+def _convolution_backward(
+    grad,
+    x,
+    weight,
+    bias,
+    stride,
+    padding,
+    dilation,
+    transposed,
+    output_padding,
+    groups,
+    output_mask,
+    **_,
+) -> float:
     # torch 2.11 counts the gradient of a grouped convolution's weight as if it had one group
     positions = x if transposed else grad
     return 2 * prod(weight) * x[0] * prod(positions[2:]) * sum(output_mask[:2])
 
 
 register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu)(
-    lambda q, k, v, *_, **__: flop_counter.sdpa_flop_count(q, k, v))
+    lambda q, k, v, *_, **__: flop_counter.sdpa_flop_count(q, k, v)
+)
 register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu_backward)(
-    lambda grad, q, k, v, *_, **__: flop_counter.sdpa_backward_flop_count(grad, q, k, v))
+    lambda grad, q, k, v, *_, **__: flop_counter.sdpa_backward_flop_count(grad, q, k, v)
+)
 register_flop_formula(aten.grid_sampler_2d)(
-    lambda image, grid, *_, out_shape, **__: 8 * prod(out_shape))
-register_flop_formula(aten.grid_sampler_2d_backward)(
-    lambda grad, *_, **__: 16 * prod(grad))
+    lambda image, grid, *_, out_shape, **__: 8 * prod(out_shape)
+)
+register_flop_formula(aten.grid_sampler_2d_backward)(lambda grad, *_, **__: 16 * prod(grad))
 
 
 def _samples(bins: int, ratio: int) -> int:
-    return bins * (ratio if ratio > 0 else 2)**2  # adaptive: about two samples a bin and axis
+    return bins * (ratio if ratio > 0 else 2) ** 2  # adaptive: about two samples a bin and axis
 
 
 def _register_torchvision() -> None:
@@ -126,8 +149,9 @@ def _register_torchvision() -> None:
         return roi_align_work(rois[0] * _samples(height * width, ratio), image[1])[0]
 
     @register_flop_formula(torch.ops.torchvision._roi_align_backward)
-    def backward(grad, rois, scale, height, width, batch, channels, h, w, ratio, aligned, **_
-                 ) -> float:
+    def backward(
+        grad, rois, scale, height, width, batch, channels, h, w, ratio, aligned, **_
+    ) -> float:
         return roi_align_work(rois[0] * _samples(height * width, ratio), channels)[1]
 
 
@@ -147,8 +171,9 @@ def _register_kernels() -> None:
         return dcnv3_work(prod(mask), input[3] // group)[0]
 
     @register_flop_formula(torch.ops.mtp.dcnv3_backward)
-    def dcnv3_backward(grad, input, offset, mask, kernel, stride, pad, dilation, group, *_, **__
-                       ) -> float:
+    def dcnv3_backward(
+        grad, input, offset, mask, kernel, stride, pad, dilation, group, *_, **__
+    ) -> float:
         return dcnv3_work(prod(mask), input[3] // group)[1]
 
     @register_flop_formula(torch.ops.mtp.roi_align_rotated)

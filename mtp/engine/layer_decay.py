@@ -1,4 +1,5 @@
 """Layer-wise learning rate decay: earlier layers of the backbone learn more slowly."""
+
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
@@ -38,7 +39,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if set(self.paramwise_cfg) != {'layer_decay_rate'} or not 0 < rate <= 1:
             raise ValueError(
                 f'paramwise_cfg={self.paramwise_cfg}: {type(self).__name__} takes '
-                'dict(layer_decay_rate=x) with 0 < x <= 1 and nothing else')
+                'dict(layer_decay_rate=x) with 0 < x <= 1 and nothing else'
+            )
         if self.base_lr is None or self.base_wd is None:
             raise ValueError(f'optimizer={self.optimizer_cfg}: give its lr and weight_decay')
 
@@ -51,32 +53,43 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for name, param in module.named_parameters():
             if not param.requires_grad:
                 continue
-            layer = backbone.layer_id(name[len(prefix):]) if name.startswith(prefix) else last
+            layer = backbone.layer_id(name[len(prefix) :]) if name.startswith(prefix) else last
             weight_decay = 0.0 if backbone.no_weight_decay(name, param) else self.base_wd
-            key = self.base_lr * rate**(last - layer), weight_decay
+            key = self.base_lr * rate ** (last - layer), weight_decay
             groups.setdefault(key, []).append(param)
 
         for lr, weight_decay in sorted(groups, key=lambda key: (key[0], -key[1])):
-            params.append({'params': groups[lr, weight_decay], 'lr': lr,
-                           'weight_decay': weight_decay})
+            params.append(
+                {'params': groups[lr, weight_decay], 'lr': lr, 'weight_decay': weight_decay}
+            )
         print_log(
             f'Layer-wise decay {rate} on {prefix}* ({backbone.num_layers} layers): '
             f'{len(params)} groups, lr {params[0]["lr"]:.3e} to {self.base_lr:.3e}, weight decay '
             f'{self.base_wd} on {_count(params, self.base_wd)} parameters, none on '
-            f'{_count(params, 0.0)}', logger='current')
+            f'{_count(params, 0.0)}',
+            logger='current',
+        )
 
 
 def _count(groups: list[dict], weight_decay: float) -> str:
-    total = sum(param.numel() for group in groups if group['weight_decay'] == weight_decay
-                for param in group['params'])
+    total = sum(
+        param.numel()
+        for group in groups
+        if group['weight_decay'] == weight_decay
+        for param in group['params']
+    )
     return f'{total / 1e6:.1f} M'
 
 
 def _find_backbone(model: nn.Module) -> tuple[str, Backbone]:
-    found = [(f'{name}.' if name else '', module) for name, module in model.named_modules()
-             if isinstance(module, Backbone)]
+    found = [
+        (f'{name}.' if name else '', module)
+        for name, module in model.named_modules()
+        if isinstance(module, Backbone)
+    ]
     if len(found) != 1:
         raise ValueError(
             f'{type(model).__name__} has {len(found)} submodules with num_layers, layer_id and '
-            'no_weight_decay; layer-wise decay needs exactly one: a backbone of mtp')
+            'no_weight_decay; layer-wise decay needs exactly one: a backbone of mtp'
+        )
     return found[0]

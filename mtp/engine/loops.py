@@ -2,6 +2,7 @@
 
 Steps, schedules, checkpoints and logs then mean the same on one GPU as on many.
 """
+
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
@@ -53,8 +54,9 @@ class _Accumulating:
     before every batch but the first.
     """
 
-    def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, accumulation: int = 1,
-                 **kwargs) -> None:
+    def __init__(
+        self, runner: Runner, dataloader: DataLoader | dict, *args, accumulation: int = 1, **kwargs
+    ) -> None:
         self.accumulation = accumulation
         self._fits = False  # until a step has run
         super().__init__(runner, dataloader, *args, **kwargs)
@@ -67,8 +69,9 @@ class _Accumulating:
     @dataloader.setter
     def dataloader(self, loader: DataLoader) -> None:
         # set by mmengine's constructor, before it asks for the length
-        self._dataloader = loader if self.accumulation == 1 else GroupedLoader(
-            loader, self.accumulation)
+        self._dataloader = (
+            loader if self.accumulation == 1 else GroupedLoader(loader, self.accumulation)
+        )
 
     def run_iter(self, *args) -> None:
         """Make one update; the arguments are those of mmengine's loop.
@@ -101,9 +104,11 @@ class _Accumulating:
         """
         wrapper = self.runner.optim_wrapper
         if not isinstance(wrapper, MixedPrecisionOptimWrapper):
-            raise ValueError(f'an update of several batches needs optim_wrapper.type='
-                             f'mtp.engine.MixedPrecisionOptimWrapper, not {type(wrapper).__name__}:'
-                             ' set it, or leave out --images-per-gpu')
+            raise ValueError(
+                f'an update of several batches needs optim_wrapper.type='
+                f'mtp.engine.MixedPrecisionOptimWrapper, not {type(wrapper).__name__}:'
+                ' set it, or leave out --images-per-gpu'
+            )
         self.runner.call_hook('before_train_iter', batch_idx=index, data_batch=batches)
         wrapper.start_update(len(batches))
         outputs = []
@@ -111,8 +116,9 @@ class _Accumulating:
             if number:
                 self.runner.call_hook('before_train_batch', batch_idx=number)
             outputs.append(self.runner.model.train_step(batch, optim_wrapper=wrapper))
-        self.runner.call_hook('after_train_iter', batch_idx=index, data_batch=batches,
-                              outputs=_mean(outputs))
+        self.runner.call_hook(
+            'after_train_iter', batch_idx=index, data_batch=batches, outputs=_mean(outputs)
+        )
         self._iter += 1
 
 
@@ -144,6 +150,10 @@ class AccumulatingEpochLoop(_Accumulating, EpochBasedTrainLoop):
 
 def _mean(outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the mean of what several batches logged, without waiting for the device."""
-    values = torch.stack([torch.stack([value.detach().reshape(()) for value in output.values()])
-                          for output in outputs])
+    values = torch.stack(
+        [
+            torch.stack([value.detach().reshape(()) for value in output.values()])
+            for output in outputs
+        ]
+    )
     return dict(zip(outputs[0], values.mean(0)))

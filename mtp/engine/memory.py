@@ -1,4 +1,5 @@
 """What to do when the first step does not fit the GPU: how much it needs, and what would fit."""
+
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -45,8 +46,10 @@ def write_snapshot(runner: Runner) -> None:
     except Exception as error:  # it must not hide that memory ran out
         runner.logger.warning(f'No snapshot of the memory was written: {reason_in_a_line(error)}')
     else:
-        runner.logger.error(f'Out of memory: what filled it is in {path}, which '
-                            'https://pytorch.org/memory_viz shows')
+        runner.logger.error(
+            f'Out of memory: what filled it is in {path}, which '
+            'https://pytorch.org/memory_viz shows'
+        )
 
 
 def explain_shortage(runner: Runner, said: str) -> str:
@@ -62,8 +65,10 @@ def explain_shortage(runner: Runner, said: str) -> str:
     try:
         return _explain(runner, said)
     except Exception as error:  # it must not hide that memory ran out
-        return (f'the first step does not fit the memory of the GPU. What would fit is not known: '
-                f'{reason_in_a_line(error)}. torch says: {said.splitlines()[0]}')
+        return (
+            f'the first step does not fit the memory of the GPU. What would fit is not known: '
+            f'{reason_in_a_line(error)}. torch says: {said.splitlines()[0]}'
+        )
 
 
 def _explain(runner: Runner, said: str) -> str:
@@ -82,24 +87,32 @@ def _explain(runner: Runner, said: str) -> str:
             how = 'measured; an image takes'
         except torch.cuda.OutOfMemoryError:
             fitting = 0
-    return (f'the first step does not fit the memory of the GPU, {total / 2**30:.1f} GiB, with '
-            f'{images} images at once. Weights, gradients, states of the optimiser and what else '
-            f'does not depend on the batch take {fixed / 2**30:.2f} GiB ({how} '
-            f'{per_image / 2**30:.2f} GiB). {_advice(fitting, unit)}. torch says: '
-            f'{said.splitlines()[0]}')
+    return (
+        f'the first step does not fit the memory of the GPU, {total / 2**30:.1f} GiB, with '
+        f'{images} images at once. Weights, gradients, states of the optimiser and what else '
+        f'does not depend on the batch take {fixed / 2**30:.2f} GiB ({how} '
+        f'{per_image / 2**30:.2f} GiB). {_advice(fitting, unit)}. torch says: '
+        f'{said.splitlines()[0]}'
+    )
 
 
 def _advice(fitting: int, unit: int) -> str:
     if fitting >= unit:
-        first = (f'{fitting} images should fit: --images-per-gpu {fitting} (a step keeps its '
-                 'images, gradients are summed)')
+        first = (
+            f'{fitting} images should fit: --images-per-gpu {fitting} (a step keeps its '
+            'images, gradients are summed)'
+        )
     else:
-        first = (f'The smallest batch, of {unit} image{"s" if unit > 1 else ""}, may not fit: a '
-                 'smaller --images-per-gpu alone is not enough')
-    return (f'{first}. Further: --cfg-options model.backbone.with_cp=True (activations are '
-            'computed twice instead of kept), and on several GPUs --cfg-options '
-            'model_wrapper_cfg.type=mtp.engine.ShardedModel (each keeps a share of the weights '
-            'and states)')
+        first = (
+            f'The smallest batch, of {unit} image{"s" if unit > 1 else ""}, may not fit: a '
+            'smaller --images-per-gpu alone is not enough'
+        )
+    return (
+        f'{first}. Further: --cfg-options model.backbone.with_cp=True (activations are '
+        'computed twice instead of kept), and on several GPUs --cfg-options '
+        'model_wrapper_cfg.type=mtp.engine.ShardedModel (each keeps a share of the weights '
+        'and states)'
+    )
 
 
 def _measure(runner: Runner, images: int, unit: int) -> tuple[int, int]:
@@ -127,8 +140,10 @@ def _peak(runner: Runner, indices: Sequence[Any], number: int) -> int:
 
 def _count(runner: Runner, images: int, capacity: int) -> tuple[int, int]:
     """Return the bytes that follow from the number of weights, and the fewest of an image."""
-    weights = (value.to_local() if isinstance(value, DTensor) else value
-               for value in runner.model.parameters())
+    weights = (
+        value.to_local() if isinstance(value, DTensor) else value
+        for value in runner.model.parameters()
+    )
     # weights, gradients, and AdamW's two averages
     fixed = 4 * sum(value.numel() * value.element_size() for value in weights)
     return fixed, max(0, capacity - fixed) // images

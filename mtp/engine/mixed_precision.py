@@ -1,4 +1,5 @@
 """The training step's precision, and gradient clipping that does not make the host wait."""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,7 +27,8 @@ def autocast_dtype(amp: str) -> torch.dtype | None:
         raise ValueError(f"amp={amp!r}: must be 'auto', 'on' or 'off'")
     # CPUs without instructions for bfloat16 compute in it more slowly than in float32.
     supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported(
-        including_emulation=False)
+        including_emulation=False
+    )
     return torch.bfloat16 if amp == 'on' or amp == 'auto' and supported else None
 
 
@@ -51,8 +53,9 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         ValueError: another ``amp``.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, amp: str = 'auto',
-                 clip_grad: dict | None = None) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, amp: str = 'auto', clip_grad: dict | None = None
+    ) -> None:
         super().__init__(optimizer, clip_grad=clip_grad)
         self.enabled = autocast_dtype(amp) is not None
         self.grad_norm: Tensor | None = None
@@ -64,13 +67,16 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Autocast, besides what ``OptimWrapper`` does for gradient accumulation."""
-        with super().optim_context(model), autocast(
-                enabled=self.enabled, dtype=torch.bfloat16):
+        with super().optim_context(model), autocast(enabled=self.enabled, dtype=torch.bfloat16):
             yield
 
     def _clip_grad(self) -> None:
         # mmengine's turns the norm into a number in every step.
-        params = [param for group in self.optimizer.param_groups for param in group['params']
-                  if param.grad is not None]
+        params = [
+            param
+            for group in self.optimizer.param_groups
+            for param in group['params']
+            if param.grad is not None
+        ]
         norm = self.clip_func(params, **self.clip_grad_kwargs)
         self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm

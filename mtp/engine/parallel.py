@@ -5,6 +5,7 @@
     model_wrapper_cfg = dict(type=ReplicatedModel)                   # the default
     model_wrapper_cfg = dict(type=ShardedModel, processes_per_copy=8)
 """
+
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -46,12 +47,20 @@ class ReplicatedModel(MMDistributedDataParallel):
         compress_gradients: send gradients in bfloat16, half the bytes.
     """
 
-    def __init__(self, module: nn.Module, device_ids: list[int] | None = None,
-                 compress_gradients: bool = False) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        device_ids: list[int] | None = None,
+        compress_gradients: bool = False,
+    ) -> None:
         on_gpu = next(module.parameters()).is_cuda
         super().__init__(
-            module, device_ids=device_ids if on_gpu else None, broadcast_buffers=False,
-            gradient_as_bucket_view=True, static_graph=True)
+            module,
+            device_ids=device_ids if on_gpu else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            static_graph=True,
+        )
         if compress_gradients:
             self.register_comm_hook(None, bf16_compress_hook)
         self._knows_graph = False
@@ -64,8 +73,9 @@ class ReplicatedModel(MMDistributedDataParallel):
         with super().no_sync() if self._knows_graph else nullcontext():
             yield
 
-    def train_step(self, data: dict | tuple | list, optim_wrapper: OptimWrapper
-                   ) -> dict[str, Tensor]:
+    def train_step(
+        self, data: dict | tuple | list, optim_wrapper: OptimWrapper
+    ) -> dict[str, Tensor]:
         """A training step, see mmengine."""
         log_vars = super().train_step(data, optim_wrapper)
         self._knows_graph = True
@@ -74,8 +84,9 @@ class ReplicatedModel(MMDistributedDataParallel):
 
 def parts(model: nn.Module) -> tuple[list[nn.Module], list[Task]]:
     """Return the modules that FSDP wraps individually: backbone blocks and task decoders."""
-    blocks = [module for name, module in model.named_modules()
-              if name.split('.')[-2:-1] == ['blocks']]
+    blocks = [
+        module for name, module in model.named_modules() if name.split('.')[-2:-1] == ['blocks']
+    ]
     return blocks, [module for module in model.modules() if isinstance(module, Task)]
 
 
@@ -119,8 +130,10 @@ class ShardedModel(nn.Module):
         settings: dict[str, Any] = dict(mesh=self._mesh())
         # Outputs and inputs keep their dtype: under autocast the residual stream is float32.
         policy = MixedPrecisionPolicy(
-            param_dtype=block_dtype if on_gpu else None, reduce_dtype=torch.float32,
-            cast_forward_inputs=False)
+            param_dtype=block_dtype if on_gpu else None,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,
+        )
         blocks, decoders = parts(self.module)
         for block in blocks:
             fully_shard(block, mp_policy=policy, **settings)
@@ -135,18 +148,22 @@ class ShardedModel(nn.Module):
         world = torch.distributed.get_world_size()
         size = self.processes_per_copy or world
         if world % size:
-            raise ValueError(f'{world} processes do not make whole copies of '
-                             f'processes_per_copy={size}: give a divisor')
+            raise ValueError(
+                f'{world} processes do not make whole copies of '
+                f'processes_per_copy={size}: give a divisor'
+            )
         if size == world:
             return init_device_mesh(device, (world,))
-        return init_device_mesh(device, (world // size, size),
-                                mesh_dim_names=('replicate', 'shard'))
+        return init_device_mesh(
+            device, (world // size, size), mesh_dim_names=('replicate', 'shard')
+        )
 
     def forward(self, *args, **kwargs) -> Any:
         return self.module(*args, **kwargs)
 
-    def train_step(self, data: dict | tuple | list, optim_wrapper: OptimWrapper
-                   ) -> dict[str, Tensor]:
+    def train_step(
+        self, data: dict | tuple | list, optim_wrapper: OptimWrapper
+    ) -> dict[str, Tensor]:
         """A training step as mmengine's models do it; gradients are reduced when they are used."""
         self.module.set_requires_gradient_sync(optim_wrapper.should_sync())
         return self.module.train_step(data, optim_wrapper)

@@ -1,4 +1,5 @@
 """mmengine's runner, for models in shards as well."""
+
 import os
 import time
 from collections.abc import Callable
@@ -44,8 +45,9 @@ class Runner(MMEngineRunner):
     def _shards(self) -> bool:
         return isinstance(self.model, ShardedModel) and self.model.is_sharded
 
-    def set_randomness(self, seed: int | None, diff_rank_seed: bool = False,
-                       deterministic: bool = False) -> None:
+    def set_randomness(
+        self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False
+    ) -> None:
         """As in mmengine; ``deterministic`` also prepares cuBLAS."""
         if deterministic:
             # mmengine 0.10 leaves it out, and torch refuses matrix products without it
@@ -71,23 +73,43 @@ class Runner(MMEngineRunner):
         if not self._shards:  # these have been, while they were whole
             super()._init_model_weights()
 
-    def save_checkpoint(self, out_dir: str, filename: str, file_client_args: dict | None = None,
-                        save_optimizer: bool = True, save_param_scheduler: bool = True,
-                        meta: dict | None = None, by_epoch: bool = True,
-                        backend_args: dict | None = None) -> None:
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        backend_args: dict | None = None,
+    ) -> None:
         """As in mmengine; shards are written by all processes, with ``meta`` given."""
         if not self._shards:
-            super().save_checkpoint(out_dir, filename, file_client_args, save_optimizer,
-                                    save_param_scheduler, meta, by_epoch, backend_args)
+            super().save_checkpoint(
+                out_dir,
+                filename,
+                file_client_args,
+                save_optimizer,
+                save_param_scheduler,
+                meta,
+                by_epoch,
+                backend_args,
+            )
             return
         checkpoint: dict[str, Any] = {
             'meta': dict(
-                meta, cfg=self.cfg.pretty_text, seed=self.seed,
-                experiment_name=self.experiment_name, time=time.strftime('%Y%m%d_%H%M%S'),
+                meta,
+                cfg=self.cfg.pretty_text,
+                seed=self.seed,
+                experiment_name=self.experiment_name,
+                time=time.strftime('%Y%m%d_%H%M%S'),
                 mmengine_version=mmengine.__version__,
-                dataset_meta=getattr(self.train_dataloader.dataset, 'metainfo', None)),
+                dataset_meta=getattr(self.train_dataloader.dataset, 'metainfo', None),
+            ),
             'state_dict': self.bare_model.state_dict(),
-            'message_hub': self.message_hub.state_dict()}
+            'message_hub': self.message_hub.state_dict(),
+        }
         if save_optimizer:
             checkpoint['optimizer'] = self.optim_wrapper.state_dict()
         if save_param_scheduler:
@@ -95,8 +117,9 @@ class Runner(MMEngineRunner):
         self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
         save_shards(checkpoint, Path(out_dir) / filename)
 
-    def load_checkpoint(self, filename: str, map_location: str | Callable = 'cpu',
-                        strict: bool = False, **kwargs) -> dict[str, Any]:
+    def load_checkpoint(
+        self, filename: str, map_location: str | Callable = 'cpu', strict: bool = False, **kwargs
+    ) -> dict[str, Any]:
         """As in mmengine; ``filename`` may be a folder, whose entries must all fit the model."""
         folder = Path(filename).is_dir()
         if not folder and not self._shards:

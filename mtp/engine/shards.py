@@ -4,6 +4,7 @@ The folder holds what a checkpoint file of mmengine holds: the tensors of ``stat
 ``optimizer`` through ``torch.distributed.checkpoint``, each process writing its own, and the rest
 (schedules, log, meta information) in ``rest.pth``.
 """
+
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,8 +26,10 @@ REST = 'rest.pth'
 
 def whole_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """A module's state dict on the CPU, whole even of a sharded module; all processes must call."""
-    return {name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
-            for name, value in module.state_dict().items()}
+    return {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
+        for name, value in module.state_dict().items()
+    }
 
 
 def save_shards(checkpoint: dict[str, Any], folder: str | Path) -> None:
@@ -43,8 +46,9 @@ def save_shards(checkpoint: dict[str, Any], folder: str | Path) -> None:
     rest = dict(checkpoint)
     tensors = _flat(rest.pop('state_dict'), rest.get('optimizer', {}).get('state', {}))
     if 'optimizer' in rest:
-        rest['optimizer'] = {key: value for key, value in rest['optimizer'].items()
-                             if key != 'state'}
+        rest['optimizer'] = {
+            key: value for key, value in rest['optimizer'].items() if key != 'state'
+        }
     if is_main_process():
         shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
         unfinished.mkdir(parents=True)
@@ -58,8 +62,9 @@ def save_shards(checkpoint: dict[str, Any], folder: str | Path) -> None:
     barrier()
 
 
-def load_shards(folder: str | Path, model: nn.Module, optimizer: Optimizer | None = None
-                ) -> dict[str, Any]:
+def load_shards(
+    folder: str | Path, model: nn.Module, optimizer: Optimizer | None = None
+) -> dict[str, Any]:
     """Load a checkpoint's weights into a model; all processes must call.
 
     Args:
@@ -79,10 +84,15 @@ def load_shards(folder: str | Path, model: nn.Module, optimizer: Optimizer | Non
             if kind == 'optimizer':
                 like = _parameters(optimizer)[int(index)]
                 states.setdefault(int(index), {})[name[0]] = (
-                    torch.zeros_like(like, dtype=dtype) if size == like.shape
-                    else torch.zeros(size, dtype=dtype))
-    dcp.load(_flat(state_dict, states), checkpoint_id=folder,
-             no_dist=not torch.distributed.is_initialized())
+                    torch.zeros_like(like, dtype=dtype)
+                    if size == like.shape
+                    else torch.zeros(size, dtype=dtype)
+                )
+    dcp.load(
+        _flat(state_dict, states),
+        checkpoint_id=folder,
+        no_dist=not torch.distributed.is_initialized(),
+    )
     checkpoint['state_dict'] = state_dict
     if optimizer is None:
         checkpoint.pop('optimizer', None)
@@ -104,7 +114,8 @@ def distribute(checkpoint: dict[str, Any], model: nn.Module, optimizer: Optimize
     likes = model.state_dict()
     checkpoint['state_dict'] = {
         name: _split_like(value, likes[name]) if name in likes else value
-        for name, value in checkpoint['state_dict'].items()}
+        for name, value in checkpoint['state_dict'].items()
+    }
     if optimizer is not None and 'optimizer' in checkpoint:
         for index, state in checkpoint['optimizer']['state'].items():
             like = _parameters(optimizer)[index]
@@ -123,8 +134,11 @@ def read_entries(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_dir():
         return read_state_dict(path)
-    return {key.removeprefix('state_dict.'): torch.empty(size, dtype=dtype, device='meta')
-            for key, (size, dtype) in _entries(path).items() if key.startswith('state_dict.')}
+    return {
+        key.removeprefix('state_dict.'): torch.empty(size, dtype=dtype, device='meta')
+        for key, (size, dtype) in _entries(path).items()
+        if key.startswith('state_dict.')
+    }
 
 
 def merge_shards(folder: str | Path, path: str | Path) -> None:
@@ -150,18 +164,26 @@ def merge_shards(folder: str | Path, path: str | Path) -> None:
             torch.save(checkpoint, file)
 
 
-def _flat(state_dict: Mapping[str, Tensor], states: Mapping[int, Mapping[str, Tensor]]
-          ) -> dict[str, Tensor]:
-    return {**{f'state_dict.{name}': value for name, value in state_dict.items()},
-            **{f'optimizer.{index}.{name}': value
-               for index, state in states.items() for name, value in state.items()}}
+def _flat(
+    state_dict: Mapping[str, Tensor], states: Mapping[int, Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    return {
+        **{f'state_dict.{name}': value for name, value in state_dict.items()},
+        **{
+            f'optimizer.{index}.{name}': value
+            for index, state in states.items()
+            for name, value in state.items()
+        },
+    }
 
 
 def _entries(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Key -> size and dtype of every tensor of a folder."""
     if not (folder / '.metadata').is_file() or not (folder / REST).is_file():
-        raise FileNotFoundError(f'no checkpoint in the folder {folder}: it lacks .metadata or '
-                                f'{REST}; give a folder that training wrote')
+        raise FileNotFoundError(
+            f'no checkpoint in the folder {folder}: it lacks .metadata or '
+            f'{REST}; give a folder that training wrote'
+        )
     entries = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
     return {key: (entry.size, entry.properties.dtype) for key, entry in entries.items()}
 

@@ -1,4 +1,5 @@
 """Samples and predictions -> numbers, or what a benchmark's server makes numbers of."""
+
 from mtp.evaluation.change_metric import ChangeMetric
 from mtp.evaluation.coco_metric import DetectionMetric
 from mtp.evaluation.multitask_metric import MultiTaskMetric
@@ -7,6 +8,14 @@ from mtp.evaluation.segmentation_metric import SegmentationMetric
 from mtp.evaluation.submission import LoveDASubmission, Submission
 from mtp.evaluation.tiles import DOTASubmission, FAIR1MSubmission
 
-__all__ = ['ChangeMetric', 'DOTASubmission', 'DetectionMetric', 'FAIR1MSubmission',
-           'LoveDASubmission', 'MultiTaskMetric', 'RotatedMetric', 'SegmentationMetric',
-           'Submission']
+__all__ = [
+    'ChangeMetric',
+    'DOTASubmission',
+    'DetectionMetric',
+    'FAIR1MSubmission',
+    'LoveDASubmission',
+    'MultiTaskMetric',
+    'RotatedMetric',
+    'SegmentationMetric',
+    'Submission',
+]

@@ -1,4 +1,5 @@
 """Change detection: how well the changed pixels are found, over all pixels of a split."""
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ class ChangeMetric(BaseMetric):
     Args:
         collect_device, prefix, collect_dir: as in :class:`mmengine.evaluator.BaseMetric`.
     """
+
     default_prefix = ''  # the names are complete; mmengine warns where it is None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -45,15 +47,24 @@ class ChangeMetric(BaseMetric):
         names = self.dataset_meta['classes']
         hit, true, found = counts.diagonal(), counts.sum(1), counts.sum(0)
         with np.errstate(invalid='ignore'):  # 0 / 0 is the nan that is meant
-            table = dict(zip(SCORES, (2 * hit / (true + found), hit / found, hit / true,
-                                      hit / (true + found - hit))))
+            table = dict(
+                zip(
+                    SCORES,
+                    (2 * hit / (true + found), hit / found, hit / true, hit / (true + found - hit)),
+                )
+            )
             accuracy = hit.sum() / counts.sum()
-        metrics = {f'{name}/{score}': 100 * float(values[i])
-                   for i, name in enumerate(names) for score, values in table.items()}
+        metrics = {
+            f'{name}/{score}': 100 * float(values[i])
+            for i, name in enumerate(names)
+            for score, values in table.items()
+        }
         metrics['mIoU'] = 100 * float(np.nanmean(table['IoU']))
         metrics['accuracy'] = 100 * float(accuracy)
         rows = [f'{"":<12}' + ''.join(f'{score:>12}' for score in SCORES)]
-        rows += [f'{name:<12}' + ''.join(f'{metrics[f"{name}/{score}"]:>12.2f}' for score in SCORES)
-                 for name in names]
+        rows += [
+            f'{name:<12}' + ''.join(f'{metrics[f"{name}/{score}"]:>12.2f}' for score in SCORES)
+            for name in names
+        ]
         print_log(f'{len(images)} pairs evaluated, in percent:\n' + '\n'.join(rows), 'current')
         return metrics

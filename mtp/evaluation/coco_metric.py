@@ -1,4 +1,5 @@
 """Average precision as COCO defines it, by faster-coco-eval: pycocotools' figures, sooner."""
+
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,14 @@ from mmengine.fileio import get_local_path
 from mtp.registry import METRICS
 
 
-def coco_precision(truth: COCO, predicted: list[dict], kind: str,
-                   max_detections: Sequence[int], categories: Sequence[int],
-                   sizes: bool) -> np.ndarray:
+def coco_precision(
+    truth: COCO,
+    predicted: list[dict],
+    kind: str,
+    max_detections: Sequence[int],
+    categories: Sequence[int],
+    sizes: bool,
+) -> np.ndarray:
     """Precision of predictions at 101 recalls.
 
     Args:
@@ -33,9 +39,12 @@ def coco_precision(truth: COCO, predicted: list[dict], kind: str,
     wanted = dict(bbox='bbox', segm='segmentation')[kind]
     with _no_collection():
         # given both, loadRes would take the boxes' areas for those of the masks
-        found = truth.loadRes([
-            {key: entry[key] for key in ('image_id', 'category_id', 'score', wanted)}
-            for entry in predicted])
+        found = truth.loadRes(
+            [
+                {key: entry[key] for key in ('image_id', 'category_id', 'score', wanted)}
+                for entry in predicted
+            ]
+        )
         evaluation = COCOeval_faster(truth, found, kind, print_function=lambda *_: None)
         params = evaluation.params
         params.maxDets, params.catIds = list(max_detections), list(categories)
@@ -79,8 +88,9 @@ class DetectionMetric(CocoMetric):
         collect_device, prefix: as in :class:`mmengine.evaluator.BaseMetric`.
     """
 
-    def __init__(self, ann_file: str, collect_device: str = 'cpu', prefix: str | None = None
-                 ) -> None:
+    def __init__(
+        self, ann_file: str, collect_device: str = 'cpu', prefix: str | None = None
+    ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         with get_local_path(ann_file) as path:
             self._coco_api = COCO(path)
@@ -95,13 +105,22 @@ class DetectionMetric(CocoMetric):
             predicted += [
                 dict(image_id=found['img_id'], category_id=categories[label], bbox=box, score=score)
                 for box, score, label in zip(
-                    boxes.tolist(), found['scores'].tolist(), found['labels'].tolist())]
+                    boxes.tolist(), found['scores'].tolist(), found['labels'].tolist()
+                )
+            ]
         if not predicted:
             return {}
         precision = coco_precision(
-            self._coco_api, predicted, 'bbox', (100, 1000), categories, sizes=True)
+            self._coco_api, predicted, 'bbox', (100, 1000), categories, sizes=True
+        )
         everywhere, small, medium, large = np.moveaxis(precision[..., 1], -1, 0)
         # 100 predictions of a class for this one only: so does mmdet
-        parts = dict(mAP=precision[:, :, :, 0, 0], mAP_50=everywhere[0], mAP_75=everywhere[5],
-                     mAP_s=small, mAP_m=medium, mAP_l=large)
+        parts = dict(
+            mAP=precision[:, :, :, 0, 0],
+            mAP_50=everywhere[0],
+            mAP_75=everywhere[5],
+            mAP_s=small,
+            mAP_m=medium,
+            mAP_l=large,
+        )
         return {f'bbox_{key}': mean_precision(part) for key, part in parts.items()}

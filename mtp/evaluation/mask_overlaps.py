@@ -1,4 +1,5 @@
 """Run lengths of masks that lie inside boxes."""
+
 import numpy as np
 from pycocotools import mask as coco_mask
 

@@ -1,4 +1,5 @@
 """All tasks of all data sets, evaluated in one pass over a validation loader."""
+
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,7 @@ class TaskMetric(ABC):
         figures: what :meth:`evaluate` gives, in the order of the table's columns.
         averaged: those of them that make the average, with those of other tasks: all in percent.
     """
+
     figures: tuple[str, ...]
     averaged: tuple[str, ...] = ()
 
@@ -70,6 +72,7 @@ class MultiTaskMetric(BaseMetric):
         ValueError: an image has labels for a task that has no metric, or that the model did not
             predict.
     """
+
     default_prefix = ''  # the names are complete; mmengine warns where it is None
 
     def __init__(self, tasks: dict[str, dict] | None = None, **kwargs: Any) -> None:
@@ -86,12 +89,14 @@ class MultiTaskMetric(BaseMetric):
                 if task not in self.tasks:
                     raise ValueError(
                         f'the data set {sample["dataset"]!r} has labels for the task {task!r}, '
-                        f'which has no metric: give one in val_evaluator.tasks.{task}')
+                        f'which has no metric: give one in val_evaluator.tasks.{task}'
+                    )
                 if f'pred_{label_table()[task].name}' not in sample:
                     raise ValueError(
                         f'{sample["img_path"]}: the data set {sample["dataset"]!r} has labels for '
                         f'the task {task!r}, but the model predicted none: add the task to the '
-                        "model, or leave it out of the data set's `tasks`")
+                        "model, or leave it out of the data set's `tasks`"
+                    )
                 result[task] = self.tasks[task].reduce(sample, len(meta['classes']))
             self.results.append(result)
 
@@ -107,22 +112,27 @@ class MultiTaskMetric(BaseMetric):
             meta = self.dataset_meta['datasets'][name]
             for task in meta['tasks']:
                 figures = self.tasks[task].evaluate(
-                    [result[task] for result in group], len(meta['classes']))
+                    [result[task] for result in group], len(meta['classes'])
+                )
                 for key, value in figures.items():
                     metrics[f'{name}/{task}/{key}'] = value
         averaged = columns(self.tasks, 'averaged')
         metrics['average'] = _mean(
-            value for key, value in metrics.items() if key.endswith(averaged))
-        print_log(f'{len(images)} images evaluated, in percent:\n'
-                  f'{_table(grouped, metrics, columns(self.tasks, "figures"), averaged)}',
-                  'current')
+            value for key, value in metrics.items() if key.endswith(averaged)
+        )
+        print_log(
+            f'{len(images)} images evaluated, in percent:\n'
+            f'{_table(grouped, metrics, columns(self.tasks, "figures"), averaged)}',
+            'current',
+        )
         return metrics
 
 
 def columns(tasks: dict[str, TaskMetric], kind: str) -> tuple[str, ...]:
     """Return ``<task>/<figure>`` of all tasks; ``kind`` is an attribute of :class:`TaskMetric`."""
-    return tuple(f'{task}/{figure}' for task, metric in tasks.items()
-                 for figure in getattr(metric, kind))
+    return tuple(
+        f'{task}/{figure}' for task, metric in tasks.items() for figure in getattr(metric, kind)
+    )
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -130,29 +140,37 @@ def _mean(values: Iterable[float]) -> float:
     return torch.tensor(list(values), dtype=torch.float64).nanmean().item()
 
 
-def _table(names: Iterable[str], metrics: dict[str, float], figures: tuple[str, ...],
-           averaged: tuple[str, ...]) -> str:
+def _table(
+    names: Iterable[str],
+    metrics: dict[str, float],
+    figures: tuple[str, ...],
+    averaged: tuple[str, ...],
+) -> str:
     lines = [('data set', *figures)]
     for name in names:
         values = (metrics.get(f'{name}/{column}') for column in figures)
         lines.append((name, *('-' if value is None else f'{value:.2f}' for value in values)))
     width = max(len(line[0]) for line in lines)
-    rows = [f'{first:<{width}}' + ''.join(f'{cell:>19}' for cell in cells)
-            for first, *cells in lines]
+    rows = [
+        f'{first:<{width}}' + ''.join(f'{cell:>19}' for cell in cells) for first, *cells in lines
+    ]
     rows.append(f'average of {", ".join(averaged)}: {metrics["average"]:.2f}')
     return '\n'.join(rows)
 
 
 class SemanticMetric(TaskMetric):
     """Mean IoU over classes and background."""
+
     figures = averaged = ('mIoU',)
 
     def reduce(self, sample: dict, num_classes: int) -> tuple[np.ndarray, ...]:
         """Count pixels per class and background: intersection, union, prediction, label."""
         areas = IoUMetric.intersect_and_union(
             sample['pred_sem_seg']['sem_seg'].squeeze(0).cpu(),
-            sample['gt_sem_seg']['sem_seg'].squeeze(0).cpu(), num_classes + 1,
-            ignore_index=IGNORED)
+            sample['gt_sem_seg']['sem_seg'].squeeze(0).cpu(),
+            num_classes + 1,
+            ignore_index=IGNORED,
+        )
         return tuple(area.numpy() for area in areas)
 
     def evaluate(self, images: list[tuple[np.ndarray, ...]], num_classes: int) -> dict[str, float]:
@@ -164,6 +182,7 @@ class SemanticMetric(TaskMetric):
 
 class InstanceMetric(TaskMetric):
     """COCO's AP of boxes and masks; that of boxes is not averaged."""
+
     figures = ('bbox_mAP', 'segm_mAP')
     averaged = ('segm_mAP',)
 
@@ -173,8 +192,9 @@ class InstanceMetric(TaskMetric):
         truth = _true_objects(sample['gt_instances'], iscrowd=0)
         if 'ignored_instances' in sample:
             truth += _true_objects(sample['ignored_instances'], iscrowd=1)
-        predicted = _objects(found, found['masks'].cpu().numpy(),
-                             get_box_tensor(found['bboxes']).cpu().numpy())
+        predicted = _objects(
+            found, found['masks'].cpu().numpy(), get_box_tensor(found['bboxes']).cpu().numpy()
+        )
         for entry, score in zip(predicted, found['scores'].tolist()):
             entry['score'] = score
         height, width = sample['ori_shape'][:2]
@@ -182,23 +202,31 @@ class InstanceMetric(TaskMetric):
 
     def evaluate(self, images: list[dict], num_classes: int) -> dict[str, float]:
         """Return both APs."""
-        truth = dict(images=[], annotations=[],
-                     categories=[dict(id=i, name=str(i)) for i in range(num_classes)])
+        truth = dict(
+            images=[],
+            annotations=[],
+            categories=[dict(id=i, name=str(i)) for i in range(num_classes)],
+        )
         predicted = []
         for number, image in enumerate(images):
             truth['images'].append(dict(image['image'], id=number))
             for entry in image['truth']:
                 truth['annotations'].append(
-                    dict(entry, id=len(truth['annotations']) + 1, image_id=number))
+                    dict(entry, id=len(truth['annotations']) + 1, image_id=number)
+                )
             predicted += [dict(entry, image_id=number) for entry in image['predicted']]
         if not any(not entry['iscrowd'] for entry in truth['annotations']):
             return dict.fromkeys(self.figures, float('nan'))
         if not predicted:  # loadRes takes no empty list
             return dict.fromkeys(self.figures, 0.0)
         coco = COCO(truth)
-        return {f'{kind}_mAP': 100 * mean_precision(coco_precision(
-                    coco, predicted, kind, [100], range(num_classes), sizes=False))
-                for kind in ('bbox', 'segm')}
+        return {
+            f'{kind}_mAP': 100
+            * mean_precision(
+                coco_precision(coco, predicted, kind, [100], range(num_classes), sizes=False)
+            )
+            for kind in ('bbox', 'segm')
+        }
 
 
 def _true_objects(instances: dict, **common: int) -> list[dict]:
@@ -211,25 +239,34 @@ def _objects(instances: dict, masks: np.ndarray, extent: np.ndarray, **common: i
     """Objects as COCO stores them; ``extent`` are boxes ``(N, 4)`` that the masks lie in."""
     runs, areas = encode_masks(masks, extent)
     boxes = get_box_tensor(instances['bboxes']).tolist()
-    return [dict(category_id=label, bbox=[x1, y1, x2 - x1, y2 - y1], segmentation=rle, area=area,
-                 **common)
-            for label, (x1, y1, x2, y2), rle, area in zip(
-                instances['labels'].tolist(), boxes, runs, areas)]
+    return [
+        dict(
+            category_id=label,
+            bbox=[x1, y1, x2 - x1, y2 - y1],
+            segmentation=rle,
+            area=area,
+            **common,
+        )
+        for label, (x1, y1, x2, y2), rle, area in zip(
+            instances['labels'].tolist(), boxes, runs, areas
+        )
+    ]
 
 
 class RotatedTaskMetric(TaskMetric):
     """VOC07 AP of rotated boxes at IoU 0.5."""
+
     figures = averaged = ('mAP',)
 
     def reduce(self, sample: dict, num_classes: int) -> RotatedImage:
         """Keep predicted and true boxes."""
         return RotatedImage.from_instances(
-            sample['pred_rotated_instances'], sample['gt_rotated_instances'])
+            sample['pred_rotated_instances'], sample['gt_rotated_instances']
+        )
 
     def evaluate(self, images: list[RotatedImage], num_classes: int) -> dict[str, float]:
         """Return the mean over the classes that occur."""
         return {'mAP': 100 * mean_of_classes(rotated_ap(images, num_classes), float('nan'))}
 
 
-TASKS = {'semantic': SemanticMetric(), 'instance': InstanceMetric(),
-         'rotated': RotatedTaskMetric()}
+TASKS = {'semantic': SemanticMetric(), 'instance': InstanceMetric(), 'rotated': RotatedTaskMetric()}

@@ -1,4 +1,5 @@
 """Average precision of rotated boxes as mmrotate defines it, all images and classes at once."""
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -25,6 +26,7 @@ class RotatedImage:
     N of them are found, M true; a box is (cx, cy, w, h, theta), float32, pixels and radians. A
     prediction that fits an ``ignored`` object best is neither right nor wrong.
     """
+
     boxes: np.ndarray  # (N, 5)
     scores: np.ndarray  # (N,)
     labels: np.ndarray  # (N,)
@@ -33,20 +35,31 @@ class RotatedImage:
     ignored: np.ndarray  # bool (M,)
 
     @classmethod
-    def from_instances(cls, found: dict, truth: dict, ignored: dict | None = None
-                       ) -> 'RotatedImage':
+    def from_instances(
+        cls, found: dict, truth: dict, ignored: dict | None = None
+    ) -> 'RotatedImage':
         """From instances' ``bboxes``, ``labels`` and, of those found, ``scores``."""
         parts = [found, truth] if ignored is None else [found, truth, ignored]
-        boxes, *true_boxes = (get_box_tensor(part['bboxes']).float().cpu().numpy().reshape(-1, 5)
-                              for part in parts)
+        boxes, *true_boxes = (
+            get_box_tensor(part['bboxes']).float().cpu().numpy().reshape(-1, 5) for part in parts
+        )
         labels, *true_labels = (part['labels'].cpu().numpy() for part in parts)
-        return cls(boxes, found['scores'].float().cpu().numpy(), labels,
-                   np.concatenate(true_boxes), np.concatenate(true_labels),
-                   np.arange(sum(map(len, true_labels))) >= len(true_labels[0]))
+        return cls(
+            boxes,
+            found['scores'].float().cpu().numpy(),
+            labels,
+            np.concatenate(true_boxes),
+            np.concatenate(true_labels),
+            np.arange(sum(map(len, true_labels))) >= len(true_labels[0]),
+        )
 
 
-def rotated_ap(images: Sequence[RotatedImage], num_classes: int, iou_threshold: float = 0.5,
-               mode: str = '11points') -> list[dict]:
+def rotated_ap(
+    images: Sequence[RotatedImage],
+    num_classes: int,
+    iou_threshold: float = 0.5,
+    mode: str = '11points',
+) -> list[dict]:
     """Average precision of each class; equal to mmrotate's ``eval_rbbox_map``.
 
     A prediction is compared with the true object of its class that it overlaps most. By falling
@@ -70,15 +83,20 @@ def rotated_ap(images: Sequence[RotatedImage], num_classes: int, iou_threshold: 
     """
     if iou_threshold <= 0:
         raise ValueError(f'iou_threshold is {iou_threshold}; it must be over 0')
-    joined = {field.name: np.concatenate([getattr(image, field.name) for image in images])
-              for field in fields(RotatedImage)}
+    joined = {
+        field.name: np.concatenate([getattr(image, field.name) for image in images])
+        for field in fields(RotatedImage)
+    }
     labels, true_labels, ignored = (joined[key] for key in ('labels', 'true_labels', 'ignored'))
     group, true_group = (
-        joined[key] + num_classes * np.repeat(np.arange(len(images)),
-                                              [len(getattr(image, key)) for image in images])
-        for key in ('labels', 'true_labels'))
-    alone = np.repeat([image.ignored.all() for image in images],
-                      [len(image.ignored) for image in images])
+        joined[key]
+        + num_classes
+        * np.repeat(np.arange(len(images)), [len(getattr(image, key)) for image in images])
+        for key in ('labels', 'true_labels')
+    )
+    alone = np.repeat(
+        [image.ignored.all() for image in images], [len(image.ignored) for image in images]
+    )
     true_group[alone] = -1  # nobody's
     match = _best_matches(joined['boxes'], group, joined['true_boxes'], true_group, iou_threshold)
 
@@ -95,14 +113,22 @@ def rotated_ap(images: Sequence[RotatedImage], num_classes: int, iou_threshold: 
     num_gts = np.bincount(true_labels[~ignored], minlength=num_classes)
     ends = np.bincount(labels, minlength=num_classes).cumsum()
     results = []
-    for hits, misses, count in zip(np.split(true_positive, ends[:-1]),
-                                   np.split(false_positive, ends[:-1]), num_gts.tolist()):
+    for hits, misses, count in zip(
+        np.split(true_positive, ends[:-1]), np.split(false_positive, ends[:-1]), num_gts.tolist()
+    ):
         # in mmrotate's precision, which shows where a recall is compared with 0.1, 0.2, ...
         hits, misses = (np.cumsum(part, dtype=np.float32) for part in (hits, misses))
         recall = hits / np.float64(max(count, 1))
         precision = hits / np.maximum(hits + misses, 1)
-        results.append(dict(num_gts=count, num_dets=len(hits), recall=recall, precision=precision,
-                            ap=average_precision(recall, precision, mode)))
+        results.append(
+            dict(
+                num_gts=count,
+                num_dets=len(hits),
+                recall=recall,
+                precision=precision,
+                ap=average_precision(recall, precision, mode),
+            )
+        )
     return results
 
 
@@ -112,8 +138,13 @@ def mean_of_classes(results: list[dict], default: float) -> float:
     return np.mean(found).item() if found else default
 
 
-def _best_matches(boxes: np.ndarray, groups: np.ndarray, true_boxes: np.ndarray,
-                  true_groups: np.ndarray, iou_threshold: float) -> np.ndarray:
+def _best_matches(
+    boxes: np.ndarray,
+    groups: np.ndarray,
+    true_boxes: np.ndarray,
+    true_groups: np.ndarray,
+    iou_threshold: float,
+) -> np.ndarray:
     """Of each box, the true one of its group (class and image) that it overlaps most.
 
     int64 ``(N,)``; -1 where none overlaps by the threshold. Of several, equally overlapped, the
@@ -123,8 +154,9 @@ def _best_matches(boxes: np.ndarray, groups: np.ndarray, true_boxes: np.ndarray,
     for found, true in _pairs_of_groups(groups, true_groups):
         near = _may_touch(boxes[found], true_boxes[true])
         found, true = found[near], true[near]
-        overlaps = box_iou_rotated(torch.from_numpy(boxes[found]),
-                                   torch.from_numpy(true_boxes[true]), aligned=True).numpy()
+        overlaps = box_iou_rotated(
+            torch.from_numpy(boxes[found]), torch.from_numpy(true_boxes[true]), aligned=True
+        ).numpy()
         fits = overlaps >= iou_threshold
         found, true, overlaps = found[fits], true[fits], overlaps[fits]
         # the last writer of a place is the best one
@@ -133,15 +165,17 @@ def _best_matches(boxes: np.ndarray, groups: np.ndarray, true_boxes: np.ndarray,
     return match
 
 
-def _pairs_of_groups(groups: np.ndarray, true_groups: np.ndarray
-                     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pairs_of_groups(
+    groups: np.ndarray, true_groups: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Indices (found, true) of all pairs of equal groups, in chunks; no box is in two of them."""
     order = np.argsort(true_groups, kind='stable')
     begin, end = (np.searchsorted(true_groups[order], groups, side) for side in ('left', 'right'))
     partners = end - begin
     total = partners.cumsum()
-    cuts = np.searchsorted(total, np.arange(_PAIRS_PER_CHUNK, total[-1] if len(total) else 0,
-                                            _PAIRS_PER_CHUNK))
+    cuts = np.searchsorted(
+        total, np.arange(_PAIRS_PER_CHUNK, total[-1] if len(total) else 0, _PAIRS_PER_CHUNK)
+    )
     for chunk in np.split(np.arange(len(groups)), cuts):
         counts = partners[chunk]
         starts = counts.cumsum() - counts
@@ -173,8 +207,10 @@ class RotatedMetric(DOTAMetric):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if self.predict_box_type != 'rbox' or self.scale_ranges is not None:
-            raise ValueError("RotatedMetric compares rotated boxes of all sizes: leave out "
-                             "scale_ranges, and predict_box_type unless it is 'rbox'")
+            raise ValueError(
+                'RotatedMetric compares rotated boxes of all sizes: leave out '
+                "scale_ranges, and predict_box_type unless it is 'rbox'"
+            )
         self.mode = '11points' if self.use_07_metric else 'area'
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -184,10 +220,19 @@ class RotatedMetric(DOTAMetric):
             image = None
             if not self.merge_patches and not self.format_only:
                 image = RotatedImage.from_instances(
-                    found, sample['gt_instances'], sample['ignored_instances'])
-            self.results.append((image, dict(
-                img_id=sample['img_id'], bboxes=get_box_tensor(found['bboxes']).cpu().numpy(),
-                scores=found['scores'].cpu().numpy(), labels=found['labels'].cpu().numpy())))
+                    found, sample['gt_instances'], sample['ignored_instances']
+                )
+            self.results.append(
+                (
+                    image,
+                    dict(
+                        img_id=sample['img_id'],
+                        bboxes=get_box_tensor(found['bboxes']).cpu().numpy(),
+                        scores=found['scores'].cpu().numpy(),
+                        labels=found['labels'].cpu().numpy(),
+                    ),
+                )
+            )
 
     def compute_metrics(self, results: list[tuple[RotatedImage, dict]]) -> dict[str, float]:
         """Figures, 0..1; also prints each class."""

@@ -1,4 +1,5 @@
 """Semantic segmentation: mIoU, and the IoU of each class."""
+
 from mmseg.evaluation import IoUMetric
 from torch import Tensor
 
@@ -15,6 +16,7 @@ class SegmentationMetric(IoUMetric):
     Args:
         kwargs: as in mmseg.
     """
+
     default_prefix = ''  # the names are complete; mmengine warns where it is None
 
     def compute_metrics(self, results: list[tuple[Tensor, ...]]) -> dict[str, float]:
@@ -23,6 +25,10 @@ class SegmentationMetric(IoUMetric):
         metrics = super().compute_metrics(results)
         areas = (sum(of_images) for of_images in zip(*results))
         ious = self.total_area_to_metrics(*areas, ['mIoU'])['IoU']
-        metrics.update({f'{name}/IoU': 100 * float(iou)
-                        for name, iou in zip(self.dataset_meta['classes'], ious)})
+        metrics.update(
+            {
+                f'{name}/IoU': 100 * float(iou)
+                for name, iou in zip(self.dataset_meta['classes'], ious)
+            }
+        )
         return metrics

@@ -1,4 +1,5 @@
 """Predictions as the benchmarks' servers take them, for test splits whose labels they keep."""
+
 import zipfile
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -24,12 +25,14 @@ class Submission(BaseMetric):
         out_dir: folder to write into, made when needed; ``tools/test.py --submission`` sets it.
         collect_device, collect_dir: as in :class:`mmengine.evaluator.BaseMetric`.
     """
+
     default_prefix = ''
     name: str
     compression = zipfile.ZIP_DEFLATED
 
-    def __init__(self, out_dir: str, collect_device: str = 'cpu',
-                 collect_dir: str | None = None) -> None:
+    def __init__(
+        self, out_dir: str, collect_device: str = 'cpu', collect_dir: str | None = None
+    ) -> None:
         super().__init__(collect_device=collect_device, collect_dir=collect_dir)
         self.out_dir = Path(out_dir)
         self.out_dir.mkdir(parents=True, exist_ok=True)
@@ -41,8 +44,10 @@ class Submission(BaseMetric):
     def write(self, predictions: dict[str, Any]) -> Path:
         """The zip, which appears whole or not at all."""
         path = self.out_dir / f'{self.name}.zip'
-        with (whole(path) as unfinished,
-              zipfile.ZipFile(unfinished, 'w', self.compression) as archive):
+        with (
+            whole(path) as unfinished,
+            zipfile.ZipFile(unfinished, 'w', self.compression) as archive,
+        ):
             for name, content in self.files(predictions).items():
                 archive.writestr(name, content)
         return path
@@ -58,6 +63,7 @@ class Submission(BaseMetric):
 @METRICS.register_module()
 class LoveDASubmission(Submission):
     """LoveDA: a zip of one grey png per image, named like it; values 0 to 6, background first."""
+
     name = 'loveda'
     compression = zipfile.ZIP_STORED  # png does not shrink any further
 
@@ -69,5 +75,4 @@ class LoveDASubmission(Submission):
 
     def files(self, predictions: dict[str, bytes]) -> dict[str, bytes]:
         """One file an image."""
-        return {f'{Path(name).stem}.png': content
-                for name, content in sorted(predictions.items())}
+        return {f'{Path(name).stem}.png': content for name, content in sorted(predictions.items())}

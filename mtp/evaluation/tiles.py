@@ -2,6 +2,7 @@
 
 A tile is named ``<image>__<size>__<x>___<y>``: its upper left corner in pixels of the image.
 """
+
 import re
 from abc import abstractmethod
 from collections import defaultdict
@@ -24,8 +25,7 @@ _TILE = re.compile(r'(?P<image>.+?)__\d+__(?P<x>-?\d+)___(?P<y>-?\d+)')
 Detections = tuple[Tensor, Tensor, Tensor]  # boxes (N, 5), scores (N,), labels (N,)
 
 
-def merge_tiles(tiles: dict[str, Detections], iou_threshold: float = 0.1
-                ) -> dict[str, Detections]:
+def merge_tiles(tiles: dict[str, Detections], iou_threshold: float = 0.1) -> dict[str, Detections]:
     """Put the detections of tiles together, and suppress doubles of a class.
 
     Args:
@@ -59,13 +59,15 @@ class TilesSubmission(Submission):
         for sample in data_samples:
             found = sample['pred_instances']
             boxes = get_box_tensor(found['bboxes']).cpu()
-            self.results.append((
-                sample['img_path'], (boxes, found['scores'].cpu(), found['labels'].cpu())))
+            self.results.append(
+                (sample['img_path'], (boxes, found['scores'].cpu(), found['labels'].cpu()))
+            )
 
     def files(self, predictions: dict[str, Detections]) -> dict[str, str]:
         """Merge, then :meth:`files_of_images`."""
         return self.files_of_images(
-            merge_tiles({Path(path).stem: found for path, found in predictions.items()}))
+            merge_tiles({Path(path).stem: found for path, found in predictions.items()})
+        )
 
     @abstractmethod
     def files_of_images(self, images: dict[str, Detections]) -> dict[str, str]:
@@ -75,6 +77,7 @@ class TilesSubmission(Submission):
 @METRICS.register_module()
 class DOTASubmission(TilesSubmission):
     """DOTA, Task 1: ``Task1_<class>.txt`` with a line ``<image> <score> <8 coordinates>`` each."""
+
     name = 'dota'
 
     def files_of_images(self, images: dict[str, Detections]) -> dict[str, str]:
@@ -83,7 +86,8 @@ class DOTASubmission(TilesSubmission):
         lines: dict[str, list[str]] = {name: [] for name in classes}
         for image, (boxes, scores, labels) in sorted(images.items()):
             for corners, score, label in zip(
-                    rbox2qbox(boxes).tolist(), scores.tolist(), labels.tolist()):
+                rbox2qbox(boxes).tolist(), scores.tolist(), labels.tolist()
+            ):
                 coordinates = ' '.join(f'{value:.2f}' for value in corners)
                 lines[classes[label]].append(f'{image} {score:.6f} {coordinates}\n')
         return {f'Task1_{name}.txt': ''.join(of_class) for name, of_class in lines.items()}
@@ -95,26 +99,41 @@ class FAIR1MSubmission(TilesSubmission):
 
     Class names are the data set's: ``Small Car`` for the class ``Small-Car``.
     """
+
     name = 'fair1m'
 
     def files_of_images(self, images: dict[str, Detections]) -> dict[str, str]:
         """One file an image, also where nothing was found."""
-        return {f'test/{image}.xml': self._xml(image, *found)
-                for image, found in sorted(images.items())}
+        return {
+            f'test/{image}.xml': self._xml(image, *found) for image, found in sorted(images.items())
+        }
 
     def _xml(self, image: str, boxes: Tensor, scores: Tensor, labels: Tensor) -> str:
         root = ElementTree.Element('annotation')
         _add(root, 'source', filename=f'{image}.tif', origin='GF2/GF3')
-        _add(root, 'research', version='1.0', provider='mtp', author='mtp', pluginname='FAIR1M',
-             pluginclass='object detection')
+        _add(
+            root,
+            'research',
+            version='1.0',
+            provider='mtp',
+            author='mtp',
+            pluginname='FAIR1M',
+            pluginclass='object detection',
+        )
         objects = _add(root, 'objects')
         for corners, score, label in zip(
-                rbox2qbox(boxes).tolist(), scores.tolist(), labels.tolist()):
-            entry = _add(objects, 'object', coordinate='pixel', type='rectangle',
-                         description='None')
+            rbox2qbox(boxes).tolist(), scores.tolist(), labels.tolist()
+        ):
+            entry = _add(
+                objects, 'object', coordinate='pixel', type='rectangle', description='None'
+            )
             name = self.dataset_meta['classes'][label]
-            _add(entry, 'possibleresult', probability=f'{score:.6f}',
-                 name=name if name.startswith('other-') else name.replace('-', ' '))
+            _add(
+                entry,
+                'possibleresult',
+                probability=f'{score:.6f}',
+                name=name if name.startswith('other-') else name.replace('-', ' '),
+            )
             points = _add(entry, 'points')
             for x, y in zip((*corners[::2], corners[0]), (*corners[1::2], corners[1])):
                 ElementTree.SubElement(points, 'point').text = f'{x:.6f},{y:.6f}'

@@ -1,4 +1,5 @@
 """Features and losses: backbones, tasks and the multi-task model."""
+
 from mtp.models.backbones import InternImage, ViTRVSA, build_backbone, list_backbones
 from mtp.models.batch_norm import PerDatasetBatchNorm
 from mtp.models.data_preprocessor import MultiTaskDataPreprocessor
@@ -7,7 +8,17 @@ from mtp.models.siamese_unet import PairDataPreprocessor, SiameseEncoderDecoder,
 from mtp.models.tasks import InstanceTask, RotatedTask, SemanticTask
 
 __all__ = [
-    'InstanceTask', 'InternImage', 'MultiTaskDataPreprocessor', 'MultiTaskPretrainer',
-    'PairDataPreprocessor', 'PerDatasetBatchNorm', 'RotatedTask', 'SemanticTask',
-    'SiameseEncoderDecoder', 'UNetHead', 'ViTRVSA', 'build_backbone', 'list_backbones',
+    'InstanceTask',
+    'InternImage',
+    'MultiTaskDataPreprocessor',
+    'MultiTaskPretrainer',
+    'PairDataPreprocessor',
+    'PerDatasetBatchNorm',
+    'RotatedTask',
+    'SemanticTask',
+    'SiameseEncoderDecoder',
+    'UNetHead',
+    'ViTRVSA',
+    'build_backbone',
+    'list_backbones',
 ]

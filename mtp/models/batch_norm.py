@@ -1,4 +1,5 @@
 """Normalisation whose statistics belong to one data set at a time."""
+
 from mmengine import dist
 from torch import Tensor, nn
 
@@ -28,8 +29,10 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
     def __init__(self, num_features: int, sync: bool = True, **kwargs) -> None:
         super().__init__(num_features, **kwargs)
         if not (self.affine and self.track_running_stats and self.momentum is not None):
-            raise ValueError(f'{type(self).__name__} takes affine=True, track_running_stats=True '
-                             'and a momentum that is a number')
+            raise ValueError(
+                f'{type(self).__name__} takes affine=True, track_running_stats=True '
+                'and a momentum that is a number'
+            )
         self.sync = sync
         self.sizes: list[int] | None = None
 
@@ -44,13 +47,22 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
                 'batch normalisation in training needs more than one value per channel and data '
                 'set, but a data set has one image here and the map is 1 x 1: use at least two '
                 'images per data set, several processes with sync=True, or group normalisation: '
-                "norm_cfg=dict(type='GN', num_groups=32)")
+                "norm_cfg=dict(type='GN', num_groups=32)"
+            )
         if world_size == len(sizes) == 1:
             return super().forward(x)
         self.num_batches_tracked += len(sizes)
         return grouped_batch_norm(
-            x, self.weight, self.bias, self.running_mean, self.running_var, sizes, self.momentum,
-            self.eps, synced=world_size > 1)
+            x,
+            self.weight,
+            self.bias,
+            self.running_mean,
+            self.running_var,
+            sizes,
+            self.momentum,
+            self.eps,
+            synced=world_size > 1,
+        )
 
 
 def set_dataset_sizes(module: nn.Module, sizes: list[int]) -> None:

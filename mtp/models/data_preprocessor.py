@@ -1,4 +1,5 @@
 """From a list of images to one normalised, padded batch."""
+
 import torch
 import torch.nn.functional as F
 from mmdet.models.data_preprocessors import DetDataPreprocessor
@@ -29,11 +30,20 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
         std: per RGB channel, in 0..255.
     """
 
-    def __init__(self, pad_size_divisor: int,
-                 mean: tuple[float, ...] = (123.675, 116.28, 103.53),
-                 std: tuple[float, ...] = (58.395, 57.12, 57.375)) -> None:
-        super().__init__(mean=mean, std=std, bgr_to_rgb=True, pad_size_divisor=pad_size_divisor,
-                         boxtype2tensor=False, non_blocking=True)
+    def __init__(
+        self,
+        pad_size_divisor: int,
+        mean: tuple[float, ...] = (123.675, 116.28, 103.53),
+        std: tuple[float, ...] = (58.395, 57.12, 57.375),
+    ) -> None:
+        super().__init__(
+            mean=mean,
+            std=std,
+            bgr_to_rgb=True,
+            pad_size_divisor=pad_size_divisor,
+            boxtype2tensor=False,
+            non_blocking=True,
+        )
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Move a batch to the device and prepare it.
@@ -49,14 +59,22 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
         if not training:
             return super().forward(data, training)
         if 'targets' not in data:
-            data = pack_batch([dict(inputs=image, data_samples=sample)
-                               for image, sample in zip(data['inputs'], data['data_samples'])])
+            data = pack_batch(
+                [
+                    dict(inputs=image, data_samples=sample)
+                    for image, sample in zip(data['inputs'], data['data_samples'])
+                ]
+            )
         data = self.cast_data(data)
         samples, targets = data['data_samples'], data['targets']
         shape = tuple(_round_up(side, self.pad_size_divisor) for side in data['inputs'].shape[2:])
         for sample in samples:
-            sample.set_metainfo(dict(batch_input_shape=shape, pad_shape=tuple(
-                _round_up(side, 32) for side in sample.img_shape)))
+            sample.set_metainfo(
+                dict(
+                    batch_input_shape=shape,
+                    pad_shape=tuple(_round_up(side, 32) for side in sample.img_shape),
+                )
+            )
         unpack_batch(targets, samples, shape)
         return dict(inputs=self._prepare(data['inputs'], targets, shape), data_samples=samples)
 
@@ -64,8 +82,10 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
         if 'distortion' in targets:
             images = distort(images, targets['distortion'])
         images = (images.flip(1).float() - self.mean) / self.std
-        inside = [torch.arange(length, device=images.device) < targets['img_shapes'][:, axis, None]
-                  for axis, length in enumerate(images.shape[2:])]
+        inside = [
+            torch.arange(length, device=images.device) < targets['img_shapes'][:, axis, None]
+            for axis, length in enumerate(images.shape[2:])
+        ]
         images = images * (inside[0][:, None, :, None] & inside[1][:, None, None, :])
         return F.pad(images, (0, shape[1] - images.shape[3], 0, shape[0] - images.shape[2]))
 

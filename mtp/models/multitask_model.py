@@ -1,4 +1,5 @@
 """One encoder, several tasks, several data sets."""
+
 import torch
 from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
@@ -35,40 +36,55 @@ class MultiTaskPretrainer(BaseModel):
         ValueError: a data set names a task that is not configured, or a name is unusable.
     """
 
-    def __init__(self, backbone: dict, tasks: dict[str, dict], datasets: dict[str, dict],
-                 data_preprocessor: dict, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        backbone: dict,
+        tasks: dict[str, dict],
+        datasets: dict[str, dict],
+        data_preprocessor: dict,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(data_preprocessor=MODELS.build(data_preprocessor), init_cfg=init_cfg)
         self.datasets = {
-            name: dict(num_classes=dataset['num_classes'],
-                       tasks=tuple(dataset.get('tasks', tasks)))
-            for name, dataset in datasets.items()}
+            name: dict(num_classes=dataset['num_classes'], tasks=tuple(dataset.get('tasks', tasks)))
+            for name, dataset in datasets.items()
+        }
         self._check_names(tasks)
         self.backbone = MODELS.build(backbone)
         self.tasks = ModuleDict()
         for task, cfg in tasks.items():
-            num_classes = {name: dataset['num_classes']
-                           for name, dataset in self.datasets.items() if task in dataset['tasks']}
-            self.tasks[task] = MODELS.build(ConfigDict(
-                cfg, in_channels=self.backbone.out_channels, num_classes=num_classes))
+            num_classes = {
+                name: dataset['num_classes']
+                for name, dataset in self.datasets.items()
+                if task in dataset['tasks']
+            }
+            self.tasks[task] = MODELS.build(
+                ConfigDict(cfg, in_channels=self.backbone.out_channels, num_classes=num_classes)
+            )
 
     def _check_names(self, tasks: dict[str, dict]) -> None:
         for name, dataset in self.datasets.items():
             if '.' in name or 'loss' in name or 'acc' in name.split('_'):
                 raise ValueError(
                     f"data set name {name!r}: '.' and 'loss' have a meaning in the names of the "
-                    'logged losses; choose another name')
+                    'logged losses; choose another name'
+                )
             unknown = set(dataset['tasks']) - set(tasks)
             if unknown:
                 raise ValueError(
                     f'data set {name!r} names the tasks {sorted(unknown)}, but the model has '
-                    f'{sorted(tasks)}: add them to `tasks` or remove them from the data set')
+                    f'{sorted(tasks)}: add them to `tasks` or remove them from the data set'
+                )
         for task in tasks:
             if not any(task in dataset['tasks'] for dataset in self.datasets.values()):
-                raise ValueError(f'no data set has labels for the task {task!r}: remove the task, '
-                                 "or name it in a data set's `tasks`")
+                raise ValueError(
+                    f'no data set has labels for the task {task!r}: remove the task, '
+                    "or name it in a data set's `tasks`"
+                )
 
-    def forward(self, inputs: Tensor, data_samples: SampleList | None = None,
-                mode: str = 'tensor') -> dict | SampleList | list[Tensor]:
+    def forward(
+        self, inputs: Tensor, data_samples: SampleList | None = None, mode: str = 'tensor'
+    ) -> dict | SampleList | list[Tensor]:
         """Run the model.
 
         Args:
@@ -88,8 +104,9 @@ class MultiTaskPretrainer(BaseModel):
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
         """Losses by ``<data set>.<task>.<term>``; terms without ``loss`` are only logged."""
         names = list(self.datasets)
-        order = sorted(range(len(data_samples)),
-                       key=lambda i: names.index(self._dataset_of(data_samples[i])))
+        order = sorted(
+            range(len(data_samples)), key=lambda i: names.index(self._dataset_of(data_samples[i]))
+        )
         if order != list(range(len(data_samples))):
             index = to_device(order, inputs.device, torch.int64)
             inputs, data_samples = inputs[index], [data_samples[i] for i in order]
@@ -126,9 +143,11 @@ class MultiTaskPretrainer(BaseModel):
     def _dataset_of(self, sample) -> str:
         name = sample.get('dataset')
         if name not in self.datasets:
-            raise ValueError(f'image {sample.get("img_path")} is of data set {name!r}, but the '
-                             f'model knows {list(self.datasets)}: compare `datasets` of the model '
-                             'with the names of the data sets in the loader')
+            raise ValueError(
+                f'image {sample.get("img_path")} is of data set {name!r}, but the '
+                f'model knows {list(self.datasets)}: compare `datasets` of the model '
+                'with the names of the data sets in the loader'
+            )
         return name
 
     def _task_batches(self, features: list[Tensor], samples: SampleList):

@@ -1,4 +1,5 @@
 """Photometric distortion of a whole batch on the device, equal to mmseg's of single images."""
+
 import torch
 from torch import Tensor
 

@@ -1,4 +1,5 @@
 """Change detection: one encoder for both dates, the difference of their features, a UNet."""
+
 from collections.abc import Sequence
 
 import torch
@@ -23,8 +24,12 @@ class PairDataPreprocessor(SegDataPreProcessor):
         kwargs: as in mmseg: ``size`` or ``size_divisor``, ``test_cfg``.
     """
 
-    def __init__(self, mean: Sequence[float] = (123.675, 116.28, 103.53),
-                 std: Sequence[float] = (58.395, 57.12, 57.375), **kwargs) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        std: Sequence[float] = (58.395, 57.12, 57.375),
+        **kwargs,
+    ) -> None:
         super().__init__(mean=mean, std=std, **kwargs)
         self.mean = self.mean.repeat(2, 1, 1)
         self.std = self.std.repeat(2, 1, 1)
@@ -68,16 +73,25 @@ class UNetHead(BaseDecodeHead):
         kwargs: as in mmseg's ``BaseDecodeHead``.
     """
 
-    def __init__(self, in_channels: Sequence[int],
-                 decoder_channels: Sequence[int] = (512, 256, 128, 64), **kwargs) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        decoder_channels: Sequence[int] = (512, 256, 128, 64),
+        **kwargs,
+    ) -> None:
         super().__init__(
-            in_channels=list(in_channels), channels=decoder_channels[-1],
-            in_index=list(range(len(in_channels))), input_transform='multiple_select', **kwargs)
+            in_channels=list(in_channels),
+            channels=decoder_channels[-1],
+            in_index=list(range(len(in_channels))),
+            input_transform='multiple_select',
+            **kwargs,
+        )
         *skips, deepest = in_channels
         before = (deepest, *decoder_channels[:-1])
         self.blocks = nn.ModuleList(
             UNetBlock(below + skip, channels, self.norm_cfg)
-            for below, skip, channels in zip(before, (*reversed(skips), 0), decoder_channels))
+            for below, skip, channels in zip(before, (*reversed(skips), 0), decoder_channels)
+        )
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Four maps ``(B, C, h, w)``, fine to coarse -> logits ``(B, classes, 32 h_3, 32 w_3)``."""
@@ -103,7 +117,10 @@ class UNetBlock(nn.Module):
         def conv(inside: int) -> nn.Sequential:
             return nn.Sequential(
                 nn.Conv2d(inside, channels, 3, padding=1, bias=False),
-                build_norm_layer(norm_cfg, channels)[1], nn.ReLU(inplace=True))
+                build_norm_layer(norm_cfg, channels)[1],
+                nn.ReLU(inplace=True),
+            )
+
         self.conv1 = conv(in_channels)
         self.conv2 = conv(channels)
 

@@ -2,6 +2,7 @@
 
 Every operator with a kernel is imported here, which registers its twin before the kernel needs it.
 """
+
 from mtp.ops.deform_conv import dcnv3
 from mtp.ops.focal_loss import sigmoid_focal_loss
 from mtp.ops.grouped_batch_norm import grouped_batch_norm
@@ -12,6 +13,15 @@ from mtp.ops.rotated_boxes import box_iou_rotated, nms_rotated
 from mtp.ops.rotated_window import rotated_window_attention
 from mtp.ops.sorting import sort_rows
 
-__all__ = ['box_iou_rotated', 'dcnv3', 'grouped_batch_norm', 'kept_horizontal', 'nms_rotated',
-           'roi_align_levels', 'roi_align_rotated', 'rotated_window_attention',
-           'sigmoid_focal_loss', 'sort_rows']
+__all__ = [
+    'box_iou_rotated',
+    'dcnv3',
+    'grouped_batch_norm',
+    'kept_horizontal',
+    'nms_rotated',
+    'roi_align_levels',
+    'roi_align_rotated',
+    'rotated_window_attention',
+    'sigmoid_focal_loss',
+    'sort_rows',
+]

@@ -3,6 +3,7 @@
 Wang et al., InternImage, CVPR 2023. Shapes: N images, G groups of C channels, K taps, H x W pixels
 in and H' x W' positions out.
 """
+
 import torch
 from torch import Tensor
 
@@ -15,9 +16,19 @@ MOST_CHANNELS = 1024
 _SAMPLES_PER_CHUNK = 1 << 18
 
 
-def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int, pad: int,
-          dilation: int, group: int, group_channels: int, offset_scale: float,
-          remove_center: bool = False) -> Tensor:
+def dcnv3(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    kernel_size: int,
+    stride: int,
+    pad: int,
+    dilation: int,
+    group: int,
+    group_channels: int,
+    offset_scale: float,
+    remove_center: bool = False,
+) -> Tensor:
     """Sum, over the taps of a square kernel, bilinear samples at learned places times a mask.
 
     Group g of output position (j, i) takes tap (a, b) at the pixel
@@ -44,23 +55,45 @@ def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride:
     Raises:
         ValueError: shapes, dtypes, devices or sizes that do not fit.
     """
-    _check(input, offset, mask, kernel_size, stride, pad, dilation, group, group_channels,
-           remove_center)
+    _check(
+        input,
+        offset,
+        mask,
+        kernel_size,
+        stride,
+        pad,
+        dilation,
+        group,
+        group_channels,
+        remove_center,
+    )
     if group_channels <= MOST_CHANNELS and use_triton(input, offset, mask):
         from mtp.ops.triton.deform_conv import dcnv3 as form
     else:
         form = dcnv3_torch
-    return form(input, offset, mask, kernel_size, stride, pad, dilation, group, offset_scale,
-                remove_center)
+    return form(
+        input, offset, mask, kernel_size, stride, pad, dilation, group, offset_scale, remove_center
+    )
 
 
 @twin_of('dcnv3')
-def dcnv3_torch(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int,
-                pad: int, dilation: int, group: int, offset_scale: float,
-                remove_center: bool) -> Tensor:
+def dcnv3_torch(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    kernel_size: int,
+    stride: int,
+    pad: int,
+    dilation: int,
+    group: int,
+    offset_scale: float,
+    remove_center: bool,
+) -> Tensor:
     """:func:`dcnv3` through ``grid_sample``; K samples of every output are kept for backward."""
-    dtype = torch.promote_types(torch.promote_types(input.dtype, offset.dtype),
-                                torch.promote_types(mask.dtype, torch.float32))
+    dtype = torch.promote_types(
+        torch.promote_types(input.dtype, offset.dtype),
+        torch.promote_types(mask.dtype, torch.float32),
+    )
     # filled on the device: a tensor made of a list would be copied to it, which waits
     size = torch.stack([torch.full((), side, device=input.device) for side in input.shape[2:0:-1]])
     middle = dilation * (kernel_size - 1) // 2
@@ -68,9 +101,13 @@ def dcnv3_torch(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, s
     if remove_center:
         tap = tap + (tap >= kernel_size**2 // 2)
     tap = torch.stack([tap // kernel_size, tap % kernel_size], -1) * dilation - middle  # (K, 2)
-    place = torch.stack(torch.meshgrid(
-        *(torch.arange(side, device=input.device) for side in mask.shape[1:3]), indexing='ij'), -1)
-    place = place.flip(-1).flatten(0, 1) * stride + middle + .5  # (H' * W', 2), x before y
+    place = torch.stack(
+        torch.meshgrid(
+            *(torch.arange(side, device=input.device) for side in mask.shape[1:3]), indexing='ij'
+        ),
+        -1,
+    )
+    place = place.flip(-1).flatten(0, 1) * stride + middle + 0.5  # (H' * W', 2), x before y
 
     # As in the official code, positions at rest are float32 fractions of the padded image, which
     # float64 results show.
@@ -84,49 +121,87 @@ def dcnv3_torch(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, s
     weight = weight.flatten(3, 4).flatten(0, 1)[:, None]  # (N * G, 1, K, H' * W')
 
     rows = max(1, _SAMPLES_PER_CHUNK // weight[0].numel()) if len(weight) else 1
-    out = torch.cat([(grid_sample(*part, align_corners=False) * factor).sum(2)
-                     for *part, factor in zip(*(t.split(rows) for t in (image, grid, weight)))])
+    out = torch.cat(
+        [
+            (grid_sample(*part, align_corners=False) * factor).sum(2)
+            for *part, factor in zip(*(t.split(rows) for t in (image, grid, weight)))
+        ]
+    )
     out = out.unflatten(0, (-1, group)).unflatten(3, mask.shape[1:3]).permute(0, 3, 4, 1, 2)
     return out.flatten(3, 4).to(input.dtype)
 
 
 @twin_of('dcnv3_backward')
-def dcnv3_backward_torch(grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor,
-                         kernel_size: int, stride: int, pad: int, dilation: int, group: int,
-                         offset_scale: float, remove_center: bool
-                         ) -> tuple[Tensor, Tensor, Tensor]:
+def dcnv3_backward_torch(
+    grad_output: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    kernel_size: int,
+    stride: int,
+    pad: int,
+    dilation: int,
+    group: int,
+    offset_scale: float,
+    remove_center: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset and mask of :func:`dcnv3_torch`."""
     return gradients(
-        lambda *tensors: dcnv3_torch(*tensors, kernel_size, stride, pad, dilation, group,
-                                     offset_scale, remove_center),
-        (input, offset, mask), grad_output)
+        lambda *tensors: dcnv3_torch(
+            *tensors, kernel_size, stride, pad, dilation, group, offset_scale, remove_center
+        ),
+        (input, offset, mask),
+        grad_output,
+    )
 
 
-def _check(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int, pad: int,
-           dilation: int, group: int, group_channels: int, remove_center: bool) -> None:
+def _check(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    kernel_size: int,
+    stride: int,
+    pad: int,
+    dilation: int,
+    group: int,
+    group_channels: int,
+    remove_center: bool,
+) -> None:
     if min(kernel_size, stride, dilation, group, group_channels) < 1 or pad < 0:
-        raise ValueError('kernel_size, stride, dilation, group and group_channels must be at least '
-                         f'1 and pad 0; got {kernel_size}, {stride}, {dilation}, {group}, '
-                         f'{group_channels} and {pad}')
+        raise ValueError(
+            'kernel_size, stride, dilation, group and group_channels must be at least '
+            f'1 and pad 0; got {kernel_size}, {stride}, {dilation}, {group}, '
+            f'{group_channels} and {pad}'
+        )
     if remove_center and kernel_size % 2 == 0:
         raise ValueError(f'a kernel of size {kernel_size} has no centre to remove: use an odd size')
     channels = group * group_channels
     if input.dim() != 4 or input.shape[3] != channels:
-        raise ValueError(f'input must have shape (N, H, W, {group} groups x {group_channels} '
-                         f'channels = {channels}), channels last; got {tuple(input.shape)}')
+        raise ValueError(
+            f'input must have shape (N, H, W, {group} groups x {group_channels} '
+            f'channels = {channels}), channels last; got {tuple(input.shape)}'
+        )
     reach = dilation * (kernel_size - 1) + 1
     out = [(side + 2 * pad - reach) // stride + 1 for side in input.shape[1:3]]
     if min(out) < 1 or min(input.shape[1:3]) < 1:
-        raise ValueError(f'input of {input.shape[1]} x {input.shape[2]} pixels with pad {pad} is '
-                         f'smaller than the kernel, which reaches over {reach}')
+        raise ValueError(
+            f'input of {input.shape[1]} x {input.shape[2]} pixels with pad {pad} is '
+            f'smaller than the kernel, which reaches over {reach}'
+        )
     taps = kernel_size**2 - int(remove_center)
     expected = [(input.shape[0], *out, group * taps * n) for n in (2, 1)]
     if [tuple(offset.shape), tuple(mask.shape)] != expected:
-        raise ValueError(f'offset and mask must have shapes {expected[0]} and {expected[1]}; got '
-                         f'{tuple(offset.shape)} and {tuple(mask.shape)}')
+        raise ValueError(
+            f'offset and mask must have shapes {expected[0]} and {expected[1]}; got '
+            f'{tuple(offset.shape)} and {tuple(mask.shape)}'
+        )
     if not all(tensor.is_floating_point() for tensor in (input, offset, mask)):
-        raise ValueError('input, offset and mask must be floating-point; got '
-                         f'{input.dtype}, {offset.dtype} and {mask.dtype}')
+        raise ValueError(
+            'input, offset and mask must be floating-point; got '
+            f'{input.dtype}, {offset.dtype} and {mask.dtype}'
+        )
     if not input.device == offset.device == mask.device:
-        raise ValueError('input, offset and mask must be on one device; got '
-                         f'{input.device}, {offset.device} and {mask.device}')
+        raise ValueError(
+            'input, offset and mask must be on one device; got '
+            f'{input.device}, {offset.device} and {mask.device}'
+        )

@@ -3,6 +3,7 @@
 Under ``torch.use_deterministic_algorithms`` torch refuses to differentiate them, cuDNN's form of
 ``grid_sample`` aside, which pays no heed. On a CPU torch's own run.
 """
+
 from collections.abc import Callable
 
 import torch
@@ -34,8 +35,10 @@ def grid_sample(image: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
 def _grid_sample(image: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
     """Take pixels as rows of a table: the gradient of indexing sorts before it adds."""
     images, _, height, width = image.shape
-    x, y = (((place + 1) * (side - 1) if align_corners else (place + 1) * side - 1) / 2
-            for place, side in zip(grid.unbind(-1), (width, height)))
+    x, y = (
+        ((place + 1) * (side - 1) if align_corners else (place + 1) * side - 1) / 2
+        for place, side in zip(grid.unbind(-1), (width, height))
+    )
     # as floats: positions may be too far for an integer, or NaN
     near = (x > -1) & (x < width) & (y > -1) & (y < height)
     x, y = x.where(near, -1), y.where(near, -1)
@@ -55,6 +58,7 @@ def _grid_sample(image: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
 
 def bicubic(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize ``(N, C, H, W)`` to ``size`` as ``F.interpolate`` does without aligned corners."""
+
     def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
         return F.interpolate(image, size=size, mode='bicubic', align_corners=False)
 
@@ -80,13 +84,15 @@ def replace_pools(model: nn.Module) -> None:
                 setattr(parent, name, AdaptiveAvgPool2d(child.output_size))
 
 
-def _by_matrices(function: Callable[[Tensor, tuple[int, int]], Tensor], image: Tensor,
-                 size: tuple[int, int]) -> Tensor:
+def _by_matrices(
+    function: Callable[[Tensor, tuple[int, int]], Tensor], image: Tensor, size: tuple[int, int]
+) -> Tensor:
     """Apply a linear map of rows and columns, each by itself, as two matrix products.
 
     In float64, which neither autocast nor TF32 rounds.
     """
     rows, columns = (
         function(torch.eye(old, device=image.device, dtype=torch.float64)[None, None], (new, old))
-        for old, new in zip(image.shape[-2:], size))
+        for old, new in zip(image.shape[-2:], size)
+    )
     return (rows[0, 0] @ image.double() @ columns[0, 0].T).to(image.dtype)

@@ -10,6 +10,7 @@ Triton's interpreter works on, slowly). Where Triton refuses a kernel, its twin 
 An operator's module imports its kernel in the call that runs it. No kernel imports an operator's
 module: it finds its twin (:func:`twin_of`) and the limits that both share here.
 """
+
 import functools
 import importlib.util
 import os
@@ -66,14 +67,17 @@ def twin_of(launcher: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     Args:
         launcher: name of the launcher, that of its ``torch.library`` operator.
     """
+
     def register(twin: Callable[P, R]) -> Callable[P, R]:
         _TWINS[launcher] = twin
         return twin
+
     return register
 
 
-def else_twin(layout: torch.memory_format = torch.contiguous_format, atomics: bool = False
-              ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def else_twin(
+    layout: torch.memory_format = torch.contiguous_format, atomics: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator of a kernel's launcher: its twin takes over once Triton refuses it.
 
     It goes below ``torch.library.custom_op``, so that eager and compiled code are alike. The
@@ -85,6 +89,7 @@ def else_twin(layout: torch.memory_format = torch.contiguous_format, atomics: bo
         atomics: whether the kernels add to memory in any order; the twin does not, and runs under
             ``torch.use_deterministic_algorithms``.
     """
+
     def decorate(launcher: Callable[P, R]) -> Callable[P, R]:
         part = launcher.__name__
         twin = _TWINS[part]  # the package, imported before its kernels, has registered all twins
@@ -104,12 +109,15 @@ def else_twin(layout: torch.memory_format = torch.contiguous_format, atomics: bo
             if isinstance(result, Tensor):
                 return result.contiguous(memory_format=layout)
             return type(result)(tensor.contiguous(memory_format=layout) for tensor in result)
+
         return run
+
     return decorate
 
 
-def gradients(twin: Callable[..., Tensor], operands: tuple[Tensor, ...], grad_output: Tensor
-              ) -> tuple[Tensor, ...]:
+def gradients(
+    twin: Callable[..., Tensor], operands: tuple[Tensor, ...], grad_output: Tensor
+) -> tuple[Tensor, ...]:
     """Return the gradients of all operands of a function of tensors.
 
     Through ``torch.func``, which records in the implementation of an operator too, where
@@ -151,6 +159,7 @@ def _reason_against(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> st
 
 
 # Dynamo runs the two functions below while it traces, and takes what they return for a constant.
+
 
 @torch.compiler.assume_constant_result
 def _triton_imports() -> bool:

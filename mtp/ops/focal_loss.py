@@ -2,6 +2,7 @@
 
 Source: Lin et al., *Focal Loss for Dense Object Detection*, eq. 5.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,8 +10,13 @@ from torch import Tensor
 from mtp.ops.dispatch import gradients, twin_of, use_triton
 
 
-def sigmoid_focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float = 0.25,
-                       weight: Tensor | None = None) -> Tensor:
+def sigmoid_focal_loss(
+    logits: Tensor,
+    target: Tensor,
+    gamma: float = 2.0,
+    alpha: float = 0.25,
+    weight: Tensor | None = None,
+) -> Tensor:
     """Focal loss of independent sigmoids, elementwise; differentiable in ``logits``.
 
     Equal to ``mmcv.ops.sigmoid_focal_loss`` with ``reduction='none'``.
@@ -37,8 +43,13 @@ def sigmoid_focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha
     return form(logits, target, gamma, alpha, weight)
 
 
-def sigmoid_focal_loss_derivative(logits: Tensor, target: Tensor, gamma: float = 2.0,
-                                  alpha: float = 0.25, weight: Tensor | None = None) -> Tensor:
+def sigmoid_focal_loss_derivative(
+    logits: Tensor,
+    target: Tensor,
+    gamma: float = 2.0,
+    alpha: float = 0.25,
+    weight: Tensor | None = None,
+) -> Tensor:
     """Derivative of each element of :func:`sigmoid_focal_loss` by its logit, ``(N, C)``."""
     _check(logits, target, weight)
     if use_triton(logits):
@@ -49,8 +60,9 @@ def sigmoid_focal_loss_derivative(logits: Tensor, target: Tensor, gamma: float =
 
 
 @twin_of('sigmoid_focal_loss')
-def sigmoid_focal_loss_torch(logits: Tensor, target: Tensor, gamma: float, alpha: float,
-                             weight: Tensor | None) -> Tensor:
+def sigmoid_focal_loss_torch(
+    logits: Tensor, target: Tensor, gamma: float, alpha: float, weight: Tensor | None
+) -> Tensor:
     """:func:`sigmoid_focal_loss` in torch."""
     _, factor, x = _terms(logits, target, alpha, weight)
     # powers of p as exponentials: for gamma < 1, p ** gamma has no finite derivative at p = 0
@@ -58,20 +70,30 @@ def sigmoid_focal_loss_torch(logits: Tensor, target: Tensor, gamma: float, alpha
 
 
 @twin_of('sigmoid_focal_loss_backward')
-def sigmoid_focal_loss_backward_torch(grad_loss: Tensor | None, logits: Tensor, target: Tensor,
-                                      gamma: float, alpha: float, weight: Tensor | None) -> Tensor:
+def sigmoid_focal_loss_backward_torch(
+    grad_loss: Tensor | None,
+    logits: Tensor,
+    target: Tensor,
+    gamma: float,
+    alpha: float,
+    weight: Tensor | None,
+) -> Tensor:
     """Return the gradient of the logits, or without ``grad_loss`` each element's derivative."""
     if grad_loss is not None:
-        return gradients(lambda x: sigmoid_focal_loss_torch(x, target, gamma, alpha, weight),
-                         (logits,), grad_loss)[0]
+        return gradients(
+            lambda x: sigmoid_focal_loss_torch(x, target, gamma, alpha, weight),
+            (logits,),
+            grad_loss,
+        )[0]
     sign, factor, x = _terms(logits, target, alpha, weight)
     log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
     slope = gamma * log_p.exp() * log_p - log_not_p.exp()
     return (sign * factor * (gamma * log_not_p).exp() * slope).to(logits.dtype)
 
 
-def _terms(logits: Tensor, target: Tensor, alpha: float, weight: Tensor | None
-           ) -> tuple[Tensor, Tensor, Tensor]:
+def _terms(
+    logits: Tensor, target: Tensor, alpha: float, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """1 where a logit is that of the target and -1 elsewhere, its factor, and the logit of being
     right, all ``(N, C)``."""
     x = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -88,20 +110,27 @@ def _terms(logits: Tensor, target: Tensor, alpha: float, weight: Tensor | None
 
 def _check(logits: Tensor, target: Tensor, weight: Tensor | None) -> None:
     if logits.dim() != 2 or not logits.is_floating_point() or target.shape != logits.shape[:1]:
-        raise ValueError('logits must be floating-point (N, C) and target (N,); got '
-                         f'{logits.dtype} {tuple(logits.shape)} and {tuple(target.shape)}')
+        raise ValueError(
+            'logits must be floating-point (N, C) and target (N,); got '
+            f'{logits.dtype} {tuple(logits.shape)} and {tuple(target.shape)}'
+        )
     if target.dtype != torch.int64:
         raise ValueError(f'target must be int64 class indices, got {target.dtype}: target.long()')
     if weight is not None and weight.shape != logits.shape[1:]:
-        raise ValueError(f'weight must have one number for each of the {logits.shape[1]} classes; '
-                         f'got shape {tuple(weight.shape)}')
+        raise ValueError(
+            f'weight must have one number for each of the {logits.shape[1]} classes; '
+            f'got shape {tuple(weight.shape)}'
+        )
     if any(t is not None and t.device != logits.device for t in (target, weight)):
-        raise ValueError('logits, target and weight must be on one device; got '
-                         + ', '.join(str(t.device) for t in (logits, target, weight)
-                                     if t is not None))
+        raise ValueError(
+            'logits, target and weight must be on one device; got '
+            + ', '.join(str(t.device) for t in (logits, target, weight) if t is not None)
+        )
     # A look at CUDA's values would make the host wait for the device.
     if target.device.type == 'cpu' and len(target) and not torch.compiler.is_compiling():
         low, high = target.aminmax()
         if low < 0 or high > logits.shape[1]:
-            raise ValueError(f'target must be in 0..{logits.shape[1]} (classes, then background); '
-                             f'got {low} to {high}')
+            raise ValueError(
+                f'target must be in 0..{logits.shape[1]} (classes, then background); '
+                f'got {low} to {high}'
+            )

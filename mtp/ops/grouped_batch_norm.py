@@ -11,6 +11,7 @@ gradients are computed in the reverse order of the calls. The collectives use a 
 their own, because DDP reduces gradients between two layers where these run uncompiled, and after
 the last one where they are compiled.
 """
+
 import functools
 import weakref
 from collections.abc import Callable, Sequence
@@ -26,9 +27,17 @@ from torch._ops import OpOverload
 _process_groups: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def grouped_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor,
-                       running_var: Tensor, sizes: Sequence[int], momentum: float, eps: float,
-                       synced: bool = False) -> Tensor:
+def grouped_batch_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    sizes: Sequence[int],
+    momentum: float,
+    eps: float,
+    synced: bool = False,
+) -> Tensor:
     """Normalise each group of images with its own mean and variance.
 
     Equal to one call of ``F.batch_norm(..., training=True)`` per group, in order, what it does to
@@ -55,45 +64,77 @@ def grouped_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Te
         raise ValueError(f'sizes={list(sizes)} must add up to the {len(x)} images of the batch')
     normalise = torch.ops.mtp.synced_batch_norm if synced else torch.ops.mtp.local_batch_norm
     out, new_mean, new_var, *_ = normalise(
-        x, weight, bias, running_mean, running_var, sizes, momentum, eps)
+        x, weight, bias, running_mean, running_var, sizes, momentum, eps
+    )
     with torch.no_grad():
         running_mean.copy_(new_mean)
         running_var.copy_(new_var)
     return out
 
 
-def local_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor,
-                     running_var: Tensor, sizes: Sequence[int], momentum: float, eps: float
-                     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def local_batch_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    sizes: Sequence[int],
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the result, the new running statistics, and mean and 1 / deviation by group."""
     running_mean, running_var = running_mean.clone(), running_var.clone()
     x, out = _dense(x), _empty_like(x)
     mean, invstd = (running_mean.new_empty(len(sizes), x.shape[1]) for _ in range(2))
     for i, (x_i, out_i) in enumerate(zip(x.split(sizes), out.split(sizes))):
         torch.ops.aten.native_batch_norm.out(
-            x_i, weight, bias, running_mean, running_var, True, momentum, eps,
-            out=out_i, save_mean=mean[i], save_invstd=invstd[i])
+            x_i,
+            weight,
+            bias,
+            running_mean,
+            running_var,
+            True,
+            momentum,
+            eps,
+            out=out_i,
+            save_mean=mean[i],
+            save_invstd=invstd[i],
+        )
     return out, running_mean, running_var, mean, invstd
 
 
-def local_batch_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor,
-                              invstd: Tensor, sizes: Sequence[int], eps: float
-                              ) -> tuple[Tensor, Tensor, Tensor]:
+def local_batch_norm_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    sizes: Sequence[int],
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of the maps, the weight and the bias."""
     grad_x, of_weight, of_bias = _empty_like(x), [], []
     groups = _split(sizes, _dense_like(grad, x), _dense(x), grad_x)
     for (grad_i, x_i, grad_x_i), mean_i, invstd_i in zip(groups, mean, invstd):
         found, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            grad_i, x_i, weight, None, None, mean_i, invstd_i, True, eps, [True] * 3)
+            grad_i, x_i, weight, None, None, mean_i, invstd_i, True, eps, [True] * 3
+        )
         grad_x_i.copy_(found)
         of_weight.append(grad_weight)
         of_bias.append(grad_bias)
     return grad_x, _sum(of_weight), _sum(of_bias)
 
 
-def synced_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor,
-                      running_var: Tensor, sizes: Sequence[int], momentum: float, eps: float
-                      ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def synced_batch_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    sizes: Sequence[int],
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return what :func:`local_batch_norm` does, and the number of pixels in each group."""
     stats, elementwise, *_ = _kernels(x)
     x, out = _dense(x), _empty_like(x)
@@ -120,22 +161,33 @@ def synced_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Ten
     return out, running_mean, running_var, mean, invstd, count
 
 
-def synced_batch_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor,
-                               invstd: Tensor, count: Tensor, sizes: Sequence[int], eps: float
-                               ) -> tuple[Tensor, Tensor, Tensor]:
+def synced_batch_norm_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    count: Tensor,
+    sizes: Sequence[int],
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of the maps, and this process's share of those of weight and bias."""
     *_, reduce, elementwise = _kernels(x)
     grad_x = _empty_like(x)
     groups = [*zip(_split(sizes, _dense_like(grad, x), _dense(x), grad_x), mean, invstd)]
-    sums, sums_centred, of_weight, of_bias = zip(*(
-        reduce(grad_i, x_i, mean_i, invstd_i, weight, True, True, True)
-        for (grad_i, x_i, _), mean_i, invstd_i in groups))
+    sums, sums_centred, of_weight, of_bias = zip(
+        *(
+            reduce(grad_i, x_i, mean_i, invstd_i, weight, True, True, True)
+            for (grad_i, x_i, _), mean_i, invstd_i in groups
+        )
+    )
     total = torch.cat([torch.stack(sums), torch.stack(sums_centred)], 1)
     _all_reduce(total)
     count = count.int()
     for i, ((grad_i, x_i, grad_x_i), mean_i, invstd_i) in enumerate(groups):
-        grad_x_i.copy_(elementwise(
-            grad_i, x_i, mean_i, invstd_i, weight, *total[i].chunk(2), count[i]))
+        grad_x_i.copy_(
+            elementwise(grad_i, x_i, mean_i, invstd_i, weight, *total[i].chunk(2), count[i])
+        )
     return grad_x, _sum(of_weight), _sum(of_bias)
 
 
@@ -150,8 +202,12 @@ def _all_reduce(x: Tensor) -> None:
 def _kernels(x: Tensor) -> tuple[Callable, Callable, Callable, Callable]:
     """Return the kernels of torch's ``SyncBatchNorm`` on a GPU, and the same in torch elsewhere."""
     if x.is_cuda:
-        return (torch.batch_norm_stats, torch.ops.aten.batch_norm_elemt.out,
-                torch.batch_norm_backward_reduce, torch.batch_norm_backward_elemt)
+        return (
+            torch.batch_norm_stats,
+            torch.ops.aten.batch_norm_elemt.out,
+            torch.batch_norm_backward_reduce,
+            torch.batch_norm_backward_elemt,
+        )
     return stats_torch, elementwise_torch, reduce_torch, backward_elementwise_torch
 
 
@@ -161,16 +217,24 @@ def stats_torch(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return mean, (var + eps).rsqrt()
 
 
-def elementwise_torch(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, invstd: Tensor,
-                      eps: float, *, out: Tensor) -> Tensor:
+def elementwise_torch(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    eps: float,
+    *,
+    out: Tensor,
+) -> Tensor:
     """Write the normalised maps to ``out``; ``eps`` is in ``invstd`` already."""
     centred = _wide(x) - mean[:, None, None]
-    return out.copy_(torch.addcmul(
-        bias[:, None, None], centred, (invstd * weight)[:, None, None]))
+    return out.copy_(torch.addcmul(bias[:, None, None], centred, (invstd * weight)[:, None, None]))
 
 
-def reduce_torch(grad: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor,
-                 *wanted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def reduce_torch(
+    grad: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor, *wanted: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return by channel: sums of the gradient and of gradient times centred maps; the gradients of
     weight and bias."""
     grad = _wide(grad)
@@ -179,9 +243,16 @@ def reduce_torch(grad: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, weight: 
     return total, centred, (centred * invstd).to(weight.dtype), total.to(weight.dtype)
 
 
-def backward_elementwise_torch(grad: Tensor, x: Tensor, mean: Tensor, invstd: Tensor,
-                               weight: Tensor, total: Tensor, centred: Tensor, count: Tensor
-                               ) -> Tensor:
+def backward_elementwise_torch(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    weight: Tensor,
+    total: Tensor,
+    centred: Tensor,
+    count: Tensor,
+) -> Tensor:
     """Return the gradient of the maps, given the sums of :func:`reduce_torch`."""
     slope = centred / count * invstd.square()
     grad_x = _wide(grad) - (total / count)[:, None, None]
@@ -220,11 +291,24 @@ def _dense_like(x: Tensor, other: Tensor) -> Tensor:
     return x.contiguous(memory_format=_layout(other))
 
 
-def _fake_local(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor,
-                sizes: Sequence[int], momentum: float, eps: float) -> tuple[Tensor, ...]:
+def _fake_local(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    sizes: Sequence[int],
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, ...]:
     mean, invstd = (running_mean.new_empty(len(sizes), x.shape[1]) for _ in range(2))
-    return (_empty_like(x), torch.empty_like(running_mean), torch.empty_like(running_var), mean,
-            invstd)
+    return (
+        _empty_like(x),
+        torch.empty_like(running_mean),
+        torch.empty_like(running_var),
+        mean,
+        invstd,
+    )
 
 
 def _fake_synced(x: Tensor, *args: Any) -> tuple[Tensor, ...]:
@@ -240,8 +324,11 @@ def _define(function: Callable, fake: Callable) -> OpOverload:
     """Make an operator of a function."""
     name = f'mtp::{function.__name__}'
     # Compiled convolutions are channels-last: without the tag, maps would be copied to and fro.
-    torch.library.define(name, torch.library.infer_schema(function, mutates_args=()),
-                         tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
+    torch.library.define(
+        name,
+        torch.library.infer_schema(function, mutates_args=()),
+        tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout),
+    )
     torch.library.impl(name, 'default', function)
     torch.library.register_fake(name, fake)
     return getattr(torch.ops.mtp, function.__name__).default
@@ -264,10 +351,14 @@ def _make_differentiable(forward: OpOverload, backward: OpOverload) -> None:
 
 
 def _register() -> None:
-    local = (_define(local_batch_norm, _fake_local),
-             _define(local_batch_norm_backward, _fake_gradients))
-    synced = (_define(synced_batch_norm, _fake_synced),
-              _define(synced_batch_norm_backward, _fake_gradients))
+    local = (
+        _define(local_batch_norm, _fake_local),
+        _define(local_batch_norm_backward, _fake_gradients),
+    )
+    synced = (
+        _define(synced_batch_norm, _fake_synced),
+        _define(synced_batch_norm_backward, _fake_gradients),
+    )
     _make_differentiable(*local)
     _make_differentiable(*synced)
     for operator in synced:

@@ -2,6 +2,7 @@
 
 Shapes: G groups (a pyramid level of an image each), N boxes of a group.
 """
+
 import torch
 from torch import Tensor
 
@@ -29,14 +30,19 @@ def kept_horizontal(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tenso
         ValueError: wrong shapes, dtypes or devices.
     """
     if boxes.dim() != 3 or boxes.shape[2] != 4 or not boxes.is_floating_point():
-        raise ValueError('boxes must be floating-point (G, N, 4): x1, y1, x2, y2; got '
-                         f'{boxes.dtype} {tuple(boxes.shape)}')
+        raise ValueError(
+            'boxes must be floating-point (G, N, 4): x1, y1, x2, y2; got '
+            f'{boxes.dtype} {tuple(boxes.shape)}'
+        )
     if valid.shape != boxes.shape[:2] or valid.dtype != torch.bool:
-        raise ValueError(f'valid must be bool {tuple(boxes.shape[:2])}, a flag a box; got '
-                         f'{valid.dtype} {tuple(valid.shape)}')
+        raise ValueError(
+            f'valid must be bool {tuple(boxes.shape[:2])}, a flag a box; got '
+            f'{valid.dtype} {tuple(valid.shape)}'
+        )
     if valid.device != boxes.device:
-        raise ValueError(f'boxes are on {boxes.device}, valid on {valid.device}: move them to one '
-                         'device')
+        raise ValueError(
+            f'boxes are on {boxes.device}, valid on {valid.device}: move them to one device'
+        )
     boxes = boxes.detach().to(torch.promote_types(boxes.dtype, torch.float32))
     if boxes.shape[1] <= MOST_BOXES and use_triton(boxes):
         from mtp.ops.triton.horizontal_nms import kept_horizontal as form
@@ -53,11 +59,12 @@ def kept_horizontal_torch(boxes: Tensor, valid: Tensor, iou_threshold: float) ->
     An operator, because compiled code cannot look at how many boxes are valid.
     """
     from torchvision.ops import nms  # slow to import, and mtp is not
+
     ranks = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=boxes.dtype)
     keep = torch.zeros_like(valid)
     for boxes_g, valid_g, keep_g in zip(boxes, valid, keep):
         index = valid_g.nonzero().squeeze(1)
-        keep_g[index[nms(boxes_g[index], ranks[:len(index)], iou_threshold)]] = True
+        keep_g[index[nms(boxes_g[index], ranks[: len(index)], iou_threshold)]] = True
     return keep
 
 

@@ -7,6 +7,7 @@
 The environment variable ``MTP_OPS`` chooses: ``native`` demands the compiled extension,
 ``portable`` uses this module even beside one, unset takes the compiled one where it is.
 """
+
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -32,6 +33,7 @@ NAME = 'mmcv._ext'
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Horizontal NMS through torchvision, among equal scores in mmcv's order."""
     from torchvision.ops import nms as tv_nms
+
     order = scores.sort(descending=True).indices
     boxes = boxes[order].to(torch.promote_types(boxes.dtype, torch.float32))
     boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], 1)
@@ -40,35 +42,67 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     return order[tv_nms(boxes, ranks, iou_threshold)]
 
 
-def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor,
-                      argmax_x: Tensor, aligned_height: int, aligned_width: int,
-                      spatial_scale: float, sampling_ratio: int, pool_mode: int,
-                      aligned: bool) -> None:
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
     """RoIAlign through torchvision."""
     _average_only(pool_mode)
-    output.copy_(roi_align(input, rois, aligned_height, aligned_width, spatial_scale,
-                           sampling_ratio, aligned))
+    output.copy_(
+        roi_align(
+            input, rois, aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned
+        )
+    )
 
 
-def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor,
-                       grad_input: Tensor, aligned_height: int, aligned_width: int,
-                       spatial_scale: float, sampling_ratio: int, pool_mode: int,
-                       aligned: bool) -> None:
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
     """Gradient of :func:`roi_align_forward`."""
     _average_only(pool_mode)
-    grad_input.copy_(_roi_align_backward(grad_output, rois, grad_input.shape, spatial_scale,
-                                         sampling_ratio, aligned))
+    grad_input.copy_(
+        _roi_align_backward(
+            grad_output, rois, grad_input.shape, spatial_scale, sampling_ratio, aligned
+        )
+    )
 
 
-def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode_flag: int = 0,
-                    aligned: bool = False) -> None:
+def box_iou_rotated(
+    boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode_flag: int = 0, aligned: bool = False
+) -> None:
     """Rotated overlaps, row-major into ``ious``; columns after the fifth (a score) are not read."""
     mode = ('iou', 'iof')[mode_flag]
     ious.copy_(_box_iou_rotated(boxes1[:, :5], boxes2[:, :5], mode, aligned).view_as(ious))
 
 
-def nms_rotated(dets: Tensor, scores: Tensor, order: Tensor, dets_sorted: Tensor, labels: Tensor,
-                iou_threshold: float, multi_label: int) -> Tensor:
+def nms_rotated(
+    dets: Tensor,
+    scores: Tensor,
+    order: Tensor,
+    dets_sorted: Tensor,
+    labels: Tensor,
+    iou_threshold: float,
+    multi_label: int,
+) -> Tensor:
     """Rotated NMS; ``dets`` carries the label as a sixth column when ``multi_label``.
 
     On CPU the compiled extension pays no heed to labels, on CUDA it does, and so does this one:
@@ -78,38 +112,78 @@ def nms_rotated(dets: Tensor, scores: Tensor, order: Tensor, dets_sorted: Tensor
     return _nms_rotated(dets[:, :5], scores, iou_threshold, labels if respected else None)
 
 
-def roi_align_rotated_forward(input: Tensor, rois: Tensor, output: Tensor, pooled_height: int,
-                              pooled_width: int, spatial_scale: float, sampling_ratio: int,
-                              aligned: bool, clockwise: bool) -> None:
+def roi_align_rotated_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    clockwise: bool,
+) -> None:
     """Rotated RoIAlign."""
-    output.copy_(roi_align_rotated(input, rois, (pooled_height, pooled_width), spatial_scale,
-                                   sampling_ratio, aligned, clockwise))
+    output.copy_(
+        roi_align_rotated(
+            input,
+            rois,
+            (pooled_height, pooled_width),
+            spatial_scale,
+            sampling_ratio,
+            aligned,
+            clockwise,
+        )
+    )
 
 
-def roi_align_rotated_backward(grad_output: Tensor, rois: Tensor, grad_input: Tensor,
-                               pooled_height: int, pooled_width: int, spatial_scale: float,
-                               sampling_ratio: int, aligned: bool, clockwise: bool) -> None:
+def roi_align_rotated_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    clockwise: bool,
+) -> None:
     """Gradient of :func:`roi_align_rotated_forward`."""
-    grad_input.copy_(_roi_align_rotated_backward(
-        grad_output, rois, grad_input.shape, spatial_scale, sampling_ratio, aligned, clockwise))
+    grad_input.copy_(
+        _roi_align_rotated_backward(
+            grad_output, rois, grad_input.shape, spatial_scale, sampling_ratio, aligned, clockwise
+        )
+    )
 
 
-def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor,
-                               gamma: float, alpha: float) -> None:
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
     """Elementwise sigmoid focal loss."""
     output.copy_(sigmoid_focal_loss(input, target, gamma, alpha, _given(weight)))
 
 
-def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor,
-                                gamma: float, alpha: float) -> None:
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
     """Derivative of each element of :func:`sigmoid_focal_loss_forward`."""
     grad_input.copy_(sigmoid_focal_loss_derivative(input, target, gamma, alpha, _given(weight)))
 
 
-PROVIDED: dict[str, Callable] = {function.__name__: function for function in (
-    nms, roi_align_forward, roi_align_backward, box_iou_rotated, nms_rotated,
-    roi_align_rotated_forward, roi_align_rotated_backward, sigmoid_focal_loss_forward,
-    sigmoid_focal_loss_backward)}
+PROVIDED: dict[str, Callable] = {
+    function.__name__: function
+    for function in (
+        nms,
+        roi_align_forward,
+        roi_align_backward,
+        box_iou_rotated,
+        nms_rotated,
+        roi_align_rotated_forward,
+        roi_align_rotated_backward,
+        sigmoid_focal_loss_forward,
+        sigmoid_focal_loss_backward,
+    )
+}
 
 
 class PortableExtension(ModuleType):
@@ -127,7 +201,9 @@ class PortableExtension(ModuleType):
                 f"mtp's portable mmcv._ext has no {name!r}; it has {', '.join(PROVIDED)}. For the "
                 'others unset MTP_OPS and compile mmcv for your torch (with a CUDA toolkit): '
                 'MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir '
-                '--no-build-isolation onedl-mmcv')
+                '--no-build-isolation onedl-mmcv'
+            )
+
         return missing
 
 
@@ -164,13 +240,17 @@ def choice() -> str:
         return 'portable'
     compiled = has_compiled()
     if setting == 'native' and not compiled:
-        raise ImportError('MTP_OPS=native, but mmcv has no compiled extension here: install an '
-                          'mmcv compiled for your torch, or unset MTP_OPS')
+        raise ImportError(
+            'MTP_OPS=native, but mmcv has no compiled extension here: install an '
+            'mmcv compiled for your torch, or unset MTP_OPS'
+        )
     if compiled and setting != 'portable':
         return 'native'
     if loaded is not None:
-        raise ImportError('MTP_OPS=portable comes too late: mmcv.ops already runs on its compiled '
-                          'extension. Import mtp before it')
+        raise ImportError(
+            'MTP_OPS=portable comes too late: mmcv.ops already runs on its compiled '
+            'extension. Import mtp before it'
+        )
     return 'portable'
 
 
@@ -185,8 +265,9 @@ def has_compiled() -> bool:
 
 def _average_only(pool_mode: int) -> None:
     if pool_mode != 1:
-        raise NotImplementedError("RoIAlign with pool_mode='max' needs a compiled mmcv; "
-                                  "use pool_mode='avg'")
+        raise NotImplementedError(
+            "RoIAlign with pool_mode='max' needs a compiled mmcv; use pool_mode='avg'"
+        )
 
 
 def _given(weight: Tensor) -> Tensor | None:

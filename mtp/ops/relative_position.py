@@ -7,6 +7,7 @@ channels of a head. A relative table has ``2 * L - 1`` rows for an axis of lengt
 Source: decomposed relative positions of MViTv2 (arXiv:2112.01526, eq. 4), as the MTP encoder
 (arXiv:2403.13430) uses them.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,8 +34,9 @@ def resize_relative_table(table: Tensor, rows: int) -> Tensor:
     return bicubic(image, (rows, table.shape[1]))[0, 0].to(table.dtype)
 
 
-def relative_position_terms(q: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
-                            ) -> tuple[Tensor, Tensor]:
+def relative_position_terms(
+    q: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
+) -> tuple[Tensor, Tensor]:
     """Attention logits that depend on the row and on the column offset only.
 
     Args:
@@ -51,12 +53,15 @@ def relative_position_terms(q: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
     columns = torch.arange(width, device=q.device)
     table_h = rel_pos_h[rows[:, None] - rows + height - 1]
     table_w = rel_pos_w[columns[:, None] - columns + width - 1]
-    return (torch.einsum('...ijd,ikd->...ijk', q, table_h),
-            torch.einsum('...ijd,jld->...ijl', q, table_w))
+    return (
+        torch.einsum('...ijd,ikd->...ijk', q, table_h),
+        torch.einsum('...ijd,jld->...ijl', q, table_w),
+    )
 
 
-def relative_position_attention(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor,
-                                rel_pos_w: Tensor) -> Tensor:
+def relative_position_attention(
+    q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
+) -> Tensor:
     """Full attention over an ``H x W`` grid with decomposed relative positions.
 
     With ``q' = q / sqrt(d)`` the logit of query ``(i, j)`` and key ``(k, l)`` is
@@ -91,27 +96,38 @@ def relative_position_attention(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tens
     out = F.scaled_dot_product_attention(
         torch.cat([q, *extra_q], -1),
         torch.cat([k, places.flatten(0, 1).expand(batch, heads, -1, -1)], -1),
-        F.pad(v, (0, height + width + filling)), scale=1.0)
+        F.pad(v, (0, height + width + filling)),
+        scale=1.0,
+    )
     return out[..., :channels]
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
-           ) -> tuple[int, int]:
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
+) -> tuple[int, int]:
     """The grid (H, W), if everything fits together."""
     if q.dim() != 4 or not q.shape == k.shape == v.shape:
-        raise ValueError('q, k and v must have one shape (B, heads, H * W, d); got '
-                         f'{tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}')
+        raise ValueError(
+            'q, k and v must have one shape (B, heads, H * W, d); got '
+            f'{tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}'
+        )
     grid = (len(rel_pos_h) + 1) // 2, (len(rel_pos_w) + 1) // 2
     for name, table, side in (('rel_pos_h', rel_pos_h, grid[0]), ('rel_pos_w', rel_pos_w, grid[1])):
         if table.shape != (2 * side - 1, q.shape[3]):
-            raise ValueError(f'{name} must have shape (2 * side - 1, {q.shape[3]}), side being '
-                             f'that of the grid; got {tuple(table.shape)}')
+            raise ValueError(
+                f'{name} must have shape (2 * side - 1, {q.shape[3]}), side being '
+                f'that of the grid; got {tuple(table.shape)}'
+            )
     if grid[0] * grid[1] != q.shape[2]:
-        raise ValueError(f'tables of {len(rel_pos_h)} and {len(rel_pos_w)} rows are those of a '
-                         f'grid of {grid[0]} x {grid[1]} tokens, but q has {q.shape[2]} tokens')
+        raise ValueError(
+            f'tables of {len(rel_pos_h)} and {len(rel_pos_w)} rows are those of a '
+            f'grid of {grid[0]} x {grid[1]} tokens, but q has {q.shape[2]} tokens'
+        )
     if not q.dtype == k.dtype == v.dtype:
         raise ValueError(f'q, k and v must have one dtype; got {q.dtype}, {k.dtype}, {v.dtype}')
     if len({tensor.device for tensor in (q, k, v, rel_pos_h, rel_pos_w)}) > 1:
-        raise ValueError('q, k, v and the tables must be on one device; got '
-                         + ', '.join(str(t.device) for t in (q, k, v, rel_pos_h, rel_pos_w)))
+        raise ValueError(
+            'q, k, v and the tables must be on one device; got '
+            + ', '.join(str(t.device) for t in (q, k, v, rel_pos_h, rel_pos_w))
+        )
     return grid

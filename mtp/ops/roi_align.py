@@ -4,6 +4,7 @@ torchvision's gradient on a GPU is added up in any order; under
 ``torch.use_deterministic_algorithms`` its function runs a form in Python, which is NaN for regions
 without extent. Here they give 0, as in torchvision otherwise.
 """
+
 import torch
 from torch import Tensor
 
@@ -11,8 +12,15 @@ from mtp.ops.deterministic import in_order
 from mtp.ops.roi_align_rotated import roi_align_rotated_backward_torch, roi_align_rotated_torch
 
 
-def roi_align(features: Tensor, rois: Tensor, height: int, width: int, spatial_scale: float,
-              sampling_ratio: int, aligned: bool = True) -> Tensor:
+def roi_align(
+    features: Tensor,
+    rois: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool = True,
+) -> Tensor:
     """Average-pool each region; differentiable in ``features``.
 
     Args:
@@ -28,17 +36,37 @@ def roi_align(features: Tensor, rois: Tensor, height: int, width: int, spatial_s
     """
     if in_order(features) and features.requires_grad:
         return roi_align_rotated_torch(
-            features, _turned(rois, spatial_scale, aligned), height, width, spatial_scale,
-            sampling_ratio, aligned, True)
+            features,
+            _turned(rois, spatial_scale, aligned),
+            height,
+            width,
+            spatial_scale,
+            sampling_ratio,
+            aligned,
+            True,
+        )
     import torchvision  # noqa: F401  (slow to import, and mtp is not; registers the operators)
+
     dtype = torch.promote_types(features.dtype, torch.float32)
     return torch.ops.torchvision.roi_align(
-        features.to(dtype), rois.to(dtype), spatial_scale, height, width, sampling_ratio or -1,
-        aligned).to(features.dtype)
+        features.to(dtype),
+        rois.to(dtype),
+        spatial_scale,
+        height,
+        width,
+        sampling_ratio or -1,
+        aligned,
+    ).to(features.dtype)
 
 
-def roi_align_backward(grad_output: Tensor, rois: Tensor, shape: tuple[int, ...],
-                       spatial_scale: float, sampling_ratio: int, aligned: bool = True) -> Tensor:
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    shape: tuple[int, ...],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool = True,
+) -> Tensor:
     """Return the gradient of features of ``shape`` (B, C, H, W), in the dtype of ``grad_output``.
 
     Args:
@@ -47,13 +75,26 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, shape: tuple[int, ...]
     """
     if in_order(grad_output):
         return roi_align_rotated_backward_torch(
-            grad_output, _turned(rois, spatial_scale, aligned), shape, spatial_scale,
-            sampling_ratio, aligned, True)
+            grad_output,
+            _turned(rois, spatial_scale, aligned),
+            shape,
+            spatial_scale,
+            sampling_ratio,
+            aligned,
+            True,
+        )
     import torchvision  # noqa: F401  (registers the operators)
+
     dtype = torch.promote_types(grad_output.dtype, torch.float32)
     return torch.ops.torchvision._roi_align_backward(
-        grad_output.to(dtype), rois.to(dtype), spatial_scale, *grad_output.shape[2:], *shape,
-        sampling_ratio or -1, aligned).to(grad_output.dtype)
+        grad_output.to(dtype),
+        rois.to(dtype),
+        spatial_scale,
+        *grad_output.shape[2:],
+        *shape,
+        sampling_ratio or -1,
+        aligned,
+    ).to(grad_output.dtype)
 
 
 def _turned(rois: Tensor, spatial_scale: float, aligned: bool) -> Tensor:
@@ -62,5 +103,6 @@ def _turned(rois: Tensor, spatial_scale: float, aligned: bool) -> Tensor:
     first, second = rois[:, 1:3], rois[:, 3:5]
     if not aligned:  # a feature pixel at least, which begins where the region does
         second = torch.maximum(second, first + 1 / spatial_scale)
-    return torch.cat([rois[:, :1], (first + second) / 2, second - first,
-                      torch.zeros_like(rois[:, :1])], 1)
+    return torch.cat(
+        [rois[:, :1], (first + second) / 2, second - first, torch.zeros_like(rois[:, :1])], 1
+    )

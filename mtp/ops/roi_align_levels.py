@@ -1,4 +1,5 @@
 """RoIAlign from the levels of a feature pyramid, each RoI from its own."""
+
 from collections.abc import Sequence
 
 import torch
@@ -11,9 +12,14 @@ from mtp.ops.roi_align_rotated import roi_align_rotated_backward_torch, roi_alig
 _CONVENTIONS = True, True  # aligned, clockwise
 
 
-def roi_align_levels(features: Sequence[Tensor], rois: Tensor, levels: Tensor,
-                     output_size: int | tuple[int, int], strides: Sequence[int],
-                     sampling_ratio: int = 0) -> Tensor:
+def roi_align_levels(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    output_size: int | tuple[int, int],
+    strides: Sequence[int],
+    sampling_ratio: int = 0,
+) -> Tensor:
     """Average-pool each RoI from the feature map of its level.
 
     Equal to ``torchvision.ops.roi_align`` (``aligned=True``) or :func:`mtp.ops.roi_align_rotated`
@@ -48,8 +54,15 @@ def roi_align_levels(features: Sequence[Tensor], rois: Tensor, levels: Tensor,
 
 
 @twin_of('roi_align_levels')
-def roi_align_levels_torch(features: Sequence[Tensor], rois: Tensor, levels: Tensor, height: int,
-                           width: int, scales: Sequence[float], sampling_ratio: int) -> Tensor:
+def roi_align_levels_torch(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    height: int,
+    width: int,
+    scales: Sequence[float],
+    sampling_ratio: int,
+) -> Tensor:
     """:func:`roi_align_levels` level by level."""
     pooled, places = [], []
     for level, (features_l, scale) in enumerate(zip(features, scales)):
@@ -62,9 +75,15 @@ def roi_align_levels_torch(features: Sequence[Tensor], rois: Tensor, levels: Ten
 
 
 @twin_of('roi_align_levels_backward')
-def roi_align_levels_backward_torch(grad_output: Tensor, rois: Tensor, levels: Tensor, images: int,
-                                    sizes: Sequence[int], scales: Sequence[float],
-                                    sampling_ratio: int) -> list[Tensor]:
+def roi_align_levels_backward_torch(
+    grad_output: Tensor,
+    rois: Tensor,
+    levels: Tensor,
+    images: int,
+    sizes: Sequence[int],
+    scales: Sequence[float],
+    sampling_ratio: int,
+) -> list[Tensor]:
     """Return the gradients of features ``(images, C, H, W)``, in :func:`roi_align_levels`.
 
     Args:
@@ -78,45 +97,62 @@ def roi_align_levels_backward_torch(grad_output: Tensor, rois: Tensor, levels: T
     return grads
 
 
-def _pool(features: Tensor, rois: Tensor, bins: tuple[int, int], scale: float,
-          sampling_ratio: int) -> Tensor:
+def _pool(
+    features: Tensor, rois: Tensor, bins: tuple[int, int], scale: float, sampling_ratio: int
+) -> Tensor:
     if rois.shape[1] == 6:
         return roi_align_rotated_torch(features, rois, *bins, scale, sampling_ratio, *_CONVENTIONS)
     return roi_align(features, rois, *bins, scale, sampling_ratio)
 
 
-def _pool_backward(grad_output: Tensor, rois: Tensor, shape: tuple[int, ...], scale: float,
-                   sampling_ratio: int) -> Tensor:
+def _pool_backward(
+    grad_output: Tensor, rois: Tensor, shape: tuple[int, ...], scale: float, sampling_ratio: int
+) -> Tensor:
     if rois.shape[1] == 6:
         return roi_align_rotated_backward_torch(
-            grad_output, rois, shape, scale, sampling_ratio, *_CONVENTIONS)
+            grad_output, rois, shape, scale, sampling_ratio, *_CONVENTIONS
+        )
     return roi_align_backward(grad_output, rois, shape, scale, sampling_ratio)
 
 
-def _check(features: Sequence[Tensor], rois: Tensor, levels: Tensor, strides: Sequence[int]
-           ) -> None:
+def _check(
+    features: Sequence[Tensor], rois: Tensor, levels: Tensor, strides: Sequence[int]
+) -> None:
     shapes = [tuple(features_l.shape) for features_l in features]
-    if (not shapes or any(len(shape) != 4 or shape[:2] != shapes[0][:2] for shape in shapes)
-            or len({features_l.dtype for features_l in features}) > 1):
-        raise ValueError('features must be maps (B, C, H, W) of equal B, C and dtype; got '
-                         f'{[(features_l.dtype, *features_l.shape) for features_l in features]}')
+    if (
+        not shapes
+        or any(len(shape) != 4 or shape[:2] != shapes[0][:2] for shape in shapes)
+        or len({features_l.dtype for features_l in features}) > 1
+    ):
+        raise ValueError(
+            'features must be maps (B, C, H, W) of equal B, C and dtype; got '
+            f'{[(features_l.dtype, *features_l.shape) for features_l in features]}'
+        )
     if len(strides) != len(shapes):
         raise ValueError(f'{len(shapes)} levels need as many strides, got {list(strides)}')
     if rois.dim() != 2 or rois.shape[1] not in (5, 6):
-        raise ValueError('rois must be (R, 5): image index, x1, y1, x2, y2; or (R, 6): image '
-                         f'index, cx, cy, w, h, theta; got {tuple(rois.shape)}')
+        raise ValueError(
+            'rois must be (R, 5): image index, x1, y1, x2, y2; or (R, 6): image '
+            f'index, cx, cy, w, h, theta; got {tuple(rois.shape)}'
+        )
     if levels.shape != rois.shape[:1] or levels.dtype != torch.int64:
-        raise ValueError(f'{len(rois)} rois need as many levels, int64; got {levels.dtype} '
-                         f'{tuple(levels.shape)}')
+        raise ValueError(
+            f'{len(rois)} rois need as many levels, int64; got {levels.dtype} {tuple(levels.shape)}'
+        )
     if not features[0].device == rois.device == levels.device:
-        raise ValueError(f'features are on {features[0].device}, rois on {rois.device}, levels on '
-                         f'{levels.device}: move them to one device')
+        raise ValueError(
+            f'features are on {features[0].device}, rois on {rois.device}, levels on '
+            f'{levels.device}: move them to one device'
+        )
     # A look at CUDA's values would make the host wait for the device.
     if rois.device.type == 'cpu' and not torch.compiler.is_compiling():
         if ((levels < -1) | (levels >= len(shapes))).any():
-            raise ValueError(f'levels must be -1 to {len(shapes) - 1}; got {levels.min()} to '
-                             f'{levels.max()}')
+            raise ValueError(
+                f'levels must be -1 to {len(shapes) - 1}; got {levels.min()} to {levels.max()}'
+            )
         images = rois[levels >= 0, 0]
         if ((images < 0) | (images >= shapes[0][0])).any():
-            raise ValueError(f'rois[:, 0] must index one of the {shapes[0][0]} images in features; '
-                             f'got {images.min():g} to {images.max():g}')
+            raise ValueError(
+                f'rois[:, 0] must index one of the {shapes[0][0]} images in features; '
+                f'got {images.min():g} to {images.max():g}'
+            )

@@ -1,4 +1,5 @@
 """RoIAlign of rotated regions, and its gradient."""
+
 from collections.abc import Iterator
 
 import torch
@@ -11,9 +12,15 @@ from mtp.ops.dispatch import MAX_ADAPTIVE_SAMPLES, twin_of, use_triton
 _SAMPLES_PER_CHUNK = 1 << 18
 
 
-def roi_align_rotated(features: Tensor, rois: Tensor, output_size: int | tuple[int, int],
-                      spatial_scale: float, sampling_ratio: int = 0, aligned: bool = True,
-                      clockwise: bool = False) -> Tensor:
+def roi_align_rotated(
+    features: Tensor,
+    rois: Tensor,
+    output_size: int | tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+    clockwise: bool = False,
+) -> Tensor:
     """Average-pool bilinear samples of a feature map on a grid that is rotated with each RoI.
 
     Equal to ``mmcv.ops.roi_align_rotated``, differentiable in ``features``. A RoI that is not
@@ -44,9 +51,15 @@ def roi_align_rotated(features: Tensor, rois: Tensor, output_size: int | tuple[i
     return form(features, rois, *bins, spatial_scale, sampling_ratio, aligned, clockwise)
 
 
-def roi_align_rotated_backward(grad_output: Tensor, rois: Tensor, shape: tuple[int, ...],
-                               spatial_scale: float, sampling_ratio: int, aligned: bool,
-                               clockwise: bool) -> Tensor:
+def roi_align_rotated_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    shape: tuple[int, ...],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    clockwise: bool,
+) -> Tensor:
     """Gradient of :func:`roi_align_rotated` by its features, which are of ``shape`` (B, C, H, W).
 
     Args:
@@ -63,12 +76,20 @@ def roi_align_rotated_backward(grad_output: Tensor, rois: Tensor, shape: tuple[i
 
 
 @twin_of('roi_align_rotated')
-def roi_align_rotated_torch(features: Tensor, rois: Tensor, height: int, width: int,
-                            spatial_scale: float, sampling_ratio: int, aligned: bool,
-                            clockwise: bool) -> Tensor:
+def roi_align_rotated_torch(
+    features: Tensor,
+    rois: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    clockwise: bool,
+) -> Tensor:
     """:func:`roi_align_rotated` in torch."""
-    return _Pool.apply(features, rois, (height, width), spatial_scale, sampling_ratio, aligned,
-                       clockwise)
+    return _Pool.apply(
+        features, rois, (height, width), spatial_scale, sampling_ratio, aligned, clockwise
+    )
 
 
 class _Pool(torch.autograd.Function):
@@ -81,43 +102,56 @@ class _Pool(torch.autograd.Function):
         dtype = torch.promote_types(features.dtype, torch.float32)
         table = features.to(dtype).permute(0, 2, 3, 1).flatten(0, 2)
         pooled = [features.new_zeros(0, features.shape[1], dtype=dtype)]
-        pooled += [F.embedding_bag(pixels.flatten(), table, 4 * bags, mode='sum',
-                                   per_sample_weights=weights.flatten())
-                   for _, bags, pixels, weights in _chunks(
-                       rois.to(dtype), features.shape, bins, *settings)]
+        pooled += [
+            F.embedding_bag(
+                pixels.flatten(), table, 4 * bags, mode='sum', per_sample_weights=weights.flatten()
+            )
+            for _, bags, pixels, weights in _chunks(rois.to(dtype), features.shape, bins, *settings)
+        ]
         output = torch.cat(pooled).view(len(rois), *bins, features.shape[1])
         return output.permute(0, 3, 1, 2).to(features.dtype).contiguous()
 
     @staticmethod
     def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         grad = roi_align_rotated_backward_torch(
-            grad_output, *ctx.saved_tensors, ctx.shape, *ctx.settings)
+            grad_output, *ctx.saved_tensors, ctx.shape, *ctx.settings
+        )
         return grad, None, None, *(None for _ in ctx.settings)
 
 
 @twin_of('roi_align_rotated_backward')
-def roi_align_rotated_backward_torch(grad_output: Tensor, rois: Tensor, shape: list[int],
-                                     *settings) -> Tensor:
+def roi_align_rotated_backward_torch(
+    grad_output: Tensor, rois: Tensor, shape: list[int], *settings
+) -> Tensor:
     """:func:`roi_align_rotated_backward` in torch."""
     dtype = torch.promote_types(grad_output.dtype, torch.float32)
     images, channels, height, width = shape
     grad_bins = grad_output.to(dtype).permute(0, 2, 3, 1).flatten(0, 2)
     grad = grad_bins.new_zeros(images * height * width, channels)
-    for bag, _, pixels, weights in _chunks(rois.to(dtype), shape, grad_output.shape[2:],
-                                           *settings):
+    for bag, _, pixels, weights in _chunks(rois.to(dtype), shape, grad_output.shape[2:], *settings):
         # The other way round: a pixel is a bag of bins. Adding bin by bin takes 15 times as long.
         pixels, order = pixels.flatten().sort(stable=True)
         counts = torch.bincount(pixels, minlength=len(grad))
-        grad += F.embedding_bag(bag.repeat_interleave(4)[order], grad_bins,
-                                counts.cumsum(0) - counts, mode='sum',
-                                per_sample_weights=weights.flatten()[order])
+        grad += F.embedding_bag(
+            bag.repeat_interleave(4)[order],
+            grad_bins,
+            counts.cumsum(0) - counts,
+            mode='sum',
+            per_sample_weights=weights.flatten()[order],
+        )
     grad = grad.view(images, height, width, channels).permute(0, 3, 1, 2)
     return grad.to(grad_output.dtype).contiguous()
 
 
-def _chunks(rois: Tensor, shape: list[int], bins: tuple[int, int], spatial_scale: float,
-            sampling_ratio: int, aligned: bool, clockwise: bool
-            ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+def _chunks(
+    rois: Tensor,
+    shape: list[int],
+    bins: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    clockwise: bool,
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """What the bins of consecutive RoIs take; S samples a chunk.
 
     Yields:
@@ -141,8 +175,11 @@ def _chunks(rois: Tensor, shape: list[int], bins: tuple[int, int], spatial_scale
     chunk = (ratio.prod(1) * bins[0] * bins[1]).cumsum(0) // _SAMPLES_PER_CHUNK
     lengths = chunk.unique_consecutive(return_counts=True)[1].tolist()
     first = 0
-    for image, *geometry in zip(*(part.split(lengths) for part in (
-            rois[:, 0].long(), centre, size, angle, ratio))) if lengths else ():
+    for image, *geometry in (
+        zip(*(part.split(lengths) for part in (rois[:, 0].long(), centre, size, angle, ratio)))
+        if lengths
+        else ()
+    ):
         x, y, bag, bags = _sample_points(*geometry, bins)
         roi = bag // (bins[0] * bins[1])
         pixels, weights = _bilinear(x, y, image[roi], shape[2:])
@@ -150,8 +187,9 @@ def _chunks(rois: Tensor, shape: list[int], bins: tuple[int, int], spatial_scale
         first += len(bags)
 
 
-def _sample_points(centre: Tensor, size: Tensor, angle: Tensor, ratio: Tensor,
-                   bins: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _sample_points(
+    centre: Tensor, size: Tensor, angle: Tensor, ratio: Tensor, bins: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Where the bins of all RoIs are sampled, bin after bin; S samples in all.
 
     Args:
@@ -179,8 +217,7 @@ def _sample_points(centre: Tensor, size: Tensor, angle: Tensor, ratio: Tensor,
     return u * cos + v * sin + centre[roi, 0], v * cos - u * sin + centre[roi, 1], bag, bags
 
 
-def _bilinear(x: Tensor, y: Tensor, image: Tensor, grid: tuple[int, int]
-              ) -> tuple[Tensor, Tensor]:
+def _bilinear(x: Tensor, y: Tensor, image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The four pixels around each of S points and their weights, both ``(S, 4)``.
 
     A point up to one pixel outside takes the border's value, one further out has weight 0.
@@ -196,28 +233,42 @@ def _bilinear(x: Tensor, y: Tensor, image: Tensor, grid: tuple[int, int]
     right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
     top, bottom = (image * height + top) * width, (image * height + bottom) * width
     pixels = torch.stack([top + left, top + right, bottom + left, bottom + right], 1)
-    weights = torch.stack([(1 - along_y) * (1 - along_x), (1 - along_y) * along_x,
-                           along_y * (1 - along_x), along_y * along_x], 1)
+    weights = torch.stack(
+        [
+            (1 - along_y) * (1 - along_x),
+            (1 - along_y) * along_x,
+            along_y * (1 - along_x),
+            along_y * along_x,
+        ],
+        1,
+    )
     return pixels, weights * inside[:, None]
 
 
 def _check(features: Tensor, rois: Tensor, output_size: int | tuple[int, int]) -> tuple[int, int]:
     """Bins (height, width), if everything fits together."""
     if features.dim() != 4 or rois.dim() != 2 or rois.shape[1] != 6:
-        raise ValueError('features must have shape (B, C, H, W) and rois (N, 6): image index, cx, '
-                         f'cy, w, h, theta; got {tuple(features.shape)} and {tuple(rois.shape)}')
+        raise ValueError(
+            'features must have shape (B, C, H, W) and rois (N, 6): image index, cx, '
+            f'cy, w, h, theta; got {tuple(features.shape)} and {tuple(rois.shape)}'
+        )
     if min(features.shape[1:]) < 1 or not features.is_floating_point():
-        raise ValueError('features must be floating-point and have channels and pixels; got '
-                         f'{features.dtype} {tuple(features.shape)}')
+        raise ValueError(
+            'features must be floating-point and have channels and pixels; got '
+            f'{features.dtype} {tuple(features.shape)}'
+        )
     if rois.device != features.device:
-        raise ValueError(f'rois are on {rois.device}, features on {features.device}: put both on '
-                         'one device')
+        raise ValueError(
+            f'rois are on {rois.device}, features on {features.device}: put both on one device'
+        )
     bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if len(bins) != 2 or min(bins) < 1:
         raise ValueError(f'output_size={output_size}: it takes one or two numbers of at least 1')
     # A look at CUDA's values would make the host wait for the device.
     if rois.device.type == 'cpu' and not torch.compiler.is_compiling():
         if ((rois[:, 0] < 0) | (rois[:, 0] >= len(features))).any():
-            raise ValueError(f'rois[:, 0] must index one of the {len(features)} images in '
-                             f'features; got {rois[:, 0].min():g} to {rois[:, 0].max():g}')
+            raise ValueError(
+                f'rois[:, 0] must index one of the {len(features)} images in '
+                f'features; got {rois[:, 0].min():g} to {rois[:, 0].max():g}'
+            )
     return bins

@@ -3,6 +3,7 @@
 A rotated box is (cx, cy, w, h, theta): pixels, and radians with positive = clockwise on screen
 (y down). Shapes: B images, N, M numbers of boxes, P of pairs. Nothing here is differentiable.
 """
+
 import torch
 from torch import Tensor
 
@@ -14,8 +15,9 @@ _PAIRS_PER_CHUNK = 1 << 17
 _LOOKS_PER_CHUNK = 1 << 22
 
 
-def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str = 'iou',
-                    aligned: bool = False) -> Tensor:
+def box_iou_rotated(
+    boxes1: Tensor, boxes2: Tensor, mode: str = 'iou', aligned: bool = False
+) -> Tensor:
     """Intersection over union (or over the first box) of rotated boxes; not differentiable.
 
     Equal to ``mmcv.ops.box_iou_rotated``. Boxes without area have overlap 0, and so have boxes
@@ -37,13 +39,17 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str = 'iou',
     """
     _check_boxes(boxes1, boxes2, dims=(2, 3))
     if boxes1.shape[:-2] != boxes2.shape[:-2]:
-        raise ValueError('both must be boxes of as many images; got '
-                         f'{tuple(boxes1.shape)} and {tuple(boxes2.shape)}')
+        raise ValueError(
+            'both must be boxes of as many images; got '
+            f'{tuple(boxes1.shape)} and {tuple(boxes2.shape)}'
+        )
     if mode not in ('iou', 'iof'):
         raise ValueError(f"mode is {mode!r}; it must be 'iou' or 'iof'")
     if aligned and (boxes1.dim() != 2 or boxes1.shape != boxes2.shape):
-        raise ValueError('aligned overlaps need equal numbers of boxes, twice (N, 5); got '
-                         f'{tuple(boxes1.shape)} and {tuple(boxes2.shape)}')
+        raise ValueError(
+            'aligned overlaps need equal numbers of boxes, twice (N, 5); got '
+            f'{tuple(boxes1.shape)} and {tuple(boxes2.shape)}'
+        )
     if use_triton(boxes1, boxes2):
         from mtp.ops.triton.rotated_boxes import box_iou_rotated as form
     else:
@@ -51,8 +57,9 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str = 'iou',
     return form(boxes1.detach(), boxes2.detach(), mode, aligned)
 
 
-def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float,
-                labels: Tensor | None = None) -> Tensor:
+def nms_rotated(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, labels: Tensor | None = None
+) -> Tensor:
     """Greedy non-maximum suppression of rotated boxes.
 
     Equal to ``mmcv.ops.nms_rotated``: by falling score, a box is dropped when a kept one overlaps
@@ -79,10 +86,12 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float,
             continue
         if tensor.shape != boxes.shape[:1]:
             raise ValueError(
-                f'{len(boxes)} boxes need as many {name}, got shape {tuple(tensor.shape)}')
+                f'{len(boxes)} boxes need as many {name}, got shape {tuple(tensor.shape)}'
+            )
         if tensor.device != boxes.device:
-            raise ValueError(f'boxes are on {boxes.device}, {name} on {tensor.device}: move them '
-                             'to one device')
+            raise ValueError(
+                f'boxes are on {boxes.device}, {name} on {tensor.device}: move them to one device'
+            )
     order = scores.detach().sort(descending=True).indices  # mmcv's order of equal scores
     if use_triton(boxes):
         from mtp.ops.triton.rotated_nms import kept_rotated as form
@@ -112,16 +121,18 @@ def box_iou_rotated_torch(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bo
     flat2 = boxes2.flatten(0, 1)
     for part, out in zip(boxes1.split(rows, 1), overlaps.split(rows, 1)):
         image, i, j = _near_pairs(part, boxes2)
-        out[image, i, j] = _overlap(part.flatten(0, 1), flat2, mode, image * part.shape[1] + i,
-                                    image * num2 + j).to(dtype)
+        out[image, i, j] = _overlap(
+            part.flatten(0, 1), flat2, mode, image * part.shape[1] + i, image * num2 + j
+        ).to(dtype)
     return overlaps
 
 
 @box_iou_rotated_torch.register_fake
 def _(boxes1, boxes2, mode, aligned):
     dtype = torch.promote_types(torch.promote_types(boxes1.dtype, boxes2.dtype), torch.float32)
-    return boxes1.new_empty(boxes1.shape[:-1] + (() if aligned else boxes2.shape[-2:-1]),
-                            dtype=dtype)
+    return boxes1.new_empty(
+        boxes1.shape[:-1] + (() if aligned else boxes2.shape[-2:-1]), dtype=dtype
+    )
 
 
 @twin_of('kept_rotated')
@@ -153,10 +164,10 @@ def kept_rotated_torch(boxes: Tensor, iou_threshold: float, labels: Tensor | Non
     # time, the fewer pairs of boxes that go anyway.
     rows = max(1, min(256, _LOOKS_PER_CHUNK // max(1, len(boxes))))
     for start in range(0, len(boxes), rows):
-        best = keep[start:start + rows].nonzero().squeeze(1) + start
+        best = keep[start : start + rows].nonzero().squeeze(1) + start
         stays = _greedy(len(best), *overlapping(best, best, later=True))
         keep[best] = stays
-        rest = keep[start + rows:].nonzero().squeeze(1) + start + rows
+        rest = keep[start + rows :].nonzero().squeeze(1) + start + rows
         keep[rest[overlapping(best[stays], rest, later=False)[1]]] = False
     return keep
 
@@ -183,28 +194,43 @@ def _near_pairs(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, ...]:
     (i, j), or (image, i, j) of boxes ``(B, N, 5)`` and ``(B, M, 5)``.
     """
     (c1, r1), (c2, r2) = _extent(boxes1.unsqueeze(-2)), _extent(boxes2.unsqueeze(-3))
-    near_x, near_y = ((c1[..., axis] - c2[..., axis]).abs() <= r1[..., axis] + r2[..., axis]
-                      for axis in (0, 1))
+    near_x, near_y = (
+        (c1[..., axis] - c2[..., axis]).abs() <= r1[..., axis] + r2[..., axis] for axis in (0, 1)
+    )
     return (near_x & near_y).nonzero(as_tuple=True)
 
 
 def _extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
     centre, size, angle = boxes.split((2, 2, 1), dim=-1)
     cos, sin = angle.cos().abs(), angle.sin().abs()
-    half = torch.cat([(size * torch.cat([cos, sin], -1)).sum(-1, keepdim=True),
-                      (size * torch.cat([sin, cos], -1)).sum(-1, keepdim=True)], -1) / 2
+    half = (
+        torch.cat(
+            [
+                (size * torch.cat([cos, sin], -1)).sum(-1, keepdim=True),
+                (size * torch.cat([sin, cos], -1)).sum(-1, keepdim=True),
+            ],
+            -1,
+        )
+        / 2
+    )
     return centre, half
 
 
-def _overlap(boxes1: Tensor, boxes2: Tensor, mode: str, i: Tensor | None = None,
-             j: Tensor | None = None) -> Tensor:
+def _overlap(
+    boxes1: Tensor, boxes2: Tensor, mode: str, i: Tensor | None = None, j: Tensor | None = None
+) -> Tensor:
     """Overlap of each pair of boxes, rows i and j or all of both, -> ``(P,)``."""
     num = len(boxes1 if i is None else i)
     parts = [boxes1.new_zeros(0)]
     for start in range(0, num, _PAIRS_PER_CHUNK):
         chunk = slice(start, start + _PAIRS_PER_CHUNK)
-        parts.append(_overlap_of_rows(boxes1[chunk if i is None else i[chunk]],
-                                      boxes2[chunk if j is None else j[chunk]], mode))
+        parts.append(
+            _overlap_of_rows(
+                boxes1[chunk if i is None else i[chunk]],
+                boxes2[chunk if j is None else j[chunk]],
+                mode,
+            )
+        )
     return torch.cat(parts)
 
 
@@ -252,8 +278,11 @@ def _intersection(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     middle = torch.stack([torch.minimum(x_first, x_last), torch.maximum(x_first, x_last)])
     low, high = torch.minimum(torch.maximum(middle, first), last)
     value = [(x + t * dx).clamp(-a, a) + a for t in (first, low, high, last)]
-    integral = (low - first) * (value[0] + value[1]) + (high - low) * (value[1] + value[2]) \
+    integral = (
+        (low - first) * (value[0] + value[1])
+        + (high - low) * (value[1] + value[2])
         + (last - high) * (value[2] + value[3])
+    )
     return ((integral * dy).sum(-1) / 2).clamp(min=0)
 
 
@@ -263,17 +292,22 @@ _CORNERS = ((-1, -1), (1, -1), (1, 1), (-1, 1))
 def _check_boxes(*boxes: Tensor, dims: tuple[int, ...] = (2,)) -> None:
     for tensor in boxes:
         if tensor.dim() not in dims or tensor.shape[-1] != 5 or not tensor.is_floating_point():
-            raise ValueError('rotated boxes must be floating-point (N, 5): cx, cy, w, h, theta; '
-                             f'got {tensor.dtype} {tuple(tensor.shape)}')
+            raise ValueError(
+                'rotated boxes must be floating-point (N, 5): cx, cy, w, h, theta; '
+                f'got {tensor.dtype} {tuple(tensor.shape)}'
+            )
     if boxes[0].device != boxes[-1].device:
-        raise ValueError(f'boxes are on {boxes[0].device} and {boxes[-1].device}: move them to one '
-                         'device')
+        raise ValueError(
+            f'boxes are on {boxes[0].device} and {boxes[-1].device}: move them to one device'
+        )
     # A look at CUDA's values would make the host wait for the device.
     if boxes[0].device.type == 'cpu' and not torch.compiler.is_compiling():
         for tensor in boxes:
             tensor = tensor.flatten(0, -2)
             wrong = (~tensor.isfinite().all(1)).nonzero()
             if len(wrong):
-                raise ValueError(f'{len(wrong)} of {len(tensor)} boxes have NaN or infinite '
-                                 f'numbers, the first of them row {wrong[0].item()}: '
-                                 f'{tensor[wrong[0].item()].tolist()}; did training diverge?')
+                raise ValueError(
+                    f'{len(wrong)} of {len(tensor)} boxes have NaN or infinite '
+                    f'numbers, the first of them row {wrong[0].item()}: '
+                    f'{tensor[wrong[0].item()].tolist()}; did training diverge?'
+                )

@@ -6,6 +6,7 @@ Shapes: ``B`` images, ``heads``, a grid of ``H x W`` tokens, ``d`` channels of a
 Source: D. Wang et al., "Advancing Plain Vision Transformer Towards Remote Sensing Foundation
 Model", IEEE TGRS 2022 (arXiv:2208.03987), with the conventions of the released MTP models.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,8 +27,9 @@ def window_padding(grid: tuple[int, int], window_size: int) -> tuple[int, int, i
     return left, horizontal - left, top, vertical - top
 
 
-def rotated_window_grid(offsets: Tensor, scales: Tensor, angles: Tensor, grid: tuple[int, int],
-                        window_size: int) -> Tensor:
+def rotated_window_grid(
+    offsets: Tensor, scales: Tensor, angles: Tensor, grid: tuple[int, int], window_size: int
+) -> Tensor:
     """Where each window of each head samples its keys and values.
 
     A window's regular positions are scaled and rotated about its centre, then shifted. All of it
@@ -68,16 +70,27 @@ def rotated_window_grid(offsets: Tensor, scales: Tensor, angles: Tensor, grid: t
     cos, sin = angles.cos(), angles.sin()
 
     x, y = local_x * (1 + scale_x), local_y * (1 + scale_y)
-    positions = torch.stack([
-        centre_x + offset_x / max(1, grid[0] // window_size) + x * cos - y * sin,
-        centre_y + offset_y / max(1, grid[1] // window_size) + x * sin + y * cos,
-    ], -1)  # (B, heads, n_h, s, n_w, s, 2)
+    positions = torch.stack(
+        [
+            centre_x + offset_x / max(1, grid[0] // window_size) + x * cos - y * sin,
+            centre_y + offset_y / max(1, grid[1] // window_size) + x * sin + y * cos,
+        ],
+        -1,
+    )  # (B, heads, n_h, s, n_w, s, 2)
     return positions.flatten(4, 5).flatten(2, 3)
 
 
-def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scales: Tensor,
-                             angles: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, bias: Tensor
-                             ) -> Tensor:
+def rotated_window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Tensor,
+    scales: Tensor,
+    angles: Tensor,
+    rel_pos_h: Tensor,
+    rel_pos_w: Tensor,
+    bias: Tensor,
+) -> Tensor:
     """Attention of each window's queries to keys sampled from a rotated window of another size.
 
     Padding has zero ``q``, ``k`` and ``v`` and is not masked: padded keys keep their place in the
@@ -106,13 +119,20 @@ def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, s
     grid = rotated_window_grid(offsets, scales, angles, q.shape[1:3], size)
     if size <= 8 and q.shape[4] * q.element_size() <= 256 and use_triton(q, k, v):
         from mtp.ops.triton import rotated_window
-        return rotated_window.rotated_window_attention(
-            q, k, v, grid, rel_pos_h, rel_pos_w, bias)[0]
+
+        return rotated_window.rotated_window_attention(q, k, v, grid, rel_pos_h, rel_pos_w, bias)[0]
     return rotated_window_attention_torch(q, k, v, grid, rel_pos_h, rel_pos_w, bias)
 
 
-def rotated_window_attention_torch(q: Tensor, k: Tensor, v: Tensor, grid: Tensor,
-                                   rel_pos_h: Tensor, rel_pos_w: Tensor, bias: Tensor) -> Tensor:
+def rotated_window_attention_torch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grid: Tensor,
+    rel_pos_h: Tensor,
+    rel_pos_w: Tensor,
+    bias: Tensor,
+) -> Tensor:
     """:func:`rotated_window_attention` on the grid of :func:`rotated_window_grid`, in torch."""
     height, width, heads, channels = q.shape[1:]
     size = (rel_pos_h.shape[0] + 1) // 2
@@ -139,14 +159,16 @@ def rotated_window_attention_torch(q: Tensor, k: Tensor, v: Tensor, grid: Tensor
     out = out.unflatten(2, (size, size)).unflatten(0, (-1, n_h, n_w))
     out = out.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)  # (B, H', W', heads, d)
     left, _, top, _ = padding
-    return out[:, top:top + height, left:left + width]
+    return out[:, top : top + height, left : left + width]
 
 
 @twin_of('rotated_window_attention')
 def _twin(q: Tensor, *operands: Tensor) -> tuple[Tensor, Tensor]:
     # its backward needs no log-sum-exp, and follows it to the twin
-    return (rotated_window_attention_torch(q, *operands),
-            q.new_full(q.shape[:-1], float('nan'), dtype=torch.float32))
+    return (
+        rotated_window_attention_torch(q, *operands),
+        q.new_full(q.shape[:-1], float('nan'), dtype=torch.float32),
+    )
 
 
 @twin_of('rotated_window_attention_backward')
@@ -155,29 +177,43 @@ def _backward_twin(*tensors: Tensor) -> tuple[Tensor, ...]:
     return gradients(rotated_window_attention_torch, tuple(operands), grad_out)
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scales: Tensor, angles: Tensor,
-           rel_pos_h: Tensor, rel_pos_w: Tensor, bias: Tensor) -> int:
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Tensor,
+    scales: Tensor,
+    angles: Tensor,
+    rel_pos_h: Tensor,
+    rel_pos_w: Tensor,
+    bias: Tensor,
+) -> int:
     """The window's side, if everything fits together."""
     if q.dim() != 5:
         raise ValueError(f'q of shape {tuple(q.shape)}: it takes (B, H, W, heads, d)')
     if rel_pos_h.dim() != 2 or rel_pos_h.shape[0] < 3 or rel_pos_h.shape[0] % 2 == 0:
-        raise ValueError(f'rel_pos_h of shape {tuple(rel_pos_h.shape)}: it takes (2 * s - 1, d) '
-                         'for windows of s x s tokens, s at least 2')
+        raise ValueError(
+            f'rel_pos_h of shape {tuple(rel_pos_h.shape)}: it takes (2 * s - 1, d) '
+            'for windows of s x s tokens, s at least 2'
+        )
     batch, height, width, heads, channels = q.shape
     size = (rel_pos_h.shape[0] + 1) // 2
     windows = (-(-height // size), -(-width // size))
     for name, tensor, shape in (
-            ('k', k, q.shape), ('v', v, q.shape),
-            ('offsets', offsets, (batch, heads, 2, *windows)),
-            ('scales', scales, (batch, heads, 2, *windows)),
-            ('angles', angles, (batch, heads, *windows)),
-            ('rel_pos_h', rel_pos_h, (2 * size - 1, channels)),
-            ('rel_pos_w', rel_pos_w, (2 * size - 1, channels)),
-            ('bias', bias, (heads, size**2, size**2))):
+        ('k', k, q.shape),
+        ('v', v, q.shape),
+        ('offsets', offsets, (batch, heads, 2, *windows)),
+        ('scales', scales, (batch, heads, 2, *windows)),
+        ('angles', angles, (batch, heads, *windows)),
+        ('rel_pos_h', rel_pos_h, (2 * size - 1, channels)),
+        ('rel_pos_w', rel_pos_w, (2 * size - 1, channels)),
+        ('bias', bias, (heads, size**2, size**2)),
+    ):
         if tensor.shape != shape:
             raise ValueError(
                 f'{name} of shape {tuple(tensor.shape)}: it takes {tuple(shape)} with q of shape '
-                f'{tuple(q.shape)} and windows of {size} x {size} tokens')
+                f'{tuple(q.shape)} and windows of {size} x {size} tokens'
+            )
         if tensor.device != q.device:
             raise ValueError(f'{name} is on {tensor.device}, q on {q.device}: put all on one')
     if not q.dtype == k.dtype == v.dtype:

@@ -1,4 +1,5 @@
 """The library's sort as an operator of its own."""
+
 import torch
 from torch import Tensor
 

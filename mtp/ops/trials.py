@@ -1,4 +1,5 @@
 """A small call of every operator that has a kernel, to learn which ones Triton refuses here."""
+
 from collections.abc import Callable
 from functools import partial
 
@@ -20,32 +21,52 @@ Calls = dict[str, tuple[Callable[..., Tensor], list[Tensor]]]
 
 def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
     """Return a call of each operator with small operands, learned ones with ``requires_grad``."""
+
     def learned(*shape: int) -> Tensor:
         return torch.rand(shape, device=device, dtype=dtype, requires_grad=True)
 
-    boxes = torch.tensor([[8., 8, 8, 4, .3], [9, 8, 8, 4, .1]], device=device)
-    upright = torch.tensor([[1., 1, 7, 9], [2, 1, 8, 9]], device=device)
+    boxes = torch.tensor([[8.0, 8, 8, 4, 0.3], [9, 8, 8, 4, 0.1]], device=device)
+    upright = torch.tensor([[1.0, 1, 7, 9], [2, 1, 8, 9]], device=device)
     image = torch.zeros(2, 1, device=device)
     number = torch.arange(2, device=device)
-    attention = [(1, 2, 2, 1, 8)] * 3 + [(1, 1, 2, 1, 1)] * 2 + [(1, 1, 1, 1), (3, 8), (3, 8),
-                                                               (1, 4, 4)]
-    taps = (partial(dcnv3, kernel_size=1, stride=1, pad=0, dilation=1, group=1, group_channels=4,
-                    offset_scale=1.0), [learned(1, 2, 2, 4), learned(1, 2, 2, 2),
-                                        learned(1, 2, 2, 1)])
+    attention = (
+        [(1, 2, 2, 1, 8)] * 3 + [(1, 1, 2, 1, 1)] * 2 + [(1, 1, 1, 1), (3, 8), (3, 8), (1, 4, 4)]
+    )
+    taps = (
+        partial(
+            dcnv3,
+            kernel_size=1,
+            stride=1,
+            pad=0,
+            dilation=1,
+            group=1,
+            group_channels=4,
+            offset_scale=1.0,
+        ),
+        [learned(1, 2, 2, 4), learned(1, 2, 2, 2), learned(1, 2, 2, 1)],
+    )
     pyramid = partial(_levels, strides=[1, 2])
     return {
-        'rotated_window_attention': (rotated_window_attention,
-                                     [learned(*shape) for shape in attention]),
+        'rotated_window_attention': (
+            rotated_window_attention,
+            [learned(*shape) for shape in attention],
+        ),
         'dcnv3': taps,
         'sigmoid_focal_loss': (sigmoid_focal_loss, [learned(2, 3), number]),
-        'roi_align_rotated': (partial(roi_align_rotated, output_size=2, spatial_scale=1.0),
-                              [learned(1, 4, 9, 9), torch.cat([image, boxes], 1)]),
-        'roi_align_levels': (pyramid, [torch.cat([image, upright], 1), number,
-                                       learned(1, 4, 9, 9), learned(1, 4, 5, 5)]),
+        'roi_align_rotated': (
+            partial(roi_align_rotated, output_size=2, spatial_scale=1.0),
+            [learned(1, 4, 9, 9), torch.cat([image, boxes], 1)],
+        ),
+        'roi_align_levels': (
+            pyramid,
+            [torch.cat([image, upright], 1), number, learned(1, 4, 9, 9), learned(1, 4, 5, 5)],
+        ),
         'box_iou_rotated': (box_iou_rotated, [boxes, boxes]),
-        'kept_rotated': (partial(nms_rotated, iou_threshold=.5), [boxes, boxes[:, 0]]),
-        'kept_horizontal': (partial(kept_horizontal, iou_threshold=.5),
-                            [upright[None], number[None] < 2]),
+        'kept_rotated': (partial(nms_rotated, iou_threshold=0.5), [boxes, boxes[:, 0]]),
+        'kept_horizontal': (
+            partial(kept_horizontal, iou_threshold=0.5),
+            [upright[None], number[None] < 2],
+        ),
     }
 
 

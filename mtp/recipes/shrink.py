@@ -1,4 +1,5 @@
 """A finetuning recipe made so small that a CPU runs it in seconds: to try whether all fits."""
+
 import math
 from typing import Any
 
@@ -9,16 +10,22 @@ from mtp.models import build_backbone
 from mtp.recipes.table import nodes
 
 # Model of a config -> the smallest of its family.
-TINY = {'vit_b_rvsa': dict(name='vit_tiny_rvsa'), 'vit_l_rvsa': dict(name='vit_tiny_rvsa'),
-        'vit_l': dict(name='vit_tiny_rvsa', interval=1),
-        'internimage_xl': dict(name='internimage_pico')}
+TINY = {
+    'vit_b_rvsa': dict(name='vit_tiny_rvsa'),
+    'vit_l_rvsa': dict(name='vit_tiny_rvsa'),
+    'vit_l': dict(name='vit_tiny_rvsa', interval=1),
+    'internimage_xl': dict(name='internimage_pico'),
+}
 # Setting of a decoder -> its value in the recipes -> a small one.
 SMALL: dict[str, dict[Any, Any]] = {
-    'channels': {512: 32}, 'decoder_channels': {(512, 256, 128, 64): (32, 32, 16, 16)},
-    'fc_out_channels': {1024: 64}, 'num': {256: 64, 512: 64},
+    'channels': {512: 32},
+    'decoder_channels': {(512, 256, 128, 64): (32, 32, 16, 16)},
+    'fc_out_channels': {1024: 64},
+    'num': {256: 64, 512: 64},
     'score_thr': {0.05: 0.01},  # a model that has hardly learnt finds something too
     **dict.fromkeys(('in_channels', 'out_channels', 'feat_channels'), {256: 32}),
-    **dict.fromkeys(('nms_pre', 'max_per_img'), {1000: 200, 2000: 200})}
+    **dict.fromkeys(('nms_pre', 'max_per_img'), {1000: 200, 2000: 200}),
+}
 SIZES = ('scale', 'crop_size', 'size', 'stride')
 
 

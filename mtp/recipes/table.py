@@ -1,4 +1,5 @@
 """The finetuning recipes as a table: config, prepared data and published figures of each."""
+
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ class Results:
         doubt: why not to quote ``published``.
         note: what else one has to know.
     """
+
     metric: str
     key: str | None = None
     fraction: bool = False
@@ -46,8 +48,9 @@ class Results:
 
 def read_results() -> dict[str, Results]:
     """Data set -> its published figures, in the order of the file."""
-    return {name: Results(**entry)
-            for name, entry in mmengine.load(CONFIGS / 'results.yaml').items()}
+    return {
+        name: Results(**entry) for name, entry in mmengine.load(CONFIGS / 'results.yaml').items()
+    }
 
 
 def dataset_of(recipe: str) -> tuple[str, bool]:
@@ -85,8 +88,9 @@ def config_of(dataset: str, model: str) -> Path:
     """
     of_model = configs(dataset)
     if model not in of_model:
-        raise ValueError(f'no config of {dataset} is of a model {model!r}. There are: '
-                         + ', '.join(of_model))
+        raise ValueError(
+            f'no config of {dataset} is of a model {model!r}. There are: ' + ', '.join(of_model)
+        )
     return of_model[model]
 
 

@@ -1,7 +1,10 @@
 """From predictions and logs to pictures."""
+
 from mtp.lazy import attribute_getter
 
 __all__ = ['draw_sample', 'plot_curves']
 
-__getattr__ = attribute_getter(__name__, {
-    'mtp.visualization.curves': ['plot_curves'], 'mtp.visualization.visualizer': ['draw_sample']})
+__getattr__ = attribute_getter(
+    __name__,
+    {'mtp.visualization.curves': ['plot_curves'], 'mtp.visualization.visualizer': ['draw_sample']},
+)

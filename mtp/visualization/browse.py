@@ -1,4 +1,5 @@
 """A page of a config's training samples: as loaded, and as the augmentations make them."""
+
 from pathlib import Path
 
 import cv2
@@ -55,17 +56,34 @@ def browse(cfg: Config, num: int = 8, seed: int = 0) -> np.ndarray:
                 tile = captioned(_narrowed(picture), f'{text}  ({caption}, {name})')
                 tiles.append(with_legend(tile, labels, meta))
         rows.append(frame(tiles))
-    return np.concatenate([np.pad(row, ((0, 0), (0, max(r.shape[1] for r in rows) - row.shape[1]),
-                                        (0, 0)), constant_values=245) for row in rows])
+    return np.concatenate(
+        [
+            np.pad(
+                row,
+                ((0, 0), (0, max(r.shape[1] for r in rows) - row.shape[1]), (0, 0)),
+                constant_values=245,
+            )
+            for row in rows
+        ]
+    )
 
 
 def only_loading(node):
     """A data set's config with the transforms that load and pack, without those that change."""
     if isinstance(node, dict):
-        return ConfigDict({
-            key: [whole for step in value if _name(step['type']).startswith(KEPT)
-                  for whole in WHOLE.get(_name(step['type']), [step])]
-            if key == 'pipeline' else only_loading(value) for key, value in node.items()})
+        return ConfigDict(
+            {
+                key: [
+                    whole
+                    for step in value
+                    if _name(step['type']).startswith(KEPT)
+                    for whole in WHOLE.get(_name(step['type']), [step])
+                ]
+                if key == 'pipeline'
+                else only_loading(value)
+                for key, value in node.items()
+            }
+        )
     return [only_loading(value) for value in node] if isinstance(node, list) else node
 
 
@@ -75,8 +93,10 @@ def _name(type_: type | str) -> str:
 
 def _images(inputs: torch.Tensor) -> list[np.ndarray]:
     """``(3 or 6, H, W)`` BGR of one date or two -> RGB ``(H, W, 3)`` of each."""
-    return [np.ascontiguousarray(image.numpy()[::-1].transpose(1, 2, 0))
-            for image in inputs.to(torch.uint8).split(3)]
+    return [
+        np.ascontiguousarray(image.numpy()[::-1].transpose(1, 2, 0))
+        for image in inputs.to(torch.uint8).split(3)
+    ]
 
 
 def _narrowed(picture: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Losses and metrics of a training run as curves."""
+
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -63,8 +64,10 @@ def read_scalars(work_dir: str | Path) -> dict[str, Series]:
     """
     paths = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))  # by the time of their start
     if not paths:
-        raise FileNotFoundError(f'no <time>/vis_data/scalars.json in {work_dir}: give the work '
-                                'directory of a training run that has logged at least once')
+        raise FileNotFoundError(
+            f'no <time>/vis_data/scalars.json in {work_dir}: give the work '
+            'directory of a training run that has logged at least once'
+        )
     records: list[dict] = []
     for path in paths:
         of_run = [record for record in _read_lines(path) if 'step' in record]
@@ -76,15 +79,17 @@ def read_scalars(work_dir: str | Path) -> dict[str, Series]:
         for key, value in record.items():
             scalars.setdefault(key, {})[record['step']] = value
     if 'loss' not in scalars:
-        raise ValueError(f'{paths[-1]} holds no losses yet: is {work_dir} the work directory of a '
-                         'training run, and has it run for as long as its log interval?')
+        raise ValueError(
+            f'{paths[-1]} holds no losses yet: is {work_dir} the work directory of a '
+            'training run, and has it run for as long as its log interval?'
+        )
     return scalars
 
 
 def _read_lines(path: Path) -> Iterable[dict]:
     text = path.read_text()
     # a run that is going on, or was stopped, may end in the midst of a line
-    for number, line in enumerate(text[:text.rfind('\n') + 1].splitlines(), 1):
+    for number, line in enumerate(text[: text.rfind('\n') + 1].splitlines(), 1):
         try:
             yield json.loads(line)
         except json.JSONDecodeError as error:
@@ -114,13 +119,21 @@ def task_metrics(scalars: dict[str, Series]) -> dict[str, dict[str, dict[str, Se
     return metrics
 
 
-def _draw(panel: Axes, title: str, lines: dict[str, Series], colours: dict[str, str],
-          style: str = '-') -> None:
+def _draw(
+    panel: Axes, title: str, lines: dict[str, Series], colours: dict[str, str], style: str = '-'
+) -> None:
     for name, series in lines.items():
         steps = sorted(series)
-        panel.plot(steps, [series[step] for step in steps], style, color=colours[name],
-                   linewidth=1.4, marker='o' if len(steps) < 10 else '', markersize=4,
-                   markerfacecolor=colours[name] if style == '-' else 'white')
+        panel.plot(
+            steps,
+            [series[step] for step in steps],
+            style,
+            color=colours[name],
+            linewidth=1.4,
+            marker='o' if len(steps) < 10 else '',
+            markersize=4,
+            markerfacecolor=colours[name] if style == '-' else 'white',
+        )
     panel.set_title(title, loc='left', color=INK, fontsize=10)
     panel.spines[['top', 'right']].set_visible(False)
     panel.grid(axis='y', color='#e6e6e6', linewidth=0.8)
@@ -129,8 +142,13 @@ def _draw(panel: Axes, title: str, lines: dict[str, Series], colours: dict[str, 
 
 def _save(figure: Figure, colours: dict[str, str], out: str | Path) -> Path:
     """Add a legend of the colours, and write the picture."""
-    figure.legend([Line2D([], [], color=colour) for colour in colours.values()], list(colours),
-                  loc='outside upper right', ncols=len(colours), frameon=False)
+    figure.legend(
+        [Line2D([], [], color=colour) for colour in colours.values()],
+        list(colours),
+        loc='outside upper right',
+        ncols=len(colours),
+        frameon=False,
+    )
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)
@@ -162,8 +180,9 @@ def plot_starts(runs: dict[str, dict[str, Path]], metrics: dict[str, str], out: 
         key = metrics[title]
         for start, found in scalars.items():
             if key not in found:
-                raise ValueError(f'{of_title[start]} has logged no {key!r}; it has '
-                                 f'{", ".join(found)}')
+                raise ValueError(
+                    f'{of_title[start]} has logged no {key!r}; it has {", ".join(found)}'
+                )
         _draw(above, f'{title}: loss', {s: found['loss'] for s, found in scalars.items()}, colours)
         _draw(below, key, {s: found[key] for s, found in scalars.items()}, colours)
         above.set_xlabel('iteration')

@@ -1,4 +1,5 @@
 """Pictures of any task's sample: its image or pair, the truth, and predictions if there are any."""
+
 from collections.abc import Iterator, Sequence
 
 import cv2
@@ -17,8 +18,9 @@ Picture = tuple[np.ndarray, str, set[int]]
 ROWS = {'gt': 'truth', 'pred': 'prediction'}
 
 
-def draw_result(images: Sequence[np.ndarray], sample: BaseDataElement, meta: dict,
-                score_thr: float = 0.3) -> np.ndarray:
+def draw_result(
+    images: Sequence[np.ndarray], sample: BaseDataElement, meta: dict, score_thr: float = 0.3
+) -> np.ndarray:
     """One picture of a tested sample: predictions beside the truth, uint8 RGB.
 
     Arguments and errors are those of :func:`draw`; predicted objects of a score below
@@ -29,8 +31,12 @@ def draw_result(images: Sequence[np.ndarray], sample: BaseDataElement, meta: dic
     height, width = images[0].shape[:2]
     longer = max(height, width)
     side = round(height * min(max(longer, MIN_TILE), MAX_TILE) / longer)
-    return frame([with_legend(captioned(picture, text), labels, meta)
-                  for picture, text, labels in draw(images, sample, meta, side)])
+    return frame(
+        [
+            with_legend(captioned(picture, text), labels, meta)
+            for picture, text, labels in draw(images, sample, meta, side)
+        ]
+    )
 
 
 def with_legend(tile: np.ndarray, labels: set[int], meta: dict) -> np.ndarray:
@@ -38,8 +44,9 @@ def with_legend(tile: np.ndarray, labels: set[int], meta: dict) -> np.ndarray:
     return np.concatenate([tile, legend(labels, meta, tile.shape[1])]) if labels else tile
 
 
-def draw(images: Sequence[np.ndarray], sample: BaseDataElement, meta: dict, side: int
-         ) -> Iterator[Picture]:
+def draw(
+    images: Sequence[np.ndarray], sample: BaseDataElement, meta: dict, side: int
+) -> Iterator[Picture]:
     """Pictures of a sample, uint8 RGB, what they show, and the labels that need a legend.
 
     Args:
@@ -72,8 +79,10 @@ def draw(images: Sequence[np.ndarray], sample: BaseDataElement, meta: dict, side
         text = sample.get('dataset') or f'{len(sample.gt_instances)} objects'
         yield picture, text, set()
     else:
-        raise ValueError(f'a sample of {type(sample).__name__} cannot be drawn: known are those of '
-                         'mtp, mmpretrain, mmdet, mmrotate and mmseg')
+        raise ValueError(
+            f'a sample of {type(sample).__name__} cannot be drawn: known are those of '
+            'mtp, mmpretrain, mmdet, mmrotate and mmseg'
+        )
 
 
 def _classes(sample: DataSample, row: str, meta: dict) -> str:
@@ -90,8 +99,9 @@ def _scene(tile: np.ndarray, sample: DataSample, meta: dict) -> np.ndarray:
     return captioned(tile, f'{_classes(sample, "pred", meta)} {scores}')
 
 
-def _objects(image: np.ndarray, sample: DetDataSample, meta: dict, score_thr: float = 0.3
-             ) -> np.ndarray:
+def _objects(
+    image: np.ndarray, sample: DetDataSample, meta: dict, score_thr: float = 0.3
+) -> np.ndarray:
     if 'datasets' in meta:
         return draw_sample(image, sample, meta['datasets'][sample.dataset], score_thr)
     # mmdet and mmrotate keep any boxes under one name, and an empty entry where there is no truth
@@ -102,12 +112,23 @@ def _objects(image: np.ndarray, sample: DetDataSample, meta: dict, score_thr: fl
             task = 'rotated' if found.bboxes.shape[-1] == 5 else 'instance'
             fields[f'{row}_{label_table()[task].name}'] = found
     palette = meta.get('palette') or PALETTE  # some are shorter than the list of classes
-    return draw_sample(image, DetDataSample(**fields), dict(
-        classes=meta['classes'],
-        palette=[palette[i % len(palette)] for i in range(len(meta['classes']))]), score_thr)
+    return draw_sample(
+        image,
+        DetDataSample(**fields),
+        dict(
+            classes=meta['classes'],
+            palette=[palette[i % len(palette)] for i in range(len(meta['classes']))],
+        ),
+        score_thr,
+    )
 
 
 def _scaled(image: np.ndarray, side: int) -> np.ndarray:
     scale = side / image.shape[0]
-    return cv2.resize(image, None, fx=scale, fy=scale,
-                      interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
+    return cv2.resize(
+        image,
+        None,
+        fx=scale,
+        fy=scale,
+        interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA,
+    )

@@ -1,4 +1,5 @@
 """One picture of an image: truth and predictions of all tasks, side by side."""
+
 from collections.abc import Iterable, Sequence
 
 import cv2
@@ -14,8 +15,9 @@ MARGIN, CAPTION, LINE = 8, 22, 18
 PAPER = (246, 246, 244)
 
 
-def draw_sample(image: np.ndarray, sample: DetDataSample, meta: dict, score_thr: float = 0.3
-                ) -> np.ndarray:
+def draw_sample(
+    image: np.ndarray, sample: DetDataSample, meta: dict, score_thr: float = 0.3
+) -> np.ndarray:
     """Draw truth (upper row) and predictions (lower row) of each task beside the image.
 
     Each task is drawn as its row of the table of labels says. A task or a row of the picture that
@@ -33,14 +35,24 @@ def draw_sample(image: np.ndarray, sample: DetDataSample, meta: dict, score_thr:
     height, width = image.shape[:2]
     longer = max(height, width)
     scale = min(max(longer, MIN_TILE), MAX_TILE) / longer
-    tile = cv2.resize(image, None, fx=scale, fy=scale,
-                      interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
+    tile = cv2.resize(
+        image,
+        None,
+        fx=scale,
+        fy=scale,
+        interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA,
+    )
     rows = {'gt': 'truth', 'pred': 'prediction'}
     table = label_table()
-    fields = {task: {row: _certain(sample.get(f'{row}_{label.name}'), score_thr) for row in rows}
-              for task, label in table.items()}
-    rows = {row: caption for row, caption in rows.items()
-            if any(found[row] is not None for found in fields.values())}
+    fields = {
+        task: {row: _certain(sample.get(f'{row}_{label.name}'), score_thr) for row in rows}
+        for task, label in table.items()
+    }
+    rows = {
+        row: caption
+        for row, caption in rows.items()
+        if any(found[row] is not None for found in fields.values())
+    }
     labels = set()
     columns = []
     for task, found in fields.items():
@@ -69,7 +81,7 @@ def _certain(content, score_thr: float):
 def captioned(tile: np.ndarray, text: str) -> np.ndarray:
     """A tile, uint8 RGB, with a line of text above."""
     canvas = np.full((tile.shape[0] + CAPTION, tile.shape[1] + MARGIN, 3), PAPER, np.uint8)
-    canvas[CAPTION:, :tile.shape[1]] = tile
+    canvas[CAPTION:, : tile.shape[1]] = tile
     write(canvas, text, (1, CAPTION - 7), INK)
     return canvas
 
@@ -89,10 +101,11 @@ def legend(labels: Iterable[int], meta: dict, width: int) -> np.ndarray:
 def frame(columns: Sequence[np.ndarray]) -> np.ndarray:
     """Columns side by side, the short ones filled up, within a margin."""
     height = MARGIN + max(len(column) for column in columns)
-    canvas = np.full((height, MARGIN + sum(column.shape[1] for column in columns), 3), PAPER,
-                     np.uint8)
+    canvas = np.full(
+        (height, MARGIN + sum(column.shape[1] for column in columns), 3), PAPER, np.uint8
+    )
     x = MARGIN
     for column in columns:
-        canvas[:len(column), x:x + column.shape[1]] = column
+        canvas[: len(column), x : x + column.shape[1]] = column
         x += column.shape[1]
     return canvas

@@ -1,4 +1,5 @@
 """Which GPU a process sees."""
+
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from mtp.cli.own_gpu import show_own_gpu
 from tests.conftest import REPO
 
 # Lower a function for this process's GPU, as if there were two, and print what the cache counted.
-LOWER = '''
+LOWER = """
 import os
 from mtp.cli.own_gpu import show_own_gpu
 show_own_gpu('pytorch')
@@ -34,16 +35,26 @@ def lower(*args, **settings):
 with FakeTensorMode():
     x = torch.empty(64, 64, device=f'cuda:{os.environ["LOCAL_RANK"]}')
     torch.compile(lambda x: x.softmax(1) + 1, backend=backend)(x)
-'''
+"""
 
 
-@pytest.mark.parametrize(('launcher', 'variable'), [
-    ('pytorch', 'LOCAL_RANK'), ('slurm', 'SLURM_LOCALID')])
-@pytest.mark.parametrize(('visible', 'number', 'expected'), [
-    ('4,5', 1, '5'), ('GPU-a,MIG-b', 0, 'GPU-a'), (None, 2, '2'),
-    ('4,5', 2, None), ('', 0, None), (None, 3, None)])
-def test_a_process_sees_its_own_gpu(launcher, variable, visible, number, expected, tmp_path,
-                                    monkeypatch):
+@pytest.mark.parametrize(
+    ('launcher', 'variable'), [('pytorch', 'LOCAL_RANK'), ('slurm', 'SLURM_LOCALID')]
+)
+@pytest.mark.parametrize(
+    ('visible', 'number', 'expected'),
+    [
+        ('4,5', 1, '5'),
+        ('GPU-a,MIG-b', 0, 'GPU-a'),
+        (None, 2, '2'),
+        ('4,5', 2, None),
+        ('', 0, None),
+        (None, 3, None),
+    ],
+)
+def test_a_process_sees_its_own_gpu(
+    launcher, variable, visible, number, expected, tmp_path, monkeypatch
+):
     monkeypatch.setattr(machine, 'DEVICES', tmp_path)
     for name in ('nvidia0', 'nvidia1', 'nvidia2', 'nvidiactl', 'nvidia-uvm', 'nvme0'):
         (tmp_path / name).touch()
@@ -69,7 +80,15 @@ def test_processes_of_a_machine_share_the_compile_cache(tmp_path):
     pytest.importorskip('triton')
     environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
     environment |= {'CUDA_VISIBLE_DEVICES': '0,1', 'TORCHINDUCTOR_CACHE_DIR': str(tmp_path)}
-    counted = [subprocess.run([sys.executable, '-c', LOWER], cwd=REPO, text=True, check=True,
-                              stdout=subprocess.PIPE, env=environment | {'LOCAL_RANK': rank}).stdout
-               for rank in '01']
+    counted = [
+        subprocess.run(
+            [sys.executable, '-c', LOWER],
+            cwd=REPO,
+            text=True,
+            check=True,
+            stdout=subprocess.PIPE,
+            env=environment | {'LOCAL_RANK': rank},
+        ).stdout
+        for rank in '01'
+    ]
     assert counted == ["{'fxgraph_cache_miss': 1}\n", "{'fxgraph_cache_hit': 1}\n"]

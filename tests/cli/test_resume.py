@@ -1,4 +1,5 @@
 """A run whose config has been renamed since goes on where it is."""
+
 import pytest
 from mmengine.config import Config
 
@@ -15,21 +16,40 @@ def test_a_run_goes_on_in_the_folder_of_its_config_s_old_name(monkeypatch, tmp_p
     cfg = Config.fromfile(TOY)
     (tmp_path / 'configs' / 'pretrain').mkdir(parents=True)
     cfg.dump(tmp_path / 'configs' / 'pretrain' / f'{NEW}.py')
-    run_tool(monkeypatch, 'train', TOY, '--work-dir', f'work_dirs/{OLD}', '--cfg-options',
-             'train_cfg.max_iters=3', 'experiment_name=old_name1')
-    run_tool(monkeypatch, 'train', f'configs/pretrain/{OLD}.py', '--resume', '--cfg-options',
-             'train_cfg.max_iters=5', 'experiment_name=old_name2')
+    run_tool(
+        monkeypatch,
+        'train',
+        TOY,
+        '--work-dir',
+        f'work_dirs/{OLD}',
+        '--cfg-options',
+        'train_cfg.max_iters=3',
+        'experiment_name=old_name1',
+    )
+    run_tool(
+        monkeypatch,
+        'train',
+        f'configs/pretrain/{OLD}.py',
+        '--resume',
+        '--cfg-options',
+        'train_cfg.max_iters=5',
+        'experiment_name=old_name2',
+    )
     assert (tmp_path / 'work_dirs' / OLD / 'iter_5.pth').is_file()
     assert not (tmp_path / 'work_dirs' / NEW).exists()
     logs = ''.join(log.read_text() for log in (tmp_path / 'work_dirs' / OLD).rglob('*.log'))
     assert f'The run goes on in work_dirs/{OLD}' in logs and 'resumed epoch: 0, iter: 3' in logs
 
 
-@pytest.mark.parametrize(('config', 'work_dir', 'saved'), [
-    (f'pretrain/{NEW}.py', f'work_dirs/{NEW}', [OLD, NEW]),  # it has begun in the new folder
-    (f'pretrain/{NEW}.py', f'work_dirs/{NEW}', []),
-    (f'pretrain/{NEW}.py', 'elsewhere', [OLD]),
-    ('finetune/tiny/aid.py', 'work_dirs/tiny/aid', [OLD])])
+@pytest.mark.parametrize(
+    ('config', 'work_dir', 'saved'),
+    [
+        (f'pretrain/{NEW}.py', f'work_dirs/{NEW}', [OLD, NEW]),  # it has begun in the new folder
+        (f'pretrain/{NEW}.py', f'work_dirs/{NEW}', []),
+        (f'pretrain/{NEW}.py', 'elsewhere', [OLD]),
+        ('finetune/tiny/aid.py', 'work_dirs/tiny/aid', [OLD]),
+    ],
+)
 def test_no_other_folder_is_taken(config, work_dir, saved, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in saved:

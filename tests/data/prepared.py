@@ -1,4 +1,5 @@
 """Detection sets as they are after preparation, of the images of ``small.py``."""
+
 import json
 from pathlib import Path
 
@@ -28,8 +29,12 @@ def make_dior(root: Path) -> Path:
     """DIOR: three training images, one test image; their classes are those of ``small.py``."""
     classes = DATASETS['dior'].classes
     for split, sizes in SIZES.items():
-        made = make_subset(root / 'made' / split, sizes=sizes, split=split,
-                           objects=[('ship', (30, 28, 40, 12), 25), ('ship', (90, 40, 30, 22), 0)])
+        made = make_subset(
+            root / 'made' / split,
+            sizes=sizes,
+            split=split,
+            objects=[('ship', (30, 28, 40, 12), 25), ('ship', (90, 40, 30, 22), 0)],
+        )
         (made / 'trainval/images').rename(root / f'JPEGImages-{split}')
         coco = json.loads((made / SUBSETS['sota'].instances.format(split=split)).read_text())
         coco['categories'] = [dict(id=i, name=name) for i, name in enumerate(classes)]
@@ -46,14 +51,21 @@ def make_dior_r(root: Path) -> Path:
     objects = [('ship', (30, 28, 40, 12), 25), ('harbor', (90, 40, 30, 22), -50)]
     for split, sizes in SIZES.items():
         made = make_subset(root, 'sior', sizes, objects=objects, split=split)
-        images = [path.rename(path.with_suffix('.jpg'))
-                  for path in sorted((made / SUBSETS['sior'].images).glob('*.png'))]
+        images = [
+            path.rename(path.with_suffix('.jpg'))
+            for path in sorted((made / SUBSETS['sior'].images).glob('*.png'))
+        ]
         if split == 'test':
             (root / 'JPEGImages-test').mkdir()
-            images = [path.rename(root / 'JPEGImages-test' / path.name) for path in images
-                      if path.name.startswith('test')]
-        for part, paths in ({'train': images[:2], 'val': images[2:]} if split == 'trainval'
-                            else {'test': images}).items():
+            images = [
+                path.rename(root / 'JPEGImages-test' / path.name)
+                for path in images
+                if path.name.startswith('test')
+            ]
+        for part, paths in (
+            {'train': images[:2], 'val': images[2:]} if split == 'trainval' else {'test': images}
+        ).items():
             (root / f'ImageSets/Main/{part}.txt').write_text(
-                ''.join(f'{path.stem}\n' for path in paths))
+                ''.join(f'{path.stem}\n' for path in paths)
+            )
     return root

@@ -1,4 +1,5 @@
 """The checker of prepared detection sets; test_prepare_scenes.py has the others."""
+
 import json
 import os
 import subprocess
@@ -14,9 +15,14 @@ from tests.data.prepared import make_dior, make_dior_r, make_dota
 MAKE = {'dota_v1': make_dota, 'dior': make_dior, 'dior_r': make_dior_r}
 
 
-@pytest.mark.parametrize(('name', 'images', 'objects'), [
-    ('dota_v1', dict(test=1, trainval=3), 12), ('dior', dict(trainval=3, test=1), 8),
-    ('dior_r', dict(train=2, val=1, test=1), 8)])
+@pytest.mark.parametrize(
+    ('name', 'images', 'objects'),
+    [
+        ('dota_v1', dict(test=1, trainval=3), 12),
+        ('dior', dict(trainval=3, test=1), 8),
+        ('dior_r', dict(train=2, val=1, test=1), 8),
+    ],
+)
 def test_good_data(name, images, objects, tmp_path):
     findings = check_prepared(MAKE[name](tmp_path), name)
     assert findings.problems == {}
@@ -32,6 +38,7 @@ def edit_json(change):
         coco = json.loads(path.read_text())
         change(coco)
         path.write_text(json.dumps(coco))
+
     return spoil
 
 
@@ -64,12 +71,27 @@ DAMAGE = [
     ('dior_r', 'ImageSets/Main/val.txt', delete, 'split', 'val.txt'),
     ('dior', JSON, cut, 'annotation', JSON),
     ('dior', JSON, edit('"dam"', '"lake"'), 'class', 'not the 20 classes'),
-    ('dior', JSON, edit_json(lambda coco: coco['annotations'][1].update(category_id=20)), 'class',
-     'annotation 1: no category 20'),
-    ('dior', JSON, edit_json(lambda coco: coco['annotations'][1].update(image_id=7)), 'annotation',
-     'annotation 1: no image 7'),
-    ('dior', JSON, edit_json(lambda coco: coco['annotations'][1].update(bbox=[90, 9, 60, 9])),
-     'box', 'annotation 1: (x, y, w, h) = [90, 9, 60, 9]'),
+    (
+        'dior',
+        JSON,
+        edit_json(lambda coco: coco['annotations'][1].update(category_id=20)),
+        'class',
+        'annotation 1: no category 20',
+    ),
+    (
+        'dior',
+        JSON,
+        edit_json(lambda coco: coco['annotations'][1].update(image_id=7)),
+        'annotation',
+        'annotation 1: no image 7',
+    ),
+    (
+        'dior',
+        JSON,
+        edit_json(lambda coco: coco['annotations'][1].update(bbox=[90, 9, 60, 9])),
+        'box',
+        'annotation 1: (x, y, w, h) = [90, 9, 60, 9]',
+    ),
     ('dior', 'JPEGImages-test/test_0.png', shrink, 'size', '(64, 60), in the json (128, 128)'),
 ]
 
@@ -85,8 +107,9 @@ def test_tool(tmp_path):
     make_dota(tmp_path)
     (tmp_path / TXT).unlink()
     command = [sys.executable, 'tools/data/check_dataset.py', tmp_path, '--dataset', 'dota_v1']
-    result = subprocess.run(command, cwd=REPO, capture_output=True, text=True,
-                            env={**os.environ, 'COLUMNS': '200'})
+    result = subprocess.run(
+        command, cwd=REPO, capture_output=True, text=True, env={**os.environ, 'COLUMNS': '200'}
+    )
     assert result.returncode == 1
     assert '3 trainval images' in result.stdout and '8 objects' in result.stdout
     assert 'trainval_1.txt: missing' in result.stdout

@@ -1,4 +1,5 @@
 """The training crop equals the recipe's separate transforms, draw for draw."""
+
 import json
 
 import cv2
@@ -30,24 +31,51 @@ from tests.data.small import CLASSES, make_subset
 
 def separate(size, ratio_range=(0.5, 2.0)):
     return [
-        dict(type=LoadImage), dict(type=LoadLabels),
+        dict(type=LoadImage),
+        dict(type=LoadLabels),
         dict(type=Flip, prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal']),
-        dict(type=RandomResize, scale=(size, size), ratio_range=ratio_range, keep_ratio=True,
-             resize_type=Resize),
-        dict(type=Crop, size=size), dict(type=FilterInstances)]
+        dict(
+            type=RandomResize,
+            scale=(size, size),
+            ratio_range=ratio_range,
+            keep_ratio=True,
+            resize_type=Resize,
+        ),
+        dict(type=Crop, size=size),
+        dict(type=FilterInstances),
+    ]
 
 
 def build(root, pipeline, subset='sota', **kwargs):
-    return MultiTaskDataset([SAMRSDataset(subset, root, classes=CLASSES, name='mine',
-                                          pipeline=[*pipeline, dict(type=PackLabels)], **kwargs)])
+    return MultiTaskDataset(
+        [
+            SAMRSDataset(
+                subset,
+                root,
+                classes=CLASSES,
+                name='mine',
+                pipeline=[*pipeline, dict(type=PackLabels)],
+                **kwargs,
+            )
+        ]
+    )
 
 
 def assert_equal(found, expected):
     torch.testing.assert_close(found['inputs'].int(), expected['inputs'].int(), atol=1, rtol=0)
     found, expected = found['data_samples'], expected['data_samples']
     assert set(found.keys()) == set(expected.keys())
-    for key in ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip',
-                'flip_direction', 'sample_seed', 'dataset'):
+    for key in (
+        'img_id',
+        'img_path',
+        'ori_shape',
+        'img_shape',
+        'scale_factor',
+        'flip',
+        'flip_direction',
+        'sample_seed',
+        'dataset',
+    ):
         assert found.get(key) == expected.get(key), key
     if 'gt_sem_seg' in expected:
         assert torch.equal(found.gt_sem_seg.sem_seg, expected.gt_sem_seg.sem_seg)
@@ -155,9 +183,18 @@ def test_distortion_on_the_device_equals_mmseg(tmp_path):
 def random_masks(rng, height, width):
     kinds = [np.zeros((height, width)), np.ones((height, width)), rng.random((height, width)) < 0.5]
     for _ in range(4):
-        kinds.append(cv2.ellipse(
-            np.zeros((height, width)), rng.integers(0, (width, height)).tolist(),
-            rng.integers(1, 60, 2).tolist(), 30, 0, 360, 1, -1))
+        kinds.append(
+            cv2.ellipse(
+                np.zeros((height, width)),
+                rng.integers(0, (width, height)).tolist(),
+                rng.integers(1, 60, 2).tolist(),
+                30,
+                0,
+                360,
+                1,
+                -1,
+            )
+        )
     return [kinds[i].astype(np.uint8) for i in rng.integers(0, len(kinds), rng.integers(0, 6))]
 
 
@@ -167,12 +204,16 @@ def test_runs_are_sampled_as_bitmaps_are():
         height, width, new_height, new_width = rng.integers(2, 200, 4).tolist()
         masks = random_masks(rng, height, width)
         counts = [coco_mask.encode(np.asfortranarray(mask))['counts'] for mask in masks]
-        runs = read_counts(np.frombuffer(b''.join(counts), np.uint8),
-                           np.cumsum([len(c) for c in counts], dtype=np.int64), height)
+        runs = read_counts(
+            np.frombuffer(b''.join(counts), np.uint8),
+            np.cumsum([len(c) for c in counts], dtype=np.int64),
+            height,
+        )
         step = tuple(rng.choice([-1, 1], 2))
         rows, columns = (
             Axis((np.arange(new) * old // new)[::s], old)
-            for new, old, s in zip((new_height, new_width), (height, width), step))
+            for new, old, s in zip((new_height, new_width), (height, width), step)
+        )
         expected = [mask[rows.source][:, columns.source] for mask in masks]
         seen, boxes, pixels = crop_masks(runs, rows, columns)
         assert seen.tolist() == [i for i, mask in enumerate(expected) if mask.any()]
@@ -182,5 +223,7 @@ def test_runs_are_sampled_as_bitmaps_are():
             assert np.array_equal(part, mask[y1:y2, x1:x2]) and mask.sum() == part.sum()
         labels = rng.integers(0, 4, (height, width)).astype(np.uint8)
         y, x = labels.nonzero()
-        assert np.array_equal(crop_map(np.stack([y, x, x + 1, labels[y, x]], 1), rows, columns),
-                              labels[rows.source][:, columns.source])
+        assert np.array_equal(
+            crop_map(np.stack([y, x, x + 1, labels[y, x]], 1), rows, columns),
+            labels[rows.source][:, columns.source],
+        )

@@ -1,4 +1,5 @@
 """The packed form: the same samples, and what is wrong with a folder."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -63,12 +64,24 @@ def test_damage_is_named(tmp_path):
 def test_the_tool_names_what_it_left_out(tmp_path):
     root = make_subset(tmp_path / 'a')
     (root / 'trainval/images/train_1.png').write_bytes(b'no image')
-    command = [sys.executable, 'tools/data/pack.py', root, tmp_path / 'b', '--subset', 'sota',
-               '--workers', '1', '--classes', *CLASSES]
+    command = [
+        sys.executable,
+        'tools/data/pack.py',
+        root,
+        tmp_path / 'b',
+        '--subset',
+        'sota',
+        '--workers',
+        '1',
+        '--classes',
+        *CLASSES,
+    ]
     for reason in ('no readable image', 'left out by an earlier run'):
         done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
         assert done.returncode == 1 and '2 of 3 images' in done.stdout
         assert 'train_1.png' in done.stderr and reason in done.stderr
     dataset = PackedDataset(tmp_path / 'b', pipeline=PIPELINE)
     assert [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))] == [
-        'train_0.png', 'train_2.png']
+        'train_0.png',
+        'train_2.png',
+    ]

@@ -1,4 +1,5 @@
 """Detection sets, from what their owners distribute to what the configs read."""
+
 import json
 import re
 import shutil
@@ -23,38 +24,55 @@ def test_classes():
     assert len(xview.TYPES) == 60
 
 
-@pytest.mark.parametrize('name', [name for name, dataset in DATASETS.items() if dataset.task in (
-    'horizontal_detection', 'rotated_detection')])
+@pytest.mark.parametrize(
+    'name',
+    [
+        name
+        for name, dataset in DATASETS.items()
+        if dataset.task in ('horizontal_detection', 'rotated_detection')
+    ],
+)
 def test_prepared_sets_pass_the_checks(name, detection_set):
     _, dst, report = detection_set(name)
     assert report.bad == []
     findings = check_prepared(dst, name)
     assert findings.problems == {}
-    assert findings.objects == sum(
-        count for what, count in report.made.items() if what.endswith('objects')) > 10
+    assert (
+        findings.objects
+        == sum(count for what, count in report.made.items() if what.endswith('objects'))
+        > 10
+    )
     assert not list(dst.rglob('.*'))
 
 
 def test_dior_json_holds_the_boxes_of_the_xml(detection_set):
     src, dst, _ = detection_set('dior')
-    for split, stems in (('trainval', ['00001', '00003', '00002', '00004']),
-                         ('test', ['00005', '00006'])):
+    for split, stems in (
+        ('trainval', ['00001', '00003', '00002', '00004']),
+        ('test', ['00005', '00006']),
+    ):
         coco = json.loads((dst / f'DIOR_{split}_coco.json').read_text())
         assert [image['file_name'] for image in coco['images']] == [f'{s}.jpg' for s in stems]
         assert [c['name'] for c in coco['categories']] == list(DATASETS['dior'].classes)
         assert [a['id'] for a in coco['annotations']] == [
-            i + 1 for i in range(len(coco['annotations']))]
+            i + 1 for i in range(len(coco['annotations']))
+        ]
         for image in coco['images']:
             stem = Path(image['file_name']).stem
             root, _ = read_xml(src / f'Annotations/Horizontal Bounding Boxes/{stem}.xml')
             expected = []
             for element in root.iter('object'):
-                x1, y1, x2, y2 = (float(element.findtext(f'bndbox/{side}'))
-                                  for side in ('xmin', 'ymin', 'xmax', 'ymax'))
+                x1, y1, x2, y2 = (
+                    float(element.findtext(f'bndbox/{side}'))
+                    for side in ('xmin', 'ymin', 'xmax', 'ymax')
+                )
                 label = DATASETS['dior'].classes.index(element.findtext('name').lower())
                 expected.append((label, [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)))
-            assert expected == [(a['category_id'], a['bbox'], a['area'])
-                                for a in coco['annotations'] if a['image_id'] == image['id']]
+            assert expected == [
+                (a['category_id'], a['bbox'], a['area'])
+                for a in coco['annotations']
+                if a['image_id'] == image['id']
+            ]
             where = f'JPEGImages-{split}/{stem}.jpg'
             assert (src / where).read_bytes() == (dst / where).read_bytes()
 
@@ -66,52 +84,70 @@ def test_dior_r_is_read_by_mmrotate_without_degenerate_boxes(detection_source, t
     text = path.read_text()
     x1, x2 = (re.search(f'<x_{side}_top>(.*?)<', text)[1] for side in ('left', 'right'))
     y1, y2 = (re.search(f'<y_{side}_top>(.*?)<', text)[1] for side in ('left', 'right'))
-    path.write_text(text.replace(f'right_top>{x2}<', f'right_top>{x1}<', 1)
-                    .replace(f'right_top>{y2}<', f'right_top>{y1}<', 1))
+    path.write_text(
+        text.replace(f'right_top>{x2}<', f'right_top>{x1}<', 1).replace(
+            f'right_top>{y2}<', f'right_top>{y1}<', 1
+        )
+    )
     report = prepare('dior_r', src, tmp_path / 'dst')
     assert report.left_out['objects with two equal corners'] == 1
-    dataset = DIORDataset(data_root=str(tmp_path / 'dst'), ann_file='ImageSets/Main/train.txt',
-                          data_prefix=dict(img_path='JPEGImages-trainval'))
+    dataset = DIORDataset(
+        data_root=str(tmp_path / 'dst'),
+        ann_file='ImageSets/Main/train.txt',
+        data_prefix=dict(img_path='JPEGImages-trainval'),
+    )
     assert [Path(info['img_path']).name for info in dataset] == ['00001.jpg', '00003.jpg']
-    np.testing.assert_array_equal([i['bbox'].reshape(4, 2) for i in dataset[0]['instances']],
-                                  original[1:])
+    np.testing.assert_array_equal(
+        [i['bbox'].reshape(4, 2) for i in dataset[0]['instances']], original[1:]
+    )
 
 
 def test_xview_boxes_lie_in_each_tile_that_holds_their_centre(detection_set):
     src, dst, report = detection_set('xview')
     assert report.left_out == {
-        'objects of 1395.tif, which was never distributed': 1, 'objects without a box': 1,
-        'objects of the type ids 75 and 82, which have no name': 3}
+        'objects of 1395.tif, which was never distributed': 1,
+        'objects without a box': 1,
+        'objects of the type ids 75 and 82, which have no name': 3,
+    }
     assert report.made['train scenes'] + report.made['val scenes'] == 3
     features = json.loads((src / 'xView_train.geojson').read_text())['features']
     names = set()
     for split in ('train', 'val'):
         coco = json.loads((dst / f'xview_{split}_coco_format.json').read_text())
         assert {image['file_name'] for image in coco['images']} == {
-            path.name for path in (dst / split / 'images').iterdir()}
+            path.name for path in (dst / split / 'images').iterdir()
+        }
         for image in coco['images']:
             stem, side, x, y = place(Path(image['file_name']).stem)
             pixels = cv2.imread(str(src / 'train_images' / f'{stem}.tif'))
             height, width = pixels.shape[:2]
             assert side == 416 and x in ({0} if width < 416 else {0, width - 416})
             padded = np.full((416, 416, 3), 128, np.uint8)
-            part = pixels[y:y + 416, x:x + 416]
-            padded[:part.shape[0], :part.shape[1]] = part
+            part = pixels[y : y + 416, x : x + 416]
+            padded[: part.shape[0], : part.shape[1]] = part
             tile = cv2.imread(str(dst / split / 'images' / image['file_name']))
             np.testing.assert_array_equal(tile, padded)
             expected = []
             for feature in features:
                 p = feature['properties']
                 if p['image_id'] == f'{stem}.tif' and p['bounds_imcoords'] and p['type_id'] != 75:
-                    x1, y1, x2, y2 = np.clip([int(v) for v in p['bounds_imcoords'].split(',')],
-                                             0, [width, height] * 2)
+                    x1, y1, x2, y2 = np.clip(
+                        [int(v) for v in p['bounds_imcoords'].split(',')], 0, [width, height] * 2
+                    )
                     if x <= (x1 + x2) / 2 < x + 416 and y <= (y1 + y2) / 2 < y + 416:
                         x1, x2 = np.clip((x1 - x, x2 - x), 0, 416)
                         y1, y2 = np.clip((y1 - y, y2 - y), 0, 416)
-                        expected.append(({11: 0, 25: 11, 51: 31, 86: 55, 94: 59}[p['type_id']],
-                                         [x1, y1, x2 - x1, y2 - y1]))
-            assert expected == [(a['category_id'], a['bbox']) for a in coco['annotations']
-                                if a['image_id'] == image['id']]
+                        expected.append(
+                            (
+                                {11: 0, 25: 11, 51: 31, 86: 55, 94: 59}[p['type_id']],
+                                [x1, y1, x2 - x1, y2 - y1],
+                            )
+                        )
+            assert expected == [
+                (a['category_id'], a['bbox'])
+                for a in coco['annotations']
+                if a['image_id'] == image['id']
+            ]
             names.add(stem)
     assert names == {'100', '107', '114'}
 
@@ -124,8 +160,9 @@ def test_xview_tiles_are_evenly_spaced():
 
 def test_real_labels_of_fair1m(shared):
     paths = sorted((shared / 'data' / 'fair1m_labels').rglob('*.xml'))
-    total = sum(len(checked(read_fair1m(path), DATASETS['fair1m'].classes, (3000, 3000)))
-                for path in paths)
+    total = sum(
+        len(checked(read_fair1m(path), DATASETS['fair1m'].classes, (3000, 3000))) for path in paths
+    )
     assert (len(paths), total) == (350, 12103)
 
 
@@ -143,10 +180,14 @@ def test_real_images_of_dota(shared, tmp_path):
     seen = set()
     for path in (tmp_path / 'dst' / 'trainval' / 'annfiles').iterdir():
         stem, _, x, y = place(path.stem)
-        seen |= {(stem, *np.round(corners + (x, y), 3).reshape(-1))
-                 for corners, *_ in boxes_of(path)}
-    expected = {(path.stem, *box.corners.reshape(-1)) for path in
-                (data / 'labelTxt').iterdir() for box in read_dota(path)}
+        seen |= {
+            (stem, *np.round(corners + (x, y), 3).reshape(-1)) for corners, *_ in boxes_of(path)
+        }
+    expected = {
+        (path.stem, *box.corners.reshape(-1))
+        for path in (data / 'labelTxt').iterdir()
+        for box in read_dota(path)
+    }
     assert seen == expected and len(seen) > 50
     for path in (data / 'labels_without_image').iterdir():
         assert checked(read_dota(path), DATASETS['dota_v2'].classes, (20000, 20000))
@@ -165,6 +206,9 @@ def test_the_real_image_of_dior_r(shared, tmp_path):
         (src / 'Main' / f'{split}.txt').write_text(listed)
     report = prepare('dior_r', src, tmp_path / 'dst')
     assert report.bad == [] and report.made['train objects'] == 1
-    dataset = DIORDataset(data_root=str(tmp_path / 'dst'), ann_file='ImageSets/Main/train.txt',
-                          data_prefix=dict(img_path='JPEGImages-trainval'))
+    dataset = DIORDataset(
+        data_root=str(tmp_path / 'dst'),
+        ann_file='ImageSets/Main/train.txt',
+        data_prefix=dict(img_path='JPEGImages-trainval'),
+    )
     assert dataset[0]['instances'][0]['bbox'].tolist() == [133, 237, 684, 237, 684, 672, 133, 672]

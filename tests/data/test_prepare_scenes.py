@@ -1,4 +1,5 @@
 """Classification, segmentation and change sets: from the owners' files to checked data."""
+
 import csv
 import json
 import shutil
@@ -17,12 +18,18 @@ from mtp.data.prepare import footprints
 from mtp.data.prepare import images as scenes
 
 MADE = {
-    'eurosat': dict(train=60, val=20, test=20), 'resisc45': dict(train=45, valid=180),
-    'spacenet_v1': dict(train=6, val=2), 'loveda': dict(train=4, val=2, test=2),
-    'oscd': dict(train=56, test=40), 'whu': dict(train=8, val=2, test=2),
-    'gvlm': dict(train=10, val=4, test=3), 'levir': dict(train=8, val=4, test=4),
-    'svcd': dict(train=4, val=2, test=2), 'clcd': dict(train=4, val=4, test=4),
-    'egy_bcd': dict(train=4, val=2, test=2)}
+    'eurosat': dict(train=60, val=20, test=20),
+    'resisc45': dict(train=45, valid=180),
+    'spacenet_v1': dict(train=6, val=2),
+    'loveda': dict(train=4, val=2, test=2),
+    'oscd': dict(train=56, test=40),
+    'whu': dict(train=8, val=2, test=2),
+    'gvlm': dict(train=10, val=4, test=3),
+    'levir': dict(train=8, val=4, test=4),
+    'svcd': dict(train=4, val=2, test=2),
+    'clcd': dict(train=4, val=4, test=4),
+    'egy_bcd': dict(train=4, val=2, test=2),
+}
 ONERA = 'Onera Satellite Change Detection dataset - '
 
 
@@ -35,6 +42,7 @@ def sources(tmp_path_factory):
         if name not in made:
             made[name] = DATASETS[name].synthesise(tmp_path_factory.mktemp(name))
         return made[name]
+
     return get
 
 
@@ -45,8 +53,11 @@ def source(sources, tmp_path):
 
 
 def files(root):
-    return {str(path.relative_to(root)): path.read_bytes()
-            for path in sorted(root.rglob('*')) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob('*'))
+        if path.is_file()
+    }
 
 
 def read(path):
@@ -55,13 +66,20 @@ def read(path):
 
 def test_classes():
     eurosat, resisc45, loveda = (
-        DATASETS[name].classes for name in ('eurosat', 'resisc45', 'loveda'))
+        DATASETS[name].classes for name in ('eurosat', 'resisc45', 'loveda')
+    )
     assert (len(eurosat), len(resisc45), len(loveda)) == (10, 45, 7)
     assert all(list(classes) == sorted(classes) for classes in (eurosat, resisc45))
 
 
-@pytest.mark.parametrize('name', [name for name, dataset in DATASETS.items() if dataset.task in (
-    'classification', 'segmentation', 'change_detection')])
+@pytest.mark.parametrize(
+    'name',
+    [
+        name
+        for name, dataset in DATASETS.items()
+        if dataset.task in ('classification', 'segmentation', 'change_detection')
+    ],
+)
 def test_from_source_to_checked_data(name, sources, tmp_path):
     source = sources(name)
     before = files(source)
@@ -72,7 +90,8 @@ def test_from_source_to_checked_data(name, sources, tmp_path):
     if name in MADE:
         unit = 'pairs' if DATASETS[name].task == 'change_detection' else 'images'
         assert {key: count for key, count in report.made.items() if key != 'scenes'} == {
-            f'{split} {unit}': count for split, count in MADE[name].items()}
+            f'{split} {unit}': count for split, count in MADE[name].items()
+        }
         expected = dict(MADE[name])
         if name == 'loveda':
             expected = dict(trainval=6, test=2)
@@ -107,6 +126,7 @@ def test_an_interrupted_run_is_taken_up(name, sources, tmp_path, monkeypatch):
         if calls['n'] > 5:
             raise Interrupt
         return real(path)
+
     with monkeypatch.context() as patch, pytest.raises(Interrupt):
         for module in (scenes, loveda):
             patch.setattr(module, 'whole', whole)
@@ -128,7 +148,7 @@ def test_tiles_cover_a_scene_and_what_is_beyond_is_black(sources, tmp_path):
         assert len(tiles) == 9
         for path in tiles:
             y, x = map(int, path.stem.split('_')[-2:])
-            assert (read(path) == expected[y:y + 256, x:x + 256]).all()
+            assert (read(path) == expected[y : y + 256, x : x + 256]).all()
 
 
 def test_images_and_labels_stay_as_they_are(sources, tmp_path):
@@ -149,10 +169,14 @@ def test_oscd_takes_red_green_and_blue_from_the_bands(sources, tmp_path):
     DATASETS['oscd'].prepare(sources('oscd'), tmp_path)
     city = sources('oscd') / f'{ONERA}Images' / 'bercy'
     assert not (city / 'pair').exists()
-    bands = [cv2.imread(str(city / f'imgs_2_rect/S2A_{band}.tif'), cv2.IMREAD_UNCHANGED)
-             for band in ('B04', 'B03', 'B02')]
-    expected = [(band.astype(float) - low) / (high - low) * 255
-                for band, low, high in zip(bands, (426, 667, 885), (3698, 2969, 2620))]
+    bands = [
+        cv2.imread(str(city / f'imgs_2_rect/S2A_{band}.tif'), cv2.IMREAD_UNCHANGED)
+        for band in ('B04', 'B03', 'B02')
+    ]
+    expected = [
+        (band.astype(float) - low) / (high - low) * 255
+        for band, low, high in zip(bands, (426, 667, 885), (3698, 2969, 2620))
+    ]
     tile = read(tmp_path / 'train/B/bercy_0000_0000.png')
     np.testing.assert_allclose(tile, np.stack(expected, 2)[:96, :96], atol=1)
     assert np.stack(bands).std((1, 2)).min() > 0
@@ -164,9 +188,10 @@ def test_whu_in_the_two_regions_of_its_owner(sources, tmp_path):
     whole = sources('whu')
     for region, columns in (('train', slice(0, 520)), ('test', slice(520, 800))):
         for file, target in (
-                ('before/before', f'2012/whole_image/{region}/image/2012_{region}'),
-                ('after/after', f'2016/whole_image/{region}/image/2016_{region}'),
-                ('change label/change_label', f'change_label/{region}/change_label')):
+            ('before/before', f'2012/whole_image/{region}/image/2012_{region}'),
+            ('after/after', f'2016/whole_image/{region}/image/2016_{region}'),
+            ('change label/change_label', f'change_label/{region}/change_label'),
+        ):
             path = tmp_path / 'src/1. The two-period image data' / f'{target}.tif'
             path.parent.mkdir(parents=True)
             Image.fromarray(read(whole / f'{file}.tif')[:, columns]).save(path)
@@ -178,17 +203,32 @@ def test_whu_in_the_two_regions_of_its_owner(sources, tmp_path):
 def test_published_sizes():
     """Of the real sets, from the sizes of their images."""
     cities = dict(
-        train=[(471, 525), (395, 360), (517, 461), (522, 582), (408, 390), (339, 563), (639, 688),
-               (799, 785), (1015, 788), (776, 718), (902, 772), (695, 540), (1180, 1070),
-               (858, 557)])
+        train=[
+            (471, 525),
+            (395, 360),
+            (517, 461),
+            (522, 582),
+            (408, 390),
+            (339, 563),
+            (639, 688),
+            (799, 785),
+            (1015, 788),
+            (776, 718),
+            (902, 772),
+            (695, 540),
+            (1180, 1070),
+            (858, 557),
+        ]
+    )
     assert sum(-(-h // 96) * -(-w // 96) for h, w in cities['train']) == 827
     tiles = [f'{i}' for i in range(-(-15354 // 256) * -(-32507 // 256))]
-    assert Counter(scenes.deal(tiles, whu.SHARES).values()) == dict(
-        train=5334, val=762, test=1524)
+    assert Counter(scenes.deal(tiles, whu.SHARES).values()) == dict(train=5334, val=762, test=1524)
     assert Counter(scenes.deal(map(str, range(6940)), spacenet_v1.SHARES).values()) == (
-        dict(train=5000, val=1940))
+        dict(train=5000, val=1940)
+    )
     assert Counter(scenes.deal(map(str, range(3000)), eurosat.SHARES).values()) == (
-        dict(train=1800, val=600, test=600))
+        dict(train=1800, val=600, test=600)
+    )
 
 
 def test_a_division_is_always_the_same_one():
@@ -220,7 +260,7 @@ def wrong_lists(src):
 
 
 def cut(path):
-    path.write_bytes(path.read_bytes()[:-len(path.read_bytes()) // 3])
+    path.write_bytes(path.read_bytes()[: -len(path.read_bytes()) // 3])
 
 
 def edit(change_pixels):
@@ -231,6 +271,7 @@ def with_value(value):
     def change_pixels(pixels):
         pixels[0, 0] = value
         return pixels
+
     return edit(change_pixels)
 
 
@@ -251,11 +292,19 @@ DAMAGE = [
     ('eurosat', add, '2750/Swamp/Swamp_1.jpg', ['Swamp: unknown class; known are AnnualCrop']),
     ('eurosat', shutil.rmtree, '2750/River', ['River: no folder of this class']),
     ('eurosat', lambda path: path.write_text(''), '2750/River/notes.txt', ['notes.txt: no image']),
-    ('resisc45', lambda path: wrong_lists(path.parent), 'mtp', [
-        "train_labels_28_mtp.txt, line 2: no image 'airplane_99.jpg 0'",
-        'valid_labels_28_mtp.txt, line 1: ', 'was listed before, for train',
-        "line 1: 'airplane_1.jpg 7', but the label of airplane is 0",
-        "line 3: 'airplane_3.jpg plane', but", 'airplane_2: in none of ']),
+    (
+        'resisc45',
+        lambda path: wrong_lists(path.parent),
+        'mtp',
+        [
+            "train_labels_28_mtp.txt, line 2: no image 'airplane_99.jpg 0'",
+            'valid_labels_28_mtp.txt, line 1: ',
+            'was listed before, for train',
+            "line 1: 'airplane_1.jpg 7', but the label of airplane is 0",
+            "line 3: 'airplane_3.jpg plane', but",
+            'airplane_2: in none of ',
+        ],
+    ),
     ('loveda', with_value(8), 'Val/Rural/masks_png/5.png', ['5.png holds the value 8: known are']),
     ('loveda', delete, 'Train/Urban/masks_png/1.png', ['1.png: no label of this name']),
     ('loveda', delete, 'Train/Urban/images_png/1.png', ['1.png: a label without an image']),
@@ -263,28 +312,56 @@ DAMAGE = [
     ('loveda', cut, 'Test/Urban/images_png/6.png', ['6.png is missing or no whole image']),
     ('spacenet_v1', delete, GEOJSON, ['img3.tif: no file of footprints']),
     ('spacenet_v1', cut, GEOJSON, ['img3.geojson is no whole geojson']),
-    ('spacenet_v1', lambda path: path.write_text(path.read_text().replace('-43.', '43.')), GEOJSON,
-     ['img3.geojson: all ', 'lie outside the image']),
-    ('spacenet_v1', lambda path: path.write_text(path.read_text().replace('"Polygon"', '"Disc"')),
-     GEOJSON, ['img3.geojson, feature 1: ']),
-    ('spacenet_v1', edit(lambda pixels: pixels), '3band/3band_AOI_1_RIO_img3.tif',
-     ['img3.tif does not tell where it lies']),
+    (
+        'spacenet_v1',
+        lambda path: path.write_text(path.read_text().replace('-43.', '43.')),
+        GEOJSON,
+        ['img3.geojson: all ', 'lie outside the image'],
+    ),
+    (
+        'spacenet_v1',
+        lambda path: path.write_text(path.read_text().replace('"Polygon"', '"Disc"')),
+        GEOJSON,
+        ['img3.geojson, feature 1: '],
+    ),
+    (
+        'spacenet_v1',
+        edit(lambda pixels: pixels),
+        '3band/3band_AOI_1_RIO_img3.tif',
+        ['img3.tif does not tell where it lies'],
+    ),
     ('spacenet_v1', cut, '3band/3band_AOI_1_RIO_img3.tif', ['img3.tif is missing or no whole']),
     ('clcd', delete, 'val/time2/val_1.png', ['val/val_1: its second image is missing']),
     ('clcd', delete, 'val/label/val_1.png', ['val/val_1: its label is missing']),
-    ('clcd', delete, 'val/time1/val_1.png', [
-        'time1: no images', 'time2/val_1.png: no image of this name', 'label/val_1.png: no image']),
+    (
+        'clcd',
+        delete,
+        'val/time1/val_1.png',
+        ['time1: no images', 'time2/val_1.png: no image of this name', 'label/val_1.png: no image'],
+    ),
     ('clcd', shrink, 'val/time2/val_1.png', ['time2/val_1.png has (height, width) (504, 512)']),
     ('clcd', with_value(128), 'val/label/val_1.png', ['val_1.png holds the values [0, 128, 255]']),
     ('clcd', cut, 'test/time1/test_1.png', ['test/test_1: ', 'time1/test_1.png is missing']),
     ('svcd', cut, 'ChangeDetectionDataset/Real/subset/val/OUT/val_1.jpg', ['OUT/val_1.jpg is']),
     ('oscd', with_value(3), f'{ONERA}Test Labels/rio/cm/rio-cm.tif', ['test/rio: ', '[1, 2, 3]']),
-    ('oscd', lambda path: path.write_text('paris,rome'), f'{ONERA}Images/train.txt',
-     ['train.txt, line 1: no folder ']),
-    ('oscd', delete, f'{ONERA}Images/bercy/imgs_1_rect/S2A_B03.tif',
-     ['train/bercy: its first image is missing']),
-    ('egy_bcd', edit(lambda pixels: np.stack([pixels, pixels * 0, pixels], 2)),
-     'test/label/test_1.png', ['test_1.png is in colour']),
+    (
+        'oscd',
+        lambda path: path.write_text('paris,rome'),
+        f'{ONERA}Images/train.txt',
+        ['train.txt, line 1: no folder '],
+    ),
+    (
+        'oscd',
+        delete,
+        f'{ONERA}Images/bercy/imgs_1_rect/S2A_B03.tif',
+        ['train/bercy: its first image is missing'],
+    ),
+    (
+        'egy_bcd',
+        edit(lambda pixels: np.stack([pixels, pixels * 0, pixels], 2)),
+        'test/label/test_1.png',
+        ['test_1.png is in colour'],
+    ),
 ]
 
 
@@ -321,10 +398,18 @@ def test_a_wrong_folder_is_refused(tmp_path):
 SPOIL = [
     ('eurosat', cut, 'val/Forest/*.jpg', 'image'),
     ('eurosat', lambda path: path.rename(path.with_name('Swamp')), 'val/Forest', 'class'),
-    ('eurosat', lambda path: shutil.copy(path, path.parents[2] / 'train/River'),
-     'val/River/*.jpg', 'overlap'),
-    ('resisc45', lambda path: path.write_text(path.read_text() + 'a.jpg 45\n'),
-     'mtp/train_labels_28_mtp.txt', 'class'),
+    (
+        'eurosat',
+        lambda path: shutil.copy(path, path.parents[2] / 'train/River'),
+        'val/River/*.jpg',
+        'overlap',
+    ),
+    (
+        'resisc45',
+        lambda path: path.write_text(path.read_text() + 'a.jpg 45\n'),
+        'mtp/train_labels_28_mtp.txt',
+        'class',
+    ),
     ('resisc45', delete, 'mtp/valid_labels_28_mtp.txt', 'split'),
     ('loveda', with_value(9), 'trainval/labels/*.png', 'label'),
     ('spacenet_v1', with_value(255), 'val/labels/*.png', 'label'),
@@ -373,9 +458,14 @@ def test_real_change_pairs(shared, tmp_path):
 
 def test_real_loveda(shared, tmp_path):
     fixture = shared / 'data/mmseg_fixtures/pseudo_loveda_dataset'
-    for split, area, number in (('Train', 'Urban', 0), ('Train', 'Rural', 1), ('Val', 'Urban', 2),
-                                ('Val', 'Rural', None), ('Test', 'Urban', None),
-                                ('Test', 'Rural', None)):
+    for split, area, number in (
+        ('Train', 'Urban', 0),
+        ('Train', 'Rural', 1),
+        ('Val', 'Urban', 2),
+        ('Val', 'Rural', None),
+        ('Test', 'Urban', None),
+        ('Test', 'Rural', None),
+    ):
         for kind, folder in (('images_png', 'img_dir'), ('masks_png', 'ann_dir')):
             where = tmp_path / 'src' / split / area / kind
             where.mkdir(parents=True)
@@ -391,10 +481,13 @@ def test_real_loveda(shared, tmp_path):
 def test_real_footprints_as_another_program_burns_them(shared, tmp_path):
     scene = shared / 'data/spacenet_solaris'
     with open(scene / 'sample.csv') as file:
-        geometries = [json.loads(shapely.to_geojson(shapely.from_wkt(row['PolygonWKT_Pix'])))
-                      for row in csv.DictReader(file)]
-    (tmp_path / 'pixels.geojson').write_text(json.dumps(
-        dict(features=[dict(geometry=geometry) for geometry in geometries])))
+        geometries = [
+            json.loads(shapely.to_geojson(shapely.from_wkt(row['PolygonWKT_Pix'])))
+            for row in csv.DictReader(file)
+        ]
+    (tmp_path / 'pixels.geojson').write_text(
+        json.dumps(dict(features=[dict(geometry=geometry) for geometry in geometries]))
+    )
     labels = footprints.burn(tmp_path / 'pixels.geojson', (np.zeros(2), np.ones(2)), (900, 900))
     assert (labels == (read(scene / 'sample_fp_mask.tif') > 0)).all()
 
@@ -410,8 +503,11 @@ def test_real_footprints_as_another_program_burns_them(shared, tmp_path):
     assert DATASETS['spacenet_v1'].prepare(tmp_path, tmp_path / 'dst').bad == []
     labels = read(tmp_path / 'dst/train/labels/3band_x.png')
     origin, step = footprints.geotransform(scene / 'sample_geotiff.tif')
-    building = shapely.from_geojson(json.dumps(json.loads(
-        (scene / 'geotiff_labels.geojson').read_text())['features'][0]['geometry']))
+    building = shapely.from_geojson(
+        json.dumps(
+            json.loads((scene / 'geotiff_labels.geojson').read_text())['features'][0]['geometry']
+        )
+    )
     x, y = (np.array(building.representative_point().coords[0]) - origin) / step
     assert labels[int(y), int(x)] == 1 and 0.01 < labels.mean() < 0.5
 

@@ -1,4 +1,5 @@
 """The order of the images is a function of the seed and the iteration."""
+
 from collections import Counter
 from itertools import islice
 
@@ -27,7 +28,7 @@ def batches(num, rank=0, world_size=1, skip=0, **kwargs):
     sampler.skip(skip)
     per_batch = sampler.images_per_batch
     drawn = list(islice(sampler, num * per_batch))
-    return [drawn[i:i + per_batch] for i in range(0, len(drawn), per_batch)]
+    return [drawn[i : i + per_batch] for i in range(0, len(drawn), per_batch)]
 
 
 def test_numbers_of_each_dataset():
@@ -51,8 +52,10 @@ def test_global_batch_does_not_depend_on_the_number_of_processes():
 @pytest.mark.parametrize('processes', [2, 3])
 def test_batches_of_one_process_are_those_of_several(processes):
     accumulated = batches(4 * processes, images_per_dataset=dict(a=3, b=1, c=2))
-    several = [batches(4, rank, processes, images_per_dataset=dict(a=3, b=1, c=2))
-               for rank in range(processes)]
+    several = [
+        batches(4, rank, processes, images_per_dataset=dict(a=3, b=1, c=2))
+        for rank in range(processes)
+    ]
     assert accumulated == [batch for update in zip(*several) for batch in update]
 
 
@@ -66,7 +69,7 @@ def test_samples_differ_between_epochs_and_seeds():
 def test_skip_equals_drawing(skip):
     flat = [sample for batch in batches(12, images_per_dataset=2) for sample in batch]
     later = [s for batch in batches(4, skip=skip, images_per_dataset=2) for s in batch]
-    assert later == flat[skip:skip + 24]
+    assert later == flat[skip : skip + 24]
 
 
 def test_wrong_numbers_are_refused():

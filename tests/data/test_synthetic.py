@@ -1,4 +1,5 @@
 """The made-up SAMRS: true layouts, labels that agree, the same bytes for the same seed."""
+
 import json
 
 import numpy as np
@@ -25,8 +26,11 @@ def open_subset(root, subset, split='train'):
 
 
 def all_files(root):
-    return {path.relative_to(root): path.read_bytes()
-            for path in root.rglob('*') if path.is_file() and '.mtp_index' not in path.parts}
+    return {
+        path.relative_to(root): path.read_bytes()
+        for path in root.rglob('*')
+        if path.is_file() and '.mtp_index' not in path.parts
+    }
 
 
 @pytest.mark.parametrize('subset', SUBSETS)
@@ -42,10 +46,13 @@ def test_it_is_read_like_the_real_one(root, subset):
         assert sample['img'].shape == (128, 128, 3)
         assert 2 <= len(sample['gt_bboxes']) == len(sample['gt_rotated_bboxes']) <= 5
         np.testing.assert_array_equal(
-            sample['gt_bboxes_labels'], sample['gt_rotated_bboxes_labels'])
+            sample['gt_bboxes_labels'], sample['gt_rotated_bboxes_labels']
+        )
         # without overlaps the map is the sum of the masks
-        expected = sum(mask * (label + 1) for mask, label in zip(
-            sample['gt_masks'].masks.astype(int), sample['gt_bboxes_labels']))
+        expected = sum(
+            mask * (label + 1)
+            for mask, label in zip(sample['gt_masks'].masks.astype(int), sample['gt_bboxes_labels'])
+        )
         np.testing.assert_array_equal(sample['gt_seg_map'], expected)
         labels |= set(sample['gt_bboxes_labels'].tolist())
     assert labels == set(range(len(CLASSES[subset])))
@@ -69,8 +76,7 @@ def test_masks_agree_with_boxes_and_not_with_a_wrong_angle(root, subset):
             mask = decode_mask(dict(size=(128, 128), counts=counts), 128, 128)
             hull = shapely.Polygon(rectangle(mask))
             assert corners.min() > -0.1 and corners.max() < 128.1
-            if CLASSES[subset][dataset.metainfo['classes'][label]] in (
-                    'ship', 'truck', 'court'):
+            if CLASSES[subset][dataset.metainfo['classes'][label]] in ('ship', 'truck', 'court'):
                 right.append(iou(hull, shapely.Polygon(corners)))
                 wrong.append(iou(hull, shapely.Polygon(mirrored(corners))))
     assert min(right) > 0.7
@@ -111,6 +117,7 @@ def test_a_second_run_changes_nothing(tmp_path):
 def test_an_interrupted_run_leaves_nothing_behind_and_can_be_repeated(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr('mtp.data.samrs.synthesis.samrs_to_coco', interrupt)
         make_samrs(tmp_path / 'samrs', 1, 1, 64)

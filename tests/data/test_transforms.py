@@ -1,4 +1,5 @@
 """Augmentation keeps boxes, rotated boxes, masks and the semantic map on their objects."""
+
 import cv2
 import numpy as np
 import pytest
@@ -24,11 +25,20 @@ from mtp.ops import box_iou_rotated
 from tests.data.small import CLASSES, COLOURS, make_subset
 
 GEOMETRY = [
-    dict(type=LoadImage), dict(type=LoadLabels),
+    dict(type=LoadImage),
+    dict(type=LoadLabels),
     dict(type=Flip, prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal']),
-    dict(type=RandomResize, scale=(96, 96), ratio_range=(0.5, 2.0), keep_ratio=True,
-         resize_type=Resize, interpolation='nearest'),
-    dict(type=Crop, size=96), dict(type=FilterInstances)]
+    dict(
+        type=RandomResize,
+        scale=(96, 96),
+        ratio_range=(0.5, 2.0),
+        keep_ratio=True,
+        resize_type=Resize,
+        interpolation='nearest',
+    ),
+    dict(type=Crop, size=96),
+    dict(type=FilterInstances),
+]
 
 
 @pytest.fixture(scope='module')
@@ -37,8 +47,9 @@ def root(tmp_path_factory):
 
 
 def build(root, pipeline, **kwargs):
-    return MultiTaskDataset([SAMRSDataset(
-        'sota', root, classes=CLASSES, name='mine', pipeline=pipeline, **kwargs)])
+    return MultiTaskDataset(
+        [SAMRSDataset('sota', root, classes=CLASSES, name='mine', pipeline=pipeline, **kwargs)]
+    )
 
 
 def test_labels_stay_on_their_objects(root):
@@ -70,7 +81,9 @@ def test_labels_stay_on_their_objects(root):
             cv2.fillPoly(drawn, [np.round(corners).astype(np.int32)], 1)
             overlap = max(
                 (drawn & mask).sum() / (drawn | mask).sum()
-                for mask, other in zip(instances.masks.masks, instances.labels) if other == cls)
+                for mask, other in zip(instances.masks.masks, instances.labels)
+                if other == cls
+            )
             assert overlap > 0.75, f'seed {seed}'
             objects += 1
     assert flips == {None, 'horizontal', 'vertical', 'diagonal'} and objects > 50
@@ -88,8 +101,15 @@ def test_randomness_belongs_to_the_sample(root):
 
 def test_photometric_distortion_keeps_colours_apart(root):
     """The official code's float images came out grey or hue-folded (a channel spread of 2)."""
-    dataset = build(root, [dict(type=LoadImage), dict(type=LoadLabels),
-                           dict(type=PhotoMetricDistortion), dict(type=PackLabels)])
+    dataset = build(
+        root,
+        [
+            dict(type=LoadImage),
+            dict(type=LoadLabels),
+            dict(type=PhotoMetricDistortion),
+            dict(type=PackLabels),
+        ],
+    )
     for seed in range(40):
         image = dataset[0, seed]['inputs'].int()
         assert dataset[0, seed]['inputs'].dtype == torch.uint8
@@ -97,9 +117,16 @@ def test_photometric_distortion_keeps_colours_apart(root):
 
 
 def test_validation_labels_stay_unscaled(root):
-    dataset = build(root, [
-        dict(type=LoadImage), dict(type=Resize, scale=(64, 64), keep_ratio=True),
-        dict(type=LoadLabels), dict(type=PackLabels)], test_mode=True)
+    dataset = build(
+        root,
+        [
+            dict(type=LoadImage),
+            dict(type=Resize, scale=(64, 64), keep_ratio=True),
+            dict(type=LoadLabels),
+            dict(type=PackLabels),
+        ],
+        test_mode=True,
+    )
     sample = dataset[2]
     label = sample['data_samples']
     assert sample['inputs'].shape == (3, 51, 64) and label.ori_shape == (96, 120)
@@ -124,8 +151,10 @@ def test_crop_without_any_object_is_drawn_again(root):
         def __call__(self, results):
             LoseFirst.calls += 1
             return None if LoseFirst.calls == 1 else results
-    dataset = build(root, [dict(type=LoadImage), dict(type=LoadLabels), LoseFirst(),
-                           dict(type=PackLabels)])
+
+    dataset = build(
+        root, [dict(type=LoadImage), dict(type=LoadLabels), LoseFirst(), dict(type=PackLabels)]
+    )
     assert dataset[0, 9]['data_samples'].sample_seed == 9 and LoseFirst.calls == 2
 
 
@@ -155,30 +184,38 @@ def test_unreadable_files_are_named(tmp_path):
 
 @pytest.fixture(scope='module')
 def golden(shared):
-    return {key: torch.from_numpy(value)
-            for key, value in np.load(shared / 'golden' / 'boxes' / 'boxes.npz').items()}
+    return {
+        key: torch.from_numpy(value)
+        for key, value in np.load(shared / 'golden' / 'boxes' / 'boxes.npz').items()
+    }
 
 
 def results_of(golden):
-    return dict(img=np.zeros((100, 140, 3), np.uint8), img_shape=(100, 140),
-                gt_bboxes=HorizontalBoxes(golden['rbox_to_hbox'].clone()),
-                gt_rotated_bboxes=RotatedBoxes(golden['rbox'].clone()),
-                gt_rotated_bboxes_labels=np.arange(len(golden['rbox'])))
+    return dict(
+        img=np.zeros((100, 140, 3), np.uint8),
+        img_shape=(100, 140),
+        gt_bboxes=HorizontalBoxes(golden['rbox_to_hbox'].clone()),
+        gt_rotated_bboxes=RotatedBoxes(golden['rbox'].clone()),
+        gt_rotated_bboxes_labels=np.arange(len(golden['rbox'])),
+    )
 
 
 @pytest.mark.parametrize('direction', ['horizontal', 'vertical', 'diagonal'])
 def test_flip_equals_golden(golden, direction):
     results = Flip(prob=1.0, direction=direction).transform(results_of(golden))
-    torch.testing.assert_close(results['gt_rotated_bboxes'].tensor,
-                               golden[f'rbox_flip_{direction}'], atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(results['gt_bboxes'].tensor,
-                               golden[f'hbox_flip_{direction}'], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        results['gt_rotated_bboxes'].tensor, golden[f'rbox_flip_{direction}'], atol=1e-4, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        results['gt_bboxes'].tensor, golden[f'hbox_flip_{direction}'], atol=1e-4, rtol=1e-5
+    )
 
 
 def test_resize_equals_golden(golden):
     results = Resize(scale_factor=0.7).transform(results_of(golden))
-    torch.testing.assert_close(results['gt_rotated_bboxes'].tensor,
-                               golden['rbox_rescale_0.7_0.7'], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        results['gt_rotated_bboxes'].tensor, golden['rbox_rescale_0.7_0.7'], atol=1e-4, rtol=1e-5
+    )
 
 
 def test_crop_equals_golden(golden):
@@ -188,15 +225,19 @@ def test_crop_equals_golden(golden):
 
         def _get_crop_size(self, size):
             return 64, 80
+
     results = FixedCrop(80).transform(results_of(golden))
     inside = golden['rbox_translated_inside_64x80']
-    torch.testing.assert_close(results['gt_rotated_bboxes'].tensor,
-                               golden['rbox_translate_-30_-20'][inside], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        results['gt_rotated_bboxes'].tensor,
+        golden['rbox_translate_-30_-20'][inside],
+        atol=1e-4,
+        rtol=1e-5,
+    )
     assert results['gt_rotated_bboxes_labels'].tolist() == inside.nonzero()[:, 0].tolist()
 
 
 def test_quadrilaterals_equal_golden(golden):
     found = torch.from_numpy(to_rotated(golden['quads'].tolist()))
-    iou = box_iou_rotated(found, golden['quads_to_rbox_le90'],
-                          aligned=True)
+    iou = box_iou_rotated(found, golden['quads_to_rbox_le90'], aligned=True)
     assert iou.min() > 0.999

@@ -1,4 +1,5 @@
 """Reading the label files and the names of tiles."""
+
 import re
 from pathlib import Path
 

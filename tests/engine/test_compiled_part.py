@@ -1,4 +1,5 @@
 """A part that does not compile runs uncompiled, from the same step and with the same numbers."""
+
 import os
 import tempfile
 import time
@@ -41,6 +42,7 @@ def forget(monkeypatch):
 def broken_lowering():
     def fail(self, *args):
         raise RuntimeError('no form of this operator')
+
     with patch.object(torch._inductor.graph.GraphLowering, 'run', fail):
         yield 'inductor'
 
@@ -57,13 +59,15 @@ def broken_backward():
         if is_backward:
             raise RuntimeError('no gradient of this operator')
         return make_boxed_func(graph.forward)
+
     yield partial(compile_fx, inner_compile=only_forward)
 
 
 def train(model, accumulate=1):
     """Losses of three updates, then weights and running statistics."""
-    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), 0.1),
-                             accumulative_counts=accumulate)
+    optimizer = OptimWrapper(
+        torch.optim.SGD(model.parameters(), 0.1), accumulative_counts=accumulate
+    )
     losses = []
     for step in range(3 * accumulate):
         torch.manual_seed(step)
@@ -79,10 +83,14 @@ def small_model():
     return build_model(dict(a=dict(num_classes=2)), ('semantic',)).train()
 
 
-@pytest.mark.parametrize(('fault', 'part', 'accumulate', 'reason'), [
-    (broken_lowering, HEAD, 1, 'no form of this operator'),
-    (broken_kernel, TERMS, 2, 'no-such-compiler'),
-    (broken_backward, HEAD, 2, 'no gradient of this operator')])
+@pytest.mark.parametrize(
+    ('fault', 'part', 'accumulate', 'reason'),
+    [
+        (broken_lowering, HEAD, 1, 'no form of this operator'),
+        (broken_kernel, TERMS, 2, 'no-such-compiler'),
+        (broken_backward, HEAD, 2, 'no gradient of this operator'),
+    ],
+)
 def test_a_broken_part_trains_as_uncompiled(fault, part, accumulate, reason, caplog):
     model = small_model()
     expected = train(small_model(), accumulate)
@@ -102,8 +110,10 @@ def test_strict_mode_ends_with_the_failure(monkeypatch):
     monkeypatch.setenv('MTP_STRICT', '1')
     model = small_model()
     kinds = compile_parts(model, 'eager')
-    with broken_lowering() as backend, pytest.raises(
-            fallback.FallbackError, match=f'{TERMS}: .*no form of this operator'):
+    with (
+        broken_lowering() as backend,
+        pytest.raises(fallback.FallbackError, match=f'{TERMS}: .*no form of this operator'),
+    ):
         kinds[TERMS].backend = torch._dynamo.lookup_backend(backend)
         train(model)
 
@@ -118,22 +128,27 @@ def test_errors_of_the_method_itself_are_not_the_compilers():
 
 def _broken_on_the_first(rank, folder):
     """A run compiled with a part that fails on process 0, and an uncompiled one."""
+
     def lower(self, graph, inputs):
         if self.name == HEAD and rank == 0:
             raise RuntimeError('no form of this operator')
         return graph.forward
 
     UPerHead.compiled_methods = ('_forward_feature',)  # this process's own
-    settings = dict(tasks=('semantic',), **{
-        'default_hooks.logger.interval': 2, 'default_hooks.compilation.backend': 'eager'})
+    settings = dict(
+        tasks=('semantic',),
+        **{'default_hooks.logger.interval': 2, 'default_hooks.compilation.backend': 'eager'},
+    )
     results = []
     for mode in ('on', 'off'):
         cfg = _config(2, folder / mode, **{'default_hooks.compilation.mode': mode}, **settings)
         runner = launch.build_runner(cfg)
-        with patch.object(PartKind, 'lower', lower), \
-                patch.object(runner.bare_model.backbone, 'compiled_parts', list):  # saves time
+        with (
+            patch.object(PartKind, 'lower', lower),
+            patch.object(runner.bare_model.backbone, 'compiled_parts', list),
+        ):  # saves time
             runner.train()
-        hook, = (hook for hook in runner.hooks if isinstance(hook, CompileHook))
+        (hook,) = (hook for hook in runner.hooks if isinstance(hook, CompileHook))
         failed = [name for name, kind in hook.kinds.items() if kind.failed]
         results.append((*_results(runner), failed))
     return results
@@ -157,8 +172,9 @@ def test_the_first_process_compiles_alone_and_the_others_load_together(tmp_path)
             order.append(f'{name} ends')
 
     with patch.object(tempfile, 'gettempdir', lambda: str(tmp_path)):
-        threads = [Thread(target=process, args=(name, 0.3))
-                   for name in ('first', 'second', 'third')]
+        threads = [
+            Thread(target=process, args=(name, 0.3)) for name in ('first', 'second', 'third')
+        ]
         for thread in threads:
             thread.start()
             time.sleep(0.05)

@@ -1,4 +1,5 @@
 """The device of a run is told in a line; a GPU that torch cannot use is an error."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ def test_a_gpu_that_torch_cannot_use_is_an_error_unless_it_is_hidden(monkeypatch
 
     def too_old():
         raise RuntimeError('The NVIDIA driver on your system is too old (found version 11040).\nX')
+
     monkeypatch.setattr(torch.cuda, 'init', too_old)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
     with pytest.raises(ValueError) as error:
@@ -61,8 +63,11 @@ def test_the_cpu_is_told_with_the_reason(monkeypatch, no_cuda):
 @pytest.mark.parametrize(('capability', 'lines'), [((7, 5), 2), ((8, 0), 1)])
 def test_a_gpu_without_bfloat16_runs_in_float32_and_says_so(monkeypatch, capability, lines):
     for name, value in dict(
-            is_available=True, get_device_capability=capability, get_device_name='T4',
-            get_device_properties=SimpleNamespace(total_memory=16 * 2**30)).items():
+        is_available=True,
+        get_device_capability=capability,
+        get_device_name='T4',
+        get_device_properties=SimpleNamespace(total_memory=16 * 2**30),
+    ).items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     found = list(devices.describe_device())
     assert len(found) == lines and 'T4, 16 GiB' in found[0]

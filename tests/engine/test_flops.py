@@ -1,4 +1,5 @@
 """Operations of a training step, counted without running it."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +13,16 @@ from tests.models.small import build_model, make_sample
 
 
 def test_a_step_is_counted_without_running_it():
-    backbone = dict(type=build_backbone, name='vit_tiny_rvsa', img_size=64, embed_dim=48, depth=4,
-                    num_heads=2, out_indices=(0, 1, 2, 3), with_cp=True)
+    backbone = dict(
+        type=build_backbone,
+        name='vit_tiny_rvsa',
+        img_size=64,
+        embed_dim=48,
+        depth=4,
+        num_heads=2,
+        out_indices=(0, 1, 2, 3),
+        with_cp=True,
+    )
     model = build_model(dict(a=dict(num_classes=2)), ('semantic',), backbone).train()
     samples = [make_sample('a', ('semantic',), seed=i) for i in range(2)]
     batch = pack_batch([dict(inputs=image, data_samples=sample) for image, sample in samples])
@@ -29,8 +38,7 @@ def test_a_step_is_counted_without_running_it():
 
     model.backbone.with_cp = False  # recomputation is not counted
     data = model.data_preprocessor(batch, True)
-    expected = flops.count(
-        lambda: model.parse_losses(model(**data, mode='loss'))[0].backward())
+    expected = flops.count(lambda: model.parse_losses(model(**data, mode='loss'))[0].backward())
     assert found == pytest.approx(expected) and found > 1e8
 
 

@@ -1,4 +1,5 @@
 """Layer-wise learning rate decay: the official groups, and resuming."""
+
 import copy
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import nn
 from mtp.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mtp.models.backbones import build_backbone
 
-LR, WEIGHT_DECAY = 6e-5, .05
+LR, WEIGHT_DECAY = 6e-5, 0.05
 
 
 class Model(nn.Module):
@@ -20,14 +21,19 @@ class Model(nn.Module):
     def __init__(self, name: str = 'backbone', **overrides) -> None:
         super().__init__()
         self.head = nn.Linear(16, 2)
-        self.add_module(name, build_backbone(
-            'vit_tiny_rvsa', **{'img_size': 64, 'embed_dim': 16, 'num_heads': 2, **overrides}))
+        self.add_module(
+            name,
+            build_backbone(
+                'vit_tiny_rvsa', **{'img_size': 64, 'embed_dim': 16, 'num_heads': 2, **overrides}
+            ),
+        )
 
 
-def _build(model: nn.Module, rate: float = .9, lr: float = LR) -> OptimWrapper:
+def _build(model: nn.Module, rate: float = 0.9, lr: float = LR) -> OptimWrapper:
     constructor = LayerDecayOptimWrapperConstructor(
         {'optimizer': {'type': 'AdamW', 'lr': lr, 'weight_decay': WEIGHT_DECAY}},
-        {'layer_decay_rate': rate})
+        {'layer_decay_rate': rate},
+    )
     return constructor(model)
 
 
@@ -65,30 +71,44 @@ INTERNIMAGE = dict(name='internimage_xl')
 def _official(shared: Path, file: str) -> tuple[dict, dict[str, tuple[float, float]]]:
     """An official constructor's record, and parameter -> learning rate, weight decay."""
     golden = json.loads((shared / 'golden' / 'optim' / f'{file}.json').read_text())
-    return golden, {name: (group['lr'], group['weight_decay'])
-                    for group in golden['groups'] for name in group['params']}
+    return golden, {
+        name: (group['lr'], group['weight_decay'])
+        for group in golden['groups']
+        for name in group['params']
+    }
 
 
 def _ours(shared: Path, file: str, called: str, backbone: dict) -> tuple[OptimWrapper, dict]:
     golden, official = _official(shared, file)
     # of a finetuning head only the names, and by them whether one dimension or more, are recorded
-    heads = {name: (2,) if decay == 0 else (2, 2) for name, (_, decay) in official.items()
-             if not name.startswith(f'{called}.')}
+    heads = {
+        name: (2,) if decay == 0 else (2, 2)
+        for name, (_, decay) in official.items()
+        if not name.startswith(f'{called}.')
+    }
     if called == 'encoder':
         keys = json.loads(
-            (shared / 'golden' / 'keys' / f'mtp_{backbone["name"]}_448.json').read_text())['keys']
-        heads = {name: tuple(int(n) for n in keys[name].rstrip(']').split('[')[1].split(','))
-                 for name in heads}
+            (shared / 'golden' / 'keys' / f'mtp_{backbone["name"]}_448.json').read_text()
+        )['keys']
+        heads = {
+            name: tuple(int(n) for n in keys[name].rstrip(']').split('[')[1].split(','))
+            for name in heads
+        }
     model = _with_head(called, heads, backbone)
     wrapper = _build(model, golden['settings']['layer_decay_rate'], golden['base_lr'])
     return wrapper, _settings(model, wrapper)
 
 
-@pytest.mark.parametrize(('file', 'called', 'backbone'), [
-    ('finetune_vit_b', 'backbone', FINETUNE_VIT),
-    ('mtp_pretrain_internimage_xl', 'encoder', INTERNIMAGE)])
+@pytest.mark.parametrize(
+    ('file', 'called', 'backbone'),
+    [
+        ('finetune_vit_b', 'backbone', FINETUNE_VIT),
+        ('mtp_pretrain_internimage_xl', 'encoder', INTERNIMAGE),
+    ],
+)
 def test_groups_equal_the_official_ones(
-        shared: Path, file: str, called: str, backbone: dict) -> None:
+    shared: Path, file: str, called: str, backbone: dict
+) -> None:
     golden, expected = _official(shared, file)
     wrapper, settings = _ours(shared, file, called, backbone)
     assert settings.keys() == expected.keys()
@@ -97,18 +117,29 @@ def test_groups_equal_the_official_ones(
     assert len(wrapper.optimizer.param_groups) == len(golden['groups'])
 
 
-@pytest.mark.parametrize(('file', 'called', 'backbone', 'intended', 'called_there'), [
-    ('mtp_pretrain_vit_b', 'encoder', PRETRAIN_VIT, 'finetune_vit_b', 'backbone'),
-    ('finetune_internimage_xl', 'backbone', INTERNIMAGE, 'mtp_pretrain_internimage_xl',
-     'encoder')])
+@pytest.mark.parametrize(
+    ('file', 'called', 'backbone', 'intended', 'called_there'),
+    [
+        ('mtp_pretrain_vit_b', 'encoder', PRETRAIN_VIT, 'finetune_vit_b', 'backbone'),
+        (
+            'finetune_internimage_xl',
+            'backbone',
+            INTERNIMAGE,
+            'mtp_pretrain_internimage_xl',
+            'encoder',
+        ),
+    ],
+)
 def test_the_rule_acts_where_the_released_one_misses_the_backbone(
-        shared: Path, file: str, called: str, backbone: dict, intended: str,
-        called_there: str) -> None:
+    shared: Path, file: str, called: str, backbone: dict, intended: str, called_there: str
+) -> None:
     """Weight decay as recorded, the backbone's rates as recorded under its other name."""
     golden, recorded = _official(shared, file)
-    rates = {name.replace(f'{called_there}.', f'{called}.', 1): lr
-             for name, (lr, _) in _official(shared, intended)[1].items()
-             if name.startswith(f'{called_there}.')}
+    rates = {
+        name.replace(f'{called_there}.', f'{called}.', 1): lr
+        for name, (lr, _) in _official(shared, intended)[1].items()
+        if name.startswith(f'{called_there}.')
+    }
     _, settings = _ours(shared, file, called, backbone)
     frozen = {'encoder.norm.weight', 'encoder.norm.bias'}  # of the ViT: no forward uses it
     assert settings.keys() == recorded.keys() - frozen
@@ -120,9 +151,9 @@ def test_the_rule_acts_where_the_released_one_misses_the_backbone(
 def test_the_backbone_is_found_by_what_it_is() -> None:
     for name in ('backbone', 'encoder', 'anything'):
         settings = _settings(model := Model(name), _build(model))
-        assert settings[f'{name}.pos_embed'] == pytest.approx((LR * .9 ** 5, 0))
-        assert settings[f'{name}.blocks.3.attn.qkv.weight'] == pytest.approx((LR * .9, .05))
-        assert settings['head.weight'] == pytest.approx((LR, .05))
+        assert settings[f'{name}.pos_embed'] == pytest.approx((LR * 0.9**5, 0))
+        assert settings[f'{name}.blocks.3.attn.qkv.weight'] == pytest.approx((LR * 0.9, 0.05))
+        assert settings['head.weight'] == pytest.approx((LR, 0.05))
     wrapped = nn.parallel.DataParallel(model)
     assert _settings(model, _build(wrapped)) == settings
 
@@ -133,7 +164,8 @@ def test_equal_settings_share_a_group() -> None:
     assert (decayed['weight_decay'], others['weight_decay']) == (WEIGHT_DECAY, 0)
     assert decayed['lr'] == others['lr'] == LR
     assert len(decayed['params']) + len(others['params']) == sum(
-        param.requires_grad for param in model.parameters())
+        param.requires_grad for param in model.parameters()
+    )
 
 
 def test_frozen_parameters_are_left_out() -> None:
@@ -163,17 +195,20 @@ def test_resume_continues_the_run() -> None:
         assert torch.equal(p, q), name
 
 
-@pytest.mark.parametrize(('paramwise', 'optimizer', 'match'), [
-    ({'layer_decay_rate': 1.5}, {}, '0 < x <= 1'),
-    ({'layer_decay_rate': .9, 'custom_keys': {}}, {}, 'nothing else'),
-    ({}, {}, 'nothing else'),
-    ({'layer_decay_rate': .9}, {'lr': None}, 'lr and weight_decay'),
-])
+@pytest.mark.parametrize(
+    ('paramwise', 'optimizer', 'match'),
+    [
+        ({'layer_decay_rate': 1.5}, {}, '0 < x <= 1'),
+        ({'layer_decay_rate': 0.9, 'custom_keys': {}}, {}, 'nothing else'),
+        ({}, {}, 'nothing else'),
+        ({'layer_decay_rate': 0.9}, {'lr': None}, 'lr and weight_decay'),
+    ],
+)
 def test_wrong_settings_are_refused(paramwise: dict, optimizer: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         LayerDecayOptimWrapperConstructor(
-            {'optimizer': {'type': 'AdamW', 'lr': LR, 'weight_decay': .05, **optimizer}},
-            paramwise)
+            {'optimizer': {'type': 'AdamW', 'lr': LR, 'weight_decay': 0.05, **optimizer}}, paramwise
+        )
 
 
 @pytest.mark.parametrize('count', [0, 2])

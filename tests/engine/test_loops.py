@@ -1,4 +1,5 @@
 """Updates of several batches: counted as one iteration, with the mean gradient, exact on resume."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -25,20 +26,29 @@ def test_iterations_are_updates_and_a_resumed_run_is_exact(tmp_path):
     assert len(whole.message_hub.get_scalar('train/loss').data[0]) == 6
     saved = torch.load(tmp_path / 'whole/iter_3.pth', weights_only=False)
     assert saved['param_schedulers'][0]['last_step'] == 3
-    resumed = toy_runner(tmp_path / 'resumed', resume=True,
-                         load_from=f'{tmp_path}/whole/iter_3.pth', **ACCUMULATED)
+    resumed = toy_runner(
+        tmp_path / 'resumed', resume=True, load_from=f'{tmp_path}/whole/iter_3.pth', **ACCUMULATED
+    )
     resumed.train()
     assert all(map(torch.equal, weights(resumed), weights(whole)))
 
 
 def test_updates_of_an_epoch_take_the_mean_gradient_and_the_last_what_is_left(tmp_path):
     sampler = dict(type='DefaultSampler', shuffle=False, _delete_=True)
-    runner = toy_runner(tmp_path, **{
-        'train_cfg': dict(type=AccumulatingEpochLoop, max_epochs=2, accumulation=3, _delete_=True),
-        'train_dataloader.sampler': sampler, 'param_scheduler': None,
-        'optim_wrapper.optimizer': dict(type='SGD', lr=0.1, _delete_=True),
-        'model.backbone.dropout': 0.0, 'default_hooks.logger.log_metric_by_epoch': True,
-        'log_processor.by_epoch': True})
+    runner = toy_runner(
+        tmp_path,
+        **{
+            'train_cfg': dict(
+                type=AccumulatingEpochLoop, max_epochs=2, accumulation=3, _delete_=True
+            ),
+            'train_dataloader.sampler': sampler,
+            'param_scheduler': None,
+            'optim_wrapper.optimizer': dict(type='SGD', lr=0.1, _delete_=True),
+            'model.backbone.dropout': 0.0,
+            'default_hooks.logger.log_metric_by_epoch': True,
+            'log_processor.by_epoch': True,
+        },
+    )
     start = Config(dict(value=None))
     runner.register_hook(_Remember(start), priority='LOWEST')
     runner.train()
@@ -49,7 +59,7 @@ def test_updates_of_an_epoch_take_the_mean_gradient_and_the_last_what_is_left(tm
     inputs = [ToyDataset()[i]['inputs'] for i in range(7)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for update in [(0, 2, 4), (6,)] * 2:
-        losses = [model.parse_losses(model(inputs[i:i + 2], mode='loss'))[0] for i in update]
+        losses = [model.parse_losses(model(inputs[i : i + 2], mode='loss'))[0] for i in update]
         optimizer.zero_grad()
         torch.stack(losses).mean().backward()
         optimizer.step()
@@ -70,8 +80,9 @@ class _Remember(SeedIterationHook):
         self.start = start
 
     def before_train(self, runner):
-        self.start.value = {name: value.clone()
-                            for name, value in runner.model.state_dict().items()}
+        self.start.value = {
+            name: value.clone() for name, value in runner.model.state_dict().items()
+        }
 
 
 @pytest.mark.parametrize(('rank', 'batch'), [(0, 0), (3, 0), (1, 2)])
@@ -79,7 +90,6 @@ def test_a_batch_draws_the_same_on_every_number_of_processes(monkeypatch, rank, 
     drawn = []
     for processes, process, index in [(4, rank, batch), (1, 0, 4 * batch + rank)]:
         monkeypatch.setattr(seed_iteration, 'get_world_size', lambda processes=processes: processes)
-        SeedIterationHook().before_train_batch(
-            SimpleNamespace(seed=1, iter=5, rank=process), index)
+        SeedIterationHook().before_train_batch(SimpleNamespace(seed=1, iter=5, rank=process), index)
         drawn.append(torch.rand(3))
     assert torch.equal(*drawn)

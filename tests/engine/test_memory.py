@@ -1,4 +1,5 @@
 """A first step that does not fit: one error with what it takes and what would fit."""
+
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,15 @@ class Card:
         self.peak, self.limit, self.sizes, self.forward = 0, 10 * GIB, [], model.forward
         monkeypatch.setattr(model, 'forward', self)
         for name, value in dict(
-                reset_peak_memory_stats=lambda: None, max_memory_allocated=lambda: self.peak,
-                mem_get_info=lambda: (self.limit, self.limit), memory_reserved=lambda: 0).items():
+            reset_peak_memory_stats=lambda: None,
+            max_memory_allocated=lambda: self.peak,
+            mem_get_info=lambda: (self.limit, self.limit),
+            memory_reserved=lambda: 0,
+        ).items():
             monkeypatch.setattr(torch.cuda, name, value)
-        monkeypatch.setattr(torch.cuda.memory, '_dump_snapshot',
-                            lambda path: Path(path).write_text('snapshot'))
+        monkeypatch.setattr(
+            torch.cuda.memory, '_dump_snapshot', lambda path: Path(path).write_text('snapshot')
+        )
 
     def __call__(self, inputs, mode):
         self.sizes.append(len(inputs))
@@ -73,9 +78,14 @@ def test_a_number_that_did_not_fit_is_not_advised(runner, monkeypatch):
 
 
 def test_a_batch_sampler_gives_the_images_at_once(tmp_path, monkeypatch):
-    runner = toy_runner(tmp_path, **{
-        'train_dataloader.batch_size': 12, 'train_dataloader.batch_sampler': dict(
-            type=BatchSampler, drop_last=False), 'train_cfg.accumulation': 2})
+    runner = toy_runner(
+        tmp_path,
+        **{
+            'train_dataloader.batch_size': 12,
+            'train_dataloader.batch_sampler': dict(type=BatchSampler, drop_last=False),
+            'train_cfg.accumulation': 2,
+        },
+    )
     Card(monkeypatch, runner.model)
     with pytest.raises(torch.cuda.OutOfMemoryError, match='with 12 images at once.* 7 images'):
         runner.train()
@@ -86,15 +96,19 @@ def test_what_fails_on_the_way_does_not_hide_that_memory_ran_out(runner, monkeyp
 
     def broken(*_):
         raise ValueError('more than one pixel')
+
     monkeypatch.setattr(memory, '_measure', broken)
-    with pytest.raises(torch.cuda.OutOfMemoryError,
-                       match='not known: .*more than one pixel.* torch says: CUDA out of memory'):
+    with pytest.raises(
+        torch.cuda.OutOfMemoryError,
+        match='not known: .*more than one pixel.* torch says: CUDA out of memory',
+    ):
         runner.train()
 
 
 def test_an_allocator_that_records_nothing_trains_all_the_same(monkeypatch):
     def broken(**_):
         raise RuntimeError('cudaMallocAsync does not yet support recordHistory')
+
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda.memory, '_record_memory_history', broken)
     with memory.allocations_recorded():
@@ -107,6 +121,7 @@ def test_later_steps_keep_their_error(runner, monkeypatch):
 
     def broken(path):
         raise RuntimeError('no space')
+
     monkeypatch.setattr(torch.cuda.memory, '_dump_snapshot', broken)
     runner.register_hook(_Shrink(card))
     with pytest.raises(torch.cuda.OutOfMemoryError, match='^CUDA out of memory.\nand more$'):

@@ -1,4 +1,5 @@
 """Copies, shards and one process train alike, and read each other's checkpoints."""
+
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,21 @@ ITERATIONS = 3
 Run = tuple[dict[str, list[float]], dict[str, Tensor]]
 
 
-def _config(world_size: int, work_dir: Path, wrapper: dict = COPIES, tasks: tuple[str, ...] = (),
-            **options) -> Config:
+def _config(
+    world_size: int, work_dir: Path, wrapper: dict = COPIES, tasks: tuple[str, ...] = (), **options
+) -> Config:
     cfg = Config.fromfile(CONFIG)
-    cfg.merge_from_dict({
-        'work_dir': str(work_dir), 'launcher': 'pytorch' if world_size > 1 else 'none',
-        'experiment_name': str(work_dir), 'model_wrapper_cfg': wrapper,
-        'train_dataloader.batch_size': 8 // world_size, 'train_cfg.max_iters': ITERATIONS,
-        **options})
+    cfg.merge_from_dict(
+        {
+            'work_dir': str(work_dir),
+            'launcher': 'pytorch' if world_size > 1 else 'none',
+            'experiment_name': str(work_dir),
+            'model_wrapper_cfg': wrapper,
+            'train_dataloader.batch_size': 8 // world_size,
+            'train_cfg.max_iters': ITERATIONS,
+            **options,
+        }
+    )
     if tasks:
         cfg.model.tasks = {task: cfg.model.tasks[task] for task in tasks}
         for dataset in cfg.model.datasets.values():
@@ -42,8 +50,11 @@ def _train(world_size: int, work_dir: Path, wrapper: dict = COPIES, **options) -
 
 
 def _results(runner: Runner) -> Run:
-    logged = {name: buffer.data[0].tolist() for name, buffer in
-              runner.message_hub.log_scalars.items() if 'loss' in name or 'grad_norm' in name}
+    logged = {
+        name: buffer.data[0].tolist()
+        for name, buffer in runner.message_hub.log_scalars.items()
+        if 'loss' in name or 'grad_norm' in name
+    }
     weights = whole_state_dict(runner.bare_model)
     return logged, {name: value.clone() for name, value in weights.items()}
 
@@ -53,14 +64,20 @@ def _assert_alike(found: Run, expected: Run, tolerance: float = 2e-3) -> None:
     for name, values in expected[0].items():
         assert found[0][name] == pytest.approx(values, rel=tolerance, abs=tolerance), name
     for name, value in expected[1].items():
-        torch.testing.assert_close(found[1][name], value, rtol=tolerance, atol=tolerance / 10,
-                                   msg=lambda text, name=name: f'{name}: {text}')
+        torch.testing.assert_close(
+            found[1][name],
+            value,
+            rtol=tolerance,
+            atol=tolerance / 10,
+            msg=lambda text, name=name: f'{name}: {text}',
+        )
 
 
 def _on_four(rank: int, folder: Path) -> dict[str, Run]:
     return {
         'shards': _train(4, folder / 'four', SHARDS),
-        'two copies in shards': _train(4, folder / 'hybrid', dict(SHARDS, processes_per_copy=2))}
+        'two copies in shards': _train(4, folder / 'hybrid', dict(SHARDS, processes_per_copy=2)),
+    }
 
 
 def _on_two(rank: int, folder: Path) -> dict[str, Run]:
@@ -68,9 +85,12 @@ def _on_two(rank: int, folder: Path) -> dict[str, Run]:
         'copies': _train(2, folder / 'copies'),
         'shards': _train(2, folder / 'shards', SHARDS),
         'shards from shards': _train(
-            2, folder / 'reshard', SHARDS, resume=True, load_from=str(folder / 'four/iter_2.pth')),
+            2, folder / 'reshard', SHARDS, resume=True, load_from=str(folder / 'four/iter_2.pth')
+        ),
         'shards from a file': _train(
-            2, folder / 'split', SHARDS, resume=True, load_from=str(folder / 'one/iter_2.pth'))}
+            2, folder / 'split', SHARDS, resume=True, load_from=str(folder / 'one/iter_2.pth')
+        ),
+    }
 
 
 @pytest.fixture(scope='module')
@@ -113,13 +133,18 @@ def test_shards_of_four_processes_resume_on_one_and_as_one_file(one, four, folde
 def _other_settings(rank: int, folder: Path) -> tuple[dict[str, Run], int, list[float]]:
     few = dict(tasks=('semantic',))
     # the same images twice an update, so that nothing but the statistics of batch norm changes
-    accumulate = {'train_cfg.accumulation': 2, **few,
-                  'train_dataloader.sampler.type': 'mmengine.dataset.InfiniteSampler'}
+    accumulate = {
+        'train_cfg.accumulation': 2,
+        **few,
+        'train_dataloader.sampler.type': 'mmengine.dataset.InfiniteSampler',
+    }
     runs = {
         'compressed': _train(2, folder / 'c', dict(COPIES, compress_gradients=True), **few),
         'copies, accumulated': _train(2, folder / 'ca', **accumulate),
         'shards, accumulated': _train(
-            2, folder / 'sa', SHARDS, **accumulate, **{'default_hooks.rehearsal.min_iters': 1})}
+            2, folder / 'sa', SHARDS, **accumulate, **{'default_hooks.rehearsal.min_iters': 1}
+        ),
+    }
 
     runner = launch.build_runner(_config(2, folder / 'plain', SHARDS, **few))
     runner.train()

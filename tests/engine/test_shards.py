@@ -1,4 +1,5 @@
 """Checkpoints in shards: whole or not at all, and as one file."""
+
 import pytest
 import torch
 from torch import nn
@@ -12,8 +13,12 @@ def saved() -> dict:
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    return {'meta': {'iter': 5}, 'state_dict': model.state_dict(),
-            'optimizer': optimizer.state_dict(), 'message_hub': {}}
+    return {
+        'meta': {'iter': 5},
+        'state_dict': model.state_dict(),
+        'optimizer': optimizer.state_dict(),
+        'message_hub': {},
+    }
 
 
 def test_half_written_folder_is_no_checkpoint(tmp_path, monkeypatch, saved):
@@ -21,6 +26,7 @@ def test_half_written_folder_is_no_checkpoint(tmp_path, monkeypatch, saved):
 
     def killed(*_, **__):
         raise KeyboardInterrupt
+
     with monkeypatch.context() as context:
         context.setattr(checkpoint.dcp, 'save', killed)
         with pytest.raises(KeyboardInterrupt):
@@ -42,4 +48,5 @@ def test_merged_file_holds_what_was_saved(tmp_path, saved):
     assert merged['optimizer']['param_groups'] == saved['optimizer']['param_groups']
     torch.testing.assert_close(merged['state_dict'], dict(saved['state_dict']), rtol=0, atol=0)
     torch.testing.assert_close(
-        merged['optimizer']['state'], saved['optimizer']['state'], rtol=0, atol=0)
+        merged['optimizer']['state'], saved['optimizer']['state'], rtol=0, atol=0
+    )

@@ -1,4 +1,5 @@
 """The loop around a training step: what it logs, and that it never waits for the device."""
+
 import json
 import re
 from pathlib import Path
@@ -14,8 +15,11 @@ from tests.engine.hooks.test_training import toy_runner
 from tools.benchmark.launches import LaunchCounter
 
 CLIPPED = {'optim_wrapper.clip_grad': dict(max_norm=0.1)}
-THEIRS = {**CLIPPED, 'optim_wrapper.type': OptimWrapper,
-          'default_hooks.runtime_info.type': RuntimeInfoHook}
+THEIRS = {
+    **CLIPPED,
+    'optim_wrapper.type': OptimWrapper,
+    'default_hooks.runtime_info.type': RuntimeInfoHook,
+}
 
 
 # logged values that differ from run to run
@@ -24,8 +28,10 @@ SPEED = re.compile('time|memory|images_per_s|data_share')
 
 def rows(runner):
     path = Path(runner.log_dir) / 'vis_data' / 'scalars.json'
-    return [{key: value for key, value in json.loads(row).items() if not SPEED.search(key)}
-            for row in path.read_text().splitlines()]
+    return [
+        {key: value for key, value in json.loads(row).items() if not SPEED.search(key)}
+        for row in path.read_text().splitlines()
+    ]
 
 
 def history(runner, key):
@@ -55,8 +61,9 @@ def test_log_survives_a_checkpoint_between_two_fetches(theirs, tmp_path):
     settings = {**CLIPPED, 'default_hooks.logger.interval': 5}
     first = toy_runner(tmp_path / 'first', **settings)
     first.train()
-    second = toy_runner(tmp_path / 'second', resume=True,
-                        load_from=f'{first.work_dir}/iter_3.pth', **settings)
+    second = toy_runner(
+        tmp_path / 'second', resume=True, load_from=f'{first.work_dir}/iter_3.pth', **settings
+    )
     second.train()
     for runner in (first, second):
         assert history(runner, 'loss')[0].tolist() == history(theirs, 'loss')[0].tolist()
@@ -64,6 +71,7 @@ def test_log_survives_a_checkpoint_between_two_fetches(theirs, tmp_path):
 
 class CountWaits(Hook):
     """Counts from the start of one iteration to that of the next."""
+
     priority = 'HIGHEST'
 
     def __init__(self):
@@ -96,10 +104,11 @@ def test_no_step_waits(tmp_path):
 
 
 def test_accumulated_steps_equal_one_large_step():
-    weight = torch.nn.Parameter(torch.tensor([1., 2.]))
-    parts, norms = [torch.tensor([3., 0.]), torch.tensor([1., 4.])], []
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    parts, norms = [torch.tensor([3.0, 0.0]), torch.tensor([1.0, 4.0])], []
     wrapper = MixedPrecisionOptimWrapper(
-        torch.optim.SGD([weight], lr=1.), clip_grad=dict(max_norm=1.))
+        torch.optim.SGD([weight], lr=1.0), clip_grad=dict(max_norm=1.0)
+    )
     wrapper.start_update(2)
     for part in parts:
         wrapper.update_params((weight * part).sum())
@@ -107,12 +116,18 @@ def test_accumulated_steps_equal_one_large_step():
     mean = torch.stack(parts).mean(0)
     assert norms[0] is None
     torch.testing.assert_close(norms[1], mean.norm())
-    torch.testing.assert_close(weight.data, torch.tensor([1., 2.]) - mean / mean.norm())
+    torch.testing.assert_close(weight.data, torch.tensor([1.0, 2.0]) - mean / mean.norm())
 
 
-@pytest.mark.parametrize(('amp', 'gpu', 'expected'), [
-    ('auto', True, torch.bfloat16), ('auto', False, None),
-    ('on', False, torch.bfloat16), ('off', True, None)])
+@pytest.mark.parametrize(
+    ('amp', 'gpu', 'expected'),
+    [
+        ('auto', True, torch.bfloat16),
+        ('auto', False, None),
+        ('on', False, torch.bfloat16),
+        ('off', True, None),
+    ],
+)
 def test_precision(monkeypatch, amp, gpu, expected):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: True)

@@ -1,4 +1,5 @@
 """Change metrics against scikit-learn's definition, computed here from the pixels."""
+
 import numpy as np
 import pytest
 import torch
@@ -13,14 +14,19 @@ def metric():
 
 
 def sample(name, true, found):
-    return dict(img_path=name, gt_sem_seg=dict(data=torch.as_tensor(true)[None]),
-                pred_sem_seg=dict(data=torch.as_tensor(found)[None]))
+    return dict(
+        img_path=name,
+        gt_sem_seg=dict(data=torch.as_tensor(true)[None]),
+        pred_sem_seg=dict(data=torch.as_tensor(found)[None]),
+    )
 
 
 def test_equals_the_definition_over_all_pixels():
     rng = np.random.default_rng(0)
-    images = [(rng.choice([0, 0, 1, 255], (40, 30 + i)), rng.integers(0, 2, (40, 30 + i)))
-              for i in range(5)]
+    images = [
+        (rng.choice([0, 0, 1, 255], (40, 30 + i)), rng.integers(0, 2, (40, 30 + i)))
+        for i in range(5)
+    ]
     evaluator = metric()
     for i, (true, found) in enumerate(images):
         evaluator.process({}, [sample(f'{i}.png', true, found)])
@@ -34,8 +40,12 @@ def test_equals_the_definition_over_all_pixels():
         hit = ((true == label) & (found == label)).sum()
         precision, recall = hit / (found == label).sum(), hit / (true == label).sum()
         ious.append(hit / ((true == label) | (found == label)).sum())
-        expected = dict(precision=precision, recall=recall, IoU=ious[-1],
-                        F1=2 * precision * recall / (precision + recall))
+        expected = dict(
+            precision=precision,
+            recall=recall,
+            IoU=ious[-1],
+            F1=2 * precision * recall / (precision + recall),
+        )
         for score, value in expected.items():
             assert scores[f'{name}/{score}'] == pytest.approx(100 * value)
     assert scores['mIoU'] == pytest.approx(100 * np.mean(ious))

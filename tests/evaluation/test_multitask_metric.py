@@ -1,4 +1,5 @@
 """Figures against hand-made values, the libraries' own evaluation, and several processes."""
+
 import contextlib
 import io
 import math
@@ -30,9 +31,12 @@ CLASSES = ('plane', 'ship', 'harbor')
 
 def make_metric(**tasks):
     metric = MultiTaskMetric()
-    metric.dataset_meta = {'datasets': {
-        name: dict(name=name, classes=CLASSES, tasks=tasks_of)
-        for name, tasks_of in (tasks or {'sota': TASKS}).items()}}
+    metric.dataset_meta = {
+        'datasets': {
+            name: dict(name=name, classes=CLASSES, tasks=tasks_of)
+            for name, tasks_of in (tasks or {'sota': TASKS}).items()
+        }
+    }
     return metric
 
 
@@ -43,8 +47,11 @@ def instances(boxes, labels, cls=HorizontalBoxes, **fields):
 
 def make_sample(boxes, labels, img_id=0, dataset='sota', tasks=TASKS):
     """An image with upright objects, and predictions equal to the truth."""
-    sample = DetDataSample(metainfo=dict(
-        dataset=dataset, img_id=img_id, img_path=f'{img_id}.png', ori_shape=(SIZE, SIZE)))
+    sample = DetDataSample(
+        metainfo=dict(
+            dataset=dataset, img_id=img_id, img_path=f'{img_id}.png', ori_shape=(SIZE, SIZE)
+        )
+    )
     seg = torch.zeros(1, SIZE, SIZE, dtype=torch.long)
     masks = np.zeros((len(boxes), SIZE, SIZE), np.uint8)
     for (x1, y1, x2, y2), label, mask in zip(boxes, labels, masks):
@@ -58,7 +65,8 @@ def make_sample(boxes, labels, img_id=0, dataset='sota', tasks=TASKS):
     if 'instance' in tasks:
         sample.gt_instances = instances(boxes, labels, masks=BitmapMasks(masks, SIZE, SIZE))
         sample.pred_instances = instances(
-            boxes, labels, scores=scores, masks=torch.from_numpy(masks > 0))
+            boxes, labels, scores=scores, masks=torch.from_numpy(masks > 0)
+        )
         sample.pred_instances.bboxes = sample.pred_instances.bboxes.tensor
     if 'rotated' in tasks:
         sample.gt_rotated_instances = instances(rotated, labels, RotatedBoxes)
@@ -72,8 +80,10 @@ def random_sample(img_id, objects=6):
     corners = rng.integers(0, SIZE - 24, (objects, 2))
     boxes = np.concatenate([corners, corners + rng.integers(8, 24, (objects, 2))], 1)
     sample = make_sample(boxes.tolist(), rng.integers(0, 3, objects).tolist(), img_id)
-    moved = make_sample((boxes + rng.integers(-3, 4, boxes.shape)).clip(0, SIZE).tolist(),
-                        sample.gt_instances.labels.tolist())
+    moved = make_sample(
+        (boxes + rng.integers(-3, 4, boxes.shape)).clip(0, SIZE).tolist(),
+        sample.gt_instances.labels.tolist(),
+    )
     kept = torch.from_numpy(rng.permutation(objects)[:-1])
     for field in ('pred_instances', 'pred_rotated_instances'):
         found = moved.get(field)[kept]
@@ -81,7 +91,8 @@ def random_sample(img_id, objects=6):
         found.scores = torch.from_numpy(rng.random(len(kept), np.float32))
         sample.set_field(found, field)
     sample.pred_rotated_instances.bboxes.tensor[:, 4] = torch.from_numpy(
-        rng.normal(0, 0.2, len(kept)))
+        rng.normal(0, 0.2, len(kept))
+    )
     sample.pred_sem_seg = moved.pred_sem_seg
     return sample
 
@@ -98,11 +109,24 @@ BOXES, LABELS = [[4, 6, 34, 16], [30, 30, 50, 60]], [0, 1]
 def test_perfect_predictions_give_100_everywhere():
     metric = make_metric(sota=TASKS, sior=TASKS, fast=TASKS)
     metrics = evaluate(
-        [make_sample(BOXES, LABELS, dataset=name) for name in ('sota', 'sior', 'fast')], metric)
-    assert metrics == pytest.approx(dict.fromkeys(
-        [f'{name}/{key}' for name in ('sota', 'sior', 'fast') for key in (
-            'semantic/mIoU', 'instance/bbox_mAP', 'instance/segm_mAP', 'rotated/mAP')]
-        + ['average'], 100))
+        [make_sample(BOXES, LABELS, dataset=name) for name in ('sota', 'sior', 'fast')], metric
+    )
+    assert metrics == pytest.approx(
+        dict.fromkeys(
+            [
+                f'{name}/{key}'
+                for name in ('sota', 'sior', 'fast')
+                for key in (
+                    'semantic/mIoU',
+                    'instance/bbox_mAP',
+                    'instance/segm_mAP',
+                    'rotated/mAP',
+                )
+            ]
+            + ['average'],
+            100,
+        )
+    )
 
 
 def test_values_worked_out_by_hand():
@@ -122,9 +146,12 @@ def test_values_worked_out_by_hand():
         sample.set_field(instances(boxes, [1, 1], RotatedBoxes), field)
     sample.pred_rotated_instances.scores = torch.tensor([0.9, 0.4])
     metrics = evaluate([sample])
-    expected = {'sota/semantic/mIoU': 50 * (plane + background),
-                'sota/instance/bbox_mAP': 60, 'sota/instance/segm_mAP': 60,
-                'sota/rotated/mAP': 600 / 11}
+    expected = {
+        'sota/semantic/mIoU': 50 * (plane + background),
+        'sota/instance/bbox_mAP': 60,
+        'sota/instance/segm_mAP': 60,
+        'sota/rotated/mAP': 600 / 11,
+    }
     expected['average'] = (expected['sota/semantic/mIoU'] + 60 + 600 / 11) / 3
     assert metrics == pytest.approx(expected)
 
@@ -140,30 +167,51 @@ def test_equals_pycocotools_and_mmrotate(monkeypatch):
         gts, predicted = sample.gt_instances, sample.pred_instances
         for box, label, mask in zip(gts.bboxes.tensor.tolist(), gts.labels.tolist(), gts.masks):
             rle = coco_mask.encode(np.asfortranarray(mask))
-            truth['annotations'].append(dict(
-                id=len(truth['annotations']) + 1, image_id=number, category_id=label, iscrowd=0,
-                bbox=[box[0], box[1], box[2] - box[0], box[3] - box[1]], segmentation=rle,
-                area=float(coco_mask.area(rle))))
-        for box, label, score, mask in zip(predicted.bboxes.tolist(), predicted.labels.tolist(),
-                                           predicted.scores.tolist(), predicted.masks.numpy()):
-            found.append(dict(
-                image_id=number, category_id=label, score=score,
-                bbox=[box[0], box[1], box[2] - box[0], box[3] - box[1]],
-                segmentation=coco_mask.encode(np.asfortranarray(mask, np.uint8))))
+            truth['annotations'].append(
+                dict(
+                    id=len(truth['annotations']) + 1,
+                    image_id=number,
+                    category_id=label,
+                    iscrowd=0,
+                    bbox=[box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                    segmentation=rle,
+                    area=float(coco_mask.area(rle)),
+                )
+            )
+        for box, label, score, mask in zip(
+            predicted.bboxes.tolist(),
+            predicted.labels.tolist(),
+            predicted.scores.tolist(),
+            predicted.masks.numpy(),
+        ):
+            found.append(
+                dict(
+                    image_id=number,
+                    category_id=label,
+                    score=score,
+                    bbox=[box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                    segmentation=coco_mask.encode(np.asfortranarray(mask, np.uint8)),
+                )
+            )
         rotated = sample.pred_rotated_instances
         boxes = torch.cat([rotated.bboxes.tensor, rotated.scores[:, None]], 1).numpy()
         dets.append([boxes[rotated.labels.numpy() == label] for label in range(3)])
-        annotations.append(dict(
-            bboxes=sample.gt_rotated_instances.bboxes.tensor.numpy(),
-            labels=sample.gt_rotated_instances.labels.numpy(),
-            bboxes_ignore=np.zeros((0, 5)), labels_ignore=np.zeros(0)))
+        annotations.append(
+            dict(
+                bboxes=sample.gt_rotated_instances.bboxes.tensor.numpy(),
+                labels=sample.gt_rotated_instances.labels.numpy(),
+                bboxes_ignore=np.zeros((0, 5)),
+                labels_ignore=np.zeros(0),
+            )
+        )
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = truth
         coco.createIndex()
         for kind, other in (('bbox', 'segmentation'), ('segm', 'bbox')):
-            results = coco.loadRes([{k: v for k, v in entry.items() if k != other}
-                                    for entry in found])
+            results = coco.loadRes(
+                [{k: v for k, v in entry.items() if k != other} for entry in found]
+            )
             reference = COCOeval(coco, results, kind)
             reference.evaluate()
             reference.accumulate()
@@ -186,10 +234,20 @@ def test_rotated_map_sees_the_angle(degrees, expected):
 
 def test_task_without_labels_is_left_out():
     metric = make_metric(sota=('semantic', 'rotated'), sior=('instance',))
-    metrics = evaluate([make_sample(BOXES, LABELS, 0, 'sota', ('semantic', 'rotated')),
-                        make_sample(BOXES, LABELS, 0, 'sior', ('instance',))], metric)
-    assert set(metrics) == {'sota/semantic/mIoU', 'sota/rotated/mAP', 'sior/instance/bbox_mAP',
-                            'sior/instance/segm_mAP', 'average'}
+    metrics = evaluate(
+        [
+            make_sample(BOXES, LABELS, 0, 'sota', ('semantic', 'rotated')),
+            make_sample(BOXES, LABELS, 0, 'sior', ('instance',)),
+        ],
+        metric,
+    )
+    assert set(metrics) == {
+        'sota/semantic/mIoU',
+        'sota/rotated/mAP',
+        'sior/instance/bbox_mAP',
+        'sior/instance/segm_mAP',
+        'average',
+    }
     with pytest.raises(ValueError, match="labels for the task 'instance', but the model"):
         evaluate([make_sample(BOXES, LABELS, tasks=('semantic', 'rotated'))])
 
@@ -200,8 +258,9 @@ def test_without_predictions_or_without_objects():
     sample.pred_rotated_instances = sample.pred_rotated_instances[:0]
     metrics = evaluate([sample])
     assert metrics['sota/semantic/mIoU'] == pytest.approx(100)
-    assert [metrics[f'sota/{key}'] for key in (
-        'instance/bbox_mAP', 'instance/segm_mAP', 'rotated/mAP')] == [0, 0, 0]
+    assert [
+        metrics[f'sota/{key}'] for key in ('instance/bbox_mAP', 'instance/segm_mAP', 'rotated/mAP')
+    ] == [0, 0, 0]
 
     # an image without objects: false alarms count as soon as another image has some
     empty = make_sample([], [], img_id=1)
@@ -257,8 +316,9 @@ def test_prints_one_table(monkeypatch):
     printed = []
     monkeypatch.setattr(multitask, 'print_log', lambda text, logger: printed.append(text))
     metric = make_metric(sota=TASKS, sior=('semantic',))
-    evaluate([make_sample(BOXES, LABELS), make_sample(BOXES, LABELS, 0, 'sior', ('semantic',))],
-             metric)
+    evaluate(
+        [make_sample(BOXES, LABELS), make_sample(BOXES, LABELS, 0, 'sior', ('semantic',))], metric
+    )
     rows = [line.split() for line in ''.join(printed).splitlines()]
     assert rows[2:4] == [['sota', *['100.00'] * 4], ['sior', '100.00', '-', '-', '-']]
     assert rows[4][0] == 'average' and rows[4][-1] == '100.00' and len(rows) == 5

@@ -1,4 +1,5 @@
 """AP of rotated boxes equals mmrotate's own evaluation."""
+
 import functools
 import zipfile
 from itertools import starmap
@@ -30,8 +31,14 @@ def plain_mmrotate(monkeypatch):
 
 
 def boxes(rng, count):
-    return np.column_stack([rng.uniform(0, 100, (count, 2)), rng.uniform(15, 50, count),
-                            rng.uniform(8, 15, count), rng.uniform(-2, 2, count)])
+    return np.column_stack(
+        [
+            rng.uniform(0, 100, (count, 2)),
+            rng.uniform(15, 50, count),
+            rng.uniform(8, 15, count),
+            rng.uniform(-2, 2, count),
+        ]
+    )
 
 
 def random_image(rng, objects, predictions, ignored=0, scores=1000) -> RotatedImage:
@@ -41,27 +48,44 @@ def random_image(rng, objects, predictions, ignored=0, scores=1000) -> RotatedIm
     if len(true):
         near = rng.random(predictions) < 0.8
         copied = rng.integers(0, len(true), predictions)
-        found[near] = (true[copied] + rng.normal(0, [2, 2, 2, 2, .05], found.shape))[near]
+        found[near] = (true[copied] + rng.normal(0, [2, 2, 2, 2, 0.05], found.shape))[near]
         labels[near] = true_labels[copied[near]]
     return RotatedImage(
-        found.astype(np.float32), (rng.integers(1, scores, predictions) / scores).astype('f4'),
-        labels, true.astype(np.float32), true_labels, np.arange(len(true)) >= objects)
+        found.astype(np.float32),
+        (rng.integers(1, scores, predictions) / scores).astype('f4'),
+        labels,
+        true.astype(np.float32),
+        true_labels,
+        np.arange(len(true)) >= objects,
+    )
 
 
 def by_mmrotate(images, **options):
-    found = [[np.column_stack([image.boxes, image.scores])[image.labels == label]
-              for label in range(len(CLASSES))] for image in images]
-    truth = [dict(bboxes=image.true_boxes[~image.ignored],
-                  labels=image.true_labels[~image.ignored],
-                  bboxes_ignore=image.true_boxes[image.ignored],
-                  labels_ignore=image.true_labels[image.ignored]) for image in images]
+    found = [
+        [
+            np.column_stack([image.boxes, image.scores])[image.labels == label]
+            for label in range(len(CLASSES))
+        ]
+        for image in images
+    ]
+    truth = [
+        dict(
+            bboxes=image.true_boxes[~image.ignored],
+            labels=image.true_labels[~image.ignored],
+            bboxes_ignore=image.true_boxes[image.ignored],
+            labels_ignore=image.true_labels[image.ignored],
+        )
+        for image in images
+    ]
     return mean_ap.eval_rbbox_map(found, truth, logger='silent', **options)[1]
 
 
 def images_of(kind, rng):
     if kind == 'ignored':
-        return [random_image(rng, objects, 20, ignored) for objects, ignored in
-                ((6, 3), (0, 4), (5, 0), (1, 6))]
+        return [
+            random_image(rng, objects, 20, ignored)
+            for objects, ignored in ((6, 3), (0, 4), (5, 0), (1, 6))
+        ]
     if kind == 'equal scores':
         return [random_image(rng, 5, 40, 2, scores=4) for _ in range(6)]
     if kind == 'empty':
@@ -96,7 +120,8 @@ def test_few_pairs_at_a_time_are_as_good_as_all(monkeypatch):
     expected = rotated_ap(images, len(CLASSES))
     monkeypatch.setattr(rotated, '_PAIRS_PER_CHUNK', 5)
     assert [one['ap'] for one in rotated_ap(images, len(CLASSES))] == [
-        one['ap'] for one in expected]
+        one['ap'] for one in expected
+    ]
 
 
 def test_threshold_must_be_positive():
@@ -106,17 +131,25 @@ def test_threshold_must_be_positive():
 
 def samples_of(images):
     def instances(boxes, labels, **fields):
-        return dict(bboxes=RotatedBoxes(torch.from_numpy(boxes)), labels=torch.from_numpy(labels),
-                    **fields)
+        return dict(
+            bboxes=RotatedBoxes(torch.from_numpy(boxes)), labels=torch.from_numpy(labels), **fields
+        )
 
-    return [dict(img_id=f'P0__64__{32 * number}___0',
-                 gt_instances=instances(image.true_boxes[~image.ignored],
-                                        image.true_labels[~image.ignored]),
-                 ignored_instances=instances(image.true_boxes[image.ignored],
-                                             image.true_labels[image.ignored]),
-                 pred_instances=instances(image.boxes, image.labels,
-                                          scores=torch.from_numpy(image.scores)))
-            for number, image in enumerate(images)]
+    return [
+        dict(
+            img_id=f'P0__64__{32 * number}___0',
+            gt_instances=instances(
+                image.true_boxes[~image.ignored], image.true_labels[~image.ignored]
+            ),
+            ignored_instances=instances(
+                image.true_boxes[image.ignored], image.true_labels[image.ignored]
+            ),
+            pred_instances=instances(
+                image.boxes, image.labels, scores=torch.from_numpy(image.scores)
+            ),
+        )
+        for number, image in enumerate(images)
+    ]
 
 
 def evaluated(cls, images, **options):
@@ -138,13 +171,17 @@ def test_metric_merges_and_writes_as_mmrotates_does(tmp_path):
     images = images_of('plain', np.random.default_rng(2))
     for cls in (DOTAMetric, RotatedMetric):
         evaluated(cls, images, format_only=True, outfile_prefix=str(tmp_path / cls.__name__))
-        evaluated(cls, images, merge_patches=True,
-                  outfile_prefix=str(tmp_path / f'merged_{cls.__name__}'))
-    theirs, ours = (mmengine.load(tmp_path / f'{name}.bbox.json')
-                    for name in ('DOTAMetric', 'RotatedMetric'))
+        evaluated(
+            cls, images, merge_patches=True, outfile_prefix=str(tmp_path / f'merged_{cls.__name__}')
+        )
+    theirs, ours = (
+        mmengine.load(tmp_path / f'{name}.bbox.json') for name in ('DOTAMetric', 'RotatedMetric')
+    )
     assert ours == theirs and len(ours) == 12 * 30
-    theirs, ours = (zipfile.ZipFile(tmp_path / f'merged_{name}' / f'merged_{name}.zip')
-                    for name in ('DOTAMetric', 'RotatedMetric'))
+    theirs, ours = (
+        zipfile.ZipFile(tmp_path / f'merged_{name}' / f'merged_{name}.zip')
+        for name in ('DOTAMetric', 'RotatedMetric')
+    )
     assert ours.namelist() == theirs.namelist() == [f'Task1_{name}.txt' for name in CLASSES]
     assert all(ours.read(name) == theirs.read(name) for name in ours.namelist())
     assert ours.read('Task1_plane.txt')

@@ -1,4 +1,5 @@
 """Segmentation metrics against the definition, computed here from the pixels."""
+
 import numpy as np
 import pytest
 import torch
@@ -17,17 +18,28 @@ def metric():
 def test_iou_of_each_class_and_their_mean():
     rng = np.random.default_rng(0)
     evaluator = metric()
-    images = [(rng.choice([0, 1, 1, 2, 255], (40, 30 + i)), rng.integers(0, 3, (40, 30 + i)))
-              for i in range(4)]
+    images = [
+        (rng.choice([0, 1, 1, 2, 255], (40, 30 + i)), rng.integers(0, 3, (40, 30 + i)))
+        for i in range(4)
+    ]
     for true, found in images:
-        evaluator.process({}, [dict(gt_sem_seg=dict(data=torch.as_tensor(true)[None]),
-                                    pred_sem_seg=dict(data=torch.as_tensor(found)[None]))])
+        evaluator.process(
+            {},
+            [
+                dict(
+                    gt_sem_seg=dict(data=torch.as_tensor(true)[None]),
+                    pred_sem_seg=dict(data=torch.as_tensor(found)[None]),
+                )
+            ],
+        )
     scores = evaluator.evaluate(4)
 
     true, found = (np.concatenate([image[k].ravel() for image in images]) for k in range(2))
     true, found = true[true != 255], found[true != 255]
-    ious = [100 * ((true == i) & (found == i)).sum() / ((true == i) | (found == i)).sum()
-            for i in range(3)]
+    ious = [
+        100 * ((true == i) & (found == i)).sum() / ((true == i) | (found == i)).sum()
+        for i in range(3)
+    ]
     for name, iou in zip(CLASSES, ious):
         assert scores[f'{name}/IoU'] == pytest.approx(iou)
     assert np.isnan(scores['water/IoU'])  # it does not occur
@@ -39,4 +51,5 @@ def test_counts_beyond_float32_are_exact():
     big, one = torch.tensor([2.0**24, 0, 0, 0]), torch.tensor([1.0, 0, 0, 0])
     evaluator.results = [(one, one, one, one)] * 2 + [(big, big + big, big, big)]
     assert evaluator.compute_metrics(evaluator.results)['background/IoU'] == pytest.approx(
-        100 * (2**24 + 2) / (2**25 + 2), rel=1e-12)
+        100 * (2**24 + 2) / (2**25 + 2), rel=1e-12
+    )

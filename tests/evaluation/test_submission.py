@@ -1,4 +1,5 @@
 """Submission files in the formats that the servers take."""
+
 import zipfile
 
 import cv2
@@ -14,8 +15,16 @@ def test_loveda(tmp_path):
     metric = LoveDASubmission(out_dir=str(tmp_path / 'new' / 'folder'))
     for path, labels in [*maps.items(), *list(maps.items())[:1]]:
         # mmseg marks the data set's shift; the server wants none
-        metric.process({}, [dict(img_path=path, reduce_zero_label=True,
-                                 pred_sem_seg=dict(data=torch.from_numpy(labels)[None]))])
+        metric.process(
+            {},
+            [
+                dict(
+                    img_path=path,
+                    reduce_zero_label=True,
+                    pred_sem_seg=dict(data=torch.from_numpy(labels)[None]),
+                )
+            ],
+        )
     assert metric.evaluate(4) == {'images': 3}
 
     assert [path.name for path in (tmp_path / 'new' / 'folder').iterdir()] == ['loveda.zip']

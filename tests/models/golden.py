@@ -1,4 +1,5 @@
 """Recorded parameters, and comparison with recorded tensors."""
+
 import json
 from pathlib import Path
 
@@ -9,8 +10,11 @@ from torch import Tensor, nn
 
 def load_params(model: nn.Module, data: np.lib.npyio.NpzFile) -> None:
     """Load ``param/*`` of a recording, which may hold more than the model."""
-    params = {key.removeprefix('param/'): torch.from_numpy(data[key])
-              for key in data if key.startswith('param/')}
+    params = {
+        key.removeprefix('param/'): torch.from_numpy(data[key])
+        for key in data
+        if key.startswith('param/')
+    }
     keys = model.state_dict().keys()
     model.load_state_dict({key: params[key] for key in keys})
 
@@ -40,8 +44,9 @@ def assert_official_state_dict_loads(model: nn.Module, entry: dict) -> None:
     state = {}
     for key, text in entry['keys'].items():
         dtype, shape = text.rstrip(']').split('[')
-        state[key] = torch.empty([int(n) for n in shape.split(',') if n],
-                                 dtype=getattr(torch, dtype), device='meta')
+        state[key] = torch.empty(
+            [int(n) for n in shape.split(',') if n], dtype=getattr(torch, dtype), device='meta'
+        )
     own = {key: (value.dtype, value.shape) for key, value in model.state_dict().items()}
     assert own == {key: (value.dtype, value.shape) for key, value in state.items()}
     model.load_state_dict(state, strict=True)

@@ -1,4 +1,5 @@
 """A small multi-task model and labelled images for tests."""
+
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,14 @@ SMALL_BACKBONES = [name for name in list_backbones() if _num_parameters(name) < 
 @MODELS.register_module()
 class ToyBackbone(BaseModule):
     """Four convolutions with the outputs that every backbone has."""
+
     out_channels = (16, 16, 16, 16)
 
     def __init__(self):
         super().__init__()
-        self.stages = nn.ModuleList([
-            nn.Conv2d(3, 16, 4, 4), *(nn.Conv2d(16, 16, 2, 2) for _ in range(3))])
+        self.stages = nn.ModuleList(
+            [nn.Conv2d(3, 16, 4, 4), *(nn.Conv2d(16, 16, 2, 2) for _ in range(3))]
+        )
 
     def compiled_parts(self):
         return list(self.stages)
@@ -52,16 +55,21 @@ class ToyBackbone(BaseModule):
 def build_model(datasets, tasks=TASKS, backbone=None):
     """The small model of the demo config on ``datasets``, as the model takes them."""
     model = Config.fromfile(CONFIGS / '_base_' / 'pretrain' / 'models' / 'multitask_small.py').model
-    model.merge(dict(
-        backbone=backbone or dict(type='ToyBackbone'), datasets=datasets,
-        data_preprocessor=dict(pad_size_divisor=64)))
+    model.merge(
+        dict(
+            backbone=backbone or dict(type='ToyBackbone'),
+            datasets=datasets,
+            data_preprocessor=dict(pad_size_divisor=64),
+        )
+    )
     model.tasks = {task: model.tasks[task] for task in tasks}
     torch.manual_seed(0)
     return MODELS.build(model)
 
 
-def make_sample(dataset, tasks=TASKS, objects=((1, (10, 12, 40, 30)), (0, (30, 34, 60, 60))),
-                seed=0, size=64):
+def make_sample(
+    dataset, tasks=TASKS, objects=((1, (10, 12, 40, 30)), (0, (30, 34, 60, 60))), seed=0, size=64
+):
     """An image with bright boxes on noise: ``(image, sample)``."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 100, (3, size, size), dtype=np.uint8)
@@ -73,14 +81,22 @@ def make_sample(dataset, tasks=TASKS, objects=((1, (10, 12, 40, 30)), (0, (30, 3
         image[label % 3, y1:y2, x1:x2] = 255
         mask[y1:y2, x1:x2] = 1
         seg[y1:y2, x1:x2] = label + 1
-    sample = DetDataSample(metainfo=dict(
-        dataset=dataset, img_path=f'{dataset}_{seed}.png', ori_shape=(size, size),
-        img_shape=(size, size), scale_factor=(1.0, 1.0), sample_seed=seed))
+    sample = DetDataSample(
+        metainfo=dict(
+            dataset=dataset,
+            img_path=f'{dataset}_{seed}.png',
+            ori_shape=(size, size),
+            img_shape=(size, size),
+            scale_factor=(1.0, 1.0),
+            sample_seed=seed,
+        )
+    )
     if 'semantic' in tasks:
         sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(seg)[None])
     if 'instance' in tasks:
         sample.gt_instances = InstanceData(
-            bboxes=HorizontalBoxes(boxes), labels=labels, masks=BitmapMasks(masks, size, size))
+            bboxes=HorizontalBoxes(boxes), labels=labels, masks=BitmapMasks(masks, size, size)
+        )
     if 'rotated' in tasks:
         centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
         rboxes = np.concatenate([centres, sides, np.zeros((len(boxes), 1), np.float32)], 1)
@@ -92,5 +108,6 @@ def losses_of(model, samples):
     """The losses of one training forward."""
     inputs, data_samples = zip(*samples)
     data = model.data_preprocessor(
-        dict(inputs=list(inputs), data_samples=list(data_samples)), training=True)
+        dict(inputs=list(inputs), data_samples=list(data_samples)), training=True
+    )
     return model(**data, mode='loss')

@@ -1,4 +1,5 @@
 """Every backbone by its contract, and the ViT by the released models' tensors."""
+
 import json
 from pathlib import Path
 
@@ -20,11 +21,18 @@ from tests.models.golden import (
 )
 from tests.models.small import SMALL_BACKBONES
 
-TINY_VIT = {'img_size': 64, 'embed_dim': 32, 'depth': 4, 'num_heads': 4, 'interval': 2,
-            'out_indices': (0, 1, 2, 3)}
+TINY_VIT = {
+    'img_size': 64,
+    'embed_dim': 32,
+    'depth': 4,
+    'num_heads': 4,
+    'interval': 2,
+    'out_indices': (0, 1, 2, 3),
+}
 
 
 # ---- the contract, for every name ----
+
 
 @pytest.mark.parametrize('name', list_backbones())
 def test_contract(name: str) -> None:
@@ -35,7 +43,8 @@ def test_contract(name: str) -> None:
     assert isinstance(model, Backbone) and isinstance(model, BaseModule)
     assert tuple(feature.shape for feature in maps) == tuple(
         (2, channels, 64 // stride, 96 // stride)
-        for channels, stride in zip(model.out_channels, model.strides, strict=True))
+        for channels, stride in zip(model.out_channels, model.strides, strict=True)
+    )
     assert model.strides == (4, 8, 16, 32)
 
     sum(feature.mean() for feature in maps).backward()
@@ -56,7 +65,7 @@ def test_bfloat16_autocast(name: str) -> None:
         maps = model(x)
     sum(feature.float().mean() for feature in maps).backward()
     for feature, reference in zip(maps, expected, strict=True):
-        assert_close(feature.float(), reference.detach().numpy(), .05, name)
+        assert_close(feature.float(), reference.detach().numpy(), 0.05, name)
 
 
 @pytest.mark.parametrize('name', SMALL_BACKBONES)
@@ -74,7 +83,7 @@ def test_checkpointing_gives_the_same_gradients(name: str) -> None:
 
 @pytest.mark.parametrize('name', SMALL_BACKBONES)
 def test_drop_path_acts_in_training_only(name: str) -> None:
-    model = build_backbone(name, img_size=64, drop_path_rate=.9)
+    model = build_backbone(name, img_size=64, drop_path_rate=0.9)
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert not torch.equal(model(x)[3], model(x)[3])
@@ -111,8 +120,10 @@ def test_odd_image_sizes(name: str) -> None:
 def test_pretrained_whatever_the_backbone_was_called(name: str, tmp_path: Path) -> None:
     source = build_backbone(name, img_size=64).state_dict()
     for prefix in ('', 'backbone.', 'encoder.'):
-        torch.save({'state_dict': {prefix + key: value for key, value in source.items()}},
-                   tmp_path / 'file.pth')
+        torch.save(
+            {'state_dict': {prefix + key: value for key, value in source.items()}},
+            tmp_path / 'file.pth',
+        )
         model = build_backbone(name, img_size=64, pretrained=tmp_path / 'file.pth')
         for key, value in model.state_dict().items():
             assert torch.equal(value, source[key]), key
@@ -126,12 +137,13 @@ def test_unknown_name_or_argument_is_refused() -> None:
     with pytest.raises(ValueError, match='did you mean vit_b_rvsa'):
         build_backbone('vit_b_rvas')
     with pytest.raises(ValueError, match="'drop_path'.*did you mean drop_path_rate"):
-        build_backbone('vit_b', drop_path=.1)
+        build_backbone('vit_b', drop_path=0.1)
 
 
 @pytest.mark.parametrize('library', ['mmpretrain', 'mmdet', 'mmseg', 'mmrotate'])
 def test_other_libraries_build_it_by_name(library: str) -> None:
     import importlib
+
     registry = importlib.import_module(f'{library}.registry').MODELS
     model = registry.build({'type': 'mtp.ViTRVSA', **TINY_VIT})
     assert isinstance(model, ViTRVSA)
@@ -140,17 +152,21 @@ def test_other_libraries_build_it_by_name(library: str) -> None:
 def test_feeds_a_classifier_of_mmpretrain() -> None:
     """mmpretrain's necks take a tuple of maps and nothing else."""
     from mmpretrain.models import ImageClassifier
+
     classifier = ImageClassifier(
         backbone={'type': 'mtp.ViTRVSA', 'pyramid': False, **TINY_VIT},
         neck={'type': 'mmpretrain.GlobalAveragePooling'},
-        head={'type': 'mmpretrain.LinearClsHead', 'num_classes': 5, 'in_channels': 32})
+        head={'type': 'mmpretrain.LinearClsHead', 'num_classes': 5, 'in_channels': 32},
+    )
     assert classifier(torch.randn(2, 3, 64, 64)).shape == (2, 5)
 
 
 def test_config_names_the_factory() -> None:
     from mtp.registry import MODELS
+
     model = MODELS.build(
-        {'type': build_backbone, 'name': 'vit_tiny_rvsa', 'img_size': 64, 'embed_dim': 64})
+        {'type': build_backbone, 'name': 'vit_tiny_rvsa', 'img_size': 64, 'embed_dim': 64}
+    )
     assert model.out_channels == (64,) * 4 and model.grid == (4, 4)
 
 
@@ -167,15 +183,17 @@ VARIANTS = {
 
 def _vit_case(shared: Path, case: str) -> tuple[dict, np.lib.npyio.NpzFile]:
     folder = shared / 'golden' / 'vit'
-    info = next(entry for entry in json.loads((folder / 'index.json').read_text())
-                if entry['file'] == f'{case}.npz')
+    info = next(
+        entry
+        for entry in json.loads((folder / 'index.json').read_text())
+        if entry['file'] == f'{case}.npz'
+    )
     unused = {'qk_scale', 'drop_rate', 'attn_drop_rate', 'use_abs_pos_emb'}
     build = {key: value for key, value in info['build'].items() if key not in unused}
     return build, np.load(folder / f'{case}.npz')
 
 
-@pytest.mark.parametrize(
-    'case', ['vit_d4_img112', 'vit_d6_img224', 'vit_d4_img160_layerscale'])
+@pytest.mark.parametrize('case', ['vit_d4_img112', 'vit_d6_img224', 'vit_d4_img160_layerscale'])
 def test_equals_released_model(shared: Path, case: str) -> None:
     build, data = _vit_case(shared, case)
     model = ViTRVSA(**build).eval()
@@ -183,8 +201,9 @@ def test_equals_released_model(shared: Path, case: str) -> None:
     maps = model(torch.from_numpy(data['x']).float())
     for i, feature in enumerate(maps):
         assert_close(feature, data[f'feat{i}'], 3e-5, f'feat{i}')
-    sum((feature * torch.from_numpy(data[f'cotangent{i}'])).sum()
-        for i, feature in enumerate(maps)).backward()
+    sum(
+        (feature * torch.from_numpy(data[f'cotangent{i}'])).sum() for i, feature in enumerate(maps)
+    ).backward()
     assert_gradients_close(model, data, 1e-4)
 
 
@@ -204,20 +223,29 @@ def test_equals_released_variants(shared: Path, variant: str) -> None:
 def test_official_state_dicts_load_strictly(shared: Path) -> None:
     """Names, shapes and types of every released ViT, at full size on the meta device."""
     entries = backbone_entries(shared)
-    names = [name for name in entries
-             if 'internimage' not in name and '_xl_' not in name and 'single_scale' not in name]
+    names = [
+        name
+        for name in entries
+        if 'internimage' not in name and '_xl_' not in name and 'single_scale' not in name
+    ]
     assert len(names) == 13
     for name in names:
         *kind, size, img_size = name.split('_')
-        variant = {'finetune_seg': 'seg', 'finetune_hdet': 'det_branches', 'finetune_cls': 'cls',
-                   'finetune_rdet': 'det_branches', 'finetune_change': 'change',
-                   'pretrain_vit': 'pre'}['_'.join(kind)]
+        variant = {
+            'finetune_seg': 'seg',
+            'finetune_hdet': 'det_branches',
+            'finetune_cls': 'cls',
+            'finetune_rdet': 'det_branches',
+            'finetune_change': 'change',
+            'pretrain_vit': 'pre',
+        }['_'.join(kind)]
         with torch.device('meta'):
             model = build_backbone(f'vit_{size}_rvsa', img_size=int(img_size), **VARIANTS[variant])
         assert_official_state_dict_loads(model, entries[name])
 
 
 # ---- input sizes ----
+
 
 def _trained_positions(model: ViTRVSA) -> ViTRVSA:
     """Relative tables start at zero: give them values that matter."""
@@ -264,23 +292,25 @@ def test_image_too_small_for_the_pyramid() -> None:
 
 # ---- training options ----
 
+
 def test_drop_path_rises_with_depth() -> None:
-    model = ViTRVSA(**TINY_VIT, drop_path_rate=.9)
-    assert (1 - model.drop_path.kept).tolist() == pytest.approx([0, .3, .6, .9])
+    model = ViTRVSA(**TINY_VIT, drop_path_rate=0.9)
+    assert (1 - model.drop_path.kept).tolist() == pytest.approx([0, 0.3, 0.6, 0.9])
 
 
 def test_drop_path_multiplies_each_image_by_zero_or_the_inverse_probability() -> None:
-    never, sometimes = StochasticDepth([0., .75])(64)
+    never, sometimes = StochasticDepth([0.0, 0.75])(64)
     assert (never == 1).all() and never.shape == sometimes.shape == (2, 64)
-    assert set(sometimes.flatten().tolist()) == {0., 4.}
+    assert set(sometimes.flatten().tolist()) == {0.0, 4.0}
     x = torch.randn(2, 5, 3)
     torch.testing.assert_close(
-        add_branch(x, x, torch.tensor([0., 4.])), x * torch.tensor([1., 5.]).view(2, 1, 1))
+        add_branch(x, x, torch.tensor([0.0, 4.0])), x * torch.tensor([1.0, 5.0]).view(2, 1, 1)
+    )
 
 
 @pytest.mark.parametrize('stages', [-1, 0, 2])
 def test_frozen_stages(stages: int) -> None:
-    model = ViTRVSA(**TINY_VIT, frozen_stages=stages, drop_path_rate=.5)
+    model = ViTRVSA(**TINY_VIT, frozen_stages=stages, drop_path_rate=0.5)
     frozen = {'patch_embed', 'pos_embed', *(f'blocks.{i}' for i in range(stages))}
     if stages < 0:
         frozen = set()
@@ -291,30 +321,33 @@ def test_frozen_stages(stages: int) -> None:
     assert [block.training for block in model.blocks] == expected
     model.eval().train()
     assert [block.attn.training for block in model.blocks] == expected
-    assert (model.drop_path.kept[:max(stages, 0)] == 1).all()
+    assert (model.drop_path.kept[: max(stages, 0)] == 1).all()
     sum(feature.mean() for feature in model(torch.randn(1, 3, 64, 64))).backward()
 
 
 def test_initialisation_scales_the_residual_branches() -> None:
-    model = ViTRVSA(**{**TINY_VIT, 'embed_dim': 128, 'init_values': .1})
+    model = ViTRVSA(**{**TINY_VIT, 'embed_dim': 128, 'init_values': 0.1})
     for i, block in enumerate(model.blocks):
-        expected = .02 / (2 * (i + 1)) ** .5
+        expected = 0.02 / (2 * (i + 1)) ** 0.5
         for weight in (block.attn.proj.weight, block.mlp.fc2.weight):
-            assert weight.std().item() == pytest.approx(expected, rel=.05)
-        assert block.attn.qkv.weight.std().item() == pytest.approx(.02, rel=.05)
-        assert (block.gamma_1 == .1).all() and (block.gamma_2 == .1).all()
+            assert weight.std().item() == pytest.approx(expected, rel=0.05)
+        assert block.attn.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
+        assert (block.gamma_1 == 0.1).all() and (block.gamma_2 == 0.1).all()
     assert model.blocks[0].attn.sampling_angles[2].weight.abs().max() > 0
 
 
-@pytest.mark.parametrize(('argument', 'value', 'match'), [
-    ('out_indices', (0, 1, 2), 'four ascending block indices'),
-    ('out_indices', (0, 1, 1, 3), 'four ascending block indices'),
-    ('out_indices', (0, 1, 2, 4), 'last block, 3'),
-    ('frozen_stages', 5, 'frozen_stages=5: must be -1 to 4'),
-    ('interval', 0, 'interval=0'),
-    ('patch_size', 14, 'multiple of 4'),
-    ('init_cfg', {'type': 'Pretrained', 'checkpoint': 'x', 'prefix': 'backbone'}, 'prefix'),
-])
+@pytest.mark.parametrize(
+    ('argument', 'value', 'match'),
+    [
+        ('out_indices', (0, 1, 2), 'four ascending block indices'),
+        ('out_indices', (0, 1, 1, 3), 'four ascending block indices'),
+        ('out_indices', (0, 1, 2, 4), 'last block, 3'),
+        ('frozen_stages', 5, 'frozen_stages=5: must be -1 to 4'),
+        ('interval', 0, 'interval=0'),
+        ('patch_size', 14, 'multiple of 4'),
+        ('init_cfg', {'type': 'Pretrained', 'checkpoint': 'x', 'prefix': 'backbone'}, 'prefix'),
+    ],
+)
 def test_wrong_arguments_are_refused(argument: str, value: object, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         ViTRVSA(**{**TINY_VIT, argument: value})

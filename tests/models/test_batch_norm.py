@@ -1,4 +1,5 @@
 """Batch normalisation whose statistics belong to one data set at a time."""
+
 import pytest
 import torch
 import torch._dynamo
@@ -50,7 +51,7 @@ class Two(nn.Module):
         self.layers = nn.ModuleList([PerDatasetBatchNorm(4), PerDatasetBatchNorm(4)])
 
     def forward(self, x):
-        return self.layers[0](x) + self.layers[1](x ** 2)
+        return self.layers[0](x) + self.layers[1](x**2)
 
 
 def two_steps(model, x):
@@ -59,7 +60,7 @@ def two_steps(model, x):
         model.zero_grad()
         x.grad = None
         out = model(x)
-        (out ** 3).mean().backward()
+        (out**3).mean().backward()
     return out.detach()
 
 
@@ -74,12 +75,14 @@ def _normalise_half(rank, x, weight):
             layer.weight.data.copy_(weight)
         set_dataset_sizes(model, [1, 2])
         wrapper = nn.parallel.DistributedDataParallel(
-            model, bucket_cap_mb=1e-5, broadcast_buffers=False)
+            model, bucket_cap_mb=1e-5, broadcast_buffers=False
+        )
         mine = torch.cat([part.chunk(2)[rank] for part in x.split([2, 4])]).requires_grad_()
         with torch._dynamo.config.patch(optimize_ddp=False):
             out = two_steps(wrapper, mine)
-        found.append(dict(out=out, x=mine.grad, weight=model.layers[0].weight.grad,
-                          **model.state_dict()))
+        found.append(
+            dict(out=out, x=mine.grad, weight=model.layers[0].weight.grad, **model.state_dict())
+        )
     return found
 
 
@@ -100,10 +103,10 @@ def test_two_processes_equal_one_compiled_or_not():
     def merge(key):
         a, b = first[key], second[key]
         return torch.cat([a[:1], b[:1], a[1:], b[1:]])
+
     torch.testing.assert_close(merge('out'), out, rtol=1e-4, atol=1e-4)
     # of the mean over this process's half of the images
     torch.testing.assert_close(merge('x') / 2, x.grad, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(
-        first['weight'], model.layers[0].weight.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(first['weight'], model.layers[0].weight.grad, rtol=1e-4, atol=1e-4)
     for key, value in model.state_dict().items():
         torch.testing.assert_close(first[key], value, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,5 @@
 """Box coders equal the libraries' they stand in for."""
+
 import math
 
 import pytest
@@ -11,13 +12,23 @@ from mmrotate.structures.bbox import RotatedBoxes, rbox2qbox
 from mtp.models.tasks import DeltaXYWHCoder, DeltaXYWHTRCoder, MidpointCoder
 
 HORIZONTAL = {'target_means': [0.1, -0.1, 0.0, 0.2], 'target_stds': [0.1, 0.1, 0.2, 0.3]}
-ROTATED = {'angle_version': 'le90', 'edge_swap': True, 'proj_xy': True,
-           'target_means': [0.1, -0.1, 0.0, 0.2, 0.1], 'target_stds': [0.1, 0.1, 0.2, 0.3, 0.1]}
-MIDPOINT = {'angle_version': 'le90', 'target_means': [0.1, -0.1, 0.0, 0.2, 0.0, 0.1],
-            'target_stds': [1.0, 1.0, 0.5, 1.0, 0.5, 0.4]}
-PAIRS = [(DeltaXYWHCoder, DeltaXYWHBBoxCoder, HORIZONTAL, 4),
-         (DeltaXYWHTRCoder, DeltaXYWHTRBBoxCoder, ROTATED, 5),
-         (MidpointCoder, MidpointOffsetCoder, MIDPOINT, 6)]
+ROTATED = {
+    'angle_version': 'le90',
+    'edge_swap': True,
+    'proj_xy': True,
+    'target_means': [0.1, -0.1, 0.0, 0.2, 0.1],
+    'target_stds': [0.1, 0.1, 0.2, 0.3, 0.1],
+}
+MIDPOINT = {
+    'angle_version': 'le90',
+    'target_means': [0.1, -0.1, 0.0, 0.2, 0.0, 0.1],
+    'target_stds': [1.0, 1.0, 0.5, 1.0, 0.5, 0.4],
+}
+PAIRS = [
+    (DeltaXYWHCoder, DeltaXYWHBBoxCoder, HORIZONTAL, 4),
+    (DeltaXYWHTRCoder, DeltaXYWHTRBBoxCoder, ROTATED, 5),
+    (MidpointCoder, MidpointOffsetCoder, MIDPOINT, 6),
+]
 
 
 def horizontal_boxes(*shape):
@@ -50,8 +61,7 @@ def test_encodes_as_the_library(ours, theirs, settings, size):
     priors, gts = priors_and_gts(size, 300)
     deltas = ours(**settings).encode(priors, gts)
     wrapped = gts if size == 4 else RotatedBoxes(gts)
-    expected = theirs(**settings).encode(
-        RotatedBoxes(priors) if size == 5 else priors, wrapped)
+    expected = theirs(**settings).encode(RotatedBoxes(priors) if size == 5 else priors, wrapped)
     torch.testing.assert_close(deltas, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -63,7 +73,8 @@ def test_decodes_as_the_library(ours, theirs, settings, size, max_shape):
         deltas = torch.randn(300, classes * size) * 4  # some grow beyond the limit
         decoded, expected = (
             coder(**settings, use_box_type=False).decode(priors, deltas, max_shape)
-            for coder in (ours, theirs))
+            for coder in (ours, theirs)
+        )
         torch.testing.assert_close(decoded, expected, rtol=1e-5, atol=1e-4)
 
 
@@ -75,8 +86,10 @@ def test_midpoints_decode_as_the_library():
     deltas[80:120, 4:] = torch.tensor([-9.0, 9.0])  # two corners in one place: no width
     priors[100:140, 2:] = priors[100:140, :2] + 20.0
     deltas[100:140, :4] = 0.0
-    decoded, expected = (coder(**MIDPOINT, use_box_type=False).decode(priors, deltas)
-                         for coder in (MidpointCoder, MidpointOffsetCoder))
+    decoded, expected = (
+        coder(**MIDPOINT, use_box_type=False).decode(priors, deltas)
+        for coder in (MidpointCoder, MidpointOffsetCoder)
+    )
     assert_same_boxes(decoded, expected)
     assert (decoded[:, 2] >= decoded[:, 3]).all()
     assert (decoded[:, 4].abs() <= math.pi / 2 + 1e-6).all()
@@ -92,18 +105,20 @@ def test_leading_dimensions_and_box_types(ours, theirs, settings, size):
     priors, gts = priors_and_gts(size, 2, 3, 5)
     deltas = coder.encode(priors, gts)
     assert deltas.shape == (2, 3, 5, size)
-    decoded = coder.decode(priors, deltas, (10 ** 4, 10 ** 4))
+    decoded = coder.decode(priors, deltas, (10**4, 10**4))
     assert decoded.shape == gts.shape
     flat_priors, flat_gts = priors.flatten(0, 2), gts.flatten(0, 2)
     assert torch.equal(coder.encode(flat_priors, flat_gts), deltas.flatten(0, 2))
-    assert torch.equal(coder.decode(flat_priors, deltas.flatten(0, 2), (10 ** 4, 10 ** 4)),
-                       decoded.flatten(0, 2))
+    assert torch.equal(
+        coder.decode(flat_priors, deltas.flatten(0, 2), (10**4, 10**4)), decoded.flatten(0, 2)
+    )
     prior_type = RotatedBoxes if size == 5 else HorizontalBoxes
     gt_type = HorizontalBoxes if size == 4 else RotatedBoxes
     typed = ours(**settings, use_box_type=True)
-    assert torch.equal(typed.encode(prior_type(flat_priors), gt_type(flat_gts)),
-                       deltas.flatten(0, 2))
-    boxes = typed.decode(prior_type(flat_priors), deltas.flatten(0, 2), (10 ** 4, 10 ** 4))
+    assert torch.equal(
+        typed.encode(prior_type(flat_priors), gt_type(flat_gts)), deltas.flatten(0, 2)
+    )
+    boxes = typed.decode(prior_type(flat_priors), deltas.flatten(0, 2), (10**4, 10**4))
     assert type(boxes) is gt_type and torch.equal(boxes.tensor, decoded.flatten(0, 2))
     if size > 4:
         assert_same_boxes(decoded.flatten(0, 2), flat_gts)
@@ -126,11 +141,15 @@ def test_compiles_without_a_graph_break(ours, theirs, settings, size):
     torch.testing.assert_close(compiled(priors, gts), there_and_back(priors, gts))
 
 
-@pytest.mark.parametrize('coder, settings, name', [
-    (DeltaXYWHCoder, {'add_ctr_clamp': True}, 'add_ctr_clamp=False'),
-    (DeltaXYWHTRCoder, ROTATED | {'angle_version': 'oc'}, "angle_version='le90'"),
-    (DeltaXYWHTRCoder, ROTATED | {'edge_swap': False}, 'edge_swap=True'),
-    (MidpointCoder, {'angle_version': 'le135'}, "angle_version='le90'")])
+@pytest.mark.parametrize(
+    'coder, settings, name',
+    [
+        (DeltaXYWHCoder, {'add_ctr_clamp': True}, 'add_ctr_clamp=False'),
+        (DeltaXYWHTRCoder, ROTATED | {'angle_version': 'oc'}, "angle_version='le90'"),
+        (DeltaXYWHTRCoder, ROTATED | {'edge_swap': False}, 'edge_swap=True'),
+        (MidpointCoder, {'angle_version': 'le135'}, "angle_version='le90'"),
+    ],
+)
 def test_unsupported_options(coder, settings, name):
     with pytest.raises(ValueError, match=f'supports only {name}.*use .*Coder'):
         coder(**settings)

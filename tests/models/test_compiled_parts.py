@@ -1,4 +1,5 @@
 """Methods that are compiled serve every number of objects and classes with the code of step 1."""
+
 from unittest.mock import patch
 
 import torch
@@ -21,8 +22,11 @@ def test_ten_class_counts_and_all_object_counts_stay_compiled():
     datasets = {f'set{i}': dict(num_classes=classes) for i, classes in enumerate(CLASSES)}
     tasks = ('semantic', 'instance', 'rotated')
     model = build_model(datasets, tasks).train()
-    parts = [(module, method) for module in model.modules()
-             for method in getattr(module, 'compiled_methods', ())]
+    parts = [
+        (module, method)
+        for module in model.modules()
+        for method in getattr(module, 'compiled_methods', ())
+    ]
     with patch.object(model.backbone, 'compiled_parts', list):  # of fixed shapes
         compilation.compile_parts(model, 'eager')
 

@@ -2,6 +2,7 @@
 
 There torch asks the questions that it asks for a GPU's tensors, and computes nothing.
 """
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,17 +29,23 @@ REFUSED = {
 
 
 BACKBONES = {
-    'vit': (dict(type=build_backbone, name='vit_tiny_rvsa', img_size=128),
-            {'rotated_window_attention_backward'}),
-    'internimage': (dict(type=build_backbone, name='internimage_pico'), {'dcnv3_backward'})}
+    'vit': (
+        dict(type=build_backbone, name='vit_tiny_rvsa', img_size=128),
+        {'rotated_window_attention_backward'},
+    ),
+    'internimage': (dict(type=build_backbone, name='internimage_pico'), {'dcnv3_backward'}),
+}
 
 
 class Refused(Operators):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = super().__torch_dispatch__(func, types, args, kwargs)
         name = func.overloadpacket.__name__
-        if name == 'nll_loss2d_forward' and args[3] != 0 or (
-                name == 'cumsum' and args[0].is_floating_point()):
+        if (
+            name == 'nll_loss2d_forward'
+            and args[3] != 0
+            or (name == 'cumsum' and args[0].is_floating_point())
+        ):
             self.names.add('refused: ' + name)
         return result
 
@@ -59,12 +66,15 @@ def step(backbone):
     model = build_model(dict(a=dict(num_classes=2)), backbone=backbone)
     inputs, samples = zip(*(make_sample('a', seed=seed) for seed in (1, 2)))
     data = model.data_preprocessor(
-        dict(inputs=list(inputs), data_samples=list(samples)), training=True)
+        dict(inputs=list(inputs), data_samples=list(samples)), training=True
+    )
     if torch.are_deterministic_algorithms_enabled():
         replace_pools(model)
     model = model.to('meta').train()
-    data = dict(inputs=data['inputs'].to('meta'),
-                data_samples=[sample.to('meta') for sample in data['data_samples']])
+    data = dict(
+        inputs=data['inputs'].to('meta'),
+        data_samples=[sample.to('meta') for sample in data['data_samples']],
+    )
     with Refused() as operators:
         model.parse_losses(model(**data, mode='loss'))[0].backward()
     return operators
@@ -82,17 +92,22 @@ def test_no_operator_is_left_that_torch_refuses(name):
 
 @pytest.mark.usefixtures('as_on_a_gpu')
 def test_by_default_torchs_own_run():
-    assert {'_adaptive_avg_pool2d_backward', 'upsample_bicubic2d_backward',
-            'upsample_bilinear2d_backward'} <= step(BACKBONES['vit'][0]).refused()
+    assert {
+        '_adaptive_avg_pool2d_backward',
+        'upsample_bicubic2d_backward',
+        'upsample_bilinear2d_backward',
+    } <= step(BACKBONES['vit'][0]).refused()
 
 
 def test_only_pools_that_torch_refuses_are_exchanged():
-    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Sequential(nn.AdaptiveAvgPool2d((2, None))),
-                          nn.AvgPool2d(2))
+    model = nn.Sequential(
+        nn.AdaptiveAvgPool2d(2), nn.Sequential(nn.AdaptiveAvgPool2d((2, None))), nn.AvgPool2d(2)
+    )
     image = torch.randn(2, 3, 8, 8)
     expected, names = model(image), list(model.state_dict())
     replace_pools(model)
     assert [type(module).__module__ for module in (model[0], model[1][0])] == [
-        'mtp.ops.deterministic'] * 2
+        'mtp.ops.deterministic'
+    ] * 2
     assert type(model[2]) is nn.AvgPool2d and list(model.state_dict()) == names
     assert torch.equal(model(image), expected)

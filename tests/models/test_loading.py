@@ -1,4 +1,5 @@
 """Checkpoint loading: the official results, round trips, and what is refused."""
+
 import argparse
 import copy
 import json
@@ -41,25 +42,43 @@ def _equal_states(one: nn.Module, other: nn.Module) -> bool:
 
 # ---- the official loader's results ----
 
-@pytest.mark.parametrize('tag', [
-    'mae_into_pretrain', 'mae_into_pretrain_same_grid', 'mae_module_prefix',
-    'mae_into_finetune_seg', 'mae_into_finetune_cls', 'mae_into_finetune_change',
-    'mae_into_finetune_hdet', 'mtp_encoder_into_finetune_seg', 'mtp_encoder_into_finetune_cls',
-    'mtp_encoder_into_finetune_change', 'mtp_encoder_into_finetune_hdet',
-    'mtp_full_into_finetune_seg'])
+
+@pytest.mark.parametrize(
+    'tag',
+    [
+        'mae_into_pretrain',
+        'mae_into_pretrain_same_grid',
+        'mae_module_prefix',
+        'mae_into_finetune_seg',
+        'mae_into_finetune_cls',
+        'mae_into_finetune_change',
+        'mae_into_finetune_hdet',
+        'mtp_encoder_into_finetune_seg',
+        'mtp_encoder_into_finetune_cls',
+        'mtp_encoder_into_finetune_change',
+        'mtp_encoder_into_finetune_hdet',
+        'mtp_full_into_finetune_seg',
+    ],
+)
 def test_equals_the_official_loader(shared: Path, tmp_path: Path, tag: str) -> None:
     folder = shared / 'golden' / 'checkpoint'
     data = np.load(folder / 'vit_checkpoint_loading.npz')
     cases = json.loads((folder / 'index.json').read_text())['cases']
     case = next(case for case in cases if case['tag'] == tag)
-    source = {key.split('/', 1)[1]: torch.from_numpy(data[key]).float() for key in data
-              if key.startswith('mae/' if tag.startswith('mae') else 'mtp_encoder/')}
+    source = {
+        key.split('/', 1)[1]: torch.from_numpy(data[key]).float()
+        for key in data
+        if key.startswith('mae/' if tag.startswith('mae') else 'mtp_encoder/')
+    }
     if tag == 'mae_module_prefix':
         content = {'state_dict': {f'module.{key}': value for key, value in source.items()}}
     elif tag == 'mtp_full_into_finetune_seg':
-        content = {'state_dict': {
-            **{f'encoder.{key}': value for key, value in source.items()},
-            'semsegdecoder.decode_head.conv_seg.bias': torch.zeros(1)}}
+        content = {
+            'state_dict': {
+                **{f'encoder.{key}': value for key, value in source.items()},
+                'semsegdecoder.decode_head.conv_seg.bias': torch.zeros(1),
+            }
+        }
     else:
         content = {'model' if tag.startswith('mae') else 'state_dict': source}
     torch.save(content, tmp_path / 'checkpoint.pth')
@@ -86,6 +105,7 @@ def test_equals_the_official_loader(shared: Path, tmp_path: Path, tag: str) -> N
 
 # ---- our own files ----
 
+
 @pytest.mark.parametrize('prefix', ['', 'backbone.', 'encoder.', 'module.backbone.'])
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 def test_round_trip(tmp_path: Path, prefix: str, suffix: str) -> None:
@@ -111,20 +131,26 @@ def test_what_training_scripts_save_beside_the_weights_is_read(tmp_path: Path) -
     history = HistoryBuffer()
     history.update(1.5)
     source = _tiny()
-    torch.save({
-        'epoch': 3, 'iteration': 80000, 'state_dict': source.state_dict(),
-        'optimizer': torch.optim.AdamW(source.parameters()).state_dict(),
-        'loss_pretrain': [np.float32(1), np.float64(2), np.ones(3), 4.0, np.int64(5)],
-        'args': argparse.Namespace(lr=1e-3, output_dir='somewhere'),
-        'message_hub': {'log_scalars': {'train/loss': history}},
-    }, tmp_path / 'file.pth')
+    torch.save(
+        {
+            'epoch': 3,
+            'iteration': 80000,
+            'state_dict': source.state_dict(),
+            'optimizer': torch.optim.AdamW(source.parameters()).state_dict(),
+            'loss_pretrain': [np.float32(1), np.float64(2), np.ones(3), 4.0, np.int64(5)],
+            'args': argparse.Namespace(lr=1e-3, output_dir='somewhere'),
+            'message_hub': {'log_scalars': {'train/loss': history}},
+        },
+        tmp_path / 'file.pth',
+    )
     model = _tiny()
     load_backbone_checkpoint(model, tmp_path / 'file.pth')
     assert _equal_states(source, model)
 
 
 def test_checkpoint_of_a_training_run_is_read(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # a Runner sets the process's default scope: other tests must not see it
     monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
 
@@ -141,12 +167,17 @@ def test_checkpoint_of_a_training_run_is_read(
 
     source = Model(_tiny())
     runner = Runner(
-        source, str(tmp_path), train_dataloader=torch.utils.data.DataLoader(
-            [{'inputs': torch.zeros(3, 64, 64)}] * 2, batch_size=2),
+        source,
+        str(tmp_path),
+        train_dataloader=torch.utils.data.DataLoader(
+            [{'inputs': torch.zeros(3, 64, 64)}] * 2, batch_size=2
+        ),
         train_cfg={'type': 'IterBasedTrainLoop', 'max_iters': 1},
         optim_wrapper={'optimizer': {'type': 'AdamW', 'lr': 1e-3}},
         default_hooks={'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': False}},
-        experiment_name='test_checkpoints', log_level='ERROR')
+        experiment_name='test_checkpoints',
+        log_level='ERROR',
+    )
     runner.train()
     model = _tiny()
     report = load_backbone_checkpoint(model, tmp_path / 'iter_1.pth')
@@ -186,8 +217,10 @@ def test_init_cfg_loads_once(tmp_path: Path) -> None:
 def test_report_is_one_table(tmp_path: Path) -> None:
     state = _tiny().state_dict()
     del state['fpn2.0.bias']
-    torch.save({**state, 'extra.3.weight': torch.ones(1), 'extra.4.weight': torch.ones(1)},
-               tmp_path / 'file.pth')
+    torch.save(
+        {**state, 'extra.3.weight': torch.ones(1), 'extra.4.weight': torch.ones(1)},
+        tmp_path / 'file.pth',
+    )
     report = load_backbone_checkpoint(_tiny(96), tmp_path / 'file.pth')
     lines = [line.split() for line in str(report).splitlines()]
     assert ['loaded', str(len(state))] in lines
@@ -197,6 +230,7 @@ def test_report_is_one_table(tmp_path: Path) -> None:
 
 
 # ---- refusals ----
+
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='nothing.pth'):
@@ -210,8 +244,13 @@ def test_damaged_file(tmp_path: Path, suffix: str, damage: str) -> None:
     save = torch.save if suffix == '.pth' else safetensors.torch.save_file
     save(_tiny().state_dict(), path)
     content = path.read_bytes()
-    path.write_bytes({'truncated': content[:len(content) // 2], 'empty': b'',
-                      'text': b'<!DOCTYPE html> quota exceeded'}[damage])
+    path.write_bytes(
+        {
+            'truncated': content[: len(content) // 2],
+            'empty': b'',
+            'text': b'<!DOCTYPE html> quota exceeded',
+        }[damage]
+    )
     with pytest.raises(ValueError, match=r'file\..*truncated, damaged or no checkpoint'):
         read_state_dict(path)
 
@@ -239,11 +278,14 @@ def test_file_that_matches_nothing(tmp_path: Path) -> None:
         load_backbone_checkpoint(_tiny(), tmp_path / 'resnet.pth')
 
 
-@pytest.mark.parametrize(('overrides', 'named'), [
-    ({'embed_dim': 48}, 'patch_embed.proj.weight'),
-    ({'window_size': 7}, 'blocks.0.attn.rel_pos_h'),
-    ({'num_heads': 8}, 'relative_position_bias_table'),
-])
+@pytest.mark.parametrize(
+    ('overrides', 'named'),
+    [
+        ({'embed_dim': 48}, 'patch_embed.proj.weight'),
+        ({'window_size': 7}, 'blocks.0.attn.rel_pos_h'),
+        ({'num_heads': 8}, 'relative_position_bias_table'),
+    ],
+)
 def test_other_sizes(tmp_path: Path, overrides: dict, named: str) -> None:
     torch.save(_tiny().state_dict(), tmp_path / 'file.pth')
     model = build_backbone('vit_tiny_rvsa', img_size=64, **{**TINY, **overrides})

@@ -1,4 +1,5 @@
 """The multi-task model: any data sets, any tasks, any process count."""
+
 import json
 
 import pytest
@@ -13,9 +14,15 @@ TWO = dict(a=dict(num_classes=2), b=dict(num_classes=3, tasks=('semantic', 'rota
 
 def test_dataset_without_labels_of_a_task():
     model = build_model(TWO).train()
-    losses = losses_of(model, [
-        make_sample('b', TWO['b']['tasks'], seed=1), make_sample('a', seed=2),
-        make_sample('b', TWO['b']['tasks'], seed=3), make_sample('a', seed=4)])
+    losses = losses_of(
+        model,
+        [
+            make_sample('b', TWO['b']['tasks'], seed=1),
+            make_sample('a', seed=2),
+            make_sample('b', TWO['b']['tasks'], seed=3),
+            make_sample('a', seed=4),
+        ],
+    )
     terms = {'.'.join(key.split('.')[:2]) for key in losses}
     assert terms == {'a.semantic', 'a.instance', 'a.rotated', 'b.semantic', 'b.rotated'}
     assert 'b' not in model.tasks['instance'].roi_head.bbox_heads
@@ -23,8 +30,10 @@ def test_dataset_without_labels_of_a_task():
 
 def test_images_without_objects_keep_every_parameter_in_the_graph():
     model = build_model(TWO).train()
-    empty = [make_sample(name, TWO[name].get('tasks', TASKS), objects=(), seed=seed)
-             for seed, name in enumerate('aabb')]
+    empty = [
+        make_sample(name, TWO[name].get('tasks', TASKS), objects=(), seed=seed)
+        for seed, name in enumerate('aabb')
+    ]
     total, _ = model.parse_losses(losses_of(model, empty))
     total.backward()
     assert torch.isfinite(total)
@@ -34,8 +43,9 @@ def test_images_without_objects_keep_every_parameter_in_the_graph():
 
 def test_bfloat16_autocast_changes_losses_little():
     model = build_model(TWO).train()
-    samples = [make_sample(name, TWO[name].get('tasks', TASKS), seed=i)
-               for i, name in enumerate('aabb')]
+    samples = [
+        make_sample(name, TWO[name].get('tasks', TASKS), seed=i) for i, name in enumerate('aabb')
+    ]
     expected = model.parse_losses(losses_of(model, samples))[1]
     with torch.autocast('cpu', torch.bfloat16):
         total, log_vars = model.parse_losses(losses_of(model, samples))
@@ -61,26 +71,32 @@ def test_predictions_learn_to_fit():
     image, sample = make_sample('a', seed=1)
     sample.set_metainfo(dict(ori_shape=(128, 128), scale_factor=(0.5, 0.5)))
     data = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]))
-    result, = model(**data, mode='predict')
+    (result,) = model(**data, mode='predict')
 
     assert result.pred_sem_seg.sem_seg.shape == (1, 128, 128)
     small = result.pred_sem_seg.sem_seg[:, ::2, ::2]
     assert (small == sample.gt_sem_seg.sem_seg).float().mean() > 0.9
-    for found, truth in ((result.pred_instances, sample.gt_instances),
-                         (result.pred_rotated_instances, sample.gt_rotated_instances)):
+    for found, truth in (
+        (result.pred_instances, sample.gt_instances),
+        (result.pred_rotated_instances, sample.gt_rotated_instances),
+    ):
         best = found[found.scores.argsort(descending=True)][:2]
         assert sorted(best.labels.tolist()) == sorted(truth.labels.tolist())
     best = result.pred_instances[result.pred_instances.labels == 1]
     torch.testing.assert_close(
-        best.bboxes[0], 2 * sample.gt_instances.bboxes.tensor[0], atol=12, rtol=0)
+        best.bboxes[0], 2 * sample.gt_instances.bboxes.tensor[0], atol=12, rtol=0
+    )
     assert best.masks.shape[1:] == (128, 128) and best.masks.dtype == torch.bool
 
 
-@pytest.mark.parametrize('datasets, tasks, message', [
-    (dict(a=dict(num_classes=2, tasks=('semantic', 'depth'))), TASKS, "'depth'"),
-    (dict(a=dict(num_classes=2, tasks=('semantic',))), TASKS, "task 'instance'"),
-    ({'a.b': dict(num_classes=2)}, TASKS, "'a.b'"),
-])
+@pytest.mark.parametrize(
+    'datasets, tasks, message',
+    [
+        (dict(a=dict(num_classes=2, tasks=('semantic', 'depth'))), TASKS, "'depth'"),
+        (dict(a=dict(num_classes=2, tasks=('semantic',))), TASKS, "task 'instance'"),
+        ({'a.b': dict(num_classes=2)}, TASKS, "'a.b'"),
+    ],
+)
 def test_inconsistent_configs_are_refused(datasets, tasks, message):
     with pytest.raises(ValueError, match=message):
         build_model(datasets, tasks)
@@ -95,15 +111,21 @@ def test_image_of_unknown_dataset_is_refused():
 # One process has the images 0..3 of each data set, of two the first has 0, 1 and the second 2, 3.
 # They hold different numbers of objects, so that normalisers differ between the processes.
 OBJECTS = [
-    ((1, (10, 12, 40, 30)), (0, (30, 34, 60, 60))), ((0, (5, 5, 20, 50)),),
-    (), ((1, (2, 40, 30, 60)), (1, (34, 4, 60, 20)), (0, (8, 8, 24, 30)))]
+    ((1, (10, 12, 40, 30)), (0, (30, 34, 60, 60))),
+    ((0, (5, 5, 20, 50)),),
+    (),
+    ((1, (2, 40, 30, 60)), (1, (34, 4, 60, 20)), (0, (8, 8, 24, 30))),
+]
 
 
 def _train_step(rank, world_size):
     model = build_model(TWO).train()
     share = len(OBJECTS) // world_size
-    samples = [make_sample(name, TWO[name].get('tasks', TASKS), OBJECTS[i], seed=i)
-               for name in 'ab' for i in range(rank * share, (rank + 1) * share)]
+    samples = [
+        make_sample(name, TWO[name].get('tasks', TASKS), OBJECTS[i], seed=i)
+        for name in 'ab'
+        for i in range(rank * share, (rank + 1) * share)
+    ]
     loss, log_vars = model.parse_losses(losses_of(model, samples))
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -128,13 +150,16 @@ def test_every_tensor_of_the_official_checkpoint_finds_its_place(shared, backbon
     from mmengine.config import Config
 
     from mtp.registry import MODELS
+
     with open(shared / 'golden' / 'keys' / f'mtp_{backbone}_448.json') as file:
         keys = json.load(file)['keys']
     config = request.config.rootpath / 'configs' / 'pretrain' / f'{backbone}_samrs.py'
     with torch.device('meta'):
         model = MODELS.build(Config.fromfile(config).model)
-    ours = {key: f'{str(t.dtype).removeprefix("torch.")}{list(t.shape)}'.replace(' ', '')
-            for key, t in model.state_dict().items()}
+    ours = {
+        key: f'{str(t.dtype).removeprefix("torch.")}{list(t.shape)}'.replace(' ', '')
+        for key, t in model.state_dict().items()
+    }
     assert ours == convert_official(keys)
 
 
@@ -147,7 +172,7 @@ def test_a_file_that_is_no_whole_model_is_refused():
 
 def test_semantic_accuracy_counts_labels_of_the_highest_logit():
     model = build_model(dict(a=dict(num_classes=2)), ('semantic',))
-    logits = torch.tensor([[[3., 0, 1, 5]], [[1., 2, 4, 5]], [[0., 9, 2, 0]]])[None]
+    logits = torch.tensor([[[3.0, 0, 1, 5]], [[1.0, 2, 4, 5]], [[0.0, 9, 2, 0]]])[None]
     labels = torch.tensor([[[0, 1, 255, 1]]])  # right, wrong, ignored, as high as another
     terms = model.tasks.semantic.terms(logits, labels)
     assert terms['acc_seg'] == pytest.approx(200 / 3)

@@ -1,4 +1,5 @@
 """A pretraining step under ``torch.compile`` and in bfloat16, against eager float32."""
+
 import pytest
 import torch
 
@@ -16,17 +17,21 @@ def step(model):
     """The losses of a step by name, and the gradients by parameter."""
     model.zero_grad()
     total, log_vars = model.parse_losses(
-        losses_of(model, [make_sample('a', seed=seed) for seed in (1, 2)]))
+        losses_of(model, [make_sample('a', seed=seed) for seed in (1, 2)])
+    )
     total.backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters()
-                 if p.grad is not None}
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return {key: value.item() for key, value in log_vars.items() if 'acc' not in key}, gradients
 
 
-@pytest.mark.parametrize(('compiled', 'dtype'), [
-    (False, torch.bfloat16),
-    pytest.param(True, torch.float32, marks=pytest.mark.slow),
-    pytest.param(True, torch.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ('compiled', 'dtype'),
+    [
+        (False, torch.bfloat16),
+        pytest.param(True, torch.float32, marks=pytest.mark.slow),
+        pytest.param(True, torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
 def test_step_equals_eager_float32(model, compiled, dtype):
     expected, expected_gradients = step(model)
     if compiled:
@@ -43,4 +48,5 @@ def test_step_equals_eager_float32(model, compiled, dtype):
         assert gradient.isfinite().all(), name
         if dtype == torch.float32:
             torch.testing.assert_close(
-                gradient, expected_gradients[name], rtol=1e-3, atol=1e-4, msg=name)
+                gradient, expected_gradients[name], rtol=1e-3, atol=1e-4, msg=name
+            )

@@ -1,4 +1,5 @@
 """Released weights by name."""
+
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,7 @@ def test_names_become_files_and_paths_stay():
 
 def test_a_backbone_takes_a_name(tmp_path, monkeypatch):
     monkeypatch.setitem(RELEASED, 'vit_tiny_rvsa', {'mtp': 'tiny.pth'})
-    model = build_backbone(
-        'vit_tiny_rvsa', init_cfg=dict(type='Pretrained', checkpoint='mtp'))
+    model = build_backbone('vit_tiny_rvsa', init_cfg=dict(type='Pretrained', checkpoint='mtp'))
     assert model.init_cfg['checkpoint'] == 'checkpoints/tiny.pth'
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match='no checkpoint at checkpoints/tiny.pth'):

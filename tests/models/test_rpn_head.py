@@ -1,4 +1,5 @@
 """Region proposals and RPN losses of padded batches against the libraries' heads."""
+
 from pathlib import Path
 
 import pytest
@@ -28,21 +29,31 @@ def build_heads(task, num):
     rpn.sampler.num = num
     settings = dict(cfg.rpn_head, in_channels=8, feat_channels=8, test_cfg=cfg.test_cfg.rpn)
     ours = MODELS.build(dict(settings, train_cfg=rpn))
-    plain = dict(rpn, assigner=dict(rpn.assigner, type=MaxIoUAssigner),
-                 sampler=dict(rpn.sampler, type=RandomSampler))
-    reference = MODELS.build(dict(
-        settings, type=RPNHead if task == 'instance' else OrientedRPNHead,
-        train_cfg=Config(plain)))
+    plain = dict(
+        rpn,
+        assigner=dict(rpn.assigner, type=MaxIoUAssigner),
+        sampler=dict(rpn.sampler, type=RandomSampler),
+    )
+    reference = MODELS.build(
+        dict(
+            settings,
+            type=RPNHead if task == 'instance' else OrientedRPNHead,
+            train_cfg=Config(plain),
+        )
+    )
     return ours, reference, cfg
 
 
 def make_batch():
     objects = [[(0, (10, 12, 50, 40)), (1, (60, 64, 120, 120))], [], [(1, (5, 50, 100, 90))]]
-    samples = [make_sample('ab'[i == 2], objects=found, seed=i, size=SIDE)[1]
-               for i, found in enumerate(objects)]
+    samples = [
+        make_sample('ab'[i == 2], objects=found, seed=i, size=SIDE)[1]
+        for i, found in enumerate(objects)
+    ]
     for sample, shape in zip(samples, [(SIDE, SIDE), (SIDE, 96), (72, SIDE)]):
-        sample.set_metainfo(dict(
-            pad_shape=tuple(-(-side // 32) * 32 for side in shape), img_shape=shape))
+        sample.set_metainfo(
+            dict(pad_shape=tuple(-(-side // 32) * 32 for side in shape), img_shape=shape)
+        )
     return TaskBatch(samples, dict(a=slice(0, 2), b=slice(2, 3)), torch.device('cpu'))
 
 
@@ -52,10 +63,15 @@ def make_maps(head, scale=1.0):
     sizes = [SIDE // stride for stride in (4, 8, 16, 32, 64)]
     total = sum(3 * 3 * n * n for n in sizes)
     logits = (torch.randperm(total, generator=generator) / total * 8 - 4).split(
-        [9 * n * n for n in sizes])
-    return ([level.view(3, 3, n, n) for level, n in zip(logits, sizes)],
-            [scale * torch.randn(3, 3 * head.bbox_coder.encode_size, n, n, generator=generator)
-             for n in sizes])
+        [9 * n * n for n in sizes]
+    )
+    return (
+        [level.view(3, 3, n, n) for level, n in zip(logits, sizes)],
+        [
+            scale * torch.randn(3, 3 * head.bbox_coder.encode_size, n, n, generator=generator)
+            for n in sizes
+        ],
+    )
 
 
 @pytest.mark.parametrize('task', ['instance', 'rotated'])
@@ -66,12 +82,13 @@ def test_proposals_are_the_librarys(task):
     proposals = ours.propose(*maps, batch, settings)
     with torch.no_grad():
         expected = reference.predict_by_feat(
-            *maps, cfg=settings,
-            batch_img_metas=[sample.metainfo for sample in batch.samples])
+            *maps, cfg=settings, batch_img_metas=[sample.metainfo for sample in batch.samples]
+        )
     for boxes, valid, result in zip(proposals.boxes, proposals.valid, expected):
         assert valid.sum() == len(result)
         torch.testing.assert_close(
-            boxes[valid], get_box_tensor(result.bboxes), rtol=1e-4, atol=1e-3)
+            boxes[valid], get_box_tensor(result.bboxes), rtol=1e-4, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize('task', ['instance', 'rotated'])
@@ -87,12 +104,17 @@ def test_losses_are_the_librarys(task):
         objects = []
         for sample in batch.samples[group]:
             boxes = get_box_tensor(sample.get(field).bboxes)
-            objects.append(InstanceData(
-                bboxes=RotatedBoxes(boxes) if rotated else boxes,
-                labels=torch.zeros(len(boxes), dtype=torch.long)))
+            objects.append(
+                InstanceData(
+                    bboxes=RotatedBoxes(boxes) if rotated else boxes,
+                    labels=torch.zeros(len(boxes), dtype=torch.long),
+                )
+            )
         expected = reference.loss_by_feat(
-            *([level[group] for level in levels] for levels in maps), objects,
-            [sample.metainfo for sample in batch.samples[group]])
+            *([level[group] for level in levels] for levels in maps),
+            objects,
+            [sample.metainfo for sample in batch.samples[group]],
+        )
         for term, value in expected.items():
             torch.testing.assert_close(losses[name][term], sum(value), rtol=1e-5, atol=1e-6)
 

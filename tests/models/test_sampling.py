@@ -1,4 +1,5 @@
 """Assignment and sampling of padded batches against mmdet's, image by image."""
+
 import itertools
 
 import pytest
@@ -31,15 +32,26 @@ def make_truth(counts, rotated, generator):
     for row, count in zip(boxes, counts):
         row[:count] = make_boxes(count, rotated, generator)
     valid = torch.arange(width) < torch.tensor(counts)[:, None]
-    return GroundTruth(boxes, torch.zeros(boxes.shape[:2], dtype=torch.long), valid,
-                       torch.zeros_like(valid, dtype=torch.long), None,
-                       torch.arange(len(counts)))
+    return GroundTruth(
+        boxes,
+        torch.zeros(boxes.shape[:2], dtype=torch.long),
+        valid,
+        torch.zeros_like(valid, dtype=torch.long),
+        None,
+        torch.arange(len(counts)),
+    )
 
 
 @pytest.mark.parametrize('at_once', [1 << 25, 1])
-@pytest.mark.parametrize('calculator, rotated, settings', [
-    (BboxOverlaps2D, (False, False), RPN), (BboxOverlaps2D, (False, False), ROI),
-    (RBbox2HBboxOverlaps2D, (True, False), RPN), (RBboxOverlaps2D, (True, True), ROI)])
+@pytest.mark.parametrize(
+    'calculator, rotated, settings',
+    [
+        (BboxOverlaps2D, (False, False), RPN),
+        (BboxOverlaps2D, (False, False), ROI),
+        (RBbox2HBboxOverlaps2D, (True, False), RPN),
+        (RBboxOverlaps2D, (True, True), ROI),
+    ],
+)
 def test_assignment_is_mmdets(calculator, rotated, settings, at_once, monkeypatch):
     monkeypatch.setattr(module, 'PAIRS_AT_ONCE', at_once)
     generator = torch.Generator().manual_seed(0)
@@ -58,7 +70,8 @@ def test_assignment_is_mmdets(calculator, rotated, settings, at_once, monkeypatc
         priors = RotatedBoxes(boxes[i, valid[i]]) if rotated[1] else boxes[i, valid[i]]
         expected = reference.assign(
             InstanceData(priors=priors),
-            InstanceData(bboxes=RotatedBoxes(objects) if rotated[0] else objects, labels=labels))
+            InstanceData(bboxes=RotatedBoxes(objects) if rotated[0] else objects, labels=labels),
+        )
         assert torch.equal(ours[i, valid[i]], expected.gt_inds)
     assert (ours[~valid] == -1).all()
     assert (ours[0] > 0).any() and (ours[2] > 0).any() and not (ours[1] > 0).any()
@@ -70,10 +83,11 @@ def test_as_many_are_sampled_as_by_mmdet(positives, negatives):
     assigned = torch.full((100,), -1)
     places = torch.randperm(100)
     assigned[places[:positives]] = torch.randint(1, 5, (positives,))
-    assigned[places[positives:positives + negatives]] = 0
+    assigned[places[positives : positives + negatives]] = 0
     settings = dict(num=32, pos_fraction=0.25, add_gt_as_proposals=False)
     samples = SeededRandomSampler(**settings).sample_batch(
-        torch.stack([assigned, assigned.flip(0)]), torch.tensor([5, 6]))
+        torch.stack([assigned, assigned.flip(0)]), torch.tensor([5, 6])
+    )
 
     reference = RandomSampler(**settings)
     result = type('Result', (), dict(gt_inds=assigned))
@@ -86,10 +100,12 @@ def test_as_many_are_sampled_as_by_mmdet(positives, negatives):
         chosen = labels[index]
         assert (chosen > 0).sum() == len(expected_pos)
         assert (chosen == 0).sum() == len(expected_neg)
-        first = samples.positive[row, :len(expected_pos)]
-        assert first.all() and not samples.positive[row, len(expected_pos):].any()
-        assert torch.equal(samples.object[row, samples.positive[row]],
-                           labels[samples.index[row, samples.positive[row]]] - 1)
+        first = samples.positive[row, : len(expected_pos)]
+        assert first.all() and not samples.positive[row, len(expected_pos) :].any()
+        assert torch.equal(
+            samples.object[row, samples.positive[row]],
+            labels[samples.index[row, samples.positive[row]]] - 1,
+        )
 
 
 def test_filled_slots_come_first_as_by_a_stable_sort():
@@ -97,8 +113,9 @@ def test_filled_slots_come_first_as_by_a_stable_sort():
         positive = torch.tensor([[i < positives for i in range(3)]])
         negative = torch.tensor([[i < negatives for i in range(4)]])
         slots, filled = module._filled_first(positive, negative, most)
-        flags, order = torch.cat([positive, negative], 1).byte().sort(
-            dim=1, descending=True, stable=True)
+        flags, order = (
+            torch.cat([positive, negative], 1).byte().sort(dim=1, descending=True, stable=True)
+        )
         assert torch.equal(slots, order[:, :most]) and torch.equal(filled, flags[:, :most].bool())
 
 
@@ -129,7 +146,9 @@ def test_options_without_a_batched_form_are_refused():
 
 def test_draws_are_those_of_splitmix64():
     """Recorded outputs of the reference implementation, less their two lowest bits."""
-    expected = [[0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F],
-                [0x910A2DEC89025CC1, 0xBEEB8DA1658EEC67, 0xF893A2EEFB32555E]]
+    expected = [
+        [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F],
+        [0x910A2DEC89025CC1, 0xBEEB8DA1658EEC67, 0xF893A2EEFB32555E],
+    ]
     draws = module.hashed(torch.tensor([0, 1]), 3)
     assert draws.tolist() == [[number >> 2 for number in numbers] for numbers in expected]

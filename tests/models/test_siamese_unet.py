@@ -1,4 +1,5 @@
 """The change detector: decoder equal to the released one, one encoder for both dates."""
+
 import numpy as np
 import pytest
 import torch
@@ -11,19 +12,32 @@ from mtp.models import build_backbone
 from mtp.models.siamese_unet import PairDataPreprocessor, SiameseEncoderDecoder, UNetHead
 from mtp.registry import MODELS
 
-HEAD = dict(type=UNetHead, num_classes=2, out_channels=2, norm_cfg=dict(type='BN'),
-            loss_decode=dict(type=CrossEntropyLoss))
+HEAD = dict(
+    type=UNetHead,
+    num_classes=2,
+    out_channels=2,
+    norm_cfg=dict(type='BN'),
+    loss_decode=dict(type=CrossEntropyLoss),
+)
 
 
-@pytest.mark.parametrize(('name', 'channels'), [
-    ('unet_vit_scales', (12, 12, 12, 12)), ('unet_pyramid_scales', (6, 8, 12, 16))])
+@pytest.mark.parametrize(
+    ('name', 'channels'),
+    [('unet_vit_scales', (12, 12, 12, 12)), ('unet_pyramid_scales', (6, 8, 12, 16))],
+)
 def test_decoder_equals_the_released_one(shared, name, channels):
-    golden = {key: torch.from_numpy(value) for key, value in np.load(
-        shared / 'golden' / 'change' / f'{name}.npz', allow_pickle=False).items()}
-    head = MODELS.build(
-        dict(HEAD, in_channels=channels, decoder_channels=(16, 12, 8, 8))).eval()
-    parameters = {key.removeprefix('param/'): value for key, value in golden.items()
-                  if key.startswith('param/')}
+    golden = {
+        key: torch.from_numpy(value)
+        for key, value in np.load(
+            shared / 'golden' / 'change' / f'{name}.npz', allow_pickle=False
+        ).items()
+    }
+    head = MODELS.build(dict(HEAD, in_channels=channels, decoder_channels=(16, 12, 8, 8))).eval()
+    parameters = {
+        key.removeprefix('param/'): value
+        for key, value in golden.items()
+        if key.startswith('param/')
+    }
     assert set(parameters) == set(head.state_dict())
     head.load_state_dict(parameters)
 
@@ -47,13 +61,17 @@ def assert_close(value, reference):
 
 
 def small_model(**test_cfg):
-    return MODELS.build(ConfigDict(
-        type=SiameseEncoderDecoder,
-        data_preprocessor=dict(type=PairDataPreprocessor, size=(64, 64),
-                               test_cfg=dict(size_divisor=32)),
-        backbone=dict(type=build_backbone, name='vit_tiny_rvsa', img_size=64, pyramid=False),
-        decode_head=dict(HEAD, in_channels=[128] * 4, decoder_channels=(16, 16, 8, 8)),
-        test_cfg=test_cfg))
+    return MODELS.build(
+        ConfigDict(
+            type=SiameseEncoderDecoder,
+            data_preprocessor=dict(
+                type=PairDataPreprocessor, size=(64, 64), test_cfg=dict(size_divisor=32)
+            ),
+            backbone=dict(type=build_backbone, name='vit_tiny_rvsa', img_size=64, pyramid=False),
+            decode_head=dict(HEAD, in_channels=[128] * 4, decoder_channels=(16, 16, 8, 8)),
+            test_cfg=test_cfg,
+        )
+    )
 
 
 def pair(height, width, seed=0):
@@ -68,7 +86,8 @@ def pair(height, width, seed=0):
 def test_preprocessing_turns_each_date_to_rgb_and_normalises_it():
     image, sample = pair(40, 64)
     batch = PairDataPreprocessor(size=(64, 64))(
-        dict(inputs=[image], data_samples=[sample]), training=True)
+        dict(inputs=[image], data_samples=[sample]), training=True
+    )
     first = (image[2, 0, 0] - 123.675) / 58.395
     second = (image[3, 0, 0] - 103.53) / 57.375
     assert torch.allclose(batch['inputs'][0, [0, 5], 0, 0], torch.stack([first, second]))
@@ -88,13 +107,14 @@ def test_order_of_the_dates_does_not_matter_and_equal_dates_give_no_difference()
     assert torch.allclose(forward[3], (alone[3] - model.backbone(x[:, 3:])[3]).abs(), atol=1e-5)
 
 
-@pytest.mark.parametrize('test_cfg', [
-    dict(mode='whole'), dict(mode='slide', crop_size=(64, 64), stride=(32, 32))])
+@pytest.mark.parametrize(
+    'test_cfg', [dict(mode='whole'), dict(mode='slide', crop_size=(64, 64), stride=(32, 32))]
+)
 def test_predictions_have_the_size_of_the_original(test_cfg):
     model = small_model(**test_cfg).eval()
     image, sample = pair(50, 90)
     with torch.no_grad():
-        found, = model.test_step(dict(inputs=[image], data_samples=[sample]))
+        (found,) = model.test_step(dict(inputs=[image], data_samples=[sample]))
     assert found.pred_sem_seg.data.shape == (1, 50, 90)
     assert found.seg_logits.data.shape == (2, 50, 90)
 
@@ -129,6 +149,7 @@ def test_pixels_labelled_255_do_not_count():
         sample.gt_sem_seg.data = marked
         batch = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]), training=True)
         return model(**batch, mode='loss')['decode.loss_ce'].item()
+
     left, right = label.clone(), label.clone()
     left[..., 32:], right[..., :32] = 255, 255
     # mmseg averages over all pixels, so that the halves add up

@@ -1,4 +1,5 @@
 """Gradients in a set order: the same numbers as torch's own, by none of its unordered operators."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,8 +9,12 @@ from torchvision.ops import roi_align as torchvision_roi_align
 from mtp.ops import deterministic, dispatch, roi_align, trials
 from mtp.ops.deterministic import in_order
 
-UNORDERED = {'grid_sampler_2d_backward', 'upsample_bicubic2d_backward', '_roi_align_backward',
-             '_adaptive_avg_pool2d_backward'}
+UNORDERED = {
+    'grid_sampler_2d_backward',
+    'upsample_bicubic2d_backward',
+    '_roi_align_backward',
+    '_adaptive_avg_pool2d_backward',
+}
 
 
 class Operators(TorchDispatchMode):
@@ -46,9 +51,12 @@ def assert_equal(function, reference, *operands):
 @pytest.mark.usefixtures('ordered')
 @pytest.mark.parametrize('align_corners', [False, True])
 def test_grid_sample(align_corners):
-    assert_equal(lambda *args: deterministic.grid_sample(*args, align_corners),
-                 lambda *args: F.grid_sample(*args, align_corners=align_corners),
-                 torch.randn(2, 3, 5, 7), torch.randn(2, 4, 6, 2))
+    assert_equal(
+        lambda *args: deterministic.grid_sample(*args, align_corners),
+        lambda *args: F.grid_sample(*args, align_corners=align_corners),
+        torch.randn(2, 3, 5, 7),
+        torch.randn(2, 4, 6, 2),
+    )
 
 
 @pytest.mark.usefixtures('ordered')
@@ -64,31 +72,39 @@ def test_positions_that_are_no_numbers_sample_nothing():
 @pytest.mark.usefixtures('ordered')
 @pytest.mark.parametrize('size', [(5, 7), (9, 3), (12, 15)])
 def test_bicubic(size):
-    assert_equal(lambda image: deterministic.bicubic(image, size),
-                 lambda image: F.interpolate(image, size=size, mode='bicubic'),
-                 torch.randn(2, 3, 6, 7))
+    assert_equal(
+        lambda image: deterministic.bicubic(image, size),
+        lambda image: F.interpolate(image, size=size, mode='bicubic'),
+        torch.randn(2, 3, 6, 7),
+    )
 
 
 @pytest.mark.usefixtures('ordered')
 @pytest.mark.parametrize('size', [2, 3, (5, None)])
 def test_adaptive_pooling(size):
-    assert_equal(deterministic.AdaptiveAvgPool2d(size), torch.nn.AdaptiveAvgPool2d(size),
-                 torch.randn(2, 3, 7, 8))
+    assert_equal(
+        deterministic.AdaptiveAvgPool2d(size),
+        torch.nn.AdaptiveAvgPool2d(size),
+        torch.randn(2, 3, 7, 8),
+    )
 
 
 @pytest.mark.usefixtures('ordered')
 @pytest.mark.parametrize(('ratio', 'aligned'), [(0, True), (2, True), (0, False)])
 def test_roi_align(ratio, aligned):
-    rois = torch.tensor([[0, 1., 2, 20, 15], [1, -4, 3, 9, 40], [1, 5, 5, 5, 5], [0, 9, 9, 3, 4]])
-    rois = rois[:4 if aligned else 3].double()
-    assert_equal(lambda image: roi_align.roi_align(image, rois, 3, 2, .5, ratio, aligned),
-                 lambda image: torchvision_roi_align(image, rois, (3, 2), .5, ratio or -1, aligned),
-                 torch.randn(2, 3, 12, 16))
+    rois = torch.tensor([[0, 1.0, 2, 20, 15], [1, -4, 3, 9, 40], [1, 5, 5, 5, 5], [0, 9, 9, 3, 4]])
+    rois = rois[: 4 if aligned else 3].double()
+    assert_equal(
+        lambda image: roi_align.roi_align(image, rois, 3, 2, 0.5, ratio, aligned),
+        lambda image: torchvision_roi_align(image, rois, (3, 2), 0.5, ratio or -1, aligned),
+        torch.randn(2, 3, 12, 16),
+    )
 
 
 @pytest.mark.usefixtures('ordered')
-@pytest.mark.parametrize('name', ['dcnv3', 'roi_align_levels', 'roi_align_rotated',
-                                  'rotated_window_attention'])
+@pytest.mark.parametrize(
+    'name', ['dcnv3', 'roi_align_levels', 'roi_align_rotated', 'rotated_window_attention']
+)
 def test_twins_of_kernels_add_in_order(name, monkeypatch):
     monkeypatch.setattr(dispatch, 'SETTING', 'torch')
     function, tensors = trials.calls('cpu', torch.float32)[name]

@@ -1,4 +1,5 @@
 """Which form of an operator runs is chosen openly."""
+
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -44,7 +45,7 @@ def test_triton_without_a_device_for_it_warns(monkeypatch, caplog):
     compiled = torch.compile(sigmoid_focal_loss, backend='aot_eager', fullgraph=True)
     for function in (sigmoid_focal_loss, compiled):
         loss = function(logits, torch.arange(3))
-        assert torch.equal(loss, sigmoid_focal_loss_torch(logits, torch.arange(3), 2., .25, None))
+        assert torch.equal(loss, sigmoid_focal_loss_torch(logits, torch.arange(3), 2.0, 0.25, None))
     assert caplog.text.count('MTP_KERNELS=triton failed') == 1
     assert 'Triton has no CPU kernels' in caplog.text
 
@@ -56,6 +57,11 @@ def test_without_triton_everything_runs_in_torch(monkeypatch):
 
 
 def test_another_word_is_refused():
-    result = subprocess.run([sys.executable, '-c', 'import mtp.ops.dispatch'], text=True,
-                            capture_output=True, check=False, env={'MTP_KERNELS': 'cuda'})
+    result = subprocess.run(
+        [sys.executable, '-c', 'import mtp.ops.dispatch'],
+        text=True,
+        capture_output=True,
+        check=False,
+        env={'MTP_KERNELS': 'cuda'},
+    )
     assert "MTP_KERNELS='cuda': set it to torch or triton" in result.stderr

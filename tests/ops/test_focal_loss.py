@@ -1,4 +1,5 @@
 """Sigmoid focal loss."""
+
 import pytest
 import torch
 
@@ -24,11 +25,15 @@ def test_equals_the_formula(gamma, weight):
     loss = sigmoid_focal_loss(logits, target, gamma, 0.25, weight)
     torch.testing.assert_close(loss, expected, atol=1e-12, rtol=1e-12)
     assert torch.autograd.gradcheck(
-        lambda x: sigmoid_focal_loss(x, target, gamma, 0.25, weight), logits.requires_grad_())
+        lambda x: sigmoid_focal_loss(x, target, gamma, 0.25, weight), logits.requires_grad_()
+    )
     loss = sigmoid_focal_loss(logits, target, gamma, 0.25, weight)
     torch.testing.assert_close(
         sigmoid_focal_loss_derivative(logits, target, gamma, 0.25, weight),
-        torch.autograd.grad(loss.sum(), logits)[0], atol=1e-12, rtol=1e-12)
+        torch.autograd.grad(loss.sum(), logits)[0],
+        atol=1e-12,
+        rtol=1e-12,
+    )
 
 
 @pytest.mark.parametrize('gamma', [0.0, 0.5, 2.0])
@@ -37,7 +42,7 @@ def test_certain_predictions_have_finite_loss_and_gradient(gamma):
     logits = torch.tensor([[80.0, 80.0, -80.0]], requires_grad=True)
     loss = sigmoid_focal_loss(logits, torch.tensor([0]), gamma, 0.25)
     torch.testing.assert_close(loss, torch.tensor([[0.0, 0.75 * 80, 0.0]]))
-    gradient, = torch.autograd.grad(loss.sum(), logits)
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
     torch.testing.assert_close(gradient, torch.tensor([[0.0, 0.75, 0.0]]))
 
 
@@ -59,9 +64,12 @@ def test_no_rows():
 def test_wrong_input():
     logits, target = logits_and_target()
     for wrong, message in (
-            ((logits[0], target), r'\(N, C\)'), ((logits, target[:2]), r'\(N,\)'),
-            ((logits, target.int()), 'int64'), ((logits, target + 1), r'0\.\.3'),
-            ((logits, target - 1), r'0\.\.3'), ((logits, target, 2.0, 0.25, logits[0, :2]),
-                                                 '3 classes')):
+        ((logits[0], target), r'\(N, C\)'),
+        ((logits, target[:2]), r'\(N,\)'),
+        ((logits, target.int()), 'int64'),
+        ((logits, target + 1), r'0\.\.3'),
+        ((logits, target - 1), r'0\.\.3'),
+        ((logits, target, 2.0, 0.25, logits[0, :2]), '3 classes'),
+    ):
         with pytest.raises(ValueError, match=message):
             sigmoid_focal_loss(*wrong)

@@ -1,4 +1,5 @@
 """Batch normalisation over groups of images, within a process and over all processes."""
+
 import importlib
 
 import pytest
@@ -21,8 +22,9 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 @pytest.fixture
 def alone(tmp_path):
     """A process group of this process alone."""
-    dist.init_process_group('gloo', store=dist.FileStore(str(tmp_path / 'store'), 1), rank=0,
-                            world_size=1)
+    dist.init_process_group(
+        'gloo', store=dist.FileStore(str(tmp_path / 'store'), 1), rank=0, world_size=1
+    )
     yield
     dist.destroy_process_group()
 
@@ -33,13 +35,20 @@ def make_inputs(layout=torch.contiguous_format, dtype=torch.float32, device='cpu
     x += torch.arange(6).view(6, 1, 1, 1) * 20  # a large mean shows cancellation
     weight, bias, mean, var = torch.rand(4, channels, generator=generator) + 0.5
     x = x.to(device, dtype).contiguous(memory_format=layout).requires_grad_()
-    return (x, *(t.to(device, copy=True).requires_grad_() for t in (weight, bias)),
-            *(t.to(device, copy=True) for t in (mean, var)))
+    return (
+        x,
+        *(t.to(device, copy=True).requires_grad_() for t in (weight, bias)),
+        *(t.to(device, copy=True) for t in (mean, var)),
+    )
 
 
 def one_by_one(x, weight, bias, mean, var, sizes, momentum, eps):
-    return torch.cat([F.batch_norm(part, mean, var, weight, bias, True, momentum, eps)
-                      for part in x.split(sizes)])
+    return torch.cat(
+        [
+            F.batch_norm(part, mean, var, weight, bias, True, momentum, eps)
+            for part in x.split(sizes)
+        ]
+    )
 
 
 def results(normalise, inputs, **settings):
@@ -72,7 +81,8 @@ def test_compiles_for_any_layout(alone, layout):
         torch.library.opcheck(
             torch.ops.mtp.synced_batch_norm if synced else torch.ops.mtp.local_batch_norm,
             (*make_inputs(layout), SIZES, 0.1, 1e-5),
-            test_utils=('test_schema', 'test_autograd_registration', 'test_faketensor'))
+            test_utils=('test_schema', 'test_autograd_registration', 'test_faketensor'),
+        )
 
 
 def test_maps_that_are_views(alone):
@@ -82,7 +92,8 @@ def test_maps_that_are_views(alone):
         out = grouped_batch_norm(wide[..., 1:4], *others, SIZES, 0.1, 1e-5, synced)
         out.sum().backward()  # a gradient without strides
         torch.testing.assert_close(
-            out, one_by_one(*make_inputs(), SIZES, 0.1, 1e-5), rtol=1e-4, atol=1e-4)
+            out, one_by_one(*make_inputs(), SIZES, 0.1, 1e-5), rtol=1e-4, atol=1e-4
+        )
         torch.testing.assert_close(wide.grad, torch.zeros_like(wide), rtol=0, atol=1e-4)
 
 
@@ -99,13 +110,17 @@ def test_kernels_of_a_gpu_equal_torch(layout, dtype):
     grad, kernels, twins = torch.randn_like(x), module._kernels(x), module._kernels(x.cpu())
     mean, invstd = kernels[0](x, 1e-5)
     count = torch.tensor([x.numel() // len(weight)], dtype=torch.int32, device='cuda')
-    calls = ((x, 1e-5), (x, weight, bias, mean, invstd, 1e-5),
-             (grad, x, mean, invstd, weight, True, True, True),
-             (grad, x, mean, invstd, weight, weight, bias, count))
+    calls = (
+        (x, 1e-5),
+        (x, weight, bias, mean, invstd, 1e-5),
+        (grad, x, mean, invstd, weight, True, True, True),
+        (grad, x, mean, invstd, weight, weight, bias, count),
+    )
     for kernel, twin, arguments in zip(kernels, twins, calls):
         out = dict(out=torch.empty_like(x)) if kernel is kernels[1] else {}
-        torch.testing.assert_close(kernel(*arguments, **out), twin(*arguments, **out),
-                                   rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(
+            kernel(*arguments, **out), twin(*arguments, **out), rtol=2e-2, atol=2e-2
+        )
 
 
 def layers(x, weights):
@@ -113,9 +128,19 @@ def layers(x, weights):
     outs = []
     for weight in weights:
         channels = len(weight)
-        outs.append(grouped_batch_norm(
-            x[:, :channels].relu(), weight, weight, torch.zeros(channels), torch.ones(channels),
-            SIZES, 0.1, 1e-5, synced=True))
+        outs.append(
+            grouped_batch_norm(
+                x[:, :channels].relu(),
+                weight,
+                weight,
+                torch.zeros(channels),
+                torch.ones(channels),
+                SIZES,
+                0.1,
+                1e-5,
+                synced=True,
+            )
+        )
     return sum(out.sin().sum() for out in reversed(outs))
 
 
@@ -135,6 +160,7 @@ def test_compiled_layers_keep_the_order_of_their_collectives(alone, monkeypatch)
         def keep(graph, _):
             graphs.append([node for node in graph.graph.nodes if node.target is with_effects])
             return make_boxed_func(graph.forward)
+
         return aot_autograd(fw_compiler=keep)(graph, inputs)
 
     order = [3, 5, 2, 4, 4, 2, 5, 3]

@@ -1,4 +1,5 @@
 """NMS of horizontal boxes, group by group."""
+
 import pytest
 import torch
 from torchvision.ops import box_iou
@@ -34,6 +35,7 @@ def test_is_greedy_in_each_group(threshold):
 def test_equals_batched_nms_by_level():
     """mmcv's, which keeps groups apart by moving them."""
     from mmcv.ops import batched_nms
+
     boxes, scores = groups_of_boxes(1, 90), torch.rand(90).sort(descending=True).values
     levels = torch.arange(90) % 4
     settings = {'type': 'nms', 'iou_threshold': 0.3}
@@ -48,8 +50,10 @@ def test_empty_and_wrong_input():
     for shape in ((0, 3), (2, 0)):
         none = kept_horizontal(torch.zeros(*shape, 4), torch.ones(shape, dtype=torch.bool), 0.5)
         assert none.shape == shape and none.dtype == torch.bool
-    assert torch.equal(kept_horizontal(some.bfloat16(), flags, 0.5),
-                       kept_horizontal(some.bfloat16().float(), flags, 0.5))
+    assert torch.equal(
+        kept_horizontal(some.bfloat16(), flags, 0.5),
+        kept_horizontal(some.bfloat16().float(), flags, 0.5),
+    )
     with pytest.raises(ValueError, match=r'\(G, N, 4\)'):
         kept_horizontal(some[0], flags, 0.5)
     with pytest.raises(ValueError, match=r'bool \(2, 3\)'):

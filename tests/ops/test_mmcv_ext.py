@@ -1,4 +1,5 @@
 """``mmcv.ops`` on the portable extension."""
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +10,10 @@ from mtp.ops import mmcv_ext, sigmoid_focal_loss
 
 @pytest.fixture(scope='module')
 def golden(shared):
-    return {key: torch.from_numpy(value)
-            for key, value in np.load(shared / 'golden' / 'mmcv_ops.npz').items()}
+    return {
+        key: torch.from_numpy(value)
+        for key, value in np.load(shared / 'golden' / 'mmcv_ops.npz').items()
+    }
 
 
 def test_rotated_nms(golden):
@@ -21,8 +24,12 @@ def test_rotated_nms(golden):
         assert torch.equal(dets, torch.cat([boxes[keep], scores[keep, None]], 1))
         keep = ops.nms_rotated(boxes, scores, threshold, golden['nms_labels'])[1]
         assert torch.equal(keep, golden[f'nms_class_keep_{threshold}'])
-    dets, keep = ops.batched_nms(golden['nms_boxes'], golden['nms_scores'], golden['nms_labels'],
-                                 {'type': 'nms_rotated', 'iou_threshold': 0.1})
+    dets, keep = ops.batched_nms(
+        golden['nms_boxes'],
+        golden['nms_scores'],
+        golden['nms_labels'],
+        {'type': 'nms_rotated', 'iou_threshold': 0.1},
+    )
     assert torch.equal(keep, golden['batched_nms_rotated_keep_0.1'])
     torch.testing.assert_close(dets, golden['batched_nms_rotated_dets_0.1'])
 
@@ -72,23 +79,27 @@ def test_focal_loss(reduction):
     expected = {'none': plain, 'sum': plain.sum(), 'mean': plain.sum() / 6}[reduction]
     loss = ops.sigmoid_focal_loss(logits, target, 1.5, 0.3, weight, reduction)
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(torch.autograd.grad(loss.sum(), logits),
-                               torch.autograd.grad(expected.sum(), logits))
+    torch.testing.assert_close(
+        torch.autograd.grad(loss.sum(), logits), torch.autograd.grad(expected.sum(), logits)
+    )
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_low_precision_features(dtype):
     """As under autocast: features of low precision, boxes in float32."""
-    for layer, roi in ((ops.RoIAlign(3, 1.0, 2), [[0, 1.0, 1, 6, 5]]),
-                       (ops.RoIAlignRotated(3, 1.0, 2), [[0, 4.0, 4, 5, 3, 0.4]])):
+    for layer, roi in (
+        (ops.RoIAlign(3, 1.0, 2), [[0, 1.0, 1, 6, 5]]),
+        (ops.RoIAlignRotated(3, 1.0, 2), [[0, 4.0, 4, 5, 3, 0.4]]),
+    ):
         features = torch.randn(1, 2, 8, 8).to(dtype).requires_grad_()
         out = layer(features, torch.tensor(roi))
         assert out.dtype == dtype
         expected = layer(features.detach().float(), torch.tensor(roi))
         torch.testing.assert_close(out.float(), expected, atol=1e-2, rtol=1e-2)
         out.sum().backward()
-        torch.testing.assert_close(features.grad.float().sum(), torch.tensor(18.0),
-                                   atol=0.2, rtol=0)
+        torch.testing.assert_close(
+            features.grad.float().sum(), torch.tensor(18.0), atol=0.2, rtol=0
+        )
 
 
 def test_no_boxes():

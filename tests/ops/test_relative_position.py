@@ -1,4 +1,5 @@
 """Full attention with decomposed relative positions."""
+
 import pytest
 import torch
 
@@ -7,24 +8,34 @@ from mtp.ops.relative_position import relative_position_attention, resize_relati
 
 def operands(grid, channels, dtype=torch.float64):
     length = grid[0] * grid[1]
-    return [torch.randn(*shape, dtype=dtype).requires_grad_() for shape in (
-        *[(2, 3, length, channels)] * 3, (2 * grid[0] - 1, channels), (2 * grid[1] - 1, channels))]
+    return [
+        torch.randn(*shape, dtype=dtype).requires_grad_()
+        for shape in (
+            *[(2, 3, length, channels)] * 3,
+            (2 * grid[0] - 1, channels),
+            (2 * grid[1] - 1, channels),
+        )
+    ]
 
 
 def with_bias(q, k, v, rel_pos_h, rel_pos_w):
     """The same with an N x N bias."""
     height, width = (len(rel_pos_h) + 1) // 2, (len(rel_pos_w) + 1) // 2
-    q = q * q.shape[-1]**-0.5
+    q = q * q.shape[-1] ** -0.5
     place = torch.arange(q.shape[2])
     row, column = place // width, place % width
-    table = (rel_pos_h[row[:, None] - row + height - 1]
-             + rel_pos_w[column[:, None] - column + width - 1])
+    table = (
+        rel_pos_h[row[:, None] - row + height - 1] + rel_pos_w[column[:, None] - column + width - 1]
+    )
     logits = q @ k.transpose(2, 3) + torch.einsum('bhnd,nmd->bhnm', q, table)
     return logits.softmax(-1) @ v
 
 
-@pytest.mark.parametrize('grid, channels', [((3, 5), 8), ((4, 3), 6), ((1, 1), 4), ((1, 6), 5)],
-                         ids=['whole', 'padded', 'token', 'row'])
+@pytest.mark.parametrize(
+    'grid, channels',
+    [((3, 5), 8), ((4, 3), 6), ((1, 1), 4), ((1, 6), 5)],
+    ids=['whole', 'padded', 'token', 'row'],
+)
 def test_equals_the_materialised_bias(grid, channels):
     tensors = operands(grid, channels)
     out, expected = relative_position_attention(*tensors), with_bias(*tensors)
@@ -46,7 +57,8 @@ def test_fused_kernels_take_it_and_nothing_of_n_by_n_is_saved(monkeypatch, grid,
     monkeypatch.setattr(torch.nn.functional, 'scaled_dot_product_attention', watched)
     tensors = operands(grid, channels, torch.float32)
     with torch.autograd.graph.saved_tensors_hooks(
-            lambda t: saved.append(t.shape) or t, lambda t: t):
+        lambda t: saved.append(t.shape) or t, lambda t: t
+    ):
         relative_position_attention(*tensors).sum().backward()
     assert seen == [((channels + 24 + 7) // 8 * 8,) * 3]
     length = grid[0] * grid[1]
@@ -65,11 +77,12 @@ def test_tables_resize():
 def test_wrong_input():
     q, k, v, rel_pos_h, rel_pos_w = operands((3, 4), 8)
     for wrong, message in (
-            ((q[0], k, v, rel_pos_h, rel_pos_w), 'one shape'),
-            ((q, k[..., :4], v, rel_pos_h, rel_pos_w), 'one shape'),
-            ((q, k, v, rel_pos_h[1:], rel_pos_w), 'rel_pos_h must have shape'),
-            ((q, k, v, rel_pos_h, rel_pos_w[:, :4]), 'rel_pos_w must have shape'),
-            ((q, k, v, rel_pos_w, rel_pos_w), '4 x 4 tokens, but q has 12'),
-            ((q, k.float(), v, rel_pos_h, rel_pos_w), 'one dtype')):
+        ((q[0], k, v, rel_pos_h, rel_pos_w), 'one shape'),
+        ((q, k[..., :4], v, rel_pos_h, rel_pos_w), 'one shape'),
+        ((q, k, v, rel_pos_h[1:], rel_pos_w), 'rel_pos_h must have shape'),
+        ((q, k, v, rel_pos_h, rel_pos_w[:, :4]), 'rel_pos_w must have shape'),
+        ((q, k, v, rel_pos_w, rel_pos_w), '4 x 4 tokens, but q has 12'),
+        ((q, k.float(), v, rel_pos_h, rel_pos_w), 'one dtype'),
+    ):
         with pytest.raises(ValueError, match=message):
             relative_position_attention(*wrong)

@@ -1,4 +1,5 @@
 """RoIAlign from the levels of a pyramid."""
+
 import pytest
 import torch
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
@@ -10,8 +11,10 @@ STRIDES = [4, 8, 16]
 
 
 def pyramid(images=2, channels=3, size=128, strides=STRIDES):
-    return [torch.randn(images, channels, size // stride, size // stride + 1, requires_grad=True)
-            for stride in strides]
+    return [
+        torch.randn(images, channels, size // stride, size // stride + 1, requires_grad=True)
+        for stride in strides
+    ]
 
 
 def some_rois(count, rotated, images=2, size=128):
@@ -24,8 +27,11 @@ def some_rois(count, rotated, images=2, size=128):
 
 
 def extractor(rotated, sampling_ratio):
-    kind, layer = ((RotatedSingleRoIExtractor, {'type': 'RoIAlignRotated', 'clockwise': True})
-                   if rotated else (SingleRoIExtractor, {'type': 'RoIAlign'}))
+    kind, layer = (
+        (RotatedSingleRoIExtractor, {'type': 'RoIAlignRotated', 'clockwise': True})
+        if rotated
+        else (SingleRoIExtractor, {'type': 'RoIAlign'})
+    )
     layer |= {'output_size': (4, 5), 'sampling_ratio': sampling_ratio}
     return kind(roi_layer=layer, out_channels=3, featmap_strides=STRIDES, finest_scale=16)
 
@@ -44,8 +50,9 @@ def test_equals_the_libraries_extractors(rotated, sampling_ratio):
     out = roi_align_levels(features, rois, levels, (4, 5), STRIDES, sampling_ratio)
     torch.testing.assert_close(out, expected)
     cotangent = torch.randn_like(out)
-    for grad, grad_expected in zip(*(torch.autograd.grad(form, features, cotangent)
-                                     for form in (out, expected))):
+    for grad, grad_expected in zip(
+        *(torch.autograd.grad(form, features, cotangent) for form in (out, expected))
+    ):
         torch.testing.assert_close(grad, grad_expected)
 
 
@@ -76,15 +83,16 @@ def test_wrong_input():
     features, rois = pyramid(), some_rois(2, False)
     levels = torch.tensor([0, 2])
     for wrong, message in (
-            ((features[:2] + [features[2][:1]], rois, levels, 2, STRIDES), 'equal B, C and dtype'),
-            ((features[:2] + [features[2].double()], rois, levels, 2, STRIDES), 'and dtype'),
-            (([], rois, levels, 2, []), 'features must be'),
-            ((features, rois, levels, 2, STRIDES[:2]), '3 levels need as many strides'),
-            ((features, rois[:, :4], levels, 2, STRIDES), r'\(R, 5\).*\(R, 6\)'),
-            ((features, rois, levels[:1], 2, STRIDES), '2 rois need as many levels'),
-            ((features, rois, levels.float(), 2, STRIDES), 'int64'),
-            ((features, rois, levels.to('meta'), 2, STRIDES), 'one device'),
-            ((features, rois, levels + 1, 2, STRIDES), 'levels must be -1 to 2; got 1 to 3'),
-            ((features, rois + 2, levels, 2, STRIDES), 'one of the 2 images')):
+        ((features[:2] + [features[2][:1]], rois, levels, 2, STRIDES), 'equal B, C and dtype'),
+        ((features[:2] + [features[2].double()], rois, levels, 2, STRIDES), 'and dtype'),
+        (([], rois, levels, 2, []), 'features must be'),
+        ((features, rois, levels, 2, STRIDES[:2]), '3 levels need as many strides'),
+        ((features, rois[:, :4], levels, 2, STRIDES), r'\(R, 5\).*\(R, 6\)'),
+        ((features, rois, levels[:1], 2, STRIDES), '2 rois need as many levels'),
+        ((features, rois, levels.float(), 2, STRIDES), 'int64'),
+        ((features, rois, levels.to('meta'), 2, STRIDES), 'one device'),
+        ((features, rois, levels + 1, 2, STRIDES), 'levels must be -1 to 2; got 1 to 3'),
+        ((features, rois + 2, levels, 2, STRIDES), 'one of the 2 images'),
+    ):
         with pytest.raises(ValueError, match=message):
             roi_align_levels(*wrong)

@@ -1,4 +1,5 @@
 """RoIAlign of rotated regions."""
+
 import math
 import sys
 
@@ -19,8 +20,10 @@ GOLDEN = {
 
 @pytest.mark.parametrize('name', GOLDEN)
 def test_golden(shared, name):
-    data = {key: torch.from_numpy(value)
-            for key, value in np.load(shared / 'golden' / 'mmcv_ops.npz').items()}
+    data = {
+        key: torch.from_numpy(value)
+        for key, value in np.load(shared / 'golden' / 'mmcv_ops.npz').items()
+    }
     features = data['roi_features'].clone().requires_grad_()
     out = roi_align_rotated(features, data['rois'], **GOLDEN[name])
     torch.testing.assert_close(out, data[f'roi_{name}_out'], atol=1e-4, rtol=0)
@@ -32,8 +35,17 @@ def test_golden(shared, name):
 def test_unrotated_equals_roi_align(sampling_ratio):
     features = torch.randn(2, 3, 16, 20)
     rois = torch.tensor([[0, 4.0, 6, 30, 40], [1, 10, 10, 50, 22.5], [0, -8, 3, 20, 31]])
-    centres = torch.stack([rois[:, 0], (rois[:, 1] + rois[:, 3]) / 2, (rois[:, 2] + rois[:, 4]) / 2,
-                           rois[:, 3] - rois[:, 1], rois[:, 4] - rois[:, 2], 0 * rois[:, 0]], 1)
+    centres = torch.stack(
+        [
+            rois[:, 0],
+            (rois[:, 1] + rois[:, 3]) / 2,
+            (rois[:, 2] + rois[:, 4]) / 2,
+            rois[:, 3] - rois[:, 1],
+            rois[:, 4] - rois[:, 2],
+            0 * rois[:, 0],
+        ],
+        1,
+    )
     expected = roi_align(features, rois, (4, 5), 0.5, sampling_ratio or -1, aligned=True)
     out = roi_align_rotated(features, centres, (4, 5), 0.5, sampling_ratio)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
@@ -45,18 +57,22 @@ def test_quarter_turn_permutes_bins():
     turned = upright + torch.tensor([0, 0, 0, 0, 0, math.pi / 2])
     out = roi_align_rotated(features, upright, 4, 1.0, 2)
     torch.testing.assert_close(
-        roi_align_rotated(features, turned, 4, 1.0, 2), out.rot90(-1, (2, 3)), atol=1e-5, rtol=0)
+        roi_align_rotated(features, turned, 4, 1.0, 2), out.rot90(-1, (2, 3)), atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(
-        roi_align_rotated(features, turned, 4, 1.0, 2, clockwise=True), out.rot90(1, (2, 3)),
-        atol=1e-5, rtol=0)
+        roi_align_rotated(features, turned, 4, 1.0, 2, clockwise=True),
+        out.rot90(1, (2, 3)),
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 def test_gradient_in_double():
-    rois = torch.tensor([[0, 4.0, 4, 5, 3, 0.4], [0, 1, 7, 9, 2, -1.1], [1, 30, 30, 2, 2, 0]],
-                        dtype=torch.float64)  # the last lies outside
+    rois = torch.tensor(
+        [[0, 4.0, 4, 5, 3, 0.4], [0, 1, 7, 9, 2, -1.1], [1, 30, 30, 2, 2, 0]], dtype=torch.float64
+    )  # the last lies outside
     features = torch.randn(2, 2, 8, 9, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(
-        lambda x: roi_align_rotated(x, rois, 2, 1.0), (features,))
+    assert torch.autograd.gradcheck(lambda x: roi_align_rotated(x, rois, 2, 1.0), (features,))
     assert not roi_align_rotated(features, rois, 2, 1.0)[2].any()
 
 
@@ -66,7 +82,7 @@ def test_chunks_do_not_show(monkeypatch):
     rois[:, 0].floor_()
     whole = roi_align_rotated(features, rois, 3, 1.0)
     cotangent = torch.randn_like(whole)
-    gradient, = torch.autograd.grad(whole, features, cotangent)
+    (gradient,) = torch.autograd.grad(whole, features, cotangent)
     module = sys.modules[roi_align_rotated.__module__]  # mtp.ops has a function of that name
     monkeypatch.setattr(module, '_SAMPLES_PER_CHUNK', 100)  # less than some RoIs take
     parts = roi_align_rotated(features, rois, 3, 1.0)
@@ -79,8 +95,12 @@ def test_roi_without_area_takes_no_adaptive_samples():
     features = torch.randn(1, 2, 8, 8)
     rois = torch.tensor([[0, 4.0, 4, 5, 3, 0.4], [0, 4, 4, 0, 3, 0], [0, 3, 4, 2, 3, 1.0]])
     out = roi_align_rotated(features, rois, 3, 1.0)
-    assert not out[1].any() and not roi_align(
-        features, torch.tensor([[0, 4.0, 2.5, 4, 5.5]]), 3, 1.0, aligned=True).any()
+    assert (
+        not out[1].any()
+        and not roi_align(
+            features, torch.tensor([[0, 4.0, 2.5, 4, 5.5]]), 3, 1.0, aligned=True
+        ).any()
+    )
     torch.testing.assert_close(out[[0, 2]], roi_align_rotated(features, rois[[0, 2]], 3, 1.0))
     assert roi_align_rotated(features, rois, 3, 1.0, 2)[1].any()
 
@@ -94,8 +114,9 @@ def test_empty_low_precision_and_wrong_input():
     roi = torch.tensor([[0, 4.0, 4, 5, 3, 0.4]])
     half = roi_align_rotated(features.bfloat16(), roi, 3, 1.0)
     assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), roi_align_rotated(features, roi, 3, 1.0),
-                               atol=3e-2, rtol=3e-2)
+    torch.testing.assert_close(
+        half.float(), roi_align_rotated(features, roi, 3, 1.0), atol=3e-2, rtol=3e-2
+    )
     with pytest.raises(ValueError, match=r'\(N, 6\)'):
         roi_align_rotated(features, torch.zeros(2, 5), 7, 1.0)
     for image in (-1.0, 1.0):

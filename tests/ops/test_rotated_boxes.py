@@ -1,4 +1,5 @@
 """Overlaps and NMS of rotated boxes."""
+
 import math
 
 import numpy as np
@@ -12,8 +13,9 @@ from mtp.ops import box_iou_rotated, nms_rotated
 
 def random_boxes(num, seed=0, size=100.0):
     u = torch.rand(num, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return torch.stack([u[:, 0] * size, u[:, 1] * size, 1 + u[:, 2] * 40, 1 + u[:, 3] * 40,
-                        (u[:, 4] - 0.5) * 8], 1)
+    return torch.stack(
+        [u[:, 0] * size, u[:, 1] * size, 1 + u[:, 2] * 40, 1 + u[:, 3] * 40, (u[:, 4] - 0.5) * 8], 1
+    )
 
 
 def polygon(rbox):
@@ -31,16 +33,21 @@ def test_overlaps_equal_polygon_intersections():
     assert (expected > 0).sum() >= 100
     torch.testing.assert_close(box_iou_rotated(boxes1, boxes2), expected, atol=1e-9, rtol=0)
     torch.testing.assert_close(
-        box_iou_rotated(boxes1[:20], boxes2, aligned=True), expected[:20].diagonal(),
-        atol=1e-9, rtol=0)
+        box_iou_rotated(boxes1[:20], boxes2, aligned=True),
+        expected[:20].diagonal(),
+        atol=1e-9,
+        rtol=0,
+    )
     single = box_iou_rotated(boxes1.float(), boxes2.float())
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), expected, atol=1e-5, rtol=0)
 
 
 def test_golden(shared):
-    data = {key: torch.from_numpy(value)
-            for key, value in np.load(shared / 'golden' / 'mmcv_ops.npz').items()}
+    data = {
+        key: torch.from_numpy(value)
+        for key, value in np.load(shared / 'golden' / 'mmcv_ops.npz').items()
+    }
     for mode in ('iou', 'iof'):
         pairwise = box_iou_rotated(data['boxes1'], data['boxes2'], mode)
         torch.testing.assert_close(pairwise, data[f'{mode}_pairwise'], atol=1e-4, rtol=0)
@@ -53,13 +60,13 @@ def test_golden(shared):
 
 
 SPECIAL_PAIRS = (
-    ((5, 5, 4, 2, 0.3), (5, 5, 4, 2, 0.3), 1.0),                    # identical
-    ((5, 5, 4, 2, 0.3), (5, 5, 2, 4, 0.3 + math.pi / 2), 1.0),      # the same, written otherwise
-    ((5, 5, 4, 4, 0.0), (5, 5, 2, 2, 0.7), 0.25),                   # one inside the other
-    ((5, 5, 4, 2, 0.0), (9, 5, 4, 2, 0.0), 0.0),                    # shared edge
-    ((5, 5, 4, 2, 0.0), (7, 5, 4, 2, 0.0), 1 / 3),                  # collinear edges
-    ((5, 5, 0, 2, 0.0), (5, 5, 4, 2, 0.0), 0.0),                    # no width
-    ((5, 5, 0, 0, 0.0), (5, 5, 0, 0, 0.0), 0.0),                    # points
+    ((5, 5, 4, 2, 0.3), (5, 5, 4, 2, 0.3), 1.0),  # identical
+    ((5, 5, 4, 2, 0.3), (5, 5, 2, 4, 0.3 + math.pi / 2), 1.0),  # the same, written otherwise
+    ((5, 5, 4, 4, 0.0), (5, 5, 2, 2, 0.7), 0.25),  # one inside the other
+    ((5, 5, 4, 2, 0.0), (9, 5, 4, 2, 0.0), 0.0),  # shared edge
+    ((5, 5, 4, 2, 0.0), (7, 5, 4, 2, 0.0), 1 / 3),  # collinear edges
+    ((5, 5, 0, 2, 0.0), (5, 5, 4, 2, 0.0), 0.0),  # no width
+    ((5, 5, 0, 0, 0.0), (5, 5, 0, 0, 0.0), 0.0),  # points
     ((5e4, 5e4, 1e4, 1e-1, 1.0), (5e4, 5e4, 1e4, 1e-1, 1.0), 1.0),  # needle, far away
 )
 
@@ -106,13 +113,17 @@ def test_empty_and_wrong_input():
         nms_rotated(some, torch.ones(3), 0.5, torch.zeros(2))
     with pytest.raises(ValueError, match='floating-point'):
         box_iou_rotated(some.long(), some)
-    for other in (lambda: box_iou_rotated(some, some.to('meta')),
-                  lambda: nms_rotated(some, torch.ones(3, device='meta'), 0.5)):
+    for other in (
+        lambda: box_iou_rotated(some, some.to('meta')),
+        lambda: nms_rotated(some, torch.ones(3, device='meta'), 0.5),
+    ):
         with pytest.raises(ValueError, match='one device'):
             other()
     some[1, 4] = math.nan
-    for wrong in (lambda: box_iou_rotated(random_boxes(2), some),
-                  lambda: nms_rotated(some, torch.ones(3), 0.5)):
+    for wrong in (
+        lambda: box_iou_rotated(random_boxes(2), some),
+        lambda: nms_rotated(some, torch.ones(3), 0.5),
+    ):
         with pytest.raises(ValueError, match='1 of 3 boxes have NaN.*row 1'):
             wrong()
 
@@ -156,9 +167,11 @@ def test_nms_is_greedy(threshold, monkeypatch):
     scores = torch.rand(200, generator=torch.Generator().manual_seed(2))
     labels = torch.arange(200) % 3
     assert nms_rotated(boxes, scores, threshold).tolist() == greedy(
-        boxes, scores, threshold, labels * 0)
+        boxes, scores, threshold, labels * 0
+    )
     assert nms_rotated(boxes, scores, threshold, labels).tolist() == greedy(
-        boxes, scores, threshold, labels)
+        boxes, scores, threshold, labels
+    )
 
 
 def test_nms_of_a_long_chain():

@@ -1,4 +1,5 @@
 """Rotated varied-size window attention against its definition, written as loops."""
+
 import math
 
 import pytest
@@ -24,7 +25,7 @@ def _attention_by_definition(q, k, v, offsets, scales, angles, rel_pos_h, rel_po
     n_h, n_w = angles.shape[-2:]
     top, left = (n_h * size - height) // 2, (n_w * size - width) // 2
     padded = torch.zeros(3, batch, n_h * size, n_w * size, heads, channels, dtype=q.dtype)
-    padded[:, :, top:top + height, left:left + width] = torch.stack([q, k, v])
+    padded[:, :, top : top + height, left : left + width] = torch.stack([q, k, v])
     q, k, v = padded
     half_h, half_w = (n_h * size - 1) / 2, (n_w * size - 1) / 2  # pixels per normalised unit
     out = torch.zeros_like(q)
@@ -46,12 +47,17 @@ def _attention_by_definition(q, k, v, offsets, scales, angles, rel_pos_h, rel_po
             values.append(_bilinear(v[b, :, :, a], x, y))
         for n, (j, i) in enumerate(places):
             query = q[b, wh * size + j, ww * size + i, a]
-            logits = torch.stack([
-                query @ keys[m] / math.sqrt(channels) + query @ rel_pos_h[j - kj + size - 1]
-                + query @ rel_pos_w[i - ki + size - 1] + bias[a, n, m]
-                for m, (kj, ki) in enumerate(places)])
+            logits = torch.stack(
+                [
+                    query @ keys[m] / math.sqrt(channels)
+                    + query @ rel_pos_h[j - kj + size - 1]
+                    + query @ rel_pos_w[i - ki + size - 1]
+                    + bias[a, n, m]
+                    for m, (kj, ki) in enumerate(places)
+                ]
+            )
             out[b, wh * size + j, ww * size + i, a] = logits.softmax(0) @ torch.stack(values)
-    return out[:, top:top + height, left:left + width]
+    return out[:, top : top + height, left : left + width]
 
 
 @pytest.mark.parametrize('grid', [(6, 6), (5, 7), (2, 4)], ids=['whole', 'padded', 'small'])
@@ -62,22 +68,32 @@ def test_attention_equals_definition(grid: tuple[int, int]) -> None:
     def rand(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.float64)
 
-    args = (*(rand(2, *grid, heads, channels) for _ in range(3)),
-            .3 * rand(2, heads, 2, n_h, n_w), .5 * rand(2, heads, 2, n_h, n_w),
-            rand(2, heads, n_h, n_w), rand(2 * size - 1, channels), rand(2 * size - 1, channels),
-            rand(heads, size**2, size**2))
+    args = (
+        *(rand(2, *grid, heads, channels) for _ in range(3)),
+        0.3 * rand(2, heads, 2, n_h, n_w),
+        0.5 * rand(2, heads, 2, n_h, n_w),
+        rand(2, heads, n_h, n_w),
+        rand(2 * size - 1, channels),
+        rand(2 * size - 1, channels),
+        rand(heads, size**2, size**2),
+    )
     torch.testing.assert_close(
-        rotated_window_attention(*args), _attention_by_definition(*args), rtol=1e-9, atol=1e-9)
+        rotated_window_attention(*args), _attention_by_definition(*args), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_half_precision_samples_at_float32_positions() -> None:
     """bfloat16 has no room for coordinates: the grid stays float32, the result does not."""
     size, heads, grid = 7, 2, (14, 28)
     shape = (1, heads, 2, 4)
-    offsets, scales, angles = (torch.zeros(1, heads, 2, 2, 4), torch.zeros(1, heads, 2, 2, 4),
-                               torch.zeros(shape))
+    offsets, scales, angles = (
+        torch.zeros(1, heads, 2, 2, 4),
+        torch.zeros(1, heads, 2, 2, 4),
+        torch.zeros(shape),
+    )
     positions = rotated_window_grid(
-        offsets.bfloat16(), scales.bfloat16(), angles.bfloat16(), grid, size)
+        offsets.bfloat16(), scales.bfloat16(), angles.bfloat16(), grid, size
+    )
     assert positions.dtype == torch.float32
     expected = torch.linspace(-1, 1, 28).expand(1, heads, 14, 28)
     torch.testing.assert_close(positions[..., 0], expected, rtol=0, atol=1e-6)
@@ -86,9 +102,10 @@ def test_half_precision_samples_at_float32_positions() -> None:
     tables = torch.zeros(13, 8), torch.zeros(13, 8), torch.zeros(heads, 49, 49)
     full = rotated_window_attention(*qkv, offsets, scales, angles, *tables)
     half = rotated_window_attention(
-        *(t.bfloat16() for t in (*qkv, offsets, scales, angles, *tables)))
+        *(t.bfloat16() for t in (*qkv, offsets, scales, angles, *tables))
+    )
     assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), full, rtol=0, atol=.03)
+    torch.testing.assert_close(half.float(), full, rtol=0, atol=0.03)
 
 
 def test_window_padding_puts_the_odd_row_last() -> None:
@@ -97,10 +114,17 @@ def test_window_padding_puts_the_odd_row_last() -> None:
 
 
 def _operands(batch: int = 2) -> dict[str, torch.Tensor]:
-    shapes = {'q': (batch, 3, 4, 2, 4), 'k': (batch, 3, 4, 2, 4), 'v': (batch, 3, 4, 2, 4),
-              'offsets': (batch, 2, 2, 2, 2), 'scales': (batch, 2, 2, 2, 2),
-              'angles': (batch, 2, 2, 2), 'rel_pos_h': (3, 4), 'rel_pos_w': (3, 4),
-              'bias': (2, 4, 4)}
+    shapes = {
+        'q': (batch, 3, 4, 2, 4),
+        'k': (batch, 3, 4, 2, 4),
+        'v': (batch, 3, 4, 2, 4),
+        'offsets': (batch, 2, 2, 2, 2),
+        'scales': (batch, 2, 2, 2, 2),
+        'angles': (batch, 2, 2, 2),
+        'rel_pos_h': (3, 4),
+        'rel_pos_w': (3, 4),
+        'bias': (2, 4, 4),
+    }
     return {name: torch.randn(shape, dtype=torch.float64) for name, shape in shapes.items()}
 
 
@@ -113,18 +137,21 @@ def test_no_image_gives_no_image() -> None:
     assert rotated_window_attention(**_operands(0)).shape == (0, 3, 4, 2, 4)
 
 
-@pytest.mark.parametrize(('name', 'change', 'message'), [
-    ('q', lambda t: t.flatten(3), r'q of shape \(2, 3, 4, 8\): it takes \(B, H, W, heads, d\)'),
-    ('v', lambda t: t[:, :2], r'v of shape \(2, 2, 4, 2, 4\): it takes \(2, 3, 4, 2, 4\)'),
-    ('k', lambda t: t.float(), r'q, k, v of torch.float64, torch.float32'),
-    ('offsets', lambda t: t[..., :1], r'it takes \(2, 2, 2, 2, 2\)'),
-    ('scales', lambda t: t[:, :1], r'scales of shape'),
-    ('angles', lambda t: t[:1], r'angles of shape'),
-    ('rel_pos_h', lambda t: t[:2], r'it takes \(2 \* s - 1, d\)'),
-    ('rel_pos_w', lambda t: t[:, :2], r'it takes \(3, 4\)'),
-    ('bias', lambda t: t[:1], r'bias of shape \(1, 4, 4\): it takes \(2, 4, 4\)'),
-    ('bias', lambda t: t.to('meta'), r'bias is on meta, q on cpu'),
-])
+@pytest.mark.parametrize(
+    ('name', 'change', 'message'),
+    [
+        ('q', lambda t: t.flatten(3), r'q of shape \(2, 3, 4, 8\): it takes \(B, H, W, heads, d\)'),
+        ('v', lambda t: t[:, :2], r'v of shape \(2, 2, 4, 2, 4\): it takes \(2, 3, 4, 2, 4\)'),
+        ('k', lambda t: t.float(), r'q, k, v of torch.float64, torch.float32'),
+        ('offsets', lambda t: t[..., :1], r'it takes \(2, 2, 2, 2, 2\)'),
+        ('scales', lambda t: t[:, :1], r'scales of shape'),
+        ('angles', lambda t: t[:1], r'angles of shape'),
+        ('rel_pos_h', lambda t: t[:2], r'it takes \(2 \* s - 1, d\)'),
+        ('rel_pos_w', lambda t: t[:, :2], r'it takes \(3, 4\)'),
+        ('bias', lambda t: t[:1], r'bias of shape \(1, 4, 4\): it takes \(2, 4, 4\)'),
+        ('bias', lambda t: t.to('meta'), r'bias is on meta, q on cpu'),
+    ],
+)
 def test_operands_that_do_not_fit_are_refused(name: str, change, message: str) -> None:
     operands = _operands()
     operands[name] = change(operands[name])

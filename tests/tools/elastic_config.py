@@ -1,4 +1,5 @@
 """The toy run, of which process 1 is killed once."""
+
 from mmengine.config import read_base
 
 from tests.tools.toy import KillOnce

@@ -1,4 +1,5 @@
 """The benchmark of the loader, with few small images."""
+
 import json
 import subprocess
 import sys
@@ -12,8 +13,25 @@ TOOL = Path(__file__).parents[2] / 'tools' / 'benchmark' / 'data.py'
 @pytest.mark.slow
 def test_all_kinds_of_files(tmp_path):
     done = subprocess.run(
-        [sys.executable, TOOL, '--side', '128', '--size', '64', '--objects', '5', '--images', '2',
-         '--samples', '6', '--json', tmp_path / 'rows.json'], capture_output=True, text=True)
+        [
+            sys.executable,
+            TOOL,
+            '--side',
+            '128',
+            '--size',
+            '64',
+            '--objects',
+            '5',
+            '--images',
+            '2',
+            '--samples',
+            '6',
+            '--json',
+            tmp_path / 'rows.json',
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / 'rows.json').read_text())
     assert [row['files'] for row in rows] == ['png', 'packed, of the png', 'jpg']

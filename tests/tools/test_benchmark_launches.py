@@ -1,4 +1,5 @@
 """What counts as a launch, and what the host waits for."""
+
 from pathlib import Path
 
 import pytest
@@ -18,31 +19,34 @@ def test_forward_and_backward_launches_count_and_views_do_not():
     assert not counter.syncs and not counter.constants
 
 
-VALUES, MASK, INDEX = torch.arange(4.), torch.arange(4) > 1, torch.tensor([0, 2])
+VALUES, MASK, INDEX = torch.arange(4.0), torch.arange(4) > 1, torch.tensor([0, 2])
 
 
 def assign(index, value):
     VALUES.clone()[index] = value
 
 
-@pytest.mark.parametrize(('waits', 'constants', 'work'), [
-    (1, 0, lambda: VALUES.sum().item()),
-    (1, 0, lambda: bool(MASK.any())),
-    (1, 0, MASK.nonzero),
-    (1, 0, lambda: VALUES[MASK]),
-    (1, 0, lambda: VALUES.masked_select(MASK)),
-    (1, 0, lambda: assign(MASK, VALUES[2:])),
-    (1, 0, lambda: VALUES.unique()),
-    (1, 0, lambda: VALUES.equal(VALUES)),
-    (1, 0, lambda: INDEX.repeat_interleave(INDEX)),
-    (0, 0, lambda: INDEX.repeat_interleave(INDEX, output_size=2)),
-    (0, 0, lambda: assign(MASK, 0)),
-    (0, 0, lambda: VALUES[INDEX]),
-    (0, 0, lambda: VALUES.where(MASK, 0)),
-    (0, 1, lambda: VALUES[[0, 2]]),
-    (0, 1, lambda: VALUES.new_tensor([1, 2])),
-    (0, 1, lambda: torch.as_tensor(VALUES.numpy())),
-])
+@pytest.mark.parametrize(
+    ('waits', 'constants', 'work'),
+    [
+        (1, 0, lambda: VALUES.sum().item()),
+        (1, 0, lambda: bool(MASK.any())),
+        (1, 0, MASK.nonzero),
+        (1, 0, lambda: VALUES[MASK]),
+        (1, 0, lambda: VALUES.masked_select(MASK)),
+        (1, 0, lambda: assign(MASK, VALUES[2:])),
+        (1, 0, lambda: VALUES.unique()),
+        (1, 0, lambda: VALUES.equal(VALUES)),
+        (1, 0, lambda: INDEX.repeat_interleave(INDEX)),
+        (0, 0, lambda: INDEX.repeat_interleave(INDEX, output_size=2)),
+        (0, 0, lambda: assign(MASK, 0)),
+        (0, 0, lambda: VALUES[INDEX]),
+        (0, 0, lambda: VALUES.where(MASK, 0)),
+        (0, 1, lambda: VALUES[[0, 2]]),
+        (0, 1, lambda: VALUES.new_tensor([1, 2])),
+        (0, 1, lambda: torch.as_tensor(VALUES.numpy())),
+    ],
+)
 def test_what_the_host_waits_for(waits, constants, work):
     with LaunchCounter() as counter:
         work()

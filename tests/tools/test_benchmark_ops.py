@@ -1,4 +1,5 @@
 """The benchmark of the operators, at tiny sizes."""
+
 import json
 import subprocess
 import sys
@@ -11,8 +12,12 @@ TOOL = Path(__file__).parents[2] / 'tools' / 'benchmark' / 'ops.py'
 
 
 def run(*args):
-    return subprocess.run([sys.executable, TOOL, '--device', 'cpu', '--sizes', 'tiny', *args],
-                          text=True, capture_output=True, check=False)
+    return subprocess.run(
+        [sys.executable, TOOL, '--device', 'cpu', '--sizes', 'tiny', *args],
+        text=True,
+        capture_output=True,
+        check=False,
+    )
 
 
 def test_every_form_agrees_and_the_file_says_what_the_table_says(tmp_path):
@@ -21,10 +26,17 @@ def test_every_form_agrees_and_the_file_says_what_the_table_says(tmp_path):
     report = json.loads((tmp_path / 'rows.json').read_text())
     rows = report['rows']
     assert {row['operator'] for row in rows} == {
-        'rotated_window_attention', 'relative_position_attention', 'dcnv3', 'roi_align_rotated',
-        'box_iou_rotated', 'nms_rotated', 'sigmoid_focal_loss'}
+        'rotated_window_attention',
+        'relative_position_attention',
+        'dcnv3',
+        'roi_align_rotated',
+        'box_iou_rotated',
+        'nms_rotated',
+        'sigmoid_focal_loss',
+    }
     assert {(row['dtype'], row['mode']) for row in rows if row['operator'] == 'dcnv3'} == {
-        (dtype, mode) for dtype in ('float32', 'bfloat16') for mode in ('fwd', 'fwd+bwd')}
+        (dtype, mode) for dtype in ('float32', 'bfloat16') for mode in ('fwd', 'fwd+bwd')
+    }
     for row in rows:
         if row['form'] in ('torch', 'plain'):
             assert row['error'] < (2e-5 if row['dtype'] == 'float32' else 0.05), row

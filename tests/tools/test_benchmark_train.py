@@ -1,4 +1,5 @@
 """The benchmark of the training step, with a tiny model on a CPU."""
+
 import json
 import subprocess
 import sys
@@ -15,14 +16,29 @@ PHASES = ('data', 'forward', 'backward', 'optimizer')
 def run(*args):
     return subprocess.run(
         [sys.executable, TOOLS / 'train.py', '--model', 'vit_tiny_rvsa', '--device', 'cpu', *args],
-        text=True, capture_output=True, check=False)
+        text=True,
+        capture_output=True,
+        check=False,
+    )
 
 
 @pytest.mark.slow
 def test_figures_are_there_and_fit_together(tmp_path):
     data = make_samrs(tmp_path / 'data', num_train=4, num_valid=0, image_size=64)
-    result = run('--size', '64', '--objects', '4', '--repeats', '1', '--loader', data, '--json',
-                 tmp_path / 'report.json', '--profile', tmp_path / 'trace.json')
+    result = run(
+        '--size',
+        '64',
+        '--objects',
+        '4',
+        '--repeats',
+        '1',
+        '--loader',
+        data,
+        '--json',
+        tmp_path / 'report.json',
+        '--profile',
+        tmp_path / 'trace.json',
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     report = json.loads((tmp_path / 'report.json').read_text())
     jobs = report['jobs']
@@ -40,10 +56,17 @@ def test_figures_are_there_and_fit_together(tmp_path):
     assert paper['twice_images']['launches'] > 1.2 * paper['as_asked']['launches']
     assert own['twice_objects']['launches'] < 1.1 * own['as_asked']['launches']
     assert jobs['ours']['times_as_fast_as']['A'] == pytest.approx(
-        jobs['A']['step'] / jobs['ours']['step'])
+        jobs['A']['step'] / jobs['ours']['step']
+    )
     assert set(report['loader']) == {'ours', 'A'} and min(report['loader'].values()) > 0
     assert set(report['profile']['parts']) >= {
-        'data', 'backbone', 'semantic', 'instance', 'rotated', 'optimizer'}
+        'data',
+        'backbone',
+        'semantic',
+        'instance',
+        'rotated',
+        'optimizer',
+    }
     assert (tmp_path / 'trace.json').stat().st_size > 0
     assert 'times as fast as A' in result.stdout and 'losses without chance' in result.stdout
 
@@ -52,8 +75,20 @@ def test_figures_are_there_and_fit_together(tmp_path):
 def test_what_a_gpu_would_run_neither_waits_nor_grows(tmp_path):
     pytest.importorskip('triton')
     result = subprocess.run(
-        [sys.executable, TOOLS / 'counted.py', '--models', 'vit_tiny_rvsa', '--size', '64',
-         '--json', tmp_path / 'rows.json'], text=True, capture_output=True, check=False)
+        [
+            sys.executable,
+            TOOLS / 'counted.py',
+            '--models',
+            'vit_tiny_rvsa',
+            '--size',
+            '64',
+            '--json',
+            tmp_path / 'rows.json',
+        ],
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     ours, paper, _ = json.loads((tmp_path / 'rows.json').read_text())
     assert ours['launches'] == ours['launches_twice_images'] == ours['launches_twice_objects'] > 0
@@ -63,7 +98,10 @@ def test_what_a_gpu_would_run_neither_waits_nor_grows(tmp_path):
 
 
 def test_unusable_options_are_refused():
-    for options, message in ((['--images', '1'], 'needs 2 images'), (['--memory', '80'], 'a GPU'),
-                             (['--cfg-options', 'modle.tasks=1'], 'did you mean model')):
+    for options, message in (
+        (['--images', '1'], 'needs 2 images'),
+        (['--memory', '80'], 'a GPU'),
+        (['--cfg-options', 'modle.tasks=1'], 'did you mean model'),
+    ):
         result = run(*options)
         assert result.returncode and message in result.stderr

@@ -1,4 +1,5 @@
 """Pages of samples, for configs of every task."""
+
 import sys
 
 import numpy as np
@@ -14,15 +15,21 @@ from tests.conftest import REPO
 from tests.data.prepared import make_dior, make_dior_r, make_dota
 
 LEAVES = {
-    'eurosat': 'classification', 'spacenet_v1': 'segmentation', 'loveda': 'segmentation',
-    'oscd': 'change_detection', 'dior': 'horizontal_detection', 'dota_v1': 'rotated_detection',
-    'dior_r': 'rotated_detection'}
+    'eurosat': 'classification',
+    'spacenet_v1': 'segmentation',
+    'loveda': 'segmentation',
+    'oscd': 'change_detection',
+    'dior': 'horizontal_detection',
+    'dota_v1': 'rotated_detection',
+    'dior_r': 'rotated_detection',
+}
 DETECTION = {'dior': make_dior, 'dota_v1': make_dota, 'dior_r': make_dior_r}
 
 
 @pytest.fixture(scope='module')
 def load(tmp_path_factory):
     """The config of a data set, with its data made."""
+
     def made(name):
         root = tmp_path_factory.mktemp(name)
         if name in DETECTION:
@@ -34,14 +41,17 @@ def load(tmp_path_factory):
         for part in dataset.get('datasets', [dataset]):
             part['data_root'] = str(root)
         return cfg
+
     return made
 
 
 def first_row(page, count):
     """Its square pictures, without captions."""
     width = (page.shape[1] - MARGIN) // count
-    return [page[CAPTION:CAPTION + width - MARGIN, MARGIN + i * width:(i + 1) * width]
-            for i in range(count)]
+    return [
+        page[CAPTION : CAPTION + width - MARGIN, MARGIN + i * width : (i + 1) * width]
+        for i in range(count)
+    ]
 
 
 def colours(picture):
@@ -50,9 +60,18 @@ def colours(picture):
     return {tuple(colour) for colour in picture[:, 1:][same].tolist()}
 
 
-@pytest.mark.parametrize(('name', 'columns'), [
-    ('eurosat', 2), ('spacenet_v1', 4), ('loveda', 4), ('oscd', 6), ('dior', 2), ('dota_v1', 2),
-    ('dior_r', 2)])
+@pytest.mark.parametrize(
+    ('name', 'columns'),
+    [
+        ('eurosat', 2),
+        ('spacenet_v1', 4),
+        ('loveda', 4),
+        ('oscd', 6),
+        ('dior', 2),
+        ('dota_v1', 2),
+        ('dior_r', 2),
+    ],
+)
 def test_a_page_of_each_task(name, columns, load):
     cfg = load(name)
     page = browse(cfg, num=3)
@@ -75,29 +94,48 @@ def test_boxes_are_drawn_where_the_objects_are(load):
         page = browse(load(name), num=1)
         # caption of the sample and of the picture; the image, then the same with boxes
         top, size = 2 * CAPTION, 384
-        image, boxes = (page[top:top + size, left:left + size].astype(int)
-                        for left in (2 * MARGIN, 3 * MARGIN + size))
+        image, boxes = (
+            page[top : top + size, left : left + size].astype(int)
+            for left in (2 * MARGIN, 3 * MARGIN + size)
+        )
         drawn = (np.abs(image - boxes) > 30).any(-1)
-        near, far = drawn[5 * 3:50 * 3, 5 * 3:52 * 3], drawn[52 * 3:68 * 3, 2 * 3:25 * 3]
+        near, far = drawn[5 * 3 : 50 * 3, 5 * 3 : 52 * 3], drawn[52 * 3 : 68 * 3, 2 * 3 : 25 * 3]
         assert near.mean() > 0.05 and not far.any(), name
 
 
 def test_pretraining_and_the_tool(tmp_path, monkeypatch, capsys):
     from importlib import import_module
+
     samrs = make_samrs(tmp_path / 'samrs', 4, 1, 64)
     monkeypatch.syspath_prepend(REPO / 'tools/data')
     config = REPO / 'configs/pretrain/vit_tiny_rvsa_demo.py'
-    roots = [f'train_dataloader.dataset.datasets.{i}.data_root={samrs / part}'
-             for i, part in enumerate(('SOTA', 'SIOR', 'FAST'))]
-    monkeypatch.setattr(sys, 'argv', [
-        'browse.py', str(config), '--out', str(tmp_path / 'out'), '--num', '2', '--cfg-options',
-        *roots])
+    roots = [
+        f'train_dataloader.dataset.datasets.{i}.data_root={samrs / part}'
+        for i, part in enumerate(('SOTA', 'SIOR', 'FAST'))
+    ]
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        [
+            'browse.py',
+            str(config),
+            '--out',
+            str(tmp_path / 'out'),
+            '--num',
+            '2',
+            '--cfg-options',
+            *roots,
+        ],
+    )
     import_module('browse').main()
     page = Image.open(tmp_path / 'out/vit_tiny_rvsa_demo.png')
     assert page.width > 1000 and str(tmp_path / 'out') in capsys.readouterr().out
     missing = f'train_dataloader.dataset.datasets.0.data_root={tmp_path}/none'
-    monkeypatch.setattr(sys, 'argv', [
-        'browse.py', str(config), '--out', str(tmp_path), '--cfg-options', *roots, missing])
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        ['browse.py', str(config), '--out', str(tmp_path), '--cfg-options', *roots, missing],
+    )
     with pytest.raises(SystemExit, match=f'no folder {tmp_path}/none'):
         import_module('browse').main()
 

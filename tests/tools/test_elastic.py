@@ -1,4 +1,5 @@
 """A process that dies: torchrun starts all again, and they go on from the last checkpoint."""
+
 import os
 import subprocess
 import sys
@@ -15,12 +16,27 @@ REPO = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_a_run_whose_process_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
     result = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-         '--max-restarts=1', 'tools/train.py', 'tests/tools/elastic_config.py',
-         '--launcher', 'pytorch', '--work-dir', str(tmp_path),
-         '--cfg-options', 'model_wrapper_cfg.type=mtp.engine.ShardedModel'],
-        cwd=REPO, capture_output=True, text=True,
-        env={**os.environ, 'PYTHONPATH': str(REPO), 'TORCH_DISABLE_SHARE_RDZV_TCP_STORE': '1'})
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc_per_node=2',
+            '--max-restarts=1',
+            'tools/train.py',
+            'tests/tools/elastic_config.py',
+            '--launcher',
+            'pytorch',
+            '--work-dir',
+            str(tmp_path),
+            '--cfg-options',
+            'model_wrapper_cfg.type=mtp.engine.ShardedModel',
+        ],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(REPO), 'TORCH_DISABLE_SHARE_RDZV_TCP_STORE': '1'},
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / 'killed').exists()
     assert 'resumed epoch: 0, iter: 3' in result.stdout + result.stderr
@@ -28,15 +44,19 @@ def test_a_run_whose_process_was_killed_goes_on_from_its_last_checkpoint(tmp_pat
     assert (tmp_path / 'iter_6.pth').is_dir() and (tmp_path / 'encoder.pth').is_file()
 
 
-@pytest.mark.parametrize(('variable', 'restarts', 'asked', 'found'), [
-    ('TORCHELASTIC_RESTART_COUNT', 0, None, None),
-    ('TORCHELASTIC_RESTART_COUNT', 1, None, 'iter_3.pth'),
-    ('SLURM_RESTART_COUNT', 2, 'other.pth', 'iter_3.pth'),
-    ('SLURM_RESTART_COUNT', 0, 'other.pth', 'other.pth'),
-    ('SLURM_RESTART_COUNT', 0, 'last', 'iter_3.pth'),
-])
+@pytest.mark.parametrize(
+    ('variable', 'restarts', 'asked', 'found'),
+    [
+        ('TORCHELASTIC_RESTART_COUNT', 0, None, None),
+        ('TORCHELASTIC_RESTART_COUNT', 1, None, 'iter_3.pth'),
+        ('SLURM_RESTART_COUNT', 2, 'other.pth', 'iter_3.pth'),
+        ('SLURM_RESTART_COUNT', 0, 'other.pth', 'other.pth'),
+        ('SLURM_RESTART_COUNT', 0, 'last', 'iter_3.pth'),
+    ],
+)
 def test_only_processes_started_again_resume_by_themselves(
-        tmp_path, monkeypatch, variable, restarts, asked, found):
+    tmp_path, monkeypatch, variable, restarts, asked, found
+):
     monkeypatch.setenv(variable, str(restarts))
     cfg = Config(dict(work_dir=str(tmp_path), launcher='pytorch'))
     pointer = tmp_path / 'last_checkpoint'

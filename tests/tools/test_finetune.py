@@ -1,4 +1,5 @@
 """Finetuning through the tools: shares of a batch, work folders, submissions."""
+
 import zipfile
 from pathlib import Path
 
@@ -45,23 +46,51 @@ def test_loveda_from_training_to_the_zip(monkeypatch, tmp_path):
         (tmp_path / folder).mkdir(parents=True)
         for name in ('7', '8'):
             shape = (80, 80) if folder.endswith('labels') else (80, 80, 3)
-            cv2.imwrite(str(tmp_path / folder / f'{name}.png'),
-                        rng.integers(0, high, shape, dtype=np.uint8))
-    loaders = [f'{loader}_dataloader.{option}' for loader in ('train', 'test') for option in (
-        f'dataset.data_root={tmp_path}', 'num_workers=0', 'persistent_workers=False')]
+            cv2.imwrite(
+                str(tmp_path / folder / f'{name}.png'), rng.integers(0, high, shape, dtype=np.uint8)
+            )
+    loaders = [
+        f'{loader}_dataloader.{option}'
+        for loader in ('train', 'test')
+        for option in (f'dataset.data_root={tmp_path}', 'num_workers=0', 'persistent_workers=False')
+    ]
     run_tool(
-        monkeypatch, 'train', str(LOVEDA), '--work-dir', str(tmp_path / 'run'), '--cfg-options',
-        *loaders, 'model.backbone.name=vit_tiny_rvsa', 'model.backbone.init_cfg=None',
-        'model.backbone.img_size=64', 'model.decode_head.in_channels=[128,128,128,128]',
-        'model.decode_head.channels=8', 'model.data_preprocessor.size=(64,64)',
-        'train_dataloader.dataset.pipeline.2.scale=(64,64)', 'total_batch_size=2',
-        'train_dataloader.dataset.pipeline.3.crop_size=(64,64)', 'train_cfg.max_iters=2',
-        'model.test_cfg.crop_size=(64,64)', 'model.test_cfg.stride=(48,48)',
-        'param_scheduler.0.end=1', 'param_scheduler.1.begin=1', 'experiment_name=loveda1')
+        monkeypatch,
+        'train',
+        str(LOVEDA),
+        '--work-dir',
+        str(tmp_path / 'run'),
+        '--cfg-options',
+        *loaders,
+        'model.backbone.name=vit_tiny_rvsa',
+        'model.backbone.init_cfg=None',
+        'model.backbone.img_size=64',
+        'model.decode_head.in_channels=[128,128,128,128]',
+        'model.decode_head.channels=8',
+        'model.data_preprocessor.size=(64,64)',
+        'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+        'total_batch_size=2',
+        'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
+        'train_cfg.max_iters=2',
+        'model.test_cfg.crop_size=(64,64)',
+        'model.test_cfg.stride=(48,48)',
+        'param_scheduler.0.end=1',
+        'param_scheduler.1.begin=1',
+        'experiment_name=loveda1',
+    )
     run = tmp_path / 'run'
-    run_tool(monkeypatch, 'test', str(run / 'vit_b_rvsa.py'), str(run / 'iter_2.pth'),
-             '--work-dir', str(tmp_path / 'test'), '--submission', str(tmp_path / 'sent'),
-             '--cfg-options', 'experiment_name=loveda2')
+    run_tool(
+        monkeypatch,
+        'test',
+        str(run / 'vit_b_rvsa.py'),
+        str(run / 'iter_2.pth'),
+        '--work-dir',
+        str(tmp_path / 'test'),
+        '--submission',
+        str(tmp_path / 'sent'),
+        '--cfg-options',
+        'experiment_name=loveda2',
+    )
     with zipfile.ZipFile(tmp_path / 'sent' / 'loveda.zip') as archive:
         assert archive.namelist() == ['7.png', '8.png']
         labels = cv2.imdecode(np.frombuffer(archive.read('7.png'), np.uint8), cv2.IMREAD_UNCHANGED)

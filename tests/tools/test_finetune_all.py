@@ -1,4 +1,5 @@
 """All recipes in small, with one command."""
+
 import json
 import subprocess
 import sys
@@ -25,13 +26,18 @@ def test_small_recipe_keeps_its_shape(dataset, model):
 
     # each step of the pipeline is there; what had the model's size has it again
     old_side = original.model.backbone.img_size
-    pairs = zip(table.nodes(original.train_dataloader.dataset.pipeline),
-                table.nodes(cfg.train_dataloader.dataset.pipeline), strict=True)
+    pairs = zip(
+        table.nodes(original.train_dataloader.dataset.pipeline),
+        table.nodes(cfg.train_dataloader.dataset.pipeline),
+        strict=True,
+    )
     sizes = [(old[key], new[key]) for old, new in pairs for key in shrink.SIZES if key in old]
     assert sizes
     for old, new in sizes:
         assert new == (64 if old == old_side else (64, 64)) and old in (
-            old_side, (old_side, old_side))
+            old_side,
+            (old_side, old_side),
+        )
 
     warm, fall = cfg.param_scheduler
     length = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
@@ -51,9 +57,22 @@ def test_data_root_moves_everywhere():
 
 def finetune_all(work_dir: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(REPO / 'tools' / 'finetune_all.py'), '--smoke', '--work-dir',
-         str(work_dir), '--only', 'svcd', 'loveda', '--models', 'vit_b_rvsa'],
-        capture_output=True, text=True, cwd=work_dir)
+        [
+            sys.executable,
+            str(REPO / 'tools' / 'finetune_all.py'),
+            '--smoke',
+            '--work-dir',
+            str(work_dir),
+            '--only',
+            'svcd',
+            'loveda',
+            '--models',
+            'vit_b_rvsa',
+        ],
+        capture_output=True,
+        text=True,
+        cwd=work_dir,
+    )
 
 
 @pytest.mark.slow
@@ -70,7 +89,7 @@ def test_failures_are_named_and_a_second_start_does_only_what_is_missing(tmp_pat
     result = tmp_path / 'loveda' / 'vit_b_rvsa' / 'result.json'
     row = json.loads(result.read_text())
     assert row['images'] == 6 and row['figure'] == 'loveda.zip of 2 images'
-    checkpoint, = result.parent.glob('iter_*.pth')
+    (checkpoint,) = result.parent.glob('iter_*.pth')
     state = torch.load(checkpoint, weights_only=False)['state_dict']
     assert state['backbone.pos_embed'].shape == (1, 16, 128)
 
@@ -79,6 +98,6 @@ def test_failures_are_named_and_a_second_start_does_only_what_is_missing(tmp_pat
     second = finetune_all(tmp_path)
     assert second.returncode == 0, second.stdout + second.stderr
     assert result.stat().st_mtime_ns == finished
-    svcd, = (line for line in second.stdout.splitlines() if line.startswith('svcd'))
+    (svcd,) = (line for line in second.stdout.splitlines() if line.startswith('svcd'))
     assert 'F1 of changed: ' in svcd
     assert '1 of these were finished before' in second.stdout

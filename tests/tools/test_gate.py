@@ -1,4 +1,5 @@
 """The quick part of the gate: what once did not compile on a GPU, compiled without one."""
+
 import os
 import subprocess
 import sys
@@ -17,9 +18,25 @@ def test_semantic_loss_and_targets_compile_for_a_gpu(tmp_path):
     """The loss beside its accuracy at 19 classes, and the draws from 64-bit hashes; 30 s."""
     environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
     result = subprocess.run(
-        [sys.executable, '-m', 'tools.gate', 'quick', '--capabilities', '90', '--others',
-         '--processes', '1', '--out', tmp_path], cwd=REPO, env=environment | {'MTP_STRICT': '1'},
-        text=True, capture_output=True, check=False)
+        [
+            sys.executable,
+            '-m',
+            'tools.gate',
+            'quick',
+            '--capabilities',
+            '90',
+            '--others',
+            '--processes',
+            '1',
+            '--out',
+            tmp_path,
+        ],
+        cwd=REPO,
+        env=environment | {'MTP_STRICT': '1'},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     for part in ('SemanticTask.terms', 'MultiDatasetRPNHead.targets'):
         assert f'| quick | 9.0 | {part} |' in result.stdout
@@ -41,8 +58,9 @@ class Both(torch.autograd.Function):
 
 
 def test_gradients_in_python_are_those_of_autograd():
-    x, weight, bias, unused = (torch.randn(size, requires_grad=True)
-                               for size in ((4, 8), (8, 8), (8,), (2,)))
+    x, weight, bias, unused = (
+        torch.randn(size, requires_grad=True) for size in ((4, 8), (8, 8), (8,), (2,))
+    )
     with torch.autocast('cpu', torch.bfloat16):
         hidden = torch.nn.functional.linear(x, weight, bias)
         product, _ = Both.apply(hidden, hidden.float().relu())

@@ -1,4 +1,5 @@
 """Released finetuned checkpoints: converted, evaluated, set beside the published figures."""
+
 import json
 import runpy
 from pathlib import Path
@@ -43,11 +44,20 @@ def release(model: torch.nn.Module, path: Path, **changes: torch.Tensor | None) 
 
 # ---------------------------------------------------------------------------------- the table
 
+
 def test_table_covers_every_config_and_tells_what_the_servers_compute():
     results = table.read_results()
-    folders = {path.parent.name for task in (
-        'classification', 'segmentation', 'change_detection', 'horizontal_detection',
-        'rotated_detection') for path in table.CONFIGS.glob(f'{task}/*/*.py')}
+    folders = {
+        path.parent.name
+        for task in (
+            'classification',
+            'segmentation',
+            'change_detection',
+            'horizontal_detection',
+            'rotated_detection',
+        )
+        for path in table.CONFIGS.glob(f'{task}/*/*.py')
+    }
     assert set(results) == folders
     assert {table.dataset_of(name)[0] for name in results} == set(DATASETS)
     for name, entry in results.items():
@@ -73,8 +83,13 @@ def test_several_scales_are_in_the_name():
 
 
 def test_comparison():
-    results = table.Results('AP50', 'coco/bbox_mAP_50', True, published={'a': 79.4},
-                              logged={'coco/bbox_mAP': {'a': 53.3}})
+    results = table.Results(
+        'AP50',
+        'coco/bbox_mAP_50',
+        True,
+        published={'a': 79.4},
+        logged={'coco/bbox_mAP': {'a': 53.3}},
+    )
     metrics = {'coco/bbox_mAP_50': 0.79, 'coco/bbox_mAP': 0.54}
     _, paper, log = compare(results, 'a', metrics).splitlines()
     assert paper.split() == ['AP50', '79.00', '79.40', '-0.40']
@@ -114,8 +129,9 @@ def test_released_key_lists_fit_strictly(name, shared):
     state = {}
     for key, value in described.items():
         dtype, _, shape = value.partition('[')
-        state[key] = torch.empty(json.loads(f'[{shape}'), dtype=getattr(torch, dtype),
-                                 device='meta')
+        state[key] = torch.empty(
+            json.loads(f'[{shape}'), dtype=getattr(torch, dtype), device='meta'
+        )
     model = build(Config.fromfile(table.config_of(*name.split('/'))), 'meta')
     converted, changes = convert(state, model, 'x.pth')
     assert changes == []
@@ -125,10 +141,16 @@ def test_released_key_lists_fit_strictly(name, shared):
 def test_what_no_forward_uses_may_be_there_or_not(tmp_path):
     model, other = build(tiny('eurosat')), build(tiny('eurosat'))
     positions = model.state_dict()['backbone.pos_embed']
-    path = release(model, tmp_path / 'x.pth', **{
-        'backbone.cls_token': torch.ones(1, 1, 128),
-        'backbone.pos_embed': torch.cat([torch.ones(1, 1, 128), positions], dim=1),
-        'backbone.norm.weight': None, 'backbone.fpn2.0.bias': None})
+    path = release(
+        model,
+        tmp_path / 'x.pth',
+        **{
+            'backbone.cls_token': torch.ones(1, 1, 128),
+            'backbone.pos_embed': torch.cat([torch.ones(1, 1, 128), positions], dim=1),
+            'backbone.norm.weight': None,
+            'backbone.fpn2.0.bias': None,
+        },
+    )
     changes = load_released(other, path)
     assert changes[0] == 'The class token is left out.'
     assert 'missing from the file: backbone.norm.weight, backbone.fpn2.0.bias' in changes[1]
@@ -138,7 +160,8 @@ def test_what_no_forward_uses_may_be_there_or_not(tmp_path):
     segmentor = build(tiny('loveda'))
     path = release(segmentor, path, **{'backbone.norm.weight': torch.ones(128)})
     assert load_released(segmentor, path) == [
-        'Unused by the model and left out: backbone.norm.weight.']
+        'Unused by the model and left out: backbone.norm.weight.'
+    ]
     path = release(segmentor, path, **{'backbone.fpn2.0.bias': None})  # which the pyramid uses
     with pytest.raises(ValueError, match=r'fpn2.0.bias is missing in the file, \(128,\) in the'):
         load_released(segmentor, path)
@@ -170,18 +193,30 @@ def test_other_backbone_classes_or_kinds_of_files_are_refused(tmp_path):
 
 # ------------------------------------------------------------------------------------ the tool
 
+
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
     """Function of a data set: its prepared small copy, and its tiny model's released file."""
+
     def make(dataset: str) -> list[str]:
         prepare(dataset, DATASETS[dataset].synthesise(tmp_path / 'source'), tmp_path / 'data')
         cfg = tiny(dataset)
         release(build(cfg), tmp_path / 'released.pth')
         cfg.dump(tmp_path / 'tiny.py')
         monkeypatch.setattr(table, 'config_of', lambda *_: tmp_path / 'tiny.py')
-        return [dataset, 'vit_b_rvsa', '--checkpoint', str(tmp_path / 'released.pth'),
-                '--data', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'work'),
-                '--cfg-options', f'experiment_name=reproduce_{dataset}']
+        return [
+            dataset,
+            'vit_b_rvsa',
+            '--checkpoint',
+            str(tmp_path / 'released.pth'),
+            '--data',
+            str(tmp_path / 'data'),
+            '--work-dir',
+            str(tmp_path / 'work'),
+            '--cfg-options',
+            f'experiment_name=reproduce_{dataset}',
+        ]
+
     return make
 
 
@@ -189,10 +224,10 @@ def test_measured_beside_published(prepared, monkeypatch, tmp_path, capsys):
     run_tool(monkeypatch, 'reproduce', *prepared('svcd'))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     measured = json.loads((tmp_path / 'work' / 'metrics.json').read_text())
-    row, = (line for line in lines if line[:3] == ['F1', 'of', 'changed'])
+    (row,) = (line for line in lines if line[:3] == ['F1', 'of', 'changed'])
     f1 = measured['changed/F1']
     assert row[3:] == [f'{f1:.2f}', '97.87', f'{f1 - 97.87:+.2f}']
-    recall, = (line for line in lines if line[0:1] == ['changed/recall'])
+    (recall,) = (line for line in lines if line[0:1] == ['changed/recall'])
     assert recall[-2] == '97.71'
 
 
@@ -206,5 +241,13 @@ def test_submission_for_a_server(prepared, monkeypatch, tmp_path, capsys):
 
 def test_missing_data_is_told(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match=f'no folder {tmp_path}/none: prepare the data set'):
-        run_tool(monkeypatch, 'reproduce', 'levir', 'vit_b_rvsa', '--checkpoint', 'x.pth',
-                 '--data', str(tmp_path / 'none'))
+        run_tool(
+            monkeypatch,
+            'reproduce',
+            'levir',
+            'vit_b_rvsa',
+            '--checkpoint',
+            'x.pth',
+            '--data',
+            str(tmp_path / 'none'),
+        )

@@ -1,4 +1,5 @@
 """``tools/test.py --show-dir``: predictions beside the truth, for finetuned models."""
+
 import cv2
 import numpy as np
 import pytest
@@ -22,30 +23,45 @@ GREY = np.full((SIDE, SIDE, 3), 128, np.uint8)
 
 
 def tiles(picture, columns, top=CAPTION):
-    return [picture[top:top + SIDE, left:left + SIDE]
-            for left in range(MARGIN, MARGIN + columns * (SIDE + MARGIN), SIDE + MARGIN)]
+    return [
+        picture[top : top + SIDE, left : left + SIDE]
+        for left in range(MARGIN, MARGIN + columns * (SIDE + MARGIN), SIDE + MARGIN)
+    ]
 
 
 def test_pairs_from_the_command_line(monkeypatch, tmp_path):
     label = np.zeros((64, 64), np.uint8)
     label[:, 40:] = 255
     colours = {'A': (10, 20, 200), 'B': (220, 130, 30)}  # BGR
-    for folder, images in (*((name, [np.full((64, 64, 3), colour, np.uint8)] * 2)
-                             for name, colour in colours.items()),
-                           ('label', [label, 255 - label])):
+    for folder, images in (
+        *((name, [np.full((64, 64, 3), colour, np.uint8)] * 2) for name, colour in colours.items()),
+        ('label', [label, 255 - label]),
+    ):
         (tmp_path / 'test' / folder).mkdir(parents=True)
         for name, image in zip(('p', 'q'), images):
             cv2.imwrite(str(tmp_path / 'test' / folder / f'{name}.png'), image)
 
     def run(name, *options):
         run_tool(
-            monkeypatch, 'test', str(LEVIR), 'untrained', '--work-dir', str(tmp_path / name),
-            *options, '--cfg-options', f'experiment_name={name}',
-            f'test_dataloader.dataset.data_root={tmp_path}', 'test_dataloader.num_workers=0',
-            'test_dataloader.persistent_workers=False', 'model.backbone.name=vit_tiny_rvsa',
-            'model.backbone.init_cfg=None', 'model.backbone.img_size=64',
+            monkeypatch,
+            'test',
+            str(LEVIR),
+            'untrained',
+            '--work-dir',
+            str(tmp_path / name),
+            *options,
+            '--cfg-options',
+            f'experiment_name={name}',
+            f'test_dataloader.dataset.data_root={tmp_path}',
+            'test_dataloader.num_workers=0',
+            'test_dataloader.persistent_workers=False',
+            'model.backbone.name=vit_tiny_rvsa',
+            'model.backbone.init_cfg=None',
+            'model.backbone.img_size=64',
             'model.decode_head.in_channels=[128,128,128,128]',
-            'model.decode_head.decoder_channels=[8,8,8,8]', 'model.data_preprocessor.size=(64,64)')
+            'model.decode_head.decoder_channels=[8,8,8,8]',
+            'model.data_preprocessor.size=(64,64)',
+        )
 
     run('silent')
     assert len([*tmp_path.rglob('p.png')]) == 3, 'A, B and label'
@@ -62,8 +78,12 @@ def test_pairs_from_the_command_line(monkeypatch, tmp_path):
 
 def test_scenes_name_both_classes():
     def picture(label):
-        sample = DataSample().set_gt_label(0).set_pred_label(label).set_pred_score(
-            torch.tensor([0.4, 0.6]))
+        sample = (
+            DataSample()
+            .set_gt_label(0)
+            .set_pred_label(label)
+            .set_pred_score(torch.tensor([0.4, 0.6]))
+        )
         return draw_result([GREY], sample, META)
 
     right, wrong = picture(0), picture(1)
@@ -85,12 +105,19 @@ def test_areas_with_and_without_truth():
     assert prediction[0, 0].tolist() == pytest.approx([51, 51, 204], abs=1)
 
 
-@pytest.mark.parametrize('boxes', [
-    HorizontalBoxes(torch.tensor([[100.0, 100, 200, 200]])),
-    RotatedBoxes(torch.tensor([[150.0, 150, 100, 100, 0.3]]))])
+@pytest.mark.parametrize(
+    'boxes',
+    [
+        HorizontalBoxes(torch.tensor([[100.0, 100, 200, 200]])),
+        RotatedBoxes(torch.tensor([[150.0, 150, 100, 100, 0.3]])),
+    ],
+)
 def test_objects_with_and_without_truth(boxes):
-    sample = DetDataSample(pred_instances=InstanceData(
-        bboxes=boxes, labels=torch.tensor([1]), scores=torch.tensor([0.9])))
+    sample = DetDataSample(
+        pred_instances=InstanceData(
+            bboxes=boxes, labels=torch.tensor([1]), scores=torch.tensor([0.9])
+        )
+    )
     sample.gt_instances = InstanceData()  # as mmdet packs an image without labels
     meta = dict(classes=META['classes'], palette=META['palette'][:1])  # shorter than the classes
     alone = draw_result([GREY], sample, meta)

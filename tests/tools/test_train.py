@@ -1,4 +1,5 @@
 """The command lines: options, resuming, refused checkpoints."""
+
 import json
 import os
 import runpy
@@ -31,20 +32,47 @@ def toy() -> Config:
 
 def test_train_resume_and_test(monkeypatch, tmp_path):
     work_dir = tmp_path / 'run'
-    run_tool(monkeypatch, 'train', TOY, '--work-dir', str(work_dir), '--amp', 'on',
-             '--cfg-options', 'train_cfg.max_iters=3', 'experiment_name=cli1')
+    run_tool(
+        monkeypatch,
+        'train',
+        TOY,
+        '--work-dir',
+        str(work_dir),
+        '--amp',
+        'on',
+        '--cfg-options',
+        'train_cfg.max_iters=3',
+        'experiment_name=cli1',
+    )
     assert (work_dir / 'encoder.pth').is_file()
 
     # The resolved config is itself a config: train on from it, in a folder that has moved.
     moved = work_dir.rename(tmp_path / 'moved')
-    run_tool(monkeypatch, 'train', str(moved / 'toy_config.py'), '--work-dir', str(moved),
-             '--resume', '--cfg-options', 'train_cfg.max_iters=5', 'experiment_name=cli2')
+    run_tool(
+        monkeypatch,
+        'train',
+        str(moved / 'toy_config.py'),
+        '--work-dir',
+        str(moved),
+        '--resume',
+        '--cfg-options',
+        'train_cfg.max_iters=5',
+        'experiment_name=cli2',
+    )
     assert (moved / 'iter_5.pth').is_file()
 
     metrics = {}
     for checkpoint in ('untrained', str(moved / 'iter_5.pth')):
-        run_tool(monkeypatch, 'test', TOY, checkpoint, '--work-dir', str(tmp_path / 'test'),
-                 '--cfg-options', f'experiment_name=cli{len(metrics) + 3}')
+        run_tool(
+            monkeypatch,
+            'test',
+            TOY,
+            checkpoint,
+            '--work-dir',
+            str(tmp_path / 'test'),
+            '--cfg-options',
+            f'experiment_name=cli{len(metrics) + 3}',
+        )
         metrics[checkpoint] = json.loads((tmp_path / 'test' / 'metrics.json').read_text())['mean']
     assert len(set(metrics.values())) == 2
 
@@ -55,8 +83,17 @@ def test_deterministic_training(monkeypatch, tmp_path):
     os.environ.pop('CUBLAS_WORKSPACE_CONFIG', None)
     monkeypatch.setattr(torch.backends.cudnn, 'deterministic', False)
     torch.use_deterministic_algorithms(False)
-    run_tool(monkeypatch, 'train', TOY, '--work-dir', str(tmp_path), '--deterministic',
-             '--cfg-options', 'train_cfg.max_iters=1', 'experiment_name=deterministic')
+    run_tool(
+        monkeypatch,
+        'train',
+        TOY,
+        '--work-dir',
+        str(tmp_path),
+        '--deterministic',
+        '--cfg-options',
+        'train_cfg.max_iters=1',
+        'experiment_name=deterministic',
+    )
     assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic
     assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
 
@@ -78,15 +115,19 @@ def test_missing_config_names_its_neighbours(monkeypatch):
         run_tool(monkeypatch, 'train', TOY.replace('toy_config', 'toy_confg'))
 
 
-@pytest.mark.parametrize(('launcher', 'environment', 'gpus', 'message'), [
-    ('pytorch', {}, 0, 'start this command with torchrun'),
-    ('slurm', {}, 8, 'start this command with srun'),
-    ('slurm', {'SLURM_PROCID': '0'}, 0, 'ask srun for GPUs'),
-    ('pytorch', {'RANK': '2', 'LOCAL_RANK': '2'}, 2, 'process 2 of this machine has no GPU'),
-    ('slurm', {'SLURM_PROCID': '9', 'SLURM_LOCALID': '1'}, 1, 'process 1 of this machine'),
-])
+@pytest.mark.parametrize(
+    ('launcher', 'environment', 'gpus', 'message'),
+    [
+        ('pytorch', {}, 0, 'start this command with torchrun'),
+        ('slurm', {}, 8, 'start this command with srun'),
+        ('slurm', {'SLURM_PROCID': '0'}, 0, 'ask srun for GPUs'),
+        ('pytorch', {'RANK': '2', 'LOCAL_RANK': '2'}, 2, 'process 2 of this machine has no GPU'),
+        ('slurm', {'SLURM_PROCID': '9', 'SLURM_LOCALID': '1'}, 1, 'process 1 of this machine'),
+    ],
+)
 def test_launcher_without_its_processes_or_gpus_is_refused(
-        monkeypatch, tmp_path, launcher, environment, gpus, message):
+    monkeypatch, tmp_path, launcher, environment, gpus, message
+):
     for name in ('RANK', 'LOCAL_RANK', 'SLURM_PROCID', 'SLURM_LOCALID'):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -96,14 +137,17 @@ def test_launcher_without_its_processes_or_gpus_is_refused(
         run_tool(monkeypatch, 'train', TOY, '--work-dir', str(tmp_path), '--launcher', launcher)
 
 
-@pytest.mark.parametrize(('key', 'message'), [
-    ('model.bakbone.dropout', r"model has no key 'bakbone' \(did you mean backbone\?\)"),
-    ('optim_wrapper.optimizer.weight_decoy', r'did you mean weight_decay\?'),
-    ('param_scheduler.1.T_max', r"param_scheduler has no key '1'"),
-    ('model.backbone.dropout.rate', r"model.backbone.dropout has no key 'rate'"),
-    ('work_dri', r'did you mean work_dir\?'),
-    ('default_hooks.checkpoint.intervall', r'did you mean interval\?'),
-])
+@pytest.mark.parametrize(
+    ('key', 'message'),
+    [
+        ('model.bakbone.dropout', r"model has no key 'bakbone' \(did you mean backbone\?\)"),
+        ('optim_wrapper.optimizer.weight_decoy', r'did you mean weight_decay\?'),
+        ('param_scheduler.1.T_max', r"param_scheduler has no key '1'"),
+        ('model.backbone.dropout.rate', r"model.backbone.dropout has no key 'rate'"),
+        ('work_dri', r'did you mean work_dir\?'),
+        ('default_hooks.checkpoint.intervall', r'did you mean interval\?'),
+    ],
+)
 def test_unknown_option_is_refused(toy, key, message):
     with pytest.raises(ValueError, match=message):
         override(toy, {key: 1})
@@ -111,8 +155,15 @@ def test_unknown_option_is_refused(toy, key, message):
 
 def test_options_reach_values_lists_and_arguments_left_to_their_default(toy):
     toy.encoder = dict(type=build_backbone, name='vit_b')
-    override(toy, {'param_scheduler.0.T_max': 4, 'model.backbone.dropout': 0.1,
-                          'model.width': 16, 'optim_wrapper.optimizer.weight_decay': 0.3})
+    override(
+        toy,
+        {
+            'param_scheduler.0.T_max': 4,
+            'model.backbone.dropout': 0.1,
+            'model.width': 16,
+            'optim_wrapper.optimizer.weight_decay': 0.3,
+        },
+    )
     assert toy.param_scheduler[0].T_max == 4
     assert toy.param_scheduler[0].by_epoch is False
     assert toy.model.backbone.dropout == 0.1

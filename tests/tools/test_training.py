@@ -1,4 +1,5 @@
 """The demo's real model through the tools: two processes or batches like one, resumed exactly."""
+
 import json
 import shutil
 import subprocess
@@ -26,21 +27,40 @@ def train(work_dir: Path, data: Path, *arguments: str, processes: int = 1) -> li
     """
     norm = 'model.tasks.semantic.decode_head.norm_cfg'
     options = [
-        f'{norm}.type=GN', f'{norm}.num_groups=32', 'train_cfg.val_interval=100',
-        'default_hooks.logger.interval=1', 'log_processor.window_size=1',
-        'default_hooks.checkpoint.interval=1', 'default_hooks.checkpoint.max_keep_ckpts=5',
-        f'train_cfg.max_iters={ITERATIONS}', 'param_scheduler.0.end=1', 'param_scheduler.1.begin=1',
-        f'param_scheduler.1.T_max={ITERATIONS - 1}', 'train_dataloader.num_workers=0',
+        f'{norm}.type=GN',
+        f'{norm}.num_groups=32',
+        'train_cfg.val_interval=100',
+        'default_hooks.logger.interval=1',
+        'log_processor.window_size=1',
+        'default_hooks.checkpoint.interval=1',
+        'default_hooks.checkpoint.max_keep_ckpts=5',
+        f'train_cfg.max_iters={ITERATIONS}',
+        'param_scheduler.0.end=1',
+        'param_scheduler.1.begin=1',
+        f'param_scheduler.1.T_max={ITERATIONS - 1}',
+        'train_dataloader.num_workers=0',
         'train_dataloader.persistent_workers=False',
-        *(f'{loader}.dataset.datasets.{i}.data_root={data / name}'
-          for loader in ('train_dataloader', 'val_dataloader')
-          for i, name in enumerate(('SOTA', 'SIOR', 'FAST')))]
+        *(
+            f'{loader}.dataset.datasets.{i}.data_root={data / name}'
+            for loader in ('train_dataloader', 'val_dataloader')
+            for i, name in enumerate(('SOTA', 'SIOR', 'FAST'))
+        ),
+    ]
     launcher = [sys.executable]
     if processes > 1:
         launcher += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
-    command = [*launcher, 'tools/train.py', 'configs/pretrain/vit_tiny_rvsa_demo.py',
-               '--work-dir', str(work_dir), '--launcher', 'pytorch' if processes > 1 else 'none',
-               *arguments, '--cfg-options', *options]
+    command = [
+        *launcher,
+        'tools/train.py',
+        'configs/pretrain/vit_tiny_rvsa_demo.py',
+        '--work-dir',
+        str(work_dir),
+        '--launcher',
+        'pytorch' if processes > 1 else 'none',
+        *arguments,
+        '--cfg-options',
+        *options,
+    ]
     result = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     path = max(work_dir.glob('*/vis_data/scalars.json'))  # of the last run

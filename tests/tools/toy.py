@@ -1,4 +1,5 @@
 """A model and data so small that a whole training run takes a second."""
+
 import os
 import signal
 from pathlib import Path
@@ -18,8 +19,9 @@ TASKS = ('semantic', 'instance')
 class ToyDataset(Dataset):
     """Random vectors ``(4,)``, a function of the index."""
 
-    metainfo: ClassVar[dict] = {'datasets': {
-        'sota': {'classes': ('plane', 'ship'), 'tasks': TASKS}}}
+    metainfo: ClassVar[dict] = {
+        'datasets': {'sota': {'classes': ('plane', 'ship'), 'tasks': TASKS}}
+    }
 
     def __len__(self) -> int:
         return 7
@@ -41,10 +43,12 @@ class ToyModel(BaseModel):
         features = self.backbone(torch.stack(inputs))
         if mode == 'predict':
             return list(self.head(features))
-        return {'sota.semantic.loss_ce': self.head(features).square().mean(),
-                'sota.instance.loss_bbox': features.abs().mean(),
-                'sota.instance.loss_cls': 1 - self.head(features).mean(),
-                'sota.instance.acc': features.sum()}
+        return {
+            'sota.semantic.loss_ce': self.head(features).square().mean(),
+            'sota.instance.loss_bbox': features.abs().mean(),
+            'sota.instance.loss_cls': 1 - self.head(features).mean(),
+            'sota.instance.acc': features.sum(),
+        }
 
 
 class ToyMetric(BaseMetric):
@@ -60,8 +64,9 @@ class ToyMetric(BaseMetric):
 class KillOnce(Hook):
     """Kills process 1 the first time that it comes to the fifth iteration."""
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-                          ) -> None:
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
         killed = Path(runner.work_dir) / 'killed'
         if runner.rank == 1 and runner.iter == 4 and not killed.exists():
             killed.touch()

@@ -1,4 +1,5 @@
 """Logs of resumed and stopped runs, joined and drawn."""
+
 import json
 import runpy
 import sys
@@ -17,11 +18,21 @@ TOOL = Path(__file__).parents[2] / 'tools' / 'plot_curves.py'
 def log(work_dir, time, steps, loss=1.0, end=''):
     path = work_dir / time / 'vis_data' / 'scalars.json'
     path.parent.mkdir(parents=True)
-    records = [{'loss': 4 * loss, 'sota.semantic.loss_ce': loss, 'sota.semantic.acc_seg': 90.0,
-                'sota.rotated.loss_cls': loss, 'sota.rotated.loss_bbox': 2 * loss,
-                'iter': step, 'step': step} for step in steps]
-    records.append({'sota/semantic/mIoU': 50.0, 'sota/rotated/mAP': 40.0, 'average': 45.0,
-                    'step': steps[-1]})
+    records = [
+        {
+            'loss': 4 * loss,
+            'sota.semantic.loss_ce': loss,
+            'sota.semantic.acc_seg': 90.0,
+            'sota.rotated.loss_cls': loss,
+            'sota.rotated.loss_bbox': 2 * loss,
+            'iter': step,
+            'step': step,
+        }
+        for step in steps
+    ]
+    records.append(
+        {'sota/semantic/mIoU': 50.0, 'sota/rotated/mAP': 40.0, 'average': 45.0, 'step': steps[-1]}
+    )
     path.write_text(''.join(json.dumps(record) + '\n' for record in records) + end)
     return path
 
@@ -34,9 +45,12 @@ def test_a_resumed_run_replaces_what_it_repeats(tmp_path):
     assert scalars['average'] == {40: 45}
     assert task_losses(scalars) == {
         'semantic': {'sota': {10: 1, 20: 1, 30: 2, 40: 2}},
-        'rotated': {'sota': {10: 3, 20: 3, 30: 6, 40: 6}}}
+        'rotated': {'sota': {10: 3, 20: 3, 30: 6, 40: 6}},
+    }
     assert task_metrics(scalars) == {
-        'semantic': {'mIoU': {'sota': {40: 50}}}, 'rotated': {'mAP': {'sota': {40: 40}}}}
+        'semantic': {'mIoU': {'sota': {40: 50}}},
+        'rotated': {'mAP': {'sota': {40: 40}}},
+    }
 
 
 def test_tool_draws_into_the_work_directory(tmp_path, monkeypatch, capsys):
@@ -45,14 +59,18 @@ def test_tool_draws_into_the_work_directory(tmp_path, monkeypatch, capsys):
     runpy.run_path(str(TOOL), run_name='__main__')
     picture = Image.open(tmp_path / 'curves.png').convert('RGB')
     assert str(tmp_path / 'curves.png') in capsys.readouterr().out
-    blue = sum(count for count, colour in picture.getcolors(picture.width * picture.height)
-               if colour == (0, 114, 178))
+    blue = sum(
+        count
+        for count, colour in picture.getcolors(picture.width * picture.height)
+        if colour == (0, 114, 178)
+    )
     assert blue > 100  # the lines of the only data set
 
 
 def test_reads_what_mmengine_writes(tmp_path):
-    visualizer = Visualizer(vis_backends=[dict(type=LocalVisBackend)],
-                            save_dir=str(tmp_path / '20260101_000000'))
+    visualizer = Visualizer(
+        vis_backends=[dict(type=LocalVisBackend)], save_dir=str(tmp_path / '20260101_000000')
+    )
     for step in (1, 2):
         visualizer.add_scalars({'loss': 1 / step, 'sota.semantic.loss_ce': 1 / step}, step=step)
     assert read_scalars(tmp_path)['loss'] == {1: 1.0, 2: 0.5}

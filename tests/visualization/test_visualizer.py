@@ -1,4 +1,5 @@
 """What is drawn where."""
+
 from types import SimpleNamespace
 
 import cv2
@@ -33,12 +34,15 @@ def make_sample(angle=0.0, scores=(0.9, 0.8)):
     sample.gt_sem_seg = PixelData(sem_seg=seg_map)
     sample.pred_sem_seg = PixelData(sem_seg=seg_map.clone())
     sample.gt_instances = InstanceData(
-        bboxes=HorizontalBoxes(boxes), labels=labels, masks=BitmapMasks(masks, SIZE, SIZE))
+        bboxes=HorizontalBoxes(boxes), labels=labels, masks=BitmapMasks(masks, SIZE, SIZE)
+    )
     sample.pred_instances = InstanceData(
-        bboxes=boxes, labels=labels, scores=scores, masks=torch.from_numpy(masks > 0))
+        bboxes=boxes, labels=labels, scores=scores, masks=torch.from_numpy(masks > 0)
+    )
     sample.gt_rotated_instances = InstanceData(bboxes=rotated, labels=labels)
     sample.pred_rotated_instances = InstanceData(
-        bboxes=rotated.clone(), labels=labels, scores=scores)
+        bboxes=rotated.clone(), labels=labels, scores=scores
+    )
     return sample
 
 
@@ -46,8 +50,13 @@ def tiles(picture, rows=2, columns=4, size=384):
     """The picture cut into its tiles, without captions."""
     y, x = size + CAPTION, size + MARGIN
     assert picture.shape[:2] == (MARGIN + rows * y, MARGIN + columns * x)
-    return [[picture[r * y + CAPTION:(r + 1) * y, MARGIN + c * x:(c + 1) * x]
-             for c in range(columns)] for r in range(rows)]
+    return [
+        [
+            picture[r * y + CAPTION : (r + 1) * y, MARGIN + c * x : (c + 1) * x]
+            for c in range(columns)
+        ]
+        for r in range(rows)
+    ]
 
 
 def has(tile, colour):
@@ -99,8 +108,10 @@ def test_missing_tasks_and_truth_are_left_out():
     assert draw_sample(GREY, sample, META).shape == picture.shape
 
 
-@pytest.mark.parametrize(('shape', 'tile'), [((64, 128), (192, 384)), ((800, 600), (800, 600)),
-                                             ((1024, 1024), (800, 800))])
+@pytest.mark.parametrize(
+    ('shape', 'tile'),
+    [((64, 128), (192, 384)), ((800, 600), (800, 600)), ((1024, 1024), (800, 800))],
+)
 def test_tiles_are_legible_and_within_bounds(shape, tile):
     sample = DetDataSample()
     sample.pred_sem_seg = PixelData(sem_seg=torch.zeros(1, *shape, dtype=torch.long))
@@ -111,8 +122,11 @@ def test_tiles_are_legible_and_within_bounds(shape, tile):
 
 def test_hook_writes_whole_pictures(tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), np.full((SIZE, SIZE, 3), (10, 20, 200), np.uint8))
-    runner = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=SimpleNamespace(
-        metainfo={'datasets': {'sota': META, 'sior': META}})))
+    runner = SimpleNamespace(
+        test_dataloader=SimpleNamespace(
+            dataset=SimpleNamespace(metainfo={'datasets': {'sota': META, 'sior': META}})
+        )
+    )
     samples = []
     for dataset, stem in (('sota', 'a'), ('sota', 'b'), ('sior', 'a')):
         samples.append(make_sample())

@@ -5,6 +5,7 @@
 
 The first writes all resolved configs, the second one of them in small.
 """
+
 import inspect
 import json
 import os
@@ -22,16 +23,23 @@ IMAGES = 4  # of a step, and of the whole training set where epochs are counted
 def write_configs(checkout: Path, target: Path) -> None:
     """Write path below ``configs`` -> the resolved config, flat, of all leaves."""
     configs = checkout / 'configs'
-    paths = sorted(path for kind in ('pretrain', 'finetune')
-                   for path in (configs / kind).rglob('*.py'))
-    target.write_text(json.dumps({
-        path.relative_to(configs).as_posix(): flatten(Config.fromfile(path).to_dict())
-        for path in paths}))
+    paths = sorted(
+        path for kind in ('pretrain', 'finetune') for path in (configs / kind).rglob('*.py')
+    )
+    target.write_text(
+        json.dumps(
+            {
+                path.relative_to(configs).as_posix(): flatten(Config.fromfile(path).to_dict())
+                for path in paths
+            }
+        )
+    )
 
 
 def write_small(config: Path, target: Path) -> None:
     """Write a config that trains three steps: a tiny model, from nothing, on few images."""
     from mtp.cli import finetuning  # every commit has `shrink` there, wherever it lies
+
     shrink = finetuning.shrink
     cfg = Config.fromfile(config)
     if cfg.model.backbone.name in shrink.TINY:

@@ -12,6 +12,7 @@ All is written below --out as it comes: start again after an interruption, and w
 not done again. The exit code is 1 where something differs or fails. The checkouts below --out are
 git worktrees: `git worktree remove` ends them.
 """
+
 import argparse
 import json
 import os
@@ -29,15 +30,21 @@ PROBE = Path(__file__).with_name('commit_probe.py')
 PROCESSES, STEPS = (1, 2), 3
 # task -> the recipe that stands for it: both families of backbones, and one without windows
 RECIPES = {
-    'classification': 'eurosat/internimage_xl', 'segmentation': 'spacenet_v1/vit_l',
-    'change_detection': 'oscd/vit_b_rvsa', 'horizontal_detection': 'dior/internimage_xl',
-    'rotated_detection': 'dior_r/vit_b_rvsa'}
+    'classification': 'eurosat/internimage_xl',
+    'segmentation': 'spacenet_v1/vit_l',
+    'change_detection': 'oscd/vit_b_rvsa',
+    'horizontal_detection': 'dior/internimage_xl',
+    'rotated_detection': 'dior_r/vit_b_rvsa',
+}
 # run -> its config below configs, by the name of today
 RUNS = {
     'demo': 'pretrain/vit_tiny_rvsa_demo.py',
-    **{path.stem: f'finetune/tiny/{path.name}'
-       for path in sorted((REPO / 'configs' / 'finetune' / 'tiny').glob('*.py'))},
-    **{f'{task}_recipe': f'finetune/{task}/{recipe}.py' for task, recipe in RECIPES.items()}}
+    **{
+        path.stem: f'finetune/tiny/{path.name}'
+        for path in sorted((REPO / 'configs' / 'finetune' / 'tiny').glob('*.py'))
+    },
+    **{f'{task}_recipe': f'finetune/{task}/{recipe}.py' for task, recipe in RECIPES.items()},
+}
 
 
 class RunError(Exception):
@@ -58,6 +65,7 @@ class Commit:
         folder: for what it writes.
         configs: path below ``configs`` by the name of today -> path in this commit.
     """
+
     name: str
     checkout: Path
     folder: Path
@@ -72,19 +80,31 @@ class Run:
         name: key of ``RUNS``.
         processes: number of them.
     """
+
     name: str
     processes: int
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('old', metavar='OLD', help='commit to compare with')
     parser.add_argument('new', metavar='NEW', help='commit to compare')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/compare'),
-                        help='folder to work in (default: %(default)s)')
-    parser.add_argument('--only', nargs='+', metavar='NAME', choices=RUNS, default=list(RUNS),
-                        help=f'of the runs {", ".join(RUNS)}')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/compare'),
+        help='folder to work in (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        metavar='NAME',
+        choices=RUNS,
+        default=list(RUNS),
+        help=f'of the runs {", ".join(RUNS)}',
+    )
     parser.add_argument('--configs-only', action='store_true', help='train nothing')
     return parser.parse_args()
 
@@ -95,8 +115,9 @@ def git(*args: object) -> str:
     Raises:
         RunError: it fails.
     """
-    result = subprocess.run(['git', '-C', REPO, *map(str, args)], text=True, capture_output=True,
-                            check=False)
+    result = subprocess.run(
+        ['git', '-C', REPO, *map(str, args)], text=True, capture_output=True, check=False
+    )
     if result.returncode:
         raise RunError(result.stderr.strip())
     return result.stdout.strip()
@@ -125,8 +146,14 @@ def python(checkout: Path, out: Path, log: Path, *args: object) -> None:
     environment = {**os.environ, 'PYTHONPATH': str(checkout), 'CUDA_VISIBLE_DEVICES': ''}
     with log.open('a') as file:
         print('$ python', *args, file=file, flush=True)
-        code = subprocess.run([sys.executable, *map(str, args)], cwd=out, env=environment,
-                              stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            [sys.executable, *map(str, args)],
+            cwd=out,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
     if code:
         lines = log.read_text().strip().splitlines()
         # torchrun ends with lines of its own
@@ -151,16 +178,22 @@ class Comparison:
         self.renamed = Renamed.read(checkouts[1])
         self.resolved = list(map(self._resolve, checkouts))
         self.commits = [
-            Commit(name, checkout, self.out / 'runs' / checkout.name,
-                   {self.renamed.config(path): path for path in resolved})
-            for name, checkout, resolved in zip(('OLD', 'NEW'), checkouts, self.resolved)]
+            Commit(
+                name,
+                checkout,
+                self.out / 'runs' / checkout.name,
+                {self.renamed.config(path): path for path in resolved},
+            )
+            for name, checkout, resolved in zip(('OLD', 'NEW'), checkouts, self.resolved)
+        ]
 
     def _resolve(self, checkout: Path) -> dict[str, dict[str, str]]:
         """Return the resolved configs of a commit, flat, by their path below ``configs``."""
         target = self.out / 'configs' / f'{checkout.name}.json'
         if not target.is_file():
-            python(checkout, self.out, target.with_suffix('.txt'), PROBE, 'configs', checkout,
-                   target)
+            python(
+                checkout, self.out, target.with_suffix('.txt'), PROBE, 'configs', checkout, target
+            )
         return json.loads(target.read_text())
 
     def compare_configs(self) -> bool:
@@ -169,8 +202,13 @@ class Comparison:
         found: dict[tuple[str, ...], list[str]] = {}
         for name in sorted({**paths[0], **paths[1]}):
             if name in paths[0] and name in paths[1]:
-                lines = differences(*(resolved[of_commit[name]] for resolved, of_commit in
-                                      zip(self.resolved, paths)), self.renamed)
+                lines = differences(
+                    *(
+                        resolved[of_commit[name]]
+                        for resolved, of_commit in zip(self.resolved, paths)
+                    ),
+                    self.renamed,
+                )
             else:
                 lines = [f'in {"OLD" if name in paths[0] else "NEW"} only']
             found.setdefault(tuple(lines), []).append(name)
@@ -192,8 +230,9 @@ class Comparison:
             return _report(run, f'FAILED: {error}', True)
         lines = differences(old, new)
         if lines:
-            return _report(run, f'{len(lines)} of {len({**old, **new})} figures DIFFER, first '
-                           f'{lines[0]}', True)
+            return _report(
+                run, f'{len(lines)} of {len({**old, **new})} figures DIFFER, first {lines[0]}', True
+            )
         return _report(run, f'equal, {len(old)} figures', False)
 
     def _make_data(self, run: Run) -> None:
@@ -235,14 +274,41 @@ class Comparison:
             python(commit.checkout, self.out, log, PROBE, 'small', config, small)
         start, launcher = [], []
         if run.processes > 1:
-            start = ['-m', 'torch.distributed.run', '--standalone',
-                     f'--nproc_per_node={run.processes}']
+            start = [
+                '-m',
+                'torch.distributed.run',
+                '--standalone',
+                f'--nproc_per_node={run.processes}',
+            ]
             launcher = ['--launcher', 'pytorch']
-        python(commit.checkout, self.out, log, *start, tools / 'train.py', small, '--work-dir',
-               folder, '--amp', 'off', '--compile', 'off', *launcher)
+        python(
+            commit.checkout,
+            self.out,
+            log,
+            *start,
+            tools / 'train.py',
+            small,
+            '--work-dir',
+            folder,
+            '--amp',
+            'off',
+            '--compile',
+            'off',
+            *launcher,
+        )
         checkpoint = (folder / 'last_checkpoint').read_text()
-        python(commit.checkout, self.out, log, *start, tools / 'test.py', small, checkpoint,
-               '--work-dir', folder / 'test', *launcher)
+        python(
+            commit.checkout,
+            self.out,
+            log,
+            *start,
+            tools / 'test.py',
+            small,
+            checkpoint,
+            '--work-dir',
+            folder / 'test',
+            *launcher,
+        )
         figures = read_figures(folder, STEPS)
         unfinished = kept.with_suffix('.unfinished')
         unfinished.write_text(json.dumps(figures, indent=1))
@@ -261,8 +327,10 @@ def _data_commands(name: str) -> Iterator[tuple[object, ...]]:
 
 def _report(run: Run, text: str, wrong: bool) -> bool:
     """Print a line of a run; return ``wrong``."""
-    print(f'{run.name:<28}{run.processes} process{"es" if run.processes > 1 else "":<4}{text}',
-          flush=True)
+    print(
+        f'{run.name:<28}{run.processes} process{"es" if run.processes > 1 else "":<4}{text}',
+        flush=True,
+    )
     return wrong
 
 
@@ -274,8 +342,11 @@ def main() -> None:
         raise SystemExit(f'error: {error}') from error
     wrong = [comparison.compare_configs()]
     if not args.configs_only:
-        wrong += [comparison.compare_run(Run(name, processes))
-                  for name in args.only for processes in PROCESSES]
+        wrong += [
+            comparison.compare_run(Run(name, processes))
+            for name in args.only
+            for processes in PROCESSES
+        ]
     sys.exit(any(wrong))
 
 

@@ -1,4 +1,5 @@
 """What differs between two commits: their resolved configs, and the figures of their runs."""
+
 import json
 import re
 import runpy
@@ -19,6 +20,7 @@ class Renamed:
         modules: old module -> new one.
         configs: old path of a config, below the folder of all configs -> new one.
     """
+
     modules: Mapping[str, str] = field(default_factory=dict)
     configs: Mapping[str, str] = field(default_factory=dict)
 
@@ -44,8 +46,11 @@ class Renamed:
         for old in sorted(self.modules, key=len, reverse=True):
             if text.startswith(f'{old}.'):
                 return repr(self.modules[old] + text.removeprefix(old))
-        names = {Path(old).stem: Path(new).stem for old, new in self.configs.items()
-                 if not old.startswith('_base_')}  # of which nothing runs
+        names = {
+            Path(old).stem: Path(new).stem
+            for old, new in self.configs.items()
+            if not old.startswith('_base_')
+        }  # of which nothing runs
         return repr('/'.join(names.get(part, part) for part in text.split('/')))
 
 
@@ -68,8 +73,9 @@ def flatten(tree: Any, key: str = '') -> dict[str, str]:
     return flat
 
 
-def differences(old: Mapping[str, str], new: Mapping[str, str], renamed: Renamed | None = None
-                ) -> list[str]:
+def differences(
+    old: Mapping[str, str], new: Mapping[str, str], renamed: Renamed | None = None
+) -> list[str]:
     """Return a line for each key whose value differs, or that one side alone has.
 
     Args:
@@ -99,7 +105,7 @@ def read_figures(work_dir: Path, steps: int) -> dict[str, str]:
     Raises:
         ValueError: not every iteration has a loss.
     """
-    scalars, = work_dir.glob('*/vis_data/scalars.json')
+    (scalars,) = work_dir.glob('*/vis_data/scalars.json')
     figures: dict[str, dict] = {}
     for record in map(json.loads, scalars.read_text().splitlines()):
         # that of a validation joins that of the step, or the epoch, after which it came

@@ -10,6 +10,7 @@ recomputation, parameters left out, their casts to bfloat16 not. Launches are th
 backward; a wait of the host for the device would end this with an error, since fake tensors have
 no numbers to wait for, but for copies of whole tensors to the host.
 """
+
 import argparse
 import json
 from pathlib import Path
@@ -20,10 +21,15 @@ import mtp  # noqa: F401  (gives mmcv its operators: before the modules that imp
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--models', nargs='+', choices=RECIPES,
-                        default=['vit_b_rvsa', 'vit_l_rvsa', 'internimage_xl'])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--models',
+        nargs='+',
+        choices=RECIPES,
+        default=['vit_b_rvsa', 'vit_l_rvsa', 'internimage_xl'],
+    )
     parser.add_argument('--images', type=int, default=2, help='per data set')
     parser.add_argument('--objects', type=int, default=23, help='per image')
     parser.add_argument('--size', type=int, default=448, help='of an image in pixels')
@@ -37,8 +43,10 @@ def main() -> None:
     import jobs
 
     rows = []
-    print(f'{"per image":<22}{"GFLOP":>9}{"backbone":>10}{"saved, MB":>11}{"backbone":>10}'
-          f'{"launches":>10}{"2 x images":>12}{"2 x objects":>13}')
+    print(
+        f'{"per image":<22}{"GFLOP":>9}{"backbone":>10}{"saved, MB":>11}{"backbone":>10}'
+        f'{"launches":>10}{"2 x images":>12}{"2 x objects":>13}'
+    )
     for model in options.models:
         cfg = jobs.load_recipe(model, options.size, {})
         images = options.images * len(jobs.num_classes(cfg))
@@ -48,12 +56,22 @@ def main() -> None:
             if job == 'ours':
                 row |= counted_step.of_step(cfg, options.images, options.objects, options.size)
             rows.append(row)
-            print(f'{model:<16}{job:<6}' + ''.join(
-                format(row[key], f'{width}.0f') if key in row else '-'.rjust(width)
-                for key, width in (
-                    ('gflop', 9), ('backbone_gflop', 10), ('saved_mb', 11),
-                    ('backbone_saved_mb', 10), ('launches', 10), ('launches_twice_images', 12),
-                    ('launches_twice_objects', 13))), flush=True)
+            print(
+                f'{model:<16}{job:<6}'
+                + ''.join(
+                    format(row[key], f'{width}.0f') if key in row else '-'.rjust(width)
+                    for key, width in (
+                        ('gflop', 9),
+                        ('backbone_gflop', 10),
+                        ('saved_mb', 11),
+                        ('backbone_saved_mb', 10),
+                        ('launches', 10),
+                        ('launches_twice_images', 12),
+                        ('launches_twice_objects', 13),
+                    )
+                ),
+                flush=True,
+            )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 

@@ -1,4 +1,5 @@
 """A training step on fake tensors, in the forms that a GPU takes, counted by ``counted.py``."""
+
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -42,16 +43,19 @@ def of_backbone(cfg: Config, images: int, size: int, plain: bool, amp: bool) -> 
             torch.autograd.backward(maps, [torch.ones_like(m) for m in maps])
 
         operations = flops.count(step)
-    return {'backbone_gflop': operations / images / 1e9,
-            'backbone_saved_mb': kept.nbytes / images / 1e6}
+    return {
+        'backbone_gflop': operations / images / 1e9,
+        'backbone_saved_mb': kept.nbytes / images / 1e6,
+    }
 
 
 def of_step(cfg: Config, images: int, objects: int, size: int) -> dict[str, float]:
     """GFLOP and MB of our whole model per image, and launches of a step."""
     row = {}
     for title, (more_images, more_objects) in BATCHES.items():
-        samples = make_samples(jobs.num_classes(cfg), more_images * images,
-                               more_objects * objects, size)
+        samples = make_samples(
+            jobs.num_classes(cfg), more_images * images, more_objects * objects, size
+        )
         batch = cfg.train_dataloader.collate_fn.type(samples)
         data = MODELS.build(cfg.model.data_preprocessor)(batch, training=True)
         with as_on_a_gpu('cpu', False):
@@ -62,14 +66,19 @@ def of_step(cfg: Config, images: int, objects: int, size: int) -> dict[str, floa
                 row['gflop'] = flops.count(lambda: loss(model, data).backward())  # noqa: B023
                 row['gflop'] /= len(samples) * 1e9
         # fake tensors ask themselves for their device
-        row[f'launches{title}'] = sum(number for (name, _), number in counter.launches.items()
-                                      if not name.startswith('prim::'))
+        row[f'launches{title}'] = sum(
+            number
+            for (name, _), number in counter.launches.items()
+            if not name.startswith('prim::')
+        )
         if not title:
             with as_on_a_gpu('cuda', True):
                 with torch.device('cuda'):
                     model = MODELS.build(cfg.model)
-                data = dict(inputs=data['inputs'].to('cuda'),
-                            data_samples=[sample.to('cuda') for sample in data['data_samples']])
+                data = dict(
+                    inputs=data['inputs'].to('cuda'),
+                    data_samples=[sample.to('cuda') for sample in data['data_samples']],
+                )
                 with Kept(model) as kept:
                     loss(model, data)
             row['saved_mb'] = kept.nbytes / len(samples) / 1e6
@@ -95,13 +104,14 @@ def as_on_a_gpu(device: str, amp: bool) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(torch.set_autocast_enabled, 'cuda', before)
         for context in (
-                FakeTensorMode(allow_non_fake_inputs=True),
-                patch.object(dispatch, '_reason_against', lambda *_: None),
-                # no look at the values, which the operators take on a CPU alone
-                patch.object(torch.compiler, 'is_compiling', _always),
-                patch.object(Tensor, 'pin_memory', lambda tensor: tensor),
-                # cuDNN's form of grid_sample knows no fake tensors
-                torch.backends.cudnn.flags(enabled=False)):
+            FakeTensorMode(allow_non_fake_inputs=True),
+            patch.object(dispatch, '_reason_against', lambda *_: None),
+            # no look at the values, which the operators take on a CPU alone
+            patch.object(torch.compiler, 'is_compiling', _always),
+            patch.object(Tensor, 'pin_memory', lambda tensor: tensor),
+            # cuDNN's form of grid_sample knows no fake tensors
+            torch.backends.cudnn.flags(enabled=False),
+        ):
             stack.enter_context(context)
         if device == 'cuda':
             stack.enter_context(forms_of_a_gpu())

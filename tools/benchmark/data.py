@@ -6,6 +6,7 @@ The files (PNG, JPEG, packed) are made first. Both pipelines load the same sampl
 their masks and label maps bit by bit, which also brings the files into memory, then by the clock,
 one after the other and in one thread, and once more by stage.
 """
+
 import argparse
 import json
 import tempfile
@@ -17,9 +18,15 @@ import mtp  # noqa: F401  (gives mmcv its operators: before the modules that imp
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--textures', nargs='+', type=Path, default=[],
-                        help='images to cut the ground from (default: noise)')
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--textures',
+        nargs='+',
+        type=Path,
+        default=[],
+        help='images to cut the ground from (default: noise)',
+    )
     parser.add_argument('--side', type=int, default=1024, help='of the images (default: 1024)')
     parser.add_argument('--objects', type=int, default=30, help='per image (default: 30)')
     parser.add_argument('--images', type=int, default=8, help='files (default: 8)')
@@ -48,8 +55,9 @@ def main() -> None:
             root = Path(folder) / suffix[1:]
             make_files(root, suffix, args.images, args.side, args.objects, args.textures)
             pipelines = papers(args.size), ours(args.size)
-            paper, mine = (MultiTaskDataset([SAMRSDataset('sota', str(root), pipeline=p)])
-                           for p in pipelines)
+            paper, mine = (
+                MultiTaskDataset([SAMRSDataset('sota', str(root), pipeline=p)]) for p in pipelines
+            )
             rows.append(measure(suffix[1:], paper, mine, args.samples))
             if suffix == '.png':
                 packed = Path(folder) / 'packed'
@@ -64,17 +72,28 @@ def main() -> None:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The rows as two tables."""
-    lines = ["| files | paper's transforms, ms | ours, ms | ratio | ours, images/s per core |",
-             '| --- | --: | --: | --: | --: |']
-    lines += [f'| {row["files"]} | {row["paper_ms"]:.1f} | {row["ours_ms"]:.2f} | '
-              f'{row["ratio"]:.1f} | {row["images_per_second"]:.0f} |' for row in rows]
+    lines = [
+        "| files | paper's transforms, ms | ours, ms | ratio | ours, images/s per core |",
+        '| --- | --: | --: | --: | --: |',
+    ]
+    lines += [
+        f'| {row["files"]} | {row["paper_ms"]:.1f} | {row["ours_ms"]:.2f} | '
+        f'{row["ratio"]:.1f} | {row["images_per_second"]:.0f} |'
+        for row in rows
+    ]
     for key, title in (('paper_stages', "paper's"), ('ours_stages', 'ours')):
         names = list(dict.fromkeys(name for row in rows for name in row[key]))
-        lines += ['', f'| {title}, ms | ' + ' | '.join(names) + ' |',
-                  '| --- |' + ' --: |' * len(names)]
-        lines += [f'| {row["files"]} | ' + ' | '.join(
-            f'{row[key][name]:.2f}' if name in row[key] else '-' for name in names) + ' |'
-            for row in rows]
+        lines += [
+            '',
+            f'| {title}, ms | ' + ' | '.join(names) + ' |',
+            '| --- |' + ' --: |' * len(names),
+        ]
+        lines += [
+            f'| {row["files"]} | '
+            + ' | '.join(f'{row[key][name]:.2f}' if name in row[key] else '-' for name in names)
+            + ' |'
+            for row in rows
+        ]
     return '\n'.join(lines)
 
 

@@ -1,4 +1,5 @@
 """Files to measure the loader on: images of some texture with objects, in the layout of SOTA."""
+
 import json
 from pathlib import Path
 
@@ -12,8 +13,9 @@ FACTS = SUBSETS['sota']
 SIDES = 10, 120  # of an object, pixels in an image of 1024
 
 
-def make_files(root: Path, suffix: str, num: int, size: int, objects: int,
-               textures: list[Path], seed: int = 0) -> None:
+def make_files(
+    root: Path, suffix: str, num: int, size: int, objects: int, textures: list[Path], seed: int = 0
+) -> None:
     """Write ``num`` images of ``size`` pixels with ``objects`` each, and all their labels.
 
     The same arguments give the same images for any suffix, but for JPEG's losses.
@@ -30,8 +32,11 @@ def make_files(root: Path, suffix: str, num: int, size: int, objects: int,
     """
     for folder in (FACTS.images, FACTS.semantic, FACTS.rotated):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    coco = dict(images=[], annotations=[], categories=[
-        dict(id=i, name=name) for i, name in enumerate(FACTS.classes)])
+    coco = dict(
+        images=[],
+        annotations=[],
+        categories=[dict(id=i, name=name) for i, name in enumerate(FACTS.classes)],
+    )
     for number in range(num):
         rng = np.random.default_rng((seed, number))
         image = _cut(textures, rng, size) if textures else _noise(rng, size)
@@ -58,9 +63,15 @@ def make_files(root: Path, suffix: str, num: int, size: int, objects: int,
 
 def _annotation(mask: np.ndarray, label: int, image: int, number: int) -> dict:
     rle = coco_mask.encode(np.asfortranarray(mask))
-    return dict(id=number, image_id=image, category_id=label, iscrowd=0,
-                bbox=coco_mask.toBbox(rle).tolist(), area=float(coco_mask.area(rle)),
-                segmentation=dict(size=rle['size'], counts=rle['counts'].decode()))
+    return dict(
+        id=number,
+        image_id=image,
+        category_id=label,
+        iscrowd=0,
+        bbox=coco_mask.toBbox(rle).tolist(),
+        area=float(coco_mask.area(rle)),
+        segmentation=dict(size=rle['size'], counts=rle['counts'].decode()),
+    )
 
 
 def _cut(textures: list[Path], rng: np.random.Generator, size: int) -> np.ndarray:
@@ -71,7 +82,7 @@ def _cut(textures: list[Path], rng: np.random.Generator, size: int) -> np.ndarra
     height, width = (max(0, size - side) for side in image.shape[:2])
     image = np.pad(image, ((0, height), (0, width), (0, 0)), 'symmetric')
     top, left = (int(rng.integers(side - size + 1)) for side in image.shape[:2])
-    return np.ascontiguousarray(image[top:top + size, left:left + size])
+    return np.ascontiguousarray(image[top : top + size, left : left + size])
 
 
 def _noise(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -1,4 +1,5 @@
 """What ``data.py`` measures: our pipeline and the paper's, on the same samples and by stage."""
+
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -37,12 +38,21 @@ STAGES = {
 def papers(size: int) -> list[dict[str, Any]]:
     """The paper's transforms."""
     return [
-        dict(type=LoadImage), dict(type=LoadLabels),
+        dict(type=LoadImage),
+        dict(type=LoadLabels),
         dict(type=Flip, prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal']),
-        dict(type=RandomResize, scale=(size, size), ratio_range=(0.5, 2.0), keep_ratio=True,
-             resize_type=Resize),
-        dict(type=Crop, size=size), dict(type=FilterInstances), dict(type=PhotoMetricDistortion),
-        dict(type=PackLabels)]
+        dict(
+            type=RandomResize,
+            scale=(size, size),
+            ratio_range=(0.5, 2.0),
+            keep_ratio=True,
+            resize_type=Resize,
+        ),
+        dict(type=Crop, size=size),
+        dict(type=FilterInstances),
+        dict(type=PhotoMetricDistortion),
+        dict(type=PackLabels),
+    ]
 
 
 def ours(size: int) -> list[dict[str, Any]]:
@@ -59,6 +69,7 @@ class Watch:
 
     def timed(self, stage: str, function: Callable) -> Callable:
         """``function``, its time added to ``stage``."""
+
         def run(*args: Any, **kwargs: Any) -> Any:
             outer, self._inner = self._inner, 0.0
             begun = time.process_time()
@@ -68,6 +79,7 @@ class Watch:
                 taken = time.process_time() - begun
                 self.seconds[stage] += taken - self._inner
                 self._inner = outer + taken
+
         return run
 
     def watch(self, dataset: MultiTaskDataset) -> None:
@@ -81,8 +93,12 @@ class Watch:
 @contextmanager
 def split_crop(watch: Watch) -> Iterator[None]:
     """Count the parts of :class:`LoadCrop` on their own."""
-    plain = {(module, name): getattr(module, name) for modules in STAGES.values()
-             for module, names in modules.items() for name in names}
+    plain = {
+        (module, name): getattr(module, name)
+        for modules in STAGES.values()
+        for module, names in modules.items()
+        for name in names
+    }
     resize = crops.Window.crop_image
     try:
         for stage, modules in STAGES.items():
@@ -97,8 +113,9 @@ def split_crop(watch: Watch) -> Iterator[None]:
             setattr(module, name, function)
 
 
-def measure(name: str, paper: MultiTaskDataset, mine: MultiTaskDataset, samples: int
-            ) -> dict[str, Any]:
+def measure(
+    name: str, paper: MultiTaskDataset, mine: MultiTaskDataset, samples: int
+) -> dict[str, Any]:
     """Milliseconds a sample of both, the means over ``samples``; then again by stage."""
     seconds = [0.0, 0.0]
     pairs = [(seed % len(paper), seed) for seed in range(samples)]
@@ -115,15 +132,24 @@ def measure(name: str, paper: MultiTaskDataset, mine: MultiTaskDataset, samples:
     with split_crop(watches[1]):
         for pair in pairs:
             mine[pair]
-    for pair in pairs[:len(pairs) // 2]:
+    for pair in pairs[: len(pairs) // 2]:
         paper[pair]
     counts = len(pairs) // 2, len(pairs)
-    stages = [{stage: 1000 * taken / count for stage, taken in watch.seconds.items()}
-              for watch, count in zip(watches, counts)]
+    stages = [
+        {stage: 1000 * taken / count for stage, taken in watch.seconds.items()}
+        for watch, count in zip(watches, counts)
+    ]
     paper_ms, ours_ms = (1000 * taken / samples for taken in seconds)
-    return dict(files=name, samples=samples, paper_ms=paper_ms, ours_ms=ours_ms,
-                ratio=paper_ms / ours_ms, images_per_second=1000 / ours_ms,
-                paper_stages=stages[0], ours_stages=stages[1])
+    return dict(
+        files=name,
+        samples=samples,
+        paper_ms=paper_ms,
+        ours_ms=ours_ms,
+        ratio=paper_ms / ours_ms,
+        images_per_second=1000 / ours_ms,
+        paper_stages=stages[0],
+        ours_stages=stages[1],
+    )
 
 
 def check_equal(paper: dict, mine: dict) -> None:

@@ -5,6 +5,7 @@
 Four comparisons, all in one run, and how far the figures are apart in each: rotated mAP, COCO AP of
 boxes, COCO AP of masks, and the encoding of masks as run lengths.
 """
+
 import argparse
 import contextlib
 import datetime
@@ -39,27 +40,42 @@ def main() -> None:
 
     rng = np.random.default_rng(0)
     images = [made_up(rng, options.detections) for _ in range(options.images)]
-    report = dict(device=describe(torch.device('cpu')), torch=torch.__version__,
-                  date=str(datetime.date.today()), images=options.images,
-                  detections=options.detections, objects=OBJECTS, classes=CLASSES,
-                  repeats=options.repeats, rows=[])
-    print(f'{report["device"]}, torch {report["torch"]}, {report["date"]}\n{options.images} images '
-          f'of {SIZE} px, {options.detections} predictions and {OBJECTS} objects each, {CLASSES} '
-          f'classes, median of {options.repeats}\n\n{"":<46}{"s":>9}{"CPU s":>9}{"x mtp":>8}'
-          f'{"CPU":>8}  difference')
+    report = dict(
+        device=describe(torch.device('cpu')),
+        torch=torch.__version__,
+        date=str(datetime.date.today()),
+        images=options.images,
+        detections=options.detections,
+        objects=OBJECTS,
+        classes=CLASSES,
+        repeats=options.repeats,
+        rows=[],
+    )
+    print(
+        f'{report["device"]}, torch {report["torch"]}, {report["date"]}\n{options.images} images '
+        f'of {SIZE} px, {options.detections} predictions and {OBJECTS} objects each, {CLASSES} '
+        f'classes, median of {options.repeats}\n\n{"":<46}{"s":>9}{"CPU s":>9}{"x mtp":>8}'
+        f'{"CPU":>8}  difference'
+    )
     for title, forms, difference in comparisons(images):
         rows = compare(title, forms, difference, options.repeats)
         for row in rows:
-            print(f'{row["what"]:<12} {row["form"]:<33}{row["s"]:>9.3f}{row["cpu_s"]:>9.3f}'
-                  f'{row["times"]:>8.1f}{row["cpu_times"]:>8.1f}  {row["difference"]:.1e}',
-                  flush=True)
+            print(
+                f'{row["what"]:<12} {row["form"]:<33}{row["s"]:>9.3f}{row["cpu_s"]:>9.3f}'
+                f'{row["times"]:>8.1f}{row["cpu_times"]:>8.1f}  {row["difference"]:.1e}',
+                flush=True,
+            )
         report['rows'] += rows
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
 
 
-def compare(what: str, forms: dict[str, Callable[[], Callable]],
-            difference: Callable[[Any, Any], float], repeats: int) -> list[dict[str, Any]]:
+def compare(
+    what: str,
+    forms: dict[str, Callable[[], Callable]],
+    difference: Callable[[Any, Any], float],
+    repeats: int,
+) -> list[dict[str, Any]]:
     """Rows of the forms, which take turns; the first is mtp's."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
     found = {}
@@ -73,9 +89,11 @@ def compare(what: str, forms: dict[str, Callable[[], Callable]],
             for process in multiprocessing.active_children():
                 process.join()  # mmrotate does not wait for its pool to end; its time counts
             times[name].append((ended - begun[0], processor_time() - begun[1]))
-    rows = [dict(what=what, form=name, difference=difference(found[name], found['mtp']))
-            | {key: statistics.median(one) for key, one in zip(('s', 'cpu_s'), zip(*runs))}
-            for name, runs in times.items()]
+    rows = [
+        dict(what=what, form=name, difference=difference(found[name], found['mtp']))
+        | {key: statistics.median(one) for key, one in zip(('s', 'cpu_s'), zip(*runs))}
+        for name, runs in times.items()
+    ]
     for row in rows:
         row |= dict(times=row['s'] / rows[0]['s'], cpu_times=row['cpu_s'] / rows[0]['cpu_s'])
     return rows

@@ -1,4 +1,5 @@
 """What ``evaluate.py`` compares: the forms of each measure, on made-up predictions."""
+
 import copy
 from collections.abc import Callable, Iterator
 from itertools import starmap
@@ -26,17 +27,23 @@ Figures = dict[str, float]
 Form = Callable[[], Any]
 
 
-def comparisons(images: list[RotatedImage]
-                ) -> Iterator[tuple[str, dict[str, Form], Callable[[Any, Any], float]]]:
+def comparisons(
+    images: list[RotatedImage],
+) -> Iterator[tuple[str, dict[str, Form], Callable[[Any, Any], float]]]:
     """What is compared, its forms, and how far two results are apart."""
     yield 'rotated mAP', rotated_forms(images), farthest
     truth, predicted = as_coco(images)
     for kind, title in (('bbox', 'COCO boxes'), ('segm', 'COCO masks')):
         yield title, coco_forms(truth, predicted, kind), farthest
     masks = [painted(image.boxes) for image in images[:ENCODED]]
-    yield 'run lengths', dict(
-        mtp=lambda: lambda: [encode_masks(*one) for one in masks],
-        pycocotools=lambda: lambda: [encode_whole(one) for one, _ in masks]), unequal
+    yield (
+        'run lengths',
+        dict(
+            mtp=lambda: lambda: [encode_masks(*one) for one in masks],
+            pycocotools=lambda: lambda: [encode_whole(one) for one, _ in masks],
+        ),
+        unequal,
+    )
 
 
 def farthest(found: Figures, expected: Figures) -> float:
@@ -46,38 +53,64 @@ def farthest(found: Figures, expected: Figures) -> float:
 
 def unequal(found: list, expected: list) -> float:
     """Part of the masks whose run lengths or areas differ."""
-    pairs = [(one, other) for image, same in zip(found, expected)
-             for one, other in zip(zip(*image), zip(*same), strict=True)]
+    pairs = [
+        (one, other)
+        for image, same in zip(found, expected)
+        for one, other in zip(zip(*image), zip(*same), strict=True)
+    ]
     return sum(one != other for one, other in pairs) / len(pairs)
 
 
 def made_up(rng: np.random.Generator, detections: int) -> RotatedImage:
     """True objects at random; of the predictions four in five lie near one, a few on the same."""
+
     def boxes(count: int) -> np.ndarray:
-        return np.column_stack([
-            rng.uniform(0, SIZE, (count, 2)), rng.uniform(16, 128, count),
-            rng.uniform(12, 64, count), rng.uniform(-np.pi / 2, np.pi / 2, count)])
+        return np.column_stack(
+            [
+                rng.uniform(0, SIZE, (count, 2)),
+                rng.uniform(16, 128, count),
+                rng.uniform(12, 64, count),
+                rng.uniform(-np.pi / 2, np.pi / 2, count),
+            ]
+        )
 
     true, true_labels = boxes(OBJECTS), rng.integers(CLASSES, size=OBJECTS)
     of = rng.integers(OBJECTS, size=detections)
     near = rng.random(detections) < 0.8
-    moved = true[of] * (1 + rng.normal(0, [0, 0, .1, .1, .1], (detections, 5)))
+    moved = true[of] * (1 + rng.normal(0, [0, 0, 0.1, 0.1, 0.1], (detections, 5)))
     moved[:, :2] += rng.normal(0, 3, (detections, 2))
     return RotatedImage(
         np.where(near[:, None], moved, boxes(detections)).astype(np.float32),
         rng.random(detections, np.float32),
         np.where(near, true_labels[of], rng.integers(CLASSES, size=detections)),
-        true.astype(np.float32), true_labels, np.zeros(OBJECTS, bool))
+        true.astype(np.float32),
+        true_labels,
+        np.zeros(OBJECTS, bool),
+    )
 
 
 def rotated_forms(images: list[RotatedImage]) -> dict[str, Form]:
-    found = [[np.column_stack([image.boxes, image.scores])[image.labels == label]
-              for label in range(CLASSES)] for image in images]
-    truth = [dict(bboxes=image.true_boxes, labels=image.true_labels,
-                  bboxes_ignore=np.zeros((0, 5), np.float32), labels_ignore=np.zeros(0, int))
-             for image in images]
-    here = SimpleNamespace(Pool=lambda _: SimpleNamespace(
-        starmap=lambda *args: list(starmap(*args)), close=lambda: None))
+    found = [
+        [
+            np.column_stack([image.boxes, image.scores])[image.labels == label]
+            for label in range(CLASSES)
+        ]
+        for image in images
+    ]
+    truth = [
+        dict(
+            bboxes=image.true_boxes,
+            labels=image.true_labels,
+            bboxes_ignore=np.zeros((0, 5), np.float32),
+            labels_ignore=np.zeros(0, int),
+        )
+        for image in images
+    ]
+    here = SimpleNamespace(
+        Pool=lambda _: SimpleNamespace(
+            starmap=lambda *args: list(starmap(*args)), close=lambda: None
+        )
+    )
     overlaps: list[torch.Tensor] = []
     box_iou_rotated = mean_ap.box_iou_rotated
 
@@ -86,8 +119,9 @@ def rotated_forms(images: list[RotatedImage]) -> dict[str, Form]:
         return overlaps[-1]
 
     def figures(mean: float, of_classes: list[dict]) -> Figures:
-        return {'mAP': mean} | {str(label): one['ap'].item()
-                                for label, one in enumerate(of_classes)}
+        return {'mAP': mean} | {
+            str(label): one['ap'].item() for label, one in enumerate(of_classes)
+        }
 
     def ours() -> Figures:
         of_classes = rotated_ap(images, CLASSES)
@@ -103,12 +137,16 @@ def rotated_forms(images: list[RotatedImage]) -> dict[str, Form]:
 
     def free_overlaps() -> Callable[[], Figures]:
         rest = iter(overlaps)
-        return lambda: mmrotate(get_context=lambda _: here,
-                                box_iou_rotated=lambda *boxes: next(rest))
+        return lambda: mmrotate(
+            get_context=lambda _: here, box_iou_rotated=lambda *boxes: next(rest)
+        )
 
-    return {'mtp': lambda: ours, 'mmrotate, one process': one_process,
-            'mmrotate, overlaps for nothing': free_overlaps,
-            'mmrotate, pool of 4': lambda: lambda: mmrotate(get_context=mean_ap.get_context)}
+    return {
+        'mtp': lambda: ours,
+        'mmrotate, one process': one_process,
+        'mmrotate, overlaps for nothing': free_overlaps,
+        'mmrotate, pool of 4': lambda: lambda: mmrotate(get_context=mean_ap.get_context),
+    }
 
 
 def painted(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +154,7 @@ def painted(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     extent = extents(boxes)
     masks = np.zeros((len(boxes), SIZE, SIZE), bool)
     for mask, box, (x1, y1, x2, y2) in zip(masks, boxes, extent.astype(int)):
-        mask[y1:y2 + 1, x1:x2 + 1] = ellipse(box, x1, y1, x2, y2)[:SIZE - y1, :SIZE - x1]
+        mask[y1 : y2 + 1, x1 : x2 + 1] = ellipse(box, x1, y1, x2, y2)[: SIZE - y1, : SIZE - x1]
     return masks, extent
 
 
@@ -143,16 +181,21 @@ def encode_whole(masks: np.ndarray) -> tuple[list[dict], list[float]]:
 
 def as_coco(images: list[RotatedImage]) -> tuple[dict, list[dict]]:
     """The same objects as COCO's truth and results, with boxes and masks."""
-    truth = dict(images=[dict(id=number, height=SIZE, width=SIZE) for number in range(len(images))],
-                 annotations=[], categories=[dict(id=i, name=str(i)) for i in range(CLASSES)])
+    truth = dict(
+        images=[dict(id=number, height=SIZE, width=SIZE) for number in range(len(images))],
+        annotations=[],
+        categories=[dict(id=i, name=str(i)) for i in range(CLASSES)],
+    )
     predicted = []
 
     def objects(number: int, boxes: np.ndarray, labels: np.ndarray) -> list[dict]:
         masks, extent = painted(boxes)
         runs, areas = encode_masks(masks, extent)
         extent[:, 2:] -= extent[:, :2]
-        return [dict(image_id=number, category_id=label, bbox=box, segmentation=run, area=area)
-                for label, box, run, area in zip(labels.tolist(), extent.tolist(), runs, areas)]
+        return [
+            dict(image_id=number, category_id=label, bbox=box, segmentation=run, area=area)
+            for label, box, run, area in zip(labels.tolist(), extent.tolist(), runs, areas)
+        ]
 
     for number, image in enumerate(images):
         for entry in objects(number, image.true_boxes, image.true_labels):
@@ -164,8 +207,10 @@ def as_coco(images: list[RotatedImage]) -> tuple[dict, list[dict]]:
 
 def coco_forms(truth: dict, predicted: list[dict], kind: str) -> dict[str, Form]:
     other = dict(bbox='segmentation', segm='bbox')[kind]
-    predicted = [{key: value for key, value in entry.items() if key not in (other, 'area')}
-                 for entry in predicted]
+    predicted = [
+        {key: value for key, value in entry.items() if key not in (other, 'area')}
+        for entry in predicted
+    ]
 
     def ours(sizes: bool) -> Callable[[], Figures]:
         own = copy.deepcopy((truth, predicted))  # both libraries write into what they are given
@@ -176,6 +221,7 @@ def coco_forms(truth: dict, predicted: list[dict], kind: str) -> dict[str, Form]
             everywhere, *of_sizes = np.moveaxis(precision[..., -1], -1, 0)
             parts = (everywhere, everywhere[0], everywhere[5], *of_sizes)
             return dict(zip(FIGURES, map(mean_precision, parts)))
+
         return call
 
     def pycocotools() -> Callable[[], Figures]:
@@ -190,6 +236,11 @@ def coco_forms(truth: dict, predicted: list[dict], kind: str) -> dict[str, Form]
             evaluation.accumulate()
             evaluation.summarize()
             return dict(zip(FIGURES, evaluation.stats.tolist()))
+
         return call
-    return {'mtp': lambda: ours(sizes=True), 'mtp, without sizes': lambda: ours(sizes=False),
-            'pycocotools': pycocotools}
+
+    return {
+        'mtp': lambda: ours(sizes=True),
+        'mtp, without sizes': lambda: ours(sizes=False),
+        'pycocotools': pycocotools,
+    }

@@ -5,6 +5,7 @@
 Run it twice with one ``--cache``: from an empty folder it compiles everything (cold), then it finds
 everything there (warm). ``--compile on`` also compiles on a CPU.
 """
+
 import argparse
 import json
 import os
@@ -30,15 +31,23 @@ def main() -> None:
     from batches import make_samples
 
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    cfg = jobs.load_recipe(options.model, options.size or image_size(options.model),
-                           {'default_hooks.compilation.mode': options.compile})
-    report = {'model': options.model, 'device': str(device), 'cache': 'warm' if warm else 'cold',
-              'import_s': time.perf_counter() - STARTED}
+    cfg = jobs.load_recipe(
+        options.model,
+        options.size or image_size(options.model),
+        {'default_hooks.compilation.mode': options.compile},
+    )
+    report = {
+        'model': options.model,
+        'device': str(device),
+        'cache': 'warm' if warm else 'cold',
+        'import_s': time.perf_counter() - STARTED,
+    }
     job = jobs.ours(cfg, device)
     samples = make_samples(jobs.num_classes(cfg), options.images, 23, cfg.model.backbone.img_size)
-    report |= {'build_s': job.build_seconds,
-               'first_step_s': measure.first_step(job, job.collate(samples), device)
-               - job.build_seconds}
+    report |= {
+        'build_s': job.build_seconds,
+        'first_step_s': measure.first_step(job, job.collate(samples), device) - job.build_seconds,
+    }
     begun = time.perf_counter()
     job.step(job.collate(samples))
     measure.wait(device)
@@ -47,8 +56,10 @@ def main() -> None:
     report['parts_s'] = {name: sum(kind.seconds) for name, kind in job.kinds.items()}
     report['failed'] = [name for name, kind in job.kinds.items() if kind.failed]
 
-    print(f'{options.model} on {device}, {report["cache"]} cache: {report["in_all_s"]:.1f} s from '
-          'the command to the end of the first step')
+    print(
+        f'{options.model} on {device}, {report["cache"]} cache: {report["in_all_s"]:.1f} s from '
+        'the command to the end of the first step'
+    )
     for key in ('import_s', 'build_s', 'first_step_s', 'second_step_s'):
         print(f'  {key:<28}{report[key]:8.1f}')
     for name, seconds in sorted(report['parts_s'].items(), key=lambda item: -item[1]):
@@ -58,8 +69,9 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--model', choices=RECIPES, required=True)
     parser.add_argument('--cache', type=Path, required=True, help='folder of compiled code')
     parser.add_argument('--images', type=int, default=2, help='per data set; at least 2')

@@ -2,6 +2,7 @@
 
 ATen asks the GPU itself for the form of attention, and whether cuDNN takes bfloat16.
 """
+
 import functools
 import warnings
 from collections.abc import Iterator
@@ -35,24 +36,34 @@ def forms_of_a_gpu() -> Iterator[None]:
         library._destroy()
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
-               dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,
-               enable_gqa: bool = False) -> Tensor:
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
     """Choose as ATen does on a GPU: flash, where it cannot the memory-efficient form."""
     padding = -query.shape[-1] % 8
     if padding:  # both forms read 16 bytes at a time
-        scale = scale or query.shape[-1]**-0.5
+        scale = scale or query.shape[-1] ** -0.5
         query, key, value = (F.pad(t, (0, padding)) for t in (query, key, value))
     if query.dtype.itemsize == 2 and attn_mask is None and query.shape[-1] <= 256:
         out = aten._scaled_dot_product_flash_attention(
-            query, key, value, dropout_p, is_causal, scale=scale)[0]
+            query, key, value, dropout_p, is_causal, scale=scale
+        )[0]
     else:
         if attn_mask is not None:
             attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
         out = aten._scaled_dot_product_efficient_attention(
-            query, key, value, attn_mask, learns, dropout_p, is_causal, scale=scale)[0]
-    return out[..., :value.shape[-1] - padding]
+            query, key, value, attn_mask, learns, dropout_p, is_causal, scale=scale
+        )[0]
+    return out[..., : value.shape[-1] - padding]
 
 
 def _on_the_cpu(name: str, *args: Any, **kwargs: Any) -> Tensor:

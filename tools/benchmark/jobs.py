@@ -1,4 +1,5 @@
 """What the training benchmark runs: our recipe, and the paper's structure in two precisions."""
+
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -44,11 +45,15 @@ class Job:
         kinds: the kinds of its compiled parts by name.
     """
 
-    def __init__(self, name: str, build: Callable[[], tuple[BaseModel, OptimWrapper]],
-                 dtype: torch.dtype,
-                 operators: Callable[[], AbstractContextManager] = nullcontext,
-                 collate: Callable[[list[dict]], dict] = pseudo_collate,
-                 matmul_precision: str = 'highest') -> None:
+    def __init__(
+        self,
+        name: str,
+        build: Callable[[], tuple[BaseModel, OptimWrapper]],
+        dtype: torch.dtype,
+        operators: Callable[[], AbstractContextManager] = nullcontext,
+        collate: Callable[[list[dict]], dict] = pseudo_collate,
+        matmul_precision: str = 'highest',
+    ) -> None:
         begun = time.perf_counter()
         self.model, self.optimizer = build()
         self.build_seconds = time.perf_counter() - begun
@@ -59,8 +64,12 @@ class Job:
     @property
     def static_bytes(self) -> int:
         """Of parameters, buffers and the optimiser's state."""
-        state = [value for values in self.optimizer.optimizer.state.values()
-                 for value in values.values() if isinstance(value, Tensor)]
+        state = [
+            value
+            for values in self.optimizer.optimizer.state.values()
+            for value in values.values()
+            if isinstance(value, Tensor)
+        ]
         return sum(t.nbytes for t in (*self.model.parameters(), *self.model.buffers(), *state))
 
     @contextmanager
@@ -70,8 +79,9 @@ class Job:
         with self.operators(), self.optimizer.optim_context(self.model):
             yield
 
-    def forward(self, batch: dict[str, Any], tick: Callable[[], None] = lambda: None
-                ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, batch: dict[str, Any], tick: Callable[[], None] = lambda: None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the losses, and each of them; as mmengine's ``train_step`` begins."""
         with self.context():
             data = self.model.data_preprocessor(batch, True)
@@ -95,8 +105,11 @@ def load_recipe(model: str, size: int, options: dict[str, Any]) -> Config:
     Raises:
         ValueError: ``options`` do not fit the config.
     """
-    cfg = launch.load_config(RunOptions(
-        resources.configs() / 'pretrain' / f'{RECIPES[model][0]}.py', cfg_options=options))
+    cfg = launch.load_config(
+        RunOptions(
+            resources.configs() / 'pretrain' / f'{RECIPES[model][0]}.py', cfg_options=options
+        )
+    )
     cfg.model.backbone.update(img_size=size, init_cfg=None)
     cfg.model.data_preprocessor.pad_size_divisor = size
     init_default_scope('mtp')
@@ -115,8 +128,11 @@ def ours(cfg: Config, device: torch.device) -> Job:
     def build() -> tuple[BaseModel, OptimWrapper]:
         torch.manual_seed(0)
         model = MODELS.build(cfg.model).to(device).train()
-        compilation.before_train(SimpleNamespace(
-            model=model, logger=MMLogger.get_current_instance(), work_dir=cfg.work_dir))
+        compilation.before_train(
+            SimpleNamespace(
+                model=model, logger=MMLogger.get_current_instance(), work_dir=cfg.work_dir
+            )
+        )
         return model, build_optim_wrapper(model, cfg.optim_wrapper)
 
     dtype = autocast_dtype(cfg.optim_wrapper.get('amp', 'auto')) or torch.float32
@@ -127,8 +143,9 @@ def ours(cfg: Config, device: torch.device) -> Job:
         batch = collate(samples)
         return pin_memory(batch) if device.type == 'cuda' and loader.pin_memory else batch
 
-    job = Job('ours', build, dtype, collate=collate_and_pin,
-              matmul_precision='high')  # as tools/train.py sets it
+    job = Job(
+        'ours', build, dtype, collate=collate_and_pin, matmul_precision='high'
+    )  # as tools/train.py sets it
     job.kinds = compilation.kinds
     return job
 
@@ -141,15 +158,20 @@ def papers(cfg: Config, device: torch.device, state: dict[str, Tensor]) -> tuple
         device: to run on.
         state: our model's, to start from.
     """
+
     def build() -> tuple[BaseModel, OptimWrapper]:
         settings = {key: value for key, value in cfg.model.backbone.items() if key != 'type'}
         model = paper.PaperModel(
-            build_backbone(**settings), num_classes(cfg), size=settings['img_size'],
-            small=cfg.model.tasks.semantic.decode_head.channels < 256)
+            build_backbone(**settings),
+            num_classes(cfg),
+            size=settings['img_size'],
+            small=cfg.model.tasks.semantic.decode_head.channels < 256,
+        )
         paper.load(model, state)
         model = model.to(device).train()
-        adamw = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.05, foreach=False,
-                                  fused=False)
+        adamw = torch.optim.AdamW(
+            model.parameters(), lr=6e-5, weight_decay=0.05, foreach=False, fused=False
+        )
         return model, OptimWrapper(adamw, clip_grad=dict(max_norm=5.0))
 
     a = Job('A', build, torch.float32, paper.plain_operators)

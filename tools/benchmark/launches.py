@@ -7,6 +7,7 @@ A CPU counts what a GPU would do, because both dispatch the same operators::
         loss.backward()
     print(counter.report())
 """
+
 import dis
 import os
 import sys
@@ -20,9 +21,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 # Operators that only allocate or look at a tensor's shape.
 NO_KERNEL = {
-    'aten::empty', 'aten::empty_like', 'aten::empty_strided', 'aten::new_empty',
-    'aten::new_empty_strided', 'aten::_unsafe_view', 'aten::lift_fresh', 'aten::resize_',
-    'aten::set_', 'aten::is_same_size', 'aten::promote_types', 'aten::record_stream'}
+    'aten::empty',
+    'aten::empty_like',
+    'aten::empty_strided',
+    'aten::new_empty',
+    'aten::new_empty_strided',
+    'aten::_unsafe_view',
+    'aten::lift_fresh',
+    'aten::resize_',
+    'aten::set_',
+    'aten::is_same_size',
+    'aten::promote_types',
+    'aten::record_stream',
+}
 # Their results' shapes depend on the data, but torch does not tag them so.
 ALSO_WAIT = {'torchvision::nms'}
 COPIES = {'aten::_to_copy', 'aten::copy_'}
@@ -78,11 +89,15 @@ class LaunchCounter(TorchDispatchMode):
             by_op[name] += number
             by_place[place] += number
         tables = {
-            'launches by operator': by_op, 'launches by place': by_place,
+            'launches by operator': by_op,
+            'launches by place': by_place,
             'waits': Counter({f'{name} at {place}': n for (name, place), n in self.syncs.items()}),
-            'constants': self.constants}
-        lines = [f'{self.launches.total()} launches, {self.syncs.total()} waits of the host, '
-                 f'{self.constants.total()} tensors from host values']
+            'constants': self.constants,
+        }
+        lines = [
+            f'{self.launches.total()} launches, {self.syncs.total()} waits of the host, '
+            f'{self.constants.total()} tensors from host values'
+        ]
         for title, table in tables.items():
             if table:
                 lines += ['', title, *(f'{n:8}  {key}' for key, n in table.most_common(top))]
@@ -99,14 +114,15 @@ def _waits(func, name: str, args: tuple, kwargs: dict, out: Any) -> bool:
     if name in COPIES:
         source = args[1] if name == 'aten::copy_' else args[0]
         return source.device != out.device and not (
-            kwargs.get('non_blocking') or name == 'aten::copy_' and len(args) > 2 and args[2])
+            kwargs.get('non_blocking') or name == 'aten::copy_' and len(args) > 2 and args[2]
+        )
     return name in ALSO_WAIT or bool(
-        {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags))
+        {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags)
+    )
 
 
 def _has_mask(indices: list[Tensor | None]) -> bool:
-    return any(index is not None and index.dtype in (torch.bool, torch.uint8)
-               for index in indices)
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
 def _assigns_number(frame: FrameType, value: Tensor) -> bool:
@@ -116,8 +132,9 @@ def _assigns_number(frame: FrameType, value: Tensor) -> bool:
 
 def _innermost(frame: FrameType) -> FrameType:
     """The innermost frame outside torch."""
-    while frame.f_back and (frame.f_code.co_filename.startswith(TORCH)
-                            or frame.f_code.co_filename == HERE):
+    while frame.f_back and (
+        frame.f_code.co_filename.startswith(TORCH) or frame.f_code.co_filename == HERE
+    ):
         frame = frame.f_back
     return frame
 

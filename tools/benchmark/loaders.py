@@ -1,4 +1,5 @@
 """Training from files: our recipe by its runner, the paper's structure with its own loader."""
+
 import copy
 import itertools
 import tempfile
@@ -52,8 +53,16 @@ def ours(cfg: Config, root: Path, images: int, repeats: int, device: torch.devic
     warm = max(2, loader.num_workers * loader.get('prefetch_factor', 2))  # torch's default
     clock = Clock(warm, warm + STEPS_PER_REPEAT * repeats, device)
     cfg.train_cfg.update(max_iters=clock.last, val_interval=clock.last + 1)
-    cfg.update(log_level='WARNING', param_scheduler=None, val_cfg=None, val_dataloader=None,
-               val_evaluator=None, test_cfg=None, test_dataloader=None, test_evaluator=None)
+    cfg.update(
+        log_level='WARNING',
+        param_scheduler=None,
+        val_cfg=None,
+        val_dataloader=None,
+        val_evaluator=None,
+        test_cfg=None,
+        test_dataloader=None,
+        test_evaluator=None,
+    )
     cfg.default_hooks.checkpoint.update(interval=clock.last + 1, save_last=False)
     with tempfile.TemporaryDirectory() as work_dir:
         cfg.work_dir = work_dir
@@ -71,31 +80,45 @@ class Clock(Hook):
         self.first, self.last, self.device = first, last, device
         self.seconds = 0.0
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                         outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         """Look at the clock."""
         if runner.iter + 1 in (self.first, self.last):
             wait(self.device)
             self.seconds = time.perf_counter() - self.seconds
 
 
-def papers(job: Job, cfg: Config, root: Path, images: int, repeats: int, device: torch.device
-           ) -> float:
+def papers(
+    job: Job, cfg: Config, root: Path, images: int, repeats: int, device: torch.device
+) -> float:
     """Images per second with the paper's transforms in the main process; as :func:`ours`."""
     loader = copy.deepcopy(cfg.train_dataloader)
     size = cfg.model.data_preprocessor.pad_size_divisor
     ratio_range = _prepare(loader, root, size)
     pipeline = [
-        dict(type=LoadImage), dict(type=LoadLabels),
+        dict(type=LoadImage),
+        dict(type=LoadLabels),
         dict(type=Flip, prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal']),
-        dict(type=RandomResize, scale=(size, size), ratio_range=ratio_range,
-             keep_ratio=True, resize_type=Resize),
-        dict(type=Crop, size=size), dict(type=FilterInstances), dict(type=PhotoMetricDistortion),
-        dict(type=PackLabels)]
+        dict(
+            type=RandomResize,
+            scale=(size, size),
+            ratio_range=ratio_range,
+            keep_ratio=True,
+            resize_type=Resize,
+        ),
+        dict(type=Crop, size=size),
+        dict(type=FilterInstances),
+        dict(type=PhotoMetricDistortion),
+        dict(type=PackLabels),
+    ]
     dataset = MultiTaskDataset([dict(one, pipeline=pipeline) for one in loader.dataset.datasets])
     batches = DataLoader(
-        dataset, batch_size=images * len(dataset.datasets), collate_fn=pseudo_collate,
-        sampler=MultiDatasetSampler(dataset, images, seed=0))
+        dataset,
+        batch_size=images * len(dataset.datasets),
+        collate_fn=pseudo_collate,
+        sampler=MultiDatasetSampler(dataset, images, seed=0),
+    )
     steps = STEPS_PER_REPEAT * repeats
     wait(device)
     begun = time.perf_counter()
@@ -106,8 +129,7 @@ def papers(job: Job, cfg: Config, root: Path, images: int, repeats: int, device:
 
 
 def _prepare(loader: Any, root: Path, size: int) -> tuple[float, float]:
-    """Set a loader's data and size of crops; return its ratios of resizing.
-    """
+    """Set a loader's data and size of crops; return its ratios of resizing."""
     ratios = []
     for dataset in loader.dataset.datasets:
         dataset.data_root = str(root / Path(dataset.data_root).name)

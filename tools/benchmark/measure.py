@@ -1,4 +1,5 @@
 """Measurements of a training step: time by phase, memory, launches, the largest batch."""
+
 import gc
 import statistics
 import time
@@ -14,8 +15,15 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 Batch = dict[str, Any]
-LAUNCHES = {'cudaLaunchKernel', 'cudaLaunchKernelExC', 'cuLaunchKernel', 'cuLaunchKernelEx',
-            'cudaGraphLaunch', 'cudaMemcpyAsync', 'cudaMemsetAsync'}
+LAUNCHES = {
+    'cudaLaunchKernel',
+    'cudaLaunchKernelExC',
+    'cuLaunchKernel',
+    'cuLaunchKernelEx',
+    'cudaGraphLaunch',
+    'cudaMemcpyAsync',
+    'cudaMemsetAsync',
+}
 
 
 def first_step(job: Job, batch: Batch, device: torch.device) -> float:
@@ -26,8 +34,9 @@ def first_step(job: Job, batch: Batch, device: torch.device) -> float:
     return job.build_seconds + time.perf_counter() - begun
 
 
-def timed_steps(jobs: list[Job], batches: list[list[dict]], repeats: int, device: torch.device
-                ) -> dict[str, dict[str, float]]:
+def timed_steps(
+    jobs: list[Job], batches: list[list[dict]], repeats: int, device: torch.device
+) -> dict[str, dict[str, float]]:
     """Milliseconds of a step and its phases for each job, and the memory it peaks at.
 
     Every repeat takes the next of the ``batches``, given as samples. The jobs take turns, so that
@@ -52,7 +61,10 @@ def timed_steps(jobs: list[Job], batches: list[list[dict]], repeats: int, device
         middle = statistics.median_low(sum(step) for step in steps)
         phases = next(step for step in steps if sum(step) == middle)
         rows[name] = dict(zip(PHASES, phases)) | {
-            'step': sum(phases), 'fastest': min(map(sum, steps)), 'peak_mb': peaks[name]}
+            'step': sum(phases),
+            'fastest': min(map(sum, steps)),
+            'peak_mb': peaks[name],
+        }
     return rows
 
 
@@ -126,8 +138,11 @@ def launches(job: Job, batch: Batch, device: torch.device) -> dict[str, int]:
     if device.type == 'cpu':
         with LaunchCounter() as counter, torch.compiler.set_stance('force_eager'):
             job.step(batch)
-        return {'launches': counter.launches.total(), 'waits': counter.syncs.total(),
-                'constants': counter.constants.total()}
+        return {
+            'launches': counter.launches.total(),
+            'waits': counter.syncs.total(),
+            'constants': counter.constants.total(),
+        }
     job.step(batch)  # compiles for the batch's shape
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         job.step(batch)
@@ -140,12 +155,16 @@ def launches(job: Job, batch: Batch, device: torch.device) -> dict[str, int]:
             job.step(batch)
     finally:
         torch.cuda.set_sync_debug_mode('default')
-    return {'launches': number, 'waits': sum('synchroniz' in str(w.message) for w in caught),
-            'constants': 0}
+    return {
+        'launches': number,
+        'waits': sum('synchroniz' in str(w.message) for w in caught),
+        'constants': 0,
+    }
 
 
-def largest_batch(job: Job, make: Callable[[int], Batch], gigabytes: float, device: torch.device
-                  ) -> int:
+def largest_batch(
+    job: Job, make: Callable[[int], Batch], gigabytes: float, device: torch.device
+) -> int:
     """The most images per data set with which two steps fit into ``gigabytes`` of GPU memory."""
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 1e9 / total), device)

@@ -4,6 +4,7 @@ The bytes of an operator are those that any form must move: operands in and resu
 and in the backward pass operands and the gradient of the result in, the gradients of the operands
 out. The floating-point operations are those of its formula, an exponential counting as one.
 """
+
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class Case:
         low_precision: whether it takes bfloat16.
         other_results: forms of another operator: their time counts, their results do not.
     """
+
     operator: str
     size: str
     make: Callable[[int, torch.dtype, torch.device], list[Tensor]]
@@ -58,8 +60,9 @@ def cases(sizes: str) -> Iterator[Case]:
             yield make(*row)
 
 
-def window_case(label: str, images: int, side: int, heads: int, channels: int = 64,
-                window: int = 7) -> Case:
+def window_case(
+    label: str, images: int, side: int, heads: int, channels: int = 64, window: int = 7
+) -> Case:
     windows = -(-side // window)
     keys = window**2
 
@@ -67,18 +70,32 @@ def window_case(label: str, images: int, side: int, heads: int, channels: int = 
         rand = partial(torch.randn, device=device)
         qkv = rand(images, side, side, 3, heads, channels, dtype=dtype)
         tables = rand(2, 2 * window - 1, channels) * 0.1
-        return [*qkv.unbind(3), rand(images, heads, 2, windows, windows) * 0.3,
-                rand(images, heads, 2, windows, windows) * 0.2,
-                rand(images, heads, windows, windows) * 0.3, *tables, rand(heads, keys, keys) * 0.1]
+        return [
+            *qkv.unbind(3),
+            rand(images, heads, 2, windows, windows) * 0.3,
+            rand(images, heads, 2, windows, windows) * 0.2,
+            rand(images, heads, windows, windows) * 0.3,
+            *tables,
+            rand(heads, keys, keys) * 0.1,
+        ]
 
     def twin(q, k, v, offsets, scales, angles, *tables):
         grid = rotated_window.rotated_window_grid(offsets, scales, angles, q.shape[1:3], window)
         return rotated_window.rotated_window_attention_torch(q, k, v, grid, *tables)
 
-    return Case('rotated_window_attention', label, make, 9,
-                {'kernel': rotated_window.rotated_window_attention, 'torch': twin,
-                 'plain': plain.rotated_window_attention},
-                flops.rotated_window_work(images * heads * windows**2, window, channels), images)
+    return Case(
+        'rotated_window_attention',
+        label,
+        make,
+        9,
+        {
+            'kernel': rotated_window.rotated_window_attention,
+            'torch': twin,
+            'plain': plain.rotated_window_attention,
+        },
+        flops.rotated_window_work(images * heads * windows**2, window, channels),
+        images,
+    )
 
 
 def attention_case(label: str, images: int, side: int, heads: int, channels: int = 64) -> Case:
@@ -89,14 +106,23 @@ def attention_case(label: str, images: int, side: int, heads: int, channels: int
 
     row = channels * (side**2 + side)
     rows = images * heads * side**2
-    return Case('relative_position_attention', label, make, 5,
-                {'torch': relative_position.relative_position_attention,
-                 'plain': plain.relative_position_attention},
-                (4 * rows * row, 10 * rows * row), images)
+    return Case(
+        'relative_position_attention',
+        label,
+        make,
+        5,
+        {
+            'torch': relative_position.relative_position_attention,
+            'plain': plain.relative_position_attention,
+        },
+        (4 * rows * row, 10 * rows * row),
+        images,
+    )
 
 
-def dcnv3_case(label: str, images: int, side: int, group: int, channels: int = 16,
-               scale: float = 2.0) -> Case:
+def dcnv3_case(
+    label: str, images: int, side: int, group: int, channels: int = 16, scale: float = 2.0
+) -> Case:
     settings = (3, 1, 1, 1, group)
 
     def make(images: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
@@ -114,40 +140,58 @@ def dcnv3_case(label: str, images: int, side: int, group: int, channels: int = 1
     def kernel(input, offset, mask):
         return ops.dcnv3(input, offset, mask, *settings, channels, scale)
 
-    forms = {'kernel': kernel, 'torch': twin,
-             'plain': lambda *operands: plain.dcnv3(*operands, *settings, channels, scale)}
+    forms = {
+        'kernel': kernel,
+        'torch': twin,
+        'plain': lambda *operands: plain.dcnv3(*operands, *settings, channels, scale),
+    }
     if importlib.util.find_spec('DCNv3'):
         forms['DCNv3'] = lambda *operands: packages.dcnv3(*operands, group, channels, scale)
     if importlib.util.find_spec('DCNv4'):
         forms['DCNv4'] = lambda *operands: packages.dcnv4(*operands, group, channels, scale)
-    return Case('dcnv3', label, make, 3, forms,
-                flops.dcnv3_work(images * side**2 * group * 9, channels), images,
-                other_results=frozenset(['DCNv4']))
+    return Case(
+        'dcnv3',
+        label,
+        make,
+        3,
+        forms,
+        flops.dcnv3_work(images * side**2 * group * 9, channels),
+        images,
+        other_results=frozenset(['DCNv4']),
+    )
 
 
-def roi_case(label: str, rois: int, channels: int, side: int, bins: int = 7, samples: int = 2
-             ) -> Case:
+def roi_case(
+    label: str, rois: int, channels: int, side: int, bins: int = 7, samples: int = 2
+) -> Case:
     """On the map of stride 8 of two images."""
+
     def make(images: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         features = torch.randn(2, channels, side, side, dtype=dtype, device=device)
         regions = torch.rand(rois, 6, device=device)
         regions[:, 0] = (2 * regions[:, 0]).floor()
         regions[:, 1:3] *= 8 * side
-        regions[:, 3:5] = 16 * 2**(4 * regions[:, 3:5])  # 16 to 256 pixels
+        regions[:, 3:5] = 16 * 2 ** (4 * regions[:, 3:5])  # 16 to 256 pixels
         regions[:, 5] *= 6
         return [features, regions]
 
     forms = {
         'kernel': lambda x, r: ops.roi_align_rotated(x, r, bins, 1 / 8, samples, True, True),
-        'torch': lambda x, r: roi_align_rotated_torch(
-            x, r, bins, bins, 1 / 8, samples, True, True),
+        'torch': lambda x, r: roi_align_rotated_torch(x, r, bins, bins, 1 / 8, samples, True, True),
         'plain': lambda x, r: plain.roi_align_rotated(x, r, bins, 1 / 8, samples),
-        'torchvision': lambda x, r: packages.upright_roi_align(x, r, bins, 1 / 8, samples)}
+        'torchvision': lambda x, r: packages.upright_roi_align(x, r, bins, 1 / 8, samples),
+    }
     if packages.compiled_mmcv():
         forms['mmcv'] = lambda x, r: packages.mmcv_roi_align_rotated(x, r, bins, 1 / 8, samples)
-    return Case('roi_align_rotated', label, make, 1, forms,
-                flops.roi_align_work(rois * (bins * samples)**2, channels),
-                other_results=frozenset(['torchvision']))
+    return Case(
+        'roi_align_rotated',
+        label,
+        make,
+        1,
+        forms,
+        flops.roi_align_work(rois * (bins * samples) ** 2, channels),
+        other_results=frozenset(['torchvision']),
+    )
 
 
 def boxes(number: int, device: torch.device) -> Tensor:
@@ -160,19 +204,28 @@ def boxes(number: int, device: torch.device) -> Tensor:
 
 
 def iou_case(label: str, first: int, second: int) -> Case:
-    forms = {'kernel': ops.box_iou_rotated,
-             'torch': lambda a, b: box_iou_rotated_torch(a, b, 'iou', False),
-             'plain': plain.box_iou_rotated}
+    forms = {
+        'kernel': ops.box_iou_rotated,
+        'torch': lambda a, b: box_iou_rotated_torch(a, b, 'iou', False),
+        'plain': plain.box_iou_rotated,
+    }
     if packages.compiled_mmcv():
         forms['mmcv'] = packages.mmcv_box_iou_rotated
     pairs = first * second
-    return Case('box_iou_rotated', label, lambda images, dtype, device: [
-        boxes(first, device), boxes(second, device)], 0, forms, (280 * pairs, 0),
-        low_precision=False)
+    return Case(
+        'box_iou_rotated',
+        label,
+        lambda images, dtype, device: [boxes(first, device), boxes(second, device)],
+        0,
+        forms,
+        (280 * pairs, 0),
+        low_precision=False,
+    )
 
 
 def nms_case(label: str, number: int, without: tuple[str, ...] = ()) -> Case:
     """``without``: forms that would take minutes or an N x N matrix."""
+
     def make(images: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         return [boxes(number, device), torch.rand(number, device=device)]
 
@@ -180,16 +233,25 @@ def nms_case(label: str, number: int, without: tuple[str, ...] = ()) -> Case:
         order = scores.sort(descending=True).indices
         return order[kept_rotated_torch(boxes[order], 0.1, None)]
 
-    forms = {'kernel': lambda b, s: ops.nms_rotated(b, s, 0.1), 'torch': twin,
-             'plain': lambda b, s: plain.nms_rotated(b, s, 0.1),
-             'torchvision': lambda b, s: packages.upright_nms(b, s, 0.1)}
+    forms = {
+        'kernel': lambda b, s: ops.nms_rotated(b, s, 0.1),
+        'torch': twin,
+        'plain': lambda b, s: plain.nms_rotated(b, s, 0.1),
+        'torchvision': lambda b, s: packages.upright_nms(b, s, 0.1),
+    }
     if packages.compiled_mmcv():
         forms['mmcv'] = lambda b, s: packages.mmcv_nms_rotated(b, s, 0.1)
     # the test whether a pair is near, which all of them need
-    return Case('nms_rotated', label, make, 0, {
-        name: form for name, form in forms.items() if name not in without},
-        (6 * number**2, 0), low_precision=False,
-        other_results=frozenset(['torchvision']))
+    return Case(
+        'nms_rotated',
+        label,
+        make,
+        0,
+        {name: form for name, form in forms.items() if name not in without},
+        (6 * number**2, 0),
+        low_precision=False,
+        other_results=frozenset(['torchvision']),
+    )
 
 
 def focal_case(label: str, rows: int, classes: int) -> Case:
@@ -197,31 +259,48 @@ def focal_case(label: str, rows: int, classes: int) -> Case:
         target = torch.randint(0, classes + 1, (rows,), device=device)
         return [torch.randn(rows, classes, dtype=dtype, device=device), target]
 
-    forms = {'kernel': ops.sigmoid_focal_loss,
-             'torch': lambda x, t: sigmoid_focal_loss_torch(x, t, 2.0, 0.25, None),
-             'plain': lambda x, t: plain.sigmoid_focal_loss(x, t, 2.0, 0.25),
-             'torchvision': packages.torchvision_focal_loss}
+    forms = {
+        'kernel': ops.sigmoid_focal_loss,
+        'torch': lambda x, t: sigmoid_focal_loss_torch(x, t, 2.0, 0.25, None),
+        'plain': lambda x, t: plain.sigmoid_focal_loss(x, t, 2.0, 0.25),
+        'torchvision': packages.torchvision_focal_loss,
+    }
     if packages.compiled_mmcv():
         forms['mmcv'] = packages.mmcv_focal_loss
-    return Case('sigmoid_focal_loss', label, make, 1, forms,
-                (20 * rows * classes, 25 * rows * classes))
+    return Case(
+        'sigmoid_focal_loss', label, make, 1, forms, (20 * rows * classes, 25 * rows * classes)
+    )
 
 
 SIZES = {
     'paper': {
-        window_case: [('ViT-B 448 px', 16, 28, 12), ('ViT-L 448 px', 16, 28, 16),
-                      ('ViT-B 1024 px', 2, 64, 12), ('ViT-L 1024 px', 2, 64, 16)],
-        attention_case: [('ViT-B 448 px', 16, 28, 12), ('ViT-L 448 px', 16, 28, 16),
-                         ('ViT-B 1024 px', 2, 64, 12), ('ViT-L 1024 px', 2, 64, 16)],
-        dcnv3_case: [('InternImage-XL 448 px, stage 1', 16, 112, 12),
-                     ('InternImage-XL 448 px, stage 2', 16, 56, 24),
-                     ('InternImage-XL 448 px, stage 3', 16, 28, 48),
-                     ('InternImage-XL 448 px, stage 4', 16, 14, 96)],
+        window_case: [
+            ('ViT-B 448 px', 16, 28, 12),
+            ('ViT-L 448 px', 16, 28, 16),
+            ('ViT-B 1024 px', 2, 64, 12),
+            ('ViT-L 1024 px', 2, 64, 16),
+        ],
+        attention_case: [
+            ('ViT-B 448 px', 16, 28, 12),
+            ('ViT-L 448 px', 16, 28, 16),
+            ('ViT-B 1024 px', 2, 64, 12),
+            ('ViT-L 1024 px', 2, 64, 16),
+        ],
+        dcnv3_case: [
+            ('InternImage-XL 448 px, stage 1', 16, 112, 12),
+            ('InternImage-XL 448 px, stage 2', 16, 56, 24),
+            ('InternImage-XL 448 px, stage 3', 16, 28, 48),
+            ('InternImage-XL 448 px, stage 4', 16, 14, 96),
+        ],
         roi_case: [('2000 RoIs x 256 channels, 1024 px', 2000, 256, 128)],
         iou_case: [('2000 x 100', 2000, 100)],
-        nms_case: [('2000', 2000), ('10000', 10000, ('plain',)),
-                   ('100000', 100000, ('plain', 'torch'))],
-        focal_case: [('200000 x 20', 200000, 20)]},
+        nms_case: [
+            ('2000', 2000),
+            ('10000', 10000, ('plain',)),
+            ('100000', 100000, ('plain', 'torch')),
+        ],
+        focal_case: [('200000 x 20', 200000, 20)],
+    },
     'small': {
         window_case: [('ViT-B 224 px', 1, 14, 12)],
         attention_case: [('ViT-B 224 px', 1, 14, 12), ('ViT-B 448 px', 1, 28, 12)],
@@ -229,9 +308,15 @@ SIZES = {
         roi_case: [('100 RoIs x 256 channels, 512 px', 100, 256, 64)],
         iou_case: [('500 x 100', 500, 100)],
         nms_case: [('500', 500), ('2000', 2000, ('plain',))],
-        focal_case: [('20000 x 20', 20000, 20)]},
+        focal_case: [('20000 x 20', 20000, 20)],
+    },
     'tiny': {
-        window_case: [('tiny', 1, 5, 2, 8, 3)], attention_case: [('tiny', 1, 5, 2, 8)],
-        dcnv3_case: [('tiny', 1, 6, 2, 4)], roi_case: [('tiny', 5, 4, 16, 3)],
-        iou_case: [('tiny', 20, 6)], nms_case: [('tiny', 50)], focal_case: [('tiny', 30, 4)]},
+        window_case: [('tiny', 1, 5, 2, 8, 3)],
+        attention_case: [('tiny', 1, 5, 2, 8)],
+        dcnv3_case: [('tiny', 1, 6, 2, 4)],
+        roi_case: [('tiny', 5, 4, 16, 3)],
+        iou_case: [('tiny', 20, 6)],
+        nms_case: [('tiny', 50)],
+        focal_case: [('tiny', 30, 4)],
+    },
 }

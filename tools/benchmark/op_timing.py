@@ -1,4 +1,5 @@
 """The time of an operator in each form, and what the device reaches in copies and products."""
+
 import platform
 import statistics
 import time
@@ -15,20 +16,27 @@ from mtp.ops.dispatch import use_triton
 LONGEST = 10.0  # seconds that a measurement may take before it has all its repeats
 
 
-def measure(case: Case, device: torch.device, repeats: int, limits: dict[str, float]
-            ) -> list[dict[str, Any]]:
+def measure(
+    case: Case, device: torch.device, repeats: int, limits: dict[str, float]
+) -> list[dict[str, Any]]:
     """A row for each dtype, mode and form of a case."""
     rows = []
-    for dtype in (torch.float32, torch.bfloat16)[:1 + case.low_precision]:
+    for dtype in (torch.float32, torch.bfloat16)[: 1 + case.low_precision]:
         name = str(dtype).removeprefix('torch.')
-        for backward in (False, True)[:1 + bool(case.learned)]:
+        for backward in (False, True)[: 1 + bool(case.learned)]:
             for form, function in case.forms.items():
                 torch.manual_seed(0)  # the same operands for all
                 operands = learn(case, case.make(case.images, dtype, device))
                 if form == 'kernel' and not use_triton(operands[0]):
                     continue
-                row = {'operator': case.operator, 'size': case.size, 'images': case.images,
-                       'form': form, 'dtype': name, 'mode': 'fwd+bwd' if backward else 'fwd'}
+                row = {
+                    'operator': case.operator,
+                    'size': case.size,
+                    'images': case.images,
+                    'form': form,
+                    'dtype': name,
+                    'mode': 'fwd+bwd' if backward else 'fwd',
+                }
                 rows.append(row)
                 try:
                     call = caller(function, operands, case.learned, dtype, backward)
@@ -46,29 +54,42 @@ def measure(case: Case, device: torch.device, repeats: int, limits: dict[str, fl
                 row['of_matmul'] = row['tflop_s'] / limits[f'{name}_tflop_s']
     for row in rows:
         for column, dtype in (('times_plain', row['dtype']), ('times_plain_float32', 'float32')):
-            plain = [other['ms'] for other in rows if 'ms' in row and 'ms' in other
-                     and (other['form'], other['dtype'], other['mode'])
-                     == ('plain', dtype, row['mode'])]
+            plain = [
+                other['ms']
+                for other in rows
+                if 'ms' in row
+                and 'ms' in other
+                and (other['form'], other['dtype'], other['mode']) == ('plain', dtype, row['mode'])
+            ]
             row[column] = plain[0] / row['ms'] if plain else None
     return rows
 
 
 def learn(case: Case, operands: list[Tensor]) -> list[Tensor]:
     """Operands with their gradients asked for."""
-    return [operand.detach().requires_grad_() if number < case.learned else operand
-            for number, operand in enumerate(operands)]
+    return [
+        operand.detach().requires_grad_() if number < case.learned else operand
+        for number, operand in enumerate(operands)
+    ]
 
 
-def caller(function: Callable[..., Tensor], operands: list[Tensor], learned: int,
-           dtype: torch.dtype, backward: bool) -> Callable[[], list[Tensor]]:
+def caller(
+    function: Callable[..., Tensor],
+    operands: list[Tensor],
+    learned: int,
+    dtype: torch.dtype,
+    backward: bool,
+) -> Callable[[], list[Tensor]]:
     """A call that gives the result, and the gradients if ``backward``."""
     device = operands[0].device.type
     cotangent = None
 
     def call() -> list[Tensor]:
         nonlocal cotangent
-        with (torch.set_grad_enabled(backward),
-              torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16)):
+        with (
+            torch.set_grad_enabled(backward),
+            torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16),
+        ):
             result = function(*operands)
         if not backward:
             return [result]
@@ -105,12 +126,17 @@ def timed(call: Callable[[], Any], device: torch.device, repeats: int) -> dict[s
             end.record()
             end.synchronize()
             times[-1] = start.elapsed_time(end)
-    return {'ms': statistics.median(times), 'host_ms': statistics.median(host),
-            'runs': len(times), 'peak_mb': peak}
+    return {
+        'ms': statistics.median(times),
+        'host_ms': statistics.median(host),
+        'runs': len(times),
+        'peak_mb': peak,
+    }
 
 
-def work(case: Case, operands: list[Tensor], results: list[Tensor], backward: bool
-         ) -> tuple[int, float]:
+def work(
+    case: Case, operands: list[Tensor], results: list[Tensor], backward: bool
+) -> tuple[int, float]:
     """Least bytes, and floating-point operations, of a call."""
     moved = sum(tensor.nbytes for tensor in [*operands, results[0]])
     if not backward:
@@ -118,8 +144,13 @@ def work(case: Case, operands: list[Tensor], results: list[Tensor], backward: bo
     return 2 * moved + sum(tensor.nbytes for tensor in results[1:]), sum(case.flops)
 
 
-def error(case: Case, function: Callable[..., Tensor], dtype: torch.dtype, device: torch.device,
-          backward: bool) -> float | None:
+def error(
+    case: Case,
+    function: Callable[..., Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    backward: bool,
+) -> float | None:
     """Largest difference to the twin in float64, on one image; None where the twin is left out."""
     if 'torch' not in case.forms:
         return None
@@ -128,8 +159,11 @@ def error(case: Case, function: Callable[..., Tensor], dtype: torch.dtype, devic
     wide = [operand.double() if operand.is_floating_point() else operand for operand in operands]
     expected, actual = (
         caller(form, learn(case, tensors), case.learned, kind, backward)()
-        for form, tensors, kind in ((case.forms['torch'], wide, torch.float64),
-                                    (function, operands, dtype)))
+        for form, tensors, kind in (
+            (case.forms['torch'], wide, torch.float64),
+            (function, operands, dtype),
+        )
+    )
     if not expected[0].is_floating_point():  # indices of kept boxes
         kept = torch.zeros(2, len(operands[0]), dtype=torch.bool, device=device)
         kept[0, expected[0]] = kept[1, actual[0]] = True
@@ -155,6 +189,9 @@ def describe(device: torch.device) -> str:
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     info = Path('/proc/cpuinfo')
-    models = [line.split(':', 1)[1].strip() for line in (
-        info.read_text().splitlines() if info.exists() else ()) if line.startswith('model name')]
+    models = [
+        line.split(':', 1)[1].strip()
+        for line in (info.read_text().splitlines() if info.exists() else ())
+        if line.startswith('model name')
+    ]
     return f'{models[0] if models else platform.machine()}, {torch.get_num_threads()} threads'

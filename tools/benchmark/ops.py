@@ -13,6 +13,7 @@ product here. ``MB`` is the memory that the call takes beside its operands. The 
 largest difference to float64, over the largest value, of results and gradients; for NMS the part
 of the boxes on which the two decide differently.
 """
+
 import argparse
 import datetime
 import json
@@ -26,18 +27,22 @@ OURS = ('kernel', 'torch')
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--device', choices=('cuda', 'cpu'),
-                        help='default: cuda where there is a GPU')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--device', choices=('cuda', 'cpu'), help='default: cuda where there is a GPU'
+    )
     parser.add_argument('--json', type=Path, help='where to write the rows')
     parser.add_argument('--only', nargs='+', metavar='NAME', help='operators; default: all')
     parser.add_argument('--repeats', type=int, help='of a measurement; default: 30, on a CPU 5')
-    parser.add_argument('--sizes', choices=('paper', 'small', 'tiny'),
-                        help='default: paper, on a CPU small')
+    parser.add_argument(
+        '--sizes', choices=('paper', 'small', 'tiny'), help='default: paper, on a CPU small'
+    )
     options = parser.parse_args()
     import torch
     from op_cases import cases
+
     has_gpu = torch.cuda.is_available()
     options.device = options.device or ('cuda' if has_gpu else 'cpu')
     if options.device == 'cuda' and not has_gpu:
@@ -56,14 +61,24 @@ def main() -> int:
     options = parse()
     import torch
     from op_timing import ceilings, describe, measure
+
     device = torch.device(options.device)
-    report = {'device': describe(device), 'torch': torch.__version__,
-              'date': datetime.date.today().isoformat(), 'repeats': options.repeats,
-              'ceilings': ceilings(device, tiny=options.sizes == 'tiny'), 'rows': []}
-    print(f'{report["device"]}, torch {report["torch"]}, {report["date"]}; copy '
-          f'{report["ceilings"]["copy_gb_s"]:.1f} GB/s, matrix product '
-          + ', '.join(f'{report["ceilings"][f"{name}_tflop_s"]:.3g} TFLOP/s in {name}'
-                      for name in ('float32', 'bfloat16')))
+    report = {
+        'device': describe(device),
+        'torch': torch.__version__,
+        'date': datetime.date.today().isoformat(),
+        'repeats': options.repeats,
+        'ceilings': ceilings(device, tiny=options.sizes == 'tiny'),
+        'rows': [],
+    }
+    print(
+        f'{report["device"]}, torch {report["torch"]}, {report["date"]}; copy '
+        f'{report["ceilings"]["copy_gb_s"]:.1f} GB/s, matrix product '
+        + ', '.join(
+            f'{report["ceilings"][f"{name}_tflop_s"]:.3g} TFLOP/s in {name}'
+            for name in ('float32', 'bfloat16')
+        )
+    )
     for case in options.cases:
         if options.only is None or case.operator in options.only:
             with patch.dict(os.environ, MTP_STRICT='1'):  # no twin is timed in a kernel's place
@@ -79,19 +94,36 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     def cell(row: dict[str, Any], key: str, format: str, factor: float = 1) -> str:
         return '-' if row.get(key) is None else f'{row[key] * factor:{format}}'
 
-    print(f'\n{rows[0]["operator"]}, {rows[0]["size"]}, {rows[0]["images"]} image(s)\n'
-          + ' ' * 37 + 'ms   host ms    GB/s  %copy  TFLOP/s  %matmul      MB    error'
-          '  x plain  x plain float32')
+    print(
+        f'\n{rows[0]["operator"]}, {rows[0]["size"]}, {rows[0]["images"]} image(s)\n'
+        + ' ' * 37
+        + 'ms   host ms    GB/s  %copy  TFLOP/s  %matmul      MB    error'
+        '  x plain  x plain float32'
+    )
     for row in rows:
         title = f'{row["form"]:<12} {row["dtype"]:<8} {row["mode"]:<8}'
         if 'failed' in row:
             print(f'{title} {row["failed"]}')
             continue
-        print(title + ''.join(cell(row, *column).rjust(width) for width, *column in (
-            (9, 'ms', '.3f'), (10, 'host_ms', '.3f'), (8, 'gb_s', '.1f'),
-            (7, 'of_copy', '.1f', 100), (9, 'tflop_s', '.4f'), (9, 'of_matmul', '.1f', 100),
-            (8, 'peak_mb', '.0f'), (9, 'error', '.0e'), (9, 'times_plain', '.2f'),
-            (17, 'times_plain_float32', '.2f'))), flush=True)
+        print(
+            title
+            + ''.join(
+                cell(row, *column).rjust(width)
+                for width, *column in (
+                    (9, 'ms', '.3f'),
+                    (10, 'host_ms', '.3f'),
+                    (8, 'gb_s', '.1f'),
+                    (7, 'of_copy', '.1f', 100),
+                    (9, 'tflop_s', '.4f'),
+                    (9, 'of_matmul', '.1f', 100),
+                    (8, 'peak_mb', '.0f'),
+                    (9, 'error', '.0e'),
+                    (9, 'times_plain', '.2f'),
+                    (17, 'times_plain_float32', '.2f'),
+                )
+            ),
+            flush=True,
+        )
 
 
 if __name__ == '__main__':

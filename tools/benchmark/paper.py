@@ -5,6 +5,7 @@ made of the libraries' own modules with their per-image assigners, samplers and 
 sets share is one module in several decoders. Parameters have the shapes of ours, and
 :func:`load` takes them over.
 """
+
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +33,10 @@ OWN = {
         r'tasks.\1.roi_head.\3_heads.\2.\4.'
     ),
 }
-SHARED = {r'^semantic\.\w+\.': 'tasks.semantic.decode_head.',
-          r'^(instance|rotated)\.\w+\.': r'tasks.\1.'}
+SHARED = {
+    r'^semantic\.\w+\.': 'tasks.semantic.decode_head.',
+    r'^(instance|rotated)\.\w+\.': r'tasks.\1.',
+}
 
 
 class PaperModel(BaseModel):
@@ -46,21 +49,37 @@ class PaperModel(BaseModel):
         small: the small decoders.
     """
 
-    def __init__(self, backbone: Backbone, num_classes: dict[str, int], size: int, small: bool
-                 ) -> None:
-        super().__init__(data_preprocessor=DetDataPreprocessor(
-            mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), bgr_to_rgb=True,
-            pad_mask=True, pad_seg=True, pad_size_divisor=size, boxtype2tensor=False))
+    def __init__(
+        self, backbone: Backbone, num_classes: dict[str, int], size: int, small: bool
+    ) -> None:
+        super().__init__(
+            data_preprocessor=DetDataPreprocessor(
+                mean=(123.675, 116.28, 103.53),
+                std=(58.395, 57.12, 57.375),
+                bgr_to_rgb=True,
+                pad_mask=True,
+                pad_seg=True,
+                pad_size_divisor=size,
+                boxtype2tensor=False,
+            )
+        )
         self.backbone = backbone
         channels = list(backbone.out_channels)
         with DefaultScope.overwrite_default_scope('mmdet'):
             for task in ('semantic', 'instance', 'rotated'):
                 make = getattr(paper_heads, task)
-                self.add_module(task, ModuleDict({
-                    name: MODELS.build(ConfigDict(make(channels, classes, small)))
-                    for name, classes in num_classes.items()}))
-        for first, *others in (part.values() for part in (
-                self.semantic, self.instance, self.rotated)):
+                self.add_module(
+                    task,
+                    ModuleDict(
+                        {
+                            name: MODELS.build(ConfigDict(make(channels, classes, small)))
+                            for name, classes in num_classes.items()
+                        }
+                    ),
+                )
+        for first, *others in (
+            part.values() for part in (self.semantic, self.instance, self.rotated)
+        ):
             for other in others:
                 _share(other, first)
             # The libraries' box arithmetic does not take bfloat16, which autocast would give it.
@@ -77,12 +96,23 @@ class PaperModel(BaseModel):
             own = slice(chosen[0], chosen[-1] + 1)  # one data set's images follow one another
             maps, samples = [feature[own] for feature in features], data_samples[own]
             for task, found in (
-                    ('semantic', self.semantic[name].loss(
-                        maps, [_semantic_sample(sample) for sample in samples], {})),
-                    ('instance', self.instance[name].loss(
-                        maps, [_instance_sample(sample) for sample in samples])),
-                    ('rotated', self.rotated[name].loss(
-                        maps, [_rotated_sample(sample) for sample in samples]))):
+                (
+                    'semantic',
+                    self.semantic[name].loss(
+                        maps, [_semantic_sample(sample) for sample in samples], {}
+                    ),
+                ),
+                (
+                    'instance',
+                    self.instance[name].loss(
+                        maps, [_instance_sample(sample) for sample in samples]
+                    ),
+                ),
+                (
+                    'rotated',
+                    self.rotated[name].loss(maps, [_rotated_sample(sample) for sample in samples]),
+                ),
+            ):
                 losses |= {f'{name}.{task}.{term}': value for term, value in found.items()}
         return losses
 
@@ -143,10 +173,11 @@ def plain_operators() -> Iterator[None]:
     RoIAlign, rotated overlaps and NMS stay mmcv's: compiled where it is, else our own, which are
     no slower than what the paper's code had.
     """
-    with (patch.object(attention, 'rotated_window_attention', plain.rotated_window_attention),
-          patch.object(attention, 'relative_position_attention',
-                       plain.relative_position_attention),
-          patch.object(dcnv3, 'dcnv3', _dcnv3)):
+    with (
+        patch.object(attention, 'rotated_window_attention', plain.rotated_window_attention),
+        patch.object(attention, 'relative_position_attention', plain.relative_position_attention),
+        patch.object(dcnv3, 'dcnv3', _dcnv3),
+    ):
         yield
 
 

@@ -3,14 +3,23 @@
 To compare with, never to train with: intermediate tensors all reach memory, coordinates are made
 on the host, biases are materialised. Arguments and results are those of :mod:`mtp.ops`.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scales: Tensor,
-                             angles: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, bias: Tensor
-                             ) -> Tensor:
+def rotated_window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Tensor,
+    scales: Tensor,
+    angles: Tensor,
+    rel_pos_h: Tensor,
+    rel_pos_w: Tensor,
+    bias: Tensor,
+) -> Tensor:
     """``grid_sample`` of keys and of values, permutes, a bias of windows x keys x keys."""
     batch, height, width, heads, channels = q.shape
     size = (len(rel_pos_h) + 1) // 2
@@ -30,17 +39,23 @@ def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, s
     scale_x, scale_y = scales[..., None, :, None].unbind(2)
     angle = angles[..., None, :, None]
     x, y = local_x * (1 + scale_x), local_y * (1 + scale_y)
-    grid = torch.stack([
-        centre_x + offset_x / max(1, height // size) + x * angle.cos() - y * angle.sin(),
-        centre_y + offset_y / max(1, width // size) + x * angle.sin() + y * angle.cos()], -1)
+    grid = torch.stack(
+        [
+            centre_x + offset_x / max(1, height // size) + x * angle.cos() - y * angle.sin(),
+            centre_y + offset_y / max(1, width // size) + x * angle.sin() + y * angle.cos(),
+        ],
+        -1,
+    )
     grid = grid.reshape(batch * heads, n_h * size, n_w * size, 2)
 
     def windows(t: Tensor) -> Tensor:
         t = t.reshape(batch, heads, channels, n_h, size, n_w, size)
         return t.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, heads, size * size, channels)
 
-    maps = [t.permute(0, 3, 4, 1, 2).reshape(batch * heads, channels, n_h * size, n_w * size)
-            for t in (q, k, v)]
+    maps = [
+        t.permute(0, 3, 4, 1, 2).reshape(batch * heads, channels, n_h * size, n_w * size)
+        for t in (q, k, v)
+    ]
     sampled = [F.grid_sample(t.to(grid.dtype), grid, align_corners=True) for t in maps[1:]]
     q, k, v = windows(maps[0]), *(windows(t.to(q.dtype)) for t in sampled)
     logits = (q * channels**-0.5) @ k.transpose(-2, -1)
@@ -48,13 +63,14 @@ def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, s
     out = logits.softmax(-1).to(v.dtype) @ v
     out = out.reshape(batch, n_h, n_w, heads, size, size, channels)
     out = out.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, n_h * size, n_w * size, heads, channels)
-    return out[:, top:top + height, left:left + width]
+    return out[:, top : top + height, left : left + width]
 
 
-def relative_position_attention(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor,
-                                rel_pos_w: Tensor) -> Tensor:
+def relative_position_attention(
+    q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
+) -> Tensor:
     """N x N logits and bias in memory."""
-    q = q * q.shape[-1]**-0.5
+    q = q * q.shape[-1] ** -0.5
     logits = _add_relative(q @ k.transpose(-2, -1), q, rel_pos_h, rel_pos_w)
     return logits.softmax(-1).to(v.dtype) @ v
 
@@ -71,8 +87,18 @@ def _add_relative(logits: Tensor, q: Tensor, rel_pos_h: Tensor, rel_pos_w: Tenso
     return (logits + term_h[..., None] + term_w[..., None, :]).flatten(4).flatten(2, 3)
 
 
-def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int, pad: int,
-          dilation: int, group: int, group_channels: int, offset_scale: float) -> Tensor:
+def dcnv3(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    kernel_size: int,
+    stride: int,
+    pad: int,
+    dilation: int,
+    group: int,
+    group_channels: int,
+    offset_scale: float,
+) -> Tensor:
     """Padding, positions, one ``grid_sample`` of all taps, product and sum."""
     images, _, _, channels = input.shape
     rows, columns = offset.shape[1:3]
@@ -80,8 +106,13 @@ def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride:
     input = F.pad(input, (0, 0, pad, pad, pad, pad))
     height, width = input.shape[1:3]
     middle = dilation * (kernel_size - 1) // 2
-    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32, device=input.device) * stride
-                            + middle + 0.5 for n in (rows, columns)), indexing='ij')
+    y, x = torch.meshgrid(
+        *(
+            torch.arange(n, dtype=torch.float32, device=input.device) * stride + middle + 0.5
+            for n in (rows, columns)
+        ),
+        indexing='ij',
+    )
     centre = torch.stack([x / width, y / height], -1).reshape(1, rows, columns, 1, 2)
     tap = torch.arange(kernel_size, dtype=torch.float32, device=input.device) * dilation - middle
     tap_x, tap_y = torch.meshgrid(tap / width, tap / height, indexing='ij')
@@ -100,8 +131,9 @@ def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride:
     return out.transpose(1, 2).reshape(images, rows, columns, channels).to(input.dtype)
 
 
-def roi_align_rotated(features: Tensor, rois: Tensor, bins: int, spatial_scale: float,
-                      samples: int) -> Tensor:
+def roi_align_rotated(
+    features: Tensor, rois: Tensor, bins: int, spatial_scale: float, samples: int
+) -> Tensor:
     """Every sample's four corners gathered, weighted and averaged (aligned, clockwise)."""
     channels, height, width = features.shape[1:]
     centre, size = rois[:, 1:3] * spatial_scale - 0.5, rois[:, 3:5] * spatial_scale
@@ -119,8 +151,9 @@ def roi_align_rotated(features: Tensor, rois: Tensor, bins: int, spatial_scale: 
     total = 0
     for column, across in ((left, 1 - (x - left)), ((left + 1).clamp(max=width - 1), x - left)):
         for row, down in ((top, 1 - (y - top)), ((top + 1).clamp(max=height - 1), y - top)):
-            total = total + table[first + row * width + column] * (
-                across * down * inside)[..., None]
+            total = (
+                total + table[first + row * width + column] * (across * down * inside)[..., None]
+            )
     total = total.unflatten(2, (bins, samples)).unflatten(1, (bins, samples)).mean((2, 4))
     return total.permute(0, 3, 1, 2).to(features.dtype)
 

@@ -1,4 +1,5 @@
 """Where the time of a training step goes: by operator, and by part of the model."""
+
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,8 +16,9 @@ RANGE = 'part: '
 BACKWARD = 'autograd::engine::evaluate_function: '
 
 
-def profile_step(job: Job, batch: dict[str, Any], device: torch.device, top: int = 15
-                 ) -> dict[str, Any]:
+def profile_step(
+    job: Job, batch: dict[str, Any], device: torch.device, top: int = 15
+) -> dict[str, Any]:
     """Profile a step of our model.
 
     Returns:
@@ -32,22 +34,37 @@ def profile_step(job: Job, batch: dict[str, Any], device: torch.device, top: int
         if device.type == 'cuda':
             torch.cuda.synchronize(device)
     attribute = 'device' if device.type == 'cuda' else 'cpu'
-    own = sorted(profiler.key_averages(), reverse=True,
-                 key=lambda row: getattr(row, f'self_{attribute}_time_total'))
-    rows = [{'name': row.key, 'calls': row.count,
-             'ms': getattr(row, f'self_{attribute}_time_total') / 1e3}
-            for row in own if not row.key.startswith(RANGE)]
-    return {'parts': _parts(profiler.events(), f'{attribute}_time_total'),
-            'operators': rows[:top], 'trace': profiler}
+    own = sorted(
+        profiler.key_averages(),
+        reverse=True,
+        key=lambda row: getattr(row, f'self_{attribute}_time_total'),
+    )
+    rows = [
+        {
+            'name': row.key,
+            'calls': row.count,
+            'ms': getattr(row, f'self_{attribute}_time_total') / 1e3,
+        }
+        for row in own
+        if not row.key.startswith(RANGE)
+    ]
+    return {
+        'parts': _parts(profiler.events(), f'{attribute}_time_total'),
+        'operators': rows[:top],
+        'trace': profiler,
+    }
 
 
 @contextmanager
 def _ranges(job: Job) -> Iterator[None]:
     """Name the parts of a step for the profiler."""
-    places = [(job.model.data_preprocessor, 'forward', 'data'),
-              (job.model.backbone, 'forward', 'backbone'),
-              *((task, 'loss', name) for name, task in job.model.tasks.items()),
-              (job.optimizer, 'step', 'optimizer'), (job.optimizer, 'zero_grad', 'optimizer')]
+    places = [
+        (job.model.data_preprocessor, 'forward', 'data'),
+        (job.model.backbone, 'forward', 'backbone'),
+        *((task, 'loss', name) for name, task in job.model.tasks.items()),
+        (job.optimizer, 'step', 'optimizer'),
+        (job.optimizer, 'zero_grad', 'optimizer'),
+    ]
     with ExitStack() as stack:
         for owner, method, name in places:
             call = _recorded(getattr(owner, method), RANGE + name)
@@ -59,6 +76,7 @@ def _recorded(function: Callable, name: str) -> Callable:
     def call(*args, **kwargs):
         with record_function(name):
             return function(*args, **kwargs)
+
     return call
 
 
@@ -88,9 +106,12 @@ def summary(found: dict[str, Any]) -> str:
     """The result of :func:`profile_step` as text."""
     total = sum(found['parts'].values())
     lines = ['part                 ms      %']
-    lines += [f'{name:<14} {ms:8.1f}  {100 * ms / total:5.1f}' for name, ms in sorted(
-        found['parts'].items(), key=lambda item: -item[1])]
+    lines += [
+        f'{name:<14} {ms:8.1f}  {100 * ms / total:5.1f}'
+        for name, ms in sorted(found['parts'].items(), key=lambda item: -item[1])
+    ]
     lines += ['', 'operator, by its own time                                   calls        ms']
-    lines += [f'{row["name"][:54]:<54} {row["calls"]:10} {row["ms"]:9.1f}'
-              for row in found['operators']]
+    lines += [
+        f'{row["name"][:54]:<54} {row["calls"]:10} {row["ms"]:9.1f}' for row in found['operators']
+    ]
     return '\n'.join(lines)

@@ -6,6 +6,7 @@ among ``n`` GPUs takes ``(n - 1) / n * S / bandwidth`` (all-gather, reduce-scatt
 twice) and a latency. Among several machines every GPU sends through its own network card, so that
 the bandwidth is that of NVLink or of all cards of a machine together, whichever is less.
 """
+
 import argparse
 import math
 from dataclasses import dataclass
@@ -89,11 +90,17 @@ def count(name: str) -> Model:
     with torch.device('meta'):
         model = MODELS.build(config.model)
     blocks, decoders = parts(model)
-    sizes = [sum(p.numel() for module in modules for p in module.parameters())
-             for modules in (blocks, decoders, [model])]
-    return Model(blocks=sizes[0], decoders=sizes[1], rest=sizes[2] - sizes[0] - sizes[1],
-                 parts=len(blocks) + len(decoders) + 1,
-                 batch_norms=sum(isinstance(m, PerDatasetBatchNorm) for m in model.modules()))
+    sizes = [
+        sum(p.numel() for module in modules for p in module.parameters())
+        for modules in (blocks, decoders, [model])
+    ]
+    return Model(
+        blocks=sizes[0],
+        decoders=sizes[1],
+        rest=sizes[2] - sizes[0] - sizes[1],
+        parts=len(blocks) + len(decoders) + 1,
+        batch_norms=sum(isinstance(m, PerDatasetBatchNorm) for m in model.modules()),
+    )
 
 
 def exchange(model: Model, way: str, gpus: int, links: Links) -> tuple[float, int, float]:
@@ -121,8 +128,9 @@ def exchange(model: Model, way: str, gpus: int, links: Links) -> tuple[float, in
     return seconds, collectives, size
 
 
-def efficiency(model: Model, way: str, gpus: int, links: Links, step: float, hidden: float
-               ) -> float:
+def efficiency(
+    model: Model, way: str, gpus: int, links: Links, step: float, hidden: float
+) -> float:
     """A step's time on one GPU over its time among ``gpus``.
 
     Args:
@@ -139,32 +147,42 @@ def efficiency(model: Model, way: str, gpus: int, links: Links, step: float, hid
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--model', choices=FLOOR_MS, action='append', help='default: all')
     parser.add_argument('--images', type=int, default=6, help='of a GPU and step')
-    parser.add_argument('--step-ms', type=float,
-                        help='measured on one GPU; default: the counted work at --mfu')
-    parser.add_argument('--mfu', type=float, default=1.0,
-                        help='part of the matrix rate; without --step-ms')
+    parser.add_argument(
+        '--step-ms', type=float, help='measured on one GPU; default: the counted work at --mfu'
+    )
+    parser.add_argument(
+        '--mfu', type=float, default=1.0, help='part of the matrix rate; without --step-ms'
+    )
     parser.add_argument('--nvlink', type=float, default=360, help='GB/s')
     parser.add_argument('--network', type=float, default=45, help='GB/s of each GPU')
-    parser.add_argument('--hidden', type=float, default=0.5,
-                        help='part of a step that collectives may run beside')
+    parser.add_argument(
+        '--hidden', type=float, default=0.5, help='part of a step that collectives may run beside'
+    )
     args = parser.parse_args()
     links = Links(args.nvlink * 1e9, args.network * 1e9)
-    print('| model | step on one GPU, ms | way | GB a GPU and step | '
-          + ' | '.join(f'{gpus} GPUs' for gpus in GPUS) + ' |\n| --- | --: | --- | --: '
-          + '| --: ' * len(GPUS) + '|')
+    print(
+        '| model | step on one GPU, ms | way | GB a GPU and step | '
+        + ' | '.join(f'{gpus} GPUs' for gpus in GPUS)
+        + ' |\n| --- | --: | --- | --: '
+        + '| --: ' * len(GPUS)
+        + '|'
+    )
     for name in args.model or FLOOR_MS:
         model = count(name)
         step_ms = args.step_ms or FLOOR_MS[name] * args.images / args.mfu
         for way in ('DDP', 'DDP, bf16', 'FSDP2', 'FSDP2 per machine'):
-            predicted = [efficiency(model, way, gpus, links, step_ms / 1e3, args.hidden)
-                         for gpus in GPUS]
+            predicted = [
+                efficiency(model, way, gpus, links, step_ms / 1e3, args.hidden) for gpus in GPUS
+            ]
             size = exchange(model, way, GPUS[-1], links)[2]
-            print(f'| {name}, {model.parameters / 1e6:.0f} M | {step_ms:.1f} | {way} | '
-                  f'{size / 1e9:.2f} | ' + ' | '.join(f'{100 * e:.0f} %' for e in predicted)
-                  + ' |')
+            print(
+                f'| {name}, {model.parameters / 1e6:.0f} M | {step_ms:.1f} | {way} | '
+                f'{size / 1e9:.2f} | ' + ' | '.join(f'{100 * e:.0f} %' for e in predicted) + ' |'
+            )
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ and bfloat16, without dropout and drop path, and its losses are compared with th
 in float32 (``smoke_losses.json``; ``--record`` writes them anew). Other processes, which then find
 the code that this one compiled, do the rest. Lines go to ``OUT/smoke.jsonl`` too.
 """
+
 import argparse
 import json
 import math
@@ -27,8 +28,11 @@ CONFIG = resources.configs() / 'pretrain' / 'vit_tiny_rvsa_demo.py'
 RECORDED = Path(__file__).with_name('smoke_losses.json')
 ITERATIONS = 50
 # Nothing is left to chance in which devices differ, and the rate does not warm up for 50 steps.
-STILL = {'model.backbone.drop_path_rate': 0.0, 'model.tasks.semantic.dropout_ratio': 0.0,
-         'param_scheduler': None}
+STILL = {
+    'model.backbone.drop_path_rate': 0.0,
+    'model.tasks.semantic.dropout_ratio': 0.0,
+    'param_scheduler': None,
+}
 
 
 class Smoke:
@@ -43,6 +47,7 @@ class Smoke:
         self.data = self.out / 'data'
         os.environ['TORCHINDUCTOR_CACHE_DIR'] = str(self.out / 'compile_cache')
         import torch
+
         self.gpus = torch.cuda.device_count()
 
     def checks(self) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -50,29 +55,41 @@ class Smoke:
         yield 'start', self.start
         for amp in ('off', 'on'):
             for compiled in ('off', 'on') if self.gpus else ('off',):
-                yield (f'losses, bfloat16 {amp}, compilation {compiled}',
-                       partial(self.losses, amp, compiled))
+                yield (
+                    f'losses, bfloat16 {amp}, compilation {compiled}',
+                    partial(self.losses, amp, compiled),
+                )
         yield 'stop and resume', self.resume
         yield 'tools/test.py', self.evaluation
         yield 'operators', self.operators
         for processes in (1, 2) if self.gpus != 1 else (1,):
             for wrapper in ('ReplicatedModel', 'ShardedModel'):
-                yield (f'torchrun, {processes} processes, {wrapper}',
-                       partial(self.torchrun, processes, wrapper))
+                yield (
+                    f'torchrun, {processes} processes, {wrapper}',
+                    partial(self.torchrun, processes, wrapper),
+                )
 
     def train(self, name: str, iterations: int, **options) -> list[float]:
         """Train the demo, and return the loss of each iteration."""
         from mtp.cli import launch
         from mtp.cli.config import override
         from mtp.engine.batch_size import share_batch
+
         cfg = launch.load_config(RunOptions(CONFIG, self.out / name))
         for kind in ('train', 'val', 'test'):
             for dataset in cfg[f'{kind}_dataloader'].dataset.datasets:
                 dataset.data_root = str(self.data / Path(dataset.data_root).name)
-        override(cfg, {
-            'experiment_name': name, 'train_cfg.max_iters': iterations,
-            'train_cfg.val_interval': iterations + 1, 'default_hooks.logger.interval': 5,
-            **STILL, **options})
+        override(
+            cfg,
+            {
+                'experiment_name': name,
+                'train_cfg.max_iters': iterations,
+                'train_cfg.val_interval': iterations + 1,
+                'default_hooks.logger.interval': 5,
+                **STILL,
+                **options,
+            },
+        )
         share_batch(cfg, processes=1)
         runner = launch.build_runner(cfg)
         runner.train()
@@ -81,6 +98,7 @@ class Smoke:
     def start(self) -> str:
         """Train three iterations as a user would."""
         from mtp.fallback import fallen
+
         losses = self.train('start', 3)
         if not all(map(math.isfinite, losses)) or fallen():
             raise RuntimeError(f'losses {losses}, fallen back: {fallen()}')
@@ -88,8 +106,11 @@ class Smoke:
 
     def losses(self, amp: str, compiled: str) -> str:
         """Compare losses with the recorded ones: the first, and the mean of the last ten."""
-        found = self.train(f'amp_{amp}_compile_{compiled}', ITERATIONS, **{
-            'optim_wrapper.amp': amp, 'default_hooks.compilation.mode': compiled})
+        found = self.train(
+            f'amp_{amp}_compile_{compiled}',
+            ITERATIONS,
+            **{'optim_wrapper.amp': amp, 'default_hooks.compilation.mode': compiled},
+        )
         expected = json.loads(RECORDED.read_text())
         first = abs(found[0] / expected[0] - 1)
         last = abs(sum(found[-10:]) / sum(expected[-10:]) - 1)
@@ -102,8 +123,9 @@ class Smoke:
         """Go on from a checkpoint as if there had been no interruption."""
         settings = {'default_hooks.checkpoint.interval': 2}
         expected = self.train('whole', 4, **settings)
-        found = self.train('resumed', 4, **settings, resume=True,
-                           load_from=str(self.out / 'whole' / 'iter_2.pth'))[-2:]
+        found = self.train(
+            'resumed', 4, **settings, resume=True, load_from=str(self.out / 'whole' / 'iter_2.pth')
+        )[-2:]
         apart = max(abs(a / b - 1) for a, b in zip(found, expected[-2:]))
         if apart > 1e-2:
             raise RuntimeError(f'{found} instead of {expected[-2:]}')
@@ -112,8 +134,14 @@ class Smoke:
     def evaluation(self) -> str:
         """Evaluate a checkpoint of :meth:`resume`."""
         folder = self.out / 'test'
-        self.command('tools/test.py', str(CONFIG), str(self.out / 'whole' / 'iter_4.pth'),
-                     '--work-dir', str(folder), *self.data_options('test'))
+        self.command(
+            'tools/test.py',
+            str(CONFIG),
+            str(self.out / 'whole' / 'iter_4.pth'),
+            '--work-dir',
+            str(folder),
+            *self.data_options('test'),
+        )
         metrics = json.loads((folder / 'metrics.json').read_text())
         if not metrics or not all(map(math.isfinite, metrics.values())):
             raise RuntimeError(f'metrics {metrics}')
@@ -127,25 +155,46 @@ class Smoke:
     def torchrun(self, processes: int, wrapper: str) -> str:
         """Train four iterations with several processes."""
         self.command(
-            '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}',
-            'tools/train.py', str(CONFIG), '--launcher', 'pytorch',
-            '--work-dir', str(self.out / f'{wrapper}_{processes}'),
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            f'--nproc_per_node={processes}',
+            'tools/train.py',
+            str(CONFIG),
+            '--launcher',
+            'pytorch',
+            '--work-dir',
+            str(self.out / f'{wrapper}_{processes}'),
             *self.data_options('train', 'val'),
-            'train_cfg.max_iters=4', 'train_cfg.val_interval=9', 'param_scheduler=None',
-            f'model_wrapper_cfg.type=mtp.engine.{wrapper}')
+            'train_cfg.max_iters=4',
+            'train_cfg.val_interval=9',
+            'param_scheduler=None',
+            f'model_wrapper_cfg.type=mtp.engine.{wrapper}',
+        )
         return ''
 
     def data_options(self, *kinds: str) -> list[str]:
         """Return the options that point the demo's loaders to the data."""
-        return ['--cfg-options', *(
-            f'{kind}_dataloader.dataset.datasets.{index}.data_root={self.data / name}'
-            for kind in kinds for index, name in enumerate(('SOTA', 'SIOR', 'FAST')))]
+        return [
+            '--cfg-options',
+            *(
+                f'{kind}_dataloader.dataset.datasets.{index}.data_root={self.data / name}'
+                for kind in kinds
+                for index, name in enumerate(('SOTA', 'SIOR', 'FAST'))
+            ),
+        ]
 
     def command(self, *arguments: str) -> str:
         """Run Python in the checkout, and return its output; raises where it fails."""
-        result = subprocess.run([sys.executable, *arguments], cwd=REPO, text=True, timeout=180,
-                                capture_output=True, check=False,
-                                env={**os.environ, 'PYTHONPATH': str(REPO)})
+        result = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=REPO,
+            text=True,
+            timeout=180,
+            capture_output=True,
+            check=False,
+            env={**os.environ, 'PYTHONPATH': str(REPO)},
+        )
         if result.returncode:
             lines = (result.stdout + result.stderr).strip().splitlines()
             # torchrun ends with lines of its own
@@ -155,19 +204,27 @@ class Smoke:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('out', type=Path, help='folder to write to')
-    parser.add_argument('--record', action='store_true',
-                        help='record the losses of this machine as those to compare with')
+    parser.add_argument(
+        '--record',
+        action='store_true',
+        help='record the losses of this machine as those to compare with',
+    )
     options = parser.parse_args()
     smoke = Smoke(options.out)
     if not smoke.data.exists():
         from mtp.data.synthetic import make_samrs
+
         make_samrs(smoke.data, 40, 8, 128, 0)
     if options.record:
-        losses = smoke.train('recorded', ITERATIONS, **{
-            'optim_wrapper.amp': 'off', 'default_hooks.compilation.mode': 'off'})
+        losses = smoke.train(
+            'recorded',
+            ITERATIONS,
+            **{'optim_wrapper.amp': 'off', 'default_hooks.compilation.mode': 'off'},
+        )
         RECORDED.write_text(json.dumps([round(loss, 5) for loss in losses]) + '\n')
         return 0
     failed = 0
@@ -179,8 +236,10 @@ def main() -> int:
             row = {'check': name, 'passed': False, 'text': f'{type(error).__name__}: {error}'}
             failed += 1
         row['seconds'] = round(time.perf_counter() - begun, 1)
-        print(f'{"PASS" if row["passed"] else "FAIL"}  {name} ({row["seconds"]} s)  {row["text"]}',
-              flush=True)
+        print(
+            f'{"PASS" if row["passed"] else "FAIL"}  {name} ({row["seconds"]} s)  {row["text"]}',
+            flush=True,
+        )
         with open(smoke.out / 'smoke.jsonl', 'a') as file:
             file.write(json.dumps(row) + '\n')
     return min(failed, 1)

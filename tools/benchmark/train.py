@@ -14,6 +14,7 @@ three batches: as asked for, with twice the images and with twice the objects. `
 counts only, which a CPU can do for the large models. ``--loader`` also trains from files: ours by
 the runner with the recipe's workers, A with its transforms in the main process.
 """
+
 import argparse
 from pathlib import Path
 
@@ -23,11 +24,13 @@ from mtp.cli.arguments import add_config_options
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--model', choices=RECIPES, required=True)
-    parser.add_argument('--device', choices=('cuda', 'cpu'),
-                        help='default: cuda where there is a GPU')
+    parser.add_argument(
+        '--device', choices=('cuda', 'cpu'), help='default: cuda where there is a GPU'
+    )
     parser.add_argument('--json', type=Path, help='where to write all figures')
     parser.add_argument('--images', type=int, default=2, help='per data set; at least 2')
     parser.add_argument('--objects', type=int, default=23, help='per image')
@@ -37,19 +40,31 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--compile', choices=('auto', 'on', 'off'), help='as in tools/train.py')
     add_config_options(parser)
     parser.add_argument('--only-ours', action='store_true', help='leave A and C out')
-    parser.add_argument('--loader', type=Path, metavar='DIR',
-                        help='also train from SAMRS there, or what tools/data/make_synthetic.py '
-                        'made')
-    parser.add_argument('--memory', type=float, metavar='GB',
-                        help='also find the largest batch that fits this much GPU memory')
-    parser.add_argument('--profile', type=Path, metavar='FILE',
-                        help='also write the trace of a step there and print its summary')
+    parser.add_argument(
+        '--loader',
+        type=Path,
+        metavar='DIR',
+        help='also train from SAMRS there, or what tools/data/make_synthetic.py made',
+    )
+    parser.add_argument(
+        '--memory',
+        type=float,
+        metavar='GB',
+        help='also find the largest batch that fits this much GPU memory',
+    )
+    parser.add_argument(
+        '--profile',
+        type=Path,
+        metavar='FILE',
+        help='also write the trace of a step there and print its summary',
+    )
     options = parser.parse_args()
     if options.images < 2:
-        parser.error('--images: the paper\'s batch norm needs 2 images of each data set')
+        parser.error("--images: the paper's batch norm needs 2 images of each data set")
     if options.loader and options.repeats == 0:
         parser.error('--loader measures times: leave out --repeats 0')
     import torch
+
     has_gpu = torch.cuda.is_available()
     options.device = options.device or ('cuda' if has_gpu else 'cpu')
     options.size = options.size or image_size(options.model)
@@ -65,6 +80,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     import training
+
     training.run(options)
 
 

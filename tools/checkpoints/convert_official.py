@@ -5,6 +5,7 @@
 OUT loads with ``tools/test.py configs/pretrain/<backbone>_samrs.py OUT.pth``, and as a start with
 ``--cfg-options load_from=OUT.pth``. An encoder checkpoint needs no conversion.
 """
+
 import argparse
 from pathlib import Path
 
@@ -13,11 +14,16 @@ from mtp.files import whole
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('source', type=Path, metavar='IN', help='official checkpoint')
     parser.add_argument('target', type=Path, metavar='OUT', help='file to write')
-    parser.add_argument('--datasets', nargs='+', default=['sota', 'sior', 'fast'],
-                        help="our names of the official model's data sets 1, 2, 3, ...")
+    parser.add_argument(
+        '--datasets',
+        nargs='+',
+        default=['sota', 'sior', 'fast'],
+        help="our names of the official model's data sets 1, 2, 3, ...",
+    )
     args = parser.parse_args()
     if args.target.exists():
         parser.error(f'{args.target} exists: remove it or choose another name')
@@ -29,8 +35,10 @@ def main() -> None:
     state = convert_official(read_state_dict(args.source), args.datasets)
     with whole(args.target) as unfinished, open(unfinished, 'wb') as file:
         torch.save({'state_dict': state}, file)
-    print(f'{args.target}: {len(state)} tensors, '
-          f'{sum(tensor.numel() for tensor in state.values()):,} values')
+    print(
+        f'{args.target}: {len(state)} tensors, '
+        f'{sum(tensor.numel() for tensor in state.values()):,} values'
+    )
 
 
 if __name__ == '__main__':

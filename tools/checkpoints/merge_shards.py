@@ -4,6 +4,7 @@
 
 The file is what a run with ``ReplicatedModel`` would have saved: every tool takes it.
 """
+
 import argparse
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from mtp.cli.errors import users_errors
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('folder', type=Path, help='a checkpoint that is a folder')
     parser.add_argument('file', type=Path, help='to write')
     args = parser.parse_args()

@@ -4,6 +4,7 @@
 
 Writes one picture, named like the config.
 """
+
 import argparse
 from pathlib import Path
 
@@ -13,10 +14,15 @@ from mtp.cli.errors import users_errors
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='of any task')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/browse'),
-                        help='folder for the picture (default: %(default)s)')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/browse'),
+        help='folder for the picture (default: %(default)s)',
+    )
     parser.add_argument('--num', type=int, default=8, help='of samples (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='of choice and augmentations')
     add_config_options(parser)

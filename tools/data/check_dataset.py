@@ -6,6 +6,7 @@
 Uses all cores. Prints a table of the checks with examples of what is wrong; the exit code is 1
 if anything is.
 """
+
 import argparse
 import sys
 from collections.abc import Mapping
@@ -25,8 +26,9 @@ def table(root: Path, findings: Findings, checks: Mapping[str, str], examples: i
     """A row for each check."""
     counts = ', '.join(f'{count} {split} images' for split, count in findings.images.items())
     objects = f', {findings.objects} objects' if findings.objects else ''
-    rows = Table('check', 'problems', 'for example',
-                 title=f'{escape(str(root))}: {counts}{objects}')
+    rows = Table(
+        'check', 'problems', 'for example', title=f'{escape(str(root))}: {counts}{objects}'
+    )
     for kind, description in checks.items():
         found = findings.problems.get(kind, [])
         shown = '\n'.join(found[:examples]).replace(f'{root}/', '')
@@ -36,19 +38,26 @@ def table(root: Path, findings: Findings, checks: Mapping[str, str], examples: i
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('root', type=Path, help='folder that holds SOTA, SIOR and FAST, or the '
-                        'root of one data set')
-    parser.add_argument('--dataset', choices=DATASETS, metavar='NAME', help='what the root holds '
-                        f'if not a SAMRS: {", ".join(DATASETS)}')
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'root', type=Path, help='folder that holds SOTA, SIOR and FAST, or the root of one data set'
+    )
+    parser.add_argument(
+        '--dataset',
+        choices=DATASETS,
+        metavar='NAME',
+        help=f'what the root holds if not a SAMRS: {", ".join(DATASETS)}',
+    )
     parser.add_argument('--examples', type=int, default=3, help='of each problem to show')
     args = parser.parse_args()
     failed = False
     try:
         roots = {args.dataset: args.root} if args.dataset else find_subsets(args.root)
         for name, root in roots.items():
-            check, checks = ((check_prepared, PREPARED_CHECKS) if args.dataset
-                             else (check_subset, CHECKS))
+            check, checks = (
+                (check_prepared, PREPARED_CHECKS) if args.dataset else (check_subset, CHECKS)
+            )
             findings = check(root, name)
             Console().print(table(root, findings, checks, args.examples))
             failed |= bool(findings.problems)

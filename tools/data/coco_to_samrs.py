@@ -6,6 +6,7 @@ Semantic maps come from the masks, rotated boxes are their rectangles of least a
 reads it with ``dict(type=SAMRSDataset, subset='sota', name='mine', data_root='data/mine',
 classes=(...))``; this prints the classes.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -16,30 +17,43 @@ from mtp.data.samrs.to_coco import Report
 
 def table(report: Report) -> str:
     """Objects of each class in each split."""
-    lines = [f'{"":<24}' + ''.join(f'{split:>8}' for split in report.images),
-             f'{"images":<24}' + ''.join(f'{count:>8}' for count in report.images.values())]
+    lines = [
+        f'{"":<24}' + ''.join(f'{split:>8}' for split in report.images),
+        f'{"images":<24}' + ''.join(f'{count:>8}' for count in report.images.values()),
+    ]
     for name in next(iter(report.objects.values())):
-        lines.append(f'{name:<24}' + ''.join(
-            f'{objects[name]:>8}' for objects in report.objects.values()))
+        lines.append(
+            f'{name:<24}' + ''.join(f'{objects[name]:>8}' for objects in report.objects.values())
+        )
     return '\n'.join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('annotations', type=Path, help='COCO json with polygons or RLE')
     parser.add_argument('images', type=Path, help='folder of the images')
     parser.add_argument('out', type=Path, help='folder to make')
-    parser.add_argument('--val-fraction', type=float, default=0.2,
-                        help='share of the images for validation (default: %(default)s)')
+    parser.add_argument(
+        '--val-fraction',
+        type=float,
+        default=0.2,
+        help='share of the images for validation (default: %(default)s)',
+    )
     parser.add_argument('--seed', type=int, default=0, help='of the division')
-    parser.add_argument('--valid-list', type=Path, metavar='FILE', help='file names of the images '
-                        'for validation, a line each, instead of a random share')
+    parser.add_argument(
+        '--valid-list',
+        type=Path,
+        metavar='FILE',
+        help='file names of the images for validation, a line each, instead of a random share',
+    )
     args = parser.parse_args()
     try:
         valid = args.valid_list and set(args.valid_list.read_text().splitlines())
-        report = coco_to_samrs(args.annotations, args.images, args.out, args.val_fraction,
-                               args.seed, valid)
+        report = coco_to_samrs(
+            args.annotations, args.images, args.out, args.val_fraction, args.seed, valid
+        )
     except (FileExistsError, FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 

@@ -6,6 +6,7 @@
 SAMRS is ready for training; the others have the form that their owner distributes, which
 tools/data/prepare.py reads.
 """
+
 import argparse
 from pathlib import Path
 
@@ -15,10 +16,15 @@ from mtp.data.samrs.synthesis import make_samrs
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('out', type=Path, help='folder to make')
-    parser.add_argument('--dataset', choices=DATASETS, metavar='NAME',
-                        help=f'one of {", ".join(DATASETS)} (default: SAMRS)')
+    parser.add_argument(
+        '--dataset',
+        choices=DATASETS,
+        metavar='NAME',
+        help=f'one of {", ".join(DATASETS)} (default: SAMRS)',
+    )
     parser.add_argument('--seed', type=int, default=0)
     sizes = parser.add_argument_group('of SAMRS only')
     sizes.add_argument('--num-train', type=int, default=200, help='training images per subset')
@@ -26,10 +32,14 @@ def main() -> None:
     sizes.add_argument('--image-size', type=int, default=128, help='side in pixels')
     args = parser.parse_args()
     if args.dataset:
-        if any(getattr(args, name) != parser.get_default(name)
-               for name in ('num_train', 'num_valid', 'image_size')):
-            parser.error(f'the small copy of {args.dataset} has a fixed size: leave out '
-                         '--num-train, --num-valid and --image-size')
+        if any(
+            getattr(args, name) != parser.get_default(name)
+            for name in ('num_train', 'num_valid', 'image_size')
+        ):
+            parser.error(
+                f'the small copy of {args.dataset} has a fixed size: leave out '
+                '--num-train, --num-valid and --image-size'
+            )
         if args.out.exists() and any(args.out.iterdir()):
             parser.error(f'{args.out} is not empty: remove it or choose another folder')
         root = DATASETS[args.dataset].synthesise(args.out, seed=args.seed)

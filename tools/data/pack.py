@@ -5,6 +5,7 @@
 Started again after an interruption it goes on where it stopped. The exit code is 1 if an image was
 left out.
 """
+
 import argparse
 import sys
 
@@ -13,7 +14,8 @@ from mtp.data.samrs.subsets import SUBSETS
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('source', help='root of the data set, in the layout of SAMRS')
     parser.add_argument('folder', help='to write to')
     parser.add_argument('--subset', choices=SUBSETS, required=True, help='whose layout')

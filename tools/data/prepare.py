@@ -7,6 +7,7 @@
 Uses all cores. Start it again after an interruption, or after mending files: it goes on where it
 was. Whatever cannot be used is named at the end, and the exit code is then 1.
 """
+
 import argparse
 import sys
 import textwrap
@@ -22,8 +23,15 @@ def describe(name: str) -> str:
     task = dataset.task.replace('_', ' ')
     lines = [f'{name}: {dataset.title}, {task}, {len(dataset.classes)} classes']
     for key in ('source', 'licence', 'size', 'layout', 'citation'):
-        lines.append(textwrap.fill(getattr(dataset, key), width=100, initial_indent=f'  {key:<9}',
-                                   subsequent_indent=' ' * 11, break_on_hyphens=False))
+        lines.append(
+            textwrap.fill(
+                getattr(dataset, key),
+                width=100,
+                initial_indent=f'  {key:<9}',
+                subsequent_indent=' ' * 11,
+                break_on_hyphens=False,
+            )
+        )
     return '\n'.join(lines)
 
 
@@ -37,15 +45,24 @@ class List(argparse.Action):
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--list', action=List, nargs=0, help='tell of each data set where it comes '
-                        'from, its licence, size, the layout of SRC and what to cite')
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--list',
+        action=List,
+        nargs=0,
+        help='tell of each data set where it comes '
+        'from, its licence, size, the layout of SRC and what to cite',
+    )
     parser.add_argument('dataset', choices=DATASETS, metavar='DATASET', help=', '.join(DATASETS))
     parser.add_argument('src', type=Path, metavar='SRC', help='what the owner distributes')
     parser.add_argument('dst', type=Path, metavar='DST', help='folder to write to')
     several = ', '.join(name for name, dataset in DATASETS.items() if dataset.multi_scale)
-    parser.add_argument('--multi-scale', action='store_true',
-                        help=f'cut tiles at the rates 0.5, 1 and 1.5 ({several})')
+    parser.add_argument(
+        '--multi-scale',
+        action='store_true',
+        help=f'cut tiles at the rates 0.5, 1 and 1.5 ({several})',
+    )
     args = parser.parse_args()
     try:
         report = prepare(args.dataset, args.src, args.dst, args.multi_scale)

@@ -7,6 +7,7 @@ SAMPLES holds ``aid_150px/<class>/*.jpg``, ``oscd/`` (the owner's folders) and `
 and three quarters of UCAS-AOD are for training; of OSCD seven cities. The configs of
 ``configs/finetune/tiny`` read them.
 """
+
 import argparse
 import json
 import sys
@@ -34,8 +35,12 @@ def make_aid(src: Path, dst: Path, report: Report) -> None:
     for folder in sorted(path for path in src.iterdir() if path.is_dir()):
         images = images_in(folder, report)
         splits = deal(images, dict(train=2 / 3, val=1 / 3))
-        process(copy_image, [(path, dst / splits[stem] / folder.name / path.name)
-                             for stem, path in images.items()], 'AID images', report)
+        process(
+            copy_image,
+            [(path, dst / splits[stem] / folder.name / path.name) for stem, path in images.items()],
+            'AID images',
+            report,
+        )
 
 
 def make_oscd(src: Path, dst: Path, report: Report) -> None:
@@ -47,7 +52,8 @@ def make_oscd(src: Path, dst: Path, report: Report) -> None:
             (Path(folder) / f'{title}{part}').mkdir()
             for city in cities:
                 (Path(folder) / f'{title}{part}' / city).symlink_to(
-                    (src / f'{title}{part}' / city).resolve())
+                    (src / f'{title}{part}' / city).resolve()
+                )
         train = [city for city in cities if city not in OSCD_TEST]
         for split, chosen in (('train', train), ('test', OSCD_TEST)):
             (Path(folder) / f'{title}Images' / f'{split}.txt').write_text(','.join(chosen))
@@ -61,8 +67,11 @@ def make_ucas(src: Path, dst: Path, report: Report) -> None:
     images = images_in(src / 'images', report)
     splits = deal(images, dict(train=3 / 4, val=1 / 4))
     for split in ('train', 'val'):
-        items = [(path, src / 'labels' / f'{stem}.txt', dst / split)
-                 for stem, path in images.items() if splits[stem] == split]
+        items = [
+            (path, src / 'labels' / f'{stem}.txt', dst / split)
+            for stem, path in images.items()
+            if splits[stem] == split
+        ]
         process(_cut_ucas, items, f'UCAS-AOD {split} images', report)
         write_json(dst / f'{split}.json', _as_coco(dst / split))
 
@@ -84,25 +93,36 @@ def _boxes(path: Path, height: int, width: int) -> Iterator[Box]:
 
 def _as_coco(folder: Path) -> dict:
     """Upright boxes around those of the tiles."""
-    coco = dict(images=[], annotations=[],
-                categories=[dict(id=i, name=name) for i, name in enumerate(UCAS_CLASSES)])
+    coco = dict(
+        images=[],
+        annotations=[],
+        categories=[dict(id=i, name=name) for i, name in enumerate(UCAS_CLASSES)],
+    )
     for number, path in enumerate(sorted((folder / 'annfiles').glob('*.txt'))):
         side = UCAS_TILING.side
-        coco['images'].append(dict(
-            id=number, file_name=f'{path.stem}.png', width=side, height=side))
+        coco['images'].append(
+            dict(id=number, file_name=f'{path.stem}.png', width=side, height=side)
+        )
         for box in read_dota(path):
             x1, y1 = box.corners.min(0).clip(0, side).tolist()
             x2, y2 = box.corners.max(0).clip(0, side).tolist()
-            coco['annotations'].append(dict(
-                id=len(coco['annotations']), image_id=number, iscrowd=0,
-                category_id=UCAS_CLASSES.index(box.name), bbox=[x1, y1, x2 - x1, y2 - y1],
-                area=(x2 - x1) * (y2 - y1)))
+            coco['annotations'].append(
+                dict(
+                    id=len(coco['annotations']),
+                    image_id=number,
+                    iscrowd=0,
+                    category_id=UCAS_CLASSES.index(box.name),
+                    bbox=[x1, y1, x2 - x1, y2 - y1],
+                    area=(x2 - x1) * (y2 - y1),
+                )
+            )
     return coco
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('samples', type=Path, metavar='SAMPLES')
     parser.add_argument('out', type=Path, help='folder to make')
     args = parser.parse_args()

@@ -5,6 +5,7 @@
 Uses all cores. Start it again after an interruption, or after mending files: it goes on where it
 was. Files that cannot be used are named at the end, and the exit code is then 1.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -15,21 +16,28 @@ from mtp.data.samrs.to_coco import samrs_to_coco
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('root', type=Path, help='folder that holds SOTA, SIOR and FAST')
-    parser.add_argument('--subset', nargs='+', choices=SUBSETS, default=list(SUBSETS),
-                        help='default: all')
-    parser.add_argument('--val-fraction', type=float, default=0.1,
-                        help='share of the images for validation, where train.txt and valid.txt '
-                        'are missing (default: %(default)s)')
+    parser.add_argument(
+        '--subset', nargs='+', choices=SUBSETS, default=list(SUBSETS), help='default: all'
+    )
+    parser.add_argument(
+        '--val-fraction',
+        type=float,
+        default=0.1,
+        help='share of the images for validation, where train.txt and valid.txt '
+        'are missing (default: %(default)s)',
+    )
     parser.add_argument('--seed', type=int, default=0, help='of that division')
     args = parser.parse_args()
 
     bad = []
     for subset in args.subset:
         try:
-            report = samrs_to_coco(args.root / subset.upper(), subset,
-                                   val_fraction=args.val_fraction, seed=args.seed)
+            report = samrs_to_coco(
+                args.root / subset.upper(), subset, val_fraction=args.val_fraction, seed=args.seed
+            )
         except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
         for split in report.skipped:

@@ -9,6 +9,7 @@ kernel compiled by Triton as if a GPU were there. What is found is written line 
 --out, and a run that was ended goes on from there. Exits with 1 where a part breaks into several
 graphs, inductor does not lower one, or no configuration of a kernel can run.
 """
+
 import argparse
 import os
 import sys
@@ -24,6 +25,7 @@ def main() -> None:
     from tools.gate import report
     from tools.gate.run import Run
     from tools.gate.store import Store
+
     store = Store(options.out)
     if not options.report:
         Run(store, options).everything()
@@ -36,19 +38,40 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(
-        prog='python -m tools.gate', description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('workloads', nargs='*', metavar='WORKLOAD',
-                        default=[name for name in WORKLOADS if name != 'quick'],
-                        help=f'of {", ".join(WORKLOADS)}; default: all but quick, which is for '
-                        'the test suite')
-    parser.add_argument('--capabilities', nargs='+', type=int, default=[90, 86], choices=DEVICES,
-                        help='for which all is lowered and compiled (default: 90 86)')
-    parser.add_argument('--others', nargs='*', type=int, default=list(DEVICES), choices=DEVICES,
-                        help=f"for which the {HEAVIEST} heaviest kernels of each part and the "
-                        "project's own are compiled (default: all)")
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/gate'),
-                        help='folder of the results (default: work_dirs/gate)')
+        prog='python -m tools.gate',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'workloads',
+        nargs='*',
+        metavar='WORKLOAD',
+        default=[name for name in WORKLOADS if name != 'quick'],
+        help=f'of {", ".join(WORKLOADS)}; default: all but quick, which is for the test suite',
+    )
+    parser.add_argument(
+        '--capabilities',
+        nargs='+',
+        type=int,
+        default=[90, 86],
+        choices=DEVICES,
+        help='for which all is lowered and compiled (default: 90 86)',
+    )
+    parser.add_argument(
+        '--others',
+        nargs='*',
+        type=int,
+        default=list(DEVICES),
+        choices=DEVICES,
+        help=f'for which the {HEAVIEST} heaviest kernels of each part and the '
+        "project's own are compiled (default: all)",
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/gate'),
+        help='folder of the results (default: work_dirs/gate)',
+    )
     parser.add_argument('--minutes', type=float, default=45, help='after which to stop')
     parser.add_argument('--processes', type=int, default=2, help='1: no further ones')
     parser.add_argument('--report', action='store_true', help='run nothing')

@@ -1,4 +1,5 @@
 """bfloat16 autocast as on a GPU, on the CPU too, for steps that need numbers."""
+
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +19,19 @@ LOWER = {
     'rnn_tanh_cell', 'rnn_relu_cell', '_thnn_fused_lstm_cell', '_thnn_fused_gru_cell',
     '_scaled_dot_product_flash_attention', 'cudnn_convolution', 'cudnn_convolution_transpose',
 }  # fmt: skip
-PROMOTED = {'addcdiv', 'addcmul', 'atan2', 'bilinear', 'cross', 'dot', 'vdot', 'grid_sampler',
-            'index_put', 'tensordot', 'scatter_add'}
+PROMOTED = {
+    'addcdiv',
+    'addcmul',
+    'atan2',
+    'bilinear',
+    'cross',
+    'dot',
+    'vdot',
+    'grid_sampler',
+    'index_put',
+    'tensordot',
+    'scatter_add',
+}
 CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
 
@@ -70,8 +82,11 @@ def _dtype(packet: str) -> torch.dtype | None:
 
 
 def _cast(operator: Callable, dtype: torch.dtype | None, /, *args: Any, **kwargs: Any) -> Any:
-    floats = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)
-              and t.is_floating_point() and t.dtype != torch.float64]
+    floats = [
+        t
+        for t in pytree.tree_leaves((args, kwargs))
+        if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64
+    ]
     if dtype is None:
         dtype = max((t.dtype for t in floats), key=lambda d: d.itemsize, default=torch.float32)
 

@@ -3,6 +3,7 @@
 torch 2.11: the engine asks the driver for the stream of each CUDA tensor, fake ones included, and
 ends with an error where there is none. AOTAutograd needs it to trace a backward pass.
 """
+
 import heapq
 import itertools
 from collections import defaultdict
@@ -32,9 +33,15 @@ def running() -> Node | None:
     return _running[-1] if _running else None
 
 
-def gradients(outputs: Sequence[Tensor], grad_outputs: Sequence[Tensor | None], keep_graph: bool,
-              create_graph: bool, inputs: Sequence[Tensor] = (), allow_unreachable: bool = False,
-              accumulate_grad: bool = False) -> tuple[Tensor | None, ...]:
+def gradients(
+    outputs: Sequence[Tensor],
+    grad_outputs: Sequence[Tensor | None],
+    keep_graph: bool,
+    create_graph: bool,
+    inputs: Sequence[Tensor] = (),
+    allow_unreachable: bool = False,
+    accumulate_grad: bool = False,
+) -> tuple[Tensor | None, ...]:
     """Return the gradients of ``inputs``; the arguments are those of torch's own engine.
 
     Hooks on tensors and nodes are not called.
@@ -51,8 +58,11 @@ def gradients(outputs: Sequence[Tensor], grad_outputs: Sequence[Tensor | None], 
     ready = _Queue()
     for root, tensor, grad in zip(roots, outputs, grad_outputs):
         if root.node in needed:
-            _add(arrived[root.node], root.output_nr,
-                 torch.ones_like(tensor) if grad is None else grad)
+            _add(
+                arrived[root.node],
+                root.output_nr,
+                torch.ones_like(tensor) if grad is None else grad,
+            )
     for node in {root.node: None for root in roots}:
         if node in needed and not waiting[node]:
             ready.push(node)
@@ -122,9 +132,12 @@ def _apply(node: Node, grads: dict[int, Tensor]) -> tuple[Tensor | None, ...]:
     metas = node._input_metadata
     if isinstance(node, BackwardCFunction):
         some = next(iter(grads.values()))
-        results = node.apply(*(
-            grads[i] if i in grads else some.new_zeros(meta.shape, dtype=meta.dtype)
-            for i, meta in enumerate(metas)))
+        results = node.apply(
+            *(
+                grads[i] if i in grads else some.new_zeros(meta.shape, dtype=meta.dtype)
+                for i, meta in enumerate(metas)
+            )
+        )
     else:
         results = node(*(grads.get(i) for i in range(len(metas))))
     return results if isinstance(results, tuple) else (results,)

@@ -1,4 +1,5 @@
 """The GPUs that are pretended, and their limits; imports no torch."""
+
 from dataclasses import dataclass
 
 KIB = 1024
@@ -11,6 +12,7 @@ class Device:
     Numbers are those of NVIDIA's CUDA programming guide (technical specifications per compute
     capability) and data sheets.
     """
+
     name: str
     major: int
     minor: int
@@ -38,15 +40,33 @@ class Device:
         return self.shared_memory_per_block_optin + KIB
 
 
-def _device(name: str, capability: int, processors: int, shared_kib: int, threads: int,
-            memory_gib: int, l2_mib: int) -> Device:
-    return Device(name, *divmod(capability, 10), processors, shared_kib * KIB, threads,
-                  memory_gib << 30, l2_mib << 20)
+def _device(
+    name: str,
+    capability: int,
+    processors: int,
+    shared_kib: int,
+    threads: int,
+    memory_gib: int,
+    l2_mib: int,
+) -> Device:
+    return Device(
+        name,
+        *divmod(capability, 10),
+        processors,
+        shared_kib * KIB,
+        threads,
+        memory_gib << 30,
+        l2_mib << 20,
+    )
 
 
-DEVICES = {device.capability: device for device in (
-    _device('A100', 80, 108, 163, 2048, 80, 40),
-    _device('RTX 3090', 86, 82, 99, 1536, 24, 6),
-    _device('RTX 4090', 89, 128, 99, 1536, 24, 72),
-    _device('H200', 90, 132, 227, 2048, 141, 60),
-    _device('RTX 5090', 120, 170, 99, 1536, 32, 96))}
+DEVICES = {
+    device.capability: device
+    for device in (
+        _device('A100', 80, 108, 163, 2048, 80, 40),
+        _device('RTX 3090', 86, 82, 99, 1536, 24, 6),
+        _device('RTX 4090', 89, 128, 99, 1536, 24, 72),
+        _device('H200', 90, 132, 227, 2048, 141, 60),
+        _device('RTX 5090', 120, 170, 99, 1536, 32, 96),
+    )
+}

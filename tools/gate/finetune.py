@@ -1,5 +1,5 @@
-"""Finetune on small real batches: the libraries' heads have shapes that depend on values.
-"""
+"""Finetune on small real batches: the libraries' heads have shapes that depend on values."""
+
 from typing import Any
 
 import torch
@@ -57,14 +57,20 @@ def finetune(workload: Finetuning, tracer: Tracer) -> dict[str, int]:
 
 def _batch(cfg: Config, objects: int) -> dict[str, Any]:
     channels = 6 if 'change_detection' in cfg.filename else 3
-    images = [torch.randint(0, 256, (channels, SIDE, SIDE), dtype=torch.uint8)
-              for _ in range(IMAGES)]
+    images = [
+        torch.randint(0, 256, (channels, SIDE, SIDE), dtype=torch.uint8) for _ in range(IMAGES)
+    ]
     return dict(inputs=images, data_samples=[_sample(cfg, objects) for _ in images])
 
 
 def _sample(cfg: Config, objects: int) -> Any:
-    meta = dict(img_path='made_up.png', img_id=0, ori_shape=(SIDE, SIDE), img_shape=(SIDE, SIDE),
-                scale_factor=(1.0, 1.0))
+    meta = dict(
+        img_path='made_up.png',
+        img_id=0,
+        ori_shape=(SIDE, SIDE),
+        img_shape=(SIDE, SIDE),
+        scale_factor=(1.0, 1.0),
+    )
     model = cfg.model
     if 'head' in model:
         label = torch.randint(model.head.num_classes, (1,))
@@ -78,7 +84,8 @@ def _sample(cfg: Config, objects: int) -> Any:
     boxes = _boxes(objects, 'rotated_detection' in cfg.filename)
     sample = DetDataSample(metainfo=meta)
     sample.gt_instances = InstanceData(
-        bboxes=boxes, labels=torch.randint(head.num_classes, (objects,)))
+        bboxes=boxes, labels=torch.randint(head.num_classes, (objects,))
+    )
     sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.zeros(0).long())
     return sample
 

@@ -1,4 +1,5 @@
 """Compile Triton kernels for a GPU that is not there; nothing is launched."""
+
 import logging
 import re
 import subprocess
@@ -36,6 +37,7 @@ class Compiled:
         spilled: bytes of a thread's stack.
         refused: why no configuration can run, or None.
     """
+
     seconds: float = 0.0
     configurations: int = 0
     shared: int = 0
@@ -50,9 +52,13 @@ def compile_inductor(source: str, device: Device) -> Compiled:
     with present(device), torch._inductor.config.patch(use_static_triton_launcher=False):
         properties = repr(DeviceProperties.create(torch.device('cuda', 0)))
         kernel = PyCodeCache.load(OF_DEVICE.sub(lambda _: properties, source)).triton_
-        return compile_each([
-            lambda config=config: kernel._precompile_config(config).kernel
-            for config in kernel.configs], device)
+        return compile_each(
+            [
+                lambda config=config: kernel._precompile_config(config).kernel
+                for config in kernel.configs
+            ],
+            device,
+        )
 
 
 def compile_each(configurations: list[Callable[[], CompiledKernel]], device: Device) -> Compiled:
@@ -89,9 +95,10 @@ def check(kernel: CompiledKernel, device: Device, found: Compiled) -> None:
     shared, registers, stack = kernel.metadata.shared, *resources(kernel.asm['cubin'])
     threads = 32 * kernel.metadata.num_warps
     for needed, limit, name in (
-            (shared, device.shared_memory_per_block_optin, 'shared memory'),
-            (threads, device.max_threads_per_block, 'threads'),
-            (threads * registers, device.regs_per_multiprocessor, 'registers')):
+        (shared, device.shared_memory_per_block_optin, 'shared memory'),
+        (threads, device.max_threads_per_block, 'threads'),
+        (threads * registers, device.regs_per_multiprocessor, 'registers'),
+    ):
         if needed > limit:
             raise OutOfResources(needed, limit, name)
     found.shared = max(found.shared, shared)
@@ -104,6 +111,10 @@ def resources(cubin: bytes) -> tuple[int, int]:
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(cubin)
         file.flush()
-        usage = subprocess.run([CUOBJDUMP, '--dump-resource-usage', file.name], text=True,
-                               capture_output=True, check=True).stdout
+        usage = subprocess.run(
+            [CUOBJDUMP, '--dump-resource-usage', file.name],
+            text=True,
+            capture_output=True,
+            check=True,
+        ).stdout
     return tuple(int(re.search(rf'{what}:(\d+)', usage)[1]) for what in ('REG', 'STACK'))

@@ -1,4 +1,5 @@
 """Lower graphs by inductor for a GPU that is not there; kernels are written, not compiled."""
+
 import copy
 import hashlib
 import os
@@ -25,8 +26,10 @@ from tools.gate.devices import Device
 from tools.gate.presence import present
 
 # What a lowered graph calls: its kernels, library calls and operators that stay whole, copies.
-CALLS = re.compile(r'(?P<kernel>\w+)\.run\(|\b(?:extern_kernels|torch\.ops|aten)\.(?P<op>[\w.]+)\('
-                   r'|\.(?P<copy>copy_|fill_|zero_)\(')
+CALLS = re.compile(
+    r'(?P<kernel>\w+)\.run\(|\b(?:extern_kernels|torch\.ops|aten)\.(?P<op>[\w.]+)\('
+    r'|\.(?P<copy>copy_|fill_|zero_)\('
+)
 CUDA = torch.device('cuda', 0)
 
 
@@ -50,6 +53,7 @@ class Lowered:
             of mtp that of its kernels.
         refused: why inductor did not lower it, or None.
     """
+
     key: str
     capability: int
     backward: bool
@@ -71,9 +75,14 @@ class Lowering:
         keep_launch: takes the launches of the project's own kernels.
     """
 
-    def __init__(self, targets: list[Device], known: dict[str, dict],
-                 keep: Callable[[dict], None], keep_source: Callable[[str, str], None],
-                 keep_launch: Callable[[own.Launch], None]) -> None:
+    def __init__(
+        self,
+        targets: list[Device],
+        known: dict[str, dict],
+        keep: Callable[[dict], None],
+        keep_source: Callable[[str, str], None],
+        keep_launch: Callable[[own.Launch], None],
+    ) -> None:
         self.targets, self.known, self.keep = targets, known, keep
         self.keep_source, self.keep_launch = keep_source, keep_launch
         self.seconds = 0.0
@@ -103,10 +112,17 @@ class Lowering:
         self.seconds += processor_seconds() - begun
         return _never_called
 
-    def _lower_for(self, device: Device, key: str, graph: fx.GraphModule,
-                   inputs: list[Any], settings: dict[str, Any]) -> Lowered:
-        lowered = Lowered(key, device.capability, bool(settings.get('is_backward')),
-                          len(graph.graph.nodes))
+    def _lower_for(
+        self,
+        device: Device,
+        key: str,
+        graph: fx.GraphModule,
+        inputs: list[Any],
+        settings: dict[str, Any],
+    ) -> Lowered:
+        lowered = Lowered(
+            key, device.capability, bool(settings.get('is_backward')), len(graph.graph.nodes)
+        )
         begun = processor_seconds()
         with present(device), kernels_written() as sources:
             try:
@@ -126,20 +142,21 @@ class Lowering:
         return lowered
 
     def _own_launches(self, graph: fx.GraphModule, device: Device) -> dict[str, int]:
-        """Count the launches of the project's kernels, which inductor calls as is, by operator.
-        """
+        """Count the launches of the project's kernels, which inductor calls as is, by operator."""
         numbers = Counter()
         for node in graph.graph.nodes:
             # an operator with an effect stands behind a token that keeps the order of effects
-            operator, *args = (*node.args[1:],) if node.target is with_effects else (
-                node.target, *node.args)
+            operator, *args = (
+                (*node.args[1:],) if node.target is with_effects else (node.target, *node.args)
+            )
             if own.is_own(operator):
                 args, kwargs = fx.node.map_arg((args, node.kwargs), lambda n: n.meta['val'])
                 numbers[str(operator)] += self.note_own(operator, args, kwargs, device)
         return dict(numbers)
 
-    def note_own(self, operator: torch._ops.OpOverload, args: tuple, kwargs: dict,
-                 device: Device) -> int:
+    def note_own(
+        self, operator: torch._ops.OpOverload, args: tuple, kwargs: dict, device: Device
+    ) -> int:
         """Keep the kernels that an operator of mtp launches; return the number of all launches."""
         launches, number = own.launches_of(operator, args, kwargs, device)
         for launch in launches:
@@ -166,8 +183,9 @@ def _settings() -> Iterator[None]:
     """No caches: they would hide what lowering costs."""
     with ExitStack() as stack:
         stack.enter_context(inductor.patch(fx_graph_cache=False, compile_threads=1))
-        stack.enter_context(functorch.patch(
-            enable_autograd_cache=False, force_non_lazy_backward_lowering=True))
+        stack.enter_context(
+            functorch.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True)
+        )
         yield
 
 
@@ -189,16 +207,19 @@ def on_cuda(graph: fx.GraphModule, inputs: list[Any]) -> tuple[fx.GraphModule, l
     graph.recompile()
     with mode:
         values = [n.meta.get('example_value') for n in graph.graph.nodes if n.op == 'placeholder']
-        return graph, [_on_cuda(v) if isinstance(v, Tensor) else i
-                       for v, i in zip(values, inputs)]
+        return graph, [_on_cuda(v) if isinstance(v, Tensor) else i for v, i in zip(values, inputs)]
 
 
 def _on_cuda(tensor: FakeTensor) -> Tensor:
     if tensor.item_memo is not None:  # a number of the host, which Dynamo passes in as a tensor
         return tensor
     return torch.empty_strided(
-        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CUDA,
-        requires_grad=tensor.requires_grad)
+        tensor.shape,
+        tensor.stride(),
+        dtype=tensor.dtype,
+        device=CUDA,
+        requires_grad=tensor.requires_grad,
+    )
 
 
 @contextmanager
@@ -222,12 +243,20 @@ def graph_key(graph: fx.GraphModule, device: Device, settings: dict[str, Any]) -
 
 
 def _layouts(value: Any) -> str:
-    return str(fx.node.map_aggregate(value, lambda v: (
-        f'{v.dtype}{tuple(v.shape)}{v.stride()}' if isinstance(v, Tensor) else str(v))))
+    return str(
+        fx.node.map_aggregate(
+            value,
+            lambda v: f'{v.dtype}{tuple(v.shape)}{v.stride()}' if isinstance(v, Tensor) else str(v),
+        )
+    )
 
 
 def calls_of(code: str) -> dict[str, int]:
     """Return what inductor's code of a graph launches, from its ``call``."""
-    body = code[code.index('def call('):]
-    return dict(Counter('triton' if match['kernel'] else match['op'] or match['copy']
-                        for match in CALLS.finditer(body)))
+    body = code[code.index('def call(') :]
+    return dict(
+        Counter(
+            'triton' if match['kernel'] else match['op'] or match['copy']
+            for match in CALLS.finditer(body)
+        )
+    )

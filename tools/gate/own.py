@@ -3,6 +3,7 @@
 An operator of mtp runs on fake tensors, and what it would launch is noted: Triton compiles a
 kernel anew for each set of types, constants, and integers that are 1 or divisible by 16.
 """
+
 import hashlib
 import importlib
 import json
@@ -42,8 +43,9 @@ def is_own(operator: Any) -> bool:
     return isinstance(operator, torch._ops.OpOverload) and operator.namespace == 'mtp'
 
 
-def launches_of(operator: torch._ops.OpOverload, args: tuple, kwargs: dict, device: Device
-                ) -> tuple[list[Launch], int]:
+def launches_of(
+    operator: torch._ops.OpOverload, args: tuple, kwargs: dict, device: Device
+) -> tuple[list[Launch], int]:
     """Return the launches of mtp's kernels by an operator of mtp, and the number of all launches.
 
     Args:
@@ -57,10 +59,18 @@ def launches_of(operator: torch._ops.OpOverload, args: tuple, kwargs: dict, devi
     def note(kernel: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         constants = {p.name for p in kernel.params if p.is_constexpr}
         values = dict(zip(kernel.arg_names, args)) | kwargs
-        found.append(dict(
-            module=kernel.__module__, kernel=kernel.__name__,
-            values={name: value if name in constants or name not in kernel.arg_names
-                    else _specialised(value) for name, value in values.items()}))
+        found.append(
+            dict(
+                module=kernel.__module__,
+                kernel=kernel.__name__,
+                values={
+                    name: value
+                    if name in constants or name not in kernel.arg_names
+                    else _specialised(value)
+                    for name, value in values.items()
+                },
+            )
+        )
 
     with FakeTensorMode(), torch.no_grad(), present(device), patch.object(JITFunction, 'run', note):
         args, kwargs = pytree.tree_map(_concrete, (args, kwargs))
@@ -81,8 +91,11 @@ def _concrete(value: Any) -> Any:
         return value.node.hint
     if isinstance(value, Tensor):
         return torch.empty_strided(
-            [_concrete(n) for n in value.shape], [_concrete(n) for n in value.stride()],
-            dtype=value.dtype, device='cuda')
+            [_concrete(n) for n in value.shape],
+            [_concrete(n) for n in value.stride()],
+            dtype=value.dtype,
+            device='cuda',
+        )
     return value
 
 
@@ -104,9 +117,12 @@ def key_of(launch: Launch) -> str:
 def compiler_of(launch: Launch, device: Device) -> Callable[[], CompiledKernel]:
     """Return what compiles a launch's kernel."""
     kernel = getattr(importlib.import_module(launch['module']), launch['kernel'])
-    values = {name: MockTensor(getattr(torch, value[1:]))
-              if isinstance(value, str) and value.startswith('*') else value
-              for name, value in launch['values'].items()}
+    values = {
+        name: MockTensor(getattr(torch, value[1:]))
+        if isinstance(value, str) and value.startswith('*')
+        else value
+        for name, value in launch['values'].items()
+    }
 
     def compile_it() -> CompiledKernel:
         with present(device):
@@ -115,4 +131,5 @@ def compiler_of(launch: Launch, device: Device) -> Callable[[], CompiledKernel]:
             args = [values[name] for name in kernel.arg_names]
             options = {n: v for n, v in values.items() if n not in kernel.arg_names}
             return kernel.run(*args, grid=(1,), warmup=True, **options)
+
     return compile_it

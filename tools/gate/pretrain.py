@@ -1,4 +1,5 @@
 """Pretraining steps on fake CUDA tensors."""
+
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -41,8 +42,10 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
     with counted_step.as_on_a_gpu('cuda', True):
         with torch.device('cuda'):
             model = MODELS.build(cfg.model).train()
-        data = dict(inputs=data['inputs'].to('cuda'),
-                    data_samples=[sample.to('cuda') for sample in data['data_samples']])
+        data = dict(
+            inputs=data['inputs'].to('cuda'),
+            data_samples=[sample.to('cuda') for sample in data['data_samples']],
+        )
         if workload.processes == 'FSDP2':
             _gather_in_bfloat16(model)
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
@@ -66,7 +69,8 @@ def _config(workload: Pretraining) -> Config:
         first = next(iter(cfg.model.datasets.values()))
         cfg.model.datasets = {
             f'of_{number}': dict(first, num_classes=number - 1, tasks=workload.tasks)
-            for number in workload.classes}
+            for number in workload.classes
+        }
         cfg.model.tasks = {task: cfg.model.tasks[task] for task in workload.tasks}
     return cfg
 

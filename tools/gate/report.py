@@ -1,4 +1,5 @@
 """Tables of what the gate has found."""
+
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ class Part:
         longest: those of the slowest kernel.
         launches: of a step.
     """
+
     graphs: int = 0
     backward: int = 0
     nodes: int = 0
@@ -45,6 +47,7 @@ class Found:
             bytes of stack.
         refused, breaks, cut: a line for each; the last are those that were not run.
     """
+
     parts: dict[tuple[str, int], dict[str, Part]] = field(default_factory=dict)
     uncompiled: dict[str, dict[str, int]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
@@ -57,8 +60,9 @@ class Found:
         return bool(self.refused or self.breaks)
 
 
-def collect(store: Store, workloads: list[str], capabilities: list[int], others: list[int]
-            ) -> Found:
+def collect(
+    store: Store, workloads: list[str], capabilities: list[int], others: list[int]
+) -> Found:
     """Put together the rows of a store; the arguments are those of the command line."""
     found, graphs, kernels = Found(), store.graphs(), store.kernels()
     names: dict[str, str] = {}
@@ -72,12 +76,15 @@ def collect(store: Store, workloads: list[str], capabilities: list[int], others:
         for capability in capabilities:
             parts = defaultdict(Part)
             for row in rows['trace']:
-                mine = [graphs[key] for key in row['keys']
-                        if graphs[key]['capability'] == capability]
+                mine = [
+                    graphs[key] for key in row['keys'] if graphs[key]['capability'] == capability
+                ]
                 _add(parts[row['part']], row, mine, kernels)
                 for graph in mine:
-                    names |= {key: f'{workload}: {row["part"]}: {name}'
-                              for key, name in graph['kernels'].items()}
+                    names |= {
+                        key: f'{workload}: {row["part"]}: {name}'
+                        for key, name in graph['kernels'].items()
+                    }
                     if graph['refused']:
                         found.refused.append(f'{workload}: {row["part"]}: {graph["refused"]}')
             found.parts[workload, capability] = dict(parts)
@@ -90,13 +97,19 @@ def collect(store: Store, workloads: list[str], capabilities: list[int], others:
             found.cut.append(f'{len(keys)} of the heaviest kernels for {_spelled(capability)}')
     for (key, capability), row in kernels.items():
         if row['refused'] and key in names:
-            found.refused.append(f'{names[key]} ({key}) for {_spelled(capability)}: '
-                                 f'{row["refused"]}')
+            found.refused.append(
+                f'{names[key]} ({key}) for {_spelled(capability)}: {row["refused"]}'
+            )
     return found
 
 
-def _own(found: Found, store: Store, workloads: list[str], capabilities: set[int],
-         kernels: dict[tuple[str, int], dict]) -> dict[str, str]:
+def _own(
+    found: Found,
+    store: Store,
+    workloads: list[str],
+    capabilities: set[int],
+    kernels: dict[tuple[str, int], dict],
+) -> dict[str, str]:
     """Add the project's own kernels; return their names by key."""
     launches = own_launches(store, workloads)
     for capability in capabilities:
@@ -106,8 +119,10 @@ def _own(found: Found, store: Store, workloads: list[str], capabilities: set[int
             needs = row['shared'], row['registers'], row['spilled']
             of_devices[capability] = tuple(map(max, of_devices.get(capability, needs), needs))
         if len(rows) < len(launches):
-            found.cut.append(f'{len(launches) - len(rows)} launches of the project\'s kernels for '
-                             f'{_spelled(capability)}')
+            found.cut.append(
+                f"{len(launches) - len(rows)} launches of the project's kernels for "
+                f'{_spelled(capability)}'
+            )
     return {key: _name(launch) for key, launch in launches.items()}
 
 
@@ -119,9 +134,15 @@ def own_table(found: Found) -> str:
     """Return shared memory, registers and stack of the project's kernels on each device."""
     if not found.own:
         return ''
-    lines = ['| kernel | ' + ' | '.join(
-        f'{_spelled(c)}, of {d.shared_memory_per_block_optin // 1024} KiB'
-        for c, d in DEVICES.items()) + ' |', '| --- ' + '| --: ' * len(DEVICES) + '|']
+    lines = [
+        '| kernel | '
+        + ' | '.join(
+            f'{_spelled(c)}, of {d.shared_memory_per_block_optin // 1024} KiB'
+            for c, d in DEVICES.items()
+        )
+        + ' |',
+        '| --- ' + '| --: ' * len(DEVICES) + '|',
+    ]
     for name, of_devices in sorted(found.own.items()):
         cells = [' / '.join(map(str, of_devices[c])) if c in of_devices else '-' for c in DEVICES]
         lines.append(f'| {name} | {" | ".join(cells)} |')
@@ -163,8 +184,9 @@ def own_launches(store: Store, workloads: list[str]) -> dict[str, Launch]:
     return {key_of(row): row for workload in workloads for row in store.rows(workload)['own']}
 
 
-def heaviest_missing(store: Store, workloads: list[str], capabilities: list[int],
-                     others: list[int]) -> dict[int, list[str]]:
+def heaviest_missing(
+    store: Store, workloads: list[str], capabilities: list[int], others: list[int]
+) -> dict[int, list[str]]:
     """Return capability -> keys of the heaviest kernels that have not been compiled for it.
 
     Those are of each part the ones that need most shared memory, or most registers, on the first
@@ -172,15 +194,23 @@ def heaviest_missing(store: Store, workloads: list[str], capabilities: list[int]
     """
     done = store.kernels()
     chosen = _heaviest(store, workloads, capabilities[0])
-    return {capability: [key for key in chosen if (key, capability) not in done]
-            for capability in others if capability not in capabilities}
+    return {
+        capability: [key for key in chosen if (key, capability) not in done]
+        for capability in others
+        if capability not in capabilities
+    }
 
 
 def _heaviest(store: Store, workloads: list[str], capability: int) -> list[str]:
     kernels, chosen = store.kernels(), {}
     for graphs in graphs_of(store, workloads):
-        rows = [kernels[key, capability] for graph in graphs if graph['capability'] == capability
-                for key in graph['kernels'] if (key, capability) in kernels]
+        rows = [
+            kernels[key, capability]
+            for graph in graphs
+            if graph['capability'] == capability
+            for key in graph['kernels']
+            if (key, capability) in kernels
+        ]
         rows.sort(key=lambda row: (row['shared'], row['registers']), reverse=True)
         chosen |= {row['key']: None for row in rows[:HEAVIEST]}
     return list(chosen)
@@ -188,21 +218,25 @@ def _heaviest(store: Store, workloads: list[str], capability: int) -> list[str]:
 
 def table(found: Found) -> str:
     """Return a table in Markdown: a row for each part, with sums."""
-    lines = ['| workload | capability | part | graphs | backward | nodes | kernels | serial, s | '
-             'kernels, s | longest, s | launches | shared, KiB | registers |',
-             '| --- | --: | --- ' + '| --: ' * 10 + '|']
+    lines = [
+        '| workload | capability | part | graphs | backward | nodes | kernels | serial, s | '
+        'kernels, s | longest, s | launches | shared, KiB | registers |',
+        '| --- | --: | --- ' + '| --: ' * 10 + '|',
+    ]
     for (workload, capability), parts in found.parts.items():
         for title, part in [*parts.items(), ('all', _sum(parts))]:
             lines.append(
                 f'| {workload} | {_spelled(capability)} | {title} | {part.graphs} | '
                 f'{part.backward} | {part.nodes} | {len(part.kernels)} | {part.serial:.1f} | '
                 f'{part.compiling:.1f} | {part.longest:.1f} | {part.launches} | '
-                f'{part.shared / 1024:.0f} | {part.registers} |')
+                f'{part.shared / 1024:.0f} | {part.registers} |'
+            )
         launches = found.uncompiled.get(workload)
         if launches:
             spelled = ', '.join(f'{where} {number}' for where, number in launches.items())
-            lines.append(f'| {workload} | | uncompiled: {spelled} |{" |" * 7} '
-                         f'{sum(launches.values())} | | |')
+            lines.append(
+                f'| {workload} | | uncompiled: {spelled} |{" |" * 7} {sum(launches.values())} | | |'
+            )
     return '\n'.join(lines)
 
 
@@ -220,8 +254,11 @@ def _sum(parts: dict[str, Part]) -> Part:
 def faults(found: Found) -> str:
     """Return what failed and what was not run, a line each."""
     sections = {'refused': found.refused, 'breaks': found.breaks, 'not run': found.cut}
-    return '\n'.join(line for title, lines in sections.items()
-                     for line in (f'{title}: {len(lines)}', *(f'  {line}' for line in lines)))
+    return '\n'.join(
+        line
+        for title, lines in sections.items()
+        for line in (f'{title}: {len(lines)}', *(f'  {line}' for line in lines))
+    )
 
 
 def _spelled(capability: int) -> str:

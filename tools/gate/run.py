@@ -1,4 +1,5 @@
 """Work off workloads and kernels in some processes."""
+
 import argparse
 import multiprocessing
 import time
@@ -21,15 +22,21 @@ class Run:
             self.pool = InThisProcess()
         else:
             self.pool = ProcessPoolExecutor(
-                options.processes, multiprocessing.get_context('spawn'), work.prepare,
-                (store.folder,))
+                options.processes,
+                multiprocessing.get_context('spawn'),
+                work.prepare,
+                (store.folder,),
+            )
 
     def everything(self) -> None:
         """Trace and lower; compile the project's kernels, inductor's, the heaviest for others."""
         capabilities = tuple(self.options.capabilities)
         try:
-            self._all((work.trace, name, capabilities) for name in self.options.workloads
-                      if not self.store.rows(name)['step'])
+            self._all(
+                (work.trace, name, capabilities)
+                for name in self.options.workloads
+                if not self.store.rows(name)['step']
+            )
             self._all(self._own())
             self._all(self._kernels())
             self._all(self._heaviest())
@@ -61,16 +68,21 @@ class Run:
     def _kernels(self) -> Iterator[tuple]:
         done = self.store.kernels()
         for capability in self.options.capabilities:
-            keys = {key: None for rows in report.graphs_of(self.store, self.options.workloads)
-                    for graph in rows if graph['capability'] == capability
-                    for key in graph['kernels']}
+            keys = {
+                key: None
+                for rows in report.graphs_of(self.store, self.options.workloads)
+                for graph in rows
+                if graph['capability'] == capability
+                for key in graph['kernels']
+            }
             for key in keys:
                 if (key, capability) not in done:
                     yield work.compile_kernel, key, capability
 
     def _heaviest(self) -> Iterator[tuple]:
         missing = report.heaviest_missing(
-            self.store, self.options.workloads, self.options.capabilities, self.options.others)
+            self.store, self.options.workloads, self.options.capabilities, self.options.others
+        )
         for capability, keys in missing.items():
             for key in keys:
                 yield work.compile_kernel, key, capability

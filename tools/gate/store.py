@@ -1,4 +1,5 @@
 """What a run of the gate has found so far, in lines of JSON that a later run goes on from."""
+
 import json
 import os
 from collections.abc import Iterator
@@ -21,15 +22,24 @@ class Store:
     def rows(self, workload: str) -> dict[str, list[dict]]:
         """Return a workload's rows by kind: ``graph``, ``own``, ``trace``, ``break``, ``step``."""
         found: dict[str, list[dict]] = {
-            'graph': [], 'own': [], 'trace': [], 'break': [], 'step': []}
+            'graph': [],
+            'own': [],
+            'trace': [],
+            'break': [],
+            'step': [],
+        }
         for row in _lines(self.step(workload)):
             found[row.pop('kind')].append(row)
         return found
 
     def graphs(self) -> dict[str, dict]:
         """Return all lowered graphs by key, of whatever workload."""
-        return {row['key']: row for path in self.folder.glob('steps/*.jsonl')
-                for row in _lines(path) if row['kind'] == 'graph'}
+        return {
+            row['key']: row
+            for path in self.folder.glob('steps/*.jsonl')
+            for row in _lines(path)
+            if row['kind'] == 'graph'
+        }
 
     def begin(self, workload: str) -> None:
         """Keep of an unfinished workload the graphs that have been lowered, and their launches."""
@@ -55,8 +65,9 @@ class Store:
 
     def kernels(self) -> dict[tuple[str, int], dict]:
         """Return what was found of each kernel on each device."""
-        return {(row['key'], row['capability']): row
-                for row in _lines(self.folder / 'kernels.jsonl')}
+        return {
+            (row['key'], row['capability']): row for row in _lines(self.folder / 'kernels.jsonl')
+        }
 
     def add_kernel(self, row: dict[str, Any]) -> None:
         """Write what was found of a kernel."""

@@ -1,4 +1,5 @@
 """Trace the parts of a model that training compiles, while a step runs uncompiled."""
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -70,6 +71,7 @@ class Tracer:
                 results = eager(*args, **kwargs)
             self.nodes.update(_nodes_since(first, results))
             return results
+
         return call
 
     def _trace(self, title: str, compiled: Callable, args: tuple, kwargs: dict) -> None:
@@ -95,6 +97,7 @@ class Tracer:
         def run(*_: Any) -> None:
             row['calls'] += 1
             raise _Traced
+
         return run
 
 

@@ -1,4 +1,5 @@
 """Launches of a training step outside of the parts that are compiled."""
+
 from collections import Counter
 from typing import Any
 
@@ -21,15 +22,17 @@ class Uncompiled(LaunchCounter):
         self._tracer = tracer
         self.taken: dict[str, int] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (),
-                           kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         node = backward.running() or torch._C._current_autograd_node()
         if node in self._tracer.nodes:
             return func(*args, **kwargs or {})
         if own.is_own(func):
             lowering = self._tracer.lowering
-            self.launches['mtp', ''] += lowering.note_own(
-                func, args, kwargs or {}, lowering.targets[0]) - 1
+            self.launches['mtp', ''] += (
+                lowering.note_own(func, args, kwargs or {}, lowering.targets[0]) - 1
+            )
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def take(self, where: str) -> None:

@@ -1,4 +1,5 @@
 """What the gate's processes do: trace and lower a workload, compile a kernel."""
+
 import os
 import sys
 import traceback
@@ -45,9 +46,12 @@ def trace(folder: Path, name: str, capabilities: tuple[int, ...]) -> None:
             store.add(name, 'own', launch)
 
     lowering = Lowering(
-        [DEVICES[c] for c in capabilities], store.graphs(),
-        lambda row: store.add(name, 'graph', row), store.keep_source,
-        keep_launch)
+        [DEVICES[c] for c in capabilities],
+        store.graphs(),
+        lambda row: store.add(name, 'graph', row),
+        store.keep_source,
+        keep_launch,
+    )
     tracer = Tracer(lowering, set(workload.only))
     launches = {}
     try:

@@ -1,4 +1,5 @@
 """The steps of training whose parts the gate compiles; imports no torch."""
+
 from dataclasses import dataclass
 
 HEAVIEST = 10  # kernels of a part that are compiled for the other capabilities
@@ -13,7 +14,8 @@ FINETUNING = {  # a recipe of each kind
     'faster_rcnn': 'horizontal_detection/dior/vit_b_rvsa',
     'oriented_rcnn': 'rotated_detection/dior_r/vit_b_rvsa',
     'upernet': 'segmentation/loveda/vit_b_rvsa',
-    'change': 'change_detection/levir/vit_b_rvsa'}
+    'change': 'change_detection/levir/vit_b_rvsa',
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,7 @@ class Workload:
         processes: ``'one'``; ``'DDP'`` or ``'FSDP2'``: the first of two.
         only: titles of the parts to compile; all if empty.
     """
+
     processes: str = 'one'
     only: tuple[str, ...] = ()
 
@@ -37,6 +40,7 @@ class Pretraining(Workload):
         classes: of the data sets, background included, instead of the recipe's.
         tasks: of the model, where ``classes`` are given.
     """
+
     model: str
     classes: tuple[int, ...] = ()
     tasks: tuple[str, ...] = ('semantic', 'instance', 'rotated')
@@ -49,17 +53,24 @@ class Finetuning(Workload):
     Attributes:
         config: below ``configs/finetune``, without ``.py``.
     """
+
     config: str
 
 
 WORKLOADS = {
-    **{f'{model} {processes}': Pretraining(model=model, processes=processes)
-       # in this order, so that two at a time have little in common, which one finds done later
-       for processes in ('one', 'DDP', 'FSDP2')
-       for model in ('vit_b_rvsa', 'internimage_xl', 'vit_l_rvsa')},
+    **{
+        f'{model} {processes}': Pretraining(model=model, processes=processes)
+        # in this order, so that two at a time have little in common, which one finds done later
+        for processes in ('one', 'DDP', 'FSDP2')
+        for model in ('vit_b_rvsa', 'internimage_xl', 'vit_l_rvsa')
+    },
     **{f'{task} one': Finetuning(config=config) for task, config in FINETUNING.items()},
-    **{f'{task} DDP': Finetuning(config=FINETUNING[task], processes='DDP')
-       for task in ('upernet', 'change')},
+    **{
+        f'{task} DDP': Finetuning(config=FINETUNING[task], processes='DDP')
+        for task in ('upernet', 'change')
+    },
     'classes': Pretraining(model='vit_tiny_rvsa', classes=CLASSES, only=BY_CLASSES),
-    'quick': Pretraining(model='vit_tiny_rvsa', classes=(19,), tasks=('semantic', 'instance'),
-                         only=QUICK)}
+    'quick': Pretraining(
+        model='vit_tiny_rvsa', classes=(19,), tasks=('semantic', 'instance'), only=QUICK
+    ),
+}

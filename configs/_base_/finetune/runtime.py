@@ -3,6 +3,7 @@
 Each task adds its library's `default_scope`, and `total_batch_size`: the images of a step, which
 tools/train.py shares out among the processes.
 """
+
 from mmengine.config import read_base
 from mmengine.runner import TestLoop, ValLoop
 

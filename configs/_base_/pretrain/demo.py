@@ -1,4 +1,5 @@
 """Multi-task pretraining on synthetic images in minutes on a CPU, but for the backbone's name."""
+
 from mmengine.config import read_base
 
 from mtp.models import build_backbone
@@ -11,7 +12,10 @@ with read_base():
 
 total_batch_size = 6
 
-model.merge(dict(
-    datasets=num_classes,
-    data_preprocessor=dict(pad_size_divisor=128),
-    backbone=dict(type=build_backbone, img_size=128)))
+model.merge(
+    dict(
+        datasets=num_classes,
+        data_preprocessor=dict(pad_size_divisor=128),
+        backbone=dict(type=build_backbone, img_size=128),
+    )
+)

@@ -1,4 +1,5 @@
 """How a pretraining run is logged, saved and seeded: by iterations, with a line for each task."""
+
 from mmengine.config import read_base
 
 from mtp.engine import CheckDatasetsHook, ExportEncoderHook, TaskLossLogProcessor
@@ -9,8 +10,8 @@ with read_base():
 default_scope = 'mtp'
 
 default_hooks.update(
-    check_datasets=dict(type=CheckDatasetsHook),
-    export_encoder=dict(type=ExportEncoderHook))
+    check_datasets=dict(type=CheckDatasetsHook), export_encoder=dict(type=ExportEncoderHook)
+)
 default_hooks.logger.update(log_metric_by_epoch=False)
 default_hooks.checkpoint.update(by_epoch=False, interval=5000)
 

@@ -1,4 +1,5 @@
 """A tiny ViT + RVSA on samples of AID at 144 pixels: 1200 real scenes of 30 classes."""
+
 from mmengine.config import read_base
 from mmpretrain.datasets import CustomDataset
 
@@ -17,9 +18,12 @@ test_pipeline[2].update(crop_size=144)
 total_batch_size = 40
 _data = dict(type=CustomDataset, with_label=True)
 train_dataloader.update(
-    num_workers=1, dataset=dict(_data, data_root='data/real/aid/train', pipeline=train_pipeline))
-val_dataloader.update(num_workers=1, dataset=dict(
-    _data, data_root='data/real/aid/val', test_mode=True, pipeline=test_pipeline))
+    num_workers=1, dataset=dict(_data, data_root='data/real/aid/train', pipeline=train_pipeline)
+)
+val_dataloader.update(
+    num_workers=1,
+    dataset=dict(_data, data_root='data/real/aid/val', test_mode=True, pipeline=test_pipeline),
+)
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 

@@ -1,4 +1,5 @@
 """A tiny ViT + RVSA on seven cities of OSCD, tested on three others; tiles of 96 pixels."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """A tiny ViT + RVSA and a small Oriented R-CNN on samples of UCAS-AOD: planes and cars."""
+
 from mmengine.config import read_base
 from mmrotate.datasets import DOTADataset
 
@@ -11,20 +12,36 @@ with read_base():
 
 model.merge(small_detector)
 model.merge(detector)
-model.merge(dict(
-    backbone=dict(img_size=400, with_cp=False), roi_head=dict(bbox_head=dict(num_classes=2))))
+model.merge(
+    dict(backbone=dict(img_size=400, with_cp=False), roi_head=dict(bbox_head=dict(num_classes=2)))
+)
 optim_wrapper.merge(optimization)
 
 train_pipeline[3].update(scale=(400, 400))
 val_pipeline[1].update(scale=(400, 400))
-_data = dict(type=DOTADataset, metainfo=dict(classes=('plane', 'car')),
-             data_root='data/real/ucas_aod')
-train_dataloader.update(num_workers=1, dataset=dict(
-    _data, ann_file='train/annfiles', data_prefix=dict(img_path='train/images'),
-    filter_cfg=dict(filter_empty_gt=True), pipeline=train_pipeline))
-test_dataloader.update(num_workers=1, dataset=dict(
-    _data, ann_file='val/annfiles', data_prefix=dict(img_path='val/images'), test_mode=True,
-    pipeline=val_pipeline))
+_data = dict(
+    type=DOTADataset, metainfo=dict(classes=('plane', 'car')), data_root='data/real/ucas_aod'
+)
+train_dataloader.update(
+    num_workers=1,
+    dataset=dict(
+        _data,
+        ann_file='train/annfiles',
+        data_prefix=dict(img_path='train/images'),
+        filter_cfg=dict(filter_empty_gt=True),
+        pipeline=train_pipeline,
+    ),
+)
+test_dataloader.update(
+    num_workers=1,
+    dataset=dict(
+        _data,
+        ann_file='val/annfiles',
+        data_prefix=dict(img_path='val/images'),
+        test_mode=True,
+        pipeline=val_pipeline,
+    ),
+)
 test_evaluator = dict(type=RotatedMetric, eval_mode='11points')
 val_dataloader = test_dataloader
 val_evaluator = test_evaluator

@@ -2,6 +2,7 @@
 
 To add a data set is to add its module; docs/data.md tells the rest.
 """
+
 import importlib
 import pkgutil
 

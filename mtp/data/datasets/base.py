@@ -1,12 +1,18 @@
 """What is known of a data set to finetune on."""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mtp.data.prepare.base import Report
 
-TASKS = ('classification', 'horizontal_detection', 'rotated_detection', 'segmentation',
-         'change_detection')
+TASKS = (
+    'classification',
+    'horizontal_detection',
+    'rotated_detection',
+    'segmentation',
+    'change_detection',
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,7 @@ class Split:
         listed: text file with a line for each image; empty where the split is the whole folder.
         suffixes: suffix of the images and of their label files, where these are text.
     """
+
     name: str
     images: str
     labels: str = ''
@@ -55,6 +62,7 @@ class DataSet:
     Raises:
         ValueError: the task is unknown, or the palette is not one of the classes.
     """
+
     title: str
     task: str
     classes: tuple[str, ...]
@@ -72,16 +80,22 @@ class DataSet:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise ValueError(f'{self.title}: no task is called {self.task!r}; there are '
-                             f'{", ".join(TASKS)}')
+            raise ValueError(
+                f'{self.title}: no task is called {self.task!r}; there are {", ".join(TASKS)}'
+            )
         if len(self.palette) not in (0, len(self.classes)):
-            raise ValueError(f'{self.title}: {len(self.palette)} colours for '
-                             f'{len(self.classes)} classes')
+            raise ValueError(
+                f'{self.title}: {len(self.palette)} colours for {len(self.classes)} classes'
+            )
 
 
 # Shared by all data sets for change detection.
-CHANGE = dict(task='change_detection', classes=('unchanged', 'changed'),
-              palette=((0, 0, 0), (255, 255, 255)), label_values=(0, 255))
+CHANGE = dict(
+    task='change_detection',
+    classes=('unchanged', 'changed'),
+    palette=((0, 0, 0), (255, 255, 255)),
+    label_values=(0, 255),
+)
 
 
 def pair_splits(*names: str) -> tuple[Split, ...]:

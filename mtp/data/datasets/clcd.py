@@ -1,4 +1,5 @@
 """CLCD: cropland of Guangdong that was built on."""
+
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +20,15 @@ def prepare(src: Path, dst: Path) -> Report:
 synthesise = partial(make_splits, '', FOLDERS, '.png', 512, (1, 1, 1))
 
 DATASET = DataSet(
-    title='CLCD', **CHANGE,
+    title='CLCD',
+    **CHANGE,
     source='M. Liu et al., CropLand Change Detection: CLCD.zip of the MSCANet project',
     licence='not stated; for research',
     size='600 pairs of 512 px, 0.5 to 2 m; 360 / 120 / 120, tiles of 256: 1440 / 480 / 480',
     layout='{train,val,test}/{time1,time2,label}/*.png',
     citation='M. Liu, Z. Chai, H. Deng, R. Liu: A CNN-Transformer Network With Multiscale Context '
-             'Aggregation for Fine-Grained Cropland Change Detection. IEEE JSTARS 15, 2022',
+    'Aggregation for Fine-Grained Cropland Change Detection. IEEE JSTARS 15, 2022',
     splits=pair_splits('train', 'val', 'test'),
-    prepare=prepare, synthesise=synthesise)
+    prepare=prepare,
+    synthesise=synthesise,
+)

@@ -1,4 +1,5 @@
 """DIOR: twenty kinds of objects, upright boxes."""
+
 from collections import defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
@@ -28,11 +29,14 @@ def prepare(src: Path, dst: Path) -> Report:
     lists = find_images(src, report)
     found = {'trainval': lists['train'] + lists['val'], 'test': lists['test']}
     for split in DATASET.splits:
-        items = [(image, annotations / f'{image.stem}.xml', dst / split.images)
-                 for image in found[split.name]]
+        items = [
+            (image, annotations / f'{image.stem}.xml', dst / split.images)
+            for image in found[split.name]
+        ]
         results = process(_convert, items, f'{split.name} images', report)
-        write_coco(dst / split.labels, [entry for entry, _ in results], DATASET.classes,
-                   split.name, report)
+        write_coco(
+            dst / split.labels, [entry for entry, _ in results], DATASET.classes, split.name, report
+        )
         report.left_out['objects without extent'] += sum(count for _, count in results)
     return report
 
@@ -70,8 +74,9 @@ def check_size(image: Path, annotations: Path, root: ElementTree.Element) -> tup
     shape = read_size(image)
     told = box_files.read_size(annotations, root)
     if told != shape:
-        raise ValueError(f'{annotations} is of an image of height and width {told}, but {image} '
-                         f'has {shape}')
+        raise ValueError(
+            f'{annotations} is of an image of height and width {told}, but {image} has {shape}'
+        )
     return shape
 
 
@@ -81,15 +86,22 @@ def _convert(item: tuple[Path, Path, Path]) -> tuple[Entry, int]:
     root, objects = box_files.read_xml(annotations)
     shape = check_size(image, annotations, root)
     found = box_files.checked(box_files.horizontal(objects), DATASET.classes, shape)
-    boxes = [coco_box(DATASET.classes.index(box.name), *box.corners[0], *box.corners[2])
-             for box in found]
+    boxes = [
+        coco_box(DATASET.classes.index(box.name), *box.corners[0], *box.corners[2]) for box in found
+    ]
     good = [box for box in boxes if min(box['bbox'][2:]) > 0]
     target = copy_image((image, dst / image.name))
     return coco_image(target.name, shape, good), len(boxes) - len(good)
 
 
-def synthesise(root: str | Path, num_trainval: int = 8, num_test: int = 4, image_size: int = 256,
-               seed: int = 0, oriented: bool = False) -> Path:
+def synthesise(
+    root: str | Path,
+    num_trainval: int = 8,
+    num_test: int = 4,
+    image_size: int = 256,
+    seed: int = 0,
+    oriented: bool = False,
+) -> Path:
     """Write DIOR, or DIOR-R (true: 23463 images of 800); half of ``trainval`` is ``train``."""
     root, rng = Path(root), np.random.default_rng(seed)
     # the publisher's xml has capitals in the names of two classes
@@ -99,13 +111,17 @@ def synthesise(root: str | Path, num_trainval: int = 8, num_test: int = 4, image
         trainval = number < num_trainval
         stem = f'{number + 1:05d}'
         stems[('train' if number % 2 == 0 else 'val') if trainval else 'test'].append(stem)
-        image, drawn = draw(rng, image_size, shapes, int(rng.integers(2, 6)),
-                            (0.15 * image_size, 0.35 * image_size))
-        write_image(root / f'JPEGImages-{"trainval" if trainval else "test"}' / f'{stem}.jpg',
-                    image)
+        image, drawn = draw(
+            rng, image_size, shapes, int(rng.integers(2, 6)), (0.15 * image_size, 0.35 * image_size)
+        )
+        write_image(
+            root / f'JPEGImages-{"trainval" if trainval else "test"}' / f'{stem}.jpg', image
+        )
         kind = 'Oriented' if oriented else 'Horizontal'
-        write_text(root / 'Annotations' / f'{kind} Bounding Boxes' / f'{stem}.xml',
-                   _voc(f'{stem}.jpg', image_size, drawn, oriented))
+        write_text(
+            root / 'Annotations' / f'{kind} Bounding Boxes' / f'{stem}.xml',
+            _voc(f'{stem}.jpg', image_size, drawn, oriented),
+        )
     for split, names in stems.items():
         write_text(root / 'ImageSets' / 'Main' / f'{split}.txt', '\n'.join(names) + '\n')
     return root
@@ -113,11 +129,15 @@ def synthesise(root: str | Path, num_trainval: int = 8, num_test: int = 4, image
 
 def _voc(name: str, size: int, drawn: Drawn, oriented: bool) -> str:
     root = ElementTree.Element('annotation')
-    nest(root, filename=name, size=dict(width=str(size), height=str(size), depth='3'),
-         segmented='0')
+    nest(
+        root, filename=name, size=dict(width=str(size), height=str(size), depth='3'), segmented='0'
+    )
     for label, corners in drawn:
-        tags, values = ((CORNER_TAGS, corners.reshape(-1)) if oriented else
-                        (('xmin', 'ymin', 'xmax', 'ymax'), (*corners.min(0), *corners.max(0))))
+        tags, values = (
+            (CORNER_TAGS, corners.reshape(-1))
+            if oriented
+            else (('xmin', 'ymin', 'xmax', 'ymax'), (*corners.min(0), *corners.max(0)))
+        )
         box = dict(zip(tags, (str(round(value)) for value in values)))
         element = ElementTree.SubElement(root, 'object')
         nest(element, name=label, difficult='0', **{'robndbox' if oriented else 'bndbox': box})
@@ -126,16 +146,22 @@ def _voc(name: str, size: int, drawn: Drawn, oriented: bool) -> str:
 
 
 DATASET = DataSet(
-    title='DIOR', task='horizontal_detection', classes=SUBSETS['sior'].classes,
+    title='DIOR',
+    task='horizontal_detection',
+    classes=SUBSETS['sior'].classes,
     source='K. Li et al., Northwestern Polytechnical University: DIOR, the archives of images '
-           '(trainval, test), annotations and image sets',
+    '(trainval, test), annotations and image sets',
     licence='not stated; for research',
     size='23463 images of 800 px, 0.5 to 30 m; 11725 / 11738',
     layout='JPEGImages-{trainval,test}/*.jpg, Annotations/"Horizontal Bounding Boxes"/*.xml, '
-           'ImageSets/Main/{train,val,test}.txt (or Main/)',
+    'ImageSets/Main/{train,val,test}.txt (or Main/)',
     citation='K. Li, G. Wan, G. Cheng, L. Meng, J. Han: Object detection in optical remote sensing '
-             'images: A survey and a new benchmark. ISPRS Journal of Photogrammetry and Remote '
-             'Sensing 159, 2020',
-    splits=tuple(Split(split, f'JPEGImages-{split}', f'DIOR_{split}_coco.json')
-                 for split in ('trainval', 'test')),
-    prepare=prepare, synthesise=synthesise)
+    'images: A survey and a new benchmark. ISPRS Journal of Photogrammetry and Remote '
+    'Sensing 159, 2020',
+    splits=tuple(
+        Split(split, f'JPEGImages-{split}', f'DIOR_{split}_coco.json')
+        for split in ('trainval', 'test')
+    ),
+    prepare=prepare,
+    synthesise=synthesise,
+)

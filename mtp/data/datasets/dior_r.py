@@ -1,4 +1,5 @@
 """DIOR-R: the images of DIOR with rotated boxes."""
+
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,10 @@ def prepare(src: Path, dst: Path) -> Report:
     annotations = folder(src, 'Annotations/Oriented Bounding Boxes', 'Oriented Bounding Boxes')
     images = dior.find_images(src, report)
     for split in DATASET.splits:
-        items = [(image, annotations / f'{image.stem}.xml', dst / split.images, dst / split.labels)
-                 for image in images[split.name]]
+        items = [
+            (image, annotations / f'{image.stem}.xml', dst / split.images, dst / split.labels)
+            for image in images[split.name]
+        ]
         stems = []
         for stem, count in process(_copy, items, f'{split.name} images', report):
             stems.append(stem)
@@ -49,24 +52,35 @@ def _copy(item: tuple[Path, Path, Path, Path]) -> tuple[str, Counter]:
         with whole(target) as unfinished:
             ElementTree.ElementTree(root).write(unfinished, encoding='utf-8', xml_declaration=True)
     degenerate = sum(box.degenerate for box in boxes)
-    return image.stem, Counter({'objects': len(boxes) - degenerate,
-                                'objects with two equal corners': degenerate})
+    return image.stem, Counter(
+        {'objects': len(boxes) - degenerate, 'objects with two equal corners': degenerate}
+    )
 
 
 synthesise = partial(dior.synthesise, oriented=True)
 
 DATASET = DataSet(
-    title='DIOR-R', task='rotated_detection', classes=SUBSETS['sior'].classes,
+    title='DIOR-R',
+    task='rotated_detection',
+    classes=SUBSETS['sior'].classes,
     source='G. Cheng et al., Northwestern Polytechnical University: DIOR-R, images and lists as '
-           'DIOR, the archive of oriented annotations',
+    'DIOR, the archive of oriented annotations',
     licence='not stated; for research',
     size='23463 images of 800 px, 0.5 to 30 m; 5862 / 5863 / 11738, trains on the first two',
     layout='JPEGImages-{trainval,test}/*.jpg, Annotations/"Oriented Bounding Boxes"/*.xml, '
-           'ImageSets/Main/{train,val,test}.txt (or Main/)',
+    'ImageSets/Main/{train,val,test}.txt (or Main/)',
     citation='G. Cheng, J. Wang, K. Li, X. Xie, C. Lang, Y. Yao, J. Han: Anchor-Free Oriented '
-             'Proposal Generator for Object Detection. IEEE TGRS 60, 2022',
-    splits=tuple(Split(split, f'JPEGImages-{images}', 'Annotations/Oriented Bounding Boxes',
-                       listed=f'ImageSets/Main/{split}.txt', suffixes=('.jpg', '.xml'))
-                 for split, images in (('train', 'trainval'), ('val', 'trainval'),
-                                       ('test', 'test'))),
-    prepare=prepare, synthesise=synthesise)
+    'Proposal Generator for Object Detection. IEEE TGRS 60, 2022',
+    splits=tuple(
+        Split(
+            split,
+            f'JPEGImages-{images}',
+            'Annotations/Oriented Bounding Boxes',
+            listed=f'ImageSets/Main/{split}.txt',
+            suffixes=('.jpg', '.xml'),
+        )
+        for split, images in (('train', 'trainval'), ('val', 'trainval'), ('test', 'test'))
+    ),
+    prepare=prepare,
+    synthesise=synthesise,
+)

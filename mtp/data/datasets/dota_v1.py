@@ -1,4 +1,5 @@
 """DOTA-V1.0: fifteen kinds of objects, rotated boxes."""
+
 from functools import partial
 from pathlib import Path
 
@@ -14,13 +15,21 @@ from mtp.files import write_text
 
 def prepare(src: Path, dst: Path, multi_scale: bool = False) -> Report:
     """Cut tiles of 1024: ``trainval/{images/*.png,annfiles/*.txt}``, ``test/images/*.png``."""
-    return prepare_dota(DATASET.classes, ('labelTxt-v1.0', 'labelTxt'), ('test',), src, dst,
-                        multi_scale)
+    return prepare_dota(
+        DATASET.classes, ('labelTxt-v1.0', 'labelTxt'), ('test',), src, dst, multi_scale
+    )
 
 
-def synthesise_version(labels: str, test: str, root: str | Path, num_train: int = 3,
-                       num_val: int = 2, num_test: int = 2, image_size: int = 1200, seed: int = 0,
-                       ) -> Path:
+def synthesise_version(
+    labels: str,
+    test: str,
+    root: str | Path,
+    num_train: int = 3,
+    num_val: int = 2,
+    num_test: int = 2,
+    image_size: int = 1200,
+    seed: int = 0,
+) -> Path:
     """Write ``train``, ``val`` and ``test`` (true: some thousand images of 800 to 20000).
 
     Args:
@@ -43,8 +52,11 @@ def synthesise_version(labels: str, test: str, root: str | Path, num_train: int 
             stem = f'P{number:04d}'
             image, drawn = draw(rng, image_size, CLASSES['sota'], 25, (60, 180))
             write_image(root / split / 'images' / f'{stem}.png', image)
-            lines = [' '.join(f'{value:.1f}' for value in corners.reshape(-1))
-                     + f' {name} {int(i % 5 == 0)}\n' for i, (name, corners) in enumerate(drawn)]
+            lines = [
+                ' '.join(f'{value:.1f}' for value in corners.reshape(-1))
+                + f' {name} {int(i % 5 == 0)}\n'
+                for i, (name, corners) in enumerate(drawn)
+            ]
             if split != test:
                 header = 'imagesource:GoogleEarth\ngsd:0.146343590398\n'
                 write_text(root / split / labels / f'{stem}.txt', header + ''.join(lines))
@@ -55,16 +67,34 @@ def synthesise_version(labels: str, test: str, root: str | Path, num_train: int 
 synthesise = partial(synthesise_version, 'labelTxt', 'test')
 
 DATASET = DataSet(
-    title='DOTA-V1.0', task='rotated_detection',
-    classes=('plane', 'baseball-diamond', 'bridge', 'ground-track-field', 'small-vehicle',
-             'large-vehicle', 'ship', 'tennis-court', 'basketball-court', 'storage-tank',
-             'soccer-ball-field', 'roundabout', 'harbor', 'swimming-pool', 'helicopter'),
+    title='DOTA-V1.0',
+    task='rotated_detection',
+    classes=(
+        'plane',
+        'baseball-diamond',
+        'bridge',
+        'ground-track-field',
+        'small-vehicle',
+        'large-vehicle',
+        'ship',
+        'tennis-court',
+        'basketball-court',
+        'storage-tank',
+        'soccer-ball-field',
+        'roundabout',
+        'harbor',
+        'swimming-pool',
+        'helicopter',
+    ),
     source='G.-S. Xia et al., Wuhan University: DOTA-v1.0 on the DOTA site, train, val and test',
     licence='academic use only; images of Google Earth, GF-2, JL-1 and CycloMedia',
     size='2806 images of 800 to 4000 px (some 13000); 1411 / 458 / 937, trains on the first two; '
-         'tiles of 1024, multi-scale',
+    'tiles of 1024, multi-scale',
     layout='{train,val}/{images/*.png,labelTxt/*.txt} (or labelTxt-v1.0), test/images',
     citation='G.-S. Xia et al.: DOTA: A Large-scale Dataset for Object Detection in Aerial Images. '
-             'CVPR 2018',
-    splits=TILES, multi_scale=True,
-    prepare=prepare, synthesise=synthesise)
+    'CVPR 2018',
+    splits=TILES,
+    multi_scale=True,
+    prepare=prepare,
+    synthesise=synthesise,
+)

@@ -1,4 +1,5 @@
 """EGY-BCD: buildings of Egypt that came or went."""
+
 from functools import partial
 from pathlib import Path
 
@@ -17,15 +18,18 @@ def prepare(src: Path, dst: Path) -> Report:
 synthesise = partial(make_splits, '', FOLDERS, '.png', 256, (4, 2, 2))
 
 DATASET = DataSet(
-    title='EGY-BCD', **CHANGE,
+    title='EGY-BCD',
+    **CHANGE,
     source='S. Holail et al., Egypt building change detection: EGY-BCD on GitHub',
     licence='not stated; for research',
     size='6091 pairs of 256 px, 0.25 m; without folders or lists of a split divided 60:20:20 by a '
-         'fixed seed',
+    'fixed seed',
     layout='{train,val,test}/{A,B,label}/*.png, or {A,B,label}/*.png with or without '
-           'list/{train,val,test}.txt',
+    'list/{train,val,test}.txt',
     citation='S. Holail, T. Saleh, X. Xiao, D. Li: AFDE-Net: Building Change Detection Using '
-             'Attention-Based Feature Differential Enhancement for Satellite Imagery. IEEE '
-             'Geoscience and Remote Sensing Letters 20, 2023',
+    'Attention-Based Feature Differential Enhancement for Satellite Imagery. IEEE '
+    'Geoscience and Remote Sensing Letters 20, 2023',
     splits=pair_splits('train', 'val', 'test'),
-    prepare=prepare, synthesise=synthesise)
+    prepare=prepare,
+    synthesise=synthesise,
+)

@@ -1,4 +1,5 @@
 """EuroSAT: land use in Sentinel-2 images of 64 pixels."""
+
 from pathlib import Path
 
 from mtp.data.datasets.base import DataSet, Split
@@ -27,8 +28,11 @@ def prepare(src: Path, dst: Path) -> Report:
     else:
         splits = stratified(images, SHARES)
     for split in SHARES:
-        items = [(path, dst / split / path.parent.name / path.name)
-                 for name, path in images.items() if splits.get(name) == split]
+        items = [
+            (path, dst / split / path.parent.name / path.name)
+            for name, path in images.items()
+            if splits.get(name) == split
+        ]
         process(copy_image, items, f'{split} images', report)
     return report
 
@@ -40,18 +44,31 @@ def synthesise(root: str | Path, seed: int = 0) -> Path:
 
 
 DATASET = DataSet(
-    title='EuroSAT (RGB)', task='classification',
-    classes=('AnnualCrop', 'Forest', 'HerbaceousVegetation', 'Highway', 'Industrial', 'Pasture',
-             'PermanentCrop', 'Residential', 'River', 'SeaLake'),
+    title='EuroSAT (RGB)',
+    task='classification',
+    classes=(
+        'AnnualCrop',
+        'Forest',
+        'HerbaceousVegetation',
+        'Highway',
+        'Industrial',
+        'Pasture',
+        'PermanentCrop',
+        'Residential',
+        'River',
+        'SeaLake',
+    ),
     source='P. Helber et al., DFKI: EuroSAT on GitHub and Zenodo, EuroSAT.zip or EuroSAT_RGB.zip. '
-           'The lists of the split (M. Neumann et al., 2019) are published apart, as '
-           'eurosat-train.txt, eurosat-val.txt, eurosat-test.txt',
+    'The lists of the split (M. Neumann et al., 2019) are published apart, as '
+    'eurosat-train.txt, eurosat-val.txt, eurosat-test.txt',
     licence='MIT; Copernicus Sentinel data',
     size='27000 images of 64 px, Sentinel-2; 16200 / 5400 / 5400',
     layout='2750/<class>/*.jpg (or EuroSAT_RGB/, or the class folders themselves); '
-           'eurosat-{train,val,test}.txt beside it, else each class is divided 60:20:20 by a '
-           'fixed seed',
+    'eurosat-{train,val,test}.txt beside it, else each class is divided 60:20:20 by a '
+    'fixed seed',
     citation='P. Helber, B. Bischke, A. Dengel, D. Borth: EuroSAT: A Novel Dataset and Deep '
-             'Learning Benchmark for Land Use and Land Cover Classification. IEEE JSTARS 12, 2019',
+    'Learning Benchmark for Land Use and Land Cover Classification. IEEE JSTARS 12, 2019',
     splits=(Split('train', 'train'), Split('val', 'val')),
-    prepare=prepare, synthesise=synthesise)
+    prepare=prepare,
+    synthesise=synthesise,
+)

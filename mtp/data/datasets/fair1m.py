@@ -1,4 +1,5 @@
 """FAIR1M-2.0: 37 models of aircraft, ships and vehicles, courts and roads."""
+
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -28,10 +29,16 @@ def prepare(src: Path, dst: Path, multi_scale: bool = False) -> Report:
     report = Report()
     train = src / 'train'
     parts = [part for part in sorted(train.glob('part*')) if part.is_dir()] or [train]
-    sources = [source for part in parts for source in find_sources(
-        folder(part, 'images'), folder(part, 'labelXml'), '.xml', 'train_', report)]
-    sources += find_sources(folder(src, 'validation/images'), folder(src, 'validation/labelXml'),
-                            '.xml', 'val_', report)
+    sources = [
+        source
+        for part in parts
+        for source in find_sources(
+            folder(part, 'images'), folder(part, 'labelXml'), '.xml', 'train_', report
+        )
+    ]
+    sources += find_sources(
+        folder(src, 'validation/images'), folder(src, 'validation/labelXml'), '.xml', 'val_', report
+    )
     tiling = TILINGS[multi_scale]
     cut_sources(sources, read_fair1m, DATASET.classes, tiling, dst / 'trainval', report)
     sources = find_sources(folder(src, 'test/images'), None, '', '', report)
@@ -39,8 +46,14 @@ def prepare(src: Path, dst: Path, multi_scale: bool = False) -> Report:
     return report
 
 
-def synthesise(root: str | Path, num_train: int = 4, num_val: int = 2, num_test: int = 2,
-               image_size: int = 1000, seed: int = 0) -> Path:
+def synthesise(
+    root: str | Path,
+    num_train: int = 4,
+    num_val: int = 2,
+    num_test: int = 2,
+    image_size: int = 1000,
+    seed: int = 0,
+) -> Path:
     """Write ``train/part{1,2}``, ``validation``, ``test`` (true: 16488, 8287 and 18021 images).
 
     Images of ``train`` and ``validation`` have the same names; some objects leave the image.
@@ -48,28 +61,41 @@ def synthesise(root: str | Path, num_train: int = 4, num_val: int = 2, num_test:
     root, rng = Path(root), np.random.default_rng(seed)
     # the publisher has blanks, where we have hyphens, in some names
     shapes = {name.replace('-', ' '): shape for name, shape in CLASSES['fast'].items()}
-    for where, numbers in (('train/part1', range(0, num_train, 2)),
-                           ('train/part2', range(1, num_train, 2)),
-                           ('validation', range(num_val)), ('test', range(num_test))):
+    for where, numbers in (
+        ('train/part1', range(0, num_train, 2)),
+        ('train/part2', range(1, num_train, 2)),
+        ('validation', range(num_val)),
+        ('test', range(num_test)),
+    ):
         for number in numbers:
             image, drawn = draw(rng, image_size, shapes, 20, (60, 160), beyond=10.0)
             write_image(root / where / 'images' / f'{number}.tif', image)
             if where != 'test':
-                write_text(root / where / 'labelXml' / f'{number}.xml',
-                           _xml(f'{number}.tif', image_size, drawn))
+                write_text(
+                    root / where / 'labelXml' / f'{number}.xml',
+                    _xml(f'{number}.tif', image_size, drawn),
+                )
     return root
 
 
 def _xml(name: str, size: int, drawn: Drawn) -> str:
     root = ElementTree.Element('annotation')
-    nest(root, source=dict(filename=name, origin='GF2/GF3'),
-         research=dict(version='1.0', provider='FAIR1M', pluginname='FAIR1M'),
-         size=dict(width=str(size), height=str(size), depth='3'))
+    nest(
+        root,
+        source=dict(filename=name, origin='GF2/GF3'),
+        research=dict(version='1.0', provider='FAIR1M', pluginname='FAIR1M'),
+        size=dict(width=str(size), height=str(size), depth='3'),
+    )
     objects = ElementTree.SubElement(root, 'objects')
     for label, corners in drawn:
         element = ElementTree.SubElement(objects, 'object')
-        nest(element, coordinate='pixel', type='rectangle', description='None',
-             possibleresult=dict(name=label))
+        nest(
+            element,
+            coordinate='pixel',
+            type='rectangle',
+            description='None',
+            possibleresult=dict(name=label),
+        )
         points = ElementTree.SubElement(element, 'points')
         for x, y in (*corners, corners[0]):
             nest(points, point=f'{x:.6f},{y:.6f}')
@@ -78,16 +104,21 @@ def _xml(name: str, size: int, drawn: Drawn) -> str:
 
 
 DATASET = DataSet(
-    title='FAIR1M-2.0', task='rotated_detection', classes=SUBSETS['fast'].classes,
+    title='FAIR1M-2.0',
+    task='rotated_detection',
+    classes=SUBSETS['fast'].classes,
     source='X. Sun et al., Aerospace Information Research Institute: FAIR1M on the Gaofen '
-           'challenge site (registration), train, validation and test',
+    'challenge site (registration), train, validation and test',
     licence='CC BY-NC-SA 3.0',
     size='42792 images of 600 to 10000 px, 0.3 to 0.8 m; 16488 / 8287 / 18021, trains on the first '
-         'two; tiles of 800',
+    'two; tiles of 800',
     layout='train/part{1,2}/{images/*.tif,labelXml/*.xml} (or train/ without parts), '
-           'validation/{images,labelXml}, test/images',
+    'validation/{images,labelXml}, test/images',
     citation='X. Sun et al.: FAIR1M: A benchmark dataset for fine-grained object recognition in '
-             'high-resolution remote sensing imagery. ISPRS Journal of Photogrammetry and Remote '
-             'Sensing 184, 2022',
-    splits=TILES, multi_scale=True,
-    prepare=prepare, synthesise=synthesise)
+    'high-resolution remote sensing imagery. ISPRS Journal of Photogrammetry and Remote '
+    'Sensing 184, 2022',
+    splits=TILES,
+    multi_scale=True,
+    prepare=prepare,
+    synthesise=synthesise,
+)

@@ -1,4 +1,5 @@
 """GVLM: landslides of 17 places."""
+
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +37,18 @@ def synthesise(root: str | Path, seed: int = 0) -> Path:
 
 
 DATASET = DataSet(
-    title='GVLM', **CHANGE,
+    title='GVLM',
+    **CHANGE,
     source='X. Zhang et al., Global Very-high-resolution Landslide Mapping: GVLM_CD on GitHub',
     licence='not stated; for research',
     size='17 pairs of 1748 to 10808 px, 0.59 m; tiles of 256, divided 60:20:20 at random, by a '
-         'fixed seed (no division has been published)',
+    'fixed seed (no division has been published)',
     layout='GVLM_CD/<site>/{im1,im2,ref}.png (or the folders of the sites themselves)',
     citation='X. Zhang, W. Yu, M.-O. Pun, W. Shi: Cross-domain landslide mapping from large-scale '
-             'remote sensing images using prototype-guided domain-aware progressive '
-             'representation learning. ISPRS Journal of Photogrammetry and Remote Sensing 197, '
-             '2023',
+    'remote sensing images using prototype-guided domain-aware progressive '
+    'representation learning. ISPRS Journal of Photogrammetry and Remote Sensing 197, '
+    '2023',
     splits=pair_splits('train', 'val', 'test'),
-    prepare=prepare, synthesise=synthesise)
+    prepare=prepare,
+    synthesise=synthesise,
+)

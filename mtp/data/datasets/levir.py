@@ -1,4 +1,5 @@
 """LEVIR-CD: buildings of Texas that came or went."""
+
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +18,15 @@ def prepare(src: Path, dst: Path) -> Report:
 synthesise = partial(make_splits, '', FOLDERS, '.png', 512, (2, 1, 1))
 
 DATASET = DataSet(
-    title='LEVIR-CD', **CHANGE,
+    title='LEVIR-CD',
+    **CHANGE,
     source='H. Chen and Z. Shi, LEVIR lab, Beihang University: train.zip, val.zip, test.zip',
     licence='academic use only',
     size='637 pairs of 1024 px, 0.5 m; 445 / 64 / 128, tiles of 256: 7120 / 1024 / 2048',
     layout='{train,val,test}/{A,B,label}/*.png',
     citation='H. Chen, Z. Shi: A Spatial-Temporal Attention-Based Method and a New Dataset for '
-             'Remote Sensing Image Change Detection. Remote Sensing 12, 2020',
+    'Remote Sensing Image Change Detection. Remote Sensing 12, 2020',
     splits=pair_splits('train', 'val', 'test'),
-    prepare=prepare, synthesise=synthesise)
+    prepare=prepare,
+    synthesise=synthesise,
+)

@@ -1,4 +1,5 @@
 """LoveDA: land cover of town and country."""
+
 import shutil
 from functools import partial
 from pathlib import Path
@@ -32,11 +33,13 @@ def prepare(src: Path, dst: Path) -> Report:
             items = [(path, dst / 'test' / 'images' / path.name) for path in images.values()]
             process(copy_image, items, 'test images', report)
             continue
-        report.bad += [f'{masks[name]}: a label without an image'
-                       for name in sorted(set(masks) - set(images))]
+        report.bad += [
+            f'{masks[name]}: a label without an image' for name in sorted(set(masks) - set(images))
+        ]
         items = [(path, masks.get(name), dst / 'trainval') for name, path in images.items()]
-        process(partial(_copy_labelled, len(DATASET.classes)), items, f'{split.lower()} images',
-                report)
+        process(
+            partial(_copy_labelled, len(DATASET.classes)), items, f'{split.lower()} images', report
+        )
     return report
 
 
@@ -51,8 +54,10 @@ def _copy_labelled(num_classes: int, item: tuple[Path, Path | None, Path]) -> No
     if labels.shape != pixels.shape[:2]:
         raise ValueError(f'{mask} has shape {labels.shape}, the image {pixels.shape[:2]}')
     if labels.max() > num_classes:
-        raise ValueError(f'{mask} holds the value {labels.max()}: known are 0 (not labelled) and '
-                         f'1 to {num_classes}')
+        raise ValueError(
+            f'{mask} holds the value {labels.max()}: known are 0 (not labelled) and '
+            f'1 to {num_classes}'
+        )
     copy_image((image, target / 'images' / image.name))
     with whole(label_target) as unfinished:
         shutil.copyfile(mask, unfinished)
@@ -69,7 +74,7 @@ def synthesise(root: str | Path, seed: int = 0) -> Path:
                 centres = rng.uniform(0, 256, (24, 2))
                 values = rng.permutation(np.arange(24) % 8).astype(np.uint8)
                 points = np.stack(np.mgrid[:256, :256], -1)[:, :, None]
-                mask = values[((points - centres)**2).sum(-1).argmin(-1)]
+                mask = values[((points - centres) ** 2).sum(-1).argmin(-1)]
                 image = 0.6 * palette[mask] + 0.4 * make_ground(rng, 256)
                 where = root / split / area
                 write_image(where / 'images_png' / f'{number}.png', image)
@@ -80,19 +85,29 @@ def synthesise(root: str | Path, seed: int = 0) -> Path:
 
 
 DATASET = DataSet(
-    title='LoveDA', task='segmentation',
+    title='LoveDA',
+    task='segmentation',
     classes=('background', 'building', 'road', 'water', 'barren', 'forest', 'agricultural'),
-    palette=((255, 255, 255), (255, 0, 0), (255, 255, 0), (0, 0, 255), (159, 129, 183),
-             (0, 255, 0), (255, 195, 128)),
+    palette=(
+        (255, 255, 255),
+        (255, 0, 0),
+        (255, 255, 0),
+        (0, 0, 255),
+        (159, 129, 183),
+        (0, 255, 0),
+        (255, 195, 128),
+    ),
     source='J. Wang et al., RSIDEA, Wuhan University: LoveDA on Zenodo, Train.zip, Val.zip, '
-           'Test.zip; test labels are on the benchmark server',
+    'Test.zip; test labels are on the benchmark server',
     licence='CC BY-NC-SA 4.0; academic use',
     size='5987 images of 1024 px, 0.3 m; 2522 / 1669 / 1796; trains on the first two',
     layout='{Train,Val}/{Urban,Rural}/{images_png,masks_png}/*.png, '
-           'Test/{Urban,Rural}/images_png/*.png',
+    'Test/{Urban,Rural}/images_png/*.png',
     citation='J. Wang, Z. Zheng, A. Ma, X. Lu, Y. Zhong: LoveDA: A Remote Sensing Land-Cover '
-             'Dataset for Domain Adaptive Semantic Segmentation. NeurIPS Datasets and Benchmarks, '
-             '2021',
+    'Dataset for Domain Adaptive Semantic Segmentation. NeurIPS Datasets and Benchmarks, '
+    '2021',
     splits=(Split('trainval', 'trainval/images', 'trainval/labels'), Split('test', 'test/images')),
     label_values=tuple(range(8)),
-    prepare=prepare, synthesise=synthesise)
+    prepare=prepare,
+    synthesise=synthesise,
+)

@@ -1,4 +1,5 @@
 """OSCD: urban change of 24 cities, Sentinel-2."""
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,17 +34,23 @@ def prepare(src: Path, dst: Path) -> Report:
     """
     report = Report()
     images = folder(src, f'{TITLE}Images', 'images')
-    labels = [path for part in (f'{TITLE}Train Labels', f'{TITLE}Test Labels', 'train_labels',
-                                'test_labels') if (path := src / part).is_dir()]
+    labels = [
+        path
+        for part in (f'{TITLE}Train Labels', f'{TITLE}Test Labels', 'train_labels', 'test_labels')
+        if (path := src / part).is_dir()
+    ]
     scenes = []
     for split, city, place in _cities(images):
         if not (images / city).is_dir():
             report.bad.append(f'{place}: no folder {images / city}')
             continue
         dates = tuple(_date(images / city, number) for number in (1, 2))
-        found = [path for root in labels
-                 for path in (root / city / 'cm' / f'{city}-cm.tif', root / city / 'cm' / 'cm.png')
-                 if path.is_file()]
+        found = [
+            path
+            for root in labels
+            for path in (root / city / 'cm' / f'{city}-cm.tif', root / city / 'cm' / 'cm.png')
+            if path.is_file()
+        ]
         label = found[0] if found else None
         # the png files are painted, some with soft edges
         values = ((1, 2),) if label and label.suffix == '.tif' else ()
@@ -57,8 +64,11 @@ def _cities(images: Path) -> Iterator[tuple[str, str, str]]:
         path = images / f'{split}.txt'
         if path.is_file():
             for number, line in enumerate(path.read_text().splitlines(), 1):
-                yield from ((split, city.strip(), f'{path}, line {number}')
-                            for city in line.split(',') if city.strip())
+                yield from (
+                    (split, city.strip(), f'{path}, line {number}')
+                    for city in line.split(',')
+                    if city.strip()
+                )
         else:
             yield from ((split, city, f'{split} city {city}') for city in cities)
 
@@ -87,25 +97,30 @@ def synthesise(root: str | Path, seed: int = 0) -> Path:
                     continue
                 for channel, (band, (low, high)) in zip((2, 1, 0), BANDS.items()):
                     values = low + np.clip(image[..., channel], 0, 255) / 255 * (high - low)
-                    write_image(where / f'imgs_{date}_rect' / f'S2A_{band}.tif',
-                                values.astype(np.uint16))
+                    write_image(
+                        where / f'imgs_{date}_rect' / f'S2A_{band}.tif', values.astype(np.uint16)
+                    )
             labels = root / f'{TITLE}{split.capitalize()} Labels' / city / 'cm'
             write_image(labels / f'{city}-cm.tif', changed + np.uint8(1))
-            write_image(labels / 'cm.png',
-                        cv2.cvtColor(changed * np.uint8(255), cv2.COLOR_GRAY2BGRA))
+            write_image(
+                labels / 'cm.png', cv2.cvtColor(changed * np.uint8(255), cv2.COLOR_GRAY2BGRA)
+            )
     return root
 
 
 DATASET = DataSet(
-    title='OSCD (RGB)', **CHANGE,
+    title='OSCD (RGB)',
+    **CHANGE,
     source='R. Caye Daudt et al., IEEE DataPort: Onera Satellite Change Detection, the archives of '
-           'images, train labels and test labels',
+    'images, train labels and test labels',
     licence='CC BY-NC-SA 4.0; modified Copernicus data',
     size='24 pairs of about 350 to 1200 px, Sentinel-2; 14 / 10 cities, 827 / 385 tiles of 96',
     layout='"Onera Satellite Change Detection dataset - Images"/<city>/pair/img{1,2}.png (or '
-           'imgs_{1,2}_rect/*B0{4,3,2}.tif), train.txt and test.txt in it; "... - Train Labels" '
-           'and "... - Test Labels"/<city>/cm/<city>-cm.tif',
+    'imgs_{1,2}_rect/*B0{4,3,2}.tif), train.txt and test.txt in it; "... - Train Labels" '
+    'and "... - Test Labels"/<city>/cm/<city>-cm.tif',
     citation='R. Caye Daudt, B. Le Saux, A. Boulch, Y. Gousseau: Urban Change Detection for '
-             'Multispectral Earth Observation Using Convolutional Neural Networks. IGARSS 2018',
+    'Multispectral Earth Observation Using Convolutional Neural Networks. IGARSS 2018',
     splits=pair_splits('train', 'test'),
-    prepare=prepare, synthesise=synthesise)
+    prepare=prepare,
+    synthesise=synthesise,
+)

@@ -1,4 +1,5 @@
 """SpaceNet 1: buildings of Rio de Janeiro."""
+
 import json
 from pathlib import Path
 
@@ -27,12 +28,17 @@ def prepare(src: Path, dst: Path) -> Report:
     images = {stem.removeprefix('3band_'): path for stem, path in images.items()}
     where = folder(src, 'geojson', 'vectordata/geojson')
     footprints = {path.stem.removeprefix('Geo_'): path for path in where.glob('*.geojson')}
-    report.bad += [f'{footprints[name]}: footprints without an image'
-                   for name in sorted(set(footprints) - set(images))]
+    report.bad += [
+        f'{footprints[name]}: footprints without an image'
+        for name in sorted(set(footprints) - set(images))
+    ]
     splits = deal(images, SHARES)
     for split in SHARES:
-        items = [(images[name], footprints.get(name), dst / split)
-                 for name in images if splits[name] == split]
+        items = [
+            (images[name], footprints.get(name), dst / split)
+            for name in images
+            if splits[name] == split
+        ]
         process(_rasterise, items, f'{split} images', report)
     return report
 
@@ -46,8 +52,10 @@ def _rasterise(item: tuple[Path, Path | None, Path]) -> None:
         raise ValueError('no file of footprints belongs to it')
     pixels = read_stored(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3:
-        raise ValueError(f'{image} holds {pixels.dtype} of shape {pixels.shape}: the images of 3 '
-                         'bands and 8 bits are expected')
+        raise ValueError(
+            f'{image} holds {pixels.dtype} of shape {pixels.shape}: the images of 3 '
+            'bands and 8 bits are expected'
+        )
     labels = burn(footprints, geotransform(image), pixels.shape[:2])
     write_png(target / 'images' / f'{image.stem}.png', pixels)
     write_png(label_target, labels)
@@ -67,29 +75,42 @@ def synthesise(root: str | Path, seed: int = 0) -> Path:
             shapes[index].draw(image, placement, tint=rng.uniform(-15, 15, 3))
             ring = placement.to_pixels(shapes[index].parts[0][0]) * step + origin
             ring = [[*point, 0.0] for point in (*ring.tolist(), ring[0].tolist())]
-            features.append(dict(type='Feature', properties=dict(HGIS_OBJ='L4'),
-                                 geometry=dict(type='Polygon', coordinates=[ring])))
+            features.append(
+                dict(
+                    type='Feature',
+                    properties=dict(HGIS_OBJ='L4'),
+                    geometry=dict(type='Polygon', coordinates=[ring]),
+                )
+            )
         pixels = np.clip(image[:height], 0, 255).astype(np.uint8)
         Image.fromarray(pixels[..., ::-1]).save(
             root / '3band' / f'3band_AOI_1_RIO_img{number}.tif',
-            tiffinfo={PIXEL_SCALE: (*np.abs(step).tolist(), 0.0),
-                      TIEPOINT: (0.0, 0.0, 0.0, *origin.tolist(), 0.0)})
+            tiffinfo={
+                PIXEL_SCALE: (*np.abs(step).tolist(), 0.0),
+                TIEPOINT: (0.0, 0.0, 0.0, *origin.tolist(), 0.0),
+            },
+        )
         (root / 'geojson' / f'Geo_AOI_1_RIO_img{number}.geojson').write_text(
-            json.dumps(dict(type='FeatureCollection', features=features)))
+            json.dumps(dict(type='FeatureCollection', features=features))
+        )
     return root
 
 
 DATASET = DataSet(
-    title='SpaceNet 1 (Rio de Janeiro)', task='segmentation',
-    classes=('background', 'building'), palette=((255, 255, 255), (255, 0, 0)),
+    title='SpaceNet 1 (Rio de Janeiro)',
+    task='segmentation',
+    classes=('background', 'building'),
+    palette=((255, 255, 255), (255, 0, 0)),
     source='SpaceNet on AWS Open Data: SN1_buildings, the training archives of the 3-band images '
-           'and of the geojson',
+    'and of the geojson',
     licence='CC BY-SA 4.0',
     size='6940 images of about 438 x 406 px, 0.5 m; divided 5000 / 1940 at random, by a fixed seed '
-         "(the paper's own division is not published)",
+    "(the paper's own division is not published)",
     layout='3band/3band_AOI_1_RIO_img*.tif and geojson/Geo_AOI_1_RIO_img*.geojson (or '
-           'vectordata/geojson/)',
+    'vectordata/geojson/)',
     citation='A. Van Etten, D. Lindenbaum, T. M. Bacastow: SpaceNet: A Remote Sensing Dataset and '
-             'Challenge Series. arXiv:1807.01232, 2018',
+    'Challenge Series. arXiv:1807.01232, 2018',
     splits=tuple(Split(split, f'{split}/images', f'{split}/labels') for split in SHARES),
-    prepare=prepare, synthesise=synthesise)
+    prepare=prepare,
+    synthesise=synthesise,
+)

@@ -1,4 +1,5 @@
 """WHU building change: Christchurch in 2012 and 2016, one pair of aerial images."""
+
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +17,39 @@ SHARES = dict(train=0.7, val=0.1, test=0.2)
 def prepare(src: Path, dst: Path) -> Report:
     """Cut tiles of 256, divided at random: ``{train,val,test}/{A,B,label}/*.png``."""
     report = Report()
-    root = folder(src, 'Building change detection dataset_add/1. The two-period image data',
-                  '1. The two-period image data', '.')
+    root = folder(
+        src,
+        'Building change detection dataset_add/1. The two-period image data',
+        '1. The two-period image data',
+        '.',
+    )
     if (root / 'before').is_dir():
-        scenes = [('whu', [root / 'before/before.tif', root / 'after/after.tif',
-                           root / 'change label/change_label.tif'])]
+        scenes = [
+            (
+                'whu',
+                [
+                    root / 'before/before.tif',
+                    root / 'after/after.tif',
+                    root / 'change label/change_label.tif',
+                ],
+            )
+        ]
     else:
         folder(root, 'before', '2012/whole_image')
-        scenes = [(f'whu_{region}', [root / f'2012/whole_image/{region}/image/2012_{region}.tif',
-                                     root / f'2016/whole_image/{region}/image/2016_{region}.tif',
-                                     root / f'change_label/{region}/change_label.tif'])
-                  for region in ('train', 'test')]
-    scenes = [pair(name, *(path if path.is_file() else None for path in files))
-              for name, files in scenes]
+        scenes = [
+            (
+                f'whu_{region}',
+                [
+                    root / f'2012/whole_image/{region}/image/2012_{region}.tif',
+                    root / f'2016/whole_image/{region}/image/2016_{region}.tif',
+                    root / f'change_label/{region}/change_label.tif',
+                ],
+            )
+            for region in ('train', 'test')
+        ]
+    scenes = [
+        pair(name, *(path if path.is_file() else None for path in files)) for name, files in scenes
+    ]
     return cut_scenes(scenes, dst, 256, report, SHARES)
 
 
@@ -43,15 +64,18 @@ def synthesise(root: str | Path, seed: int = 0) -> Path:
 
 
 DATASET = DataSet(
-    title='WHU building change', **CHANGE,
+    title='WHU building change',
+    **CHANGE,
     source='S. Ji et al., GPCV group, Wuhan University: Building change detection dataset',
     licence='not stated; for research',
     size='1 pair of 32507 x 15354 px, 0.2 m; 7620 tiles of 256, divided 5334 / 762 / 1524 by a '
-         'fixed seed (the division of the published runs is not published)',
+    'fixed seed (the division of the published runs is not published)',
     layout='before/before.tif, after/after.tif, "change label"/change_label.tif; or in '
-           '"1. The two-period image data": {2012,2016}/whole_image/{train,test}/image/*.tif, '
-           'change_label/{train,test}/change_label.tif',
+    '"1. The two-period image data": {2012,2016}/whole_image/{train,test}/image/*.tif, '
+    'change_label/{train,test}/change_label.tif',
     citation='S. Ji, S. Wei, M. Lu: Fully Convolutional Networks for Multisource Building '
-             'Extraction From an Open Aerial and Satellite Imagery Data Set. IEEE TGRS 57, 2019',
+    'Extraction From an Open Aerial and Satellite Imagery Data Set. IEEE TGRS 57, 2019',
     splits=pair_splits('train', 'val', 'test'),
-    prepare=prepare, synthesise=synthesise)
+    prepare=prepare,
+    synthesise=synthesise,
+)

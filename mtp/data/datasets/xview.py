@@ -1,4 +1,5 @@
 """xView: sixty kinds of objects in WorldView-3 images, upright boxes."""
+
 import json
 from collections import Counter, defaultdict
 from math import ceil
@@ -39,8 +40,11 @@ def prepare(src: Path, dst: Path) -> Report:
     features = _features(src / 'xView_train.geojson', images, report)
     splits = deal(images, SHARES)
     for split in DATASET.splits:
-        items = [(path, features[path.name], dst / split.images)
-                 for stem, path in images.items() if splits[stem] == split.name]
+        items = [
+            (path, features[path.name], dst / split.images)
+            for stem, path in images.items()
+            if splits[stem] == split.name
+        ]
         entries = []
         for tiles, count in process(_cut, items, f'{split.name} scenes', report, cost=COST):
             entries += tiles
@@ -50,8 +54,11 @@ def prepare(src: Path, dst: Path) -> Report:
     return report
 
 
-def _features(path: Path, images: dict[str, Path], report: Report,
-              ) -> dict[str, list[tuple[str, dict]]]:
+def _features(
+    path: Path,
+    images: dict[str, Path],
+    report: Report,
+) -> dict[str, list[tuple[str, dict]]]:
     """Read the objects: file name of an image -> place and properties of each.
 
     Raises:
@@ -73,10 +80,11 @@ def _features(path: Path, images: dict[str, Path], report: Report,
             found[name].append((f'{path}, feature {number}', properties))
         else:
             others[name] += 1
-    report.left_out[f'objects of {WITHHELD}, which was never distributed'] = others.pop(
-        WITHHELD, 0)
-    report.bad += [f'{path}: {count} objects of {name!r}, but no such image in train_images'
-                   for name, count in others.items()]
+    report.left_out[f'objects of {WITHHELD}, which was never distributed'] = others.pop(WITHHELD, 0)
+    report.bad += [
+        f'{path}: {count} objects of {name!r}, but no such image in train_images'
+        for name, count in others.items()
+    ]
     return found
 
 
@@ -99,8 +107,13 @@ def _cut(item: tuple[Path, list[tuple[str, dict]], Path]) -> tuple[list[Entry], 
                 continue
             clipped = np.clip(corners[inside] - (x, y, x, y), 0, TILE)
             path = dst / f'{image.stem}__{TILE}__{x}___{y}.png'
-            entries.append(coco_image(path.name, (TILE, TILE), [
-                coco_box(label, *box) for label, box in zip(labels[inside], clipped)]))
+            entries.append(
+                coco_image(
+                    path.name,
+                    (TILE, TILE),
+                    [coco_box(label, *box) for label, box in zip(labels[inside], clipped)],
+                )
+            )
             if not path.is_file():
                 missing.append((path, x, y))
     assert held.all(), 'tiles cover the image'
@@ -108,14 +121,17 @@ def _cut(item: tuple[Path, list[tuple[str, dict]], Path]) -> tuple[list[Entry], 
         pixels = read_rgb(image)
         for path, x, y in missing:
             tile = np.full((TILE, TILE, 3), PADDING, np.uint8)
-            part = pixels[y:y + TILE, x:x + TILE]
-            tile[:part.shape[0], :part.shape[1]] = part
+            part = pixels[y : y + TILE, x : x + TILE]
+            tile[: part.shape[0], : part.shape[1]] = part
             write_png(path, tile)
     return entries, count
 
 
-def _boxes(features: list[tuple[str, dict]], height: int, width: int,
-           ) -> tuple[np.ndarray, np.ndarray, Counter]:
+def _boxes(
+    features: list[tuple[str, dict]],
+    height: int,
+    width: int,
+) -> tuple[np.ndarray, np.ndarray, Counter]:
     """Return labels ``(N,)``, boxes xyxy ``(N, 4)`` clipped to the image, what was left out."""
     labels, corners, count = [], [], Counter()
     for place, properties in features:
@@ -168,40 +184,106 @@ def synthesise(root: str | Path, num: int = 12, image_size: int = 620, seed: int
     features.append(_feature(name, 18, []))
     features.append(_feature('1395.tif', 18, '5,5,25,25'))
     (root / 'xView_train.geojson').write_text(
-        json.dumps(dict(type='FeatureCollection', features=features)))
+        json.dumps(dict(type='FeatureCollection', features=features))
+    )
     return root
 
 
 def _feature(image: str, kind: int, bounds: str | list) -> dict:
-    x1, y1, x2, y2 = (map(int, bounds.split(',')) if bounds else (0, 0, 0, 0))
-    ring = [[-90.5 + x * 3e-6, 14.1 - y * 3e-6]
-            for x, y in ((x1, y2), (x1, y1), (x2, y1), (x2, y2), (x1, y2))]
-    return dict(type='Feature', geometry=dict(type='Polygon', coordinates=[ring]),
-                properties=dict(bounds_imcoords=bounds, edge_evidence=0, image_id=image,
-                                type_id=kind, cat_id=image, ingest_time='2017/07/24 12:49:09.118'))
+    x1, y1, x2, y2 = map(int, bounds.split(',')) if bounds else (0, 0, 0, 0)
+    ring = [
+        [-90.5 + x * 3e-6, 14.1 - y * 3e-6]
+        for x, y in ((x1, y2), (x1, y1), (x2, y1), (x2, y2), (x1, y2))
+    ]
+    return dict(
+        type='Feature',
+        geometry=dict(type='Polygon', coordinates=[ring]),
+        properties=dict(
+            bounds_imcoords=bounds,
+            edge_evidence=0,
+            image_id=image,
+            type_id=kind,
+            cat_id=image,
+            ingest_time='2017/07/24 12:49:09.118',
+        ),
+    )
 
 
 DATASET = DataSet(
-    title='xView', task='horizontal_detection',
-    classes=('Fixed-wing Aircraft', 'Small Aircraft', 'Cargo Plane', 'Helicopter',
-             'Passenger Vehicle', 'Small Car', 'Bus', 'Pickup Truck', 'Utility Truck', 'Truck',
-             'Cargo Truck', 'Truck w/Box', 'Truck Tractor', 'Trailer', 'Truck w/Flatbed',
-             'Truck w/Liquid', 'Crane Truck', 'Railway Vehicle', 'Passenger Car', 'Cargo Car',
-             'Flat Car', 'Tank car', 'Locomotive', 'Maritime Vessel', 'Motorboat', 'Sailboat',
-             'Tugboat', 'Barge', 'Fishing Vessel', 'Ferry', 'Yacht', 'Container Ship',
-             'Oil Tanker', 'Engineering Vehicle', 'Tower crane', 'Container Crane',
-             'Reach Stacker', 'Straddle Carrier', 'Mobile Crane', 'Dump Truck', 'Haul Truck',
-             'Scraper/Tractor', 'Front loader/Bulldozer', 'Excavator', 'Cement Mixer',
-             'Ground Grader', 'Hut/Tent', 'Shed', 'Building', 'Aircraft Hangar',
-             'Damaged Building', 'Facility', 'Construction Site', 'Vehicle Lot', 'Helipad',
-             'Storage Tank', 'Shipping container lot', 'Shipping Container', 'Pylon', 'Tower'),
+    title='xView',
+    task='horizontal_detection',
+    classes=(
+        'Fixed-wing Aircraft',
+        'Small Aircraft',
+        'Cargo Plane',
+        'Helicopter',
+        'Passenger Vehicle',
+        'Small Car',
+        'Bus',
+        'Pickup Truck',
+        'Utility Truck',
+        'Truck',
+        'Cargo Truck',
+        'Truck w/Box',
+        'Truck Tractor',
+        'Trailer',
+        'Truck w/Flatbed',
+        'Truck w/Liquid',
+        'Crane Truck',
+        'Railway Vehicle',
+        'Passenger Car',
+        'Cargo Car',
+        'Flat Car',
+        'Tank car',
+        'Locomotive',
+        'Maritime Vessel',
+        'Motorboat',
+        'Sailboat',
+        'Tugboat',
+        'Barge',
+        'Fishing Vessel',
+        'Ferry',
+        'Yacht',
+        'Container Ship',
+        'Oil Tanker',
+        'Engineering Vehicle',
+        'Tower crane',
+        'Container Crane',
+        'Reach Stacker',
+        'Straddle Carrier',
+        'Mobile Crane',
+        'Dump Truck',
+        'Haul Truck',
+        'Scraper/Tractor',
+        'Front loader/Bulldozer',
+        'Excavator',
+        'Cement Mixer',
+        'Ground Grader',
+        'Hut/Tent',
+        'Shed',
+        'Building',
+        'Aircraft Hangar',
+        'Damaged Building',
+        'Facility',
+        'Construction Site',
+        'Vehicle Lot',
+        'Helipad',
+        'Storage Tank',
+        'Shipping container lot',
+        'Shipping Container',
+        'Pylon',
+        'Tower',
+    ),
     source='D. Lam et al., DIUx: xView challenge site (registration), train_images and '
-           'train_labels',
+    'train_labels',
     licence='CC BY-NC-SA 4.0',
     size='846 labelled images of about 2500 to 5000 px, 0.3 m; divided 700 / 146 at random, by a '
-         "fixed seed (the paper's own division is not published), tiles of 416",
+    "fixed seed (the paper's own division is not published), tiles of 416",
     layout='train_images/*.tif, xView_train.geojson',
     citation='D. Lam et al.: xView: Objects in Context in Overhead Imagery. arXiv:1802.07856, 2018',
-    splits=tuple(Split(split, f'{split}/images', f'xview_{split}_coco_format.json')
-                 for split in SHARES),
-    prepare=prepare, synthesise=synthesise)
+    splits=tuple(
+        Split(split, f'{split}/images', f'xview_{split}_coco_format.json') for split in SHARES
+    ),
+    prepare=prepare,
+    synthesise=synthesise,
+)

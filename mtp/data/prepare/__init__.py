@@ -2,6 +2,7 @@
 
 What a data set does by itself is in its module of ``mtp.data.datasets``; here is what they share.
 """
+
 from mtp.lazy import attribute_getter
 
 _NAMES = {

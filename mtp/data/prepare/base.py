@@ -1,4 +1,5 @@
 """What every preparation does alike: all cores, progress, restart, list of the bad."""
+
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,13 +22,20 @@ class Report:
         left_out: what the recipe does without (``'objects without extent'``, ...) -> how many.
         bad: what could not be used, with the reason, a line each.
     """
+
     made: dict[str, int] = field(default_factory=dict)
     left_out: Counter = field(default_factory=Counter)
     bad: list[str] = field(default_factory=list)
 
 
-def process(function: Callable[[Item], object], items: Sequence[Item], what: str, report: Report,
-            name: Callable[[Item], object] | None = None, cost: int = 1) -> list:
+def process(
+    function: Callable[[Item], object],
+    items: Sequence[Item],
+    what: str,
+    report: Report,
+    name: Callable[[Item], object] | None = None,
+    cost: int = 1,
+) -> list:
     """Call a function on each item, on all cores; note in ``report`` the items that raise.
 
     Args:
@@ -74,5 +82,7 @@ def folder(root: Path, *names: str) -> Path:
     for name in names:
         if (root / name).is_dir():
             return root / name
-    raise FileNotFoundError(f'{root} has no folder {" or ".join(names)}: unpack the archives '
-                            'there; the layout is told by: python tools/data/prepare.py --list')
+    raise FileNotFoundError(
+        f'{root} has no folder {" or ".join(names)}: unpack the archives '
+        'there; the layout is told by: python tools/data/prepare.py --list'
+    )

@@ -2,6 +2,7 @@
 
 A problem is named with its file and line.
 """
+
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class Box:
         corners: ``(4, 2)`` x, y in pixels.
         difficulty: 0, or more for objects that are hard to tell.
     """
+
     place: str
     name: str
     corners: np.ndarray
@@ -49,11 +51,14 @@ def checked(boxes: Iterator[Box], classes: Collection[str], shape: tuple[int, in
     size = np.array(shape[::-1])
     for box in boxes:
         if box.name not in classes:
-            raise ValueError(f'{box.place}: unknown class {box.name!r}; known are '
-                             f'{", ".join(classes)}')
+            raise ValueError(
+                f'{box.place}: unknown class {box.name!r}; known are {", ".join(classes)}'
+            )
         if (box.corners.max(0) < 0).any() or (box.corners.min(0) > size).any():
-            raise ValueError(f'{box.place}: the corners {box.corners.tolist()} of {box.name!r} lie '
-                             f'outside the image, which has {shape[1]} x {shape[0]} pixels')
+            raise ValueError(
+                f'{box.place}: the corners {box.corners.tolist()} of {box.name!r} lie '
+                f'outside the image, which has {shape[1]} x {shape[0]} pixels'
+            )
         result.append(box)
     return result
 
@@ -70,8 +75,9 @@ def read_dota(path: Path) -> Iterator[Box]:
         if not fields or fields[0].startswith(('imagesource', 'gsd')):
             continue
         if len(fields) != 10 or not fields[9].isdigit():
-            raise ValueError(f'{place}: {line!r} is not of the form "x1 y1 x2 y2 x3 y3 x4 y4 class '
-                             'difficulty"')
+            raise ValueError(
+                f'{place}: {line!r} is not of the form "x1 y1 x2 y2 x3 y3 x4 y4 class difficulty"'
+            )
         yield Box(place, fields[8], _corners(place, fields[:8]), int(fields[9]))
 
 
@@ -87,10 +93,13 @@ def read_xml(path: Path) -> tuple[ElementTree.Element, list[tuple[str, ElementTr
         root = ElementTree.fromstring(text.encode())
     except ElementTree.ParseError as error:
         raise ValueError(f'{path} is no whole xml: {error}') from error
-    lines = [text.count('\n', 0, match.start()) + 1
-             for match in re.finditer(r'<object[\s/>]', text)]
-    return root, [(f'{path}, line {line}', element)
-                  for line, element in zip(lines, root.iter('object'), strict=True)]
+    lines = [
+        text.count('\n', 0, match.start()) + 1 for match in re.finditer(r'<object[\s/>]', text)
+    ]
+    return root, [
+        (f'{path}, line {line}', element)
+        for line, element in zip(lines, root.iter('object'), strict=True)
+    ]
 
 
 def read_size(path: Path, root: ElementTree.Element) -> tuple[int, int]:
@@ -101,8 +110,10 @@ def read_size(path: Path, root: ElementTree.Element) -> tuple[int, int]:
     """
     size = [root.findtext(f'size/{side}', '') for side in ('height', 'width')]
     if not all(side.strip().isdigit() for side in size):
-        raise ValueError(f'{path} does not tell the size of its image: it has no whole number at '
-                         'size/width and size/height')
+        raise ValueError(
+            f'{path} does not tell the size of its image: it has no whole number at '
+            'size/width and size/height'
+        )
     return int(size[0]), int(size[1])
 
 
@@ -113,10 +124,14 @@ def horizontal(objects: list[tuple[str, ElementTree.Element]]) -> Iterator[Box]:
         ValueError: it lacks a class or a side.
     """
     for place, element in objects:
-        x1, y1, x2, y2 = _numbers(place, element, [
-            f'bndbox/{side}' for side in ('xmin', 'ymin', 'xmax', 'ymax')])
-        yield Box(place, _text(place, element, 'name').lower(),
-                  np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)]))
+        x1, y1, x2, y2 = _numbers(
+            place, element, [f'bndbox/{side}' for side in ('xmin', 'ymin', 'xmax', 'ymax')]
+        )
+        yield Box(
+            place,
+            _text(place, element, 'name').lower(),
+            np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)]),
+        )
 
 
 def oriented(objects: list[tuple[str, ElementTree.Element]]) -> Iterator[Box]:
@@ -140,8 +155,10 @@ def read_fair1m(path: Path) -> Iterator[Box]:
     for place, element in read_xml(path)[1]:
         points = [(point.text or '').split(',') for point in element.findall('points/point')]
         if len(points) not in (4, 5) or any(len(point) != 2 for point in points):
-            raise ValueError(f'{place}: it has {len(points)} points, but a box is given by 5 '
-                             'points "x,y", of which the last is the first again')
+            raise ValueError(
+                f'{place}: it has {len(points)} points, but a box is given by 5 '
+                'points "x,y", of which the last is the first again'
+            )
         corners = _corners(place, [value for point in points[:4] for value in point])
         yield Box(place, _text(place, element, 'possibleresult/name').replace(' ', '-'), corners)
 

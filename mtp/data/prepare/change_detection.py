@@ -3,6 +3,7 @@
 Scenes are cut into tiles side by side from the upper left corner; what is beyond the right and the
 lower border is black and unchanged. Labels become 0 (unchanged) and 255 (changed).
 """
+
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,7 @@ class Scene:
         split: None to have its tiles divided at random.
         ranges: values of red, green and blue that become 0 and 255, where a band has its own file.
     """
+
     name: str
     dates: tuple[tuple[Path, ...], tuple[Path, ...]]
     label: Path | None
@@ -47,8 +49,9 @@ class Scene:
     ranges: tuple[tuple[int, int], ...] = ()
 
 
-def find_scenes(root: Path, report: Report, names: tuple[str, str, str] = FOLDERS,
-                divide: bool = False) -> list[Scene]:
+def find_scenes(
+    root: Path, report: Report, names: tuple[str, str, str] = FOLDERS, divide: bool = False
+) -> list[Scene]:
     """Find the pairs in three folders of files of the same names.
 
     Args:
@@ -62,8 +65,9 @@ def find_scenes(root: Path, report: Report, names: tuple[str, str, str] = FOLDER
         FileNotFoundError: a folder or a list is missing.
     """
     if not all((root / name).is_dir() for name in names):
-        return [scene for split in SPLITS
-                for scene in _pairs(folder(root, split), names, report, split)]
+        return [
+            scene for split in SPLITS for scene in _pairs(folder(root, split), names, report, split)
+        ]
     scenes = _pairs(root, names, report)
     lists = {split: root / 'list' / f'{split}.txt' for split in SPLITS}
     if divide and not any(path.is_file() for path in lists.values()):
@@ -72,23 +76,35 @@ def find_scenes(root: Path, report: Report, names: tuple[str, str, str] = FOLDER
     return [replace(scene, split=splits[scene.name]) for scene in scenes if scene.name in splits]
 
 
-def _pairs(where: Path, names: tuple[str, str, str], report: Report,
-           split: str | None = None) -> list[Scene]:
+def _pairs(
+    where: Path, names: tuple[str, str, str], report: Report, split: str | None = None
+) -> list[Scene]:
     first, second, labels = (images_in(folder(where, name), report) for name in names)
     for others in (second, labels):
-        report.bad += [f'{others[stem]}: no image of this name in {where / names[0]}'
-                       for stem in sorted(set(others) - set(first))]
+        report.bad += [
+            f'{others[stem]}: no image of this name in {where / names[0]}'
+            for stem in sorted(set(others) - set(first))
+        ]
     scenes = []
     for stem in first:
         label = labels.get(stem)
         soft = label is not None and label.suffix.lower() in ('.jpg', '.jpeg')
-        scenes.append(pair(stem, first.get(stem), second.get(stem), label,
-                           values=() if soft else Scene.values, split=split))
+        scenes.append(
+            pair(
+                stem,
+                first.get(stem),
+                second.get(stem),
+                label,
+                values=() if soft else Scene.values,
+                split=split,
+            )
+        )
     return scenes
 
 
-def pair(name: str, first: Path | None, second: Path | None, label: Path | None,
-         **options: object) -> Scene:
+def pair(
+    name: str, first: Path | None, second: Path | None, label: Path | None, **options: object
+) -> Scene:
     """Return the scene of three files; None is one that is missing."""
     dates = tuple((path,) if path else () for path in (first, second))
     return Scene(name, dates, label, **options)
@@ -97,8 +113,13 @@ def pair(name: str, first: Path | None, second: Path | None, label: Path | None,
 Tile = tuple[Path, str, int, int]  # folder of the split, file name, and upper left corner y, x
 
 
-def cut_scenes(scenes: list[Scene], dst: Path, size: int, report: Report,
-               shares: dict[str, float] | None = None) -> Report:
+def cut_scenes(
+    scenes: list[Scene],
+    dst: Path,
+    size: int,
+    report: Report,
+    shares: dict[str, float] | None = None,
+) -> Report:
     """Cut scenes into tiles, on all cores.
 
     Args:
@@ -125,13 +146,22 @@ def cut_scenes(scenes: list[Scene], dst: Path, size: int, report: Report,
             report.bad.append(f'{_key(scene)}: {error}')
     undivided = [scene for scene in scenes if scene.split is None]
     if unusable := [_key(scene) for scene in undivided if _key(scene) not in tiles]:
-        raise ValueError('; '.join(report.bad) + f'. The division into {", ".join(shares)} is one '
-                         f'of all tiles: mend {", ".join(unusable)} first')
+        raise ValueError(
+            '; '.join(report.bad) + f'. The division into {", ".join(shares)} is one '
+            f'of all tiles: mend {", ".join(unusable)} first'
+        )
     splits = deal([name for scene in undivided for name in tiles[_key(scene)]], shares or {})
     items = []
     for scene in usable:
-        items.append((scene, [(dst / (scene.split or splits[name]), name, *corner)
-                              for name, corner in tiles[_key(scene)].items()]))
+        items.append(
+            (
+                scene,
+                [
+                    (dst / (scene.split or splits[name]), name, *corner)
+                    for name, corner in tiles[_key(scene)].items()
+                ],
+            )
+        )
     pairs = Counter()
     for done in process(partial(_cut, size), items, 'scenes', report, _item_key):
         pairs.update(done)
@@ -155,8 +185,10 @@ def _grid(scene: Scene, size: int) -> dict[str, tuple[int, int]]:
     height, width = read_size(scene.dates[0][0])
     if height <= size and width <= size:
         return {f'{scene.name}.png': (0, 0)}
-    return {f'{scene.name}_{y:04d}_{x:04d}.png': (y, x)
-            for y, x in product(range(0, height, size), range(0, width, size))}
+    return {
+        f'{scene.name}_{y:04d}_{x:04d}.png': (y, x)
+        for y, x in product(range(0, height, size), range(0, width, size))
+    }
 
 
 def _cut(size: int, item: tuple[Scene, list[Tile]]) -> Counter:
@@ -170,29 +202,42 @@ def _cut(size: int, item: tuple[Scene, list[Tile]]) -> Counter:
         def write(tile: Tile) -> None:
             where, name, y, x = tile
             for kind, pixels in images.items():
-                part = pixels[y:y + size, x:x + size]
+                part = pixels[y : y + size, x : x + size]
                 below, right = size - part.shape[0], size - part.shape[1]
-                write_png(where / kind / name,
-                          cv2.copyMakeBorder(part, 0, below, 0, right, cv2.BORDER_CONSTANT))
+                write_png(
+                    where / kind / name,
+                    cv2.copyMakeBorder(part, 0, below, 0, right, cv2.BORDER_CONSTANT),
+                )
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(tqdm(pool.map(write, missing), f'tiles of {scene.name}', len(missing),
-                      leave=False, disable=len(missing) < 500))
+            list(
+                tqdm(
+                    pool.map(write, missing),
+                    f'tiles of {scene.name}',
+                    len(missing),
+                    leave=False,
+                    disable=len(missing) < 500,
+                )
+            )
     return Counter(where.name for where, *_ in tiles)
 
 
 def _load(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both images, uint8 ``(H, W, 3)``, and the label ``(H, W)``, 0 or 255."""
-    for files, what in ((*zip(scene.dates, ('first image', 'second image')),
-                         ((scene.label,) if scene.label else (), 'label'))):
+    for files, what in (
+        *zip(scene.dates, ('first image', 'second image')),
+        ((scene.label,) if scene.label else (), 'label'),
+    ):
         if not files:
             raise ValueError(f'its {what} is missing')
     first, second = (_colour(files, scene.ranges) for files in scene.dates)
     label = read_stored(scene.label)
     for path, pixels in ((scene.dates[1][0], second), (scene.label, label)):
         if pixels.shape[:2] != first.shape[:2]:
-            raise ValueError(f'{path} has (height, width) {pixels.shape[:2]}, but '
-                             f'{scene.dates[0][0]} {first.shape[:2]}')
+            raise ValueError(
+                f'{path} has (height, width) {pixels.shape[:2]}, but '
+                f'{scene.dates[0][0]} {first.shape[:2]}'
+            )
     return first, second, _changed(scene, label)
 
 
@@ -201,10 +246,17 @@ def _colour(files: tuple[Path, ...], ranges: tuple[tuple[int, int], ...]) -> np.
         return read_rgb(files[0])
     bands = [read_stored(path).astype(np.float32) for path in files]
     if any(band.shape != bands[0].shape for band in bands):
-        raise ValueError(f'{", ".join(str(path) for path in files)} have the shapes '
-                         f'{[band.shape for band in bands]}')
-    return np.stack([np.clip((band - low) / (high - low), 0, 1) * 255
-                     for band, (low, high) in zip(bands, ranges)], 2).astype(np.uint8)
+        raise ValueError(
+            f'{", ".join(str(path) for path in files)} have the shapes '
+            f'{[band.shape for band in bands]}'
+        )
+    return np.stack(
+        [
+            np.clip((band - low) / (high - low), 0, 1) * 255
+            for band, (low, high) in zip(bands, ranges)
+        ],
+        2,
+    ).astype(np.uint8)
 
 
 def _changed(scene: Scene, label: np.ndarray) -> np.ndarray:
@@ -219,5 +271,7 @@ def _changed(scene: Scene, label: np.ndarray) -> np.ndarray:
     for low, high in scene.values:
         if found <= {low, high}:
             return (label == high).astype(np.uint8) * np.uint8(255)
-    raise ValueError(f'{scene.label} holds the values {sorted(found)[:8]}: known are '
-                     + ', or '.join(f'{low} and {high}' for low, high in scene.values))
+    raise ValueError(
+        f'{scene.label} holds the values {sorted(found)[:8]}: known are '
+        + ', or '.join(f'{low} and {high}' for low, high in scene.values)
+    )

@@ -1,4 +1,5 @@
 """Scene classification: a folder of images for each class."""
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,12 +17,17 @@ def by_class(root: Path, classes: Sequence[str], report: Report) -> dict[str, Pa
     """
     there = {path.name for path in root.iterdir() if path.is_dir()}
     if not there & set(classes):
-        raise FileNotFoundError(f'{root} has no folder of any class ({", ".join(classes[:3])}, '
-                                '...): unpack the archive there')
-    report.bad += [f'{root / name}: unknown class; known are {", ".join(classes)}'
-                   for name in sorted(there - set(classes))]
-    report.bad += [f'{root / name}: no folder of this class' for name in classes
-                   if name not in there]
+        raise FileNotFoundError(
+            f'{root} has no folder of any class ({", ".join(classes[:3])}, '
+            '...): unpack the archive there'
+        )
+    report.bad += [
+        f'{root / name}: unknown class; known are {", ".join(classes)}'
+        for name in sorted(there - set(classes))
+    ]
+    report.bad += [
+        f'{root / name}: no folder of this class' for name in classes if name not in there
+    ]
     images = {}
     for name in classes:
         for stem, path in (images_in(root / name, report) if name in there else {}).items():

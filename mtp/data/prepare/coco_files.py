@@ -1,4 +1,5 @@
 """Upright boxes -> the COCO json that mmdet reads."""
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +24,9 @@ def coco_box(label: int, x1: float, y1: float, x2: float, y2: float) -> dict:
     return dict(category_id=int(label), bbox=[float(x1), float(y1), w, h], area=w * h, iscrowd=0)
 
 
-def write_coco(path: Path, entries: Sequence[Entry], classes: Sequence[str], split: str,
-               report: Report) -> None:
+def write_coco(
+    path: Path, entries: Sequence[Entry], classes: Sequence[str], split: str, report: Report
+) -> None:
     """Write the json of a split, category id = label; note the number of its objects."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coco = assemble(entries, classes, FIRST_ID)

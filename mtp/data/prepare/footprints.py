@@ -1,4 +1,5 @@
 """Footprints of buildings, as polygons on a map -> maps of labels."""
+
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,15 +24,20 @@ def geotransform(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with Image.open(path) as image:
         tags = image.tag_v2
         if PIXEL_SCALE not in tags or TIEPOINT not in tags:
-            raise ValueError(f'{path} does not tell where it lies: it lacks the tags '
-                             f'ModelPixelScale and ModelTiepoint of GeoTIFF')
+            raise ValueError(
+                f'{path} does not tell where it lies: it lacks the tags '
+                f'ModelPixelScale and ModelTiepoint of GeoTIFF'
+            )
         step = np.array(tags[PIXEL_SCALE][:2]) * (1, -1)
         column_row, place = np.array(tags[TIEPOINT][:2]), np.array(tags[TIEPOINT][3:5])
     return place - column_row * step, step
 
 
-def burn(path: Path, transform: tuple[np.ndarray, np.ndarray], shape: tuple[int, int],
-         ) -> np.ndarray:
+def burn(
+    path: Path,
+    transform: tuple[np.ndarray, np.ndarray],
+    shape: tuple[int, int],
+) -> np.ndarray:
     """Paint footprints: uint8 ``(H, W)``, 1 where the centre of a pixel lies in one, else 0.
 
     Args:
@@ -44,13 +50,17 @@ def burn(path: Path, transform: tuple[np.ndarray, np.ndarray], shape: tuple[int,
     """
     labels = np.zeros(shape, np.uint8)
     origin, step = transform
-    polygons = [shapely.transform(polygon, lambda points: (points - origin) / step)
-                for polygon in _polygons(path)]
+    polygons = [
+        shapely.transform(polygon, lambda points: (points - origin) / step)
+        for polygon in _polygons(path)
+    ]
     frame = shapely.box(0, 0, shape[1], shape[0])
     inside = [polygon for polygon in polygons if polygon.intersects(frame)]
     if polygons and not inside:
-        raise ValueError(f'{path}: all {len(polygons)} footprints lie outside the image: they '
-                         'belong to another one, or use other coordinates')
+        raise ValueError(
+            f'{path}: all {len(polygons)} footprints lie outside the image: they '
+            'belong to another one, or use other coordinates'
+        )
     for polygon in inside:
         x1, y1, x2, y2 = np.array(polygon.bounds)
         rows = slice(max(0, int(y1)), min(shape[0], int(np.ceil(y2))))
@@ -70,7 +80,8 @@ def _polygons(path: Path) -> Iterator[shapely.Geometry]:
             # a building without a footprint is written as null, or as a polygon without points
             if feature['geometry'] and feature['geometry']['coordinates']:
                 geometry = shapely.make_valid(
-                    shapely.force_2d(shapely.from_geojson(json.dumps(feature['geometry']))))
+                    shapely.force_2d(shapely.from_geojson(json.dumps(feature['geometry'])))
+                )
                 if not geometry.is_empty:
                     yield geometry
         except (KeyError, TypeError, shapely.GEOSException) as error:

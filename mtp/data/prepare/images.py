@@ -1,4 +1,5 @@
 """Files and splits, as classification, segmentation and change detection prepare them alike."""
+
 import random
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -95,8 +96,10 @@ def read_lists(paths: Mapping[str, Path]) -> Iterator[tuple[str, str, str]]:
     """
     for split, path in paths.items():
         if not path.is_file():
-            raise FileNotFoundError(f'no list {path}, though there is one of another split: add '
-                                    'it, or remove the others to have the images divided')
+            raise FileNotFoundError(
+                f'no list {path}, though there is one of another split: add '
+                'it, or remove the others to have the images divided'
+            )
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if line.strip():
                 yield split, f'{path}, line {number}', line.strip()
@@ -117,6 +120,8 @@ def by_lists(paths: Mapping[str, Path], known: Iterable[str], report: Report) ->
             report.bad.append(f'{place}: {line!r} was listed before, for {splits[name]}')
         else:
             splits[name] = split
-    report.bad += [f'{name}: in none of {", ".join(str(path) for path in paths.values())}'
-                   for name in sorted(known - set(splits))]
+    report.bad += [
+        f'{name}: in none of {", ".join(str(path) for path in paths.values())}'
+        for name in sorted(known - set(splits))
+    ]
     return splits

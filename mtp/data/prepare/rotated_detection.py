@@ -1,4 +1,5 @@
 """Rotated detection: labelled images of a publisher's folders -> tiles."""
+
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,13 +28,20 @@ class Source:
         label: file; None for images without labels.
         name: of the image, in the names of its tiles.
     """
+
     image: Path
     label: Path | None
     name: str
 
 
-def prepare_dota(classes: Sequence[str], labels: tuple[str, ...], tests: tuple[str, ...],
-                 src: Path, dst: Path, multi_scale: bool) -> Report:
+def prepare_dota(
+    classes: Sequence[str],
+    labels: tuple[str, ...],
+    tests: tuple[str, ...],
+    src: Path,
+    dst: Path,
+    multi_scale: bool,
+) -> Report:
     """Cut a version of DOTA: ``train`` and ``val`` -> ``trainval``, ``test`` -> ``test``.
 
     Args:
@@ -48,8 +56,13 @@ def prepare_dota(classes: Sequence[str], labels: tuple[str, ...], tests: tuple[s
         FileNotFoundError: a folder is missing.
     """
     report = Report()
-    sources = [source for split in ('train', 'val') for source in find_sources(
-        folder(src, f'{split}/images'), folder(folder(src, split), *labels), '.txt', '', report)]
+    sources = [
+        source
+        for split in ('train', 'val')
+        for source in find_sources(
+            folder(src, f'{split}/images'), folder(folder(src, split), *labels), '.txt', '', report
+        )
+    ]
     tiling = DOTA_TILINGS[multi_scale]
     cut_sources(sources, read_dota, classes, tiling, dst / 'trainval', report)
     sources = find_sources(folder(folder(src, *tests), 'images'), None, '', '', report)
@@ -57,8 +70,13 @@ def prepare_dota(classes: Sequence[str], labels: tuple[str, ...], tests: tuple[s
     return report
 
 
-def find_sources(images: Path, labels: Path | None, suffix: str, prefix: str, report: Report,
-                 ) -> Iterator[Source]:
+def find_sources(
+    images: Path,
+    labels: Path | None,
+    suffix: str,
+    prefix: str,
+    report: Report,
+) -> Iterator[Source]:
     """Find images with their labels; note images without one, and labels without an image.
 
     Args:
@@ -73,8 +91,10 @@ def find_sources(images: Path, labels: Path | None, suffix: str, prefix: str, re
         yield from (Source(path, None, stem) for stem, path in found.items())
         return
     texts = {path.stem: path for path in labels.glob(f'*{suffix}') if path.name[0] != '.'}
-    report.bad += [f'{texts[stem]}: no image of this name in {images}'
-                   for stem in sorted(set(texts) - set(found))]
+    report.bad += [
+        f'{texts[stem]}: no image of this name in {images}'
+        for stem in sorted(set(texts) - set(found))
+    ]
     for stem, path in found.items():
         if stem in texts:
             yield Source(path, texts[stem], prefix + stem)
@@ -82,8 +102,14 @@ def find_sources(images: Path, labels: Path | None, suffix: str, prefix: str, re
             report.bad.append(f'{path}: no label {labels / stem}{suffix}')
 
 
-def cut_sources(sources: Iterator[Source], read: Callable[[Path], Iterator[Box]],
-                classes: Sequence[str], tiling: Tiling, dst: Path, report: Report) -> None:
+def cut_sources(
+    sources: Iterator[Source],
+    read: Callable[[Path], Iterator[Box]],
+    classes: Sequence[str],
+    tiling: Tiling,
+    dst: Path,
+    report: Report,
+) -> None:
     """Cut images into tiles, on all cores.
 
     Args:
@@ -101,8 +127,14 @@ def cut_sources(sources: Iterator[Source], read: Callable[[Path], Iterator[Box]]
         else:
             unique[source.name] = source
     total = Counter()
-    for count in process(partial(_cut_source, read, classes, tiling, dst), list(unique.values()),
-                         f'{dst.name} images', report, _image, TILING_COST):
+    for count in process(
+        partial(_cut_source, read, classes, tiling, dst),
+        list(unique.values()),
+        f'{dst.name} images',
+        report,
+        _image,
+        TILING_COST,
+    ):
         total += count
     for key, value in total.items():
         if key in ('tiles', 'objects'):
@@ -111,8 +143,13 @@ def cut_sources(sources: Iterator[Source], read: Callable[[Path], Iterator[Box]]
             report.left_out[key] += value
 
 
-def _cut_source(read: Callable[[Path], Iterator[Box]], classes: Sequence[str], tiling: Tiling,
-                dst: Path, source: Source) -> Counter:
+def _cut_source(
+    read: Callable[[Path], Iterator[Box]],
+    classes: Sequence[str],
+    tiling: Tiling,
+    dst: Path,
+    source: Source,
+) -> Counter:
     boxes = None
     if source.label:
         boxes = checked(read(source.label), classes, read_size(source.image))

@@ -3,6 +3,7 @@
 A tile is called ``<image>__<side>__<x>___<y>``: its side and upper left corner, in pixels of the
 image. mmrotate's ``DOTAMetric`` reads from that where a tile lies, in order to merge predictions.
 """
+
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Tiling:
         rates: a tile covers ``side / rate`` pixels of the image, and keeps them: what reads it
             resizes it. So coordinates are those of the image but for an offset.
     """
+
     side: int
     overlap: int
     rates: tuple[float, ...] = (1.0,)
@@ -46,11 +48,14 @@ class Tiling:
         for rate in self.rates:
             side = int(self.side / rate)
             step = side - int(self.overlap / rate)
-            found += [(x, y, side) for x in _starts(width, side, step)
-                      for y in _starts(height, side, step)]
+            found += [
+                (x, y, side)
+                for x in _starts(width, side, step)
+                for y in _starts(height, side, step)
+            ]
         tiles = np.array(found)
         inside = np.minimum(tiles[:, 2:], np.array([width, height]) - tiles[:, :2]).prod(1)
-        share = inside / tiles[:, 2]**2
+        share = inside / tiles[:, 2] ** 2
         if (share > MIN_IMAGE).any():
             return tiles[share > MIN_IMAGE]
         return tiles[share > share.max() - 0.01]  # a small image: what holds most of it
@@ -109,21 +114,30 @@ def cut(tiling: Tiling, image: Path, name: str, boxes: Sequence[Box] | None, dst
         labels = [None] * len(tiles)
     else:
         labels = _labels(boxes, tiles, count)
-    targets = [(tile, f'{name}__{tile[2]}__{tile[0]}___{tile[1]}', lines)
-               for tile, lines in zip(tiles, labels) if lines or boxes is None]
+    targets = [
+        (tile, f'{name}__{tile[2]}__{tile[0]}___{tile[1]}', lines)
+        for tile, lines in zip(tiles, labels)
+        if lines or boxes is None
+    ]
     count['tiles'] = len(targets)
     count['tiles without objects'] = len(tiles) - len(targets)
     # the label is written last
-    missing = [target for target in targets if not (
-        dst / 'images' / f'{target[1]}.png' if boxes is None
-        else dst / 'annfiles' / f'{target[1]}.txt').is_file()]
+    missing = [
+        target
+        for target in targets
+        if not (
+            dst / 'images' / f'{target[1]}.png'
+            if boxes is None
+            else dst / 'annfiles' / f'{target[1]}.txt'
+        ).is_file()
+    ]
     if missing:
         pixels = read_rgb(image)
         for (x, y, side), stem, lines in missing:
-            part = pixels[y:y + side, x:x + side]
+            part = pixels[y : y + side, x : x + side]
             if part.shape[:2] != (side, side):
                 padded = np.full((side, side, 3), PADDING, np.uint8)
-                padded[:part.shape[0], :part.shape[1]] = part
+                padded[: part.shape[0], : part.shape[1]] = part
                 part = padded
             write_png(dst / 'images' / f'{stem}.png', part)
             if lines is not None:
@@ -147,6 +161,7 @@ def _labels(boxes: Sequence[Box], tiles: np.ndarray, count: Counter) -> list[lis
             moved = corners[i] - (x, y)
             whole_in = (moved >= 0).all() and (moved <= side).all()
             values = ' '.join(f'{value:.10g}' for value in moved.reshape(-1))
-            lines[-1].append(f'{values} {boxes[i].name} '
-                             f'{boxes[i].difficulty if whole_in else CUT}\n')
+            lines[-1].append(
+                f'{values} {boxes[i].name} {boxes[i].difficulty if whole_in else CUT}\n'
+            )
     return lines

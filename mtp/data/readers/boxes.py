@@ -1,4 +1,5 @@
 """Detection data sets that the libraries have readers for, but not the classes."""
+
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ class COCODetection(CocoDataset):
         dataset: name in :data:`mtp.data.datasets.DATASETS`, for the classes.
         kwargs: as in mmdet.
     """
+
     METAINFO: ClassVar[dict] = {}  # without COCO's classes and colours
 
     def __init__(self, dataset: str, **kwargs) -> None:
@@ -31,8 +33,10 @@ class COCODetection(CocoDataset):
             ValueError: it has no images, or lacks or adds a category.
         """
         if not Path(self.ann_file).is_file():
-            raise FileNotFoundError(f'no annotations at {self.ann_file}: make them with '
-                                    'tools/data/prepare.py, or set data_root')
+            raise FileNotFoundError(
+                f'no annotations at {self.ann_file}: make them with '
+                'tools/data/prepare.py, or set data_root'
+            )
         records = super().load_data_list()
         if not records:
             raise ValueError(f'{self.ann_file} lists no images')
@@ -46,7 +50,8 @@ class COCODetection(CocoDataset):
         if found != classes:
             raise ValueError(
                 f'{path}: categories {sorted(found - classes)} are no classes of the data set, and '
-                f'{sorted(classes - found)} are missing; make it again with tools/data/prepare.py')
+                f'{sorted(classes - found)} are missing; make it again with tools/data/prepare.py'
+            )
         return coco
 
 
@@ -88,8 +93,9 @@ class DOTATiles(DOTADataset):
         folder = Path(self.ann_file or self.data_prefix['img_path'])
         suffix = 'txt' if self.ann_file else self.img_suffix
         if not any(folder.glob(f'*.{suffix}')):
-            raise FileNotFoundError(f'no *.{suffix} in {folder}: make them with '
-                                    'tools/data/prepare.py, or set data_root')
+            raise FileNotFoundError(
+                f'no *.{suffix} in {folder}: make them with tools/data/prepare.py, or set data_root'
+            )
         try:
             records = super().load_data_list()
         except (KeyError, IndexError, ValueError) as error:
@@ -102,8 +108,10 @@ class DOTATiles(DOTADataset):
             for number, line in enumerate(path.read_text().splitlines(), 1):
                 fields = line.split()
                 if len(fields) < 10 or fields[8] not in classes:
-                    return (f'{path}, line {number}: expected eight coordinates, a class and a '
-                            f'difficulty, got {line!r}; classes are {", ".join(classes)}')
+                    return (
+                        f'{path}, line {number}: expected eight coordinates, a class and a '
+                        f'difficulty, got {line!r}; classes are {", ".join(classes)}'
+                    )
                 try:
                     [float(value) for value in (*fields[:8], fields[9])]
                 except ValueError:

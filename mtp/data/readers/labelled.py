@@ -1,4 +1,5 @@
 """mmpretrain's and mmseg's labels, read with errors that name the file and its fault."""
+
 from pathlib import Path
 
 from mmpretrain.datasets import CustomDataset
@@ -38,13 +39,16 @@ class SceneDataset(CustomDataset):
 
     def _check_list(self, path: Path) -> None:
         if not path.is_file():
-            raise FileNotFoundError(f'no list of images at {path}: make it with '
-                                    'tools/data/prepare.py')
+            raise FileNotFoundError(
+                f'no list of images at {path}: make it with tools/data/prepare.py'
+            )
         for number, line in enumerate(path.read_text().splitlines(), 1):
             image, _, label = line.strip().rpartition(' ')
             if not image or not label.isdecimal() or int(label) >= len(self.CLASSES):
-                raise ValueError(f'{path}, line {number}: {line!r} is not "<image> <label>" with a '
-                                 f'label of 0 to {len(self.CLASSES) - 1}')
+                raise ValueError(
+                    f'{path}, line {number}: {line!r} is not "<image> <label>" with a '
+                    f'label of 0 to {len(self.CLASSES) - 1}'
+                )
 
     def _check_folders(self, root: Path) -> None:
         if not root.is_dir():
@@ -52,9 +56,11 @@ class SceneDataset(CustomDataset):
         found = {path.name for path in root.iterdir() if path.is_dir()}
         missing, unknown = sorted(set(self.CLASSES) - found), sorted(found - set(self.CLASSES))
         if missing or unknown:
-            raise ValueError(f'{root} must have one folder per class: missing are '
-                             f'{", ".join(missing) or "none"}; no classes are '
-                             f'{", ".join(unknown) or "none"}')
+            raise ValueError(
+                f'{root} must have one folder per class: missing are '
+                f'{", ".join(missing) or "none"}; no classes are '
+                f'{", ".join(unknown) or "none"}'
+            )
 
 
 @TRANSFORMS.register_module()
@@ -78,15 +84,21 @@ class LoadClassMap(LoadAnnotations):
         try:
             super()._load_seg_map(results)
         except Exception as error:  # whatever the file backend and the decoder raise
-            raise ValueError(f'{path}, the label of {results["img_path"]}, is missing or no '
-                             'readable image: restore the file') from error
+            raise ValueError(
+                f'{path}, the label of {results["img_path"]}, is missing or no '
+                'readable image: restore the file'
+            ) from error
         label = results['gt_seg_map']
         if label.shape != tuple(results['ori_shape']):
-            raise ValueError(f'{path} has shape {label.shape}, but {results["img_path"]} has '
-                             f'{results["ori_shape"]}: it must be grey and of the same size')
+            raise ValueError(
+                f'{path} has shape {label.shape}, but {results["img_path"]} has '
+                f'{results["ori_shape"]}: it must be grey and of the same size'
+            )
         wrong = label[(label >= self.num_classes) & (label != IGNORED)]
         if wrong.size:
             shift = int(bool(results['reduce_zero_label']))
-            raise ValueError(f'{path} holds the value {int(wrong[0]) + shift}; the classes are '
-                             f'{shift} to {self.num_classes - 1 + shift}: prepare the data set '
-                             'with tools/data/prepare.py')
+            raise ValueError(
+                f'{path} holds the value {int(wrong[0]) + shift}; the classes are '
+                f'{shift} to {self.num_classes - 1 + shift}: prepare the data set '
+                'with tools/data/prepare.py'
+            )

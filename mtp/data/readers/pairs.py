@@ -3,6 +3,7 @@
 A pair is one array of six channels, BGR of the first date before BGR of the second, so that mmseg's
 transforms move both dates and the label alike.
 """
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -32,11 +33,14 @@ class ChangeDataset(BaseDataset):
         FileNotFoundError: a folder is missing.
         ValueError: a name is not in all three folders, or there is none.
     """
-    METAINFO: ClassVar[dict] = dict(
-        classes=('unchanged', 'changed'), palette=[[0, 0, 0], [255, 255, 255]])
 
-    def __init__(self, data_root: str, split: str, pipeline: Sequence = (),
-                 test_mode: bool = False) -> None:
+    METAINFO: ClassVar[dict] = dict(
+        classes=('unchanged', 'changed'), palette=[[0, 0, 0], [255, 255, 255]]
+    )
+
+    def __init__(
+        self, data_root: str, split: str, pipeline: Sequence = (), test_mode: bool = False
+    ) -> None:
         self.folder = Path(data_root) / split
         super().__init__(pipeline=list(pipeline), test_mode=test_mode)
 
@@ -52,16 +56,20 @@ class ChangeDataset(BaseDataset):
                 raise ValueError(
                     f'{self.folder / name} lacks {len(lost)} of {len(names)} pairs: '
                     f'{", ".join(lost[:3])}{", ..." if len(lost) > 3 else ""}. Each name must be '
-                    f'in {", ".join(FOLDERS)}: prepare the data set again, or remove these files')
+                    f'in {", ".join(FOLDERS)}: prepare the data set again, or remove these files'
+                )
         keys = ('img_path', 'img_path2', 'seg_map_path')
-        return [dict(zip(keys, (str(files[stem]) for files in found)), seg_fields=[])
-                for stem in names]
+        return [
+            dict(zip(keys, (str(files[stem]) for files in found)), seg_fields=[]) for stem in names
+        ]
 
 
 def _files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise FileNotFoundError(f'no folder {folder}: a change-detection data set has '
-                                '{train,val,test}/{A,B,label}; make it with tools/data/prepare.py')
+        raise FileNotFoundError(
+            f'no folder {folder}: a change-detection data set has '
+            '{train,val,test}/{A,B,label}; make it with tools/data/prepare.py'
+        )
     return {path.stem: path for path in folder.iterdir() if not path.name.startswith('.')}
 
 
@@ -75,11 +83,15 @@ class LoadPair(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Add ``img``, ``img_shape`` and ``ori_shape``."""
-        before, after = (LoadImage().transform(dict(img_path=results[key]))['img']
-                         for key in ('img_path', 'img_path2'))
+        before, after = (
+            LoadImage().transform(dict(img_path=results[key]))['img']
+            for key in ('img_path', 'img_path2')
+        )
         if before.shape != after.shape:
-            raise ValueError(f'{results["img_path"]} is {before.shape[:2]} pixels, but '
-                             f'{results["img_path2"]} is {after.shape[:2]}: a pair has one size')
+            raise ValueError(
+                f'{results["img_path"]} is {before.shape[:2]} pixels, but '
+                f'{results["img_path2"]} is {after.shape[:2]}: a pair has one size'
+            )
         results['img'] = np.concatenate([before, after], axis=2)
         results['img_shape'] = results['ori_shape'] = before.shape[:2]
         return results
@@ -99,11 +111,15 @@ class LoadChange(BaseTransform):
         path = results['seg_map_path']
         grey = LoadImage(color_type='grayscale').transform(dict(img_path=path))['img']
         if grey.shape != results['ori_shape']:
-            raise ValueError(f'{path} is {grey.shape} pixels, but {results["img_path"]} is '
-                             f'{results["ori_shape"]}: label and images have one size')
+            raise ValueError(
+                f'{path} is {grey.shape} pixels, but {results["img_path"]} is '
+                f'{results["ori_shape"]}: label and images have one size'
+            )
         if grey.max() == 1 and Path(path).suffix.lower() not in ('.jpg', '.jpeg'):
-            raise ValueError(f'{path} holds 0 and 1; a change map holds 0 and 255 (128 and more is '
-                             'changed): prepare it with tools/data/prepare.py')
+            raise ValueError(
+                f'{path} holds 0 and 1; a change map holds 0 and 255 (128 and more is '
+                'changed): prepare it with tools/data/prepare.py'
+            )
         results['gt_seg_map'] = (grey >= 128).astype(np.uint8)
         results['seg_fields'].append('gt_seg_map')
         return results
@@ -125,7 +141,7 @@ class DistortPair(PhotoMetricDistortion):
 
     def transform(self, results: dict) -> dict:
         """Distort ``img``, uint8 ``(H, W, 6)``."""
-        dates = (np.ascontiguousarray(results['img'][..., i:i + 3]) for i in (0, 3))
+        dates = (np.ascontiguousarray(results['img'][..., i : i + 3]) for i in (0, 3))
         distort = super().transform
         results['img'] = np.concatenate([distort(dict(img=date))['img'] for date in dates], axis=2)
         return results

@@ -1,4 +1,5 @@
 """SAMRS: its subsets, its files as records, from and to COCO, checks, and a synthetic copy."""
+
 from mtp.lazy import attribute_getter
 
 _NAMES = {

@@ -1,4 +1,5 @@
 """Whether a data root holds what its labels say."""
+
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class Findings:
         objects: number of annotations in the json files.
         problems: key of ``CHECKS`` -> where and what, a line each; empty for good data.
     """
+
     images: dict[str, int] = field(default_factory=dict)
     objects: int = 0
     problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -59,14 +61,18 @@ def find_subsets(root: Path) -> dict[str, Path]:
     Raises:
         FileNotFoundError: there are none.
     """
-    found = {subset: folder for subset, facts in SUBSETS.items()
-             for folder in (root / subset.upper(), root)
-             if any((folder / facts.instances.format(split=split)).is_file() for split in SPLITS)}
+    found = {
+        subset: folder
+        for subset, facts in SUBSETS.items()
+        for folder in (root / subset.upper(), root)
+        if any((folder / facts.instances.format(split=split)).is_file() for split in SPLITS)
+    }
     if not found:
         raise FileNotFoundError(
             f'no json of SOTA, SIOR or FAST at {root}: give the folder that holds these, or the '
             'root of one; make the json with tools/data/samrs_to_coco.py. For another data set say '
-            'which: --dataset NAME')
+            'which: --dataset NAME'
+        )
     return found
 
 
@@ -82,8 +88,11 @@ def check_subset(root: Path, subset: str) -> Findings:
     """
     facts = SUBSETS[subset]
     findings = Findings()
-    splits = {split: json.loads(path.read_text()) for split in SPLITS
-              if (path := root / facts.instances.format(split=split)).is_file()}
+    splits = {
+        split: json.loads(path.read_text())
+        for split in SPLITS
+        if (path := root / facts.instances.format(split=split)).is_file()
+    }
     if not splits:
         raise FileNotFoundError(f'no {facts.instances} in {root}')
     seen = {}
@@ -103,8 +112,12 @@ def check_subset(root: Path, subset: str) -> Findings:
     return findings
 
 
-def _check_json(split: str, coco: dict, splits: dict[str, dict], seen: dict[str, str],
-                ) -> list[Problem]:
+def _check_json(
+    split: str,
+    coco: dict,
+    splits: dict[str, dict],
+    seen: dict[str, str],
+) -> list[Problem]:
     """Check what does not need the images; ``seen`` gathers file names -> split."""
     problems = []
     categories = coco['categories']
@@ -113,8 +126,11 @@ def _check_json(split: str, coco: dict, splits: dict[str, dict], seen: dict[str,
     if categories != splits[SPLITS[0] if SPLITS[0] in splits else split]['categories']:
         problems.append(('categories', f'{split}: other ones than in {SPLITS[0]}'))
     ids = {image['id'] for image in coco['images']}
-    problems += [('annotation', f'{split}, annotation {a["id"]}: no image {a["image_id"]}')
-                 for a in coco['annotations'] if a['image_id'] not in ids]
+    problems += [
+        ('annotation', f'{split}, annotation {a["id"]}: no image {a["image_id"]}')
+        for a in coco['annotations']
+        if a['image_id'] not in ids
+    ]
     for image in coco['images']:
         name = image['file_name']
         if seen.setdefault(name, split) != split:
@@ -122,8 +138,9 @@ def _check_json(split: str, coco: dict, splits: dict[str, dict], seen: dict[str,
     return problems
 
 
-def _check_image(root: Path, facts: Subset, names: dict[int, str],
-                 item: tuple[dict, list[dict]]) -> list[Problem]:
+def _check_image(
+    root: Path, facts: Subset, names: dict[int, str], item: tuple[dict, list[dict]]
+) -> list[Problem]:
     image, annotations = item
     path = root / facts.images / image['file_name']
     problems = []
@@ -151,9 +168,11 @@ def _check_image(root: Path, facts: Subset, names: dict[int, str],
             masks.append(mask)
             labels.append(annotation['category_id'])
     if semantic is not None:
-        problems += [('masks on map', f'{place}: none of its pixels has the value {label}')
-                     for place, mask, label in zip(places, masks, labels)
-                     if not (semantic[mask > 0] == label).any()]
+        problems += [
+            ('masks on map', f'{place}: none of its pixels has the value {label}')
+            for place, mask, label in zip(places, masks, labels)
+            if not (semantic[mask > 0] == label).any()
+        ]
     rotated_path = root / facts.rotated / (path.stem + facts.rotated_suffix)
     try:
         boxes = read_rotated(rotated_path, {name: label for label, name in names.items()})
@@ -161,16 +180,24 @@ def _check_image(root: Path, facts: Subset, names: dict[int, str],
         return [*problems, ('rotated', str(error))]
     overlaps = _overlaps(boxes, masks, labels, shape)
     for kind, best, where in (
-            ('boxes on masks', overlaps.max(1, initial=0),
-             [f'{rotated_path}, box {number + 1}' for number in range(len(boxes))]),
-            ('masks in boxes', overlaps.max(0, initial=0), places)):
-        problems += [(kind, f'{place}: IoU {iou:.2f} at best')
-                     for place, iou in zip(where, best) if iou < MIN_AGREEMENT]
+        (
+            'boxes on masks',
+            overlaps.max(1, initial=0),
+            [f'{rotated_path}, box {number + 1}' for number in range(len(boxes))],
+        ),
+        ('masks in boxes', overlaps.max(0, initial=0), places),
+    ):
+        problems += [
+            (kind, f'{place}: IoU {iou:.2f} at best')
+            for place, iou in zip(where, best)
+            if iou < MIN_AGREEMENT
+        ]
     return problems
 
 
-def _read(read: Callable[[Path], np.ndarray], path: Path, shape: tuple[int, int]
-          ) -> tuple[np.ndarray | None, str | None]:
+def _read(
+    read: Callable[[Path], np.ndarray], path: Path, shape: tuple[int, int]
+) -> tuple[np.ndarray | None, str | None]:
     """Return the pixels of a file, or what is wrong with it."""
     try:
         pixels = read(path)
@@ -184,8 +211,12 @@ def _read(read: Callable[[Path], np.ndarray], path: Path, shape: tuple[int, int]
     return pixels, None
 
 
-def _check_annotation(place: str, annotation: dict, names: dict[int, str], shape: tuple[int, int],
-                      ) -> tuple[np.ndarray | None, list[Problem]]:
+def _check_annotation(
+    place: str,
+    annotation: dict,
+    names: dict[int, str],
+    shape: tuple[int, int],
+) -> tuple[np.ndarray | None, list[Problem]]:
     problems = []
     if annotation['category_id'] not in names:
         problems.append(('annotation', f'{place}: no category {annotation["category_id"]}'))
@@ -204,8 +235,9 @@ def _check_annotation(place: str, annotation: dict, names: dict[int, str], shape
     return mask, problems
 
 
-def _overlaps(boxes: list[dict], masks: list[np.ndarray], labels: list[int],
-              shape: tuple[int, int]) -> np.ndarray:
+def _overlaps(
+    boxes: list[dict], masks: list[np.ndarray], labels: list[int], shape: tuple[int, int]
+) -> np.ndarray:
     """IoU ``(boxes, masks)`` of rotated boxes and least rectangles of masks; 0 across classes."""
     overlaps = np.zeros((len(boxes), len(masks)))
     quads = np.array([box['bbox'] for box in boxes], float).reshape(-1, 4, 2)
@@ -215,8 +247,9 @@ def _overlaps(boxes: list[dict], masks: list[np.ndarray], labels: list[int],
     quads = shapely.intersection(_hulls(quads), frame)
     rectangles = shapely.intersection(_hulls(rectangles), frame)
     rows, columns = shapely.STRtree(rectangles).query(quads, predicate='intersects')
-    alike = (np.array([box['bbox_label'] for box in boxes], int)[rows]
-             == np.array(labels, int)[columns])
+    alike = (
+        np.array([box['bbox_label'] for box in boxes], int)[rows] == np.array(labels, int)[columns]
+    )
     rows, columns = rows[alike], columns[alike]
     intersection = shapely.area(shapely.intersection(quads[rows], rectangles[columns]))
     union = shapely.area(quads[rows]) + shapely.area(rectangles[columns]) - intersection

@@ -1,4 +1,5 @@
 """From any COCO annotations with masks to the files that :class:`SAMRSDataset` reads."""
+
 import json
 import os
 import shutil
@@ -29,8 +30,14 @@ from mtp.data.samrs.to_coco import (
 from mtp.files import write_json
 
 
-def coco_to_samrs(annotations: Path, images: Path, out: Path, val_fraction: float = 0.2,
-                  seed: int = 0, valid: Collection[str] | None = None) -> Report:
+def coco_to_samrs(
+    annotations: Path,
+    images: Path,
+    out: Path,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    valid: Collection[str] | None = None,
+) -> Report:
     """Make a multi-task data set, in the layout of SOTA, of COCO annotations with masks.
 
     The semantic map is painted from the masks, smaller objects on top; a rotated box is the mask's
@@ -76,13 +83,19 @@ def coco_to_samrs(annotations: Path, images: Path, out: Path, val_fraction: floa
     for folder in (facts.images, facts.semantic, facts.rotated):
         (building / folder).mkdir(parents=True)
     convert = partial(_convert_coco_image, images, building, facts, labels, classes)
-    parts = divide(coco['images'], val_fraction, seed) if valid is None else (
-        [image for image in coco['images'] if image['file_name'] not in valid],
-        [image for image in coco['images'] if image['file_name'] in valid])
+    parts = (
+        divide(coco['images'], val_fraction, seed)
+        if valid is None
+        else (
+            [image for image in coco['images'] if image['file_name'] not in valid],
+            [image for image in coco['images'] if image['file_name'] in valid],
+        )
+    )
     for split, part in zip(SPLITS, parts):
         results = []
         for result, bad in parallel(
-                convert, [(image, of_image[image['id']]) for image in part], split):
+            convert, [(image, of_image[image['id']]) for image in part], split
+        ):
             results += [result] if result else []
             report.bad += bad
         new = assemble(results, classes)
@@ -96,22 +109,33 @@ def _check_coco(coco: dict, path: Path, valid: Collection[str]) -> None:
     if not any(annotation.get('segmentation') for annotation in coco['annotations']):
         raise ValueError(f'{path} has no masks (`segmentation`): boxes alone are not enough')
     if len(coco['categories']) > BACKGROUND:
-        raise ValueError(f'{path} has {len(coco["categories"])} categories: a grey semantic map '
-                         f'takes {BACKGROUND} at most')
-    stem, times = Counter(
-        Path(image['file_name']).stem for image in coco['images']).most_common(1)[0]
+        raise ValueError(
+            f'{path} has {len(coco["categories"])} categories: a grey semantic map '
+            f'takes {BACKGROUND} at most'
+        )
+    stem, times = Counter(Path(image['file_name']).stem for image in coco['images']).most_common(1)[
+        0
+    ]
     if times > 1:
-        raise ValueError(f'{path} has {times} images called {stem!r}: labels go by that name, '
-                         'rename all but one')
+        raise ValueError(
+            f'{path} has {times} images called {stem!r}: labels go by that name, rename all but one'
+        )
     unknown = set(valid) - {image['file_name'] for image in coco['images']}
     if unknown:
-        raise ValueError(f'{path} has no image {min(unknown)!r}, nor {len(unknown) - 1} other(s) '
-                         'of the list for validation: give `file_name`s as they are in the json')
+        raise ValueError(
+            f'{path} has no image {min(unknown)!r}, nor {len(unknown) - 1} other(s) '
+            'of the list for validation: give `file_name`s as they are in the json'
+        )
 
 
-def _convert_coco_image(images: Path, root: Path, facts: Subset, labels: dict[int, int],
-                        classes: Sequence[str], item: tuple[dict, list[dict]],
-                        ) -> tuple[tuple[dict, list[dict]] | None, list[str]]:
+def _convert_coco_image(
+    images: Path,
+    root: Path,
+    facts: Subset,
+    labels: dict[int, int],
+    classes: Sequence[str],
+    item: tuple[dict, list[dict]],
+) -> tuple[tuple[dict, list[dict]] | None, list[str]]:
     """Write an image and its labels; its entries for the COCO json, and what is wrong with it."""
     image, annotations = item
     source = images / image['file_name']
@@ -129,9 +153,13 @@ def _convert_coco_image(images: Path, root: Path, facts: Subset, labels: dict[in
             bad.append(f'{source}, annotation {annotation["id"]}: {problem}')
             continue
         masks.append(mask)
-        objects.append(dict(
-            category_id=labels[annotation['category_id']], iscrowd=annotation.get('iscrowd', 0),
-            **mask_entries(coco_mask.encode(np.asfortranarray(mask)))))
+        objects.append(
+            dict(
+                category_id=labels[annotation['category_id']],
+                iscrowd=annotation.get('iscrowd', 0),
+                **mask_entries(coco_mask.encode(np.asfortranarray(mask))),
+            )
+        )
     target = root / facts.images / source.name
     try:
         os.link(source.resolve(), target)
@@ -139,14 +167,20 @@ def _convert_coco_image(images: Path, root: Path, facts: Subset, labels: dict[in
         shutil.copyfile(source, target)
     semantic = paint_semantic(masks, [entry['category_id'] for entry in objects], shape)
     cv2.imwrite(str(root / facts.semantic / f'{source.stem}.png'), semantic)
-    lines = [dota_line(rectangle(mask), classes[entry['category_id']])
-             for mask, entry in zip(masks, objects) if not entry['iscrowd']]
+    lines = [
+        dota_line(rectangle(mask), classes[entry['category_id']])
+        for mask, entry in zip(masks, objects)
+        if not entry['iscrowd']
+    ]
     (root / facts.rotated / f'{source.stem}.txt').write_text(''.join(lines))
     return (image_entry(source.name, *shape), objects), bad
 
 
-def _read_mask(annotation: dict, labels: dict[int, int], shape: tuple[int, int],
-               ) -> tuple[np.ndarray | None, str | None]:
+def _read_mask(
+    annotation: dict,
+    labels: dict[int, int],
+    shape: tuple[int, int],
+) -> tuple[np.ndarray | None, str | None]:
     """The mask of an annotation, or what is wrong with it."""
     if annotation['category_id'] not in labels:
         return None, f'unknown category {annotation["category_id"]}'

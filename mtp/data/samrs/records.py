@@ -1,4 +1,5 @@
 """SAMRS: one image, three kinds of labels, in the layout that its authors distribute."""
+
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -40,10 +41,17 @@ class SAMRSDataset(BaseDataset):
         FileNotFoundError: the root, the json or a file of rotated boxes is missing.
     """
 
-    def __init__(self, subset: str, data_root: str, split: str = 'train',
-                 classes: Sequence[str] | None = None, name: str | None = None,
-                 tasks: Sequence[str | dict] = TASKS, pipeline: Sequence = (),
-                 test_mode: bool = False) -> None:
+    def __init__(
+        self,
+        subset: str,
+        data_root: str,
+        split: str = 'train',
+        classes: Sequence[str] | None = None,
+        name: str | None = None,
+        tasks: Sequence[str | dict] = TASKS,
+        pipeline: Sequence = (),
+        test_mode: bool = False,
+    ) -> None:
         if subset not in SUBSETS:
             raise ValueError(f'SAMRS has no subset {subset!r}: choose of {", ".join(SUBSETS)}')
         self.rows = find_labels(tasks)
@@ -52,14 +60,22 @@ class SAMRSDataset(BaseDataset):
         self.labels = {label: i for i, label in enumerate(classes)}
         root = Path(data_root)
         if not root.is_dir():
-            raise FileNotFoundError(f'no folder {root}: it should hold the {subset.upper()} subset '
-                                    'of SAMRS; see docs/pretraining.md for the layout')
+            raise FileNotFoundError(
+                f'no folder {root}: it should hold the {subset.upper()} subset '
+                'of SAMRS; see docs/pretraining.md for the layout'
+            )
         self.root = root
         super().__init__(
             ann_file=str(root / self.subset.instances.format(split=split)),
-            metainfo=dict(classes=classes, tasks=tuple(row.task for row in self.rows),
-                          palette=palette(len(classes))),
-            pipeline=list(pipeline), test_mode=test_mode, lazy_init=True)
+            metainfo=dict(
+                classes=classes,
+                tasks=tuple(row.task for row in self.rows),
+                palette=palette(len(classes)),
+            ),
+            pipeline=list(pipeline),
+            test_mode=test_mode,
+            lazy_init=True,
+        )
         # mmengine would take a string among the metainfo for the name of a file
         self._metainfo['name'] = name or subset
         self.full_init()
@@ -70,13 +86,18 @@ class SAMRSDataset(BaseDataset):
             return
         path = Path(self.ann_file)
         if not path.is_file():
-            raise FileNotFoundError(f'no {path}: make it with `python tools/data/samrs_to_coco.py '
-                                    f'{self.root.parent}`')
+            raise FileNotFoundError(
+                f'no {path}: make it with `python tools/data/samrs_to_coco.py {self.root.parent}`'
+            )
         sources = [path, *(source for row in self.rows for source in row.sources(self))]
         further = [row.task for row in self.rows if row.columns and row.task not in TASKS]
         self.index = cached_index(
-            self.root, (path.name, tuple(self.labels), len(sources), *further), sources,
-            index_columns(self.rows), lambda: self._entries(path))
+            self.root,
+            (path.name, tuple(self.labels), len(sources), *further),
+            sources,
+            index_columns(self.rows),
+            lambda: self._entries(path),
+        )
         self._fully_initialized = True
 
     def __len__(self) -> int:
@@ -88,11 +109,17 @@ class SAMRSDataset(BaseDataset):
         entry = self.index[idx]
         stem = Path(entry.file_name).stem
         return dict(
-            dataset=self._metainfo['name'], tasks=self._metainfo['tasks'],
-            num_classes=len(self.labels), sample_idx=idx, img_id=entry.img_id,
+            dataset=self._metainfo['name'],
+            tasks=self._metainfo['tasks'],
+            num_classes=len(self.labels),
+            sample_idx=idx,
+            img_id=entry.img_id,
             img_path=str(self.root / self.subset.images / entry.file_name),
-            height=entry.size[0], width=entry.size[1], labels=entry,
-            **{key: path for row in self.rows for key, path in row.paths(self, stem).items()})
+            height=entry.size[0],
+            width=entry.size[1],
+            labels=entry,
+            **{key: path for row in self.rows for key, path in row.paths(self, stem).items()},
+        )
 
     def _entries(self, path: Path) -> Iterator[Entry]:
         """The labels in the json's order, from it and the files of some tasks."""
@@ -101,27 +128,38 @@ class SAMRSDataset(BaseDataset):
         names = {category['id']: category['name'] for category in coco['categories']}
         unknown = set(names.values()) - set(self.labels)
         if unknown:
-            raise ValueError(f'{path} has the categories {sorted(unknown)}, which are not among '
-                             f'the classes {list(self.labels)}: set `classes` of the data set')
+            raise ValueError(
+                f'{path} has the categories {sorted(unknown)}, which are not among '
+                f'the classes {list(self.labels)}: set `classes` of the data set'
+            )
         annotations = defaultdict(list)
         for annotation in coco['annotations']:
             annotations[annotation['image_id']].append(annotation)
         # The json's objects are in the index whether or not they are used: it is read anyway.
         rows = find_labels(dict.fromkeys(('instance', *self._metainfo['tasks'])))
         for image in coco['images']:
-            chosen = [dict(a, label=self.labels[names[a['category_id']]])
-                      for a in annotations[image['id']] if _visible(a, image)]
+            chosen = [
+                dict(a, label=self.labels[names[a['category_id']]])
+                for a in annotations[image['id']]
+                if _visible(a, image)
+            ]
             yield Entry(
-                img_id=image['id'], file_name=image['file_name'],
+                img_id=image['id'],
+                file_name=image['file_name'],
                 size=(image['height'], image['width']),
-                **{name: values for row in rows
-                   for name, values in row.read(self, image, chosen).items()})
+                **{
+                    name: values
+                    for row in rows
+                    for name, values in row.read(self, image, chosen).items()
+                },
+            )
 
 
 def index_columns(rows: Sequence[Label]) -> dict[str, Column]:
     """Return the columns of an index: those of the labels of SAMRS, and of other rows."""
-    return {name: column for row in (*find_labels(TASKS), *rows)
-            for name, column in row.columns.items()}
+    return {
+        name: column for row in (*find_labels(TASKS), *rows) for name, column in row.columns.items()
+    }
 
 
 def palette(num_classes: int) -> list[tuple[int, int, int]]:

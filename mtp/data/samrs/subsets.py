@@ -1,10 +1,12 @@
 """The subsets of SAMRS, which pretraining uses."""
+
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Subset:
     """Paths of a subset's labels below its root, and its classes in label order."""
+
     images: str
     semantic: str
     masks: str
@@ -20,31 +22,47 @@ def _split(names: str) -> tuple[str, ...]:
 
 SUBSETS = {
     'sota': Subset(
-        images='trainval/images', semantic='trainval/rhbox_segs_init/gray',
+        images='trainval/images',
+        semantic='trainval/rhbox_segs_init/gray',
         masks='trainval/rhbox_segs_init/ins',
         instances='trainval/sota_rbb_{split}_ins_segmentation.json',
-        rotated='trainval/rbbtxts', rotated_suffix='.txt', classes=_split(
+        rotated='trainval/rbbtxts',
+        rotated_suffix='.txt',
+        classes=_split(
             'large-vehicle swimming-pool helicopter bridge plane ship soccer-ball-field '
             'basketball-court ground-track-field small-vehicle baseball-diamond tennis-court '
-            'roundabout storage-tank harbor container-crane airport helipad')),
+            'roundabout storage-tank harbor container-crane airport helipad'
+        ),
+    ),
     'sior': Subset(
-        images='JPEGImages-trainval', semantic='hbox_segs_trainvaltest_init/gray',
-        masks='hbox_segs_trainvaltest_init/ins', instances='sior_{split}_ins_segmentation.json',
-        rotated='Annotations/Oriented Bounding Boxes', rotated_suffix='.xml', classes=_split(
+        images='JPEGImages-trainval',
+        semantic='hbox_segs_trainvaltest_init/gray',
+        masks='hbox_segs_trainvaltest_init/ins',
+        instances='sior_{split}_ins_segmentation.json',
+        rotated='Annotations/Oriented Bounding Boxes',
+        rotated_suffix='.xml',
+        classes=_split(
             'airplane airport baseballfield basketballcourt bridge chimney '
             'expressway-service-area expressway-toll-station dam golffield groundtrackfield '
-            'harbor overpass ship stadium storagetank tenniscourt trainstation vehicle windmill')),
+            'harbor overpass ship stadium storagetank tenniscourt trainstation vehicle windmill'
+        ),
+    ),
     'fast': Subset(
-        images='trainval/images', semantic='trainval/rhbox_segs_init/gray',
+        images='trainval/images',
+        semantic='trainval/rhbox_segs_init/gray',
         masks='trainval/rhbox_segs_init/ins',
         instances='trainval/fast_{split}_ins_segmentation.json',
-        rotated='trainval/rbbtxts', rotated_suffix='.txt', classes=_split(
+        rotated='trainval/rbbtxts',
+        rotated_suffix='.txt',
+        classes=_split(
             'A220 A321 A330 A350 ARJ21 Baseball-Field Basketball-Court Boeing737 Boeing747 '
             'Boeing777 Boeing787 Bridge Bus C919 Cargo-Truck Dry-Cargo-Ship Dump-Truck '
             'Engineering-Ship Excavator Fishing-Boat Football-Field Intersection '
             'Liquid-Cargo-Ship Motorboat other-airplane other-ship other-vehicle Passenger-Ship '
             'Roundabout Small-Car Tennis-Court Tractor Trailer Truck-Tractor Tugboat Van '
-            'Warship')),
+            'Warship'
+        ),
+    ),
 }
 
 # One list for all subsets; each takes as many colours (RGB) as it has classes.

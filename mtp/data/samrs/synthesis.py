@@ -1,4 +1,5 @@
 """A small SAMRS made up: drawn objects on textured ground, in the three true on-disk layouts."""
+
 import json
 import pickle
 import shutil
@@ -18,13 +19,22 @@ from mtp.data.synthetic.shapes import SHAPES, make_ground, place
 CLASSES = {
     'sota': {'plane': 'plane', 'ship': 'ship', 'tennis-court': 'court', 'storage-tank': 'tank'},
     'sior': {'airplane': 'plane', 'vehicle': 'truck', 'basketballcourt': 'court', 'ship': 'ship'},
-    'fast': {'Boeing737': 'plane', 'Cargo-Truck': 'truck', 'Roundabout': 'tank',
-             'Fishing-Boat': 'ship'},
+    'fast': {
+        'Boeing737': 'plane',
+        'Cargo-Truck': 'truck',
+        'Roundabout': 'tank',
+        'Fishing-Boat': 'ship',
+    },
 }
 
 
-def make_samrs(root: str | Path, num_train: int = 200, num_valid: int = 40, image_size: int = 128,
-               seed: int = 0) -> Path:
+def make_samrs(
+    root: str | Path,
+    num_train: int = 200,
+    num_valid: int = 40,
+    image_size: int = 128,
+    seed: int = 0,
+) -> Path:
     """Write ``SOTA``, ``SIOR`` and ``FAST`` below ``root``, labels, masks, lists and json included.
 
     Every image shows two to five objects of four classes per subset, turned at random, with a
@@ -47,15 +57,18 @@ def make_samrs(root: str | Path, num_train: int = 200, num_valid: int = 40, imag
     """
     root = Path(root)
     if num_train < 1 or num_valid < 0 or image_size < 64:
-        raise ValueError(f'num_train={num_train}, num_valid={num_valid}, image_size={image_size}: '
-                         'at least 1, 0 and 64 are needed')
+        raise ValueError(
+            f'num_train={num_train}, num_valid={num_valid}, image_size={image_size}: '
+            'at least 1, 0 and 64 are needed'
+        )
     request = dict(num_train=num_train, num_valid=num_valid, image_size=image_size, seed=seed)
     stamp = root / 'synthetic.json'
     if stamp.is_file() and json.loads(stamp.read_text()) == request:
         return root
     if root.exists():
-        raise FileExistsError(f'{root} exists, but not made with {request}: remove it or choose '
-                              'another folder')
+        raise FileExistsError(
+            f'{root} exists, but not made with {request}: remove it or choose another folder'
+        )
     building = root.with_name(f'{root.name}.partial')
     shutil.rmtree(building, ignore_errors=True)
     for number, subset in enumerate(SUBSETS):
@@ -66,8 +79,9 @@ def make_samrs(root: str | Path, num_train: int = 200, num_valid: int = 40, imag
     return root
 
 
-def _make_subset(root: Path, subset: str, rng: np.random.Generator, counts: tuple[int, int],
-                 size: int) -> None:
+def _make_subset(
+    root: Path, subset: str, rng: np.random.Generator, counts: tuple[int, int], size: int
+) -> None:
     facts, classes = SUBSETS[subset], CLASSES[subset]
     for folder in (facts.images, facts.semantic, facts.masks, facts.rotated):
         (root / folder).mkdir(parents=True)
@@ -81,8 +95,14 @@ def _make_subset(root: Path, subset: str, rng: np.random.Generator, counts: tupl
     samrs_to_coco(root, subset, tuple(classes))
 
 
-def _make_image(root: Path, facts: Subset, stem: str, classes: dict[str, str],
-                rng: np.random.Generator, size: int) -> None:
+def _make_image(
+    root: Path,
+    facts: Subset,
+    stem: str,
+    classes: dict[str, str],
+    rng: np.random.Generator,
+    size: int,
+) -> None:
     image = make_ground(rng, size)
     names = list(classes)
     masks, labels, boxes = [], [], []
@@ -96,12 +116,15 @@ def _make_image(root: Path, facts: Subset, stem: str, classes: dict[str, str],
     cv2.imwrite(str(root / facts.images / (stem + suffix)), image.astype(np.uint8))
     semantic = paint_semantic(masks, labels, (size, size))
     cv2.imwrite(str(root / facts.semantic / f'{stem}.png'), semantic)
-    instances = [dict(label=label, mask=coco_mask.encode(np.asfortranarray(mask)))
-                 for label, mask in zip(labels, masks)]
+    instances = [
+        dict(label=label, mask=coco_mask.encode(np.asfortranarray(mask)))
+        for label, mask in zip(labels, masks)
+    ]
     (root / facts.masks / f'{stem}.pkl').write_bytes(pickle.dumps(instances))
     path = root / facts.rotated / (stem + facts.rotated_suffix)
-    path.write_text(_as_xml(boxes) if path.suffix == '.xml'
-                    else ''.join(dota_line(*box) for box in boxes))
+    path.write_text(
+        _as_xml(boxes) if path.suffix == '.xml' else ''.join(dota_line(*box) for box in boxes)
+    )
 
 
 def _as_xml(boxes: list[tuple[np.ndarray, str]]) -> str:

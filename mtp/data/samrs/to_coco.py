@@ -1,4 +1,5 @@
 """From the files that SAMRS is distributed as to those that :class:`SAMRSDataset` reads."""
+
 import json
 import multiprocessing
 import pickle
@@ -36,6 +37,7 @@ class Report:
         skipped: splits whose json was there already.
         bad: what could not be used, with the reason, a line each.
     """
+
     objects: dict[str, Counter] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
@@ -63,13 +65,21 @@ def parallel(function: Callable, items: Sequence, what: str, cost: int = 1) -> I
     if len(items) * cost < MIN_PARALLEL:
         yield from bar(map(function, items))
         return
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'),
-                             initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(
+        mp_context=multiprocessing.get_context('spawn'),
+        initializer=cv2.setNumThreads,
+        initargs=(1,),
+    ) as pool:
         yield from bar(pool.map(function, items, chunksize=max(1, 16 // cost)))
 
 
-def samrs_to_coco(root: Path, subset: str, classes: Sequence[str] | None = None,
-                  val_fraction: float = 0.1, seed: int = 0) -> Report:
+def samrs_to_coco(
+    root: Path,
+    subset: str,
+    classes: Sequence[str] | None = None,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+) -> Report:
     """Make the COCO json of a subset's splits from its ``.pkl`` files.
 
     A split lists its images in ``<split>.txt`` below ``root``, a stem a line; where these files
@@ -126,22 +136,32 @@ def samrs_to_coco(root: Path, subset: str, classes: Sequence[str] | None = None,
     return report
 
 
-def _read_splits(root: Path, facts: Subset, val_fraction: float, seed: int,
-                 ) -> dict[str, list[str]]:
+def _read_splits(
+    root: Path,
+    facts: Subset,
+    val_fraction: float,
+    seed: int,
+) -> dict[str, list[str]]:
     lists = {split: root / f'{split}.txt' for split in SPLITS}
     there = [path for path in lists.values() if path.is_file()]
     if not there:
         stems = sorted(path.stem for path in (root / facts.masks).glob('*.pkl'))
         if not stems:
-            raise FileNotFoundError(f'no .pkl files in {root / facts.masks}: put the instance '
-                                    'masks of SAMRS there; see docs/pretraining.md')
+            raise FileNotFoundError(
+                f'no .pkl files in {root / facts.masks}: put the instance '
+                'masks of SAMRS there; see docs/pretraining.md'
+            )
         for path, part in zip(lists.values(), divide(stems, val_fraction, seed)):
             write_text(path, ''.join(f'{stem}\n' for stem in part))
     elif len(there) < len(lists):
-        raise FileNotFoundError(f'{there[0]} exists, but not the list of the other split: add it, '
-                                'or remove this one to have the images divided at random')
-    return {split: [line.strip() for line in path.read_text().splitlines() if line.strip()]
-            for split, path in lists.items()}
+        raise FileNotFoundError(
+            f'{there[0]} exists, but not the list of the other split: add it, '
+            'or remove this one to have the images divided at random'
+        )
+    return {
+        split: [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        for split, path in lists.items()
+    }
 
 
 def divide(items: Sequence, val_fraction: float, seed: int) -> tuple[list, list]:
@@ -149,8 +169,10 @@ def divide(items: Sequence, val_fraction: float, seed: int) -> tuple[list, list]
     if not 0 <= val_fraction <= 1:
         raise ValueError(f'val_fraction={val_fraction}: give a share between 0 and 1')
     chosen = set(random.Random(seed).sample(range(len(items)), round(len(items) * val_fraction)))
-    return ([item for i, item in enumerate(items) if i not in chosen],
-            [item for i, item in enumerate(items) if i in chosen])
+    return (
+        [item for i, item in enumerate(items) if i not in chosen],
+        [item for i, item in enumerate(items) if i in chosen],
+    )
 
 
 def _read_journal(path: Path) -> dict[str, tuple[dict, list[dict]]]:
@@ -165,8 +187,12 @@ def _read_journal(path: Path) -> dict[str, tuple[dict, list[dict]]]:
     return done
 
 
-def _convert_pickle(root: Path, facts: Subset, num_classes: int, names: tuple[str, str | None],
-                    ) -> tuple[dict, list[dict]] | str:
+def _convert_pickle(
+    root: Path,
+    facts: Subset,
+    num_classes: int,
+    names: tuple[str, str | None],
+) -> tuple[dict, list[dict]] | str:
     """An image's entries for the COCO json, without ids; or what is wrong with it."""
     stem, image_name = names
     path = root / facts.masks / f'{stem}.pkl'
@@ -181,8 +207,9 @@ def _convert_pickle(root: Path, facts: Subset, num_classes: int, names: tuple[st
             if not 0 <= label < num_classes:
                 raise ValueError(f'label {label}, but there are {num_classes} classes')
             if tuple(rle['size']) != (height, width):
-                raise ValueError(f'a mask of size {tuple(rle["size"])} on an image of '
-                                 f'{(height, width)}')
+                raise ValueError(
+                    f'a mask of size {tuple(rle["size"])} on an image of {(height, width)}'
+                )
             annotations.append(dict(category_id=label, iscrowd=0, **mask_entries(rle)))
     except Exception as error:  # whatever a bad file raises must not end the run; it is reported
         return f'{path}: {type(error).__name__}: {error}'
@@ -199,14 +226,20 @@ def mask_entries(rle: dict) -> dict:
     if isinstance(rle['counts'], list):
         rle = coco_mask.frPyObjects(rle, *rle['size'])
     counts = rle['counts']
-    encoded = dict(size=[int(side) for side in rle['size']],
-                   counts=counts.encode() if isinstance(counts, str) else counts)
-    return dict(bbox=coco_mask.toBbox(encoded).tolist(), area=float(coco_mask.area(encoded)),
-                segmentation=dict(encoded, counts=encoded['counts'].decode()))
+    encoded = dict(
+        size=[int(side) for side in rle['size']],
+        counts=counts.encode() if isinstance(counts, str) else counts,
+    )
+    return dict(
+        bbox=coco_mask.toBbox(encoded).tolist(),
+        area=float(coco_mask.area(encoded)),
+        segmentation=dict(encoded, counts=encoded['counts'].decode()),
+    )
 
 
-def assemble(results: Iterable[tuple[dict, list[dict]]], classes: Sequence[str],
-             first_id: int = 0) -> dict:
+def assemble(
+    results: Iterable[tuple[dict, list[dict]]], classes: Sequence[str], first_id: int = 0
+) -> dict:
     """Images with their annotations -> COCO json: ids from 0, categories in label order.
 
     Args:
@@ -214,30 +247,44 @@ def assemble(results: Iterable[tuple[dict, list[dict]]], classes: Sequence[str],
         classes: in label order.
         first_id: of the annotations.
     """
-    coco = dict(images=[], annotations=[],
-                categories=[dict(id=label, name=name) for label, name in enumerate(classes)])
+    coco = dict(
+        images=[],
+        annotations=[],
+        categories=[dict(id=label, name=name) for label, name in enumerate(classes)],
+    )
     for number, (image, annotations) in enumerate(results):
         coco['images'].append(dict(image, id=number))
         first = first_id + len(coco['annotations'])
-        coco['annotations'] += [dict(annotation, id=first + i, image_id=number)
-                                for i, annotation in enumerate(annotations)]
+        coco['annotations'] += [
+            dict(annotation, id=first + i, image_id=number)
+            for i, annotation in enumerate(annotations)
+        ]
     return coco
 
 
 class _DataUnpickler(pickle.Unpickler):
     """Unpickles containers, numbers and numpy arrays: a pickle may otherwise run any code."""
+
     allowed = {
-        ('numpy', 'dtype'), ('numpy', 'ndarray'),
-        ('_codecs', 'encode'), ('__builtin__', 'bytes'),  # bytes, in protocols before 3
-        *((f'numpy.{core}.multiarray', name) for core in ('core', '_core')
-          for name in ('scalar', '_reconstruct')),
-        *((f'numpy.{core}.numeric', '_frombuffer') for core in ('core', '_core'))}
+        ('numpy', 'dtype'),
+        ('numpy', 'ndarray'),
+        ('_codecs', 'encode'),
+        ('__builtin__', 'bytes'),  # bytes, in protocols before 3
+        *(
+            (f'numpy.{core}.multiarray', name)
+            for core in ('core', '_core')
+            for name in ('scalar', '_reconstruct')
+        ),
+        *((f'numpy.{core}.numeric', '_frombuffer') for core in ('core', '_core')),
+    }
 
     def find_class(self, module: str, name: str):
         if (module, name) in self.allowed:
             return super().find_class(module, name)
-        raise ValueError(f'it holds {module}.{name}, which is not plain data: not opened, because '
-                         'such a pickle can run any code')
+        raise ValueError(
+            f'it holds {module}.{name}, which is not plain data: not opened, because '
+            'such a pickle can run any code'
+        )
 
 
 def read_pickle(path: Path) -> list[dict]:
@@ -250,8 +297,9 @@ def read_pickle(path: Path) -> list[dict]:
         return _DataUnpickler(file).load()
 
 
-def paint_semantic(masks: Sequence[np.ndarray], labels: Sequence[int],
-                   shape: tuple[int, int]) -> np.ndarray:
+def paint_semantic(
+    masks: Sequence[np.ndarray], labels: Sequence[int], shape: tuple[int, int]
+) -> np.ndarray:
     """Masks ``(H, W)`` -> uint8 ``(H, W)`` of labels, smaller objects on top, 255 = background."""
     semantic = np.full(shape, BACKGROUND, np.uint8)
     for i in sorted(range(len(masks)), key=lambda i: -np.count_nonzero(masks[i])):

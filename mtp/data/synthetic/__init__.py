@@ -1,4 +1,5 @@
 """Small synthetic copies of each data set, in the form that its publisher distributes."""
+
 from mtp.lazy import attribute_getter
 
 _NAMES = {

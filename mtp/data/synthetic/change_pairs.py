@@ -1,4 +1,5 @@
 """Synthetic pairs of images for change detection."""
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,15 @@ from mtp.data.synthetic.shapes import BUILDINGS, Placement, make_ground
 SPLITS = ('train', 'val', 'test')
 
 
-def make_splits(top: str, names: Sequence[str], suffix: str, size: int, counts: Sequence[int],
-                root: str | Path, seed: int = 0) -> Path:
+def make_splits(
+    top: str,
+    names: Sequence[str],
+    suffix: str,
+    size: int,
+    counts: Sequence[int],
+    root: str | Path,
+    seed: int = 0,
+) -> Path:
     """Write pairs of three splits: ``<top>/{train,val,test}/<name>/*<suffix>``.
 
     Args:
@@ -35,8 +43,11 @@ def make_splits(top: str, names: Sequence[str], suffix: str, size: int, counts: 
     return root
 
 
-def draw_pair(rng: np.random.Generator, size: int, count: int,
-              ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_pair(
+    rng: np.random.Generator,
+    size: int,
+    count: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw two dates, float32 BGR ``(S, S, 3)``, and uint8 ``(S, S)`` 1 where a building was added.
 
     A third of the buildings stands at both dates; light and colour of the ground change.

@@ -2,6 +2,7 @@
 
 Sizes are in pixels; everything is a function of the generator or seed.
 """
+
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,14 @@ from mtp.data.synthetic.shapes import SHAPES, Placement, Shape, make_ground
 Drawn = list[tuple[object, np.ndarray]]  # class, corners (4, 2) in pixels
 
 
-def draw(rng: np.random.Generator, size: int, classes: Mapping[object, str], count: int,
-         lengths: tuple[float, float], beyond: float = 0.0) -> tuple[np.ndarray, Drawn]:
+def draw(
+    rng: np.random.Generator,
+    size: int,
+    classes: Mapping[object, str],
+    count: int,
+    lengths: tuple[float, float],
+    beyond: float = 0.0,
+) -> tuple[np.ndarray, Drawn]:
     """Draw an image with objects that do not touch.
 
     Args:
@@ -55,7 +62,7 @@ def _paint(image: np.ndarray, shape: Shape, placement: Placement, tint: np.ndarr
     reach = shape.radius * placement.length / 2 + 1
     first = np.maximum(np.floor(np.array(placement.centre) - reach), 0).astype(int)
     last = np.ceil(np.array(placement.centre) + reach).astype(int)
-    window = image[first[1]:last[1], first[0]:last[0]]
+    window = image[first[1] : last[1], first[0] : last[0]]
     if window.size:
         shape.draw(window, replace(placement, centre=tuple(placement.centre - first)), tint)
 
@@ -73,12 +80,15 @@ def draw_classes(root: Path, classes: Sequence[str], count: int, size: int, seed
     for label, name in enumerate(classes):
         rng = np.random.default_rng((seed, label))
         for number in range(1, count + 1):
-            colour = cv2.cvtColor(np.uint8([[[180 * label // len(classes), 160, 150]]]),
-                                  cv2.COLOR_HSV2BGR)
+            colour = cv2.cvtColor(
+                np.uint8([[[180 * label // len(classes), 160, 150]]]), cv2.COLOR_HSV2BGR
+            )
             y, x = np.mgrid[:size, :size] / size
             angle = np.pi * (label % 3) / 3
-            wave = np.sin(2 * np.pi * (2 + label % 4 * 2)
-                          * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 6))
+            wave = np.sin(
+                2 * np.pi * (2 + label % 4 * 2) * (x * np.cos(angle) + y * np.sin(angle))
+                + rng.uniform(0, 6)
+            )
             image = colour + 25 * np.sign(wave)[..., None] + 0.2 * make_ground(rng, size) - 20
             write_image(root / name / f'{name}_{number}.jpg', image)
 

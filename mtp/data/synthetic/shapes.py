@@ -1,4 +1,5 @@
 """Drawn objects on textured ground, of which synthetic data are made."""
+
 from dataclasses import dataclass
 
 import cv2
@@ -11,8 +12,12 @@ _GROUNDS = ((70, 110, 80), (80, 110, 140), (125, 125, 125), (120, 90, 50))
 def make_ground(rng: np.random.Generator, size: int) -> np.ndarray:
     """Draw ground of patches: float32 BGR ``(size, size, 3)``."""
     first, second = rng.choice(len(_GROUNDS), 2)
-    patches = cv2.resize(rng.random((4, 4)).astype(np.float32), (size, size),
-                         interpolation=cv2.INTER_CUBIC)[..., None] * 0.5
+    patches = (
+        cv2.resize(
+            rng.random((4, 4)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
+        )[..., None]
+        * 0.5
+    )
     ground = np.float32(_GROUNDS[first]) * (1 - patches) + np.float32(_GROUNDS[second]) * patches
     texture = rng.normal(0, 10, (size // 4, size // 4, 1)).astype(np.float32)
     return ground + cv2.resize(texture, (size, size))[..., None]
@@ -21,6 +26,7 @@ def make_ground(rng: np.random.Generator, size: int) -> np.ndarray:
 @dataclass(frozen=True)
 class Placement:
     """Where an object lies: centre and length in pixels, angle in radians, clockwise on screen."""
+
     centre: tuple[float, float]
     length: float
     angle: float
@@ -48,6 +54,7 @@ def _disc(radius: float) -> np.ndarray:
 @dataclass(frozen=True)
 class Shape:
     """Polygons with colours (BGR), painted in order; x points to the front, length 2."""
+
     parts: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]
 
     @property
@@ -105,23 +112,51 @@ def place(shapes: list[Shape], rng: np.random.Generator, size: int) -> list[tupl
 _WHITE, _GREY, _RED, _YELLOW = (235, 235, 235), (150, 155, 160), (50, 50, 190), (60, 200, 230)
 
 SHAPES: dict[str, Shape] = {
-    'plane': Shape((
-        (_polygon((0.5, 0.0), (0.1, 0.7), (-0.15, 0.7), (-0.1, 0.0), (-0.15, -0.7), (0.1, -0.7)),
-         _WHITE),
-        (_polygon((1.0, 0.08), (0.8, 0.15), (-0.7, 0.12), (-0.8, 0.45), (-1.0, 0.45),
-                  (-1.0, -0.45), (-0.8, -0.45), (-0.7, -0.12), (0.8, -0.15), (1.0, -0.08)),
-         _WHITE))),
-    'ship': Shape((
-        (_polygon((1.0, 0.0), (0.55, 0.26), (-1.0, 0.26), (-1.0, -0.26), (0.55, -0.26)), _RED),
-        (_rectangle(-0.85, -0.16, -0.3, 0.16), _WHITE))),
-    'truck': Shape((
-        (_rectangle(-1.0, -0.3, 0.5, 0.3), _YELLOW),
-        (_rectangle(0.5, -0.3, 1.0, 0.3), (40, 40, 40)))),
-    'court': Shape((
-        (_rectangle(-1.0, -0.55, 1.0, 0.55), (60, 150, 60)),
-        (_rectangle(-0.85, -0.4, 0.85, 0.4), (150, 90, 40)),
-        (_rectangle(-0.06, -0.4, 0.06, 0.4), _WHITE),
-        (_rectangle(0.4, -0.06, 0.85, 0.06), _WHITE))),
+    'plane': Shape(
+        (
+            (
+                _polygon(
+                    (0.5, 0.0), (0.1, 0.7), (-0.15, 0.7), (-0.1, 0.0), (-0.15, -0.7), (0.1, -0.7)
+                ),
+                _WHITE,
+            ),
+            (
+                _polygon(
+                    (1.0, 0.08),
+                    (0.8, 0.15),
+                    (-0.7, 0.12),
+                    (-0.8, 0.45),
+                    (-1.0, 0.45),
+                    (-1.0, -0.45),
+                    (-0.8, -0.45),
+                    (-0.7, -0.12),
+                    (0.8, -0.15),
+                    (1.0, -0.08),
+                ),
+                _WHITE,
+            ),
+        )
+    ),
+    'ship': Shape(
+        (
+            (_polygon((1.0, 0.0), (0.55, 0.26), (-1.0, 0.26), (-1.0, -0.26), (0.55, -0.26)), _RED),
+            (_rectangle(-0.85, -0.16, -0.3, 0.16), _WHITE),
+        )
+    ),
+    'truck': Shape(
+        (
+            (_rectangle(-1.0, -0.3, 0.5, 0.3), _YELLOW),
+            (_rectangle(0.5, -0.3, 1.0, 0.3), (40, 40, 40)),
+        )
+    ),
+    'court': Shape(
+        (
+            (_rectangle(-1.0, -0.55, 1.0, 0.55), (60, 150, 60)),
+            (_rectangle(-0.85, -0.4, 0.85, 0.4), (150, 90, 40)),
+            (_rectangle(-0.06, -0.4, 0.06, 0.4), _WHITE),
+            (_rectangle(0.4, -0.06, 0.85, 0.06), _WHITE),
+        )
+    ),
     'tank': Shape(((_disc(1.0), _GREY), (_disc(0.75), _WHITE), (_disc(0.2), _GREY))),
 }
 BUILDINGS = [SHAPES['court'], SHAPES['tank'], SHAPES['truck']]

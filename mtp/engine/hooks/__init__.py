@@ -1,4 +1,5 @@
 """What a run does besides training steps."""
+
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 from mtp.engine.hooks.compilation import CompileHook
 from mtp.engine.hooks.deferred_log import DeferredLogHook, TaskLossLogProcessor
@@ -9,7 +10,14 @@ from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
 
 __all__ = [
-    'CheckDatasetsHook', 'CompileHook', 'DeferredLogHook', 'DrawPredictionsHook',
-    'ExportEncoderHook', 'RehearsalHook', 'SeedIterationHook', 'TaskLossLogProcessor',
-    'ThroughputHook', 'TraceHook',
+    'CheckDatasetsHook',
+    'CompileHook',
+    'DeferredLogHook',
+    'DrawPredictionsHook',
+    'ExportEncoderHook',
+    'RehearsalHook',
+    'SeedIterationHook',
+    'TaskLossLogProcessor',
+    'ThroughputHook',
+    'TraceHook',
 ]

@@ -1,4 +1,5 @@
 """A check, before anything runs, that the model and the data speak of the same data sets."""
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -35,21 +36,27 @@ class CheckDatasetsHook(Hook):
         model = unwrap(runner.model)
         for name, meta in loader.dataset.metainfo['datasets'].items():
             if name not in model.datasets:
-                raise ValueError(f'the data set {name!r} of the loader is not among the data sets '
-                                 f'of the model, {list(model.datasets)}: add it to model.datasets')
+                raise ValueError(
+                    f'the data set {name!r} of the loader is not among the data sets '
+                    f'of the model, {list(model.datasets)}: add it to model.datasets'
+                )
             expected = model.datasets[name]
             if len(meta['classes']) != expected['num_classes']:
                 raise ValueError(
                     f'the data set {name!r} has {len(meta["classes"])} classes, but the model was '
-                    f'built for {expected["num_classes"]}: set model.datasets.{name}.num_classes')
+                    f'built for {expected["num_classes"]}: set model.datasets.{name}.num_classes'
+                )
             missing = set(expected['tasks']) - set(meta['tasks'])
             if missing:
                 raise ValueError(
                     f'the data set {name!r} has no labels for {sorted(missing)}: leave them out of '
-                    f'model.datasets.{name}.tasks')
+                    f'model.datasets.{name}.tasks'
+                )
         batch_size = loader.batch_sampler.batch_size  # loader.batch_size is that of an update
         per_batch = getattr(loader.sampler, 'images_per_batch', batch_size)
         if per_batch != batch_size:
-            raise ValueError(f'batch_size is {batch_size}, but the sampler gives {per_batch} '
-                             'images per batch (the sum of images_per_dataset): set '
-                             f'train_dataloader.batch_size to {per_batch}')
+            raise ValueError(
+                f'batch_size is {batch_size}, but the sampler gives {per_batch} '
+                'images per batch (the sum of images_per_dataset): set '
+                f'train_dataloader.batch_size to {per_batch}'
+            )

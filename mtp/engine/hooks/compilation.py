@@ -1,4 +1,5 @@
 """Regional ``torch.compile``: a model's blocks and the methods that its modules name."""
+
 import importlib.util
 import json
 import os
@@ -48,8 +49,9 @@ class CompileHook(Hook):
         ValueError: another ``mode``.
     """
 
-    def __init__(self, mode: str = 'auto', backend: str = 'inductor',
-                 cache_dir: str | None = None) -> None:
+    def __init__(
+        self, mode: str = 'auto', backend: str = 'inductor', cache_dir: str | None = None
+    ) -> None:
         if mode not in ('auto', 'on', 'off'):
             raise ValueError(f"mode={mode!r}: must be 'auto', 'on' or 'off'")
         self.mode = mode
@@ -73,10 +75,16 @@ class CompileHook(Hook):
         self.kinds = compile_parts(model, self.backend)
         runner.logger.info(
             f'{len(self.kinds)} kinds of parts are compiled when they first run: the first '
-            'iterations take longer')
+            'iterations take longer'
+        )
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
-                         outputs: dict | None = None) -> None:
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
         """At a log line, uncompile what has failed on any process."""
         if self.kinds and is_distributed() and is_log_step(runner, batch_idx):
             mine = {name for name, kind in self.kinds.items() if kind.failed}
@@ -85,8 +93,10 @@ class CompileHook(Hook):
                 self.kinds[name].failed = True
                 self._shared.add(name)
                 if name not in mine:
-                    runner.logger.warning(f'{name} runs uncompiled from now on, since its '
-                                          f'compilation failed on process {rank}')
+                    runner.logger.warning(
+                        f'{name} runs uncompiled from now on, since its '
+                        f'compilation failed on process {rank}'
+                    )
 
     def before_val(self, runner: Runner) -> None:
         """Images of a validation may have any size: each would be compiled for."""
@@ -127,8 +137,10 @@ def what_is_missing(on_gpu: bool) -> str | None:
     # Triton builds its launchers with the first, torch its kernels for CPUs with the second
     variable, names = ('CC', ('gcc', 'clang')) if on_gpu else ('CXX', ('g++', 'clang++'))
     if not os.environ.get(variable) and not any(map(shutil.which, names)):
-        return (f'torch.compile needs a compiler, and neither {" nor ".join(names)} is on the '
-                f'PATH, nor does {variable} name one: install one')
+        return (
+            f'torch.compile needs a compiler, and neither {" nor ".join(names)} is on the '
+            f'PATH, nor does {variable} name one: install one'
+        )
     return None
 
 

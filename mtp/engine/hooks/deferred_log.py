@@ -1,4 +1,5 @@
 """What a run logs: fetched from the device once an interval, and a line that can be read."""
+
 import numpy as np
 import torch
 from mmengine.hooks import Hook, LoggerHook, RuntimeInfoHook
@@ -13,7 +14,8 @@ def is_log_step(runner: Runner, batch_idx: int) -> bool:
     """Return whether a ``LoggerHook`` logs after this training iteration, or the epoch ends."""
     return Hook().end_of_epoch(runner.train_dataloader, batch_idx) or any(
         isinstance(hook, LoggerHook) and hook.every_n_inner_iters(batch_idx, hook.interval)
-        for hook in runner.hooks)
+        for hook in runner.hooks
+    )
 
 
 @HOOKS.register_module()
@@ -29,8 +31,13 @@ class DeferredLogHook(RuntimeInfoHook):
         super().__init__()
         self._pending: dict[str, list[Tensor | float]] = {}
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
-                         outputs: dict[str, Tensor] | None = None) -> None:
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict[str, Tensor] | None = None,
+    ) -> None:
         """Keep ``outputs`` (name -> one value), and fetch what is kept if it is to be logged."""
         values = dict(outputs or {})
         # Not every wrapper clips.
@@ -47,8 +54,12 @@ class DeferredLogHook(RuntimeInfoHook):
         """Add what is still on the device to the checkpoint's log."""
         self._fetch(runner.message_hub)
         checkpoint['message_hub'].update(
-            {key: value for key, value in runner.message_hub.state_dict().items()
-             if key != 'runtime_info'})
+            {
+                key: value
+                for key, value in runner.message_hub.state_dict().items()
+                if key != 'runtime_info'
+            }
+        )
 
     def after_train(self, runner: Runner) -> None:
         """Fetch the rest."""
@@ -56,17 +67,23 @@ class DeferredLogHook(RuntimeInfoHook):
 
     def _fetch(self, hub: MessageHub) -> None:
         pending, self._pending = self._pending, {}
-        tensors = [value.reshape(()) for series in pending.values() for value in series
-                   if isinstance(value, Tensor)]
+        tensors = [
+            value.reshape(())
+            for series in pending.values()
+            for value in series
+            if isinstance(value, Tensor)
+        ]
         numbers = iter(torch.stack(tensors).tolist() if tensors else ())
         for key, series in pending.items():
-            first, *rest = (next(numbers) if isinstance(value, Tensor) else value
-                            for value in series)
+            first, *rest = (
+                next(numbers) if isinstance(value, Tensor) else value for value in series
+            )
             hub.update_scalar(key, first)
             # A buffer copies its whole history when a value is added: 0.7 ms after 80k steps.
             log, counts = hub.get_scalar(key).data
             hub.log_scalars[key] = HistoryBuffer(
-                np.append(log, rest), np.append(counts, np.ones(len(rest), counts.dtype)))
+                np.append(log, rest), np.append(counts, np.ones(len(rest), counts.dtype))
+            )
 
 
 @LOG_PROCESSORS.register_module()

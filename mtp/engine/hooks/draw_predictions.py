@@ -1,4 +1,5 @@
 """Pictures of what a model predicts, written while it is tested."""
+
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +32,9 @@ class DrawPredictionsHook(Hook):
         score_thr: predicted objects of a lower score are not drawn.
     """
 
-    def __init__(self, out_dir: str | None = None, max_images: int | None = None,
-                 score_thr: float = 0.3) -> None:
+    def __init__(
+        self, out_dir: str | None = None, max_images: int | None = None, score_thr: float = 0.3
+    ) -> None:
         self.out_dir = out_dir and Path(out_dir)
         self.max_images = max_images
         self.score_thr = score_thr
@@ -41,8 +43,13 @@ class DrawPredictionsHook(Hook):
         """Start counting."""
         self.drawn = Counter()
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
-                        outputs: Sequence[BaseDataElement] = ()) -> None:
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence[BaseDataElement] = (),
+    ) -> None:
         """Draw the images of the batch."""
         if self.out_dir is None:
             return
@@ -55,7 +62,8 @@ class DrawPredictionsHook(Hook):
             prefix = path.parent.name if isinstance(sample, DataSample) else dataset
             images = [_read(sample.get(key)) for key in ('img_path', 'img_path2') if key in sample]
             picture = draw_result(
-                images, sample.cpu(), runner.test_dataloader.dataset.metainfo, self.score_thr)
+                images, sample.cpu(), runner.test_dataloader.dataset.metainfo, self.score_thr
+            )
             self._write(picture, f'{prefix}_{path.stem}.png' if prefix else f'{path.stem}.png')
 
     def _write(self, picture: np.ndarray, name: str) -> None:

@@ -1,4 +1,5 @@
 """The encoder alone, written when training ends."""
+
 from pathlib import Path
 
 import torch
@@ -40,9 +41,12 @@ class ExportEncoderHook(Hook):
             return
         content = {
             'state_dict': state_dict,
-            'meta': {'mtp_version': mtp.__version__,
-                     'backbone': Config({'backbone': runner.cfg.model.backbone}).pretty_text,
-                     'iteration': runner.iter}}
+            'meta': {
+                'mtp_version': mtp.__version__,
+                'backbone': Config({'backbone': runner.cfg.model.backbone}).pretty_text,
+                'iteration': runner.iter,
+            },
+        }
         # As a file: given a path, torch writes its name into it.
         with whole(path) as unfinished, open(unfinished, 'wb') as file:
             torch.save(content, file)

@@ -1,4 +1,5 @@
 """What first runs in week three, tried before step 1: validation, a checkpoint, the export."""
+
 import logging
 import random
 import shutil
@@ -74,8 +75,10 @@ class RehearsalHook(Hook):
                 if isinstance(hook, ExportEncoderHook):
                     _export(runner, hook)
                     tried.append('the export of the encoder')
-        runner.logger.info(f'Tried before the first step, in {time.perf_counter() - start:.1f} s: '
-                           f'{", ".join(tried)}')
+        runner.logger.info(
+            f'Tried before the first step, in {time.perf_counter() - start:.1f} s: '
+            f'{", ".join(tried)}'
+        )
 
 
 def _try(what: str, function: Callable, *args, together: bool = False) -> Any:
@@ -140,8 +143,12 @@ def _validate(runner: Runner) -> None:
     with _without_traces(evaluator):
         images = sum(all_gather_object(_try('validation', _predict, runner)))
         # of few images the sampler gives some to two processes
-        figures = _try('the metric of the validation', evaluator.evaluate,
-                       min(images, len(dataset)), together=True)
+        figures = _try(
+            'the metric of the validation',
+            evaluator.evaluate,
+            min(images, len(dataset)),
+            together=True,
+        )
     _try('choosing the best checkpoint', _check_best, runner, figures)
     runner.model.train(mode)
 
@@ -206,8 +213,10 @@ def _check_best(runner: Runner, figures: dict[str, float]) -> None:
         if isinstance(hook, CheckpointHook) and hook.save_best and figures:
             unknown = set(hook.key_indicators) - {'auto', *figures}
             if unknown:
-                raise ValueError(f'save_best={", ".join(sorted(unknown))} is no figure of the '
-                                 f'validation, which gives {", ".join(figures)}')
+                raise ValueError(
+                    f'save_best={", ".join(sorted(unknown))} is no figure of the '
+                    f'validation, which gives {", ".join(figures)}'
+                )
 
 
 def _save(runner: Runner) -> None:
@@ -215,8 +224,11 @@ def _save(runner: Runner) -> None:
     _try('clearing the work directory', _remove, path)  # of a run that was killed
     shards = isinstance(runner.model, ShardedModel)
     meta = dict(epoch=runner.epoch, iter=runner.iter)
-    _try('saving a checkpoint', lambda: runner.save_checkpoint(
-        str(path.parent), path.name, meta=meta, by_epoch=False), together=shards)
+    _try(
+        'saving a checkpoint',
+        lambda: runner.save_checkpoint(str(path.parent), path.name, meta=meta, by_epoch=False),
+        together=shards,
+    )
     _try('reading a checkpoint back', _read, runner, path, together=shards)
     _try('removing a checkpoint', _remove, path)
 
@@ -229,17 +241,26 @@ def _read(runner: Runner, path: Path) -> None:
     # A moving average takes the place of the weights, which move to a place of their own.
     found = checkpoint.get('ema_state_dict') or checkpoint['state_dict']
     found = {name.removeprefix('module.'): value for name, value in found.items()}
-    different = [name for name, value in expected.items() if name not in found
-                 or not torch.equal(_local(found[name]).to(value.device), value)]
+    different = [
+        name
+        for name, value in expected.items()
+        if name not in found or not torch.equal(_local(found[name]).to(value.device), value)
+    ]
     if different:
-        raise ValueError(f'{len(different)} entries differ from what was written: '
-                         f'{", ".join(different[:3])}')
+        raise ValueError(
+            f'{len(different)} entries differ from what was written: {", ".join(different[:3])}'
+        )
 
 
 def _export(runner: Runner, hook: ExportEncoderHook) -> None:
     path = Path(runner.work_dir) / 'rehearsal_encoder.pth'
-    _try('exporting the encoder', hook.export, runner, path,
-         together=isinstance(runner.model, ShardedModel))
+    _try(
+        'exporting the encoder',
+        hook.export,
+        runner,
+        path,
+        together=isinstance(runner.model, ShardedModel),
+    )
     _try('reading the encoder back', load_safely, path)
     _try('removing the encoder', _remove, path)
 

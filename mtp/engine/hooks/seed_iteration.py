@@ -1,4 +1,5 @@
 """Random draws that a resumed run repeats."""
+
 import numpy as np
 import torch
 from mmengine.dist import get_world_size
@@ -21,8 +22,9 @@ class SeedIterationHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-                          ) -> None:
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
         """Seed for the first batch of an update."""
         self.before_train_batch(runner, 0)
 

@@ -1,4 +1,5 @@
 """How fast a run is: numbers in its log lines, and a trace of chosen iterations."""
+
 import time
 from pathlib import Path
 
@@ -31,27 +32,36 @@ class ThroughputHook(IterTimerHook):
         # what is done for an image over what the GPU could do in a second; 0 if not known
         self._share_of_second = 0.0
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-                          ) -> None:
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
         """Add the time since the last iteration ended to the waiting time."""
         self._waited += time.time() - self.t
         super().before_train_iter(runner, batch_idx, data_batch)
         if runner.iter == self.start_iter and torch.cuda.is_available() and is_main_process():
             self._share_of_second = _share_of_second(runner, _batches(data_batch)[0])
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
-                         outputs: dict | None = None) -> None:
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
         """Count the images of the batch, and log at a log line."""
         self._images += sum(len(batch['inputs']) for batch in _batches(data_batch))
         self._seconds += time.time() - self.t
         if is_log_step(runner, batch_idx):
             speed = self._images / self._seconds
-            logged = {'images_per_s': speed * get_world_size(),
-                      'data_share': self._waited / self._seconds}
+            logged = {
+                'images_per_s': speed * get_world_size(),
+                'data_share': self._waited / self._seconds,
+            }
             if self._share_of_second:
                 logged['utilisation'] = speed * self._share_of_second
             runner.message_hub.update_scalars(
-                {f'train/{name}': value for name, value in logged.items()})
+                {f'train/{name}': value for name, value in logged.items()}
+            )
             self._images, self._seconds, self._waited = 0, 0.0, 0.0
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
@@ -70,12 +80,16 @@ def _share_of_second(runner: Runner, batch: dict) -> float:
     try:
         operations = flops.count_training_step(model, batch)
     except Exception as error:  # it is for the log alone
-        runner.logger.info('The log has no utilisation, since the operations of a step of this '
-                           f'model cannot be counted: {reason_in_a_line(error)}')
+        runner.logger.info(
+            'The log has no utilisation, since the operations of a step of this '
+            f'model cannot be counted: {reason_in_a_line(error)}'
+        )
         return 0.0
     rate = flops.matrix_rate(next(model.parameters()).device)
-    runner.logger.info(f'{operations / len(batch["inputs"]) / 1e9:.0f} GFLOP an image; bfloat16 '
-                       f'matrix products run at {rate / 1e12:.0f} TFLOP/s')
+    runner.logger.info(
+        f'{operations / len(batch["inputs"]) / 1e9:.0f} GFLOP an image; bfloat16 '
+        f'matrix products run at {rate / 1e12:.0f} TFLOP/s'
+    )
     return operations / len(batch['inputs']) / rate
 
 
@@ -95,8 +109,9 @@ class TraceHook(Hook):
         self.start, self.stop = start, stop
         self._profile: profile | None = None
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-                          ) -> None:
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
         """Start to record."""
         if self._profile is None and self.start <= runner.iter < self.stop:
             activities = [ProfilerActivity.CPU]
@@ -105,8 +120,13 @@ class TraceHook(Hook):
             self._profile = profile(activities=activities, record_shapes=True)
             self._profile.start()
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
-                         outputs: dict | None = None) -> None:
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
         """Write what was recorded after the last of the iterations."""
         if runner.iter + 1 >= self.stop:
             self.after_train(runner)

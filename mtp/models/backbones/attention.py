@@ -3,6 +3,7 @@
 Both take tokens ``(B, H * W, dim)`` in row-major order with the grid's sides, and their
 parameter names are those of the released checkpoints.
 """
+
 import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
@@ -40,8 +41,14 @@ class FullAttention(nn.Module):
         ValueError: ``dim`` is not a multiple of ``num_heads``.
     """
 
-    def __init__(self, dim: int, num_heads: int, grid: tuple[int, int], qkv_bias: bool = True,
-                 relative_position: bool = True) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: tuple[int, int],
+        qkv_bias: bool = True,
+        relative_position: bool = True,
+    ) -> None:
         super().__init__()
         channels = _head_channels(dim, num_heads)
         self.num_heads = num_heads
@@ -59,18 +66,22 @@ class FullAttention(nn.Module):
         """``(B, H * W, dim)`` tokens of an ``H x W`` grid -> ``(B, H * W, dim)``."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if self.relative_position:
-            columns = self.full_attn_rel_pos_w[:2 * min(self.grid) - 1]
+            columns = self.full_attn_rel_pos_w[: 2 * min(self.grid) - 1]
             out = relative_position_attention(
-                q, k, v,
+                q,
+                k,
+                v,
                 resize_relative_table(self.full_attn_rel_pos_h, 2 * H - 1),
-                resize_relative_table(columns, 2 * W - 1))
+                resize_relative_table(columns, 2 * W - 1),
+            )
         else:
             out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
-def _resize_tables_on_load(module: FullAttention, state_dict: dict[str, Tensor], prefix: str,
-                           *_) -> None:
+def _resize_tables_on_load(
+    module: FullAttention, state_dict: dict[str, Tensor], prefix: str, *_
+) -> None:
     for name in ('full_attn_rel_pos_h', 'full_attn_rel_pos_w'):
         table = state_dict.get(prefix + name)
         if table is not None and table.dim() == 2:
@@ -96,8 +107,9 @@ class RotatedWindowAttention(nn.Module):
         ValueError: ``dim`` is not a multiple of ``num_heads``, or ``window_size`` is below 2.
     """
 
-    def __init__(self, dim: int, num_heads: int, window_size: int = 7,
-                 qkv_bias: bool = True) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, window_size: int = 7, qkv_bias: bool = True
+    ) -> None:
         super().__init__()
         if window_size < 2:
             raise ValueError(f'window_size={window_size}: a window needs 2 x 2 tokens or more')
@@ -109,14 +121,16 @@ class RotatedWindowAttention(nn.Module):
         self.rel_pos_h = nn.Parameter(torch.zeros(span, channels))
         self.rel_pos_w = nn.Parameter(torch.zeros(span, channels))
         self.relative_position_bias_table = nn.Parameter(torch.empty(span**2, num_heads))
-        trunc_normal_(self.relative_position_bias_table, std=.02)
+        trunc_normal_(self.relative_position_bias_table, std=0.02)
 
         index = torch.arange(window_size)
         offset = index[:, None] - index + window_size - 1  # of query i and key k, from 0
         self.register_buffer(
             'relative_position_index',
             (offset[:, None, :, None] * span + offset[None, :, None, :]).reshape(
-                window_size**2, window_size**2))
+                window_size**2, window_size**2
+            ),
+        )
 
         self.sampling_offsets = self._regressor(dim, 2 * num_heads)
         self.sampling_scales = self._regressor(dim, 2 * num_heads)
@@ -126,18 +140,25 @@ class RotatedWindowAttention(nn.Module):
 
     def _regressor(self, dim: int, out_channels: int) -> nn.Sequential:
         return nn.Sequential(
-            nn.AvgPool2d(self.window_size), nn.LeakyReLU(), nn.Conv2d(dim, out_channels, 1))
+            nn.AvgPool2d(self.window_size), nn.LeakyReLU(), nn.Conv2d(dim, out_channels, 1)
+        )
 
     def forward(self, x: Tensor, H: int, W: int) -> Tensor:
         """``(B, H * W, dim)`` tokens of an ``H x W`` grid -> ``(B, H * W, dim)``."""
-        feature_map = F.pad(x.transpose(1, 2).unflatten(2, (H, W)),
-                            window_padding((H, W), self.window_size))
+        feature_map = F.pad(
+            x.transpose(1, 2).unflatten(2, (H, W)), window_padding((H, W), self.window_size)
+        )
         q, k, v = self.qkv(x).unflatten(1, (H, W)).unflatten(3, (3, self.num_heads, -1)).unbind(3)
         bias = self.relative_position_bias_table[self.relative_position_index]
         out = rotated_window_attention(
-            q, k, v,
+            q,
+            k,
+            v,
             self.sampling_offsets(feature_map).unflatten(1, (self.num_heads, 2)),
             self.sampling_scales(feature_map).unflatten(1, (self.num_heads, 2)),
             self.sampling_angles(feature_map),
-            self.rel_pos_h, self.rel_pos_w, bias.permute(2, 0, 1))
+            self.rel_pos_h,
+            self.rel_pos_w,
+            bias.permute(2, 0, 1),
+        )
         return self.proj(out.flatten(3).flatten(1, 2))

@@ -1,4 +1,5 @@
 """What the backbones share: checkpoint to start from, frozen stages, stochastic depth."""
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,11 +23,13 @@ class BackboneBase(BaseModule):
 
     def __init__(self, init_cfg: dict[str, Any] | None) -> None:
         if init_cfg is not None and (
-                init_cfg.get('type') not in ('Pretrained', PretrainedInit)
-                or set(init_cfg) != {'type', 'checkpoint'}):
+            init_cfg.get('type') not in ('Pretrained', PretrainedInit)
+            or set(init_cfg) != {'type', 'checkpoint'}
+        ):
             raise ValueError(
                 f"init_cfg={init_cfg}: must be None or dict(type='Pretrained', checkpoint=PATH); "
-                "the checkpoint's prefix is found by itself")
+                "the checkpoint's prefix is found by itself"
+            )
         super().__init__(init_cfg)
 
     def init_weights(self) -> None:

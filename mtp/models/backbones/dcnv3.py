@@ -1,4 +1,5 @@
 """The deformable convolution module of InternImage (DCNv3)."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,10 +50,18 @@ class DCNv3(nn.Module):
         ValueError: ``group`` does not divide ``channels``, an even kernel, or another norm.
     """
 
-    def __init__(self, channels: int, kernel_size: int = 3, dw_kernel_size: int | None = None,
-                 group: int = 4, offset_scale: float = 1.0, norm_layer: str = 'LN',
-                 act_layer: type[nn.Module] = nn.GELU, center_feature_scale: bool = False,
-                 remove_center: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 3,
+        dw_kernel_size: int | None = None,
+        group: int = 4,
+        offset_scale: float = 1.0,
+        norm_layer: str = 'LN',
+        act_layer: type[nn.Module] = nn.GELU,
+        center_feature_scale: bool = False,
+        remove_center: bool = False,
+    ) -> None:
         super().__init__()
         dw_kernel_size = dw_kernel_size or kernel_size
         if channels % group:
@@ -60,8 +69,10 @@ class DCNv3(nn.Module):
         for name, size in (('kernel_size', kernel_size), ('dw_kernel_size', dw_kernel_size)):
             if size % 2 == 0:
                 raise ValueError(f'{name}={size}: must be odd, so that it has a middle')
-        norms = {'LN': (to_channels_last(), nn.LayerNorm(channels, eps=1e-6)),
-                 'BN': (nn.BatchNorm2d(channels), to_channels_last())}
+        norms = {
+            'LN': (to_channels_last(), nn.LayerNorm(channels, eps=1e-6)),
+            'BN': (nn.BatchNorm2d(channels), to_channels_last()),
+        }
         if norm_layer not in norms:
             raise ValueError(f"norm_layer={norm_layer!r}: must be 'LN' or 'BN'")
         self.kernel_size = kernel_size
@@ -74,10 +85,12 @@ class DCNv3(nn.Module):
             self.center_feature_scale_proj_weight = nn.Parameter(torch.zeros(group, channels))
             self.center_feature_scale_proj_bias = nn.Parameter(torch.zeros(group))
         self.dw_conv = nn.Sequential(
-            nn.Conv2d(channels, channels, dw_kernel_size, padding=dw_kernel_size // 2,
-                      groups=channels),
+            nn.Conv2d(
+                channels, channels, dw_kernel_size, padding=dw_kernel_size // 2, groups=channels
+            ),
             nn.Sequential(*norms[norm_layer]),
-            act_layer())
+            act_layer(),
+        )
         taps = kernel_size**2 - remove_center
         self.offset = nn.Linear(channels, group * taps * 2)
         self.mask = nn.Linear(channels, group * taps)
@@ -101,12 +114,26 @@ class DCNv3(nn.Module):
         offset = self.offset(z)
         mask = self.mask(z).unflatten(3, (self.group, -1)).softmax(-1).flatten(3)
         out = dcnv3(
-            values, offset, mask, self.kernel_size, stride=1, pad=self.kernel_size // 2,
-            dilation=1, group=self.group, group_channels=x.shape[-1] // self.group,
-            offset_scale=self.offset_scale, remove_center=self.remove_center)
+            values,
+            offset,
+            mask,
+            self.kernel_size,
+            stride=1,
+            pad=self.kernel_size // 2,
+            dilation=1,
+            group=self.group,
+            group_channels=x.shape[-1] // self.group,
+            offset_scale=self.offset_scale,
+            remove_center=self.remove_center,
+        )
         if self.center_feature_scale:
-            share = F.linear(z, self.center_feature_scale_proj_weight,
-                             self.center_feature_scale_proj_bias).sigmoid().unsqueeze(-1)
+            share = (
+                F.linear(
+                    z, self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias
+                )
+                .sigmoid()
+                .unsqueeze(-1)
+            )
             out, values = (t.unflatten(3, (self.group, -1)) for t in (out, values))
             out = (out * (1 - share) + values * share).flatten(3)
         return self.output_proj(out)

@@ -1,4 +1,5 @@
 """Backbones by name, and the contract that each of them meets."""
+
 import inspect
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -45,10 +46,22 @@ class Backbone(Protocol):
         """Whether a parameter, of the backbone or another part of the model, is not decayed."""
 
 
-_VIT_B = {'type': ViTRVSA, 'embed_dim': 768, 'depth': 12, 'num_heads': 12,
-          'out_indices': (3, 5, 7, 11), 'drop_path_rate': 0.1}
-_VIT_L = {'type': ViTRVSA, 'embed_dim': 1024, 'depth': 24, 'num_heads': 16,
-          'out_indices': (7, 11, 15, 23), 'drop_path_rate': 0.1}
+_VIT_B = {
+    'type': ViTRVSA,
+    'embed_dim': 768,
+    'depth': 12,
+    'num_heads': 12,
+    'out_indices': (3, 5, 7, 11),
+    'drop_path_rate': 0.1,
+}
+_VIT_L = {
+    'type': ViTRVSA,
+    'embed_dim': 1024,
+    'depth': 24,
+    'num_heads': 16,
+    'out_indices': (7, 11, 15, 23),
+    'drop_path_rate': 0.1,
+}
 
 # The settings that the ImageNet weights were trained with.
 _INTERNIMAGE = {'type': InternImage, 'post_norm': True, 'layer_scale': 1e-5}
@@ -82,8 +95,12 @@ def list_backbones() -> list[str]:
     return sorted(_BACKBONES)
 
 
-def build_backbone(name: str, img_size: int | tuple[int, int] = 224,
-                   pretrained: str | Path | None = None, **overrides: Any) -> Backbone:
+def build_backbone(
+    name: str,
+    img_size: int | tuple[int, int] = 224,
+    pretrained: str | Path | None = None,
+    **overrides: Any,
+) -> Backbone:
     """Build a backbone by name; in a config, ``dict(type=build_backbone, name=..., ...)``.
 
     Args:
@@ -106,7 +123,8 @@ def build_backbone(name: str, img_size: int | tuple[int, int] = 224,
     if name not in _BACKBONES:
         raise ValueError(
             f"no backbone is called '{name}'{suggest(name, _BACKBONES)}. There are: "
-            + ', '.join(list_backbones()))
+            + ', '.join(list_backbones())
+        )
     config = dict(_BACKBONES[name])
     backbone_class = config.pop('type')
     arguments = list(inspect.signature(backbone_class).parameters)
@@ -114,7 +132,8 @@ def build_backbone(name: str, img_size: int | tuple[int, int] = 224,
         if key not in arguments:
             raise ValueError(
                 f"{name} has no argument '{key}'{suggest(key, arguments)}. It has: "
-                + ', '.join(arguments))
+                + ', '.join(arguments)
+            )
     if 'img_size' in arguments:
         config['img_size'] = img_size
     if 'checkpoint' in (overrides.get('init_cfg') or {}):

@@ -3,6 +3,7 @@
 Module and parameter names are those of the released checkpoints, so that an official state dict
 loads as it is. Between the stem and the outputs maps are ``(B, H, W, C)``.
 """
+
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -66,14 +67,28 @@ class Block(nn.Module):
         mlp_ratio, layer_scale, post_norm, res_post_norm: as of :class:`InternImage`.
     """
 
-    def __init__(self, channels: int, group: int, offset_scale: float, dw_kernel_size: int | None,
-                 center_feature_scale: bool, mlp_ratio: float, layer_scale: float | None,
-                 post_norm: bool, res_post_norm: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        group: int,
+        offset_scale: float,
+        dw_kernel_size: int | None,
+        center_feature_scale: bool,
+        mlp_ratio: float,
+        layer_scale: float | None,
+        post_norm: bool,
+        res_post_norm: bool,
+    ) -> None:
         super().__init__()
         self.post_norm = post_norm
         self.norm1 = _norm(channels)
-        self.dcn = DCNv3(channels, dw_kernel_size=dw_kernel_size, group=group,
-                         offset_scale=offset_scale, center_feature_scale=center_feature_scale)
+        self.dcn = DCNv3(
+            channels,
+            dw_kernel_size=dw_kernel_size,
+            group=group,
+            offset_scale=offset_scale,
+            center_feature_scale=center_feature_scale,
+        )
         self.norm2 = _norm(channels)
         self.mlp = Mlp(channels, int(channels * mlp_ratio))
         self.gamma1 = self.gamma2 = None
@@ -93,8 +108,14 @@ class Block(nn.Module):
         mlp = self._branch(x, self.mlp, self.norm2, self.res_post_norm2, self.gamma2)
         return add_branch(x, mlp, mlp_factors)
 
-    def _branch(self, x: Tensor, layer: nn.Module, norm: nn.Module, res_norm: nn.Module | None,
-                gamma: Tensor | None) -> Tensor:
+    def _branch(
+        self,
+        x: Tensor,
+        layer: nn.Module,
+        norm: nn.Module,
+        res_norm: nn.Module | None,
+        gamma: Tensor | None,
+    ) -> Tensor:
         out = norm(layer(x)) if self.post_norm else layer(norm(x))
         if res_norm is not None:
             out = res_norm(out)
@@ -112,8 +133,14 @@ class Level(nn.Module):
         downsample: whether to hold the step to the next level, which the backbone calls.
     """
 
-    def __init__(self, channels: int, blocks: list[Block], post_norm_block_ids: Sequence[int],
-                 norm: bool, downsample: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        blocks: list[Block],
+        post_norm_block_ids: Sequence[int],
+        norm: bool,
+        downsample: bool,
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.post_norm_block_ids = tuple(post_norm_block_ids)
@@ -132,8 +159,7 @@ class Level(nn.Module):
         """
         for i, (block, factors_i) in enumerate(zip(self.blocks, factors)):
             if with_cp:
-                x = checkpoint(block, x, factors_i, use_reentrant=False,
-                               preserve_rng_state=False)
+                x = checkpoint(block, x, factors_i, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, factors_i)
             if i in self.post_norm_block_ids:
@@ -181,28 +207,31 @@ class InternImage(BackboneBase):
         ValueError: an argument out of range; in ``forward``, an image without pixels.
     """
 
-    def __init__(self,
-                 channels: int = 64,
-                 depths: Sequence[int] = (4, 4, 18, 4),
-                 groups: Sequence[int] = (4, 8, 16, 32),
-                 mlp_ratio: float = 4.0,
-                 drop_path_rate: float = 0.0,
-                 offset_scale: float = 1.0,
-                 post_norm: bool = False,
-                 res_post_norm: bool = False,
-                 layer_scale: float | None = None,
-                 level2_post_norm: bool = False,
-                 level2_post_norm_block_ids: Sequence[int] = (),
-                 center_feature_scale: bool = False,
-                 dw_kernel_size: int | None = None,
-                 out_indices: Sequence[int] = (0, 1, 2, 3),
-                 with_cp: bool = False,
-                 frozen_stages: int = -1,
-                 init_cfg: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        channels: int = 64,
+        depths: Sequence[int] = (4, 4, 18, 4),
+        groups: Sequence[int] = (4, 8, 16, 32),
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        offset_scale: float = 1.0,
+        post_norm: bool = False,
+        res_post_norm: bool = False,
+        layer_scale: float | None = None,
+        level2_post_norm: bool = False,
+        level2_post_norm_block_ids: Sequence[int] = (),
+        center_feature_scale: bool = False,
+        dw_kernel_size: int | None = None,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        with_cp: bool = False,
+        frozen_stages: int = -1,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
         post_norm_ids = tuple(level2_post_norm_block_ids or ())
         _check(channels, depths, groups, out_indices, frozen_stages)
-        _check_norms(post_norm, res_post_norm, layer_scale, level2_post_norm, post_norm_ids,
-                     depths[2])
+        _check_norms(
+            post_norm, res_post_norm, layer_scale, level2_post_norm, post_norm_ids, depths[2]
+        )
         super().__init__(init_cfg)
         self.depths = tuple(depths)
         self.out_indices = tuple(out_indices)
@@ -216,20 +245,41 @@ class InternImage(BackboneBase):
         self.levels = nn.ModuleList()
         for i, (depth, group) in enumerate(zip(depths, groups)):
             blocks = [
-                Block(channels << i, group, offset_scale, dw_kernel_size, center_feature_scale,
-                      mlp_ratio, layer_scale, post_norm, res_post_norm)
-                for _ in range(depth)]
-            self.levels.append(Level(
-                channels << i, blocks, post_norm_ids if i == 2 else (),
-                norm=not post_norm or center_feature_scale, downsample=i < 3))
-        self.drop_path = StochasticDepth([
-            drop_path_rate * i / max(1, self.num_layers - 1)
-            if i >= sum(depths[:max(frozen_stages, 0)]) else 0. for i in range(self.num_layers)])
+                Block(
+                    channels << i,
+                    group,
+                    offset_scale,
+                    dw_kernel_size,
+                    center_feature_scale,
+                    mlp_ratio,
+                    layer_scale,
+                    post_norm,
+                    res_post_norm,
+                )
+                for _ in range(depth)
+            ]
+            self.levels.append(
+                Level(
+                    channels << i,
+                    blocks,
+                    post_norm_ids if i == 2 else (),
+                    norm=not post_norm or center_feature_scale,
+                    downsample=i < 3,
+                )
+            )
+        self.drop_path = StochasticDepth(
+            [
+                drop_path_rate * i / max(1, self.num_layers - 1)
+                if i >= sum(depths[: max(frozen_stages, 0)])
+                else 0.0
+                for i in range(self.num_layers)
+            ]
+        )
 
         for module in self.modules():
             if isinstance(module, Mlp):
                 for linear in (module.fc1, module.fc2):
-                    trunc_normal_(linear.weight, std=.02)
+                    trunc_normal_(linear.weight, std=0.02)
                     nn.init.zeros_(linear.bias)
         for module in self.frozen_modules():
             module.requires_grad_(False).eval()
@@ -238,7 +288,7 @@ class InternImage(BackboneBase):
         """The stem and the first levels, as ``frozen_stages`` says."""
         if self.frozen_stages < 0:
             return []
-        return [self.patch_embed, *self.levels[:self.frozen_stages]]
+        return [self.patch_embed, *self.levels[: self.frozen_stages]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image ``(B, 3, height, width)`` -> maps ``(B, C, h, w)`` at :attr:`strides`."""
@@ -275,45 +325,67 @@ class InternImage(BackboneBase):
         level = int(level)
         if kind in ('blocks', 'post_norms'):
             return sum(self.depths[:level]) + int(rest[0]) + 1
-        return sum(self.depths[:min(level + 1, 3)]) + 1
+        return sum(self.depths[: min(level + 1, 3)]) + 1
 
     def no_weight_decay(self, name: str, param: Tensor) -> bool:
         """Whether a parameter of the whole model goes without weight decay."""
-        return (param.dim() == 1 or name.endswith('.bias')
-                or any(word in name for word in ('norm', 'relative_position', 'sampling_offsets')))
+        return (
+            param.dim() == 1
+            or name.endswith('.bias')
+            or any(word in name for word in ('norm', 'relative_position', 'sampling_offsets'))
+        )
 
 
-def _check(channels: int, depths: Sequence[int], groups: Sequence[int],
-           out_indices: Sequence[int], frozen_stages: int) -> None:
+def _check(
+    channels: int,
+    depths: Sequence[int],
+    groups: Sequence[int],
+    out_indices: Sequence[int],
+    frozen_stages: int,
+) -> None:
     if channels < 2 or channels % 2:
         raise ValueError(f'channels={channels}: must be even, the stem starts with half of them')
     if len(depths) != 4 or min(depths) < 1:
         raise ValueError(f'depths={tuple(depths)}: give the number of blocks of four levels')
-    if len(groups) != 4 or min(groups) < 1 or any(
-            (channels << i) % group for i, group in enumerate(groups)):
+    if (
+        len(groups) != 4
+        or min(groups) < 1
+        or any((channels << i) % group for i, group in enumerate(groups))
+    ):
         raise ValueError(
-            f'groups={tuple(groups)}: give four divisors of the levels\' channels, '
-            f'{", ".join(str(channels << i) for i in range(4))}')
+            f"groups={tuple(groups)}: give four divisors of the levels' channels, "
+            f'{", ".join(str(channels << i) for i in range(4))}'
+        )
     maps = list(out_indices)
     if not maps or maps != sorted(set(maps)) or maps[0] < 0 or maps[-1] != 3:
         raise ValueError(
             f'out_indices={tuple(maps)}: give ascending levels that end at the last one, 3; '
-            'levels after the last map would never be trained')
+            'levels after the last map would never be trained'
+        )
     if not -1 <= frozen_stages <= 4:
         raise ValueError(f'frozen_stages={frozen_stages}: must be -1 to 4, the number of levels')
 
 
-def _check_norms(post_norm: bool, res_post_norm: bool, layer_scale: float | None,
-                 level2_post_norm: bool, block_ids: tuple[int, ...], depth: int) -> None:
+def _check_norms(
+    post_norm: bool,
+    res_post_norm: bool,
+    layer_scale: float | None,
+    level2_post_norm: bool,
+    block_ids: tuple[int, ...],
+    depth: int,
+) -> None:
     if res_post_norm and (post_norm or layer_scale is not None):
         raise ValueError(
             'res_post_norm=True: the released networks ignore it with post_norm or layer_scale, '
-            'and its norms would never be trained; give one of them')
+            'and its norms would never be trained; give one of them'
+        )
     if level2_post_norm != bool(block_ids):
         raise ValueError(
             f'level2_post_norm={level2_post_norm} with level2_post_norm_block_ids={block_ids}: '
-            'give both or neither')
+            'give both or neither'
+        )
     if list(block_ids) != sorted(set(block_ids)) or not set(block_ids) <= set(range(depth)):
         raise ValueError(
             f'level2_post_norm_block_ids={block_ids}: give ascending blocks of level 2, '
-            f'0 to {depth - 1}')
+            f'0 to {depth - 1}'
+        )

@@ -3,6 +3,7 @@
 Module and parameter names are those of the released checkpoints, so that an official state dict
 loads as it is.
 """
+
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +19,9 @@ from mtp.ops.deterministic import bicubic
 from mtp.registry import MODELS
 
 
-def resize_position_embedding(positions: Tensor, grid: tuple[int, int],
-                              new_grid: tuple[int, int]) -> Tensor:
+def resize_position_embedding(
+    positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Tensor:
     """Resize absolute positions from one token grid to another.
 
     Bicubic (``align_corners=False``), computed in float32 or wider; the positions themselves
@@ -51,8 +53,9 @@ class Block(nn.Module):
         init_values: initial layer scale; ``None`` for no layer scale.
     """
 
-    def __init__(self, dim: int, attn: nn.Module, mlp_ratio: float,
-                 init_values: float | None) -> None:
+    def __init__(
+        self, dim: int, attn: nn.Module, mlp_ratio: float, init_values: float | None
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
@@ -132,25 +135,27 @@ class ViTRVSA(BackboneBase):
         ValueError: an argument out of range; in ``forward``, an image too small for the pyramid.
     """
 
-    def __init__(self,
-                 img_size: int | tuple[int, int] = 224,
-                 patch_size: int = 16,
-                 embed_dim: int = 768,
-                 depth: int = 12,
-                 num_heads: int = 12,
-                 mlp_ratio: float = 4.0,
-                 qkv_bias: bool = True,
-                 drop_path_rate: float = 0.0,
-                 interval: int = 3,
-                 out_indices: Sequence[int] = (3, 5, 7, 11),
-                 window_size: int = 7,
-                 relative_position: bool = True,
-                 pyramid: bool = True,
-                 final_norm: bool = True,
-                 init_values: float | None = None,
-                 with_cp: bool = False,
-                 frozen_stages: int = -1,
-                 init_cfg: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path_rate: float = 0.0,
+        interval: int = 3,
+        out_indices: Sequence[int] = (3, 5, 7, 11),
+        window_size: int = 7,
+        relative_position: bool = True,
+        pyramid: bool = True,
+        final_norm: bool = True,
+        init_values: float | None = None,
+        with_cp: bool = False,
+        frozen_stages: int = -1,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
         _check(patch_size, depth, interval, out_indices, pyramid, frozen_stages)
         super().__init__(init_cfg)
         sides = (img_size, img_size) if isinstance(img_size, int) else img_size
@@ -161,13 +166,17 @@ class ViTRVSA(BackboneBase):
         self.frozen_stages = frozen_stages
         self.num_layers = depth
         self.out_channels = (embed_dim,) * 4
-        self.strides = ((patch_size // 4, patch_size // 2, patch_size, patch_size * 2)
-                        if pyramid else (patch_size,) * 4)
+        self.strides = (
+            (patch_size // 4, patch_size // 2, patch_size, patch_size * 2)
+            if pyramid
+            else (patch_size,) * 4
+        )
 
         self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid), embed_dim))
         self.register_load_state_dict_pre_hook(_resize_positions_on_load)
         self.patch_embed = PatchEmbed(
-            None, patch_size, 3, embed_dim, flatten=False, dynamic_img_pad=True)
+            None, patch_size, 3, embed_dim, flatten=False, dynamic_img_pad=True
+        )
         self.blocks = nn.ModuleList()
         for i in range(depth):
             if (i + 1) % interval == 0:
@@ -175,15 +184,21 @@ class ViTRVSA(BackboneBase):
             else:
                 attn = RotatedWindowAttention(embed_dim, num_heads, window_size, qkv_bias)
             self.blocks.append(Block(embed_dim, attn, mlp_ratio, init_values))
-        self.drop_path = StochasticDepth([
-            drop_path_rate * i / max(1, depth - 1) if i >= frozen_stages else 0.
-            for i in range(depth)])
+        self.drop_path = StochasticDepth(
+            [
+                drop_path_rate * i / max(1, depth - 1) if i >= frozen_stages else 0.0
+                for i in range(depth)
+            ]
+        )
         if final_norm:
             self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
 
         self.fpn1 = nn.Sequential(
-            nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2), ChannelLayerNorm(embed_dim),
-            nn.GELU(), nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2))
+            nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2),
+            ChannelLayerNorm(embed_dim),
+            nn.GELU(),
+            nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2),
+        )
         self.fpn2 = nn.Sequential(nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2))
         self.fpn3 = nn.Identity()
         self.fpn4 = nn.MaxPool2d(2)
@@ -192,10 +207,10 @@ class ViTRVSA(BackboneBase):
         self._freeze()
 
     def _reset_parameters(self) -> None:
-        trunc_normal_(self.pos_embed, std=.02)
+        trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=.02)
+                trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         with torch.no_grad():
@@ -208,7 +223,7 @@ class ViTRVSA(BackboneBase):
         """The patch embedding and the first blocks, as ``frozen_stages`` says."""
         if self.frozen_stages < 0:
             return []
-        return [self.patch_embed, *self.blocks[:self.frozen_stages]]
+        return [self.patch_embed, *self.blocks[: self.frozen_stages]]
 
     def _freeze(self) -> None:
         for module in self.frozen_modules():
@@ -228,15 +243,17 @@ class ViTRVSA(BackboneBase):
         if self.pyramid and min(H, W) < 2:
             raise ValueError(
                 f'the image is too small: {H} x {W} patches leave nothing at stride '
-                f'{self.strides[-1]}; give each side more than {self.strides[-2]} pixels')
+                f'{self.strides[-1]}; give each side more than {self.strides[-2]} pixels'
+            )
         # Tokens side by side in memory: sums keep the layout of x, and each norm would copy it.
         x = x.flatten(2).transpose(1, 2).contiguous()
         x = x + resize_position_embedding(self.pos_embed, self.grid, (H, W))
         taps = []
         for i, (block, factors) in enumerate(zip(self.blocks, self.drop_path(len(x)))):
             if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, H, W, factors, use_reentrant=False,
-                               preserve_rng_state=False)
+                x = checkpoint(
+                    block, x, H, W, factors, use_reentrant=False, preserve_rng_state=False
+                )
             else:
                 x = block(x, H, W, factors)
             if i in self.out_indices:
@@ -267,8 +284,14 @@ class ViTRVSA(BackboneBase):
         return param.dim() == 1 or name.endswith('.bias') or 'pos_embed' in name
 
 
-def _check(patch_size: int, depth: int, interval: int, out_indices: Sequence[int], pyramid: bool,
-           frozen_stages: int) -> None:
+def _check(
+    patch_size: int,
+    depth: int,
+    interval: int,
+    out_indices: Sequence[int],
+    pyramid: bool,
+    frozen_stages: int,
+) -> None:
     if pyramid and patch_size % 4:
         raise ValueError(f'patch_size={patch_size}: the pyramid needs a multiple of 4')
     if interval < 1:
@@ -277,13 +300,15 @@ def _check(patch_size: int, depth: int, interval: int, out_indices: Sequence[int
     if len(taps) != 4 or taps != sorted(set(taps)) or taps[0] < 0 or taps[-1] != depth - 1:
         raise ValueError(
             f'out_indices={tuple(taps)}: give four ascending block indices that end at the last '
-            f'block, {depth - 1}; blocks after the last map would never be trained')
+            f'block, {depth - 1}; blocks after the last map would never be trained'
+        )
     if not -1 <= frozen_stages <= depth:
         raise ValueError(f'frozen_stages={frozen_stages}: must be -1 to {depth}, the depth')
 
 
-def _resize_positions_on_load(module: ViTRVSA, state_dict: dict[str, Tensor], prefix: str,
-                              *_) -> None:
+def _resize_positions_on_load(
+    module: ViTRVSA, state_dict: dict[str, Tensor], prefix: str, *_
+) -> None:
     """Drop the class token's row and resize a table of another image size."""
     key = prefix + 'pos_embed'
     if key not in state_dict or state_dict[key].dim() != 3:
@@ -296,8 +321,9 @@ def _resize_positions_on_load(module: ViTRVSA, state_dict: dict[str, Tensor], pr
         side = math.isqrt(rows)
         if side * side != rows:
             raise ValueError(
-                f'{key} has {rows} rows, which is no square grid and not the model\'s '
+                f"{key} has {rows} rows, which is no square grid and not the model's "
                 f'{module.grid[0]} x {module.grid[1]}: build the model with the img_size that '
-                'the checkpoint was made with, other sizes are handled at run time')
+                'the checkpoint was made with, other sizes are handled at run time'
+            )
         positions = resize_position_embedding(positions, (side, side), module.grid)
     state_dict[key] = positions

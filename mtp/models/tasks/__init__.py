@@ -1,4 +1,5 @@
 """The tasks of the multi-task model: a decoder each, with last layers per data set."""
+
 from mtp.models.tasks.base import Task, TaskBatch
 from mtp.models.tasks.coders import DeltaXYWHCoder, DeltaXYWHTRCoder, MidpointCoder
 from mtp.models.tasks.roi_extractors import LevelsRoIExtractor, LevelsRotatedRoIExtractor
@@ -9,8 +10,19 @@ from mtp.models.tasks.semantic import SemanticTask
 from mtp.models.tasks.two_stage import InstanceTask, RotatedTask
 
 __all__ = [
-    'BatchedMaxIoUAssigner', 'DeltaXYWHCoder', 'DeltaXYWHTRCoder', 'InstanceTask',
-    'LevelsRoIExtractor', 'LevelsRotatedRoIExtractor', 'MidpointCoder',
-    'MultiDatasetOrientedRPNHead', 'MultiDatasetRPNHead', 'RotatedTask', 'SeededRandomSampler',
-    'SemanticTask', 'SharedRoIHead', 'Task', 'TaskBatch',
+    'BatchedMaxIoUAssigner',
+    'DeltaXYWHCoder',
+    'DeltaXYWHTRCoder',
+    'InstanceTask',
+    'LevelsRoIExtractor',
+    'LevelsRotatedRoIExtractor',
+    'MidpointCoder',
+    'MultiDatasetOrientedRPNHead',
+    'MultiDatasetRPNHead',
+    'RotatedTask',
+    'SeededRandomSampler',
+    'SemanticTask',
+    'SharedRoIHead',
+    'Task',
+    'TaskBatch',
 ]

@@ -1,4 +1,5 @@
 """What a task of the multi-task model is."""
+
 from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ class TaskBatch:
         groups: data set -> its slice of ``samples`` (and of every feature map's batch axis).
         device: of the images.
     """
+
     samples: SampleList
     groups: dict[str, slice]
     device: torch.device
@@ -32,10 +34,12 @@ class TaskBatch:
 
     @cached_property
     def shapes(self) -> Tensor:
-        """Float32 ``(B, 4)``: height and width, with the padding open to anchors and without.
-        """
-        return to_device([(*sample.pad_shape[:2], *sample.img_shape[:2])
-                          for sample in self.samples], self.device, torch.float32)
+        """Float32 ``(B, 4)``: height and width, with the padding open to anchors and without."""
+        return to_device(
+            [(*sample.pad_shape[:2], *sample.img_shape[:2]) for sample in self.samples],
+            self.device,
+            torch.float32,
+        )
 
     def sums(self, values: Tensor) -> Tensor:
         """Sum what each image has, ``(B,)``, to what each data set has, ``(K,)``."""

@@ -8,6 +8,7 @@ break. What they do not support of the libraries' options raises ``ValueError``.
 Boxes are (x1, y1, x2, y2), or (cx, cy, w, h, theta): pixels, and radians with positive = clockwise
 on screen, w >= h, -pi/2 <= theta < pi/2 ("le90").
 """
+
 import math
 from collections.abc import Sequence
 
@@ -46,8 +47,12 @@ class DeltaXYWHCoder(DeltaXYWHBBoxCoder):
         deltas = (gx - px) / pw, (gy - py) / ph, (gw / pw).log(), (gh / ph).log()
         return _normalise(deltas, self.means, self.stds)
 
-    def decode(self, bboxes: Tensor | BaseBoxes, pred_bboxes: Tensor,
-               max_shape: tuple[int, int] | None = None) -> Tensor | BaseBoxes:
+    def decode(
+        self,
+        bboxes: Tensor | BaseBoxes,
+        pred_bboxes: Tensor,
+        max_shape: tuple[int, int] | None = None,
+    ) -> Tensor | BaseBoxes:
         """Apply predicted deltas to boxes.
 
         Args:
@@ -82,8 +87,14 @@ class DeltaXYWHTRCoder(DeltaXYWHTRBBoxCoder):
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
-        _refuse(self, angle_version='le90', edge_swap=True, proj_xy=True, norm_factor=None,
-                add_ctr_clamp=False)
+        _refuse(
+            self,
+            angle_version='le90',
+            edge_swap=True,
+            proj_xy=True,
+            norm_factor=None,
+            add_ctr_clamp=False,
+        )
 
     def encode(self, bboxes: Tensor | RotatedBoxes, gt_bboxes: Tensor | RotatedBoxes) -> Tensor:
         """Return deltas from boxes ``(..., 5)`` to ``gt_bboxes`` ``(..., 5)``.
@@ -103,8 +114,12 @@ class DeltaXYWHTRCoder(DeltaXYWHTRBBoxCoder):
         dh = (gh.where(nearer, gw) / ph).log()
         return _normalise((dx, dy, dw, dh, turn.where(nearer, other_turn)), self.means, self.stds)
 
-    def decode(self, bboxes: Tensor | RotatedBoxes, pred_bboxes: Tensor,
-               max_shape: tuple[int, int] | None = None) -> Tensor | RotatedBoxes:
+    def decode(
+        self,
+        bboxes: Tensor | RotatedBoxes,
+        pred_bboxes: Tensor,
+        max_shape: tuple[int, int] | None = None,
+    ) -> Tensor | RotatedBoxes:
         """Apply predicted deltas to boxes.
 
         Args:
@@ -163,8 +178,12 @@ class MidpointCoder(MidpointOffsetCoder):
         deltas = (gx - px) / pw, (gy - py) / ph, (gw / pw).log(), (gh / ph).log(), da, db
         return _normalise(deltas, self.means, self.stds)
 
-    def decode(self, bboxes: Tensor | HorizontalBoxes, pred_bboxes: Tensor,
-               max_shape: tuple[int, int] | None = None) -> Tensor | RotatedBoxes:
+    def decode(
+        self,
+        bboxes: Tensor | HorizontalBoxes,
+        pred_bboxes: Tensor,
+        max_shape: tuple[int, int] | None = None,
+    ) -> Tensor | RotatedBoxes:
         """Apply predicted deltas to boxes.
 
         Args:
@@ -176,7 +195,8 @@ class MidpointCoder(MidpointOffsetCoder):
             Tensor | RotatedBoxes: ``(..., 5)``; the latter with ``use_box_type``.
         """
         dx, dy, dw, dh, da, db = (
-            step.squeeze(-1) for step in _denormalise(pred_bboxes, self.means, self.stds))
+            step.squeeze(-1) for step in _denormalise(pred_bboxes, self.means, self.stds)
+        )
         px, py, pw, ph = _centre_and_size(get_box_tensor(bboxes))
         w, h = _grow(pw, dw), _grow(ph, dh)
         # The corners at the top and on the right, from the centre, make a parallelogram with those
@@ -192,8 +212,9 @@ class MidpointCoder(MidpointOffsetCoder):
         other_x, other_y = right_x + top_x, right_y + top_y
         side, other = torch.hypot(side_x, side_y), torch.hypot(other_x, other_y)
         # of the longer side, since a side without length has no direction
-        angle = torch.where(side > other, torch.atan2(side_y, side_x),
-                            torch.atan2(other_y, other_x) - math.pi / 2)
+        angle = torch.where(
+            side > other, torch.atan2(side_y, side_x), torch.atan2(other_y, other_x) - math.pi / 2
+        )
         decoded = _regularize(torch.stack([px + pw * dx, py + ph * dy, side, other, angle], -1))
         return RotatedBoxes(decoded, clone=False) if self.use_box_type else decoded
 
@@ -202,8 +223,10 @@ def _refuse(coder: object, **supported) -> None:
     for name, value in supported.items():
         given = getattr(coder, name)
         if given != value:
-            raise ValueError(f'{type(coder).__name__} supports only {name}={value!r}, got '
-                             f'{given!r}: use {type(coder).__mro__[1].__name__} for it')
+            raise ValueError(
+                f'{type(coder).__name__} supports only {name}={value!r}, got '
+                f'{given!r}: use {type(coder).__mro__[1].__name__} for it'
+            )
 
 
 def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

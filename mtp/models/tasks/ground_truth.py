@@ -1,4 +1,5 @@
 """The objects of all images of a batch in one tensor."""
+
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ class GroundTruth:
         masks: uint8 ``(N + 1, H, W)`` of all N objects, then an empty one; None without masks.
         seeds: int64 ``(B,)``, of each image's random draws.
     """
+
     boxes: Tensor
     labels: Tensor
     valid: Tensor
@@ -47,16 +49,23 @@ class GroundTruth:
         seeds = [sample.get('sample_seed') for sample in batch.samples]
         if None in seeds:
             seeds = torch.randint(1 << 62, (len(seeds),)).tolist()
-        padded = dict(boxes=boxes[number].float(), labels=labels[number], valid=number < total,
-                      number=number)
+        padded = dict(
+            boxes=boxes[number].float(), labels=labels[number], valid=number < total, number=number
+        )
         for values in padded.values():
             mark_varying(values, 1)
-        return cls(**padded, seeds=to_device(seeds, batch.device, torch.int64),
-                   masks=F.pad(torch.cat([i.masks for i in instances]), (0, 0, 0, 0, 0, 1))
-                   if with_masks else None)
+        return cls(
+            **padded,
+            seeds=to_device(seeds, batch.device, torch.int64),
+            masks=F.pad(torch.cat([i.masks for i in instances]), (0, 0, 0, 0, 0, 1))
+            if with_masks
+            else None,
+        )
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gather boxes ``(B, S, D)``, labels and numbers ``(B, S)`` of objects ``index`` (B, S).
-        """
-        return (take_rows(self.boxes, index), self.labels.gather(1, index),
-                self.number.gather(1, index))
+        """Gather boxes ``(B, S, D)``, labels and numbers ``(B, S)`` of objects ``index`` (B, S)."""
+        return (
+            take_rows(self.boxes, index),
+            self.labels.gather(1, index),
+            self.number.gather(1, index),
+        )

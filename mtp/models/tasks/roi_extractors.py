@@ -1,4 +1,5 @@
 """RoI features from every pyramid level in one call, without waiting to sort RoIs by level."""
+
 from collections.abc import Sequence
 
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
@@ -24,8 +25,9 @@ class _AllLevels:
         """
         levels = self.map_roi_levels(rois, len(feats)).masked_fill(rois[:, 0] < 0, -1)
         layer = self.roi_layers[0]
-        return roi_align_levels(feats, rois, levels, layer.output_size, self.featmap_strides,
-                                layer.sampling_ratio)
+        return roi_align_levels(
+            feats, rois, levels, layer.output_size, self.featmap_strides, layer.sampling_ratio
+        )
 
 
 @MODELS.register_module()

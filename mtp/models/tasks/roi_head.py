@@ -1,4 +1,5 @@
 """RoI heads with one trunk for all data sets and last layers of their own."""
+
 import torch
 import torch.nn.functional as F
 from mmcv.ops import roi_align
@@ -26,8 +27,14 @@ from mtp.registry import MODELS
 
 # What a config says of the box and mask heads for the trunk alone; the rest (coder, losses, ...)
 # holds for the last layers too.
-TRUNK_KEYS = ('type', 'in_channels', 'fc_out_channels', 'conv_out_channels', 'roi_feat_size',
-              'num_convs')
+TRUNK_KEYS = (
+    'type',
+    'in_channels',
+    'fc_out_channels',
+    'conv_out_channels',
+    'roi_feat_size',
+    'num_convs',
+)
 
 
 @MODELS.register_module()
@@ -54,31 +61,52 @@ class SharedRoIHead(StandardRoIHead):
 
     compiled_methods = ('targets', 'box_terms')
 
-    def __init__(self, num_classes: dict[str, int], bbox_head: dict, mask_head: dict | None = None,
-                 **kwargs) -> None:
+    def __init__(
+        self, num_classes: dict[str, int], bbox_head: dict, mask_head: dict | None = None, **kwargs
+    ) -> None:
         super().__init__(
             bbox_head=dict(bbox_head, num_classes=1),
-            mask_head=mask_head and dict(mask_head, num_classes=1), **kwargs)
-        if self.bbox_head.reg_decoded_bbox or self.bbox_head.custom_activation \
-                or self.train_cfg.pos_weight > 0:
-            raise ValueError(f'{type(self).__name__} takes reg_decoded_bbox=False, a plain '
-                             'loss_cls and pos_weight=-1')
+            mask_head=mask_head and dict(mask_head, num_classes=1),
+            **kwargs,
+        )
+        if (
+            self.bbox_head.reg_decoded_bbox
+            or self.bbox_head.custom_activation
+            or self.train_cfg.pos_weight > 0
+        ):
+            raise ValueError(
+                f'{type(self).__name__} takes reg_decoded_bbox=False, a plain '
+                'loss_cls and pos_weight=-1'
+            )
         width = self.bbox_head.cls_last_dim
         self.bbox_head.fc_cls = self.bbox_head.fc_reg = nn.Identity()
-        self.bbox_heads = ModuleDict({
-            name: BBoxHead(in_channels=width, roi_feat_size=1, num_classes=n,
-                           **_without_trunk(bbox_head))
-            for name, n in num_classes.items()})
+        self.bbox_heads = ModuleDict(
+            {
+                name: BBoxHead(
+                    in_channels=width, roi_feat_size=1, num_classes=n, **_without_trunk(bbox_head)
+                )
+                for name, n in num_classes.items()
+            }
+        )
         if self.with_mask:
             width = self.mask_head.conv_out_channels
             self.mask_head.conv_logits = nn.Identity()
-            self.mask_heads = ModuleDict({
-                name: FCNMaskHead(num_convs=0, in_channels=width, num_classes=n,
-                                  upsample_cfg=dict(type=None), **_without_trunk(mask_head))
-                for name, n in num_classes.items()})
+            self.mask_heads = ModuleDict(
+                {
+                    name: FCNMaskHead(
+                        num_convs=0,
+                        in_channels=width,
+                        num_classes=n,
+                        upsample_cfg=dict(type=None),
+                        **_without_trunk(mask_head),
+                    )
+                    for name, n in num_classes.items()
+                }
+            )
 
-    def loss(self, x: tuple[Tensor, ...], proposals: Proposals, truth: GroundTruth,
-             batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
+    def loss(
+        self, x: tuple[Tensor, ...], proposals: Proposals, truth: GroundTruth, batch: TaskBatch
+    ) -> dict[str, dict[str, Tensor]]:
         """Sample RoIs, run the trunks once, and give data set -> term -> loss.
 
         Args:
@@ -95,8 +123,9 @@ class SharedRoIHead(StandardRoIHead):
                 losses[name].update(loss)
         return losses
 
-    def targets(self, proposals: Proposals, truth: GroundTruth
-                ) -> tuple[Tensor, Samples, tuple[Tensor, Tensor]]:
+    def targets(
+        self, proposals: Proposals, truth: GroundTruth
+    ) -> tuple[Tensor, Samples, tuple[Tensor, Tensor]]:
         """Sample RoIs; return their boxes, their assignment, and their targets.
 
         Returns:
@@ -113,15 +142,20 @@ class SharedRoIHead(StandardRoIHead):
         samples = self.bbox_sampler.sample_batch(assigned, truth.seeds)
         boxes = take_rows(boxes, samples.index)
         boxes = torch.where(samples.valid[..., None], boxes, unit_box(boxes))
-        objects, labels, _ = truth.take(samples.object[:, :samples.most])
-        positive = samples.positive[:, :samples.most, None]
+        objects, labels, _ = truth.take(samples.object[:, : samples.most])
+        positive = samples.positive[:, : samples.most, None]
         objects = torch.where(positive, objects, unit_box(objects))
-        deltas = self.bbox_head.bbox_coder.encode(boxes[:, :samples.most], objects)
+        deltas = self.bbox_head.bbox_coder.encode(boxes[:, : samples.most], objects)
         return boxes, samples, (labels, deltas)
 
-    def _box_losses(self, x: tuple[Tensor, ...], boxes: Tensor, samples: Samples,
-                    targets: tuple[Tensor, Tensor], batch: TaskBatch
-                    ) -> dict[str, dict[str, Tensor]]:
+    def _box_losses(
+        self,
+        x: tuple[Tensor, ...],
+        boxes: Tensor,
+        samples: Samples,
+        targets: tuple[Tensor, Tensor],
+        batch: TaskBatch,
+    ) -> dict[str, dict[str, Tensor]]:
         feats = self._bbox_forward(x, _rois(boxes, samples.valid))['cls_score']
         feats = feats.unflatten(0, samples.valid.shape)
         counts = batch.sums(samples.valid.sum(1).float())
@@ -132,14 +166,28 @@ class SharedRoIHead(StandardRoIHead):
             if not self.bbox_head.reg_class_agnostic:
                 mark_varying(deltas, 1)
             loss_cls, right, loss_bbox = self.box_terms(
-                mark_varying(logits, 1), deltas, *(t[group] for t in targets),
-                samples.positive[group], samples.valid[group])
-            losses[name] = dict(loss_cls=loss_cls / count * ratio, acc=100 * right / count,
-                                loss_bbox=loss_bbox / count * ratio)
+                mark_varying(logits, 1),
+                deltas,
+                *(t[group] for t in targets),
+                samples.positive[group],
+                samples.valid[group],
+            )
+            losses[name] = dict(
+                loss_cls=loss_cls / count * ratio,
+                acc=100 * right / count,
+                loss_bbox=loss_bbox / count * ratio,
+            )
         return losses
 
-    def box_terms(self, logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor,
-                  positive: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def box_terms(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        labels: Tensor,
+        targets: Tensor,
+        positive: Tensor,
+        valid: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Sum over a data set's boxes: loss of the classes, right ones, loss of the deltas.
 
         Compiled code of it serves all data sets, whatever their number of classes.
@@ -162,15 +210,24 @@ class SharedRoIHead(StandardRoIHead):
         of_class = torch.zeros_like(labels) if head.reg_class_agnostic else labels
         deltas = deltas.gather(2, of_class[..., None, None].expand(-1, -1, 1, targets.shape[2]))
         loss_bbox = head.loss_bbox(deltas.squeeze(2), targets, reduction_override='none')
-        return ((loss_cls * valid.flatten()).sum(), right.sum(),
-                (loss_bbox.sum(2) * positive[:, :most]).sum())
+        return (
+            (loss_cls * valid.flatten()).sum(),
+            right.sum(),
+            (loss_bbox.sum(2) * positive[:, :most]).sum(),
+        )
 
-    def _mask_losses(self, x: tuple[Tensor, ...], boxes: Tensor, samples: Samples,
-                     truth: GroundTruth, batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
-        boxes, positive = boxes[:, :samples.most], samples.positive[:, :samples.most]
+    def _mask_losses(
+        self,
+        x: tuple[Tensor, ...],
+        boxes: Tensor,
+        samples: Samples,
+        truth: GroundTruth,
+        batch: TaskBatch,
+    ) -> dict[str, dict[str, Tensor]]:
+        boxes, positive = boxes[:, : samples.most], samples.positive[:, : samples.most]
         feats = self._mask_forward(x, _rois(boxes, positive))['mask_preds']
         feats = feats.unflatten(0, positive.shape)
-        _, labels, number = truth.take(samples.object[:, :samples.most])
+        _, labels, number = truth.take(samples.object[:, : samples.most])
         targets = self._mask_targets(boxes, positive, number, truth.masks)
         counts = batch.sums(positive.sum(1).float())
         ratios = count_ratio(counts)
@@ -178,33 +235,51 @@ class SharedRoIHead(StandardRoIHead):
         for (name, group), count, ratio in zip(batch.groups.items(), counts.clamp(min=1), ratios):
             head = self.mask_heads[name]
             logits = head(feats[group].flatten(0, 1))
-            label = labels[group].flatten() if not head.class_agnostic else logits.new_zeros(
-                len(logits), dtype=torch.int64)
+            label = (
+                labels[group].flatten()
+                if not head.class_agnostic
+                else logits.new_zeros(len(logits), dtype=torch.int64)
+            )
             logits = logits[torch.arange(len(logits), device=logits.device), label]
             loss = F.binary_cross_entropy_with_logits(
-                logits.float(), targets[group].flatten(0, 1), reduction='none').mean((1, 2))
+                logits.float(), targets[group].flatten(0, 1), reduction='none'
+            ).mean((1, 2))
             loss = (loss * positive[group].flatten()).sum() / count * ratio
             losses[name] = dict(loss_mask=loss * head.loss_mask.loss_weight)
         return losses
 
-    def _mask_targets(self, boxes: Tensor, positive: Tensor, number: Tensor, masks: Tensor
-                      ) -> Tensor:
+    def _mask_targets(
+        self, boxes: Tensor, positive: Tensor, number: Tensor, masks: Tensor
+    ) -> Tensor:
         """The part of its object's mask in each box: 0 or 1, ``(B, S, size, size)``.
 
         Source: mmdet's ``mask_target`` and ``BitmapMasks.crop_and_resize``.
         """
         height, width = masks.shape[1:]
         x1, y1, x2, y2 = boxes.clamp(min=0).unbind(-1)
-        rois = torch.stack([number.float(), x1.clamp(max=width), y1.clamp(max=height),
-                            x2.clamp(max=width), y2.clamp(max=height)], -1)
+        rois = torch.stack(
+            [
+                number.float(),
+                x1.clamp(max=width),
+                y1.clamp(max=height),
+                x2.clamp(max=width),
+                y2.clamp(max=height),
+            ],
+            -1,
+        )
         rois = rois.masked_fill(~positive[..., None], 0).flatten(0, 1)
         size = (self.train_cfg.mask_size,) * 2
         targets = roi_align(masks[:, None].float(), rois, size, 1.0, 0, 'avg', True)
         return (targets >= 0.5).float().view(*positive.shape, *size)
 
-    def predict_bbox(self, x: tuple[Tensor, ...], batch_img_metas: list[dict],
-                     rpn_results_list: InstanceList, rcnn_test_cfg: ConfigDict,
-                     rescale: bool = False) -> InstanceList:
+    def predict_bbox(
+        self,
+        x: tuple[Tensor, ...],
+        batch_img_metas: list[dict],
+        rpn_results_list: InstanceList,
+        rcnn_test_cfg: ConfigDict,
+        rescale: bool = False,
+    ) -> InstanceList:
         """Boxes of each image from its own data set's predictor (``img_meta['dataset']``)."""
         proposals = [result.bboxes for result in rpn_results_list]
         rois = bbox2roi(proposals)
@@ -215,16 +290,27 @@ class SharedRoIHead(StandardRoIHead):
             head = self.bbox_heads[meta['dataset']]
             scores, deltas = head(feats_i)
             results += head.predict_by_feat(
-                (rois_i,), (scores,), (deltas,), [meta], rcnn_test_cfg, rescale)
+                (rois_i,), (scores,), (deltas,), [meta], rcnn_test_cfg, rescale
+            )
         return results
 
-    def predict_mask(self, x: tuple[Tensor, ...], batch_img_metas: list[dict],
-                     results_list: InstanceList, rescale: bool = False) -> InstanceList:
+    def predict_mask(
+        self,
+        x: tuple[Tensor, ...],
+        batch_img_metas: list[dict],
+        results_list: InstanceList,
+        rescale: bool = False,
+    ) -> InstanceList:
         """Masks of each image from its own data set's predictor; boxes are rescaled with them."""
         rois = bbox2roi([result.bboxes for result in results_list])
         if not len(rois):
-            return empty_instances(batch_img_metas, rois.device, 'mask', results_list,
-                                   mask_thr_binary=self.test_cfg.mask_thr_binary)
+            return empty_instances(
+                batch_img_metas,
+                rois.device,
+                'mask',
+                results_list,
+                mask_thr_binary=self.test_cfg.mask_thr_binary,
+            )
         feats = self._mask_forward(x, rois)['mask_preds']
         counts = [len(result) for result in results_list]
         for feats_i, result, meta in zip(feats.split(counts), results_list, batch_img_metas):

@@ -1,4 +1,5 @@
 """Region proposals of all images at once."""
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Proposals:
         boxes: ``(B, P, D)``, pixels.
         valid: bool ``(B, P)``, whether the slot holds a proposal.
     """
+
     boxes: Tensor
     valid: Tensor
 
@@ -44,6 +46,7 @@ class Anchors:
             levels, flattened one after the other.
         delta_places: int64 ``(N, E)``, the same of its E deltas.
     """
+
     boxes: Tensor
     origins: Tensor
     counts: list[int]
@@ -58,13 +61,16 @@ class _BatchedRPN:
     loss instead of being refused. ``train_cfg`` names a :class:`BatchedMaxIoUAssigner` and a
     :class:`SeededRandomSampler`.
     """
+
     compiled_methods = ('targets', 'terms', 'ranked')
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if not self.use_sigmoid_cls or self.reg_decoded_bbox or self.train_cfg.pos_weight > 0:
-            raise ValueError(f'{type(self).__name__} takes a sigmoid loss_cls, '
-                             'reg_decoded_bbox=False and pos_weight=-1')
+            raise ValueError(
+                f'{type(self).__name__} takes a sigmoid loss_cls, '
+                'reg_decoded_bbox=False and pos_weight=-1'
+            )
         self._anchors: dict[tuple, Anchors] = {}
 
     def to_horizontal(self, boxes: Tensor) -> Tensor:
@@ -75,11 +81,17 @@ class _BatchedRPN:
         """Proposals ``(B, N, D)`` kept inside their images."""
         height, width = shapes[:, 2:, None].unbind(1)
         x1, y1, x2, y2 = boxes.clamp(min=0).unbind(-1)
-        return torch.stack([x1.minimum(width), y1.minimum(height),
-                            x2.minimum(width), y2.minimum(height)], -1)
+        return torch.stack(
+            [x1.minimum(width), y1.minimum(height), x2.minimum(width), y2.minimum(height)], -1
+        )
 
-    def loss_batch(self, scores: Sequence[Tensor], deltas: Sequence[Tensor], truth: GroundTruth,
-                   batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
+    def loss_batch(
+        self,
+        scores: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        truth: GroundTruth,
+        batch: TaskBatch,
+    ) -> dict[str, dict[str, Tensor]]:
         """Data set -> ``loss_rpn_cls``, ``loss_rpn_bbox``, averaged over all processes' anchors.
 
         Args:
@@ -94,11 +106,14 @@ class _BatchedRPN:
         losses_cls, losses_bbox, counts = self.terms(scores, deltas, anchors, samples, targets)
         mean_count = reduce_mean(batch.sums(counts)).clamp(min=1)
         losses_cls, losses_bbox = (batch.sums(t) / mean_count for t in (losses_cls, losses_bbox))
-        return {name: dict(loss_rpn_cls=cls, loss_rpn_bbox=bbox)
-                for name, cls, bbox in zip(batch.groups, losses_cls, losses_bbox)}
+        return {
+            name: dict(loss_rpn_cls=cls, loss_rpn_bbox=bbox)
+            for name, cls, bbox in zip(batch.groups, losses_cls, losses_bbox)
+        }
 
-    def targets(self, anchors: Anchors, truth: GroundTruth, shapes: Tensor
-                ) -> tuple[Samples, Tensor]:
+    def targets(
+        self, anchors: Anchors, truth: GroundTruth, shapes: Tensor
+    ) -> tuple[Samples, Tensor]:
         """Sample anchors; return them and the deltas ``(B, most, E)`` from positives to objects.
 
         Args:
@@ -109,30 +124,43 @@ class _BatchedRPN:
         boxes = anchors.boxes.expand(len(shapes), -1, -1)
         assigned = self.assigner.assign_batch(boxes, self._inside(anchors, shapes), truth)
         samples = self.sampler.sample_batch(assigned, truth.seeds)
-        objects, *_ = truth.take(samples.object[:, :samples.most])
-        positive = samples.positive[:, :samples.most, None]
+        objects, *_ = truth.take(samples.object[:, : samples.most])
+        positive = samples.positive[:, : samples.most, None]
         return samples, self.bbox_coder.encode(
-            take_rows(boxes, samples.index[:, :samples.most]),
-            torch.where(positive, objects, unit_box(objects)))
+            take_rows(boxes, samples.index[:, : samples.most]),
+            torch.where(positive, objects, unit_box(objects)),
+        )
 
-    def terms(self, scores: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Anchors,
-              samples: Samples, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def terms(
+        self,
+        scores: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Anchors,
+        samples: Samples,
+        targets: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Of each image the sums of both losses and the number of its anchors, ``(B,)`` each."""
         most = samples.most
         scores = _take(scores, anchors.score_places[samples.index])
         deltas = _take(deltas, anchors.delta_places[samples.index[:, :most]])
         loss_cls = self.loss_cls(
-            scores.reshape(-1, 1), samples.positive.float().reshape(-1, 1),
-            reduction_override='none').view_as(samples.valid)
+            scores.reshape(-1, 1),
+            samples.positive.float().reshape(-1, 1),
+            reduction_override='none',
+        ).view_as(samples.valid)
         loss_bbox = self.loss_bbox(deltas, targets, reduction_override='none').sum(2)
         # mmdet counts at least one anchor of either kind in an image
         positives = samples.positive.sum(1)
         counts = positives.clamp(min=1) + (samples.valid.sum(1) - positives).clamp(min=1)
-        return ((loss_cls * samples.valid).sum(1),
-                (loss_bbox * samples.positive[:, :most]).sum(1), counts.float())
+        return (
+            (loss_cls * samples.valid).sum(1),
+            (loss_bbox * samples.positive[:, :most]).sum(1),
+            counts.float(),
+        )
 
-    def propose(self, scores: Sequence[Tensor], deltas: Sequence[Tensor], batch: TaskBatch,
-                cfg: ConfigDict) -> Proposals:
+    def propose(
+        self, scores: Sequence[Tensor], deltas: Sequence[Tensor], batch: TaskBatch, cfg: ConfigDict
+    ) -> Proposals:
         """Decode, suppress and rank the proposals of each image.
 
         Args:
@@ -146,12 +174,27 @@ class _BatchedRPN:
             raise ValueError(f'nms={dict(cfg.nms)}: proposals take the type "nms"')
         with torch.no_grad():
             return self.ranked(
-                scores, deltas, self._anchors_of(scores), batch.shapes, cfg.nms_pre,
-                cfg.max_per_img, cfg.min_bbox_size, cfg.nms.iou_threshold)
+                scores,
+                deltas,
+                self._anchors_of(scores),
+                batch.shapes,
+                cfg.nms_pre,
+                cfg.max_per_img,
+                cfg.min_bbox_size,
+                cfg.nms.iou_threshold,
+            )
 
-    def ranked(self, scores: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Anchors,
-               shapes: Tensor, nms_pre: int, most: int, min_size: float, threshold: float
-               ) -> Proposals:
+    def ranked(
+        self,
+        scores: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Anchors,
+        shapes: Tensor,
+        nms_pre: int,
+        most: int,
+        min_size: float,
+        threshold: float,
+    ) -> Proposals:
         """:meth:`propose` of numbers alone."""
         logits, chosen, first = [], [], 0
         for score, count in zip(scores, anchors.counts):
@@ -174,10 +217,12 @@ class _BatchedRPN:
     def _suppress(boxes: Tensor, valid: Tensor, counts: list[int], threshold: float) -> Tensor:
         """Which boxes ``(B, N)`` stay; each level of each image is a group of its own."""
         most = max(counts)
-        boxes = torch.stack([F.pad(level, (0, 0, 0, most - level.shape[1]))
-                             for level in boxes.split(counts, 1)], 1)
-        valid = torch.stack([F.pad(level, (0, most - level.shape[1]))
-                             for level in valid.split(counts, 1)], 1)
+        boxes = torch.stack(
+            [F.pad(level, (0, 0, 0, most - level.shape[1])) for level in boxes.split(counts, 1)], 1
+        )
+        valid = torch.stack(
+            [F.pad(level, (0, most - level.shape[1])) for level in valid.split(counts, 1)], 1
+        )
         kept = kept_horizontal(boxes.flatten(0, 1), valid.flatten(0, 1), threshold)
         kept = kept.unflatten(0, (-1, len(counts)))
         return torch.cat([kept[:, i, :count] for i, count in enumerate(counts)], 1)
@@ -190,14 +235,21 @@ class _BatchedRPN:
             boxes = [get_box_tensor(b) for b in generator.grid_priors(sizes, device=device)]
             origins = []
             for (height, width), (across, down), n in zip(
-                    sizes, generator.strides, generator.num_base_priors):
-                y, x = torch.meshgrid(torch.arange(height, device=device) * down,
-                                      torch.arange(width, device=device) * across, indexing='ij')
+                sizes, generator.strides, generator.num_base_priors
+            ):
+                y, x = torch.meshgrid(
+                    torch.arange(height, device=device) * down,
+                    torch.arange(width, device=device) * across,
+                    indexing='ij',
+                )
                 origins.append(torch.stack([x, y], -1).flatten(0, 1).repeat_interleave(n, 0))
-            places = [_places(sizes, generator.num_base_priors, values).to(device)
-                      for values in (1, self.bbox_coder.encode_size)]
+            places = [
+                _places(sizes, generator.num_base_priors, values).to(device)
+                for values in (1, self.bbox_coder.encode_size)
+            ]
             self._anchors[key] = Anchors(
-                torch.cat(boxes), torch.cat(origins), [len(b) for b in boxes], *places)
+                torch.cat(boxes), torch.cat(origins), [len(b) for b in boxes], *places
+            )
         return self._anchors[key]
 
     def _inside(self, anchors: Anchors, shapes: Tensor) -> Tensor:
@@ -208,8 +260,9 @@ class _BatchedRPN:
         border = self.train_cfg.allowed_border
         if border >= 0:
             x1, y1, x2, y2 = anchors.boxes.unbind(1)
-            inside &= (x1 >= -border) & (y1 >= -border) & (x2 < width + border) \
-                & (y2 < height + border)
+            inside &= (
+                (x1 >= -border) & (y1 >= -border) & (x2 < width + border) & (y2 < height + border)
+            )
         return inside
 
 

@@ -1,4 +1,5 @@
 """Which boxes belong to which objects, and a random part of them, for all images at once."""
+
 from dataclasses import dataclass
 
 import torch
@@ -31,10 +32,16 @@ class BatchedMaxIoUAssigner(MaxIoUAssigner):
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
-        if isinstance(self.neg_iou_thr, tuple | list) or not self.gt_max_assign_all \
-                or self.ignore_iof_thr > 0 or self.perm_repeat_gt_cfg is not None:
-            raise ValueError(f'{type(self).__name__} takes one neg_iou_thr, gt_max_assign_all=True '
-                             'and neither ignore_iof_thr nor perm_repeat_gt_cfg')
+        if (
+            isinstance(self.neg_iou_thr, tuple | list)
+            or not self.gt_max_assign_all
+            or self.ignore_iof_thr > 0
+            or self.perm_repeat_gt_cfg is not None
+        ):
+            raise ValueError(
+                f'{type(self).__name__} takes one neg_iou_thr, gt_max_assign_all=True '
+                'and neither ignore_iof_thr nor perm_repeat_gt_cfg'
+            )
 
     def assign_batch(self, boxes: Tensor, valid: Tensor, truth: GroundTruth) -> Tensor:
         """Assign boxes to objects.
@@ -71,8 +78,10 @@ class BatchedMaxIoUAssigner(MaxIoUAssigner):
         """IoU ``(B, G, N)``."""
         if isinstance(self.iou_calculator, RBboxOverlaps2D):
             # as in mmrotate, for boxes without extent
-            objects, boxes = (torch.cat([b[..., :2], b[..., 2:4].clamp(min=1e-3), b[..., 4:]], -1)
-                              for b in (objects, boxes))
+            objects, boxes = (
+                torch.cat([b[..., :2], b[..., 2:4].clamp(min=1e-3), b[..., 4:]], -1)
+                for b in (objects, boxes)
+            )
             return box_iou_rotated(objects, boxes)
         if isinstance(self.iou_calculator, RBbox2HBboxOverlaps2D):
             objects = rbox2hbox(objects)
@@ -101,6 +110,7 @@ class Samples:
         object: int64 ``(B, S)``, whose, where ``positive``; else 0.
         most: positives that an image can have.
     """
+
     index: Tensor
     positive: Tensor
     valid: Tensor
@@ -139,16 +149,20 @@ class SeededRandomSampler(RandomSampler):
         positive, index = torch.where(assigned > 0, keys, -1).topk(most)
         positive = positive >= 0
         room = self.num - positive.sum(1, keepdim=True)
-        negative, more = torch.where(assigned == 0, keys, -1).topk(
-            min(self.num, assigned.shape[1]))
+        negative, more = torch.where(assigned == 0, keys, -1).topk(min(self.num, assigned.shape[1]))
         negative = (negative >= 0) & (torch.arange(more.shape[1], device=more.device) < room)
 
         slots, valid = _filled_first(positive, negative, self.num)
         index = torch.cat([index, more], 1).gather(1, slots)
         assigned = assigned.gather(1, index)
         positive = (assigned > 0) & valid
-        return Samples(index=index, positive=positive, valid=valid,
-                       object=(assigned - 1).clamp(min=0), most=min(most, index.shape[1]))
+        return Samples(
+            index=index,
+            positive=positive,
+            valid=valid,
+            object=(assigned - 1).clamp(min=0),
+            most=min(most, index.shape[1]),
+        )
 
 
 def _filled_first(positive: Tensor, negative: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,5 @@
 """Semantic segmentation: one mmseg decode head, one classifier per data set."""
+
 import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
@@ -24,22 +25,38 @@ class SemanticTask(Task):
             ``in_index`` and ``num_classes``.
         dropout_ratio: of the channel dropout before each classifier.
     """
+
     compiled_methods = ('terms',)
 
-    def __init__(self, in_channels: list[int], num_classes: dict[str, int], decode_head: dict,
-                 dropout_ratio: float = 0.1) -> None:
+    def __init__(
+        self,
+        in_channels: list[int],
+        num_classes: dict[str, int],
+        decode_head: dict,
+        dropout_ratio: float = 0.1,
+    ) -> None:
         super().__init__()
-        head = ConfigDict(decode_head, in_channels=list(in_channels),
-                          in_index=list(range(len(in_channels))), dropout_ratio=0.,
-                          num_classes=1, out_channels=1, threshold=0.5)
+        head = ConfigDict(
+            decode_head,
+            in_channels=list(in_channels),
+            in_index=list(range(len(in_channels))),
+            dropout_ratio=0.0,
+            num_classes=1,
+            out_channels=1,
+            threshold=0.5,
+        )
         self.decode_head = MODELS.build(head)
         # mmseg gives every head a classifier. It stays, unused and frozen, because the official
         # whole-model checkpoints hold it too.
         self.decode_head.conv_seg.requires_grad_(False)
-        self.classifiers = ModuleDict({
-            name: nn.Sequential(
-                nn.Dropout2d(dropout_ratio), nn.Conv2d(self.decode_head.channels, n + 1, 1))
-            for name, n in num_classes.items()})
+        self.classifiers = ModuleDict(
+            {
+                name: nn.Sequential(
+                    nn.Dropout2d(dropout_ratio), nn.Conv2d(self.decode_head.channels, n + 1, 1)
+                )
+                for name, n in num_classes.items()
+            }
+        )
 
     def loss(self, features: list[Tensor], batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
         """Cross-entropy at the label's size, averaged over all pixels, ignored ones included."""
@@ -62,15 +79,18 @@ class SemanticTask(Task):
             labels: int64 ``(B, H, W)``.
         """
         head = self.decode_head
-        logits = F.interpolate(logits.float(), size=labels.shape[1:], mode='bilinear',
-                               align_corners=head.align_corners)
+        logits = F.interpolate(
+            logits.float(), size=labels.shape[1:], mode='bilinear', align_corners=head.align_corners
+        )
         loss = head.loss_decode(logits, labels, ignore_index=head.ignore_index)
         counted = labels != head.ignore_index
         # Not argmax: Triton 3.6 refuses some kernels that reduce for it and for a softmax.
         of_label = logits.gather(1, labels.where(counted, 0)[:, None])[:, 0]
         right = (of_label == logits.amax(1)) & counted
-        return {head.loss_decode.loss_name: loss,
-                'acc_seg': 100 * right.sum() / counted.sum().clamp(min=1)}
+        return {
+            head.loss_decode.loss_name: loss,
+            'acc_seg': 100 * right.sum() / counted.sum().clamp(min=1),
+        }
 
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:
         """Add ``pred_sem_seg``: int64 ``(1, H, W)`` of the original image, 0 = background."""
@@ -82,5 +102,6 @@ class SemanticTask(Task):
             logits = F.interpolate(logits, size=sample.batch_input_shape, mode='bilinear')
             height, width = sample.img_shape
             logits = F.interpolate(
-                logits[:, :, :height, :width], size=sample.ori_shape[:2], mode='bilinear')
+                logits[:, :, :height, :width], size=sample.ori_shape[:2], mode='bilinear'
+            )
             sample.pred_sem_seg = PixelData(sem_seg=logits.argmax(1))

@@ -1,4 +1,5 @@
 """Instance segmentation and rotated detection: a neck, an RPN and RoI heads of OpenMMLab."""
+
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from mmrotate.structures import RotatedBoxes
@@ -21,19 +22,29 @@ class TwoStageTask(Task):
         train_cfg: ``rpn``, ``rpn_proposal`` and ``rcnn``, as in mmdet.
         test_cfg: ``rpn`` and ``rcnn``, as in mmdet.
     """
+
     gt_field: str
     pred_field: str
 
-    def __init__(self, in_channels: list[int], num_classes: dict[str, int], neck: dict,
-                 rpn_head: dict, roi_head: dict, train_cfg: dict, test_cfg: dict) -> None:
+    def __init__(
+        self,
+        in_channels: list[int],
+        num_classes: dict[str, int],
+        neck: dict,
+        rpn_head: dict,
+        roi_head: dict,
+        train_cfg: dict,
+        test_cfg: dict,
+    ) -> None:
         super().__init__()
         train_cfg, test_cfg = ConfigDict(train_cfg), ConfigDict(test_cfg)
         self.neck = MODELS.build(dict(neck, in_channels=list(in_channels)))
-        self.rpn_head = MODELS.build(
-            dict(rpn_head, train_cfg=train_cfg.rpn, test_cfg=test_cfg.rpn))
+        self.rpn_head = MODELS.build(dict(rpn_head, train_cfg=train_cfg.rpn, test_cfg=test_cfg.rpn))
         self.roi_head = MODELS.build(
-            dict(roi_head, num_classes=num_classes, train_cfg=train_cfg.rcnn,
-                 test_cfg=test_cfg.rcnn))
+            dict(
+                roi_head, num_classes=num_classes, train_cfg=train_cfg.rcnn, test_cfg=test_cfg.rcnn
+            )
+        )
         self.proposal_cfg = train_cfg.rpn_proposal
 
     def loss(self, features: list[Tensor], batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
@@ -50,8 +61,9 @@ class TwoStageTask(Task):
         """Add this task's field: ``bboxes``, ``scores``, ``labels`` (and ``masks``)."""
         feats, outputs = self._run_rpn(features)
         found = self.rpn_head.propose(*outputs, batch, self.rpn_head.test_cfg)
-        proposals = [InstanceData(bboxes=boxes[valid])
-                     for boxes, valid in zip(found.boxes, found.valid)]
+        proposals = [
+            InstanceData(bboxes=boxes[valid]) for boxes, valid in zip(found.boxes, found.valid)
+        ]
         results = self.roi_head.predict(feats, proposals, batch.samples, rescale=True)
         for sample, result in zip(batch.samples, results):
             sample.set_field(self.to_prediction(result), self.pred_field, dtype=InstanceData)
@@ -75,6 +87,7 @@ class InstanceTask(TwoStageTask):
     Source: He et al., *Mask R-CNN*; settings of the MTP pretraining in
     ``configs/_base_/pretrain/heads``.
     """
+
     gt_field = 'gt_instances'
     pred_field = 'pred_instances'
 
@@ -86,6 +99,7 @@ class RotatedTask(TwoStageTask):
     Boxes are mmrotate's ``RotatedBoxes`` (cx, cy, w, h in pixels, angle in radians, clockwise on
     screen). Source: Xie et al., *Oriented R-CNN for Object Detection*.
     """
+
     gt_field = 'gt_rotated_instances'
     pred_field = 'pred_rotated_instances'
 

@@ -1,4 +1,5 @@
 """Checkpoint files: read safely, loaded into models, and the released ones by name."""
+
 from mtp.models.weights.loading import (
     LoadReport,
     load_backbone_checkpoint,
@@ -9,6 +10,12 @@ from mtp.models.weights.official import convert_official
 from mtp.models.weights.released import FOLDER, RELEASED, checkpoint_path
 
 __all__ = [
-    'FOLDER', 'RELEASED', 'LoadReport', 'checkpoint_path', 'convert_official',
-    'load_backbone_checkpoint', 'load_safely', 'read_state_dict',
+    'FOLDER',
+    'RELEASED',
+    'LoadReport',
+    'checkpoint_path',
+    'convert_official',
+    'load_backbone_checkpoint',
+    'load_safely',
+    'read_state_dict',
 ]

@@ -1,4 +1,5 @@
 """Finetuned checkpoints as the authors released them, in our models."""
+
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,8 +8,12 @@ from torch import Tensor, nn
 from mtp.models.weights.loading import check_state, read_state_dict
 
 # Last layer of a model -> outputs a class, outputs that are no class.
-CLASSIFIERS = {'head.fc.bias': (1, 0), 'decode_head.conv_seg.bias': (1, 0),
-               'bbox_head.retina_cls.bias': (9, 0), 'roi_head.bbox_head.fc_cls.bias': (1, 1)}
+CLASSIFIERS = {
+    'head.fc.bias': (1, 0),
+    'decode_head.conv_seg.bias': (1, 0),
+    'bbox_head.retina_cls.bias': (9, 0),
+    'roi_head.bbox_head.fc_cls.bias': (1, 1),
+}
 
 
 def load_released(model: nn.Module, path: str | Path) -> list[str]:
@@ -32,8 +37,11 @@ def load_released(model: nn.Module, path: str | Path) -> list[str]:
     return changes
 
 
-def convert(state: Mapping[str, Tensor], model: nn.Module, path: str | Path,
-            ) -> tuple[dict[str, Tensor], list[str]]:
+def convert(
+    state: Mapping[str, Tensor],
+    model: nn.Module,
+    path: str | Path,
+) -> tuple[dict[str, Tensor], list[str]]:
     """The entries of a released finetuned checkpoint as those of our model.
 
     What no forward pass uses may be there or not, as it differs among the released variants of a
@@ -54,9 +62,11 @@ def convert(state: Mapping[str, Tensor], model: nn.Module, path: str | Path,
     """
     of_backbone = [key.startswith('backbone.') for key in state]
     if all(of_backbone) or not any(of_backbone):
-        raise ValueError(f'{path} holds no finetuned model: expected a backbone and a head, found '
-                         f'{", ".join(list(state)[:3])}, ... An encoder is what training starts '
-                         'from: model.backbone.init_cfg of the configs')
+        raise ValueError(
+            f'{path} holds no finetuned model: expected a backbone and a head, found '
+            f'{", ".join(list(state)[:3])}, ... An encoder is what training starts '
+            'from: model.backbone.init_cfg of the configs'
+        )
     state, own, changes = dict(state), model.state_dict(), []
     if 'backbone.cls_token' in state and 'backbone.cls_token' not in own:
         del state['backbone.cls_token']
@@ -82,20 +92,25 @@ def convert(state: Mapping[str, Tensor], model: nn.Module, path: str | Path,
 
 
 def _check_backbone(state: dict[str, Tensor], own: dict[str, Tensor], path: str | Path) -> None:
-    theirs, ours = ({key: tuple(value.shape) for key, value in part.items()
-                     if key.startswith('backbone.')} for part in (state, own))
+    theirs, ours = (
+        {key: tuple(value.shape) for key, value in part.items() if key.startswith('backbone.')}
+        for part in (state, own)
+    )
     if theirs == ours:
         return
     key = next(key for key in (*ours, *theirs) if theirs.get(key) != ours.get(key))
     raise ValueError(
         f'{path} is of another backbone than the model: {key} is '
         f'{theirs.get(key, "missing")} in the file, {ours.get(key, "missing")} in the model. '
-        'Name the model that it was made with')
+        'Name the model that it was made with'
+    )
 
 
 def _check_classes(state: dict[str, Tensor], own: dict[str, Tensor], path: str | Path) -> None:
     for key, (per_class, others) in CLASSIFIERS.items():
         if key in state and key in own and state[key].shape != own[key].shape:
             theirs, ours = (len(part[key]) // per_class - others for part in (state, own))
-            raise ValueError(f'{path} tells {theirs} classes apart, the data set has {ours}: '
-                             'name the data set that it was made for')
+            raise ValueError(
+                f'{path} tells {theirs} classes apart, the data set has {ours}: '
+                'name the data set that it was made for'
+            )

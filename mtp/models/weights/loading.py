@@ -1,4 +1,5 @@
 """Checkpoint files -> state dicts -> backbones: official MTP, MAE, ImageNet and our own files."""
+
 import argparse
 import logging
 import pickle
@@ -43,14 +44,21 @@ class LoadReport:
 
     def __str__(self) -> str:
         resized = [f'{key} {old} -> {new}' for key, (old, new) in self.resized.items()]
-        rows = [('loaded', len(self.loaded), []), ('resized', len(resized), resized),
-                ('missing', len(self.missing), self.missing),
-                ('unexpected', len(self.unexpected), self.unexpected)]
-        lines = [f"Checkpoint {self.path}, entries '{self.prefix}*'"
-                 + (f' ({self.num_ignored} others left out)' if self.num_ignored else '')]
+        rows = [
+            ('loaded', len(self.loaded), []),
+            ('resized', len(resized), resized),
+            ('missing', len(self.missing), self.missing),
+            ('unexpected', len(self.unexpected), self.unexpected),
+        ]
+        lines = [
+            f"Checkpoint {self.path}, entries '{self.prefix}*'"
+            + (f' ({self.num_ignored} others left out)' if self.num_ignored else '')
+        ]
         for title, count, entries in rows:
-            lines += [f'  {title if i == 0 else "":<11}{count if i == 0 else "":>5}  {text}'
-                      for i, text in enumerate(_merge_layers(entries) or [''])]
+            lines += [
+                f'  {title if i == 0 else "":<11}{count if i == 0 else "":>5}  {text}'
+                for i, text in enumerate(_merge_layers(entries) or [''])
+            ]
         return '\n'.join(line.rstrip() for line in lines)
 
 
@@ -59,8 +67,10 @@ def _merge_layers(entries: list[str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for entry in entries:
         groups.setdefault(re.sub(r'\.\d+(?=\.)', '.*', entry), []).append(entry)
-    return [members[0] if len(members) == 1 else f'{pattern}  (x {len(members)})'
-            for pattern, members in groups.items()]
+    return [
+        members[0] if len(members) == 1 else f'{pattern}  (x {len(members)})'
+        for pattern, members in groups.items()
+    ]
 
 
 def load_backbone_checkpoint(backbone: nn.Module, path: str | Path) -> LoadReport:
@@ -88,31 +98,38 @@ def load_backbone_checkpoint(backbone: nn.Module, path: str | Path) -> LoadRepor
     source = read_state_dict(path)
     model = {key: tuple(value.shape) for key, value in backbone.state_dict().items()}
     matches = {
-        prefix: sum(key.startswith(prefix) and key[len(prefix):] in model for key in source)
-        for prefix in _PREFIXES}
+        prefix: sum(key.startswith(prefix) and key[len(prefix) :] in model for key in source)
+        for prefix in _PREFIXES
+    }
     prefix = max(matches, key=matches.get)
     if not matches[prefix]:
         raise ValueError(
             f'{path} matches nothing in {type(backbone).__name__}: it has entries such as '
             f'{_examples(source)}, the model {_examples(model)}. Is it a checkpoint of this '
-            'kind of backbone?')
+            'kind of backbone?'
+        )
 
-    state = {key[len(prefix):]: value for key, value in source.items() if key.startswith(prefix)}
+    state = {key[len(prefix) :]: value for key, value in source.items() if key.startswith(prefix)}
     try:
         missing, unexpected = backbone.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f'{path} does not fit this {type(backbone).__name__}. Build it with the sizes of the '
             'checkpoint (channels, heads or groups, MLP ratio, window size); only positions are '
-            'resized.\n'
-            + _head(str(error).splitlines())) from error
+            'resized.\n' + _head(str(error).splitlines())
+        ) from error
 
     loaded = [key for key in state if key in model]
     shapes = {key: (tuple(state[key].shape), model[key]) for key in loaded}
     report = LoadReport(
-        path=path, prefix=prefix, loaded=loaded,
+        path=path,
+        prefix=prefix,
+        loaded=loaded,
         resized={key: pair for key, pair in shapes.items() if pair[0] != pair[1]},
-        missing=missing, unexpected=unexpected, num_ignored=len(source) - len(state))
+        missing=missing,
+        unexpected=unexpected,
+        num_ignored=len(source) - len(state),
+    )
     level = logging.INFO if len(loaded) > len(missing) else logging.WARNING
     print_log(str(report), logger='current', level=level)
     return report
@@ -148,12 +165,16 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
             break
-    state = {key: value for key, value in content.items() if isinstance(value, Tensor)
-             } if isinstance(content, dict) else {}
+    state = (
+        {key: value for key, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(content, dict)
+        else {}
+    )
     if not state:
         raise ValueError(
             f"{path} holds no state dict: expected a dict of tensors, or one under 'state_dict' "
-            "or 'model'")
+            "or 'model'"
+        )
     if all(key.startswith('module.') for key in state):
         state = {key.removeprefix('module.'): value for key, value in state.items()}
     return state
@@ -170,13 +191,23 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path)
     problems = {
         'missing from the file': [name for name in target if name not in source],
         'unknown to the model': [name for name in source if name not in target],
-        'of another shape': [f'{name} {source[name]} instead of {target[name]}'
-                             for name in target if source.get(name, target[name]) != target[name]]}
-    lines = [f'  {len(names)} {title}: {", ".join(names[:3])}{", ..." if len(names) > 3 else ""}'
-             for title, names in problems.items() if names]
+        'of another shape': [
+            f'{name} {source[name]} instead of {target[name]}'
+            for name in target
+            if source.get(name, target[name]) != target[name]
+        ],
+    }
+    lines = [
+        f'  {len(names)} {title}: {", ".join(names[:3])}{", ..." if len(names) > 3 else ""}'
+        for title, names in problems.items()
+        if names
+    ]
     if lines:
-        raise ValueError(f'{path} does not fit the model of the config ({len(target)} entries):\n'
-                         + '\n'.join(lines) + '\nUse the config that it was trained with')
+        raise ValueError(
+            f'{path} does not fit the model of the config ({len(target)} entries):\n'
+            + '\n'.join(lines)
+            + '\nUse the config that it was trained with'
+        )
 
 
 def _existing(path: str | Path) -> Path:
@@ -207,13 +238,16 @@ def load_safely(path: str | Path, map_location: str | torch.device | None = 'cpu
             raise ValueError(_damaged(path, error)) from error
         raise ValueError(
             f'{path} holds a {found[1] or found[2]}, which cannot be read safely. Where you trust '
-            "the file, save its tensors alone: torch.save({'state_dict': ...}, path)") from error
+            "the file, save its tensors alone: torch.save({'state_dict': ...}, path)"
+        ) from error
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    return (f'{path} cannot be read: it is truncated, damaged or no checkpoint '
-            f'({str(error).splitlines()[0] if str(error) else type(error).__name__}). '
-            'Download or copy it again')
+    return (
+        f'{path} cannot be read: it is truncated, damaged or no checkpoint '
+        f'({str(error).splitlines()[0] if str(error) else type(error).__name__}). '
+        'Download or copy it again'
+    )
 
 
 def _safe_globals() -> list:
@@ -225,10 +259,18 @@ def _safe_globals() -> list:
     scalar, reconstruct = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
     dtypes = {type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'bool')}
     return [
-        np.ndarray, np.dtype, *dtypes, argparse.Namespace, HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        *dtypes,
+        argparse.Namespace,
+        HistoryBuffer,
         (_history_buffer_method, 'builtins.getattr'),
-        *((function, f'numpy.{core}.multiarray.{function.__name__}')
-          for function in (scalar, reconstruct) for core in ('core', '_core'))]
+        *(
+            (function, f'numpy.{core}.multiarray.{function.__name__}')
+            for function in (scalar, reconstruct)
+            for core in ('core', '_core')
+        ),
+    ]
 
 
 def _history_buffer_method(owner: type, name: str) -> object:

@@ -1,4 +1,5 @@
 """Officially released whole multi-task checkpoints -> states of :class:`MultiTaskPretrainer`."""
+
 import re
 from collections.abc import Mapping, Sequence
 
@@ -10,18 +11,25 @@ _RULES = (
     (r'semsegdecoder\.decode_head\.', r'tasks.semantic.decode_head.'),
     (r'semseghead_(?P<k>\d+)\.', r'tasks.semantic.classifiers.{name}.'),
     (r'inssegdecoder\.', r'tasks.instance.'),
-    (r'inssegroiboxhead_fc_(?P<fc>cls|reg)(?P<k>\d+)\.',
-     r'tasks.instance.roi_head.bbox_heads.{name}.fc_\g<fc>.'),
-    (r'inssegroimaskhead_conv(?P<k>\d+)\.',
-     r'tasks.instance.roi_head.mask_heads.{name}.conv_logits.'),
+    (
+        r'inssegroiboxhead_fc_(?P<fc>cls|reg)(?P<k>\d+)\.',
+        r'tasks.instance.roi_head.bbox_heads.{name}.fc_\g<fc>.',
+    ),
+    (
+        r'inssegroimaskhead_conv(?P<k>\d+)\.',
+        r'tasks.instance.roi_head.mask_heads.{name}.conv_logits.',
+    ),
     (r'rotdetdecoder\.', r'tasks.rotated.'),
-    (r'rotdetroiboxhead_fc_(?P<fc>cls|reg)(?P<k>\d+)\.',
-     r'tasks.rotated.roi_head.bbox_heads.{name}.fc_\g<fc>.'),
+    (
+        r'rotdetroiboxhead_fc_(?P<fc>cls|reg)(?P<k>\d+)\.',
+        r'tasks.rotated.roi_head.bbox_heads.{name}.fc_\g<fc>.',
+    ),
 )
 
 
-def convert_official(state: Mapping[str, Tensor],
-                     datasets: Sequence[str] = ('sota', 'sior', 'fast')) -> dict[str, Tensor]:
+def convert_official(
+    state: Mapping[str, Tensor], datasets: Sequence[str] = ('sota', 'sior', 'fast')
+) -> dict[str, Tensor]:
     """Rename every tensor of an official whole-model checkpoint.
 
     Args:
@@ -46,7 +54,8 @@ def convert_official(state: Mapping[str, Tensor],
         raise ValueError(
             f'{len(unknown)} of {len(state)} keys are not of an official MTP multi-task model with '
             f'{len(datasets)} data sets, e.g. {unknown[:3]}: this converts whole pretraining '
-            'checkpoints only; an encoder alone loads as it is with build_backbone(pretrained=...)')
+            'checkpoints only; an encoder alone loads as it is with build_backbone(pretrained=...)'
+        )
     return converted
 
 
@@ -58,5 +67,5 @@ def _rename(key: str, datasets: Sequence[str]) -> str | None:
             if number is not None and int(number) > len(datasets):
                 return None
             name = datasets[int(number) - 1] if number else ''
-            return match.expand(replacement.replace('{name}', name)) + key[match.end():]
+            return match.expand(replacement.replace('{name}', name)) + key[match.end() :]
     return None

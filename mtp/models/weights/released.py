@@ -1,4 +1,5 @@
 """The released encoders that finetuning starts from, by backbone and name."""
+
 from pathlib import Path
 
 FOLDER = Path('checkpoints')  # below the working directory
@@ -7,13 +8,19 @@ FOLDER = Path('checkpoints')  # below the working directory
 # (22k then 1k classes, 384 pixels) from OpenGVLab/InternImage, `mtp` from ViTAE-Transformer/MTP.
 RELEASED: dict[str, dict[str, str]] = {
     'vit_b': {'mae': 'mae_pretrain_vit_base.pth'},
-    'vit_b_rvsa': {'mae': 'mae_pretrain_vit_base.pth',
-                   'mtp': 'last_vit_b_rvsa_ss_is_rd_pretrn_model_encoder.pth'},
+    'vit_b_rvsa': {
+        'mae': 'mae_pretrain_vit_base.pth',
+        'mtp': 'last_vit_b_rvsa_ss_is_rd_pretrn_model_encoder.pth',
+    },
     'vit_l': {'mae': 'mae_pretrain_vit_large.pth'},
-    'vit_l_rvsa': {'mae': 'mae_pretrain_vit_large.pth',
-                   'mtp': 'last_vit_l_rvsa_ss_is_rd_pretrn_model_encoder.pth'},
-    'internimage_xl': {'imagenet': 'internimage_xl_22kto1k_384.pth',
-                       'mtp': 'last_internimage_xl_ss_is_rd_pretrn_model_encoder.pth'},
+    'vit_l_rvsa': {
+        'mae': 'mae_pretrain_vit_large.pth',
+        'mtp': 'last_vit_l_rvsa_ss_is_rd_pretrn_model_encoder.pth',
+    },
+    'internimage_xl': {
+        'imagenet': 'internimage_xl_22kto1k_384.pth',
+        'mtp': 'last_internimage_xl_ss_is_rd_pretrn_model_encoder.pth',
+    },
 }
 
 
@@ -31,6 +38,8 @@ def checkpoint_path(backbone: str, checkpoint: str | Path) -> Path:
     if str(checkpoint) in names:
         return FOLDER / names[str(checkpoint)]
     if str(checkpoint) == Path(checkpoint).stem:
-        raise ValueError(f'no released weights of {backbone} are called {str(checkpoint)!r}. '
-                         f'There are: {", ".join(names) or "none"}; or give the path of a file')
+        raise ValueError(
+            f'no released weights of {backbone} are called {str(checkpoint)!r}. '
+            f'There are: {", ".join(names) or "none"}; or give the path of a file'
+        )
     return Path(checkpoint)

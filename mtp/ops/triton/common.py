@@ -1,12 +1,20 @@
 """What the kernels share."""
+
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 # The spelling of dtypes in a compile case's signature, e.g. '*bf16' for a pointer.
-TRITON_NAMES = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'fp16',
-                torch.int64: 'i64', torch.int32: 'i32', torch.uint8: 'u8', torch.bool: 'i1'}
+TRITON_NAMES = {
+    torch.float32: 'fp32',
+    torch.bfloat16: 'bf16',
+    torch.float16: 'fp16',
+    torch.int64: 'i64',
+    torch.int32: 'i32',
+    torch.uint8: 'u8',
+    torch.bool: 'i1',
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,7 @@ class CompileCase:
         num_warps: of a program.
         num_stages: depth of software pipelining.
     """
+
     kernel: Any
     signature: dict[str, str]
     constants: dict[str, Any] = field(default_factory=dict)

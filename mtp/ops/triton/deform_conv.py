@@ -14,6 +14,7 @@ permutes (the paper's formulation) it is 287 MB and 351 MB.
 
 Shapes as in :mod:`mtp.ops.deform_conv`. Pixels of one image are counted in 32 bits, elements in 64.
 """
+
 from collections.abc import Iterator
 
 import torch
@@ -26,8 +27,9 @@ from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 
 @triton.jit
-def _rows(positions, width_out, group, stride, origin, BLOCK_P: tl.constexpr,
-          BLOCK_G: tl.constexpr):
+def _rows(
+    positions, width_out, group, stride, origin, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr
+):
     """The rows of this program: image, row, group, pixel of the kernel's middle, inside or not."""
     program = tl.program_id(0)
     lane = tl.arange(0, BLOCK_P * BLOCK_G)
@@ -39,8 +41,14 @@ def _rows(positions, width_out, group, stride, origin, BLOCK_P: tl.constexpr,
     image = (program // tiles).to(tl.int64)
     x = position % width_out * stride + origin
     y = position // width_out * stride + origin
-    return (image, (image * positions + position) * group + g, g, x, y,
-            (position < positions) & (g < group))
+    return (
+        image,
+        (image * positions + position) * group + g,
+        g,
+        x,
+        y,
+        (position < positions) & (g < group),
+    )
 
 
 @triton.jit
@@ -48,8 +56,9 @@ def _tap(offset, mask, index, x, y, tap_x, tap_y, offset_scale, present):
     """Pixel left of and above a tap's sample, the sample's distance from it, and the mask."""
     # The integer part of the position stays out of float32: no digits are lost far from 0.
     dx = (tap_x + tl.load(offset + 2 * index, mask=present, other=0).to(tl.float32)) * offset_scale
-    dy = (tap_y + tl.load(offset + 2 * index + 1, mask=present, other=0).to(tl.float32)) \
-        * offset_scale
+    dy = (
+        tap_y + tl.load(offset + 2 * index + 1, mask=present, other=0).to(tl.float32)
+    ) * offset_scale
     left, top = tl.floor(dx), tl.floor(dy)
     x += tl.clamp(left, -16777216.0, 16777216.0).to(tl.int32)  # beyond any image
     y += tl.clamp(top, -16777216.0, 16777216.0).to(tl.int32)
@@ -58,12 +67,31 @@ def _tap(offset, mask, index, x, y, tap_x, tap_y, offset_scale, present):
 
 
 @triton.jit
-def dcnv3_forward_kernel(input, offset, mask, output, height, width, positions, width_out, group,
-                         channels, kernel_size, stride, origin, dilation, offset_scale, centre,
-                         taps, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr,
-                         BLOCK_C: tl.constexpr):
+def dcnv3_forward_kernel(
+    input,
+    offset,
+    mask,
+    output,
+    height,
+    width,
+    positions,
+    width_out,
+    group,
+    channels,
+    kernel_size,
+    stride,
+    origin,
+    dilation,
+    offset_scale,
+    centre,
+    taps,
+    BLOCK_P: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
     image, row, g, x, y, inside = _rows(
-        positions, width_out, group, stride, origin, BLOCK_P, BLOCK_G)
+        positions, width_out, group, stride, origin, BLOCK_P, BLOCK_G
+    )
     channel = tl.arange(0, BLOCK_C)[None, :]
     input += image * height * width * group * channels
     middle = dilation * (kernel_size - 1) // 2
@@ -73,40 +101,89 @@ def dcnv3_forward_kernel(input, offset, mask, output, height, width, positions, 
             tap = a * kernel_size + b
             present = inside & (tap != centre)
             index = row * taps + tap - (tap > centre)
-            x0, y0, fx, fy, factor = _tap(offset, mask, index, x, y, a * dilation - middle,
-                                          b * dilation - middle, offset_scale, present)
+            x0, y0, fx, fy, factor = _tap(
+                offset,
+                mask,
+                index,
+                x,
+                y,
+                a * dilation - middle,
+                b * dilation - middle,
+                offset_scale,
+                present,
+            )
             for corner in tl.static_range(4):
                 px, py = x0 + corner % 2, y0 + corner // 2
                 weight = (fx if corner % 2 else 1 - fx) * (fy if corner // 2 else 1 - fy)
                 valid = present & (px >= 0) & (px < width) & (py >= 0) & (py < height)
                 element = ((py.to(tl.int64) * width + px) * group + g) * channels
-                value = tl.load(input + element[:, None] + channel,
-                                mask=valid[:, None] & (channel < channels), other=0)
+                value = tl.load(
+                    input + element[:, None] + channel,
+                    mask=valid[:, None] & (channel < channels),
+                    other=0,
+                )
                 out += (weight * factor)[:, None] * value.to(tl.float32)
-    tl.store(output + row[:, None] * channels + channel, out.to(output.dtype.element_ty),
-             mask=inside[:, None] & (channel < channels))
+    tl.store(
+        output + row[:, None] * channels + channel,
+        out.to(output.dtype.element_ty),
+        mask=inside[:, None] & (channel < channels),
+    )
 
 
 @triton.jit
-def dcnv3_backward_kernel(grad_output, input, offset, mask, grad_input, grad_offset, grad_mask,
-                          height, width, positions, width_out, group, channels, kernel_size, stride,
-                          origin, dilation, offset_scale, centre, taps, BLOCK_P: tl.constexpr,
-                          BLOCK_G: tl.constexpr, BLOCK_C: tl.constexpr):
+def dcnv3_backward_kernel(
+    grad_output,
+    input,
+    offset,
+    mask,
+    grad_input,
+    grad_offset,
+    grad_mask,
+    height,
+    width,
+    positions,
+    width_out,
+    group,
+    channels,
+    kernel_size,
+    stride,
+    origin,
+    dilation,
+    offset_scale,
+    centre,
+    taps,
+    BLOCK_P: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
     image, row, g, x, y, inside = _rows(
-        positions, width_out, group, stride, origin, BLOCK_P, BLOCK_G)
+        positions, width_out, group, stride, origin, BLOCK_P, BLOCK_G
+    )
     channel = tl.arange(0, BLOCK_C)[None, :]
     input += image * height * width * group * channels
     grad_input += image * height * width * group * channels
     middle = dilation * (kernel_size - 1) // 2
-    grad = tl.load(grad_output + row[:, None] * channels + channel,
-                   mask=inside[:, None] & (channel < channels), other=0).to(tl.float32)
+    grad = tl.load(
+        grad_output + row[:, None] * channels + channel,
+        mask=inside[:, None] & (channel < channels),
+        other=0,
+    ).to(tl.float32)
     for a in range(kernel_size):
         for b in range(kernel_size):
             tap = a * kernel_size + b
             present = inside & (tap != centre)
             index = row * taps + tap - (tap > centre)
-            x0, y0, fx, fy, factor = _tap(offset, mask, index, x, y, a * dilation - middle,
-                                          b * dilation - middle, offset_scale, present)
+            x0, y0, fx, fy, factor = _tap(
+                offset,
+                mask,
+                index,
+                x,
+                y,
+                a * dilation - middle,
+                b * dilation - middle,
+                offset_scale,
+                present,
+            )
             grad_x = tl.zeros((BLOCK_P * BLOCK_G,), tl.float32)
             grad_y = tl.zeros((BLOCK_P * BLOCK_G,), tl.float32)
             grad_factor = tl.zeros((BLOCK_P * BLOCK_G,), tl.float32)
@@ -122,9 +199,12 @@ def dcnv3_backward_kernel(grad_output, input, offset, mask, grad_input, grad_off
                 grad_factor += weight_x * weight_y * product
                 grad_x += product * (weight_y if corner % 2 else -weight_y)
                 grad_y += product * (weight_x if corner // 2 else -weight_x)
-                tl.atomic_add(grad_input + element[:, None] + channel,
-                              (weight_x * weight_y * factor)[:, None] * grad, mask=filled,
-                              sem='relaxed')
+                tl.atomic_add(
+                    grad_input + element[:, None] + channel,
+                    (weight_x * weight_y * factor)[:, None] * grad,
+                    mask=filled,
+                    sem='relaxed',
+                )
             scale = factor * offset_scale
             dtype = grad_offset.dtype.element_ty
             tl.store(grad_offset + 2 * index, (grad_x * scale).to(dtype), mask=present)
@@ -134,14 +214,35 @@ def dcnv3_backward_kernel(grad_output, input, offset, mask, grad_input, grad_off
 
 @torch.library.custom_op('mtp::dcnv3', mutates_args=(), device_types=('cuda', 'cpu'))
 @else_twin()
-def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: int, stride: int, pad: int,
-          dilation: int, group: int, offset_scale: float, remove_center: bool) -> Tensor:
+def dcnv3(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    kernel_size: int,
+    stride: int,
+    pad: int,
+    dilation: int,
+    group: int,
+    offset_scale: float,
+    remove_center: bool,
+) -> Tensor:
     """:func:`mtp.ops.dcnv3`, of tensors that it has checked."""
     input, offset, mask = input.contiguous(), offset.contiguous(), mask.contiguous()
     output = input.new_empty(*mask.shape[:3], input.shape[3])
     if len(input):
-        _launch(dcnv3_forward_kernel, (input, offset, mask, output), input, mask, kernel_size,
-                stride, pad, dilation, group, offset_scale, remove_center)
+        _launch(
+            dcnv3_forward_kernel,
+            (input, offset, mask, output),
+            input,
+            mask,
+            kernel_size,
+            stride,
+            pad,
+            dilation,
+            group,
+            offset_scale,
+            remove_center,
+        )
     return output
 
 
@@ -152,17 +253,37 @@ def _(input, offset, mask, *settings):
 
 @torch.library.custom_op('mtp::dcnv3_backward', mutates_args=(), device_types=('cuda', 'cpu'))
 @else_twin(atomics=True)
-def dcnv3_backward(grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor,
-                   kernel_size: int, stride: int, pad: int, dilation: int, group: int,
-                   offset_scale: float, remove_center: bool) -> tuple[Tensor, Tensor, Tensor]:
+def dcnv3_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    kernel_size: int,
+    stride: int,
+    pad: int,
+    dilation: int,
+    group: int,
+    offset_scale: float,
+    remove_center: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of input, offset and mask."""
     input, offset, mask = input.contiguous(), offset.contiguous(), mask.contiguous()
     grad_input = torch.zeros_like(input, dtype=torch.float32)  # many additions a pixel
     grad_offset, grad_mask = torch.empty_like(offset), torch.empty_like(mask)
     if len(input):
-        _launch(dcnv3_backward_kernel, (grad_output.contiguous(), input, offset, mask, grad_input,
-                                        grad_offset, grad_mask), input, mask, kernel_size, stride,
-                pad, dilation, group, offset_scale, remove_center)
+        _launch(
+            dcnv3_backward_kernel,
+            (grad_output.contiguous(), input, offset, mask, grad_input, grad_offset, grad_mask),
+            input,
+            mask,
+            kernel_size,
+            stride,
+            pad,
+            dilation,
+            group,
+            offset_scale,
+            remove_center,
+        )
     return grad_input.to(input.dtype), grad_offset, grad_mask
 
 
@@ -184,20 +305,44 @@ def _backward(ctx, grad_output):
 dcnv3.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _launch(kernel, tensors: tuple[Tensor, ...], input: Tensor, mask: Tensor, kernel_size: int,
-            stride: int, pad: int, dilation: int, group: int, offset_scale: float,
-            remove_center: bool) -> None:
+def _launch(
+    kernel,
+    tensors: tuple[Tensor, ...],
+    input: Tensor,
+    mask: Tensor,
+    kernel_size: int,
+    stride: int,
+    pad: int,
+    dilation: int,
+    group: int,
+    offset_scale: float,
+    remove_center: bool,
+) -> None:
     images, height, width, channels = input.shape
     positions = mask.shape[1] * mask.shape[2]
     tile, warps = _tile(kernel, channels // group)
-    programs = (images * triton.cdiv(positions, tile['BLOCK_P'])
-                * triton.cdiv(group, tile['BLOCK_G']))
+    programs = (
+        images * triton.cdiv(positions, tile['BLOCK_P']) * triton.cdiv(group, tile['BLOCK_G'])
+    )
     with torch.cuda.device_of(input):  # Triton launches on the current device
         kernel[programs,](
-            *tensors, height, width, positions, mask.shape[2], group, channels // group,
-            kernel_size, stride, dilation * (kernel_size - 1) // 2 - pad, dilation,
-            float(offset_scale), kernel_size**2 // 2 if remove_center else kernel_size**2,
-            mask.shape[3] // group, **tile, num_warps=warps)
+            *tensors,
+            height,
+            width,
+            positions,
+            mask.shape[2],
+            group,
+            channels // group,
+            kernel_size,
+            stride,
+            dilation * (kernel_size - 1) // 2 - pad,
+            dilation,
+            float(offset_scale),
+            kernel_size**2 // 2 if remove_center else kernel_size**2,
+            mask.shape[3] // group,
+            **tile,
+            num_warps=warps,
+        )
 
 
 def _tile(kernel, channels: int) -> tuple[dict[str, int], int]:
@@ -219,13 +364,16 @@ def compile_cases() -> Iterator[CompileCase]:
     cases += [(16, (dtype, dtype, torch.float32)) for dtype in (torch.bfloat16, torch.float16)]
     columns = [16 << n for n in range(7)]
     for kernel, tensors in (
-            (dcnv3_forward_kernel, ('input', 'offset', 'mask', 'input')),
-            (dcnv3_backward_kernel, ('input', 'input', 'offset', 'mask', 'sum', 'offset', 'mask'))):
+        (dcnv3_forward_kernel, ('input', 'offset', 'mask', 'input')),
+        (dcnv3_backward_kernel, ('input', 'input', 'offset', 'mask', 'sum', 'offset', 'mask')),
+    ):
         narrow = [(c - 1, mixed) for c in columns if _tile(kernel, c - 1) != _tile(kernel, c)]
         for channels, dtypes in [*cases, *((c, mixed) for c in columns), *narrow]:
             tile, warps = _tile(kernel, channels)
             dtype = dict(zip(('input', 'offset', 'mask', 'sum'), (*dtypes, torch.float32)))
             signature = dict.fromkeys(kernel.arg_names, 'i32') | {'offset_scale': 'fp32'}
-            signature |= {name: '*' + TRITON_NAMES[dtype[tensor]]
-                          for name, tensor in zip(kernel.arg_names, tensors)}
+            signature |= {
+                name: '*' + TRITON_NAMES[dtype[tensor]]
+                for name, tensor in zip(kernel.arg_names, tensors)
+            }
             yield CompileCase(kernel, signature | dict.fromkeys(tile, 'constexpr'), tile, warps)

@@ -7,6 +7,7 @@ What moves, per element: forward the logit in and the loss out, 8 bytes in float
 bfloat16; backward 12 and 6. As torch operators (the paper's is mmcv's kernel) it is some 20 times
 that.
 """
+
 from collections.abc import Iterator
 
 import torch
@@ -49,25 +50,39 @@ def _log_sigmoids(x):
     small = tl.exp(-tl.abs(x))
     rounded = 1 + small
     # log(1 + small) to the precision of small (Kahan)
-    log = tl.where(rounded == 1, small, tl.log(rounded) * (small / tl.where(
-        rounded == 1, 1.0, rounded - 1)))
+    log = tl.where(
+        rounded == 1, small, tl.log(rounded) * (small / tl.where(rounded == 1, 1.0, rounded - 1))
+    )
     return tl.minimum(x, 0) - log, tl.minimum(-x, 0) - log
 
 
 @triton.jit
-def _forward_kernel(logits, target, weight, loss, total, classes, gamma, alpha,
-                    BLOCK: tl.constexpr):
+def _forward_kernel(
+    logits, target, weight, loss, total, classes, gamma, alpha, BLOCK: tl.constexpr
+):
     places, inside, sign, factor, x = _elements(
-        logits, target, weight, total, classes, alpha, BLOCK)
+        logits, target, weight, total, classes, alpha, BLOCK
+    )
     log_p, log_not_p = _log_sigmoids(x)
     tl.store(loss + places, -factor * tl.exp(gamma * log_not_p) * log_p, inside)
 
 
 @triton.jit
-def _backward_kernel(grad_loss, logits, target, weight, grad_logits, total, classes, gamma, alpha,
-                     BLOCK: tl.constexpr):
+def _backward_kernel(
+    grad_loss,
+    logits,
+    target,
+    weight,
+    grad_logits,
+    total,
+    classes,
+    gamma,
+    alpha,
+    BLOCK: tl.constexpr,
+):
     places, inside, sign, factor, x = _elements(
-        logits, target, weight, total, classes, alpha, BLOCK)
+        logits, target, weight, total, classes, alpha, BLOCK
+    )
     log_p, log_not_p = _log_sigmoids(x)
     slope = gamma * tl.exp(log_p) * log_p - tl.exp(log_not_p)
     grad = sign * factor * tl.exp(gamma * log_not_p) * slope
@@ -78,19 +93,27 @@ def _backward_kernel(grad_loss, logits, target, weight, grad_logits, total, clas
 
 @torch.library.custom_op('mtp::sigmoid_focal_loss', mutates_args=(), device_types=('cuda', 'cpu'))
 @else_twin()
-def sigmoid_focal_loss(logits: Tensor, target: Tensor, gamma: float, alpha: float,
-                       weight: Tensor | None) -> Tensor:
+def sigmoid_focal_loss(
+    logits: Tensor, target: Tensor, gamma: float, alpha: float, weight: Tensor | None
+) -> Tensor:
     """:func:`mtp.ops.sigmoid_focal_loss`, of tensors that it has checked."""
     loss = _fake(logits)
     _launch(_forward_kernel, (), logits, target, weight, loss, gamma, alpha)
     return loss
 
 
-@torch.library.custom_op('mtp::sigmoid_focal_loss_backward', mutates_args=(),
-                         device_types=('cuda', 'cpu'))
+@torch.library.custom_op(
+    'mtp::sigmoid_focal_loss_backward', mutates_args=(), device_types=('cuda', 'cpu')
+)
 @else_twin()
-def sigmoid_focal_loss_backward(grad_loss: Tensor | None, logits: Tensor, target: Tensor,
-                                gamma: float, alpha: float, weight: Tensor | None) -> Tensor:
+def sigmoid_focal_loss_backward(
+    grad_loss: Tensor | None,
+    logits: Tensor,
+    target: Tensor,
+    gamma: float,
+    alpha: float,
+    weight: Tensor | None,
+) -> Tensor:
     """Gradient of the logits; the derivative of each element if ``grad_loss`` is None."""
     grad_logits = _fake(logits)
     grads = (None if grad_loss is None else grad_loss.contiguous(),)
@@ -122,28 +145,57 @@ def _gradients(ctx, grad_loss):
 sigmoid_focal_loss.register_autograd(_gradients, setup_context=_save)
 
 
-def _launch(kernel, grads: tuple[Tensor | None, ...], logits: Tensor, target: Tensor,
-            weight: Tensor | None, out: Tensor, gamma: float, alpha: float) -> None:
+def _launch(
+    kernel,
+    grads: tuple[Tensor | None, ...],
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    out: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
     if not logits.numel():
         return
     with torch.cuda.device_of(logits):  # Triton launches on the current device
         kernel[(triton.cdiv(logits.numel(), BLOCK),)](
-            *grads, logits.contiguous(), target.contiguous(),
-            None if weight is None else weight.contiguous(), out, logits.numel(),
-            logits.shape[1], float(gamma), float(alpha), BLOCK=BLOCK, num_warps=4)
+            *grads,
+            logits.contiguous(),
+            target.contiguous(),
+            None if weight is None else weight.contiguous(),
+            out,
+            logits.numel(),
+            logits.shape[1],
+            float(gamma),
+            float(alpha),
+            BLOCK=BLOCK,
+            num_warps=4,
+        )
 
 
 def compile_cases() -> Iterator[CompileCase]:
     """Every case that :func:`_launch` can pick; tables of class weights in float32."""
-    cases = [(_forward_kernel, [['weight'], []]),
-             (_backward_kernel, [['weight', 'grad_loss'], ['grad_loss'], ['weight'], []])]
+    cases = [
+        (_forward_kernel, [['weight'], []]),
+        (_backward_kernel, [['weight', 'grad_loss'], ['grad_loss'], ['weight'], []]),
+    ]
     for kernel, options in cases:
         for absent in options:
             for dtype in (torch.float32, torch.bfloat16, torch.float16):
-                types = {**dict.fromkeys(('logits', 'loss', 'grad_loss', 'grad_logits'),
-                                         f'*{TRITON_NAMES[dtype]}'),
-                         'weight': '*fp32', 'target': '*i64', 'total': 'i64', 'classes': 'i32',
-                         'gamma': 'fp32', 'alpha': 'fp32',
-                         **dict.fromkeys(['BLOCK', *absent], 'constexpr')}
-                yield CompileCase(kernel, {name: types[name] for name in kernel.arg_names},
-                                  {'BLOCK': BLOCK, **dict.fromkeys(absent)})
+                types = {
+                    **dict.fromkeys(
+                        ('logits', 'loss', 'grad_loss', 'grad_logits'), f'*{TRITON_NAMES[dtype]}'
+                    ),
+                    'weight': '*fp32',
+                    'target': '*i64',
+                    'total': 'i64',
+                    'classes': 'i32',
+                    'gamma': 'fp32',
+                    'alpha': 'fp32',
+                    **dict.fromkeys(['BLOCK', *absent], 'constexpr'),
+                }
+                yield CompileCase(
+                    kernel,
+                    {name: types[name] for name in kernel.arg_names},
+                    {'BLOCK': BLOCK, **dict.fromkeys(absent)},
+                )

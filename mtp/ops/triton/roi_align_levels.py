@@ -3,6 +3,7 @@
 The kernels are those of :mod:`mtp.ops.triton.roi_align_rotated`, where the programs of a RoI of
 another level end after some 100 instructions, without a sample or a store.
 """
+
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -17,14 +18,22 @@ ALIGNED, CLOCKWISE = True, True
 
 @torch.library.custom_op('mtp::roi_align_levels', mutates_args=(), device_types=('cuda', 'cpu'))
 @else_twin()
-def roi_align_levels(features: Sequence[Tensor], rois: Tensor, levels: Tensor, height: int,
-                     width: int, scales: Sequence[float], sampling_ratio: int) -> Tensor:
+def roi_align_levels(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    height: int,
+    width: int,
+    scales: Sequence[float],
+    sampling_ratio: int,
+) -> Tensor:
     """:func:`mtp.ops.roi_align_levels`, of tensors that it has checked."""
     output = _fake(features, rois, levels, height, width).zero_()
     levels = levels.contiguous()
     for level, (features_l, scale) in enumerate(zip(features, scales)):
-        kernels.launch_forward(features_l, rois, output, scale, sampling_ratio, ALIGNED, CLOCKWISE,
-                               levels, level)
+        kernels.launch_forward(
+            features_l, rois, output, scale, sampling_ratio, ALIGNED, CLOCKWISE, levels, level
+        )
     return output
 
 
@@ -33,28 +42,39 @@ def _fake(features, rois, levels, height, width, *_):
     return features[0].new_empty(len(rois), features[0].shape[1], height, width)
 
 
-@torch.library.custom_op('mtp::roi_align_levels_backward', mutates_args=(),
-                         device_types=('cuda', 'cpu'))
+@torch.library.custom_op(
+    'mtp::roi_align_levels_backward', mutates_args=(), device_types=('cuda', 'cpu')
+)
 @else_twin(torch.channels_last, atomics=True)
-def roi_align_levels_backward(grad_output: Tensor, rois: Tensor, levels: Tensor, images: int,
-                              sizes: Sequence[int], scales: Sequence[float],
-                              sampling_ratio: int) -> list[Tensor]:
+def roi_align_levels_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    levels: Tensor,
+    images: int,
+    sizes: Sequence[int],
+    scales: Sequence[float],
+    sampling_ratio: int,
+) -> list[Tensor]:
     """Gradients of features ``(images, C, H, W)``, channels-last.
 
     Args:
         sizes: H, W of the first level, of the second, and so on.
     """
     grad_output, levels = grad_output.contiguous(), levels.contiguous()
-    return [kernels.launch_backward(grad_output, rois, shape, scale, sampling_ratio, ALIGNED,
-                                    CLOCKWISE, levels, level).to(grad_output.dtype)
-            for level, (shape, scale) in enumerate(
-                zip(_shapes(grad_output, images, sizes), scales))]
+    return [
+        kernels.launch_backward(
+            grad_output, rois, shape, scale, sampling_ratio, ALIGNED, CLOCKWISE, levels, level
+        ).to(grad_output.dtype)
+        for level, (shape, scale) in enumerate(zip(_shapes(grad_output, images, sizes), scales))
+    ]
 
 
 @roi_align_levels_backward.register_fake
 def _backward_fake(grad_output, rois, levels, images, sizes, *_):
-    return [grad_output.new_empty(shape).to(memory_format=torch.channels_last)
-            for shape in _shapes(grad_output, images, sizes)]
+    return [
+        grad_output.new_empty(shape).to(memory_format=torch.channels_last)
+        for shape in _shapes(grad_output, images, sizes)
+    ]
 
 
 def _shapes(grad_output: Tensor, images: int, sizes: Sequence[int]) -> list[tuple[int, ...]]:
@@ -70,7 +90,8 @@ def _save(ctx, inputs, output) -> None:
 
 def _gradients(ctx, grad_output):
     grads = roi_align_levels_backward(
-        grad_output, *ctx.saved_tensors, ctx.images, ctx.sizes, *ctx.settings)
+        grad_output, *ctx.saved_tensors, ctx.images, ctx.sizes, *ctx.settings
+    )
     return grads, *(None for _ in range(6))
 
 

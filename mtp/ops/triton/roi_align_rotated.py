@@ -12,6 +12,7 @@ What moves, for 2000 RoIs of 7 x 7 bins x 256 channels on a map of 2 x 128 x 128
 backward pass and once more the gradient of the features, which is cleared first. At two samples a
 bin and axis 1.6 GB are read from the cache, and added to it.
 """
+
 from collections.abc import Iterator
 
 import torch
@@ -28,9 +29,25 @@ WARPS = 4
 
 
 @triton.jit
-def _region(rois, levels, level, images, channels, height, width, bins_y, bins_x, scale, shift,
-            smallest, turn, samples, ROTATED: tl.constexpr, BLOCK_P: tl.constexpr,
-            BLOCK_C: tl.constexpr):
+def _region(
+    rois,
+    levels,
+    level,
+    images,
+    channels,
+    height,
+    width,
+    bins_y,
+    bins_x,
+    scale,
+    shift,
+    smallest,
+    turn,
+    samples,
+    ROTATED: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
     """RoI of this program, whether it is of the level, image and geometry; samples a bin along y
     and x, 0 for none."""
     program = tl.program_id(0)
@@ -54,8 +71,7 @@ def _region(rois, levels, level, images, channels, height, width, bins_y, bins_x
         size_x, size_y = second_x - first_x, second_y - first_y
         angle = 0 * size_x
     # Not below infinity where one of them is NaN or no sample's position would be finite.
-    extent = (tl.abs(centre_x) + tl.abs(centre_y) + tl.abs(size_x) + tl.abs(size_y)
-              + tl.abs(angle))
+    extent = tl.abs(centre_x) + tl.abs(centre_y) + tl.abs(size_x) + tl.abs(size_y) + tl.abs(angle)
     wanted = True if levels is None else tl.load(levels + roi) == level
     present = (extent < float('inf')) & (image >= 0) & (image < images) & wanted
     size_x, size_y = tl.maximum(size_x, smallest), tl.maximum(size_y, smallest)
@@ -67,13 +83,40 @@ def _region(rois, levels, level, images, channels, height, width, bins_y, bins_x
     ratio_y, ratio_x = tl.where(present, ratio_y, 0), tl.where(present, ratio_x, 0)
     image = tl.where(present, image, 0).to(tl.int64)
     angle = tl.where(present, angle, 0) * turn
-    return (roi, wanted, image, c, bin, centre_x, centre_y, size_x, size_y, tl.cos(angle),
-            tl.sin(angle), ratio_y, ratio_x)
+    return (
+        roi,
+        wanted,
+        image,
+        c,
+        bin,
+        centre_x,
+        centre_y,
+        size_x,
+        size_y,
+        tl.cos(angle),
+        tl.sin(angle),
+        ratio_y,
+        ratio_x,
+    )
 
 
 @triton.jit
-def _sample(sample, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, ratio_x, bins_y,
-            bins_x, height, width):
+def _sample(
+    sample,
+    bin,
+    centre_x,
+    centre_y,
+    size_x,
+    size_y,
+    cos,
+    sin,
+    ratio_y,
+    ratio_x,
+    bins_y,
+    bins_x,
+    height,
+    width,
+):
     """Where each bin takes this sample: left, top, right, bottom pixel, distances from the first
     two, inside or not."""
     column = bin % bins_x * ratio_x + sample % ratio_x
@@ -81,28 +124,83 @@ def _sample(sample, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, 
     u = ((column + 0.5) / (bins_x * ratio_x) - 0.5) * size_x
     v = ((row + 0.5) / (bins_y * ratio_y) - 0.5) * size_y
     x, y = u * cos + v * sin + centre_x, v * cos - u * sin + centre_y
-    inside = ((x >= -1) & (x <= width) & (y >= -1) & (y <= height) & (bin < bins_y * bins_x))
+    inside = (x >= -1) & (x <= width) & (y >= -1) & (y <= height) & (bin < bins_y * bins_x)
     x = tl.clamp(x, 0.0, (width - 1).to(tl.float32))
     y = tl.clamp(y, 0.0, (height - 1).to(tl.float32))
     left, top = x.to(tl.int32), y.to(tl.int32)
-    return (left, top, tl.minimum(left + 1, width - 1), tl.minimum(top + 1, height - 1), x - left,
-            y - top, inside)
+    return (
+        left,
+        top,
+        tl.minimum(left + 1, width - 1),
+        tl.minimum(top + 1, height - 1),
+        x - left,
+        y - top,
+        inside,
+    )
 
 
 @triton.jit
-def _forward_kernel(features, rois, output, levels, level, images, channels, height, width, bins_y,
-                    bins_x, scale, shift, smallest, turn, samples, ROTATED: tl.constexpr,
-                    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    (roi, wanted, image, c, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y,
-     ratio_x) = _region(
-        rois, levels, level, images, channels, height, width, bins_y, bins_x, scale, shift,
-        smallest, turn, samples, ROTATED, BLOCK_P, BLOCK_C)
+def _forward_kernel(
+    features,
+    rois,
+    output,
+    levels,
+    level,
+    images,
+    channels,
+    height,
+    width,
+    bins_y,
+    bins_x,
+    scale,
+    shift,
+    smallest,
+    turn,
+    samples,
+    ROTATED: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    (roi, wanted, image, c, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, ratio_x) = (
+        _region(
+            rois,
+            levels,
+            level,
+            images,
+            channels,
+            height,
+            width,
+            bins_y,
+            bins_x,
+            scale,
+            shift,
+            smallest,
+            turn,
+            samples,
+            ROTATED,
+            BLOCK_P,
+            BLOCK_C,
+        )
+    )
     features += image * height * width * channels
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for sample in range(ratio_y * ratio_x):
         left, top, right, bottom, along_x, along_y, inside = _sample(
-            sample, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, ratio_x, bins_y,
-            bins_x, height, width)
+            sample,
+            bin,
+            centre_x,
+            centre_y,
+            size_x,
+            size_y,
+            cos,
+            sin,
+            ratio_y,
+            ratio_x,
+            bins_y,
+            bins_x,
+            height,
+            width,
+        )
         filled = inside[:, None] & (c < channels)[None, :]
         for corner in tl.static_range(4):
             x, weight_x = (right, along_x) if corner % 2 else (left, 1 - along_x)
@@ -117,37 +215,97 @@ def _forward_kernel(features, rois, output, levels, level, images, channels, hei
 
 
 @triton.jit
-def _backward_kernel(grad_output, rois, grad_features, levels, level, images, channels, height,
-                     width, bins_y, bins_x, scale, shift, smallest, turn, samples,
-                     ROTATED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    (roi, wanted, image, c, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y,
-     ratio_x) = _region(
-        rois, levels, level, images, channels, height, width, bins_y, bins_x, scale, shift,
-        smallest, turn, samples, ROTATED, BLOCK_P, BLOCK_C)
+def _backward_kernel(
+    grad_output,
+    rois,
+    grad_features,
+    levels,
+    level,
+    images,
+    channels,
+    height,
+    width,
+    bins_y,
+    bins_x,
+    scale,
+    shift,
+    smallest,
+    turn,
+    samples,
+    ROTATED: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    (roi, wanted, image, c, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, ratio_x) = (
+        _region(
+            rois,
+            levels,
+            level,
+            images,
+            channels,
+            height,
+            width,
+            bins_y,
+            bins_x,
+            scale,
+            shift,
+            smallest,
+            turn,
+            samples,
+            ROTATED,
+            BLOCK_P,
+            BLOCK_C,
+        )
+    )
     grad_features += image * height * width * channels
     bins = bins_y * bins_x
     places = (roi * channels + c[None, :]) * bins + bin[:, None]
-    grad = tl.load(grad_output + places,
-                   (bin < bins)[:, None] & (c < channels)[None, :] & wanted, other=0)
+    grad = tl.load(
+        grad_output + places, (bin < bins)[:, None] & (c < channels)[None, :] & wanted, other=0
+    )
     grad = grad.to(tl.float32) / tl.maximum(ratio_y * ratio_x, 1)
     for sample in range(ratio_y * ratio_x):
         left, top, right, bottom, along_x, along_y, inside = _sample(
-            sample, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, ratio_x, bins_y,
-            bins_x, height, width)
+            sample,
+            bin,
+            centre_x,
+            centre_y,
+            size_x,
+            size_y,
+            cos,
+            sin,
+            ratio_y,
+            ratio_x,
+            bins_y,
+            bins_x,
+            height,
+            width,
+        )
         filled = inside[:, None] & (c < channels)[None, :]
         for corner in tl.static_range(4):
             x, weight_x = (right, along_x) if corner % 2 else (left, 1 - along_x)
             y, weight_y = (bottom, along_y) if corner // 2 else (top, 1 - along_y)
             pixel = (y.to(tl.int64) * width + x) * channels
-            tl.atomic_add(grad_features + pixel[:, None] + c[None, :],
-                          (weight_x * weight_y)[:, None] * grad, filled, sem='relaxed')
+            tl.atomic_add(
+                grad_features + pixel[:, None] + c[None, :],
+                (weight_x * weight_y)[:, None] * grad,
+                filled,
+                sem='relaxed',
+            )
 
 
 @torch.library.custom_op('mtp::roi_align_rotated', mutates_args=(), device_types=('cuda', 'cpu'))
 @else_twin()
-def roi_align_rotated(features: Tensor, rois: Tensor, height: int, width: int,
-                      spatial_scale: float, sampling_ratio: int, aligned: bool,
-                      clockwise: bool) -> Tensor:
+def roi_align_rotated(
+    features: Tensor,
+    rois: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    clockwise: bool,
+) -> Tensor:
     """:func:`mtp.ops.roi_align_rotated`, of tensors that it has checked."""
     output = _fake(features, rois, height, width)
     if not len(features):
@@ -161,15 +319,23 @@ def _fake(features, rois, height, width, *_):
     return features.new_empty(len(rois), features.shape[1], height, width)
 
 
-@torch.library.custom_op('mtp::roi_align_rotated_backward', mutates_args=(),
-                         device_types=('cuda', 'cpu'))
+@torch.library.custom_op(
+    'mtp::roi_align_rotated_backward', mutates_args=(), device_types=('cuda', 'cpu')
+)
 @else_twin(atomics=True)
-def roi_align_rotated_backward(grad_output: Tensor, rois: Tensor, shape: list[int],
-                               spatial_scale: float, sampling_ratio: int, aligned: bool,
-                               clockwise: bool) -> Tensor:
+def roi_align_rotated_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    shape: list[int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    clockwise: bool,
+) -> Tensor:
     """Gradient of features of ``shape`` (B, C, H, W), contiguous."""
-    grad = launch_backward(grad_output, rois, shape, spatial_scale, sampling_ratio, aligned,
-                           clockwise)
+    grad = launch_backward(
+        grad_output, rois, shape, spatial_scale, sampling_ratio, aligned, clockwise
+    )
     return grad.to(grad_output.dtype, memory_format=torch.contiguous_format)
 
 
@@ -185,8 +351,7 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _gradients(ctx, grad_output):
-    grad = roi_align_rotated_backward(
-        grad_output, *ctx.saved_tensors, ctx.shape, *ctx.settings)
+    grad = roi_align_rotated_backward(grad_output, *ctx.saved_tensors, ctx.shape, *ctx.settings)
     return grad, *(None for _ in range(7))
 
 
@@ -201,27 +366,64 @@ def launch_forward(features: Tensor, rois: Tensor, output: Tensor, *settings) ->
 
 def launch_backward(grad_output: Tensor, rois: Tensor, shape: list[int], *settings) -> Tensor:
     """Gradient of the level's features, float32 and channels-last."""
-    grad = torch.empty(shape, dtype=torch.float32, device=grad_output.device,
-                       memory_format=torch.channels_last).zero_()
-    _launch(_backward_kernel, grad_output.contiguous(), rois, grad, shape, grad_output.shape[2:],
-            *settings)
+    grad = torch.empty(
+        shape, dtype=torch.float32, device=grad_output.device, memory_format=torch.channels_last
+    ).zero_()
+    _launch(
+        _backward_kernel,
+        grad_output.contiguous(),
+        rois,
+        grad,
+        shape,
+        grad_output.shape[2:],
+        *settings,
+    )
     return grad
 
 
-def _launch(kernel, source: Tensor, rois: Tensor, target: Tensor, shape: list[int],
-            bins: tuple[int, int], spatial_scale: float, sampling_ratio: int, aligned: bool,
-            clockwise: bool, levels: Tensor | None = None, level: int = 0) -> None:
+def _launch(
+    kernel,
+    source: Tensor,
+    rois: Tensor,
+    target: Tensor,
+    shape: list[int],
+    bins: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    clockwise: bool,
+    levels: Tensor | None = None,
+    level: int = 0,
+) -> None:
     images, channels, height, width = shape
-    programs = (len(rois) * triton.cdiv(bins[0] * bins[1], TILE['BLOCK_P'])
-                * triton.cdiv(channels, TILE['BLOCK_C']))
+    programs = (
+        len(rois)
+        * triton.cdiv(bins[0] * bins[1], TILE['BLOCK_P'])
+        * triton.cdiv(channels, TILE['BLOCK_C'])
+    )
     if not programs or not images:
         return
     with torch.cuda.device_of(source):  # Triton launches on the current device
         kernel[(programs,)](
-            source, rois.contiguous(), target, levels, level, images, channels, height, width,
-            *bins, float(spatial_scale), 0.5 if aligned else 0.0,
-            float('-inf') if aligned else 1.0, -1.0 if clockwise else 1.0, sampling_ratio,
-            ROTATED=rois.shape[1] == 6, **TILE, num_warps=WARPS)
+            source,
+            rois.contiguous(),
+            target,
+            levels,
+            level,
+            images,
+            channels,
+            height,
+            width,
+            *bins,
+            float(spatial_scale),
+            0.5 if aligned else 0.0,
+            float('-inf') if aligned else 1.0,
+            -1.0 if clockwise else 1.0,
+            sampling_ratio,
+            ROTATED=rois.shape[1] == 6,
+            **TILE,
+            num_warps=WARPS,
+        )
 
 
 def compile_cases() -> Iterator[CompileCase]:
@@ -232,12 +434,22 @@ def compile_cases() -> Iterator[CompileCase]:
 def cases(constants: dict) -> Iterator[CompileCase]:
     """The kernels with these constants, for all dtypes."""
     constants = constants | TILE
-    for kernel, tensors in ((_forward_kernel, ('features', 'output')),
-                            (_backward_kernel, ('grad_output',))):
+    for kernel, tensors in (
+        (_forward_kernel, ('features', 'output')),
+        (_backward_kernel, ('grad_output',)),
+    ):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            types = {**dict.fromkeys(tensors, f'*{TRITON_NAMES[dtype]}'),
-                     'rois': '*fp32', 'grad_features': '*fp32', 'levels': '*i64',
-                     **dict.fromkeys(('scale', 'shift', 'smallest', 'turn'), 'fp32'),
-                     **dict.fromkeys(constants, 'constexpr')}
-            yield CompileCase(kernel, {name: types.get(name, 'i32') for name in kernel.arg_names},
-                              constants, WARPS)
+            types = {
+                **dict.fromkeys(tensors, f'*{TRITON_NAMES[dtype]}'),
+                'rois': '*fp32',
+                'grad_features': '*fp32',
+                'levels': '*i64',
+                **dict.fromkeys(('scale', 'shift', 'smallest', 'turn'), 'fp32'),
+                **dict.fromkeys(constants, 'constexpr'),
+            }
+            yield CompileCase(
+                kernel,
+                {name: types.get(name, 'i32') for name in kernel.arg_names},
+                constants,
+                WARPS,
+            )

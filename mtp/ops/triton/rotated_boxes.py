@@ -11,6 +11,7 @@ GPUs slow in float64 too.
 Shapes: B images, N, M numbers of boxes of each, W a table's width: N padded to whole blocks with
 boxes of NaN, which overlap nothing.
 """
+
 from collections.abc import Iterator
 
 import torch
@@ -71,8 +72,12 @@ def extents(table, width, i):
     """Centre and half the size of the circumscribed boxes; ``width`` that of all images."""
     table += i
     stride = width.to(tl.int64)
-    return (tl.load(table), tl.load(table + stride), tl.load(table + 2 * stride),
-            tl.load(table + 3 * stride))
+    return (
+        tl.load(table),
+        tl.load(table + stride),
+        tl.load(table + 2 * stride),
+        tl.load(table + 3 * stride),
+    )
 
 
 @triton.jit
@@ -116,7 +121,11 @@ def _overlap(table1, width1, i, table2, width2, j, IOF: tl.constexpr, dtype: tl.
     # from the centre to the middle of an edge's neighbour behind, and to its own
     sx, sy, ex, ey = h * sin, -h * cos, w * cos, w * sin
     inverse_sx, inverse_sy, inverse_ex, inverse_ey = (
-        _inverse(2 * sx), _inverse(2 * sy), _inverse(2 * ex), _inverse(2 * ey))
+        _inverse(2 * sx),
+        _inverse(2 * sy),
+        _inverse(2 * ex),
+        _inverse(2 * ey),
+    )
     total = tl.zeros_like(cos)
     for _ in range(4):
         x, y = x0 + sx - ex, y0 + sy - ey
@@ -130,11 +139,16 @@ def _overlap(table1, width1, i, table2, width2, j, IOF: tl.constexpr, dtype: tl.
         f1 = tl.minimum(tl.maximum(x + low * (2 * ex), -a), a) + a
         f2 = tl.minimum(tl.maximum(x + high * (2 * ex), -a), a) + a
         f3 = tl.minimum(tl.maximum(x + last * (2 * ex), -a), a) + a
-        total += ey * ((low - first) * (f0 + f1) + (high - low) * (f1 + f2)
-                       + (last - high) * (f2 + f3))
+        total += ey * (
+            (low - first) * (f0 + f1) + (high - low) * (f1 + f2) + (last - high) * (f2 + f3)
+        )
         sx, sy, ex, ey = ex, ey, -sx, -sy  # a quarter turn, on to the next edge
         inverse_sx, inverse_sy, inverse_ex, inverse_ey = (
-            inverse_ex, inverse_ey, -inverse_sx, -inverse_sy)
+            inverse_ex,
+            inverse_ey,
+            -inverse_sx,
+            -inverse_sy,
+        )
     intersection = total
     area1, area2 = 4 * w * h, 4 * a * b
     if IOF:
@@ -150,8 +164,9 @@ def _overlap(table1, width1, i, table2, width2, j, IOF: tl.constexpr, dtype: tl.
 
 
 @triton.jit
-def excess(table1, width1, i, table2, width2, j, near, threshold, IOF: tl.constexpr,
-            DECIDE: tl.constexpr):
+def excess(
+    table1, width1, i, table2, width2, j, near, threshold, IOF: tl.constexpr, DECIDE: tl.constexpr
+):
     """Overlap less threshold; exact in its sign if DECIDE, else to the tolerance."""
     single = tl.cast(threshold, tl.float32)
     excess = tl.zeros(near.shape, tl.float32) - single
@@ -170,8 +185,19 @@ def excess(table1, width1, i, table2, width2, j, near, threshold, IOF: tl.conste
 
 
 @triton.jit
-def _pairwise_kernel(table1, table2, overlaps, num1, width1, num2, width2, IOF: tl.constexpr,
-                     ROWS: tl.constexpr, STEP: tl.constexpr, LANES: tl.constexpr):
+def _pairwise_kernel(
+    table1,
+    table2,
+    overlaps,
+    num1,
+    width1,
+    num2,
+    width2,
+    IOF: tl.constexpr,
+    ROWS: tl.constexpr,
+    STEP: tl.constexpr,
+    LANES: tl.constexpr,
+):
     """``(B, N, M)`` overlaps: a program has ROWS of the first boxes and LANES of the second."""
     program = tl.program_id(0)
     images, image = tl.num_programs(1), tl.program_id(1).to(tl.int64)
@@ -218,15 +244,27 @@ def _overlaps(boxes1, boxes2, mode, aligned):
 def _launch_overlaps(overlaps: Tensor, boxes1: Tensor, boxes2: Tensor, iof: bool) -> None:
     tables = make_table(boxes1), make_table(boxes2)
     (num1, width1), (num2, width2) = (
-        (boxes.shape[-2], table.shape[-1]) for boxes, table in zip((boxes1, boxes2), tables))
+        (boxes.shape[-2], table.shape[-1]) for boxes, table in zip((boxes1, boxes2), tables)
+    )
     if overlaps.dim() == 1:
         _aligned_kernel[(triton.cdiv(num1, LANES),)](
-            *tables, overlaps, num1, width1, IOF=iof, LANES=LANES, num_warps=1)
+            *tables, overlaps, num1, width1, IOF=iof, LANES=LANES, num_warps=1
+        )
     else:
         programs = triton.cdiv(num1, ROWS) * triton.cdiv(num2, LANES)
         _pairwise_kernel[(programs, boxes1.shape[:-2].numel())](
-            *tables, overlaps, num1, width1, num2, width2, IOF=iof, ROWS=ROWS, STEP=STEP,
-            LANES=LANES, num_warps=1)
+            *tables,
+            overlaps,
+            num1,
+            width1,
+            num2,
+            width2,
+            IOF=iof,
+            ROWS=ROWS,
+            STEP=STEP,
+            LANES=LANES,
+            num_warps=1,
+        )
 
 
 def make_table(boxes: Tensor) -> Tensor:
@@ -235,21 +273,31 @@ def make_table(boxes: Tensor) -> Tensor:
     images, num = boxes.shape[:-2], boxes.shape[-2]
     width = triton.cdiv(num, BLOCK) * BLOCK
     table = boxes.new_empty(TABLE, *images, width, dtype=torch.float32)
-    _table_kernel[(width // BLOCK, images.numel())](boxes.contiguous(), table, num, width,
-                                                    BLOCK=BLOCK, num_warps=2)
+    _table_kernel[(width // BLOCK, images.numel())](
+        boxes.contiguous(), table, num, width, BLOCK=BLOCK, num_warps=2
+    )
     return table
 
 
 def compile_cases() -> Iterator[CompileCase]:
     """Every case that the launchers can pick."""
-    types = {'boxes': '*fp32', 'table': '*fp32', 'table1': '*fp32', 'table2': '*fp32',
-             'overlaps': '*fp32'}
+    types = {
+        'boxes': '*fp32',
+        'table': '*fp32',
+        'table1': '*fp32',
+        'table2': '*fp32',
+        'overlaps': '*fp32',
+    }
     tile = {'ROWS': ROWS, 'STEP': STEP, 'LANES': LANES}
 
     def case(kernel, constants: dict, num_warps: int = 1, **others: str) -> CompileCase:
         known = types | others | dict.fromkeys(constants, 'constexpr')
-        return CompileCase(kernel, {name: known.get(name, 'i32') for name in kernel.arg_names},
-                           constants, num_warps)
+        return CompileCase(
+            kernel,
+            {name: known.get(name, 'i32') for name in kernel.arg_names},
+            constants,
+            num_warps,
+        )
 
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         yield case(_table_kernel, {'BLOCK': BLOCK}, 2, boxes='*' + TRITON_NAMES[dtype])

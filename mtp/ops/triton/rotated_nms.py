@@ -12,6 +12,7 @@ about 2 microseconds, 0.3 ms. Boxes that each overlap the next alone take up to 
 
 What decides about a pair, and what a table of boxes is, tells :mod:`mtp.ops.triton.rotated_boxes`.
 """
+
 from collections.abc import Iterator
 
 import torch
@@ -57,9 +58,20 @@ def _label(labels, num, j):
 
 
 @triton.jit
-def _bits_kernel(table, labels, keep, bits, num, width, start, threshold: tl.float64,
-                 CHUNK: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
-                 LANES: tl.constexpr):
+def _bits_kernel(
+    table,
+    labels,
+    keep,
+    bits,
+    num,
+    width,
+    start,
+    threshold: tl.float64,
+    CHUNK: tl.constexpr,
+    ROWS: tl.constexpr,
+    STEP: tl.constexpr,
+    LANES: tl.constexpr,
+):
     """Bits ``(CHUNK, CHUNK / 32)`` of the later boxes that a box of the chunk would suppress.
 
     Words left of the diagonal's blocks of ``2 * LANES`` boxes stay as they are.
@@ -114,8 +126,9 @@ def settle(own, before, lane):
 
 
 @triton.jit
-def _settle_kernel(bits, keep, kept, num_kept, num, start, CHUNK: tl.constexpr,
-                   BLOCK: tl.constexpr):
+def _settle_kernel(
+    bits, keep, kept, num_kept, num, start, CHUNK: tl.constexpr, BLOCK: tl.constexpr
+):
     """Which boxes of the chunk stay, as flags and as a list. One program, block after block."""
     WORDS: tl.constexpr = CHUNK // BLOCK
     lane, word = tl.arange(0, BLOCK), tl.arange(0, WORDS)
@@ -129,8 +142,11 @@ def _settle_kernel(bits, keep, kept, num_kept, num, start, CHUNK: tl.constexpr,
         own = tl.load(rows + lane * WORDS + block)
         out = settle(own, before, lane)
         stays = (out >> lane) & 1 == 0
-        later = tl.load(rows + lane[:, None] * WORDS + word[None, :],
-                        stays[:, None] & (word > block)[None, :], other=0)
+        later = tl.load(
+            rows + lane[:, None] * WORDS + word[None, :],
+            stays[:, None] & (word > block)[None, :],
+            other=0,
+        )
         removed |= merge(later)
         index = start + block * BLOCK + lane
         tl.store(keep + index, stays, index < num)
@@ -140,9 +156,20 @@ def _settle_kernel(bits, keep, kept, num_kept, num, start, CHUNK: tl.constexpr,
 
 
 @triton.jit
-def _suppress_kernel(table, labels, keep, kept, num_kept, num, width, stop,
-                     threshold: tl.float64, ROWS: tl.constexpr, STEP: tl.constexpr,
-                     LANES: tl.constexpr):
+def _suppress_kernel(
+    table,
+    labels,
+    keep,
+    kept,
+    num_kept,
+    num,
+    width,
+    stop,
+    threshold: tl.float64,
+    ROWS: tl.constexpr,
+    STEP: tl.constexpr,
+    LANES: tl.constexpr,
+):
     """Clears the flags of boxes from ``stop`` on that the chunk's kept ones suppress.
 
     A program has LANES of the former and ROWS of the latter.
@@ -190,27 +217,67 @@ def _launch_kept(boxes: Tensor, iou_threshold: float, labels: Tensor | None) -> 
         stop = min(start + CHUNK, num)
         rows = triton.cdiv(stop - start, BLOCK) * BLOCK // ROWS
         _bits_kernel[(rows, triton.cdiv(stop - start, BLOCK) * BLOCK // LANES)](
-            table, labels, keep, bits, num, width, start, iou_threshold, CHUNK=CHUNK, **tile,
-            num_warps=1)
-        _settle_kernel[(1,)](bits.view(torch.int64), keep, kept, num_kept, num, start, CHUNK=CHUNK,
-                             BLOCK=BLOCK, num_warps=4)
+            table,
+            labels,
+            keep,
+            bits,
+            num,
+            width,
+            start,
+            iou_threshold,
+            CHUNK=CHUNK,
+            **tile,
+            num_warps=1,
+        )
+        _settle_kernel[(1,)](
+            bits.view(torch.int64),
+            keep,
+            kept,
+            num_kept,
+            num,
+            start,
+            CHUNK=CHUNK,
+            BLOCK=BLOCK,
+            num_warps=4,
+        )
         if stop < num:
             _suppress_kernel[(triton.cdiv(num - stop, LANES), rows)](
-                table, labels, keep, kept, num_kept, num, width, stop, iou_threshold, **tile,
-                num_warps=1)
+                table,
+                labels,
+                keep,
+                kept,
+                num_kept,
+                num,
+                width,
+                stop,
+                iou_threshold,
+                **tile,
+                num_warps=1,
+            )
     return keep
 
 
 def compile_cases() -> Iterator[CompileCase]:
     """Every case that the launcher can pick, with labels of int64 and float32."""
-    types = {'table': '*fp32', 'labels': '*i64', 'keep': '*i1', 'bits': '*i32', 'kept': '*i32',
-             'num_kept': '*i32', 'threshold': 'fp64'}
+    types = {
+        'table': '*fp32',
+        'labels': '*i64',
+        'keep': '*i1',
+        'bits': '*i32',
+        'kept': '*i32',
+        'num_kept': '*i32',
+        'threshold': 'fp64',
+    }
     tile = {'ROWS': ROWS, 'STEP': STEP, 'LANES': LANES}
 
     def case(kernel, constants: dict, num_warps: int = 1, **others: str) -> CompileCase:
         known = types | others | dict.fromkeys(constants, 'constexpr')
-        return CompileCase(kernel, {name: known.get(name, 'i32') for name in kernel.arg_names},
-                           constants, num_warps)
+        return CompileCase(
+            kernel,
+            {name: known.get(name, 'i32') for name in kernel.arg_names},
+            constants,
+            num_warps,
+        )
 
     yield case(_settle_kernel, {'CHUNK': CHUNK, 'BLOCK': BLOCK}, 4, bits='*i64')
     for kernel, constants in ((_bits_kernel, {'CHUNK': CHUNK, **tile}), (_suppress_kernel, tile)):

@@ -8,6 +8,7 @@ What moves, per image of 448 px (28 x 28 tokens, 12 heads of 64 channels) in bfl
 backward 19 MB, 12 of them for the gradients of k and v in float32 (zeroed, summed, rounded),
 against 345 MB. Products of the 64 x 64 tiles: 0.25 GFLOP forward, about 1 GFLOP backward.
 """
+
 from collections.abc import Iterator
 
 import torch
@@ -62,8 +63,7 @@ def _corner(x, y, number, exists, height, width):
     """A neighbour of each position: row, column, weights along x and y, whether in the grid."""
     corner_x, corner_y = tl.floor(x) + number % 2, tl.floor(y) + number // 2
     # Compared as floats: positions may be too far for an integer, or NaN, which compares false.
-    inside = (exists & (corner_x >= 0) & (corner_x < width)
-              & (corner_y >= 0) & (corner_y < height))
+    inside = exists & (corner_x >= 0) & (corner_x < width) & (corner_y >= 0) & (corner_y < height)
     weight_x = tl.where(inside, 1 - tl.abs(x - corner_x), 0)
     weight_y = tl.where(inside, 1 - tl.abs(y - corner_y), 0)
     column = tl.where(inside, corner_x, 0).to(tl.int32)
@@ -79,8 +79,9 @@ def _load(tensor, row, column, stride_y, stride_x, c, rows_inside, channels):
 
 
 @triton.jit
-def _sample(k, v, x, y, exists, height, width, channels, stride_y, stride_x, c,
-            BLOCK_D: tl.constexpr):
+def _sample(
+    k, v, x, y, exists, height, width, channels, stride_y, stride_x, c, BLOCK_D: tl.constexpr
+):
     """Keys and values at the positions, bilinear, rounded to their dtype."""
     keys = tl.zeros((TOKENS, BLOCK_D), tl.float32)
     values = tl.zeros((TOKENS, BLOCK_D), tl.float32)
@@ -128,23 +129,57 @@ def _bounds(positions, near, length):
 
 @triton.jit
 def _forward_kernel(
-        q, k, v, grid, rel_pos_h, rel_pos_w, bias, out, logsumexp,
-        height, width, heads, channels, size, windows_y, windows_x, scale,
-        stride_b, stride_y, stride_x, stride_h, BLOCK_D: tl.constexpr):
+    q,
+    k,
+    v,
+    grid,
+    rel_pos_h,
+    rel_pos_w,
+    bias,
+    out,
+    logsumexp,
+    height,
+    width,
+    heads,
+    channels,
+    size,
+    windows_y,
+    windows_x,
+    scale,
+    stride_b,
+    stride_y,
+    stride_x,
+    stride_h,
+    BLOCK_D: tl.constexpr,
+):
     rows, columns = windows_y * size, windows_x * size
     image, head, token, exists, y, x = _program(height, width, heads, size, windows_y, windows_x)
     sample_x, sample_y, _ = _positions(
-        grid, image, head, heads, y, x, exists, height, width, rows, columns)
+        grid, image, head, heads, y, x, exists, height, width, rows, columns
+    )
     c = tl.arange(0, BLOCK_D)[None, :]
     start = image * stride_b + head * stride_h
-    keys, values = _sample(k + start, v + start, sample_x, sample_y, exists, height, width,
-                           channels, stride_y, stride_x, c, BLOCK_D)
+    keys, values = _sample(
+        k + start,
+        v + start,
+        sample_x,
+        sample_y,
+        exists,
+        height,
+        width,
+        channels,
+        stride_y,
+        stride_x,
+        c,
+        BLOCK_D,
+    )
 
     y, x = y - (rows - height) // 2, x - (columns - width) // 2
     inside = exists & (y >= 0) & (y < height) & (x >= 0) & (x < width)
     query = _load(q + start, y, x, stride_y, stride_x, c, inside, channels)
-    logits = _logits(query, keys, rel_pos_h, rel_pos_w, bias, token, exists, head, channels, size,
-                     scale, c)
+    logits = _logits(
+        query, keys, rel_pos_h, rel_pos_w, bias, token, exists, head, channels, size, scale, c
+    )
     largest = tl.max(logits, 1)
     weights = tl.exp(logits - largest[:, None])
     total = tl.sum(weights, 1)
@@ -157,25 +192,55 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-        q, k, v, grid, rel_pos_h, rel_pos_w, bias, out, logsumexp, grad_out,
-        grad_q, grad_k, grad_v, grad_grid, grad_rel_pos_h, grad_rel_pos_w, grad_bias,
-        height, width, heads, channels, size, windows_y, windows_x, scale,
-        stride_b, stride_y, stride_x, stride_h, BLOCK_D: tl.constexpr):
+    q,
+    k,
+    v,
+    grid,
+    rel_pos_h,
+    rel_pos_w,
+    bias,
+    out,
+    logsumexp,
+    grad_out,
+    grad_q,
+    grad_k,
+    grad_v,
+    grad_grid,
+    grad_rel_pos_h,
+    grad_rel_pos_w,
+    grad_bias,
+    height,
+    width,
+    heads,
+    channels,
+    size,
+    windows_y,
+    windows_x,
+    scale,
+    stride_b,
+    stride_y,
+    stride_x,
+    stride_h,
+    BLOCK_D: tl.constexpr,
+):
     rows, columns = windows_y * size, windows_x * size
     image, head, token, exists, y, x = _program(height, width, heads, size, windows_y, windows_x)
     sample_x, sample_y, grid_places = _positions(
-        grid, image, head, heads, y, x, exists, height, width, rows, columns)
+        grid, image, head, heads, y, x, exists, height, width, rows, columns
+    )
     c = tl.arange(0, BLOCK_D)[None, :]
     start = image * stride_b + head * stride_h
     k, v = k + start, v + start
-    keys, values = _sample(k, v, sample_x, sample_y, exists, height, width, channels, stride_y,
-                           stride_x, c, BLOCK_D)
+    keys, values = _sample(
+        k, v, sample_x, sample_y, exists, height, width, channels, stride_y, stride_x, c, BLOCK_D
+    )
 
     y, x = y - (rows - height) // 2, x - (columns - width) // 2
     inside = exists & (y >= 0) & (y < height) & (x >= 0) & (x < width)
     query = _load(q + start, y, x, stride_y, stride_x, c, inside, channels)
-    logits = _logits(query, keys, rel_pos_h, rel_pos_w, bias, token, exists, head, channels, size,
-                     scale, c)
+    logits = _logits(
+        query, keys, rel_pos_h, rel_pos_w, bias, token, exists, head, channels, size, scale, c
+    )
 
     # Gradients of the logits; none for queries in the padding, whose output is cut away.
     token_places = ((image * height + y) * width + x) * heads + head
@@ -216,7 +281,8 @@ def _backward_kernel(
     grad_y = tl.zeros((TOKENS,), tl.float32)
     for number in range(4):
         corner_row, corner_column, weight_x, weight_y, near = _corner(
-            sample_x, sample_y, number, exists, height, width)
+            sample_x, sample_y, number, exists, height, width
+        )
         key = _load(k, corner_row, corner_column, stride_y, stride_x, c, near, channels)
         value = _load(v, corner_row, corner_column, stride_y, stride_x, c, near, channels)
         change = tl.sum(grad_keys * key + grad_values * value, 1)
@@ -228,7 +294,7 @@ def _backward_kernel(
     # Keys and values: the tokens that were sampled lie in a rectangle; 64 of them at a time are
     # summed over the window by a matrix product, so each is added to memory once and not four
     # times per sample.
-    near = (exists & (sample_x > -1) & (sample_x < width) & (sample_y > -1) & (sample_y < height))
+    near = exists & (sample_x > -1) & (sample_x < width) & (sample_y > -1) & (sample_y < height)
     near_x, near_y = tl.where(near, sample_x, 0), tl.where(near, sample_y, 0)
     left, right = _bounds(near_x, near, width)
     top, bottom = _bounds(near_y, near, height)
@@ -240,7 +306,9 @@ def _backward_kernel(
         share = tl.where(
             near[None, :] & (place_y <= bottom)[:, None],
             tl.maximum(1 - tl.abs(place_x[:, None] - near_x[None, :]), 0)
-            * tl.maximum(1 - tl.abs(place_y[:, None] - near_y[None, :]), 0), 0)
+            * tl.maximum(1 - tl.abs(place_y[:, None] - near_y[None, :]), 0),
+            0,
+        )
         touched = (tl.max(share, 1) > 0)[:, None] & (c < channels)
         share = share.to(query.dtype)
         places = ((image * height + place_y) * width + place_x) * heads + head
@@ -249,11 +317,19 @@ def _backward_kernel(
         tl.atomic_add(grad_v + places, _dot(share, grad_values), touched, sem='relaxed')
 
 
-@torch.library.custom_op('mtp::rotated_window_attention', mutates_args=(),
-                         device_types=('cuda', 'cpu'))
+@torch.library.custom_op(
+    'mtp::rotated_window_attention', mutates_args=(), device_types=('cuda', 'cpu')
+)
 @else_twin()
-def rotated_window_attention(q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor,
-                             rel_pos_w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def rotated_window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grid: Tensor,
+    rel_pos_h: Tensor,
+    rel_pos_w: Tensor,
+    bias: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Forward kernel; differentiable in every argument.
 
     Args:
@@ -277,21 +353,34 @@ def _rotated_window_attention_fake(q, k, v, grid, rel_pos_h, rel_pos_w, bias):
     return q.new_empty(q.shape), q.new_empty(q.shape[:-1], dtype=torch.float32)
 
 
-@torch.library.custom_op('mtp::rotated_window_attention_backward', mutates_args=(),
-                         device_types=('cuda', 'cpu'))
+@torch.library.custom_op(
+    'mtp::rotated_window_attention_backward', mutates_args=(), device_types=('cuda', 'cpu')
+)
 @else_twin(atomics=True)
 def rotated_window_attention_backward(
-        q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor,
-        bias: Tensor, out: Tensor, logsumexp: Tensor, grad_out: Tensor
-        ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grid: Tensor,
+    rel_pos_h: Tensor,
+    rel_pos_w: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    grad_out: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of all operands of :func:`rotated_window_attention`."""
     operands = _operands(q, k, v, grid, rel_pos_h, rel_pos_w, bias)
     heads, size = q.shape[3], (rel_pos_h.shape[0] + 1) // 2
     wide = {'dtype': torch.float32}
-    grads = [q.new_empty(q.shape), q.new_zeros(q.shape, **wide), q.new_zeros(q.shape, **wide),
-             torch.empty_like(operands[3]),
-             *(q.new_zeros(rel_pos_h.shape, **wide) for _ in range(2)),
-             q.new_zeros(heads, *4 * [SIDE.value], **wide)]
+    grads = [
+        q.new_empty(q.shape),
+        q.new_zeros(q.shape, **wide),
+        q.new_zeros(q.shape, **wide),
+        torch.empty_like(operands[3]),
+        *(q.new_zeros(rel_pos_h.shape, **wide) for _ in range(2)),
+        q.new_zeros(heads, *4 * [SIDE.value], **wide),
+    ]
     _launch(_backward_kernel, *operands, out, logsumexp, grad_out.contiguous(), *grads)
     grads[6] = grads[6][:, :size, :size, :size, :size].reshape(bias.shape)
     return tuple(g.to(t.dtype) for g, t in zip(grads, (q, k, v, grid, rel_pos_h, rel_pos_w, bias)))
@@ -321,8 +410,9 @@ def _operands(q, k, v, *tables: Tensor) -> tuple[Tensor, ...]:
     return q, k, v, *(t.float().contiguous() for t in tables)
 
 
-def _launch(kernel, q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor,
-            *others: Tensor) -> None:
+def _launch(
+    kernel, q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor, *others: Tensor
+) -> None:
     batch, height, width, heads, channels = q.shape
     size = (rel_pos_h.shape[0] + 1) // 2
     windows_y, windows_x = grid.shape[2] // size, grid.shape[3] // size
@@ -332,9 +422,25 @@ def _launch(kernel, q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Te
     block = _block(channels)
     with torch.cuda.device_of(q):  # Triton launches on the current device
         kernel[(programs,)](
-            q, k, v, grid, rel_pos_h, *others, height, width, heads, channels, size, windows_y,
-            windows_x, channels**-0.5, *q.stride()[:4], BLOCK_D=block,
-            num_warps=_warps(q.dtype, block), num_stages=1)
+            q,
+            k,
+            v,
+            grid,
+            rel_pos_h,
+            *others,
+            height,
+            width,
+            heads,
+            channels,
+            size,
+            windows_y,
+            windows_x,
+            channels**-0.5,
+            *q.stride()[:4],
+            BLOCK_D=block,
+            num_warps=_warps(q.dtype, block),
+            num_stages=1,
+        )
 
 
 def _block(channels: int) -> int:
@@ -349,13 +455,32 @@ def _warps(dtype: torch.dtype, block: int) -> int:
 def compile_cases() -> Iterator[CompileCase]:
     """Every case that :func:`_launch` can pick."""
     like_q = ('q', 'k', 'v', 'out', 'grad_out', 'grad_q')
-    like_grid = ('grid', 'rel_pos_h', 'rel_pos_w', 'bias', 'logsumexp', 'grad_k', 'grad_v',
-                 'grad_grid', 'grad_rel_pos_h', 'grad_rel_pos_w', 'grad_bias')
+    like_grid = (
+        'grid',
+        'rel_pos_h',
+        'rel_pos_w',
+        'bias',
+        'logsumexp',
+        'grad_k',
+        'grad_v',
+        'grad_grid',
+        'grad_rel_pos_h',
+        'grad_rel_pos_w',
+        'grad_bias',
+    )
     for kernel in (_forward_kernel, _backward_kernel):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            types = {**dict.fromkeys(like_q, f'*{TRITON_NAMES[dtype]}'),
-                     **dict.fromkeys(like_grid, '*fp32'), 'scale': 'fp32', 'BLOCK_D': 'constexpr'}
+            types = {
+                **dict.fromkeys(like_q, f'*{TRITON_NAMES[dtype]}'),
+                **dict.fromkeys(like_grid, '*fp32'),
+                'scale': 'fp32',
+                'BLOCK_D': 'constexpr',
+            }
             for block in (32, 64) if dtype == torch.float32 else (32, 64, 128):
                 yield CompileCase(
-                    kernel, {name: types.get(name, 'i32') for name in kernel.arg_names},
-                    {'BLOCK_D': block}, _warps(dtype, block), num_stages=1)
+                    kernel,
+                    {name: types.get(name, 'i32') for name in kernel.arg_names},
+                    {'BLOCK_D': block},
+                    _warps(dtype, block),
+                    num_stages=1,
+                )

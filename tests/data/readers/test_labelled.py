@@ -1,4 +1,5 @@
 """Class lists, class folders and class maps: read, or refused with the file and the fault."""
+
 from dataclasses import replace
 
 import cv2
@@ -51,9 +52,16 @@ def test_folders(tmp_path):
 def class_map(tmp_path, values, reduce_zero_label=True, shape=(4, 6)):
     label = np.resize(np.array(values, np.uint8), (4, 6))
     cv2.imwrite(str(tmp_path / 'label.png'), label)
-    return LoadClassMap(num_classes=3).transform(dict(
-        img_path='image.png', seg_map_path=str(tmp_path / 'label.png'), ori_shape=shape,
-        seg_fields=[], reduce_zero_label=reduce_zero_label, label_map=None))['gt_seg_map']
+    return LoadClassMap(num_classes=3).transform(
+        dict(
+            img_path='image.png',
+            seg_map_path=str(tmp_path / 'label.png'),
+            ori_shape=shape,
+            seg_fields=[],
+            reduce_zero_label=reduce_zero_label,
+            label_map=None,
+        )
+    )['gt_seg_map']
 
 
 def test_class_map(tmp_path):

@@ -1,4 +1,5 @@
 """Pairs of images: found by name, moved together with their change map, refused when wrong."""
+
 from pathlib import Path
 
 import cv2
@@ -9,8 +10,14 @@ from mmengine.config import Config
 
 from mtp.data import ChangeDataset, DistortPair, LoadChange, LoadPair, SwapDates
 
-SIAMESE = (Path(__file__).parents[3] / 'configs' / '_base_' / 'finetune' / 'change_detection'
-           / 'siamese_unet.py')
+SIAMESE = (
+    Path(__file__).parents[3]
+    / 'configs'
+    / '_base_'
+    / 'finetune'
+    / 'change_detection'
+    / 'siamese_unet.py'
+)
 
 
 def write(root, name, before, after, label):
@@ -60,8 +67,9 @@ def test_pairs_and_labels_move_together(root):
 def test_each_date_is_distorted_by_itself():
     image = np.full((8, 8, 6), 120, np.uint8)
     np.random.seed(1)
-    results = [DistortPair(brightness_delta=40).transform(dict(img=image.copy()))['img']
-               for _ in range(10)]
+    results = [
+        DistortPair(brightness_delta=40).transform(dict(img=image.copy()))['img'] for _ in range(10)
+    ]
     assert all(result.shape == image.shape and result.dtype == np.uint8 for result in results)
     assert sum((r[..., :3] != r[..., 3:]).any() for r in results) >= 5
 
@@ -72,8 +80,12 @@ def test_swap():
 
 
 def test_suffixes_may_differ_and_grey_is_cut_at_128(root):
-    write(root / 'val', 'b.jpg', *[np.zeros((16, 16, 3), np.uint8)] * 2,
-          np.repeat(np.array([[0, 127, 128, 255]], np.uint8), 4, 0))
+    write(
+        root / 'val',
+        'b.jpg',
+        *[np.zeros((16, 16, 3), np.uint8)] * 2,
+        np.repeat(np.array([[0, 127, 128, 255]], np.uint8), 4, 0),
+    )
     data = ChangeDataset(str(root), 'val')
     label = root / 'val' / 'label' / 'b.jpg'
     cv2.imwrite(str(label.with_suffix('.png')), np.resize(np.uint8([0, 127, 128, 255]), (16, 16)))

@@ -1,4 +1,5 @@
 """The checker finds each kind of damage, and only that."""
+
 import json
 import subprocess
 import sys
@@ -29,6 +30,7 @@ def edit_json(change, split='train'):
         coco = json.loads(path.read_text())
         change(coco)
         path.write_text(json.dumps(coco))
+
     return spoil
 
 
@@ -41,6 +43,7 @@ def edit_boxes(change):
         path = root / FACTS.rotated / 'train_1.txt'
         lines = path.read_text().splitlines()
         path.write_text('\n'.join(change(lines)))
+
     return spoil
 
 
@@ -66,6 +69,7 @@ def edit_semantic(change):
     def spoil(root):
         path = root / FACTS.semantic / 'train_0.png'
         Image.fromarray(change(np.array(Image.open(path)))).save(path)
+
     return spoil
 
 
@@ -73,6 +77,7 @@ def with_value(value):
     def change(pixels):
         pixels[0, 0] = value
         return pixels
+
     return change
 
 
@@ -87,8 +92,12 @@ DAMAGE = {
     'semantic size': (edit_semantic(lambda pixels: pixels[:100]), '(100, 128)'),
     'semantic in colour': (edit_semantic(lambda pixels: np.stack([pixels] * 3, 2)), '128, 3'),
     'annotation category': (edit_annotation(category_id=9), 'annotation 1: no category 9'),
-    'annotation image': (edit_json(lambda coco: coco['annotations'].append(
-        dict(coco['annotations'][0], id=50, image_id=9))), 'annotation 50: no image 9'),
+    'annotation image': (
+        edit_json(
+            lambda coco: coco['annotations'].append(dict(coco['annotations'][0], id=50, image_id=9))
+        ),
+        'annotation 50: no image 9',
+    ),
     'box outside': (edit_annotation(bbox=[100, 20, 40, 10]), 'annotation 1'),
     'box flat': (edit_annotation(bbox=[10, 20, 0, 10]), 'annotation 1'),
     'rotated class': (edit_boxes(lambda lines: [lines[2].replace('ship', 'boat')]), "'boat'"),
@@ -117,7 +126,7 @@ def test_the_size_of_an_image_is_that_of_training(root):
     exif[0x0112] = 6  # a quarter turn
     Image.new('RGB', (64, 128)).save(path, exif=exif)
     assert read_image(path).shape[:2] == (64, 128)
-    problem, = check_subset(root, 'sota').problems['image']
+    (problem,) = check_subset(root, 'sota').problems['image']
     assert '(64, 128), in the json (128, 128)' in problem
     edit_json(lambda coco: coco['images'][0].update(height=64))(root)
     assert 'image' not in check_subset(root, 'sota').problems
@@ -136,7 +145,10 @@ def test_labels_must_agree(root):
     edit_annotation(category_id=2)(root)
     problems = check_subset(root, 'sota').problems
     assert {kind: len(lines) for kind, lines in problems.items()} == {
-        'masks on map': 1, 'boxes on masks': 1, 'masks in boxes': 1}
+        'masks on map': 1,
+        'boxes on masks': 1,
+        'masks in boxes': 1,
+    }
 
 
 def test_a_wrong_angle_is_found(root):

@@ -1,4 +1,5 @@
 """COCO annotations with masks -> the layout of SAMRS."""
+
 import json
 import os
 
@@ -33,12 +34,24 @@ def coco(tmp_path):
         (3, 1, dict(size=list(SHAPE), counts=[40 * 50, 40 * 10])),
     ]
     content = dict(
-        images=[dict(id=5, file_name='one.jpg', height=40, width=60),
-                dict(id=6, file_name='two.png', height=40, width=60)],
-        annotations=[dict(id=i, image_id=5, category_id=category, iscrowd=crowd,
-                          segmentation=mask, bbox=[0, 0, 1, 1], area=1)
-                     for i, (category, crowd, mask) in enumerate(masks)],
-        categories=[dict(id=7, name='small car'), dict(id=3, name='harbor')])
+        images=[
+            dict(id=5, file_name='one.jpg', height=40, width=60),
+            dict(id=6, file_name='two.png', height=40, width=60),
+        ],
+        annotations=[
+            dict(
+                id=i,
+                image_id=5,
+                category_id=category,
+                iscrowd=crowd,
+                segmentation=mask,
+                bbox=[0, 0, 1, 1],
+                area=1,
+            )
+            for i, (category, crowd, mask) in enumerate(masks)
+        ],
+        categories=[dict(id=7, name='small car'), dict(id=3, name='harbor')],
+    )
     write(tmp_path, content)
     return tmp_path
 
@@ -73,7 +86,11 @@ def test_coco_to_samrs(coco):
     assert labels.rotated_labels.tolist() == [1, 0, 1]
     for corners, (x1, y1, x2, y2) in zip(rbox2qbox(torch.from_numpy(labels.rotated)), boxes):
         assert {tuple(corner) for corner in corners.round().reshape(4, 2).tolist()} == {
-            (x1, y1), (x2, y1), (x2, y2), (x1, y2)}
+            (x1, y1),
+            (x2, y1),
+            (x2, y2),
+            (x1, y2),
+        }
 
     empty = SAMRSDataset('sota', coco / 'out', 'valid', classes=('harbor', 'small-car'))
     info = empty.get_data_info(0)
@@ -85,18 +102,28 @@ def test_what_cannot_be_used_is_named(coco):
     content = json.loads((coco / 'coco.json').read_text())
     good = content['annotations'][0]
     content['annotations'] += [
-        dict(good, id=10, category_id=99), dict(good, id=11, segmentation=[]),
-        dict(good, id=12, segmentation=[[1, 1, 1, 1, 1, 1]]), dict(good, id=13, image_id=77),
-        dict(good, id=14, segmentation=dict(size=[9, 9], counts=[80, 1]))]
-    content['images'] += [dict(id=8, file_name='lost.png', height=40, width=60),
-                          dict(id=9, file_name='large.png', height=80, width=60)]
+        dict(good, id=10, category_id=99),
+        dict(good, id=11, segmentation=[]),
+        dict(good, id=12, segmentation=[[1, 1, 1, 1, 1, 1]]),
+        dict(good, id=13, image_id=77),
+        dict(good, id=14, segmentation=dict(size=[9, 9], counts=[80, 1])),
+    ]
+    content['images'] += [
+        dict(id=8, file_name='lost.png', height=40, width=60),
+        dict(id=9, file_name='large.png', height=80, width=60),
+    ]
     cv2.imwrite(str(coco / 'images' / 'large.png'), np.zeros((*SHAPE, 3), np.uint8))
     write(coco, content)
     report = convert(coco, val_fraction=0)
     assert report.images == dict(train=2, valid=0)
     assert sum(report.objects['train'].values()) == 4
-    for number, what in ((10, 'unknown category 99'), (11, 'no mask'), (12, 'empty'),
-                         (13, 'no image 77'), (14, r'size (9, 9)')):
+    for number, what in (
+        (10, 'unknown category 99'),
+        (11, 'no mask'),
+        (12, 'empty'),
+        (13, 'no image 77'),
+        (14, r'size (9, 9)'),
+    ):
         assert any(f'annotation {number}: ' in line and what in line for line in report.bad), what
     assert any('lost.png: no such image' in line for line in report.bad)
     assert any('large.png: (height, width) is (40, 60)' in line for line in report.bad)
@@ -111,8 +138,13 @@ def test_unusable_coco(coco):
     write(coco, dict(content, annotations=bare))
     with pytest.raises(ValueError, match='no masks'):
         convert(coco)
-    write(coco, dict(content, images=[dict(content['images'][0], file_name='a/two.png'),
-                                      content['images'][1]]))
+    write(
+        coco,
+        dict(
+            content,
+            images=[dict(content['images'][0], file_name='a/two.png'), content['images'][1]],
+        ),
+    )
     with pytest.raises(ValueError, match="2 images called 'two'"):
         convert(coco)
     write(coco, dict(content, categories=[dict(id=i, name=str(i)) for i in range(256)]))

@@ -1,4 +1,5 @@
 """The SAMRS reader: every layout, and what is wrong with a data set."""
+
 import json
 import pickle
 
@@ -46,7 +47,10 @@ def test_unusable_annotations_are_left_out(tmp_path):
     coco = json.loads(path.read_text())
     good = coco['annotations'][0]
     coco['annotations'] += [
-        dict(good, bbox=[200, 0, 10, 10]), dict(good, area=0), dict(good, bbox=[5, 5, 0.5, 9])]
+        dict(good, bbox=[200, 0, 10, 10]),
+        dict(good, area=0),
+        dict(good, bbox=[5, 5, 0.5, 9]),
+    ]
     coco['annotations'].append(dict(good, iscrowd=1))
     path.write_text(json.dumps(coco))
     labels = SAMRSDataset('sota', root, classes=CLASSES).get_data_info(0)['labels']
@@ -55,8 +59,10 @@ def test_unusable_annotations_are_left_out(tmp_path):
 
 def test_the_index_follows_the_labels(tmp_path):
     root = make_subset(tmp_path)
+
     def first():
         return SAMRSDataset('sota', root, classes=CLASSES).get_data_info(0)['labels']
+
     before = SAMRSDataset('sota', root, classes=CLASSES)
     path = root / 'trainval/rbbtxts/train_0.txt'
     path.write_text('0 0 4 0 4 2 0 2 ship 0\n')
@@ -95,25 +101,30 @@ def test_tasks_can_be_left_out(tmp_path):
     assert dataset.metainfo['tasks'] == ('semantic',)
 
 
-@pytest.mark.parametrize('arguments, error, message', [
-    (dict(subset='dota'), ValueError, 'no subset'),
-    (dict(tasks=('semantic', 'depth')), ValueError, 'tasks'),
-    (dict(split='valid'), FileNotFoundError, 'samrs_to_coco'),
-    (dict(data_root='nowhere'), FileNotFoundError, 'docs/pretraining.md'),
-    (dict(classes=('plane', 'ship')), ValueError, r"\['harbor'\]"),
-])
+@pytest.mark.parametrize(
+    'arguments, error, message',
+    [
+        (dict(subset='dota'), ValueError, 'no subset'),
+        (dict(tasks=('semantic', 'depth')), ValueError, 'tasks'),
+        (dict(split='valid'), FileNotFoundError, 'samrs_to_coco'),
+        (dict(data_root='nowhere'), FileNotFoundError, 'docs/pretraining.md'),
+        (dict(classes=('plane', 'ship')), ValueError, r"\['harbor'\]"),
+    ],
+)
 def test_wrong_arguments(tmp_path, arguments, error, message):
     root = make_subset(tmp_path)
     with pytest.raises(error, match=message):
-        SAMRSDataset(**dict(dict(subset='sota', data_root=root, classes=CLASSES), **arguments)
-                     ).full_init()
+        SAMRSDataset(
+            **dict(dict(subset='sota', data_root=root, classes=CLASSES), **arguments)
+        ).full_init()
 
 
 def test_rotated_files(tmp_path):
     path = tmp_path / 'a.txt'
     path.write_text('gsd:0.3\n0 0 4 0 4 2 0 2 ship 1\n0 0 0 0 4 2 0 2 ship 0\n')
-    assert read_rotated(path, LABELS) == [
-        dict(bbox=[0, 0, 4, 0, 4, 2, 0, 2], bbox_label=1)], 'the second box has no area'
+    assert read_rotated(path, LABELS) == [dict(bbox=[0, 0, 4, 0, 4, 2, 0, 2], bbox_label=1)], (
+        'the second box has no area'
+    )
     path.write_text('0 0 4 0 4 2 0 2 tank 0\n')
     with pytest.raises(ValueError, match=r"a.txt, line 1: unknown class 'tank'"):
         read_rotated(path, LABELS)
@@ -132,7 +143,7 @@ def test_rotated_files(tmp_path):
 
 
 def test_real_dior_file(shared):
-    path, = (shared / 'data' / 'dior_r').rglob('*.xml')
+    (path,) = (shared / 'data' / 'dior_r').rglob('*.xml')
     labels = {name: i for i, name in enumerate(SUBSETS['sior'].classes)}
     assert read_rotated(path, labels)
 

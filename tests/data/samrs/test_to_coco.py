@@ -1,4 +1,5 @@
 """SAMRS pickles -> COCO json."""
+
 import json
 import os
 import pickle
@@ -25,7 +26,7 @@ SHAPE = (40, 60)
 
 def block(x, y, w, h):
     mask = np.zeros(SHAPE, np.uint8)
-    mask[y:y + h, x:x + w] = 1
+    mask[y : y + h, x : x + w] = 1
     return mask
 
 
@@ -44,8 +45,10 @@ def samrs(tmp_path):
     for folder in (FACTS.images, FACTS.masks):
         (root / folder).mkdir(parents=True)
     for number in range(10):
-        instances = [dict(label=(number + i) % 3, mask=encode(block(5 + i, 8, 20, 10 + number)))
-                     for i in range(number % 3 + 1)]
+        instances = [
+            dict(label=(number + i) % 3, mask=encode(block(5 + i, 8, 20, 10 + number)))
+            for i in range(number % 3 + 1)
+        ]
         cv2.imwrite(str(root / FACTS.images / f'{number}.png'), np.zeros((*SHAPE, 3), np.uint8))
         (root / FACTS.masks / f'{number}.pkl').write_bytes(pickle.dumps(instances))
     return root
@@ -65,18 +68,26 @@ def test_pickles_to_json(samrs):
         assert [image['id'] for image in coco['images']] == list(range(len(stems)))
         assert [a['id'] for a in coco['annotations']] == list(range(len(coco['annotations'])))
         for image, stem in zip(coco['images'], stems, strict=True):
-            assert image == dict(id=image['id'], file_name=f'{stem}.png', segm_file=f'{stem}.png',
-                                 height=40, width=60)
+            assert image == dict(
+                id=image['id'],
+                file_name=f'{stem}.png',
+                segm_file=f'{stem}.png',
+                height=40,
+                width=60,
+            )
             found = [a for a in coco['annotations'] if a['image_id'] == image['id']]
-            for i, (annotation, instance) in enumerate(zip(
-                    found, read_pickle(samrs / FACTS.masks / f'{stem}.pkl'), strict=True)):
+            for i, (annotation, instance) in enumerate(
+                zip(found, read_pickle(samrs / FACTS.masks / f'{stem}.pkl'), strict=True)
+            ):
                 height = 10 + int(stem)
                 assert annotation['bbox'] == [5 + i, 8, 20, height]
                 assert annotation['area'] == 20 * height
                 assert annotation['category_id'] == instance['label']
                 assert annotation['iscrowd'] == 0
-                np.testing.assert_array_equal(decode_mask(annotation['segmentation'], *SHAPE),
-                                              coco_mask.decode(instance['mask']))
+                np.testing.assert_array_equal(
+                    decode_mask(annotation['segmentation'], *SHAPE),
+                    coco_mask.decode(instance['mask']),
+                )
 
 
 def test_lists_are_respected(samrs):
@@ -102,13 +113,16 @@ def test_division_goes_by_the_seed(samrs):
         conversion.divide(range(5), 20, seed=0)
 
 
-@pytest.mark.parametrize('spoil, message', [
-    (lambda path: path.write_bytes(path.read_bytes()[:40]), 'truncated|ran out'),
-    (lambda path: path.unlink(), 'FileNotFoundError'),
-    (pickled(label=3, mask=encode(block(1, 1, 5, 5))), 'label 3, but there are 3 classes'),
-    (pickled(label=0, mask=encode(np.eye(9, dtype=np.uint8))), r'size \(9, 9\)'),
-    (pickled(mask=encode(block(1, 1, 5, 5))), "KeyError: 'label'"),
-])
+@pytest.mark.parametrize(
+    'spoil, message',
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:40]), 'truncated|ran out'),
+        (lambda path: path.unlink(), 'FileNotFoundError'),
+        (pickled(label=3, mask=encode(block(1, 1, 5, 5))), 'label 3, but there are 3 classes'),
+        (pickled(label=0, mask=encode(np.eye(9, dtype=np.uint8))), r'size \(9, 9\)'),
+        (pickled(mask=encode(block(1, 1, 5, 5))), "KeyError: 'label'"),
+    ],
+)
 def test_bad_files_are_named_and_mended_later(samrs, spoil, message):
     path = samrs / FACTS.masks / '4.pkl'
     good = path.read_bytes()
@@ -146,6 +160,7 @@ def test_it_goes_on_after_an_interruption(samrs, monkeypatch):
         if len(read) == 5:
             raise KeyboardInterrupt
         return read_pickle(path)
+
     monkeypatch.setattr(conversion, 'read_pickle', interrupt)
     with pytest.raises(KeyboardInterrupt):
         samrs_to_coco(samrs, 'sota', CLASSES)
@@ -180,8 +195,13 @@ def test_pickles_with_code_are_refused(samrs, thing):
 
 @pytest.mark.parametrize('protocol', range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_protocol_of_plain_data_is_read(tmp_path, protocol):
-    instances = [dict(label=np.int64(1), mask=dict(size=[3, 4], counts=b'\xff;0'),
-                      extra=[np.arange(6.0).reshape(2, 3), np.array(['a', None]), b'', 'text'])]
+    instances = [
+        dict(
+            label=np.int64(1),
+            mask=dict(size=[3, 4], counts=b'\xff;0'),
+            extra=[np.arange(6.0).reshape(2, 3), np.array(['a', None]), b'', 'text'],
+        )
+    ]
     (tmp_path / 'a.pkl').write_bytes(pickle.dumps(instances, protocol))
     assert repr(read_pickle(tmp_path / 'a.pkl')) == repr(instances)
 
@@ -201,7 +221,10 @@ def test_tool(samrs):
     (samrs / FACTS.masks / '4.pkl').write_bytes(b'no pickle')
     result = subprocess.run(
         [sys.executable, 'tools/data/samrs_to_coco.py', samrs.parent, '--subset', 'sota'],
-        cwd=REPO, capture_output=True, text=True)
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 1
     assert '1 files could not be used' in result.stderr and '4.pkl' in result.stderr
     assert len(read_json(samrs, 'train')['categories']) == 18

@@ -1,4 +1,5 @@
 """The model and the data must speak of the same data sets."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +11,11 @@ MODEL = dict(a=dict(num_classes=2, tasks=('semantic', 'rotated')))
 
 def runner(name='a', classes=('x', 'y'), tasks=('semantic', 'rotated'), per_batch=4):
     meta = dict(datasets={name: dict(classes=classes, tasks=tasks)})
-    loader = SimpleNamespace(dataset=SimpleNamespace(metainfo=meta),
-                             batch_sampler=SimpleNamespace(batch_size=4),
-                             sampler=SimpleNamespace(images_per_batch=per_batch))
+    loader = SimpleNamespace(
+        dataset=SimpleNamespace(metainfo=meta),
+        batch_sampler=SimpleNamespace(batch_size=4),
+        sampler=SimpleNamespace(images_per_batch=per_batch),
+    )
     return SimpleNamespace(model=SimpleNamespace(datasets=MODEL), train_dataloader=loader)
 
 
@@ -20,12 +23,15 @@ def test_agreement_passes():
     CheckDatasetsHook().before_train(runner(tasks=('semantic', 'instance', 'rotated')))
 
 
-@pytest.mark.parametrize('change, message', [
-    (dict(name='b'), 'not among'),
-    (dict(classes=('x', 'y', 'z')), 'num_classes'),
-    (dict(tasks=('semantic',)), r"no labels for \['rotated'\]"),
-    (dict(per_batch=6), 'batch_size to 6'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(name='b'), 'not among'),
+        (dict(classes=('x', 'y', 'z')), 'num_classes'),
+        (dict(tasks=('semantic',)), r"no labels for \['rotated'\]"),
+        (dict(per_batch=6), 'batch_size to 6'),
+    ],
+)
 def test_disagreement_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         CheckDatasetsHook().before_train(runner(**change))

@@ -1,4 +1,5 @@
 """A step of a model whose parts are compiled, one by one, against the eager one."""
+
 import logging
 from types import SimpleNamespace
 
@@ -15,7 +16,8 @@ from tests.models.small import build_model, losses_of, make_sample
 
 SMALL = {
     'vit_tiny_rvsa': dict(embed_dim=48, num_heads=2, depth=6, out_indices=(1, 2, 3, 5)),
-    'internimage_pico': dict(depths=(1, 2, 2, 1))}
+    'internimage_pico': dict(depths=(1, 2, 2, 1)),
+}
 
 
 def build(name: str, **settings):
@@ -28,23 +30,30 @@ def step(model, seed=0):
     torch.manual_seed(seed)
     model.zero_grad()
     loss, _ = model.parse_losses(
-        losses_of(model, [make_sample('a', ('semantic',), seed=seed + i) for i in range(2)]))
+        losses_of(model, [make_sample('a', ('semantic',), seed=seed + i) for i in range(2)])
+    )
     loss.backward()
-    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters()
-                           if p.grad is not None}
+    return loss.detach(), {
+        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('name', 'with_cp'), [
-    ('vit_tiny_rvsa', False), ('vit_tiny_rvsa', True), ('internimage_pico', True)])
+@pytest.mark.parametrize(
+    ('name', 'with_cp'),
+    [('vit_tiny_rvsa', False), ('vit_tiny_rvsa', True), ('internimage_pico', True)],
+)
 def test_compiled_step_equals_eager_and_compiles_once(name, with_cp):
     model = build(name, with_cp=with_cp, drop_path_rate=0.4)
     keys, expected = list(model.state_dict()), [step(model, seed) for seed in range(3)]
     torch._dynamo.reset()
     counters.clear()
     compile_parts(model, 'aot_eager')
-    parts = sum(isinstance(value, CompiledPart) for module in model.modules()
-                for value in vars(module).values())
+    parts = sum(
+        isinstance(value, CompiledPart)
+        for module in model.modules()
+        for value in vars(module).values()
+    )
     assert list(model.state_dict()) == keys
     found = [step(model, 0)]
     graphs = counters['stats']['unique_graphs']
@@ -57,8 +66,7 @@ def test_compiled_step_equals_eager_and_compiles_once(name, with_cp):
         torch.testing.assert_close(loss, loss_e)
         assert gradients.keys() == gradients_e.keys()
         for key, gradient in gradients.items():
-            torch.testing.assert_close(
-                gradient, gradients_e[key], rtol=1e-3, atol=1e-4, msg=key)
+            torch.testing.assert_close(gradient, gradients_e[key], rtol=1e-3, atol=1e-4, msg=key)
 
 
 @pytest.mark.slow
@@ -84,9 +92,14 @@ def runner(model):
     return SimpleNamespace(model=model, logger=logging.getLogger(), work_dir='work_dirs/a')
 
 
-@pytest.mark.parametrize(('mode', 'missing'), [
-    ('auto', None),  # the model is on the CPU
-    ('off', None), ('on', 'no compiler')])
+@pytest.mark.parametrize(
+    ('mode', 'missing'),
+    [
+        ('auto', None),  # the model is on the CPU
+        ('off', None),
+        ('on', 'no compiler'),
+    ],
+)
 def test_model_stays_uncompiled(monkeypatch, mode, missing, caplog):
     monkeypatch.delenv('MTP_STRICT', raising=False)
     monkeypatch.setattr(fallback, '_fallen', {})

@@ -1,4 +1,5 @@
 """Hooks of a run, through mmengine's own runner on a toy model."""
+
 import gzip
 import itertools
 import json
@@ -62,18 +63,32 @@ def test_encoder_is_exported_whole_and_reads_safely(finished):
 
 def test_console_shows_one_loss_per_task_and_the_files_every_term(finished):
     log_dir = Path(finished.log_dir)
-    line, = [line for line in (log_dir / f'{finished.timestamp}.log').read_text().splitlines()
-             if 'Iter(train) [4/6]' in line]
+    (line,) = [
+        line
+        for line in (log_dir / f'{finished.timestamp}.log').read_text().splitlines()
+        if 'Iter(train) [4/6]' in line
+    ]
     shown = dict(part.split(': ') for part in line.split('  ')[1:])
-    assert set(shown) == {'lr', 'eta', 'time', 'data_time', 'images_per_s', 'data_share', 'loss',
-                          'semantic', 'instance'}
+    assert set(shown) == {
+        'lr',
+        'eta',
+        'time',
+        'data_time',
+        'images_per_s',
+        'data_share',
+        'loss',
+        'semantic',
+        'instance',
+    }
 
-    rows = [json.loads(row) for row in (log_dir / 'vis_data' / 'scalars.json').read_text()
-            .splitlines()]
-    row, = [row for row in rows if row['step'] == 4]
+    rows = [
+        json.loads(row) for row in (log_dir / 'vis_data' / 'scalars.json').read_text().splitlines()
+    ]
+    (row,) = [row for row in rows if row['step'] == 4]
     assert float(shown['semantic']) == pytest.approx(row['sota.semantic.loss_ce'], abs=1e-4)
     assert float(shown['instance']) == pytest.approx(
-        row['sota.instance.loss_bbox'] + row['sota.instance.loss_cls'], abs=1e-4)
+        row['sota.instance.loss_bbox'] + row['sota.instance.loss_cls'], abs=1e-4
+    )
     assert 'sota.instance.acc' in row
     assert list((log_dir / 'vis_data').glob('events.out.tfevents.*'))
 
@@ -100,8 +115,7 @@ def test_no_iteration_waits_for_the_metric_of_a_validation():
 
 
 def test_log_lines_tell_throughput_and_a_trace_is_written(tmp_path):
-    runner = toy_runner(tmp_path, custom_hooks=[
-        dict(type='mtp.engine.TraceHook', start=2, stop=4)])
+    runner = toy_runner(tmp_path, custom_hooks=[dict(type='mtp.engine.TraceHook', start=2, stop=4)])
     runner.train()
     speed, count = runner.message_hub.get_scalar('train/images_per_s').data
     assert len(speed) == 3 and all(0 < value < 1e6 for value in speed)  # of six iterations

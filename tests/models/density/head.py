@@ -1,4 +1,5 @@
 """How many objects there are and where, as a density map: the decoder."""
+
 import torch
 import torch.nn.functional as F
 from mmengine.model import ModuleDict
@@ -18,16 +19,21 @@ class DensityTask(Task):
     def __init__(self, in_channels, num_classes):
         super().__init__()
         self.decoder = nn.Sequential(
-            nn.Conv2d(in_channels[0], 64, 3, padding=1), nn.GELU(),
-            nn.Conv2d(64, 64, 3, padding=1), nn.GELU())
+            nn.Conv2d(in_channels[0], 64, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.GELU(),
+        )
         self.last = ModuleDict({name: nn.Conv2d(64, 1, 1) for name in num_classes})
 
     def loss(self, features, batch):
         maps = self.decoder(features[0])
         truth = torch.stack([sample.gt_density.density for sample in batch.samples])
         truth = AREA * F.avg_pool2d(truth, truth.shape[2] // maps.shape[2])
-        return {name: dict(loss_density=F.mse_loss(self.last[name](maps[group]), truth[group]))
-                for name, group in batch.groups.items()}
+        return {
+            name: dict(loss_density=F.mse_loss(self.last[name](maps[group]), truth[group]))
+            for name, group in batch.groups.items()
+        }
 
     def predict(self, features, batch):
         maps = self.decoder(features[0])

@@ -1,9 +1,11 @@
 """How many objects there are, as a density map: the figure."""
+
 from mtp.evaluation.multitask_metric import TaskMetric
 
 
 class CountError(TaskMetric):
     """Mean absolute error of the number of objects in an image."""
+
     figures = ('MAE',)
 
     def reduce(self, sample, num_classes):

@@ -1,4 +1,5 @@
 """How many objects there are and where, as a density map: the row of the table of labels."""
+
 import cv2
 import mmcv
 import numpy as np
@@ -15,14 +16,18 @@ SIGMA = 4  # pixels that an object is spread over
 @LABELS.register_module()
 class DensityLabel(Label):
     """A map, float32, whose sum is the number of objects, each spread around its centre."""
+
     task = name = 'density'
     key = 'gt_density'
     fields = {'gt_density': Map('density', padding=0, dtype=torch.float32)}
     columns = {'centres': Column('centre', np.float32, (2,))}
 
     def read(self, dataset, image, annotations):
-        x, y, width, height = np.array(
-            [annotation['bbox'] for annotation in annotations], np.float32).reshape(-1, 4).T
+        x, y, width, height = (
+            np.array([annotation['bbox'] for annotation in annotations], np.float32)
+            .reshape(-1, 4)
+            .T
+        )
         return dict(centres=np.stack([x + width / 2, y + height / 2], 1))
 
     def load(self, results):
@@ -43,7 +48,7 @@ class DensityLabel(Label):
     def cut(self, results):
         left, top = (-results['homography_matrix'][:2, 2]).astype(int)
         height, width = results['img_shape']
-        results[self.key] = results[self.key][top:top + height, left:left + width]
+        results[self.key] = results[self.key][top : top + height, left : left + width]
 
     def pack(self, results):
         density = np.ascontiguousarray(results[self.key])

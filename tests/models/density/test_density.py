@@ -1,4 +1,5 @@
 """A task that mtp lacks is four files: its row, its head, its metric, its config."""
+
 import itertools
 import pickle
 from pathlib import Path
@@ -32,10 +33,22 @@ def data(tmp_path_factory):
 
 
 def load_config(data, work_dir, iterations):
-    options = {f'{loader}_dataloader.dataset.datasets.{i}.data_root': str(data / name)
-               for loader in ('train', 'val') for i, name in enumerate(('SOTA', 'SIOR', 'FAST'))}
-    cfg = launch.load_config(RunOptions(CONFIG, work_dir, cfg_options={
-        **options, 'train_cfg.max_iters': iterations, 'train_cfg.val_interval': iterations}))
+    options = {
+        f'{loader}_dataloader.dataset.datasets.{i}.data_root': str(data / name)
+        for loader in ('train', 'val')
+        for i, name in enumerate(('SOTA', 'SIOR', 'FAST'))
+    }
+    cfg = launch.load_config(
+        RunOptions(
+            CONFIG,
+            work_dir,
+            cfg_options={
+                **options,
+                'train_cfg.max_iters': iterations,
+                'train_cfg.val_interval': iterations,
+            },
+        )
+    )
     share_batch(cfg, 1)
     cfg.experiment_name = f'density{next(_names)}'
     return cfg
@@ -47,7 +60,7 @@ def history(runner, name):
 
 def table_of_metrics(runner):
     text = next(Path(runner.log_dir).glob('*.log')).read_text()
-    lines = text[text.rindex('images evaluated, in percent'):].splitlines()
+    lines = text[text.rindex('images evaluated, in percent') :].splitlines()
     _, _, *figures = lines[1].split()  # after 'data set'
     return {name: dict(zip(figures, cells)) for name, *cells in map(str.split, lines[2:5])}
 
@@ -78,12 +91,12 @@ def test_its_loss_halves_and_it_is_judged_and_drawn(data, tmp_path):
         assert float(row['density/MAE']) == pytest.approx(error, abs=0.01) and error < 3
 
     loader = runner.val_dataloader
-    sample, = runner.model.val_step(loader.collate_fn([loader.dataset[0]]))
+    (sample,) = runner.model.val_step(loader.collate_fn([loader.dataset[0]]))
     image = np.full((64, 64, 3), 128, np.uint8)
     picture = draw_result([image], sample, loader.dataset.metainfo)
     tile = 384
     for top in (CAPTION, 2 * CAPTION + tile):  # truth, prediction
-        drawn = picture[top:top + tile, 2 * MARGIN + tile:2 * (MARGIN + tile)].astype(int)
+        drawn = picture[top : top + tile, 2 * MARGIN + tile : 2 * (MARGIN + tile)].astype(int)
         assert (drawn[..., 0] - drawn[..., 1]).max() > 200 > 20 > drawn[0, 0, 0] - drawn[0, 0, 1]
 
 
@@ -93,12 +106,21 @@ def test_beside_the_three_others_a_resumed_run_equals_an_uninterrupted_one(data,
     cfg.default_hooks.checkpoint.interval = 2
     whole = launch.build_runner(cfg)
     whole.train()
-    for task in ('semantic.loss_ce', 'instance.loss_mask', 'rotated.loss_bbox',
-                 'density.loss_density'):
+    for task in (
+        'semantic.loss_ce',
+        'instance.loss_mask',
+        'rotated.loss_bbox',
+        'density.loss_density',
+    ):
         for name in ('sota', 'sior', 'fast'):
             assert np.isfinite(history(whole, f'train/{name}.{task}')).all()
     assert list(table_of_metrics(whole)['sota']) == [
-        'semantic/mIoU', 'instance/bbox_mAP', 'instance/segm_mAP', 'rotated/mAP', 'density/MAE']
+        'semantic/mIoU',
+        'instance/bbox_mAP',
+        'instance/segm_mAP',
+        'rotated/mAP',
+        'density/MAE',
+    ]
 
     cfg = load_config(data, tmp_path / 'resumed', 3)
     cfg.update(resume=True, load_from=str(tmp_path / 'whole' / 'iter_2.pth'))
@@ -118,8 +140,9 @@ def test_flipping_twice_is_the_identity(data, tmp_path, direction):
     assert before.sum() == pytest.approx(len(record['labels'].centres), rel=1e-5)
     once = Flip(prob=1.0, direction=direction).transform(results)['gt_density']
     assert not np.array_equal(once, before)
-    assert np.array_equal(Flip(prob=1.0, direction=direction).transform(results)['gt_density'],
-                          before)
+    assert np.array_equal(
+        Flip(prob=1.0, direction=direction).transform(results)['gt_density'], before
+    )
 
 
 def test_it_stays_on_its_objects_and_travels_with_the_batch(data, tmp_path):
@@ -135,7 +158,9 @@ def test_it_stays_on_its_objects_and_travels_with_the_batch(data, tmp_path):
         assert padded.shape == (1, 64, 64) and torch.equal(padded[:, :height, :width], density)
         assert padded.sum().item() == pytest.approx(density.sum().item(), rel=1e-5)
         y, x = divmod(density[0].argmax().item(), width)
-        around = sample.gt_sem_seg.sem_seg[0, max(0, y - 4):y + 5, max(0, x - 4):x + 5] % IGNORED
+        around = (
+            sample.gt_sem_seg.sem_seg[0, max(0, y - 4) : y + 5, max(0, x - 4) : x + 5] % IGNORED
+        )
         assert density.max() == 0 or around.any()
 
 

@@ -1,4 +1,5 @@
 """Kernels run on memory that holds anything, beside convolutions without TF32."""
+
 import functools
 from collections.abc import Callable
 
@@ -30,4 +31,5 @@ def _poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if tensor.dtype.is_floating_point:
             return tensor.fill_(float('nan'))
         return tensor.fill_(torch.iinfo(tensor.dtype).max if tensor.dtype != torch.bool else True)
+
     return filled

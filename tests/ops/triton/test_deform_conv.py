@@ -1,4 +1,5 @@
 """DCNv3: the kernel against recorded calls and its torch twin."""
+
 import pytest
 import torch
 
@@ -20,14 +21,27 @@ def _kernel(monkeypatch):
 @pytest.fixture
 def large_tiles(monkeypatch):
     """Fewer programs, each of which costs the interpreter some 0.2 s."""
+
     def tile(kernel, channels):
         return {'BLOCK_P': 128, 'BLOCK_G': 4, 'BLOCK_C': 16}, 4
+
     if DEVICE == 'cpu':
         monkeypatch.setattr(deform_conv, '_tile', tile)
 
 
-def operands(shape, group, channels, kernel_size, stride=1, pad=0, dilation=1, offset_scale=1.0,
-             remove_center=False, spread=1.0, dtype=torch.float32):
+def operands(
+    shape,
+    group,
+    channels,
+    kernel_size,
+    stride=1,
+    pad=0,
+    dilation=1,
+    offset_scale=1.0,
+    remove_center=False,
+    spread=1.0,
+    dtype=torch.float32,
+):
     """Random input, offset and mask (the latter float32), and the settings of a call."""
     settings = (kernel_size, stride, pad, dilation, group, offset_scale, remove_center)
     taps = kernel_size**2 - remove_center
@@ -49,7 +63,7 @@ def assert_equal_to_twin(tensors, settings, atol=2e-5):
     for result, reference in zip(results, references):
         assert result.dtype == reference.dtype
         low = result.dtype != torch.float32
-        torch.testing.assert_close(result, reference, atol=atol, rtol=.01 if low else 1e-4)
+        torch.testing.assert_close(result, reference, atol=atol, rtol=0.01 if low else 1e-4)
 
 
 @pytest.mark.usefixtures('large_tiles')
@@ -67,14 +81,18 @@ def test_tiles(group, channels, dtype):
 
 
 @pytest.mark.usefixtures('large_tiles')
-@pytest.mark.parametrize('case', [
-    {'shape': (1, 7, 6), 'stride': 2, 'dilation': 2, 'pad': 2},
-    {'shape': (1, 5, 6), 'pad': 1, 'offset_scale': 2.0, 'remove_center': True},
-    {'shape': (1, 6, 5), 'kernel_size': 5, 'pad': 2, 'dtype': torch.bfloat16},
-    {'shape': (1, 1, 1), 'pad': 1},
-    {'shape': (0, 5, 6), 'pad': 1},
-    {'shape': (1, 5, 6), 'pad': 1, 'spread': 1e4},
-], ids=['stride-dilation', 'remove-center', 'k5-bfloat16', 'one-pixel', 'empty', 'far-outside'])
+@pytest.mark.parametrize(
+    'case',
+    [
+        {'shape': (1, 7, 6), 'stride': 2, 'dilation': 2, 'pad': 2},
+        {'shape': (1, 5, 6), 'pad': 1, 'offset_scale': 2.0, 'remove_center': True},
+        {'shape': (1, 6, 5), 'kernel_size': 5, 'pad': 2, 'dtype': torch.bfloat16},
+        {'shape': (1, 1, 1), 'pad': 1},
+        {'shape': (0, 5, 6), 'pad': 1},
+        {'shape': (1, 5, 6), 'pad': 1, 'spread': 1e4},
+    ],
+    ids=['stride-dilation', 'remove-center', 'k5-bfloat16', 'one-pixel', 'empty', 'far-outside'],
+)
 def test_settings(case):
     assert_equal_to_twin(*operands(**{'group': 2, 'channels': 8, 'kernel_size': 3, **case}))
 
@@ -123,5 +141,6 @@ def test_compiles_in_one_graph():
     eager = function(*tensors)
     compiled = torch.compile(function, fullgraph=True, backend='aot_eager')(*tensors)
     torch.testing.assert_close(compiled, eager)
-    torch.testing.assert_close(torch.autograd.grad(compiled.sum(), tensors),
-                               torch.autograd.grad(eager.sum(), tensors))
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled.sum(), tensors), torch.autograd.grad(eager.sum(), tensors)
+    )

@@ -1,4 +1,5 @@
 """The sigmoid focal loss kernels against their twin in torch."""
+
 import pytest
 import torch
 
@@ -49,8 +50,11 @@ def test_unknown_targets_are_background():
     logits, target = operands(6, 4)
     weight = torch.rand(4, device=DEVICE)
     wrong = torch.tensor([-1, 5, 4, 2**40, -7, 4], device=DEVICE)
-    results = [form(logits, t, 2.0, 0.25, weight) for t in (wrong, torch.full_like(wrong, 4))
-               for form in (kernels.sigmoid_focal_loss, sigmoid_focal_loss_torch)]
+    results = [
+        form(logits, t, 2.0, 0.25, weight)
+        for t in (wrong, torch.full_like(wrong, 4))
+        for form in (kernels.sigmoid_focal_loss, sigmoid_focal_loss_torch)
+    ]
     for result in results[1:]:
         torch.testing.assert_close(result, results[0])
 
@@ -71,7 +75,7 @@ def test_dispatch_and_compile(monkeypatch):
     step = torch.compile(dispatched, fullgraph=True, backend='aot_eager')
     loss = step(logits, target, 2.0, 0.25, weight)
     torch.testing.assert_close(loss, expected)
-    gradient, = torch.autograd.grad(expected.sum(), logits)
+    (gradient,) = torch.autograd.grad(expected.sum(), logits)
     torch.testing.assert_close(torch.autograd.grad(loss.sum(), logits)[0], gradient)
     derivative = focal_loss.sigmoid_focal_loss_derivative(logits, target, 2.0, 0.25, weight)
     torch.testing.assert_close(derivative, gradient)

@@ -1,4 +1,5 @@
 """The kernels of horizontal NMS against torchvision."""
+
 import math
 
 import pytest
@@ -71,8 +72,12 @@ def test_decides_at_the_threshold_as_torchvision():
     """Overlaps that are the threshold, but for rounding to float32 up (0.8) or down (0.7)."""
     for threshold in (0.7, 0.8, 0.5):
         first = torch.tensor([0.0, 0, 10, 10])
-        boxes = torch.stack([torch.stack([first * k, first * k * torch.tensor(
-            [1, 1, threshold, 1])]) for k in (1, 3, 0.3)])
+        boxes = torch.stack(
+            [
+                torch.stack([first * k, first * k * torch.tensor([1, 1, threshold, 1])])
+                for k in (1, 3, 0.3)
+            ]
+        )
         assert_keeps_as_torchvision(boxes, torch.ones(3, 2, dtype=torch.bool), threshold)
 
 

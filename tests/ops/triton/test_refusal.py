@@ -1,4 +1,5 @@
 """Where Triton refuses a kernel the twin takes over, with the twin's results to the bit."""
+
 import builtins
 
 import pytest
@@ -13,8 +14,13 @@ from tests.models.small import build_model, losses_of, make_sample
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 # on a GPU some of torch's own gradients, and so the twins', differ from run to run
 TOLERANCE = {} if DEVICE == 'cuda' else {'rtol': 0, 'atol': 0}
-LEARNED = ['dcnv3', 'roi_align_levels', 'roi_align_rotated', 'rotated_window_attention',
-           'sigmoid_focal_loss']
+LEARNED = [
+    'dcnv3',
+    'roi_align_levels',
+    'roi_align_rotated',
+    'rotated_window_attention',
+    'sigmoid_focal_loss',
+]
 pytestmark = pytest.mark.filterwarnings('ignore:Conversion of an array:DeprecationWarning')
 
 
@@ -41,6 +47,7 @@ class Refusal:
                 return launch(kernel, *args, **kwargs)
             self.tried += 1
             raise error
+
         monkeypatch.setattr(owner, name, refuse)
 
 
@@ -142,10 +149,14 @@ def test_strict_mode_ends_the_run(monkeypatch):
         results(*call_of('dcnv3'))
 
 
-@pytest.mark.parametrize('error', [
-    torch.OutOfMemoryError('CUDA out of memory'),
-    RuntimeError('CUDA error: an illegal memory access'),
-    RuntimeError('Triton Error [CUDA]: an illegal memory access was encountered')])
+@pytest.mark.parametrize(
+    'error',
+    [
+        torch.OutOfMemoryError('CUDA out of memory'),
+        RuntimeError('CUDA error: an illegal memory access'),
+        RuntimeError('Triton Error [CUDA]: an illegal memory access was encountered'),
+    ],
+)
 def test_errors_of_the_gpu_are_no_refusals(error, monkeypatch):
     Refusal(monkeypatch, 'kernel', error)
     with pytest.raises(type(error), match=str(error)[:10]):
@@ -153,10 +164,16 @@ def test_errors_of_the_gpu_are_no_refusals(error, monkeypatch):
     assert not fallback.fallen()
 
 
-@pytest.mark.parametrize('error', [
-    RuntimeError('PassManager::run failed'), RuntimeError('Failed to find C compiler.'),
-    RuntimeError('Triton Error [CUDA]: device kernel image is invalid'),
-    triton.runtime.errors.PTXASError('too old'), PermissionError('cache')])
+@pytest.mark.parametrize(
+    'error',
+    [
+        RuntimeError('PassManager::run failed'),
+        RuntimeError('Failed to find C compiler.'),
+        RuntimeError('Triton Error [CUDA]: device kernel image is invalid'),
+        triton.runtime.errors.PTXASError('too old'),
+        PermissionError('cache'),
+    ],
+)
 def test_what_counts_as_a_refusal(error, monkeypatch):
     Refusal(monkeypatch, 'kernel', error)
     results(*call_of('sigmoid_focal_loss'))
@@ -173,6 +190,7 @@ def test_a_triton_that_cannot_be_imported(compiled, monkeypatch):
         if name.startswith('triton.language'):
             raise ImportError('libtriton.so: undefined symbol')
         return original(name, *args)
+
     monkeypatch.setattr(builtins, '__import__', broken)
     if compiled:
         function = torch.compile(function, fullgraph=True, backend='aot_eager')
@@ -191,9 +209,12 @@ def test_trials_name_what_is_refused(monkeypatch):
 @pytest.mark.filterwarnings('ignore:Default ``avg_non_ignore``')
 def test_a_training_goes_on_with_the_twins_numbers(monkeypatch):
     """Losses and weights of three steps of two accumulated batches."""
+
     def train():
-        model = build_model(dict(a=dict(num_classes=2)), backbone=dict(
-            type=build_backbone, name='vit_tiny_rvsa', embed_dim=48, img_size=64)).train()
+        model = build_model(
+            dict(a=dict(num_classes=2)),
+            backbone=dict(type=build_backbone, name='vit_tiny_rvsa', embed_dim=48, img_size=64),
+        ).train()
         optimizer = torch.optim.AdamW(model.parameters())
         losses = []
         for number in range(6):

@@ -1,4 +1,5 @@
 """The kernels of RoIAlign from several levels against torchvision and the rotated twin."""
+
 import sys
 
 import pytest
@@ -14,8 +15,10 @@ SCALES = [1 / 4, 1 / 8]
 
 
 def features_of(channels=3, dtype=torch.float32):
-    return [level.detach().to(DEVICE, dtype).requires_grad_()
-            for level in pyramid(channels=channels, size=64, strides=[4, 8])]
+    return [
+        level.detach().to(DEVICE, dtype).requires_grad_()
+        for level in pyramid(channels=channels, size=64, strides=[4, 8])
+    ]
 
 
 def assert_equal(features, rois, levels, bins, sampling_ratio, tolerance=1e-5):
@@ -24,8 +27,9 @@ def assert_equal(features, rois, levels, bins, sampling_ratio, tolerance=1e-5):
     assert out.dtype == features[0].dtype and out.is_contiguous()
     torch.testing.assert_close(out, expected, atol=tolerance, rtol=tolerance)
     cotangent = torch.randn_like(out)
-    for grad, grad_expected in zip(*(torch.autograd.grad(form, features, cotangent)
-                                     for form in (out, expected))):
+    for grad, grad_expected in zip(
+        *(torch.autograd.grad(form, features, cotangent) for form in (out, expected))
+    ):
         torch.testing.assert_close(grad, grad_expected, atol=10 * tolerance, rtol=tolerance)
     return out
 
@@ -50,8 +54,14 @@ def test_upright_rois_of_whole_pixels_take_as_many_samples():
 
 @pytest.mark.parametrize('dtype, tolerance', [(torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
 def test_low_precision(dtype, tolerance):
-    assert_equal(features_of(dtype=dtype), some_rois(2, False, size=32), torch.arange(2), (2, 2),
-                 2, tolerance)
+    assert_equal(
+        features_of(dtype=dtype),
+        some_rois(2, False, size=32),
+        torch.arange(2),
+        (2, 2),
+        2,
+        tolerance,
+    )
 
 
 @pytest.mark.parametrize('rotated', [False, True])
@@ -72,7 +82,8 @@ def test_dispatch_and_compile(monkeypatch):
     compiled = torch.compile(dispatched, fullgraph=True, backend='aot_eager')
     out = compiled(features, rois, levels, 2, [4, 8], 2)
     torch.testing.assert_close(out, expected)
-    for grads in zip(*(torch.autograd.grad(form.square().sum(), features)
-                       for form in (out, expected))):
+    for grads in zip(
+        *(torch.autograd.grad(form.square().sum(), features) for form in (out, expected))
+    ):
         torch.testing.assert_close(*grads)
     torch.library.opcheck(kernels.roi_align_levels, (features, rois, levels, 2, 2, SCALES, 2))

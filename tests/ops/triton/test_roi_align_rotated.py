@@ -1,4 +1,5 @@
 """The kernels of rotated RoIAlign against their twin in torch."""
+
 import sys
 
 import numpy as np
@@ -20,8 +21,7 @@ def on_triton(monkeypatch):
 
 
 def some_rois(count):
-    rois = torch.rand(count, 6, device=DEVICE) * torch.tensor(
-        [2, 14, 10, 9, 9, 6.0], device=DEVICE)
+    rois = torch.rand(count, 6, device=DEVICE) * torch.tensor([2, 14, 10, 9, 9, 6.0], device=DEVICE)
     rois[:, 0].floor_()
     return rois
 
@@ -42,8 +42,10 @@ def assert_equal(features, rois, settings, tolerance=1e-5):
 @pytest.mark.parametrize('name', GOLDEN)
 def test_golden(shared, on_triton, name):
     """Of a few RoIs, small and large, as the interpreter is slow: the others by the twin."""
-    data = {key: torch.from_numpy(value).to(DEVICE)
-            for key, value in np.load(shared / 'golden' / 'mmcv_ops.npz').items()}
+    data = {
+        key: torch.from_numpy(value).to(DEVICE)
+        for key, value in np.load(shared / 'golden' / 'mmcv_ops.npz').items()
+    }
     order = data['rois'][:, 3].argsort().tolist()
     few = order[:2] + order[-4:-2] + ([] if name == 'adaptive' else order[-1:])
     rest = [row for row in range(len(order)) if row not in few]
@@ -59,9 +61,15 @@ def test_golden(shared, on_triton, name):
     torch.testing.assert_close(features.grad, data[f'roi_{name}_grad'], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize('channels, settings', [
-    (70, (5, 7, 1.0, 1, True, True)), (3, (3, 3, 0.5, 0, True, False)),
-    (16, (1, 2, 0.5, 1, False, True)), (1, (7, 7, 1.0, 2, True, False))])
+@pytest.mark.parametrize(
+    'channels, settings',
+    [
+        (70, (5, 7, 1.0, 1, True, True)),
+        (3, (3, 3, 0.5, 0, True, False)),
+        (16, (1, 2, 0.5, 1, False, True)),
+        (1, (7, 7, 1.0, 2, True, False)),
+    ],
+)
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 def test_equals_the_twin(channels, settings, layout):
     features = torch.randn(2, channels, 11, 13, device=DEVICE).contiguous(memory_format=layout)
@@ -70,11 +78,23 @@ def test_equals_the_twin(channels, settings, layout):
 
 def test_outside_and_extreme():
     """Far away, huge, without area, turned many times; and what is no RoI at all."""
-    rois = torch.tensor([
-        [0, 90, 90, 4, 4, 0.3], [0, -3, 5, 9, 4, 50.0], [1, 5, 5, 1e9, 1e9, 1.0],
-        [1, 5, 5, 0, 0, 1.0], [0, 5, 5, -3, 4, 1.0], [1, 3e38, 5, 3e38, 3, 0.1],
-        [0, float('nan'), 5, 3, 4, 0], [0, 5, 5, float('inf'), 4, 0], [0, 5, 5, 3, 4, float('nan')],
-        [2, 5, 5, 3, 4, 0], [-1, 5, 5, 3, 4, 0], [float('nan'), 5, 5, 3, 4, 0]], device=DEVICE)
+    rois = torch.tensor(
+        [
+            [0, 90, 90, 4, 4, 0.3],
+            [0, -3, 5, 9, 4, 50.0],
+            [1, 5, 5, 1e9, 1e9, 1.0],
+            [1, 5, 5, 0, 0, 1.0],
+            [0, 5, 5, -3, 4, 1.0],
+            [1, 3e38, 5, 3e38, 3, 0.1],
+            [0, float('nan'), 5, 3, 4, 0],
+            [0, 5, 5, float('inf'), 4, 0],
+            [0, 5, 5, 3, 4, float('nan')],
+            [2, 5, 5, 3, 4, 0],
+            [-1, 5, 5, 3, 4, 0],
+            [float('nan'), 5, 5, 3, 4, 0],
+        ],
+        device=DEVICE,
+    )
     features = torch.randn(2, 5, 11, 13, device=DEVICE)
     for aligned in (True, False):
         out = assert_equal(features, rois, (3, 3, 1.0, 2, aligned, False))
@@ -103,7 +123,8 @@ def test_nothing():
     for images, rois in ((1, 0), (0, 2)):
         features = torch.randn(images, 2, 5, 5, device=DEVICE, requires_grad=True)
         out = kernels.roi_align_rotated(
-            features, torch.zeros(rois, 6, device=DEVICE), 3, 3, 1.0, 2, True, True)
+            features, torch.zeros(rois, 6, device=DEVICE), 3, 3, 1.0, 2, True, True
+        )
         assert out.shape == (rois, 2, 3, 3) and not out.any()
         out.sum().backward()
         assert not features.grad.any()
@@ -117,6 +138,6 @@ def test_dispatch_and_compile(on_triton):
     out = torch.compile(dispatched, fullgraph=True, backend='aot_eager')(features, rois, *settings)
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(
-        *(torch.autograd.grad(form.square().sum(), features)[0] for form in (out, expected)))
-    torch.library.opcheck(kernels.roi_align_rotated,
-                          (features, rois, 3, 3, 1.0, 2, True, False))
+        *(torch.autograd.grad(form.square().sum(), features)[0] for form in (out, expected))
+    )
+    torch.library.opcheck(kernels.roi_align_rotated, (features, rois, 3, 3, 1.0, 2, True, False))

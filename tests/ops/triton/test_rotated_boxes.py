@@ -1,4 +1,5 @@
 """The kernels of rotated boxes against their twins in torch and recorded overlaps."""
+
 import math
 
 import numpy as np
@@ -42,7 +43,8 @@ def assert_equal_to_twin(boxes1, boxes2, atol=1e-5):
             overlaps = kernels.box_iou_rotated(boxes1, boxes2, mode, aligned)
             assert overlaps.dtype == torch.float32
             torch.testing.assert_close(
-                overlaps, box_iou_rotated_torch(boxes1, boxes2, mode, aligned), atol=atol, rtol=0)
+                overlaps, box_iou_rotated_torch(boxes1, boxes2, mode, aligned), atol=atol, rtol=0
+            )
 
 
 def assert_keeps_as_twin(boxes, scores, threshold, labels=None):
@@ -57,14 +59,21 @@ def assert_keeps_as_twin(boxes, scores, threshold, labels=None):
 
 @pytest.mark.usefixtures('large_tiles')
 def test_golden(shared):
-    data = {key: torch.from_numpy(value).to(DEVICE)
-            for key, value in np.load(shared / 'golden' / 'mmcv_ops.npz').items()}
+    data = {
+        key: torch.from_numpy(value).to(DEVICE)
+        for key, value in np.load(shared / 'golden' / 'mmcv_ops.npz').items()
+    }
     boxes1, boxes2 = data['boxes1'], data['boxes2']
     for mode in ('iou', 'iof'):
-        torch.testing.assert_close(box_iou_rotated(boxes1, boxes2, mode),
-                                   data[f'{mode}_pairwise'], atol=1e-4, rtol=0)
-        torch.testing.assert_close(box_iou_rotated(boxes1[:len(boxes2)], boxes2, mode, True),
-                                   data[f'{mode}_aligned'], atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            box_iou_rotated(boxes1, boxes2, mode), data[f'{mode}_pairwise'], atol=1e-4, rtol=0
+        )
+        torch.testing.assert_close(
+            box_iou_rotated(boxes1[: len(boxes2)], boxes2, mode, True),
+            data[f'{mode}_aligned'],
+            atol=1e-4,
+            rtol=0,
+        )
     for threshold in (0.1, 0.5):
         keep = nms_rotated(data['nms_boxes'], data['nms_scores'], threshold)
         assert torch.equal(keep, data[f'nms_keep_{threshold}'])
@@ -100,7 +109,7 @@ def test_special_pairs():
 def test_extreme_sizes_and_angles():
     """Sides from 0.01 to 1000 pixels, turned many times: float32 alone is wrong by up to 5e-4."""
     boxes = boxes_of(80, size=20.0)
-    sides = 10**(5 * torch.rand(80, 2) - 2)
+    sides = 10 ** (5 * torch.rand(80, 2) - 2)
     sides[:20] = torch.tensor([0.01, 50.0])
     boxes[:, 2:4] = sides.to(DEVICE)
     boxes[10:20] = boxes[:10] + torch.tensor([2e-3, 1e-3, 0, 0, 1e-5], device=DEVICE)
@@ -170,8 +179,11 @@ def test_nms_of_chains_copies_and_nan_scores(monkeypatch):
 @pytest.mark.usefixtures('large_tiles')
 def test_nms_decides_at_the_threshold_as_float64():
     """Every pair overlaps by 1/3 and less than a rounding unit of float32 more or less."""
-    boxes = torch.tensor([[100 * i + 2 * j, 5, 4, 2, 1e-8 * i] for i in range(30) for j in (0, 1)],
-                         dtype=torch.float32, device=DEVICE)
+    boxes = torch.tensor(
+        [[100 * i + 2 * j, 5, 4, 2, 1e-8 * i] for i in range(30) for j in (0, 1)],
+        dtype=torch.float32,
+        device=DEVICE,
+    )
     iou = box_iou_rotated_torch(boxes[::2].double(), boxes[1::2].double(), 'iou', True)
     threshold = iou.median().item()
     assert 0 < (iou - threshold).abs().max() < 1e-7
@@ -194,5 +206,6 @@ def test_operators_are_registered_and_compile():
     # the number of kept boxes is unknown to the graph
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         keep = torch.compile(nms_rotated, fullgraph=True, backend='aot_eager')(
-            boxes2, torch.arange(4.0, device=DEVICE), 0.1)
+            boxes2, torch.arange(4.0, device=DEVICE), 0.1
+        )
     assert torch.equal(keep, nms_rotated(boxes2, torch.arange(4.0, device=DEVICE), 0.1))

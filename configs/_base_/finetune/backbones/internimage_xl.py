@@ -1,10 +1,14 @@
 """InternImage-XL as each task takes it: a leaf config merges one of these into its `model`."""
+
 from mtp.models import build_backbone
 
 # `checkpoint` is the one variable of a start: a name of mtp/models/weights/released.py, or a path.
 _backbone = dict(
-    type=build_backbone, name='internimage_xl', drop_path_rate=0.2,
-    init_cfg=dict(type='Pretrained', checkpoint='mtp'))
+    type=build_backbone,
+    name='internimage_xl',
+    drop_path_rate=0.2,
+    init_cfg=dict(type='Pretrained', checkpoint='mtp'),
+)
 _channels = [192, 384, 768, 1536]
 
 classifier = dict(backbone=_backbone, head=dict(in_channels=1536))

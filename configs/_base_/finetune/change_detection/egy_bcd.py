@@ -1,4 +1,5 @@
 """EGY-BCD: the paper gives no recipe; that of LEVIR-CD."""
+
 from mmengine.config import read_base
 
 with read_base():

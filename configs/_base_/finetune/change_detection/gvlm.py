@@ -1,4 +1,5 @@
 """GVLM: the paper gives no recipe; that of LEVIR-CD."""
+
 from mmengine.config import read_base
 
 with read_base():

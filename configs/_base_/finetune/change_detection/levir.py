@@ -1,4 +1,5 @@
 """LEVIR-CD: 150 epochs."""
+
 from mmengine.config import read_base
 
 with read_base():

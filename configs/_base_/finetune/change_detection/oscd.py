@@ -1,4 +1,5 @@
 """OSCD, RGB: 100 epochs; tiles of 96 pixels, enlarged to 224. Its test set validates too."""
+
 from mmengine.config import read_base
 from mmseg.datasets.transforms import Resize
 

@@ -1,4 +1,5 @@
 """SVCD, also called CDD: 200 epochs."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """WHU building change: 200 epochs."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """Scene classification at 224 pixels: a linear layer on the mean of the last map."""
+
 from mmcv.transforms import RandomFlip
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
@@ -34,17 +35,31 @@ model = dict(
     data_preprocessor=dict(type=ClsDataPreprocessor, mean=_mean, std=_std, to_rgb=True),
     backbone=dict(img_size=224),
     neck=dict(type=GlobalAveragePooling),
-    head=dict(type=LinearClsHead, loss=dict(type=CrossEntropyLoss), topk=(1, 5)))
+    head=dict(type=LinearClsHead, loss=dict(type=CrossEntropyLoss), topk=(1, 5)),
+)
 
 train_pipeline = [
     dict(type=LoadImage),
     dict(type=RandomResizedCrop, scale=224, backend='pillow', interpolation='bicubic'),
     dict(type=RandomFlip, prob=0.5, direction='horizontal'),
-    dict(type=RandAugment, policies='timm_increasing', num_policies=2, total_level=10,
-         magnitude_level=9, magnitude_std=0.5,
-         hparams=dict(pad_val=[104, 116, 124], interpolation='bicubic')),  # the mean, BGR
-    dict(type=RandomErasing, erase_prob=0.25, mode='rand', min_area_ratio=0.02,
-         max_area_ratio=1 / 3, fill_color=_mean[::-1], fill_std=_std[::-1]),
+    dict(
+        type=RandAugment,
+        policies='timm_increasing',
+        num_policies=2,
+        total_level=10,
+        magnitude_level=9,
+        magnitude_std=0.5,
+        hparams=dict(pad_val=[104, 116, 124], interpolation='bicubic'),
+    ),  # the mean, BGR
+    dict(
+        type=RandomErasing,
+        erase_prob=0.25,
+        mode='rand',
+        min_area_ratio=0.02,
+        max_area_ratio=1 / 3,
+        fill_color=_mean[::-1],
+        fill_std=_std[::-1],
+    ),
     dict(type=PackInputs),
 ]
 test_pipeline = [
@@ -56,11 +71,16 @@ test_pipeline = [
 
 total_batch_size = 64
 train_dataloader = dict(
-    num_workers=4, persistent_workers=True,
+    num_workers=4,
+    persistent_workers=True,
     sampler=dict(type=DefaultSampler, shuffle=True),
-    dataset=dict(pipeline=train_pipeline))
+    dataset=dict(pipeline=train_pipeline),
+)
 val_dataloader = dict(
-    batch_size=64, num_workers=4, persistent_workers=True,
+    batch_size=64,
+    num_workers=4,
+    persistent_workers=True,
     sampler=dict(type=DefaultSampler, shuffle=False),
-    dataset=dict(pipeline=test_pipeline, test_mode=True))
+    dataset=dict(pipeline=test_pipeline, test_mode=True),
+)
 val_evaluator = dict(type=Accuracy, topk=(1, 5))

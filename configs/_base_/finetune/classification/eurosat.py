@@ -1,4 +1,5 @@
 """EuroSAT: RGB, 10 classes; folders `train/<class>`, `val/<class>`."""
+
 from mmengine.config import read_base
 
 from mtp.data import SceneDataset

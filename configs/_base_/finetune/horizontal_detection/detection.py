@@ -1,4 +1,5 @@
 """Horizontal detection: what its two detectors share."""
+
 from mmdet.datasets import AspectRatioBatchSampler
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
 from mmdet.models.data_preprocessors import DetDataPreprocessor
@@ -16,9 +17,14 @@ default_scope = 'mmdet'
 
 model = dict(
     data_preprocessor=dict(
-        type=DetDataPreprocessor, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True, pad_size_divisor=32),
-    backbone=dict())
+        type=DetDataPreprocessor,
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_size_divisor=32,
+    ),
+    backbone=dict(),
+)
 
 # A data set gives Resize its size.
 train_pipeline = [
@@ -33,17 +39,24 @@ test_pipeline = [
     dict(type=LoadImage),
     dict(type=Resize, keep_ratio=True),
     dict(type=LoadAnnotations, with_bbox=True),
-    dict(type=PackDetInputs,
-         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    dict(
+        type=PackDetInputs,
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
 ]
 
 train_dataloader = dict(
-    num_workers=4, persistent_workers=True,
+    num_workers=4,
+    persistent_workers=True,
     sampler=dict(type=DefaultSampler, shuffle=True),
     batch_sampler=dict(type=AspectRatioBatchSampler),
-    dataset=dict(filter_cfg=dict(filter_empty_gt=True, min_size=32)))
+    dataset=dict(filter_cfg=dict(filter_empty_gt=True, min_size=32)),
+)
 test_dataloader = dict(
-    batch_size=1, num_workers=4, persistent_workers=True,
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
     sampler=dict(type=DefaultSampler, shuffle=False),
-    dataset=dict(test_mode=True))
+    dataset=dict(test_mode=True),
+)
 test_evaluator = dict(type=DetectionMetric)

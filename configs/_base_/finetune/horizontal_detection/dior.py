@@ -1,4 +1,5 @@
 """DIOR: Faster R-CNN at 800 pixels; `JPEGImages-{trainval,test}/*.jpg` and a json of each."""
+
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import FasterRCNN
 from mmdet.models.roi_heads import StandardRoIHead
@@ -13,17 +14,21 @@ with read_base():
 
 # The pretraining's instance branch, without its masks and low-quality matches of RoIs.
 _roi_head = instance['roi_head']
-model.merge(dict(
-    type=FasterRCNN,
-    backbone=dict(img_size=800, with_cp=True),
-    neck=instance['neck'],
-    rpn_head=dict(instance['rpn_head'], type=RPNHead),
-    roi_head=dict(
-        type=StandardRoIHead,
-        bbox_roi_extractor=_roi_head['bbox_roi_extractor'],
-        bbox_head=dict(_roi_head['bbox_head'], num_classes=20)),
-    train_cfg=instance['train_cfg'],
-    test_cfg=instance['test_cfg']))
+model.merge(
+    dict(
+        type=FasterRCNN,
+        backbone=dict(img_size=800, with_cp=True),
+        neck=instance['neck'],
+        rpn_head=dict(instance['rpn_head'], type=RPNHead),
+        roi_head=dict(
+            type=StandardRoIHead,
+            bbox_roi_extractor=_roi_head['bbox_roi_extractor'],
+            bbox_head=dict(_roi_head['bbox_head'], num_classes=20),
+        ),
+        train_cfg=instance['train_cfg'],
+        test_cfg=instance['test_cfg'],
+    )
+)
 model.train_cfg.rcnn.assigner.match_low_quality = False
 for _stage in ('rpn', 'rcnn'):
     model.train_cfg[_stage].sampler.type = RandomSampler
@@ -33,11 +38,17 @@ test_pipeline[1].update(scale=(800, 800))
 total_batch_size = 4
 _data = dict(type=DIORDetection, data_root='data/dior')
 train_dataloader.dataset.update(
-    _data, ann_file='DIOR_trainval_coco.json', data_prefix=dict(img='JPEGImages-trainval'),
-    pipeline=train_pipeline)
+    _data,
+    ann_file='DIOR_trainval_coco.json',
+    data_prefix=dict(img='JPEGImages-trainval'),
+    pipeline=train_pipeline,
+)
 test_dataloader.dataset.update(
-    _data, ann_file='DIOR_test_coco.json', data_prefix=dict(img='JPEGImages-test'),
-    pipeline=test_pipeline)
+    _data,
+    ann_file='DIOR_test_coco.json',
+    data_prefix=dict(img='JPEGImages-test'),
+    pipeline=test_pipeline,
+)
 test_evaluator.update(ann_file='data/dior/DIOR_test_coco.json')
 val_dataloader = test_dataloader
 val_evaluator = test_evaluator

@@ -1,4 +1,5 @@
 """DOTA-V1.0, multi-scale, as the paper has it: `prepare.py dota_v1 --multi-scale`."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """DOTA-V2.0, single scale, as the paper has it: 40 epochs, flips but no rotation."""
+
 from mmengine.config import read_base
 
 from mtp.evaluation import DOTASubmission
@@ -6,8 +7,7 @@ from mtp.evaluation import DOTASubmission
 with read_base():
     from .tiles import *
 
-model.merge(dict(
-    backbone=dict(img_size=1024), roi_head=dict(bbox_head=dict(num_classes=18))))
+model.merge(dict(backbone=dict(img_size=1024), roi_head=dict(bbox_head=dict(num_classes=18))))
 
 train_pipeline[3].update(scale=(1024, 1024))
 test_pipeline[1].update(scale=(1024, 1024))

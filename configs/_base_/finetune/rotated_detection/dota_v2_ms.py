@@ -1,4 +1,5 @@
 """DOTA-V2.0, multi-scale: `prepare.py dota_v2 --multi-scale`."""
+
 from mmengine.config import read_base
 
 with read_base():

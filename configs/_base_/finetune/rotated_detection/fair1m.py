@@ -1,4 +1,5 @@
 """FAIR1M-2.0, single scale: tiles of 800 pixels, 37 classes."""
+
 from mmengine.config import read_base
 from mmrotate.datasets.transforms import RandomRotate
 
@@ -7,8 +8,7 @@ from mtp.evaluation import FAIR1MSubmission
 with read_base():
     from .tiles import *
 
-model.merge(dict(
-    backbone=dict(img_size=800), roi_head=dict(bbox_head=dict(num_classes=37))))
+model.merge(dict(backbone=dict(img_size=800), roi_head=dict(bbox_head=dict(num_classes=37))))
 
 train_pipeline[3].update(scale=(800, 800))
 test_pipeline[1].update(scale=(800, 800))

@@ -1,4 +1,5 @@
 """FAIR1M-2.0, multi-scale: `prepare.py fair1m --multi-scale`."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """Rotated detection: Oriented R-CNN (le90), the rotated branch of the pretraining by itself."""
+
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.detectors import FasterRCNN
@@ -22,17 +23,24 @@ _roi_head = rotated['roi_head']
 model = dict(
     type=FasterRCNN,
     data_preprocessor=dict(
-        type=DetDataPreprocessor, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True, pad_size_divisor=32, boxtype2tensor=False),
+        type=DetDataPreprocessor,
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_size_divisor=32,
+        boxtype2tensor=False,
+    ),
     backbone=dict(with_cp=True),
     neck=rotated['neck'],
     rpn_head=dict(rotated['rpn_head'], type=OrientedRPNHead),
     roi_head=dict(
         type=StandardRoIHead,
         bbox_roi_extractor=_roi_head['bbox_roi_extractor'],
-        bbox_head=_roi_head['bbox_head']),
+        bbox_head=_roi_head['bbox_head'],
+    ),
     train_cfg=rotated['train_cfg'],
-    test_cfg=rotated['test_cfg'])
+    test_cfg=rotated['test_cfg'],
+)
 for _stage in ('rpn', 'rcnn'):
     model['train_cfg'][_stage]['sampler'].update(type=RandomSampler)
 
@@ -62,10 +70,15 @@ test_pipeline = [
 
 total_batch_size = 4
 train_dataloader = dict(
-    num_workers=4, persistent_workers=True,
+    num_workers=4,
+    persistent_workers=True,
     sampler=dict(type=DefaultSampler, shuffle=True),
-    dataset=dict(filter_cfg=dict(filter_empty_gt=True)))
+    dataset=dict(filter_cfg=dict(filter_empty_gt=True)),
+)
 test_dataloader = dict(
-    batch_size=1, num_workers=4, persistent_workers=True,
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
     sampler=dict(type=DefaultSampler, shuffle=False),
-    dataset=dict(test_mode=True))
+    dataset=dict(test_mode=True),
+)

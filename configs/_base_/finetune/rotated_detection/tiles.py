@@ -2,6 +2,7 @@
 
 The servers keep the labels of the test split: predictions of tiles are merged and sent in.
 """
+
 from mmengine.config import read_base
 
 from mtp.data import DOTATiles
@@ -11,6 +12,7 @@ with read_base():
 
 # A data set adds its name, root and pipelines.
 train_dataloader.dataset.update(
-    type=DOTATiles, ann_file='trainval/annfiles', data_prefix=dict(img_path='trainval/images'))
+    type=DOTATiles, ann_file='trainval/annfiles', data_prefix=dict(img_path='trainval/images')
+)
 test_dataloader.dataset.update(type=DOTATiles, data_prefix=dict(img_path='test/images'))
 val_cfg = None  # no labels are left over

@@ -1,4 +1,5 @@
 """AdamW with layer decay, as every finetuning has it; a backbone's file gives lr and decay."""
+
 from torch.optim import AdamW
 
 from mtp.engine import LayerDecayOptimWrapperConstructor, MixedPrecisionOptimWrapper
@@ -7,4 +8,5 @@ optim_wrapper = dict(
     type=MixedPrecisionOptimWrapper,
     optimizer=dict(type=AdamW, lr=6e-5, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
     constructor=LayerDecayOptimWrapperConstructor,
-    paramwise_cfg=dict(layer_decay_rate=0.9))
+    paramwise_cfg=dict(layer_decay_rate=0.9),
+)

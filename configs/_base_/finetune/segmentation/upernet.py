@@ -1,4 +1,5 @@
 """Semantic segmentation: UPerNet without an auxiliary head, sliding window at original size."""
+
 from mmcv.transforms import RandomResize
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler, InfiniteSampler
@@ -28,14 +29,26 @@ log_processor = dict(type=LogProcessor, by_epoch=False)
 model = dict(
     type=EncoderDecoder,
     data_preprocessor=dict(
-        type=SegDataPreProcessor, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True, pad_val=0, seg_pad_val=255),
+        type=SegDataPreProcessor,
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+    ),
     backbone=dict(),
     decode_head=dict(
-        type=UPerHead, channels=512, in_index=[0, 1, 2, 3], pool_scales=(1, 2, 3, 6),
-        dropout_ratio=0.1, norm_cfg=dict(type=PerDatasetBatchNorm), align_corners=False,
-        loss_decode=dict(type=CrossEntropyLoss)),
-    test_cfg=dict(mode='slide'))
+        type=UPerHead,
+        channels=512,
+        in_index=[0, 1, 2, 3],
+        pool_scales=(1, 2, 3, 6),
+        dropout_ratio=0.1,
+        norm_cfg=dict(type=PerDatasetBatchNorm),
+        align_corners=False,
+        loss_decode=dict(type=CrossEntropyLoss),
+    ),
+    test_cfg=dict(mode='slide'),
+)
 
 # A data set gives the number of classes and the sizes, and takes the pipeline.
 train_pipeline = [
@@ -50,10 +63,15 @@ train_pipeline = [
 
 total_batch_size = 8
 train_dataloader = dict(
-    num_workers=4, persistent_workers=True,
+    num_workers=4,
+    persistent_workers=True,
     sampler=dict(type=InfiniteSampler, shuffle=True),
-    dataset=dict())
+    dataset=dict(),
+)
 test_dataloader = dict(
-    batch_size=1, num_workers=4, persistent_workers=True,
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
     sampler=dict(type=DefaultSampler, shuffle=False),
-    dataset=dict(test_mode=True))
+    dataset=dict(test_mode=True),
+)

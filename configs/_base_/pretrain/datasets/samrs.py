@@ -1,4 +1,5 @@
 """SAMRS: SOTA, SIOR and FAST, with the augmentations of the MTP pretraining."""
+
 from mmengine.dataset import DefaultSampler
 
 from mtp.data import (
@@ -15,8 +16,7 @@ from mtp.data import (
 from mtp.evaluation import MultiTaskMetric
 from mtp.sample_fields import pack_batch
 
-num_classes = dict(
-    sota=dict(num_classes=18), sior=dict(num_classes=20), fast=dict(num_classes=37))
+num_classes = dict(sota=dict(num_classes=18), sior=dict(num_classes=20), fast=dict(num_classes=37))
 
 train_pipeline = [
     dict(type=LoadCrop, size=448, ratio_range=(0.5, 2.0)),
@@ -44,7 +44,9 @@ train_dataloader = dict(
     sampler=dict(type=MultiDatasetSampler, images_per_dataset=1),
     dataset=dict(
         type=MultiTaskDataset,
-        datasets=[dict(subset, pipeline=train_pipeline) for subset in _subsets]))
+        datasets=[dict(subset, pipeline=train_pipeline) for subset in _subsets],
+    ),
+)
 val_dataloader = dict(
     batch_size=1,
     num_workers=4,
@@ -52,8 +54,12 @@ val_dataloader = dict(
     sampler=dict(type=DefaultSampler, shuffle=False),
     dataset=dict(
         type=MultiTaskDataset,
-        datasets=[dict(subset, split='valid', test_mode=True, pipeline=test_pipeline)
-                  for subset in _subsets]))
+        datasets=[
+            dict(subset, split='valid', test_mode=True, pipeline=test_pipeline)
+            for subset in _subsets
+        ],
+    ),
+)
 val_evaluator = dict(type=MultiTaskMetric)
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

@@ -1,4 +1,5 @@
 """Semantic segmentation: UPerNet, with the settings of the MTP pretraining."""
+
 from mmseg.models.decode_heads import UPerHead
 from mmseg.models.losses import CrossEntropyLoss
 
@@ -13,4 +14,6 @@ semantic = dict(
         pool_scales=(1, 2, 3, 6),
         norm_cfg=dict(type=PerDatasetBatchNorm),
         align_corners=False,
-        loss_decode=dict(type=CrossEntropyLoss)))
+        loss_decode=dict(type=CrossEntropyLoss),
+    ),
+)

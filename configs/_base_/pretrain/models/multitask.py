@@ -1,4 +1,5 @@
 """The multi-task model of the MTP pretraining: three tasks on one encoder."""
+
 from mmengine.config import read_base
 
 from mtp.models import MultiTaskDataPreprocessor, MultiTaskPretrainer
@@ -11,4 +12,5 @@ with read_base():
 model = dict(
     type=MultiTaskPretrainer,
     data_preprocessor=dict(type=MultiTaskDataPreprocessor),
-    tasks=dict(semantic=semantic, instance=instance, rotated=rotated))
+    tasks=dict(semantic=semantic, instance=instance, rotated=rotated),
+)

@@ -1,4 +1,5 @@
 """The multi-task model with small decoders: learns on a CPU in minutes."""
+
 from mmengine.config import read_base
 
 with read_base():
@@ -11,15 +12,26 @@ small_detector = dict(
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, finest_scale=28),
-        bbox_head=dict(in_channels=64, fc_out_channels=128)),
+        bbox_head=dict(in_channels=64, fc_out_channels=128),
+    ),
     train_cfg=dict(
-        rpn=dict(sampler=dict(num=64)), rpn_proposal=_proposals, rcnn=dict(sampler=dict(num=64))),
-    test_cfg=dict(rpn=_proposals))
+        rpn=dict(sampler=dict(num=64)), rpn_proposal=_proposals, rcnn=dict(sampler=dict(num=64))
+    ),
+    test_cfg=dict(rpn=_proposals),
+)
 
-model.merge(dict(tasks=dict(
-    semantic=dict(dropout_ratio=0.0, decode_head=dict(channels=64)),
-    instance=small_detector,
-    rotated=small_detector)))
-model.tasks.instance.roi_head.merge(dict(
-    mask_roi_extractor=dict(out_channels=64, finest_scale=28),
-    mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64)))
+model.merge(
+    dict(
+        tasks=dict(
+            semantic=dict(dropout_ratio=0.0, decode_head=dict(channels=64)),
+            instance=small_detector,
+            rotated=small_detector,
+        )
+    )
+)
+model.tasks.instance.roi_head.merge(
+    dict(
+        mask_roi_extractor=dict(out_channels=64, finest_scale=28),
+        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64),
+    )
+)

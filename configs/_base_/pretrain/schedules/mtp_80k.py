@@ -1,4 +1,5 @@
 """The schedule of the MTP pretraining: AdamW with layer decay, cosine to 0 over 80k iterations."""
+
 from mmengine.optim import CosineAnnealingLR
 from mmengine.runner import TestLoop, ValLoop
 from torch.optim import AdamW
@@ -14,7 +15,8 @@ optim_wrapper = dict(
     optimizer=dict(type=AdamW, lr=6e-5, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
     constructor=LayerDecayOptimWrapperConstructor,
     paramwise_cfg=dict(layer_decay_rate=0.9),
-    clip_grad=dict(max_norm=5.0))
+    clip_grad=dict(max_norm=5.0),
+)
 param_scheduler = [dict(type=CosineAnnealingLR, T_max=80_000, eta_min=0.0, by_epoch=False)]
 train_cfg = dict(type=AccumulatingIterLoop, max_iters=80_000, val_interval=80_000)
 val_cfg = dict(type=ValLoop)

@@ -1,4 +1,5 @@
 """ViT-B + RVSA on GVLM."""
+
 from mmengine.config import read_base
 
 with read_base():

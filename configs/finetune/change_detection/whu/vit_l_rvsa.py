@@ -1,4 +1,5 @@
 """ViT-L + RVSA on WHU building change."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """InternImage-XL on NWPU-RESISC45."""
+
 from mmengine.config import read_base
 
 with read_base():

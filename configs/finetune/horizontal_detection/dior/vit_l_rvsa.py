@@ -1,4 +1,5 @@
 """ViT-L + RVSA on DIOR."""
+
 from mmengine.config import read_base
 
 with read_base():

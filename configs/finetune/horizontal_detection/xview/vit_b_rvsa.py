@@ -1,4 +1,5 @@
 """ViT-B + RVSA on xView."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """InternImage-XL on DOTA-V1.0, multi-scale."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """ViT-B + RVSA on DOTA-V2.0."""
+
 from mmengine.config import read_base
 
 with read_base():

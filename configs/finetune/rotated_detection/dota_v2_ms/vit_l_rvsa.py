@@ -1,4 +1,5 @@
 """ViT-L + RVSA on DOTA-V2.0, multi-scale."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """ViT-B + RVSA on FAIR1M-2.0."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """InternImage-XL on FAIR1M-2.0, multi-scale."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """InternImage-XL on LoveDA."""
+
 from mmengine.config import read_base
 
 with read_base():

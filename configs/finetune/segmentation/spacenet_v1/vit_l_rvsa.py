@@ -1,4 +1,5 @@
 """ViT-L + RVSA on SpaceNet 1."""
+
 from mmengine.config import read_base
 
 with read_base():
