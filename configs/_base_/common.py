@@ -1,21 +1,18 @@
 """How every run is logged, saved and seeded, whatever it trains."""
 
-from mmengine.hooks import (
-    CheckpointHook,
-    DistSamplerSeedHook,
-    LoggerHook,
-    ParamSchedulerHook,
-)
+from mmengine.hooks import DistSamplerSeedHook, LoggerHook, ParamSchedulerHook
 from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 
 from mtp.engine import (
     CompileHook,
     DeferredLogHook,
     DrawPredictionsHook,
+    PreemptionHook,
     RehearsalHook,
     ReplicatedModel,
     SeedIterationHook,
     ThroughputHook,
+    VerifiedCheckpointHook,
 )
 
 default_hooks = dict(
@@ -27,8 +24,10 @@ default_hooks = dict(
     logger=dict(type=LoggerHook, interval=50),
     param_scheduler=dict(type=ParamSchedulerHook),
     compilation=dict(type=CompileHook),
-    # Two are kept at least: while one is written the one before it is whole.
-    checkpoint=dict(type=CheckpointHook, interval=1, save_last=True, max_keep_ckpts=2),
+    # Two are kept: one that was damaged after it had been verified has one before it.
+    checkpoint=dict(type=VerifiedCheckpointHook, interval=1, save_last=True, max_keep_ckpts=2),
+    # a crash costs 15 minutes at most
+    preemption=dict(type=PreemptionHook, minutes=15),
     visualization=dict(type=DrawPredictionsHook),
 )
 
@@ -39,7 +38,7 @@ visualizer = dict(
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    dist_cfg=dict(backend='nccl', timeout=1800),
 )
 randomness = dict(seed=0, deterministic=False)
 # Several processes: a copy of the model on each, or ShardedModel; see docs/distributed.md.

@@ -3,10 +3,12 @@
 from mtp import compat
 from mtp.engine.ema import FastEMA
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
+from mtp.engine.hooks.checkpoint import VerifiedCheckpointHook
 from mtp.engine.hooks.compilation import CompileHook
 from mtp.engine.hooks.deferred_log import DeferredLogHook, TaskLossLogProcessor
 from mtp.engine.hooks.draw_predictions import DrawPredictionsHook
 from mtp.engine.hooks.export_encoder import ExportEncoderHook
+from mtp.engine.hooks.preemption import PreemptionHook
 from mtp.engine.hooks.rehearsal import RehearsalHook
 from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
@@ -30,6 +32,7 @@ __all__ = [
     'FastEMA',
     'LayerDecayOptimWrapperConstructor',
     'MixedPrecisionOptimWrapper',
+    'PreemptionHook',
     'RehearsalHook',
     'ReplicatedModel',
     'Runner',
@@ -38,4 +41,5 @@ __all__ = [
     'TaskLossLogProcessor',
     'ThroughputHook',
     'TraceHook',
+    'VerifiedCheckpointHook',
 ]

@@ -1,10 +1,12 @@
 """What a run does besides training steps."""
 
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
+from mtp.engine.hooks.checkpoint import VerifiedCheckpointHook
 from mtp.engine.hooks.compilation import CompileHook
 from mtp.engine.hooks.deferred_log import DeferredLogHook, TaskLossLogProcessor
 from mtp.engine.hooks.draw_predictions import DrawPredictionsHook
 from mtp.engine.hooks.export_encoder import ExportEncoderHook
+from mtp.engine.hooks.preemption import PreemptionHook
 from mtp.engine.hooks.rehearsal import RehearsalHook
 from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
@@ -15,9 +17,11 @@ __all__ = [
     'DeferredLogHook',
     'DrawPredictionsHook',
     'ExportEncoderHook',
+    'PreemptionHook',
     'RehearsalHook',
     'SeedIterationHook',
     'TaskLossLogProcessor',
     'ThroughputHook',
     'TraceHook',
+    'VerifiedCheckpointHook',
 ]
