@@ -92,24 +92,6 @@ def current() -> StopSignals:
     return _current or StopSignals()
 
 
-def guard_worker() -> None:
-    """Keep a loader's worker alive when its whole process group gets a signal, as from torchrun.
-
-    The main process still needs its batches until it has come to the step that it stops at. A
-    SIGTERM of the main process itself ends the worker.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    threading.Thread(target=_end_with_parent, name='signals', daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
-        pass
-    os._exit(0)
-
-
 def _nothing(number: int, frame: FrameType | None) -> None:
     """Handler in Python, beside the one in C that writes to the pipe."""
 

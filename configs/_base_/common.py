@@ -12,6 +12,7 @@ from mtp.engine import (
     ReplicatedModel,
     SeedIterationHook,
     ThroughputHook,
+    TimeLimitHook,
     VerifiedCheckpointHook,
 )
 
@@ -28,6 +29,7 @@ default_hooks = dict(
     checkpoint=dict(type=VerifiedCheckpointHook, interval=1, save_last=True, max_keep_ckpts=2),
     # a crash costs 15 minutes at most
     preemption=dict(type=PreemptionHook, minutes=15),
+    time_limits=dict(type=TimeLimitHook, step=5, long=30),  # minutes
     visualization=dict(type=DrawPredictionsHook),
 )
 

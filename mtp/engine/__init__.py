@@ -12,6 +12,7 @@ from mtp.engine.hooks.preemption import PreemptionHook
 from mtp.engine.hooks.rehearsal import RehearsalHook
 from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
+from mtp.engine.hooks.time_limits import TimeLimitHook
 from mtp.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mtp.engine.loops import AccumulatingEpochLoop, AccumulatingIterLoop
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
@@ -40,6 +41,7 @@ __all__ = [
     'ShardedModel',
     'TaskLossLogProcessor',
     'ThroughputHook',
+    'TimeLimitHook',
     'TraceHook',
     'VerifiedCheckpointHook',
 ]

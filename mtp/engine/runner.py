@@ -1,10 +1,10 @@
 """mmengine's runner, for models in shards as well."""
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from mtp import fallback
 from mtp.engine.checkpoint_writer import CheckpointWriter, to_host, write_file
+from mtp.engine.loader_workers import watch_workers
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
 from mtp.engine.parallel import ShardedModel, unwrap
 from mtp.engine.shards import distribute, load_shards, start_shards
@@ -35,11 +37,13 @@ class Runner(MMEngineRunner):
     on any number of processes, whole models from folders, and sharded ones from files.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        self.writer = CheckpointWriter()
-        self._group: ProcessGroup | None = None
-        self._in_background = False
-        super().__init__(*args, **kwargs)
+    _group: ProcessGroup | None = None
+    _in_background = False
+
+    @functools.cached_property
+    def writer(self) -> CheckpointWriter:
+        """The thread that writes checkpoints."""
+        return CheckpointWriter()
 
     @property
     def bare_model(self) -> nn.Module:
@@ -73,6 +77,16 @@ class Runner(MMEngineRunner):
             replace_pools(model)
         return model
 
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """As in mmengine; the workers outlive signals and report what they read."""
+        loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if loader.num_workers:
+            watch_workers(loader)
+        return loader
+
     def build_optim_wrapper(self, optim_wrapper: OptimWrapper | Optimizer | dict) -> OptimWrapper:
         """As in mmengine; before it, a model that is to be sharded is initialised and sharded."""
         if isinstance(self.model, ShardedModel) and not self.model.is_sharded:
@@ -83,6 +97,15 @@ class Runner(MMEngineRunner):
     def _init_model_weights(self) -> None:
         if not self._shards:  # these have been, while they were whole
             super()._init_model_weights()
+
+    def train(self) -> nn.Module:
+        """As in mmengine; the threads of hooks end with it, whatever ends it."""
+        try:
+            return super().train()
+        finally:
+            for hook in self.hooks:
+                if isinstance(hook, PreemptionHook | TimeLimitHook):
+                    hook.close()
 
     def save_checkpoint(
         self,
@@ -113,7 +136,7 @@ class Runner(MMEngineRunner):
         if self._shards:
             self.writer.submit(start_shards(checkpoint, path, self._writers()))
         elif is_main_process():
-            self.writer.submit(partial(write_file, to_host(checkpoint), path))
+            self.writer.submit(functools.partial(write_file, to_host(checkpoint), path))
         if not self._in_background:
             self.writer.wait()
 

@@ -10,6 +10,7 @@ from mtp.engine.hooks.preemption import PreemptionHook
 from mtp.engine.hooks.rehearsal import RehearsalHook
 from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
+from mtp.engine.hooks.time_limits import TimeLimitHook
 
 __all__ = [
     'CheckDatasetsHook',
@@ -22,6 +23,7 @@ __all__ = [
     'SeedIterationHook',
     'TaskLossLogProcessor',
     'ThroughputHook',
+    'TimeLimitHook',
     'TraceHook',
     'VerifiedCheckpointHook',
 ]

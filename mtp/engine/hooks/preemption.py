@@ -39,6 +39,7 @@ class PreemptionHook(Hook):
         self.minutes = minutes
         self.deadline = deadline
         self._agreement: StepAgreement | None = None
+        self._timer: threading.Timer | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Begin to watch the clock and the signals."""
@@ -81,7 +82,7 @@ class PreemptionHook(Hook):
         if kind == 'stop':
             self._wait_for_all(runner)
             runner.logger.info(self._last_words(runner))
-            self._end()
+            self.close()
             runner.visualizer.close()
             raise signals.Stopped
 
@@ -97,22 +98,25 @@ class PreemptionHook(Hook):
             self._agreement.validating(False)
 
     def after_train(self, runner: Runner) -> None:
-        """Stop watching; from now on a signal ends the process at once."""
-        if self._agreement is not None:
-            self._end()
+        """Stop watching: all is saved."""
+        self.close()
 
-    def _end(self) -> None:
-        signals.current().attach(None)
-        self._agreement.close()
-        self._agreement = None
+    def close(self) -> None:
+        """Stop watching, after which a signal ends the process at once."""
+        if self._agreement is not None:
+            signals.current().attach(None)
+            self._agreement.close()
+            self._agreement = None
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _stop(self, runner: Runner, name: str) -> None:
         """Ask all processes to stop; end this one when they do not within the deadline."""
         runner.logger.info(f'{name}: a checkpoint is saved at the end of this step')
         self._agreement.stop()
-        timer = threading.Timer(self.deadline, self._leave, (runner, False))
-        timer.daemon = True
-        timer.start()
+        self._timer = threading.Timer(self.deadline, self._leave, (runner, False))
+        self._timer.daemon = True
+        self._timer.start()
 
     def _leave(self, runner: Runner, written: bool) -> None:
         """End the process from a thread: in a validation, or since no checkpoint is possible."""
