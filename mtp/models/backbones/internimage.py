@@ -63,8 +63,8 @@ class Block(nn.Module):
 
     Args:
         channels: number of channels ``C``.
-        group, offset_scale, dw_kernel_size, center_feature_scale: as in :class:`DCNv3`.
-        mlp_ratio, layer_scale, post_norm, res_post_norm: as in :class:`InternImage`.
+        group, offset_scale, dw_kernel_size, center_feature_scale: arguments of :class:`DCNv3`.
+        mlp_ratio, layer_scale, post_norm, res_post_norm: arguments of :class:`InternImage`.
     """
 
     def __init__(

@@ -115,7 +115,7 @@ class ViTRVSA(BackboneBase):
         patch_size: side of a patch, pixels.
         embed_dim: channels ``C`` of a token and of each map.
         depth: number of blocks.
-        num_heads: heads of every attention, a divisor of ``embed_dim``.
+        num_heads: number of heads of every attention, a divisor of ``embed_dim``.
         mlp_ratio: ratio of an MLP's hidden channels to ``embed_dim``.
         qkv_bias: whether query, key and value projections have biases.
         drop_path_rate: stochastic depth rate of the last block, 0..1; the rates of the blocks rise
