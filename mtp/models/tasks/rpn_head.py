@@ -275,7 +275,7 @@ class _BatchedRPN(RPNHead):
 
 
 @MODELS.register_module()
-class MultiDatasetRPNHead(_BatchedRPN, RPNHead):
+class MultiDatasetRPNHead(_BatchedRPN):
     """mmdet's ``RPNHead`` on the images of all data sets at once."""
 
 

@@ -108,7 +108,7 @@ class Samples:
         index: index of the box, int64 ``(B, S)``.
         positive: whether the box is a positive sample, bool ``(B, S)``; only in the first ``most``.
         valid: whether the slot holds a sample, bool ``(B, S)``.
-        object: index of the box's object, int64 ``(B, S)``; 0 if not ``positive``.
+        object: index of the box's object, int64 ``(B, S)``; only meaningful where ``positive``.
         most: largest possible number of positives per image.
     """
 
