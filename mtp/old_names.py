@@ -3,6 +3,7 @@
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -129,18 +130,18 @@ def new_config(path: Path) -> Path:
 
 
 def old_config(path: Path) -> Path | None:
-    """Return where a config was before it was renamed, None if it was not."""
-    return renamed(path, {new: old for old, new in CONFIGS.items()})
+    """Return where a config was before it was renamed, None if it never was."""
+    return renamed(path.resolve(), {new: old for old, new in CONFIGS.items()})
 
 
 def renamed(path: Path, names: Mapping[str, str]) -> Path | None:
-    """Return the path that names give instead of one, None if they do not have it.
+    """Return the other name of a path, None if ``names`` has none.
 
     Args:
-        path: config file, which need not be there.
-        names: paths below the folder of all configs -> others.
+        path: config file, which need not exist.
+        names: paths below the folder of all configs -> their other names.
     """
-    path = path.resolve()
+    path = Path(os.path.abspath(path))
     for folder in path.parents:
         name = path.relative_to(folder).as_posix()
         if name in names:

@@ -10,36 +10,56 @@ from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
 from mmengine.utils import get_object_from_string
 
+from mtp.cli.old_bases import hint, is_old_base, old_bases_accepted
 from mtp.engine.runner import Runner
 from mtp.evaluation import Submission
-from mtp.old_names import CONFIGS, new_config, renamed
+from mtp.old_names import new_config
 from mtp.ops import mmcv_ext
 from mtp.spelling import suggest
 
 
 def read_config(path: str | Path) -> Config:
-    """Read a config file; an old name of one that has been renamed is taken too.
+    """Read a config file; old names of configs and bases that have moved are accepted.
 
     Raises:
-        FileNotFoundError: no such config.
-        ValueError: it is not valid Python, or what it reads from ``_base_`` is not there.
+        FileNotFoundError: the config, or a file that it reads, does not exist.
+        ValueError: the config is not valid Python, or mmengine cannot read it or its bases.
     """
     path = new_config(Path(path))
     if not path.is_file():
         near = suggest(path.name, [file.name for file in path.parent.glob('*.py')])
         raise FileNotFoundError(f'no config at {path}{near}')
     try:
-        return Config.fromfile(path)
+        return _from_file(path)
     except SyntaxError as error:
         raise ValueError(f'{path} is not valid Python: {error}') from error
+    except FileNotFoundError as error:  # a text config names its bases by their files
+        near = hint(Path(error.filename)) if error.filename else ''
+        raise FileNotFoundError(f'{path} cannot be read: {error}{near}') from error
+    except RuntimeError as error:  # a ConfigParsingError, or text and pure-Python configs are mixed
+        raise ValueError(f'{path} cannot be read: {error}{_hint(error)}') from error
+
+
+def _from_file(path: Path) -> Config:
+    try:
+        return Config.fromfile(path)
     except ConfigParsingError as error:
-        raise ValueError(f'{path} cannot be read: {error}{_new_base(str(error))}') from error
+        missing = _missing_base(error)
+        if missing is None or not is_old_base(missing):
+            raise
+    with old_bases_accepted():
+        return Config.fromfile(path)
 
 
-def _new_base(error: str) -> str:
-    """Return where a base is now that mmengine does not find under its old name, if it is one."""
-    new = renamed(Path(error.partition(' not found!')[0]), CONFIGS)
-    return f'. This base is {new} now: change the import' if new else ''
+def _missing_base(error: RuntimeError) -> Path | None:
+    """Return the base that mmengine does not find, None for another error."""
+    path, not_found, _ = str(error).partition(' not found!')
+    return Path(path) if not_found else None
+
+
+def _hint(error: RuntimeError) -> str:
+    missing = _missing_base(error)
+    return hint(missing) if missing else ''
 
 
 def default_work_dir(config: str | Path) -> Path:
