@@ -72,7 +72,7 @@ def silence_onedl_notices(logging: ModuleType) -> None:
     ignores the log level. All other messages pass.
 
     Args:
-        logging: the module ``mmengine.logging``.
+        logging: module ``mmengine.logging``.
     """
     print_log = logging.print_log
 
@@ -92,7 +92,7 @@ def leave_out_multimodal_models(dependency: ModuleType) -> None:
     mmseg and mmrotate. mtp uses none of these models.
 
     Args:
-        dependency: the module ``mmpretrain.utils.dependency``.
+        dependency: module ``mmpretrain.utils.dependency``.
     """
     if dependency.satisfy_requirement('transformers>=5.0.0'):
         vars(dependency).update(

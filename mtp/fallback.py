@@ -32,7 +32,7 @@ def fall_back(part: str, to: str, reason: BaseException | str) -> None:
     Args:
         part: name of the part that failed, e.g. ``'SemanticTask.terms'``.
         to: clause that completes "from now on ...", e.g. ``'it runs uncompiled'``.
-        reason: the exception that the part raised, or the reason in words.
+        reason: exception that the part raised, or the reason in words.
 
     Raises:
         FallbackError: ``MTP_STRICT=1`` is set; its cause is ``reason`` if that is an exception.

@@ -1,9 +1,9 @@
-"""Configs as the tools take them: read, changed by dotted keys, and checked."""
+"""Read configs, override them by dotted keys, and check them."""
 
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.config import Config
@@ -19,7 +19,7 @@ from mtp.spelling import suggest
 
 
 def read_config(path: str | Path) -> Config:
-    """Read a config file; old names of configs and bases that have moved are accepted.
+    """Read a config file; accept old names of configs and bases that have moved.
 
     Raises:
         FileNotFoundError: the config, or a file that it reads, does not exist.
@@ -52,7 +52,7 @@ def _from_file(path: Path) -> Config:
 
 
 def _missing_base(error: RuntimeError) -> Path | None:
-    """Return the base that mmengine does not find, None for another error."""
+    """Return the base that mmengine does not find, or None for another error."""
     path, not_found, _ = str(error).partition(' not found!')
     return Path(path) if not_found else None
 
@@ -74,15 +74,14 @@ def default_work_dir(config: str | Path) -> Path:
 
 
 def override(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Set values of a config by dotted keys; a number counts into a list.
+    """Set values of a config by dotted keys; a number is an index into a list.
 
-    A key must be there already, or be an argument that the ``type`` beside it takes (at the top
-    level: that the runner takes). So a misspelt key is an error instead of an option without
-    effect. Where the ``type`` passes ``**kwargs`` on, other keys reach it too, but not one that
-    is nearly a known one.
+    A key must exist already, or be an argument of the ``type`` beside it (at the top level: of the
+    runner). So a misspelt key is an error instead of an option without effect. If the ``type``
+    accepts ``**kwargs``, other keys are valid too, unless they are very similar to a known one.
 
     Raises:
-        ValueError: an unknown key; the message names the ones that look alike.
+        ValueError: a key is unknown; the message suggests similar ones.
     """
     for key in options:
         node, path = cfg, key.split('.')
@@ -121,12 +120,13 @@ def _built_by(type_: Any) -> Callable | None:
 
 
 def set_submission(cfg: Config, folder: str | None) -> None:
-    """Where to write the predictions of a test split whose labels its benchmark's server keeps.
+    """Set the folder for predictions of a test split whose labels only the benchmark's server has.
 
     Raises:
-        ValueError: a folder for a data set that is evaluated here, or none for one that is not.
+        ValueError: there is a folder for a data set that is evaluated locally, or none for one that
+            is not.
     """
-    writes = issubclass(_built_by(cfg.test_evaluator.type), Submission)
+    writes = issubclass(cast(type, _built_by(cfg.test_evaluator.type)), Submission)
     if writes and folder is None:
         raise ValueError(
             'the labels of this test split are kept by the server of its benchmark: '
@@ -142,7 +142,7 @@ def set_submission(cfg: Config, folder: str | None) -> None:
 
 
 def check_deterministic(cfg: Config) -> None:
-    """Refuse operators that pay no heed to ``randomness.deterministic``.
+    """Refuse operators that ignore ``randomness.deterministic``.
 
     Raises:
         ValueError: mmcv's compiled operators would run on a GPU.

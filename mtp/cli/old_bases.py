@@ -1,4 +1,4 @@
-"""Bases that configs of a user import by the names that they had before they moved."""
+"""Old names of config bases, for imports in users' configs."""
 
 import ast
 import os
@@ -15,9 +15,9 @@ from mtp.spelling import suggest
 
 @contextmanager
 def old_bases_accepted() -> Iterator[None]:
-    """Let ``with read_base():`` import bases by their old names, each with a warning.
+    """Accept old names of bases in ``with read_base():``, each with a warning.
 
-    mmengine has no hook between the import that it reads and the file that it looks for.
+    mmengine has no extension point between parsing an import and looking for the file.
     """
     parse, base_modules = Config._parse_lazy_import, Config._get_base_modules
     files: list[str] = []
@@ -49,10 +49,10 @@ def is_old_base(missing: Path) -> bool:
 
 
 def hint(missing: Path) -> str:
-    """Return what to read instead of a missing base, as the end of an error message.
+    """Return the end of an error message that tells which base to import instead.
 
     Args:
-        missing: path of the base, below a folder ``_base_`` or elsewhere.
+        missing: path of the missing base, below a folder ``_base_`` or elsewhere.
     """
     new = renamed(missing, CONFIGS)
     if new is not None:
@@ -64,7 +64,7 @@ def hint(missing: Path) -> str:
 
 
 def _import_new_name(node: ast.ImportFrom, folder: str) -> None:
-    """Make a relative import of an old base one of the new base; ``folder`` holds the config."""
+    """Change a relative import of an old base in place; ``folder`` is that of the config."""
     if not node.level or node.module is None:
         return
     old = Path(folder, *['..'] * (node.level - 1), f'{node.module.replace(".", "/")}.py')

@@ -29,7 +29,7 @@ class PartKind:
     Attributes:
         name: name of the method, as given.
         backend: function that compiles a traced graph.
-        failed: whether the compiler has failed, so that the method runs uncompiled.
+        failed: True once the compiler has failed; the method then runs uncompiled.
         seconds: compile time of each graph in seconds, forward and backward together.
     """
 

@@ -89,8 +89,8 @@ def _explain(runner: Runner, said: str) -> str:
             fitting = 0
     return (
         f'the first step does not fit the memory of the GPU, {total / 2**30:.1f} GiB, with '
-        f'{images} images at once. Weights, gradients, states of the optimiser and what else '
-        f'does not depend on the batch take {fixed / 2**30:.2f} GiB ({how} '
+        f'{images} images at once. Weights, gradients, states of the optimiser and all else '
+        f'that does not depend on the batch take {fixed / 2**30:.2f} GiB ({how} '
         f'{per_image / 2**30:.2f} GiB). {_advice(fitting, unit)}. torch says: '
         f'{said.splitlines()[0]}'
     )

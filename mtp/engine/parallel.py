@@ -46,7 +46,7 @@ class ReplicatedModel(MMDistributedDataParallel):
     Args:
         module: model to replicate.
         device_ids: index of this process's GPU, set by the runner; ignored for a model on the CPU.
-        compress_gradients: whether gradients are sent in bfloat16, which halves the traffic.
+        compress_gradients: True to send gradients in bfloat16, which halves the traffic.
     """
 
     def __init__(

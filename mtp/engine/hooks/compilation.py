@@ -87,7 +87,7 @@ class CompileHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """At a log line, stop using compiled parts that have failed on any process."""
+        """Stop using compiled parts that have failed on any process, at a log line."""
         if self.kinds and is_distributed() and is_log_step(runner, batch_idx):
             mine = {name for name, kind in self.kinds.items() if kind.failed}
             store = PrefixStore(f'mtp/compile/{runner.iter}', _get_default_store())
