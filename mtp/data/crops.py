@@ -27,10 +27,10 @@ MIRRORED = {
 class LoadCrop(BaseTransform):
     """Load a random crop of an image with its labels: the recipe's flip, resize, crop and filter.
 
-    Equal, for the same random numbers, to :class:`LoadImage`, :class:`LoadLabels`, :class:`Flip`
-    (horizontal, vertical or diagonal with probability 1/4 each), mmcv's ``RandomResize`` with
-    :class:`Resize`, :class:`Crop` and :class:`FilterInstances` in this order. Boxes, masks and
-    label maps are the same, and the image is the same up to one grey level. The crop is drawn
+    Equal, for the same random numbers, to these transforms in this order: :class:`LoadImage`,
+    :class:`LoadLabels`, :class:`Flip` (horizontal, vertical or diagonal with probability 1/4 each),
+    mmcv's ``RandomResize`` with :class:`Resize`, :class:`Crop`, :class:`FilterInstances`. Boxes,
+    masks and label maps are the same; the image is the same up to one grey level. The crop is drawn
     first; labels are sampled inside it, never at full size. The image is decoded last, unless the
     crop is rejected.
 

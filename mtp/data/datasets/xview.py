@@ -31,9 +31,9 @@ def prepare(src: Path, dst: Path) -> Report:
     """Cut 416-pixel tiles: ``{train,val}/images/*.png``, ``xview_{train,val}_coco_format.json``.
 
     The fewest tiles that cover the image are spaced evenly; smaller images are padded with grey
-    128. A box belongs to each tile that holds its centre, and is clipped to it. Tiles without boxes
-    are left out, and so are objects without a name (type ids 75 and 82), without a box, and of an
-    image that was never distributed.
+    128. A box belongs to each tile that holds its centre, and is clipped to it. Left out are tiles
+    without boxes, and objects without a name (type ids 75 and 82), without a box, or of an image
+    that was never distributed.
     """
     report = Report()
     images = images_in(folder(src, 'train_images'), report)

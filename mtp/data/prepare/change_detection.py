@@ -203,7 +203,7 @@ def _grid(scene: Scene, size: int) -> dict[str, tuple[int, int]]:
 def _cut(size: int, item: tuple[Scene, list[Tile]]) -> Counter:
     """Write the missing tiles of a scene; return the number of all its tiles per split."""
     scene, tiles = item
-    # the label is written last, and so tells that the tile is finished
+    # the label is written last: it marks a finished tile
     missing = [tile for tile in tiles if not (tile[0] / 'label' / tile[1]).is_file()]
     if missing:
         images = dict(zip(FOLDERS, _load(scene)))

@@ -123,7 +123,7 @@ def cut(tiling: Tiling, image: Path, name: str, boxes: Sequence[Box] | None, dst
     ]
     count['tiles'] = len(targets)
     count['tiles without objects'] = len(tiles) - len(targets)
-    # the label is written last, and so tells that the tile is finished
+    # the label is written last: it marks a finished tile
     missing = [
         target
         for target in targets

@@ -1,6 +1,6 @@
 """Change detection: reader of image pairs, and transforms of both dates and the label together.
 
-A pair is one array of six channels, BGR of the earlier date first, so that mmseg's transforms move
+A pair is one array of six channels, BGR of the earlier date first: mmseg's transforms then move
 both dates and the label in the same way.
 """
 
