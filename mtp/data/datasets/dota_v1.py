@@ -91,7 +91,7 @@ DATASET = DataSet(
     size='2806 images of 800 to 4000 px (some 13000); 1411 / 458 / 937, trains on the first two; '
     'tiles of 1024, multi-scale',
     layout='{train,val}/{images/*.png,labelTxt/*.txt} (or labelTxt-v1.0), test/images',
-    citation='G.-S. Xia et al.: DOTA: A Large-scale Dataset for Object Detection in Aerial Images. '
+    citation='G.-S. Xia et al.: DOTA: A Large-Scale Dataset for Object Detection in Aerial Images. '
     'CVPR 2018',
     splits=TILES,
     multi_scale=True,
