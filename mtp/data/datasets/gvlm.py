@@ -40,7 +40,7 @@ DATASET = DataSet(
     title='GVLM',
     **CHANGE,
     source='X. Zhang et al., Global Very-high-resolution Landslide Mapping: GVLM_CD on GitHub',
-    licence='not stated; for research',
+    licence='non-commercial research only',
     size='17 pairs of 1748 to 10808 px, 0.59 m; tiles of 256, divided 60:20:20 at random, by a '
     'fixed seed (no division has been published)',
     layout='GVLM_CD/<site>/{im1,im2,ref}.png (or the folders of the sites themselves)',
