@@ -75,7 +75,7 @@ def check_size(image: Path, annotations: Path, root: ElementTree.Element) -> tup
     told = box_files.read_size(annotations, root)
     if told != shape:
         raise ValueError(
-            f'{annotations} is for an image of height and width {told}, but {image} has {shape}'
+            f'{annotations} is of an image of height and width {told}, but {image} has {shape}'
         )
     return shape
 

@@ -25,7 +25,7 @@ def geotransform(path: Path) -> tuple[np.ndarray, np.ndarray]:
         tags = image.tag_v2
         if PIXEL_SCALE not in tags or TIEPOINT not in tags:
             raise ValueError(
-                f'{path} has no map coordinates: it lacks the tags '
+                f'{path} does not tell where it lies: it lacks the tags '
                 f'ModelPixelScale and ModelTiepoint of GeoTIFF'
             )
         step = np.array(tags[PIXEL_SCALE][:2]) * (1, -1)
