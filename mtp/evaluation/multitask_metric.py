@@ -176,7 +176,7 @@ class SemanticMetric(TaskMetric):
 
     def evaluate(self, images: list[tuple[np.ndarray, ...]], num_classes: int) -> dict[str, float]:
         """Return mIoU."""
-        # in their float32, counts are inexact from 2^24 pixels on: sixteen images of 1024 x 1024
+        # counts in mmseg's float32 are inexact from 2^24 pixels on: sixteen images of 1024 x 1024
         areas = [torch.from_numpy(np.sum(kind, axis=0, dtype=np.float64)) for kind in zip(*images)]
         return {'mIoU': 100 * _mean(IoUMetric.total_area_to_metrics(*areas, ['mIoU'])['IoU'])}
 

@@ -202,7 +202,7 @@ def _check(
     if min(out) < 1 or min(input.shape[1:3]) < 1:
         raise ValueError(
             f'input of {input.shape[1]} x {input.shape[2]} pixels with pad {pad} is '
-            f'smaller than the kernel, which spans {reach}'
+            f'smaller than the kernel, which reaches over {reach}'
         )
     taps = kernel_size**2 - int(remove_center)
     expected = [(input.shape[0], *out, group * taps * n) for n in (2, 1)]

@@ -137,7 +137,7 @@ def _is_refusal(error: Exception) -> bool:
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or 'CUDA error' in text or 'HIP error' in text:
         return False
-    # Triton's prefix of errors of the driver; one of them is that it cannot load a kernel's code.
+    # The prefix marks errors of the driver, one of which is that it cannot load a kernel's code.
     return not text.startswith('Triton Error [') or 'kernel image' in text
 
 

@@ -287,7 +287,7 @@ def dcnv3_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset and mask."""
     input, offset, mask = input.contiguous(), offset.contiguous(), mask.contiguous()
-    grad_input = torch.zeros_like(input, dtype=torch.float32)  # many additions a pixel
+    grad_input = torch.zeros_like(input, dtype=torch.float32)  # many additions per pixel
     grad_offset, grad_mask = torch.empty_like(offset), torch.empty_like(mask)
     if len(input):
         _launch(

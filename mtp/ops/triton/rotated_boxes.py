@@ -132,7 +132,7 @@ def _overlap(
     dx, dy = x1 - x2, y1 - y2
     x0, y0 = dx * cos2 + dy * sin2, dy * cos2 - dx * sin2
     cos, sin = cos1 * cos2 + sin1 * sin2, sin1 * cos2 - cos1 * sin2
-    # from the centre to the middle of an edge's neighbour behind, and to its own
+    # s leads from the centre to the middle of an edge, e from there to the edge's end
     sx, sy, ex, ey = h * sin, -h * cos, w * cos, w * sin
     inverse_sx, inverse_sy, inverse_ex, inverse_ey = (
         _inverse(2 * sx),

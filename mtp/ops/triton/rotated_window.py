@@ -452,7 +452,7 @@ def rotated_window_attention_backward(
     _launch(_backward_kernel, *operands, out, logsumexp, grad_out.contiguous(), *grads)
     grads[6] = grads[6][:, :size, :size, :size, :size].reshape(bias.shape)
     originals = q, k, v, grid, rel_pos_h, rel_pos_w, bias
-    return tuple(g.to(t.dtype) for g, t in zip(grads, originals))  # type: ignore[return-value]  # it is seven
+    return tuple(g.to(t.dtype) for g, t in zip(grads, originals))  # type: ignore[return-value]  # of seven
 
 
 @rotated_window_attention_backward.register_fake
@@ -518,7 +518,7 @@ def _block(channels: int) -> int:
 
 
 def _warps(dtype: torch.dtype, block: int) -> int:
-    # Hopper's warp groups, of 4, share no tile of 64 rows of 16 bits; else registers decide.
+    # Hopper's groups of 4 warps cannot share a 16-bit tile of 64 rows; otherwise registers decide.
     return 4 if dtype.itemsize == 2 and block <= 64 else 8
 
 
