@@ -79,15 +79,15 @@ def last_checkpoint(work_dir: str | Path) -> Path:
 
 
 def go_on_under_old_name(cfg: Config) -> str | None:
-    """Go on in the folder that the run has from before its config was renamed.
+    """Resume in the folder that the run used before its config was renamed.
 
-    Nothing changes where the work directory is not the config's own, or has a checkpoint.
+    Nothing changes if the work directory is not the config's default, or has a checkpoint.
 
     Args:
         cfg: config of :func:`mtp.cli.launch.load_config`; its ``work_dir`` is changed in place.
 
     Returns:
-        str | None: line for the run's log; None where nothing changes.
+        str | None: line for the run's log; None if nothing changes.
     """
     config, work_dir = Path(cfg.filename), Path(cfg.work_dir)
     old = old_config(config)
@@ -97,7 +97,7 @@ def go_on_under_old_name(cfg: Config) -> str | None:
     if not (folder / POINTER).is_file():
         return None
     cfg.work_dir = str(folder)
-    return f'The run goes on in {folder}: there it was saved when this config was called {old.name}'
+    return f'The run goes on in {folder}, where it was saved when its config was called {old.name}'
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ class StepAgreement:
         interval: float | None,
         leave: Callable[[bool], None],
     ) -> None:
-        self.store = store
+        self._store = store
         self._rank, self._world_size, self._interval = rank, world_size, interval
         self._leave = leave
         self._passed = passed
@@ -100,24 +100,24 @@ class StepAgreement:
         """Open a round where one is wanted, and answer the one that is open."""
         wanted = self._wanted()
         if wanted:
-            self.store.compare_set(f'{self._round}/kind', '', wanted)
-        elif not self.store.check([f'{self._round}/kind']):
+            self._store.compare_set(f'{self._round}/kind', '', wanted)
+        elif not self._store.check([f'{self._round}/kind']):
             return
-        kind = self.store.get(f'{self._round}/kind').decode()
+        kind = self._store.get(f'{self._round}/kind').decode()
         with self._changed:
             self._kind, number = kind, self._round
             mine = [self._passed + 1, self._validating]
-        self.store.set(f'{number}/at/{self._rank}', json.dumps(mine))
+        self._store.set(f'{number}/at/{self._rank}', json.dumps(mine))
         if self._rank == 0:
             keys = [f'{number}/at/{rank}' for rank in range(self._world_size)]
             if not self._await(keys, kind):
                 return
-            steps, validating = zip(*(json.loads(self.store.get(key)) for key in keys))
+            steps, validating = zip(*(json.loads(self._store.get(key)) for key in keys))
             target = -1 if kind == 'stop' and all(validating) else max(steps)
-            self.store.set(f'{number}/target', str(target))
+            self._store.set(f'{number}/target', str(target))
         elif not self._await([f'{number}/target'], kind):
             return
-        target = int(self.store.get(f'{number}/target'))
+        target = int(self._store.get(f'{number}/target'))
         if target < 0:
             self._leave(True)
         with self._changed:
@@ -133,7 +133,7 @@ class StepAgreement:
     def _await(self, keys: list[str], kind: str) -> bool:
         """Return whether all keys are there before this process ends its training."""
         begin = time.monotonic()
-        while not self.store.check(keys):
+        while not self._store.check(keys):
             if self._ended.wait(POLL / 5):
                 return False
             if kind == 'stop' and time.monotonic() - begin > GONE:

@@ -90,7 +90,7 @@ def write_file(checkpoint: Mapping[str, Any], path: Path) -> None:
         with open(unfinished, 'wb') as file:
             hashed = _HashedFile(file)
             try:
-                torch.save(checkpoint, hashed)
+                torch.save(checkpoint, hashed)  # type: ignore[arg-type]  # it calls these two only
             except Exception as error:  # torch tells of a full disk in its own words
                 raise hashed.error or error from error
             os.fsync(file.fileno())
@@ -119,10 +119,10 @@ def writing(path: Path) -> Iterator[None]:
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else None
         reason = os.strerror(number) if number else f'{type(error).__name__}: {error}'
+        mend = _MEND.get(number or 0, 'see to the disk')
         raise CheckpointError(
             f'the checkpoint {path} could not be written: {reason}{_free(path)}. '
-            f'The checkpoint before it is unharmed: {_MEND.get(number, "see to the disk")}, and '
-            'go on with --resume'
+            f'The checkpoint before it is unharmed: {mend}, and go on with --resume'
         ) from error
 
 

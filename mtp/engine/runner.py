@@ -1,4 +1,4 @@
-"""mmengine's runner, for models in shards as well."""
+"""mmengine's runner, extended for sharded models."""
 
 import functools
 import os
@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader
 
 from mtp import fallback
 from mtp.engine.checkpoint_writer import CheckpointWriter, to_host, write_file
+from mtp.engine.hooks.preemption import PreemptionHook
+from mtp.engine.hooks.time_limits import TimeLimitHook
 from mtp.engine.loader_workers import watch_workers
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
 from mtp.engine.parallel import ShardedModel, unwrap
@@ -31,10 +33,11 @@ from mtp.ops.deterministic import replace_pools
 
 
 class Runner(MMEngineRunner):
-    """Trains a :class:`mtp.engine.ShardedModel`; everything else is mmengine's.
+    """mmengine's runner that can also train a :class:`mtp.engine.ShardedModel`.
 
-    A sharded model's checkpoint is a folder of the name that the file would have. Folders resume
-    on any number of processes, whole models from folders, and sharded ones from files.
+    The checkpoint of a sharded model is a folder, named as the file would be. A run resumes from a
+    folder on any number of processes. An unsharded model may resume from a folder, and a sharded
+    one from a file.
     """
 
     _group: ProcessGroup | None = None
@@ -47,11 +50,11 @@ class Runner(MMEngineRunner):
 
     @property
     def bare_model(self) -> nn.Module:
-        """The model without the wrapper of distributed training."""
+        """Model without the wrapper of distributed training."""
         return unwrap(self.model)
 
-    def build_logger(self, *args, **kwargs) -> MMLogger:
-        """As in mmengine; what mtp itself logs goes where the run's log goes."""
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger as in mmengine; mtp's own messages go to the same log."""
         logger = super().build_logger(*args, **kwargs)
         fallback.logger.handlers = list(logger.handlers)
         return logger
@@ -63,19 +66,19 @@ class Runner(MMEngineRunner):
     def set_randomness(
         self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False
     ) -> None:
-        """As in mmengine; ``deterministic`` also prepares cuBLAS."""
+        """Set the seeds as in mmengine; ``deterministic`` also configures cuBLAS."""
         if deterministic:
-            # mmengine 0.10 leaves it out, and torch refuses matrix products without it
+            # mmengine 0.10 does not set it, and torch refuses matrix products without it
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
             torch.backends.cudnn.benchmark = False
         super().set_randomness(seed, diff_rank_seed, deterministic)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
-        """As in mmengine; deterministic training exchanges pools whose gradient has no order."""
-        model = super().build_model(model)
+        """Build the model as in mmengine; if deterministic, replace pools that are not."""
+        built = super().build_model(model)
         if self.deterministic:
-            replace_pools(model)
-        return model
+            replace_pools(built)
+        return built
 
     @staticmethod
     def build_dataloader(
@@ -88,14 +91,14 @@ class Runner(MMEngineRunner):
         return loader
 
     def build_optim_wrapper(self, optim_wrapper: OptimWrapper | Optimizer | dict) -> OptimWrapper:
-        """As in mmengine; before it, a model that is to be sharded is initialised and sharded."""
+        """Build the wrapper as in mmengine; before that, initialise and shard a sharded model."""
         if isinstance(self.model, ShardedModel) and not self.model.is_sharded:
             super()._init_model_weights()
-            self.model.shard(_compute_dtype(optim_wrapper))
+            self.model.shard(_compute_dtype(optim_wrapper))  # type: ignore[arg-type]  # a config
         return super().build_optim_wrapper(optim_wrapper)
 
     def _init_model_weights(self) -> None:
-        if not self._shards:  # these have been, while they were whole
+        if not self._shards:  # a sharded model was initialised before
             super()._init_model_weights()
 
     def train(self) -> nn.Module:
@@ -188,9 +191,13 @@ class Runner(MMEngineRunner):
         return self._group
 
     def load_checkpoint(
-        self, filename: str, map_location: str | Callable = 'cpu', strict: bool = False, **kwargs
+        self,
+        filename: str,
+        map_location: str | Callable = 'cpu',
+        strict: bool = False,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """As in mmengine; ``filename`` may be a folder, whose entries must all fit the model."""
+        """Load as in mmengine, or from a folder, whose entries must all fit the model."""
         folder = Path(filename).is_dir()
         if not folder and not self._shards:
             return super().load_checkpoint(filename, map_location, strict, **kwargs)
@@ -213,7 +220,7 @@ def _states(schedulers: Sequence[_ParamScheduler]) -> list[dict[str, Any]]:
 
 
 def _compute_dtype(optim_wrapper: dict) -> torch.dtype | None:
-    """bfloat16 where the config of an optimiser wrapper trains under autocast, else None."""
+    """Return the autocast dtype that the config of an optimiser wrapper selects, or None."""
     type_ = optim_wrapper.get('type', OptimWrapper)
     type_ = OPTIM_WRAPPERS.get(type_) if isinstance(type_, str) else type_
     if not issubclass(type_, MixedPrecisionOptimWrapper):

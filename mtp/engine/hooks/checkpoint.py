@@ -67,10 +67,10 @@ class VerifiedCheckpointHook(CheckpointHook):
         """
         if self.saved == iteration:
             return
-        before, self._unscheduled = self._unscheduled, f'iter_{iteration}.pth'
-        self._outdated += [before] if before else []
-        runner.message_hub.update_info('unscheduled_ckpt', self._unscheduled)
-        self._save(runner, self._unscheduled, dict(epoch=runner.epoch, iter=iteration))
+        self._outdated += [self._unscheduled] if self._unscheduled else []
+        self._unscheduled = name = f'iter_{iteration}.pth'
+        runner.message_hub.update_info('unscheduled_ckpt', name)
+        self._save(runner, name, dict(epoch=runner.epoch, iter=iteration))
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         name = self.filename_tmpl.format(step)
@@ -135,7 +135,7 @@ class VerifiedCheckpointHook(CheckpointHook):
 
     def _own_best(self, path: object) -> str | None:
         """Return the file in this run's folder that has the name of one in a checkpoint."""
-        name = PurePath(path).name if isinstance(path, str) else None
+        name = PurePath(path).name if isinstance(path, str) else ''
         return str(Path(self.out_dir) / name) if _is_name(name, _BEST) else None
 
     def _trimmed(self, info: dict[str, Any]) -> list[str]:

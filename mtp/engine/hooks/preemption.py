@@ -48,15 +48,16 @@ class PreemptionHook(Hook):
             return
         (self._checkpoint,) = hooks
         self._saved = self._checkpoint.saved
+        self._store = connect(f'preemption/{runner.timestamp}')
         self._agreement = StepAgreement(
-            connect(f'preemption/{runner.timestamp}'),
+            self._store,
             get_rank(),
             get_world_size(),
             runner.iter,
             self.minutes and self.minutes * 60,
             partial(self._leave, runner),
         )
-        signals.current().attach(partial(self._stop, runner))
+        signals.current().attach(partial(self._stop, runner, self._agreement))
 
     def after_train_iter(
         self,
@@ -110,10 +111,10 @@ class PreemptionHook(Hook):
         if self._timer is not None:
             self._timer.cancel()
 
-    def _stop(self, runner: Runner, name: str) -> None:
+    def _stop(self, runner: Runner, agreement: StepAgreement, name: str) -> None:
         """Ask all processes to stop; end this one when they do not within the deadline."""
         runner.logger.info(f'{name}: a checkpoint is saved at the end of this step')
-        self._agreement.stop()
+        agreement.stop()
         self._timer = threading.Timer(self.deadline, self._leave, (runner, False))
         self._timer.daemon = True
         self._timer.start()
@@ -132,9 +133,9 @@ class PreemptionHook(Hook):
     def _wait_for_all(self, runner: Runner) -> None:
         """Wait until the main process has verified the checkpoint: who starts may kill the rest."""
         runner.writer.wait()
-        store, timeout = self._agreement.store, timedelta(seconds=self.deadline)
-        tell(store, 'written', True, timeout)
-        gather(store, 'ending', True, timeout)
+        timeout = timedelta(seconds=self.deadline)
+        tell(self._store, 'written', True, timeout)
+        gather(self._store, 'ending', True, timeout)
 
     def _last_words(self, runner: Runner) -> str:
         return (
