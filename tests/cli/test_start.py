@@ -12,6 +12,7 @@ from mtp.cli import resume
 from mtp.cli.resume import RECORD, last_checkpoint, start
 from mtp.engine.checkpoint_writer import write_file
 from mtp.engine.checkpoints import checksum_file, write_pointer
+from mtp.engine.store import connect
 from tests.distributed import run_processes
 
 
@@ -155,17 +156,38 @@ def test_a_restart_takes_an_earlier_run_s_checkpoint_for_its_own_only_if_it_has_
             assert begun(folder, str(other))[0] == found
 
 
-def _decide(rank: int, folders: list[Path], counts: list[int], asked: str | None) -> list:
-    os.environ['TORCHELASTIC_RESTART_COUNT'] = str(counts[rank])
-    try:
-        return [*begun(folders[rank], asked)][:1]
-    except (ValueError, SystemExit) as error:
-        return [str(error)]
+def _decide(rank: int, starts: list[tuple[list[Path], list[int]]]) -> list[str | None]:
+    """What this process goes on from in each of several starts."""
+    found = []
+    for number, (folders, counts) in enumerate(starts):
+        os.environ['TORCHELASTIC_RESTART_COUNT'] = str(counts[rank])
+        # A process group starts once.
+        resume.connect = lambda prefix, number=number: connect(f'{prefix}/{number}')
+        os.chdir(folders[rank])
+        try:
+            found.append(begun(Path(), None)[0])
+        except (ValueError, SystemExit) as error:
+            found.append(str(error))
+    return found
 
 
-@pytest.mark.parametrize('counts', [(1, 0), (0, 1)])
-def test_a_replaced_node_starts_as_the_others(folder, counts):
-    found = run_processes(_decide, 2, [folder, folder], counts, None)
-    assert found == [['iter_4.pth'], ['iter_4.pth']]
-    assert (folder / 'last_checkpoint').is_file()
+@pytest.mark.slow
+def test_a_replaced_node_starts_as_the_others(folder, tmp_path_factory):
+    empty, other = tmp_path_factory.mktemp('empty'), tmp_path_factory.mktemp('other')
+    save(other, 4, time='20270101_000000')
+    survivors, replaced = run_processes(
+        _decide,
+        2,
+        [
+            ([folder, folder], [1, 0]),  # another node was replaced
+            ([folder, folder], [0, 1]),  # the first one was
+            ([empty, empty], [0, 0]),
+            ([folder, folder], [0, 0]),  # it is no restart
+            ([folder, other], [1, 1]),  # no file system that both share
+        ],
+    )
+    assert survivors[:3] == replaced[:3] == ['iter_4.pth', 'iter_4.pth', None]
+    assert 'holds checkpoints of an earlier run' in survivors[3] and replaced[3] == '1'
+    assert 'process 1 on' in survivors[4] and 'sees another' in survivors[4], 'before any step'
+    assert (folder / 'last_checkpoint').read_text() == '/elsewhere/iter_4.pth'
     assert set(json.loads((folder / RECORD).read_text())) == {'id', 'launches', 'found'}
