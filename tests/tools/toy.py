@@ -71,6 +71,9 @@ class KillOnce(Hook):
         killed = Path(runner.work_dir) / 'killed'
         if runner.rank == 1 and runner.iter == 4 and not killed.exists():
             killed.touch()
+            # The checkpoint of the third iteration is written meanwhile.
+            while not (Path(runner.work_dir) / 'last_checkpoint').exists():
+                time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -57,10 +58,12 @@ def test_a_worker_that_hangs_is_named_with_its_file(tmp_path, monkeypatch):
             'default_hooks.time_limits': dict(type=TimeLimitHook, step=0.02, long=0.02),
         },
     )
-    with pytest.raises(RuntimeError, match='killed'):
+    with pytest.raises(RuntimeError, match=r'worker \(pid'):
         runner.train()
     ((message, code),) = said[:1]
-    assert code == 1 and 'has been loading the data of iteration 3 for 0.02 minutes' in message
+    assert code == 1
+    # what the worker had finished may not have left it
+    assert re.search(r'has been loading the data of iteration [23] for 0.02 minutes', message)
     assert f'(stopped), the file that it opened last: {tmp_path}/4.txt' in message
     assert 'default_hooks.time_limits' in message
 
