@@ -50,6 +50,14 @@ def test_no_two_files_share_a_name():
     assert not [files for files in paths.values() if len(files) > 1]
 
 
+def test_ignored_type_errors_have_a_code_and_a_reason():
+    ignored = re.compile(r'# type: ignore')
+    complete = re.compile(r'# type: ignore\[[a-z-]+(, [a-z-]+)*\]  # \w{2,}.*')
+    for path in sorted((REPO / 'mtp').rglob('*.py')):
+        for line in path.read_text().splitlines():
+            assert not ignored.search(line) or complete.search(line), f'{path}: {line}'
+
+
 def test_every_import_is_declared():
     provided = {
         file.parts[0].removesuffix('.py')
