@@ -23,10 +23,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from comparison import Renamed, differences, read_figures
+from commits.differences import Renamed, differences, read_figures
 
 REPO = Path(__file__).resolve().parents[2]
-PROBE = Path(__file__).with_name('commit_probe.py')
+PROBE = Path(__file__).with_name('commits') / 'probe.py'
 PROCESSES, STEPS = (1, 2), 3
 # task -> the recipe that stands for it: both families of backbones, and one without windows
 RECIPES = {

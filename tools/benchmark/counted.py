@@ -15,7 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-from recipes import RECIPES
+from training.recipes import RECIPES
 
 import mtp  # noqa: F401  (gives mmcv its operators: before the modules that import it)
 
@@ -39,8 +39,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    import counted_step
-    import jobs
+    from counting import counted_step
+    from training import jobs
 
     rows = []
     print(

@@ -40,8 +40,8 @@ def main() -> None:
     args = parse()
     import cv2
     import torch
-    from data_files import make_files
-    from data_timing import measure, ours, papers
+    from loading.files import make_files
+    from loading.timing import measure, ours, papers
 
     from mtp.data import MultiTaskDataset, PackedDataset, SAMRSDataset
     from mtp.data.packed import pack

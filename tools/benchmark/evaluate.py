@@ -35,8 +35,8 @@ def main() -> None:
     options = parse()
     import numpy as np
     import torch
-    from evaluation_forms import CLASSES, OBJECTS, SIZE, comparisons, made_up
-    from op_timing import describe
+    from evaluation.forms import CLASSES, OBJECTS, SIZE, comparisons, made_up
+    from operators.timing import describe
 
     rng = np.random.default_rng(0)
     images = [made_up(rng, options.detections) for _ in range(options.images)]

@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-from recipes import RECIPES, image_size
+from training.recipes import RECIPES, image_size
 
 STARTED = time.perf_counter()
 
@@ -25,10 +25,9 @@ def main() -> None:
     import mtp  # noqa: F401  (gives mmcv its operators)
 
     # isort: split
-    import jobs
-    import measure
     import torch
-    from batches import make_samples
+    from training import jobs, measure
+    from training.batches import make_samples
 
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     cfg = jobs.load_recipe(

@@ -5,20 +5,24 @@
         [--compile auto|on|off] [--cfg-options KEY=VALUE ...] [--only-ours] [--loader DIR]
         [--memory GB] [--profile FILE]
 
-``ours`` is the recipe of ``configs/pretrain``, ``A`` the paper's structure in float32 (see
-``paper.py``), ``C`` is A under bfloat16 autocast; they take turns on the same batches in memory.
-Utilisation is of the operations counted in a step, those that torch and ``mtp.engine.flops`` have
-formulas for, against the matrix products that the device reaches in the job's precision. ``saved``
-is what the forward pass keeps for the backward pass. Launches and waits of the host are counted on
-three batches: as asked for, with twice the images and with twice the objects. ``--repeats 0``
-counts only, which a CPU can do for the large models. ``--loader`` also trains from files: ours by
-the runner with the recipe's workers, A with its transforms in the main process.
+``ours`` is the recipe of ``configs/pretrain``. ``A`` is the paper's structure in float32 (see
+``paper/model.py``), ``C`` is A under bfloat16 autocast. They take turns on the same batches in
+memory.
+
+- Utilisation: the counted operations of a step (those that torch and ``mtp.engine.flops`` have
+  formulas for), over the matrix products that the device reaches in the job's precision.
+- ``saved``: what the forward pass keeps for the backward pass.
+- Launches and waits of the host: counted on three batches, as asked for, with twice the images and
+  with twice the objects.
+- ``--repeats 0`` only counts; a CPU can do that for the large models too.
+- ``--loader`` also trains from files: ours by the runner with the recipe's workers, A with its
+  transforms in the main process.
 """
 
 import argparse
 from pathlib import Path
 
-from recipes import RECIPES, image_size
+from training.recipes import RECIPES, image_size
 
 from mtp.cli.arguments import add_config_options
 
@@ -79,9 +83,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    import training
+    from training import comparison
 
-    training.run(options)
+    comparison.run(options)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """How many kernels a piece of code launches on a GPU."""
 
-from tools.benchmark import launches
+from tools.benchmark.counting import launches
 
 # Operators that are not one kernel, estimated from torch's sources, since no profile of a GPU was
 # at hand: sorts go over the digits of their keys, gradients are one kernel each.

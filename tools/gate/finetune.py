@@ -15,7 +15,7 @@ from mmseg.structures import SegDataSample
 
 from mtp import resources
 from mtp.registry import MODELS
-from tools.benchmark.gpu_forms import forms_of_a_gpu
+from tools.benchmark.counting.gpu_forms import forms_of_a_gpu
 from tools.gate import autocast
 from tools.gate.trace import Tracer
 from tools.gate.uncompiled import Uncompiled

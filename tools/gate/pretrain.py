@@ -16,10 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 import mtp  # noqa: F401  (gives mmcv its operators: before the modules that import it)
 
 # isort: split
-sys.path.insert(0, str(Path(__file__).parents[1] / 'benchmark'))  # whose scripts are no package
-import counted_step
-import jobs
-from batches import make_samples
+# the modules of the benchmarks import one another from their folder
+sys.path.insert(0, str(Path(__file__).parents[1] / 'benchmark'))
+from counting import counted_step
+from training import jobs
+from training.batches import make_samples
 
 from mtp.engine import parallel
 from mtp.registry import MODELS

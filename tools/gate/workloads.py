@@ -36,7 +36,7 @@ class Pretraining(Workload):
     """A step of pretraining.
 
     Attributes:
-        model: a key of ``RECIPES`` in ``tools/benchmark/recipes.py``.
+        model: a key of ``RECIPES`` in ``tools/benchmark/training/recipes.py``.
         classes: of the data sets, background included, instead of the recipe's.
         tasks: of the model, where ``classes`` are given.
     """

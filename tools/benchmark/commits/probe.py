@@ -1,7 +1,7 @@
 """What ``compare_losses.py`` asks of a commit, whose checkout is the ``PYTHONPATH``.
 
-    python tools/benchmark/commit_probe.py configs CHECKOUT TARGET.json
-    python tools/benchmark/commit_probe.py small CONFIG TARGET.py
+    python tools/benchmark/commits/probe.py configs CHECKOUT TARGET.json
+    python tools/benchmark/commits/probe.py small CONFIG TARGET.py
 
 The first writes all resolved configs, the second one of them in small.
 """
@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from comparison import flatten
+from differences import flatten
 from mmengine.config import Config, ConfigDict
 
 import mtp

@@ -5,17 +5,17 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
-import jobs
-import paper
 import torch
-from batches import make_samples
-from gpu_forms import forms_of_a_gpu
-from launches import LaunchCounter
-from measure import Kept
 from mmengine.config import Config
+from paper.model import plain_operators
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from training import jobs
+from training.batches import make_samples
+from training.measure import Kept
 
+from counting.gpu_forms import forms_of_a_gpu
+from counting.launches import LaunchCounter
 from mtp.engine import flops
 from mtp.models.backbones import build_backbone
 from mtp.ops import dispatch
@@ -27,7 +27,7 @@ BATCHES = {'': (1, 1), '_twice_images': (2, 1), '_twice_objects': (1, 2)}
 def of_backbone(cfg: Config, images: int, size: int, plain: bool, amp: bool) -> dict[str, float]:
     """GFLOP of forward and backward, and MB kept between them, per image."""
     settings = {key: value for key, value in cfg.model.backbone.items() if key != 'type'}
-    operators = paper.plain_operators if plain else nullcontext
+    operators = plain_operators if plain else nullcontext
     with as_on_a_gpu('cuda', amp):
         with torch.device('cuda'):
             backbone, inputs = build_backbone(**settings), torch.rand(images, 3, size, size)

@@ -12,6 +12,7 @@ import dis
 import os
 import sys
 from collections import Counter
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -39,7 +40,7 @@ ALSO_WAIT = {'torchvision::nms'}
 COPIES = {'aten::_to_copy', 'aten::copy_'}
 TORCH = os.path.dirname(torch.__file__) + os.sep
 HERE = os.path.abspath(__file__)
-CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(HERE))) + os.sep
+CHECKOUT = str(Path(HERE).parents[3]) + os.sep
 
 
 class LaunchCounter(TorchDispatchMode):

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-import packages
-import plain
 import torch
+from paper import plain
 from torch import Tensor
 
 from mtp import ops
@@ -22,6 +21,7 @@ from mtp.ops.deform_conv import dcnv3_torch
 from mtp.ops.focal_loss import sigmoid_focal_loss_torch
 from mtp.ops.roi_align_rotated import roi_align_rotated_torch
 from mtp.ops.rotated_boxes import box_iou_rotated_torch, kept_rotated_torch
+from operators import packages
 
 
 @dataclass(frozen=True)

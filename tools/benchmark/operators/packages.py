@@ -1,6 +1,6 @@
 """Compiled packages that have the same operators, or the nearest that they have.
 
-Each takes the operands of :mod:`op_cases`; they are asked for only where they are installed.
+Each takes the operands of :mod:`operators.cases`; they are asked for only where they are installed.
 """
 
 from importlib.metadata import version

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from op_cases import Case
 from torch import Tensor
 
 from mtp.ops.dispatch import use_triton
+from operators.cases import Case
 
 LONGEST = 10.0  # seconds that a measurement may take before it has all its repeats
 

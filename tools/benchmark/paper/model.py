@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
-import paper_heads
-import plain
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample, SampleList
@@ -25,6 +23,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mtp.models.backbones import Backbone, attention, dcnv3
+from paper import heads, plain
 
 # What belongs to a data set in a decoder -> where our model has it.
 OWN = {
@@ -67,7 +66,7 @@ class PaperModel(BaseModel):
         channels = list(backbone.out_channels)
         with DefaultScope.overwrite_default_scope('mmdet'):
             for task in ('semantic', 'instance', 'rotated'):
-                make = getattr(paper_heads, task)
+                make = getattr(heads, task)
                 self.add_module(
                     task,
                     ModuleDict(

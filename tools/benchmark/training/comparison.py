@@ -8,19 +8,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import jobs
-import loaders
-import measure
-import profiling
-import tables
 import torch
-from batches import make_samples
-from jobs import Job
-from op_timing import ceilings, describe
+from operators.timing import ceilings, describe
 
 from mtp.cli.config import override
 from mtp.cli.errors import users_errors
 from mtp.engine import flops
+from training import jobs, loaders, measure, profiling, tables
+from training.batches import make_samples
+from training.jobs import Job
 
 Report = dict[str, Any]
 

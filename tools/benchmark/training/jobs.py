@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import paper
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -15,7 +14,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
-from recipes import RECIPES
+from paper import model as paper_model
 from torch import Tensor, nn
 from torch.utils.data._utils.pin_memory import pin_memory
 
@@ -26,6 +25,7 @@ from mtp.engine.compiled_part import PartKind
 from mtp.engine.mixed_precision import autocast_dtype
 from mtp.models.backbones import build_backbone
 from mtp.registry import HOOKS, MODELS
+from training.recipes import RECIPES
 
 PHASES = ('data', 'forward', 'backward', 'optimizer')
 
@@ -161,24 +161,24 @@ def papers(cfg: Config, device: torch.device, state: dict[str, Tensor]) -> tuple
 
     def build() -> tuple[BaseModel, OptimWrapper]:
         settings = {key: value for key, value in cfg.model.backbone.items() if key != 'type'}
-        model = paper.PaperModel(
+        model = paper_model.PaperModel(
             build_backbone(**settings),
             num_classes(cfg),
             size=settings['img_size'],
             small=cfg.model.tasks.semantic.decode_head.channels < 256,
         )
-        paper.load(model, state)
+        paper_model.load(model, state)
         model = model.to(device).train()
         adamw = torch.optim.AdamW(
             model.parameters(), lr=6e-5, weight_decay=0.05, foreach=False, fused=False
         )
         return model, OptimWrapper(adamw, clip_grad=dict(max_norm=5.0))
 
-    a = Job('A', build, torch.float32, paper.plain_operators)
+    a = Job('A', build, torch.float32, paper_model.plain_operators)
 
     @contextmanager
     def under_autocast() -> Iterator[None]:
-        with paper.plain_operators(), torch.autocast(device.type, torch.bfloat16):
+        with paper_model.plain_operators(), torch.autocast(device.type, torch.bfloat16):
             yield
 
     return a, Job('C', lambda: (a.model, a.optimizer), torch.bfloat16, under_autocast)

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jobs import Job
-from measure import wait
 from mmcv.transforms import RandomResize
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -30,6 +28,8 @@ from mtp.data import (
     PackLabels,
     Resize,
 )
+from training.jobs import Job
+from training.measure import wait
 
 STEPS_PER_REPEAT = 3
 
@@ -38,7 +38,7 @@ def ours(cfg: Config, root: Path, images: int, repeats: int, device: torch.devic
     """Images per second of ``tools/train.py``, hooks and log included, without checkpoints.
 
     Args:
-        cfg: of :func:`jobs.load_recipe`.
+        cfg: of :func:`training.jobs.load_recipe`.
         root: with a folder per data set, as the recipe's.
         images: per data set and step.
         repeats: a third of the steps.

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jobs import PHASES, Job
-from launches import LaunchCounter
+from counting.launches import LaunchCounter
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+
+from training.jobs import PHASES, Job
 
 Batch = dict[str, Any]
 LAUNCHES = {
@@ -132,7 +133,7 @@ def launches(job: Job, batch: Batch, device: torch.device) -> dict[str, int]:
     """Kernel launches of a step, and how often it makes the host wait.
 
     On a GPU launches and copies are the driver's, and waits what torch warns of; on a CPU both
-    are what the same operators would do on a GPU, by :class:`launches.LaunchCounter`, and
+    are what the same operators would do on a GPU, by :class:`counting.launches.LaunchCounter`, and
     ``constants`` are tensors made from numbers of the host, which a GPU waits for too.
     """
     if device.type == 'cpu':

@@ -7,10 +7,11 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from jobs import Job
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
+
+from training.jobs import Job
 
 RANGE = 'part: '
 BACKWARD = 'autograd::engine::evaluate_function: '

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jobs import PHASES
+from training.jobs import PHASES
 
 ROWS = [  # key of a job's report, title, format
     ('images_s', 'images/s', '.2f'),
