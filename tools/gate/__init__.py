@@ -1,4 +1,4 @@
 """Check, on a machine without a GPU, that what a training step compiles starts on one.
 
-``python -m tools.gate --help`` tells how to run it, ``docs/performance.md`` what it found.
+``python -m tools.gate --help`` tells how to run it, ``docs/benchmarks`` what it found.
 """
