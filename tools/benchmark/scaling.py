@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from mtp import resources
 
-# Model -> ms per image at the full matrix rate of one H200, counted (see docs/benchmarks/scaling_predicted.md).
+# Model -> ms per image at the full matrix rate of one H200, from counted work; see
+# docs/benchmarks/scaling_predicted.md
 FLOOR_MS = {'vit_b_rvsa': 1.49, 'vit_l_rvsa': 2.90, 'internimage_xl': 2.48}
 GPUS = (8, 64, 512)
 BUCKET = 25 * 2**20  # bytes of gradients that DDP sends together

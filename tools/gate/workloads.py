@@ -14,7 +14,7 @@ FINETUNING = {  # a recipe of each kind
     'faster_rcnn': 'horizontal_detection/dior/vit_b_rvsa',
     'oriented_rcnn': 'rotated_detection/dior_r/vit_b_rvsa',
     'upernet': 'segmentation/loveda/vit_b_rvsa',
-    'change': 'change_detection/levir/vit_b_rvsa',
+    'change_detection': 'change_detection/levir/vit_b_rvsa',
 }
 
 
@@ -64,10 +64,10 @@ WORKLOADS = {
         for processes in ('one', 'DDP', 'FSDP2')
         for model in ('vit_b_rvsa', 'internimage_xl', 'vit_l_rvsa')
     },
-    **{f'{task} one': Finetuning(config=config) for task, config in FINETUNING.items()},
+    **{f'{kind} one': Finetuning(config=config) for kind, config in FINETUNING.items()},
     **{
-        f'{task} DDP': Finetuning(config=FINETUNING[task], processes='DDP')
-        for task in ('upernet', 'change')
+        f'{kind} DDP': Finetuning(config=FINETUNING[kind], processes='DDP')
+        for kind in ('upernet', 'change_detection')
     },
     'classes': Pretraining(model='vit_tiny_rvsa', classes=CLASSES, only=BY_CLASSES),
     'quick': Pretraining(
