@@ -35,20 +35,22 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         '--device', choices=('cuda', 'cpu'), help='default: cuda where there is a GPU'
     )
-    parser.add_argument('--json', type=Path, help='where to write all figures')
-    parser.add_argument('--images', type=int, default=2, help='per data set; at least 2')
-    parser.add_argument('--objects', type=int, default=23, help='per image')
-    parser.add_argument('--size', type=int, help='of an image; default: 448, for tiny models 128')
-    parser.add_argument('--repeats', type=int, help='of a step; default: 20, on a CPU 5')
+    parser.add_argument('--json', type=Path, help='file to write all figures to')
+    parser.add_argument('--images', type=int, default=2, help='images per data set; at least 2')
+    parser.add_argument('--objects', type=int, default=23, help='objects per image')
+    parser.add_argument(
+        '--size', type=int, help='side of an image, pixels; default: 448, for tiny models 128'
+    )
+    parser.add_argument('--repeats', type=int, help='timed steps; default: 20, on a CPU 5')
     parser.add_argument('--amp', choices=('auto', 'on', 'off'), help='as in tools/train.py')
     parser.add_argument('--compile', choices=('auto', 'on', 'off'), help='as in tools/train.py')
     add_config_options(parser)
-    parser.add_argument('--only-ours', action='store_true', help='leave A and C out')
+    parser.add_argument('--only-ours', action='store_true', help='leave out A and C')
     parser.add_argument(
         '--loader',
         type=Path,
         metavar='DIR',
-        help='also train from SAMRS there, or what tools/data/make_synthetic.py made',
+        help='also train from files: a folder with SAMRS, or made by tools/data/make_synthetic.py',
     )
     parser.add_argument(
         '--memory',
@@ -60,7 +62,7 @@ def parse() -> argparse.Namespace:
         '--profile',
         type=Path,
         metavar='FILE',
-        help='also write the trace of a step there and print its summary',
+        help='also write the trace of a step to this file, and print its summary',
     )
     options = parser.parse_args()
     if options.images < 2:

@@ -25,7 +25,7 @@ BATCHES = {
 
 
 def text(report: dict[str, Any]) -> str:
-    """All of it but the profile."""
+    """Return the report as text, without the profile."""
     jobs = report['jobs']
     lines = [
         f'{report["device"]}, torch {report["torch"]}, {report["date"]}',
