@@ -99,7 +99,7 @@ def read_figures(work_dir: Path, steps: int) -> dict[str, str]:
     """Return the logged and measured figures of a run, with keys ``step 1.loss``, ``test.mIoU``.
 
     Args:
-        work_dir: work directory of ``tools/train.py``; ``tools/test.py`` wrote to ``test`` below it.
+        work_dir: work directory of ``tools/train.py``, with that of ``tools/test.py`` as ``test``.
         steps: number of training iterations, all of which are logged.
 
     Raises:
