@@ -18,13 +18,13 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='last',
         metavar='CKPT',
-        help='go on from this checkpoint, or from the newest one of the work dir that is '
-        'undamaged; auto: go on where there is one, otherwise start',
+        help='continue from this checkpoint, or from the newest undamaged one in the work dir; '
+        'auto: continue if there is one, otherwise start',
     )
     parser.add_argument(
         '--amp',
         choices=('auto', 'on', 'off'),
-        help="bfloat16 autocast; auto, the configs' value: on GPUs that have it",
+        help="bfloat16 autocast; auto, the configs' value: on GPUs that compute in bfloat16",
     )
     parser.add_argument(
         '--compile',
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--deterministic',
         action='store_true',
-        help='gradients added in a set order, more slowly: runs repeat to the bit on a GPU too',
+        help='add gradients in a fixed order, more slowly: runs repeat to the bit on a GPU too',
     )
     parser.add_argument(
         '--profile',
@@ -46,14 +46,18 @@ def parse_args() -> argparse.Namespace:
         '--images-per-gpu',
         type=int,
         metavar='N',
-        help='at most this many images at once on a GPU; the batch of a step '
-        'stays that of the config, gradients are summed',
+        help="at most N images at once on a GPU; the batch of a step stays the config's, "
+        'gradients are summed',
     )
     return parser.parse_args()
 
 
 def iteration_range(text: str) -> tuple[int, int]:
-    """Return the numbers of ``'START:STOP'``, START below STOP."""
+    """Parse ``'START:STOP'``, START below STOP.
+
+    Raises:
+        argparse.ArgumentTypeError: ``text`` has another form.
+    """
     start, _, stop = text.partition(':')
     if not (start.isdigit() and stop.isdigit() and int(start) < int(stop)):
         raise argparse.ArgumentTypeError(

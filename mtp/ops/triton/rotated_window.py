@@ -10,6 +10,7 @@ summed, rounded), the paper's code 345 MB. Products of the 64 x 64 tiles take 0.
 about 1 GFLOP backward.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,10 @@ SIDE = tl.constexpr(8)
 TOKENS = tl.constexpr(64)
 ROWS = tl.constexpr(16)  # of a relative table, padded: it has 2 * 8 - 1 at most
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+# TRITON_INTERPRET; triton.knobs tells it too, but not before Triton 3.4.
+INTERPRETED = tl.constexpr(
+    os.environ.get('TRITON_INTERPRET', '0').lower() in ('1', 'true', 'yes', 'on')
+)
 
 
 @triton.jit
