@@ -4,6 +4,7 @@ The owner touches its lock every ten seconds from a thread. A lock whose owner i
 nobody; one whose owner cannot be seen, on another machine, blocks while it is touched.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from mtp.files import write_text
+from mtp.machine import machine_id, started
 
 NAME = 'training.lock'
 BEAT, SILENCE, PATIENCE = 10.0, 30.0, 60.0  # seconds
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _SETTLE = 0.5  # seconds in which heirs that take over at once see each other
 
 
@@ -40,7 +43,7 @@ class _Owner:
 
     def is_gone(self) -> bool:
         """Return whether it is a process of this machine that has ended."""
-        return self.about.get('machine') == _machine() and self.about.get('started') != started(
+        return self.about.get('machine') == machine_id() and self.about.get('started') != started(
             self.about.get('pid')
         )
 
@@ -70,7 +73,7 @@ class Lock:
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 started=started(os.getpid()),
-                machine=_machine(),
+                machine=machine_id(),
                 launch=launch,
                 token=secrets.token_hex(8),
             )
@@ -118,8 +121,21 @@ class Lock:
             os.link(own, self.path)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return self._create_in_place()
         finally:
             own.unlink()
+        return True
+
+    def _create_in_place(self) -> bool:
+        """Do as :meth:`_create` on a file system without links: the lock is empty for a moment."""
+        try:
+            with open(self.path, 'x') as file:
+                file.write(self._text)
+        except FileExistsError:
+            return False
         return True
 
     def _take_over(self, owner: _Owner) -> bool:
@@ -172,25 +188,3 @@ class Lock:
                     flush=True,
                 )
                 os._exit(1)
-
-
-def started(pid: object) -> str | None:
-    """Return when a process of this machine was started, which tells it from later ones.
-
-    Returns:
-        str | None: clock ticks since the machine was started; None where it is no process.
-    """
-    try:
-        fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == 'Z' else fields[19]
-
-
-def _machine() -> str:
-    """Return what tells this machine, since it was started, and its processes from others."""
-    try:
-        boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
-        return f'{boot}/{os.readlink("/proc/self/ns/pid")}'
-    except OSError:
-        return socket.gethostname()

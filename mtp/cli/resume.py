@@ -15,11 +15,11 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 
 from mtp.cli.config import default_work_dir
-from mtp.cli.lock import Lock, started
+from mtp.cli.lock import Lock
 from mtp.engine.checkpoints import POINTER, Checkpoint, candidates, newest, verify
 from mtp.engine.store import connect, gather, tell
 from mtp.files import write_json
-from mtp.machine import LAUNCHERS
+from mtp.machine import LAUNCHERS, started
 from mtp.old_names import old_config
 
 # Of those that wait while one process decides, waits for a lock, and reads checkpoints.

@@ -1,11 +1,14 @@
 """Processes agree on the step after which they save, without waiting for a device."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
 
 from torch.distributed import Store
+
+from mtp.machine import machine_id, started
 
 POLL = 0.25  # seconds
 GONE = 10.0  # seconds without an answer after which a process that is to stop is taken for dead
@@ -47,6 +50,7 @@ class StepAgreement:
         self._target: int | None = None  # of the round that is open, once it is known
         self._stop = False
         self._saved = time.monotonic()
+        self._store.set(f'process/{rank}', json.dumps([machine_id(), os.getpid()]))
         self._ended = threading.Event()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._serve, name='agreement', daemon=True)
@@ -109,13 +113,13 @@ class StepAgreement:
             mine = [self._passed + 1, self._validating]
         self._store.set(f'{number}/at/{self._rank}', json.dumps(mine))
         if self._rank == 0:
-            keys = [f'{number}/at/{rank}' for rank in range(self._world_size)]
+            keys = {rank: f'{number}/at/{rank}' for rank in range(self._world_size)}
             if not self._await(keys, kind):
                 return
-            steps, validating = zip(*(json.loads(self._store.get(key)) for key in keys))
+            steps, validating = zip(*(json.loads(self._store.get(key)) for key in keys.values()))
             target = -1 if kind == 'stop' and all(validating) else max(steps)
             self._store.set(f'{number}/target', str(target))
-        elif not self._await([f'{number}/target'], kind):
+        elif not self._await({0: f'{number}/target'}, kind):
             return
         target = int(self._store.get(f'{number}/target'))
         if target < 0:
@@ -130,12 +134,25 @@ class StepAgreement:
         due = self._interval is not None and time.monotonic() - self._saved >= self._interval
         return 'save' if due and self._rank == 0 else None
 
-    def _await(self, keys: list[str], kind: str) -> bool:
-        """Return whether all keys are there before this process ends its training."""
+    def _await(self, keys: dict[int, str], kind: str) -> bool:
+        """Return whether all keys are there before this process ends its training.
+
+        Args:
+            keys: number of the process that gives a key -> the key.
+            kind: of the round.
+        """
         begin = time.monotonic()
-        while not self._store.check(keys):
+        while missing := [rank for rank, key in keys.items() if not self._store.check([key])]:
             if self._ended.wait(POLL / 5):
                 return False
-            if kind == 'stop' and time.monotonic() - begin > GONE:
+            late = time.monotonic() - begin > GONE
+            if kind == 'stop' and (late or any(map(self._is_gone, missing))):
                 self._leave(False)
         return True
+
+    def _is_gone(self, rank: int) -> bool:
+        """Return whether a process of this machine has ended."""
+        if not self._store.check([f'process/{rank}']):
+            return False
+        machine, pid = json.loads(self._store.get(f'process/{rank}'))
+        return machine == machine_id() and started(pid) is None

@@ -53,18 +53,14 @@ class CheckpointWriter:
         if self._failure is not None:
             raise CheckpointError(str(self._failure)) from self._failure
 
-    def wait(self, timeout: float | None = None) -> None:
+    def wait(self) -> None:
         """Wait until all jobs are done.
-
-        Args:
-            timeout: seconds for each; None for no limit.
 
         Raises:
             CheckpointError: one has failed.
-            TimeoutError: one is not done in time.
         """
         for future in self._jobs:
-            future.result(timeout)
+            future.result()
         self.check()
 
     def _do(self, job: Callable[[], None]) -> None:
@@ -94,7 +90,7 @@ def write_file(checkpoint: Mapping[str, Any], path: Path) -> None:
             except Exception as error:  # torch tells of a full disk in its own words
                 raise hashed.error or error from error
             os.fsync(file.fileno())
-        if digest(unfinished) != hashed.sha256.hexdigest():
+        if digest(unfinished, written=True) != hashed.sha256.hexdigest():
             raise OSError(errno.EIO, 'it does not read back as it was written')
         # A checksum of an older file of this name would refuse the new one.
         checksum_file(path).unlink(missing_ok=True)

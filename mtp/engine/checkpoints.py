@@ -48,10 +48,16 @@ def checksum_file(path: Path) -> Path:
     return path.with_name(f'{path.name}.sha256')
 
 
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file as it is on the disk, in hexadecimal digits."""
+def digest(path: Path, written: bool = False) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits.
+
+    Args:
+        path: the file.
+        written: whether it has just been written: then it is read from the disk, not from the
+            memory in which it was left, if the system allows that.
+    """
     with open(path, 'rb') as file:
-        if hasattr(os, 'posix_fadvise'):  # not what the writer has left in memory
+        if written and hasattr(os, 'posix_fadvise'):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         found = hashlib.sha256()
         while block := file.read(_BLOCK):

@@ -97,13 +97,16 @@ def _finish(
     unfinished: Path, folder: Path, rest: dict[str, Any], group: ProcessGroup | None
 ) -> None:
     """Give a folder its name and its checksums once all processes have written."""
-    digests = {path.name: digest(path) for path in unfinished.glob(f'__{get_rank()}_*.distcp')}
+    digests = {
+        path.name: digest(path, written=True)
+        for path in unfinished.glob(f'__{get_rank()}_*.distcp')
+    }
     for theirs in _gather(digests, group):
         digests |= theirs
     if is_main_process():
         with whole(unfinished / REST) as path, open(path, 'wb') as file:
             torch.save(rest, file)
-        digests |= {name: digest(unfinished / name) for name in (REST, '.metadata')}
+        digests |= {name: digest(unfinished / name, written=True) for name in (REST, '.metadata')}
         # A checksum of an older folder of this name would refuse the new one.
         checksum_file(folder).unlink(missing_ok=True)
         replaced = folder.with_name(f'{folder.name}.replaced')

@@ -1,5 +1,6 @@
 """One training at a time in a work directory."""
 
+import errno
 import json
 import os
 import subprocess
@@ -94,3 +95,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'link', refuse)
     with pytest.raises(ValueError, match=f'nothing can be written in {tmp_path}: Permission'):
         Lock(tmp_path, 'a', patient=False)
+
+
+def test_a_file_system_without_links_has_locks_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, 'Operation not permitted')
+
+    monkeypatch.setattr(os, 'link', refuse)
+    first = Lock(tmp_path, 'a', patient=False)
+    with pytest.raises(LockedError):
+        Lock(tmp_path, 'b', patient=False)
+    first.release()
+    Lock(tmp_path, 'b', patient=False).release()

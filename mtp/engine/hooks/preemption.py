@@ -48,7 +48,7 @@ class PreemptionHook(Hook):
             return
         (self._checkpoint,) = hooks
         self._saved = self._checkpoint.saved
-        self._store = connect(f'preemption/{runner.timestamp}')
+        self._store = connect(f'preemption/{runner.experiment_name}')
         self._agreement = StepAgreement(
             self._store,
             get_rank(),
@@ -125,9 +125,9 @@ class PreemptionHook(Hook):
             self._wait_for_all(runner)
             signals.current().leave(self._last_words(runner))
         signals.current().leave(
-            f'{signals.current().name}: no checkpoint of the last step could be written, since '
-            f'another process is gone or it took longer than {self.deadline:g} s: exit code '
-            f'{signals.EXIT_CODE}, go on from the one before it with --resume auto'
+            f'{signals.current().name or "Stopped"}: no checkpoint of the last step could be '
+            f'written, since another process is gone or it took longer than {self.deadline:g} s: '
+            f'exit code {signals.EXIT_CODE}, go on from the one before it with --resume auto'
         )
 
     def _wait_for_all(self, runner: Runner) -> None:

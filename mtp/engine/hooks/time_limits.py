@@ -29,7 +29,8 @@ class TimeLimitHook(Hook):
     limit of the process group itself is ``env_cfg.dist_cfg.timeout``, seconds.
 
     Args:
-        step: minutes for a training step, and for loading its data.
+        step: minutes for a training step, and for loading its data; three times the longest one so
+            far where that is longer, as on a CPU.
         long: minutes for what takes longer: the first step, the first batch of an epoch, an
             iteration of a validation, copying a checkpoint, and the end of training.
     """
@@ -44,8 +45,10 @@ class TimeLimitHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Begin to watch."""
-        self._first = True
-        self._watch = _Watch(connect(f'time limits/{runner.timestamp}'), min(self.step, self.long))
+        self._first, self._longest = True, 0.0
+        self._watch = _Watch(
+            connect(f'time limits/{runner.experiment_name}'), min(self.step, self.long)
+        )
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Allow more time for the first batch."""
@@ -66,6 +69,8 @@ class TimeLimitHook(Hook):
     ) -> None:
         """Begin to wait for the next batch."""
         self._first = False
+        if self._watch is not None:
+            self._longest = max(self._longest, self._watch.lasted())
         self._enter(LOADING.format(runner.iter + 2), self._limit())
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -107,7 +112,7 @@ class TimeLimitHook(Hook):
             self._watch = None
 
     def _limit(self) -> float:
-        return self.long if self._first else self.step
+        return self.long if self._first else max(self.step, 3 * self._longest)
 
     def _enter(self, phase: str, limit: float) -> None:
         if self._watch is not None:
@@ -137,6 +142,10 @@ class _Watch:
             limit: seconds that it may take.
         """
         self._phase = (phase, time.monotonic(), limit, self._phase[3] + 1)
+
+    def lasted(self) -> float:
+        """Return for how long the main thread has done what it does, seconds."""
+        return time.monotonic() - self._phase[1]
 
     def close(self) -> None:
         """End the thread."""
