@@ -9,10 +9,13 @@ from itertools import islice
 from typing import Any
 
 import torch
+from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mtp.data.sample_seeds import SeededSampler, SkippingBatchSampler
 from mtp.engine.memory import allocations_recorded, explain_shortage, write_snapshot
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
 from mtp.registry import LOOPS
@@ -46,6 +49,50 @@ class GroupedLoader:
         return getattr(self.loader, name)
 
 
+def begin_after(loader: DataLoader | GroupedLoader, batches: int) -> bool:
+    """Let the next pass over a loader, and no later one, begin after some batches, unread.
+
+    Args:
+        loader: loader of one process.
+        batches: number of batches, of what the loader gives to one update each.
+
+    Returns:
+        bool: False for a loader of a kind that cannot, which then begins at its first batch.
+    """
+    batches *= getattr(loader, 'accumulation', 1)
+    sampler: Any = loader.batch_sampler
+    if isinstance(sampler, SkippingBatchSampler):
+        sampler.skip(batches)
+    elif isinstance(getattr(sampler, 'sampler', None), SeededSampler):
+        sampler.sampler.skip(batches * sampler.batch_size)
+    else:
+        return False
+    return True
+
+
+class EndlessBatches(_InfiniteDataloaderIterator):
+    """mmengine's iterator over a loader again and again, which reads nothing of what it skips."""
+
+    def skip_iter(self, num_iters: int) -> None:
+        """Begin after ``num_iters`` updates, however many epochs of the loader they make."""
+        sampler: Any = getattr(self._dataloader.batch_sampler, 'sampler', None)
+        endless = isinstance(sampler, SeededSampler) and sampler.is_endless
+        epoch, batches = (0, num_iters) if endless else divmod(num_iters, len(self._dataloader))
+        if not begin_after(self._dataloader, batches):
+            super().skip_iter(num_iters)
+        elif epoch:
+            self._epoch = epoch
+            sampler.set_epoch(epoch)
+
+
+class _DueValidation(Hook):
+    """Validates before the first step of a run whose checkpoint was saved before it validated."""
+
+    def before_train(self, runner: Runner) -> None:
+        if runner.val_loop is not None and runner.train_loop.validation_is_due:
+            runner.val_loop.run()
+
+
 class _Accumulating:
     """What both loops add to mmengine's.
 
@@ -60,6 +107,13 @@ class _Accumulating:
         self.accumulation = accumulation
         self._fits = False  # until a step has run
         super().__init__(runner, dataloader, *args, **kwargs)
+
+    def run(self) -> torch.nn.Module:
+        """Train; a resumed run first makes the validation that its checkpoint is due."""
+        if self._iter:
+            # after all others: what saves the best checkpoint has to know where to
+            self.runner.register_hook(_DueValidation(), priority='LOWEST')
+        return super().run()
 
     @property
     def dataloader(self) -> DataLoader | GroupedLoader:
@@ -133,6 +187,18 @@ class AccumulatingIterLoop(_Accumulating, IterBasedTrainLoop):
         kwargs: of ``IterBasedTrainLoop``: ``max_iters`` and ``val_interval``, in updates.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.dataloader_iterator = EndlessBatches(self.dataloader)
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether an uninterrupted run validates between the last step and the next one."""
+        self._decide_current_val_interval()
+        return self._iter >= self.val_begin and (
+            self._iter % self.val_interval == 0 or self._iter == self._max_iters
+        )
+
 
 @LOOPS.register_module()
 class AccumulatingEpochLoop(_Accumulating, EpochBasedTrainLoop):
@@ -146,6 +212,50 @@ class AccumulatingEpochLoop(_Accumulating, EpochBasedTrainLoop):
         accumulation: number of batches in an update (:mod:`mtp.engine.batch_size` derives it).
         kwargs: of ``EpochBasedTrainLoop``: ``max_epochs``, ``val_interval``.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._done = 0  # updates of the first epoch that the run before has made
+
+    def run(self) -> torch.nn.Module:
+        """Train; a resumed run goes on at its place within the epoch."""
+        self._done = self._updates_done()
+        return super().run()
+
+    def run_epoch(self) -> None:
+        """Run an epoch, or what is left of it in a resumed run."""
+        done, self._done = self._done, 0
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        unread = begin_after(self.dataloader, done)
+        batches = iter(self.dataloader) if unread else islice(self.dataloader, done, None)
+        for index, batch in enumerate(batches, done):
+            self.run_iter(index, batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether an uninterrupted run validates between the last step and the next one."""
+        self._decide_current_val_interval()
+        return (
+            not self._done
+            and self._epoch >= self.val_begin
+            and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs)
+        )
+
+    def _updates_done(self) -> int:
+        """Return the updates that a resumed run has made of its epoch, 0 at the epoch's start.
+
+        In epochs of another length, after a change of batch size or data, it is the same share.
+        """
+        length = len(self.dataloader)
+        saved = self.runner.message_hub.runtime_info
+        before = length
+        if 'max_iters' in saved and 'max_epochs' in saved:
+            before = saved['max_iters'] // saved['max_epochs']
+        done = self._iter - self._epoch * before
+        return done * length // before if 0 <= done <= before else 0
 
 
 def _mean(outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -11,12 +11,14 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import BaseLoop, CheckpointLoader
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from mtp import fallback
+from mtp.data.sample_seeds import SeededSampler, seed_samples
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
 from mtp.engine.parallel import ShardedModel, unwrap
 from mtp.engine.shards import distribute, load_shards, save_shards
@@ -29,6 +31,8 @@ class Runner(MMEngineRunner):
     A sharded model's checkpoint is a folder of the name that the file would have. Folders resume
     on any number of processes, whole models from folders, and sharded ones from files.
     """
+
+    _train_dataloader: DataLoader | dict | None
 
     @property
     def bare_model(self) -> nn.Module:
@@ -48,12 +52,27 @@ class Runner(MMEngineRunner):
     def set_randomness(
         self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False
     ) -> None:
-        """As in mmengine; ``deterministic`` also prepares cuBLAS."""
+        """As in mmengine; ``deterministic`` also prepares cuBLAS.
+
+        A resumed run takes the seed of its checkpoint after its loader has been built: the loader
+        takes it too.
+        """
         if deterministic:
             # mmengine 0.10 leaves it out, and torch refuses matrix products without it
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
             torch.backends.cudnn.benchmark = False
         super().set_randomness(seed, diff_rank_seed, deterministic)
+        loop = getattr(self, '_train_loop', None)
+        if isinstance(loop, BaseLoop) and not diff_rank_seed:
+            sampler = getattr(loop.dataloader.batch_sampler, 'sampler', None)
+            if isinstance(sampler, SeededSampler):
+                sampler.seed = self.seed
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """As in mmengine; each sample has its own seed, and the loader can begin anywhere."""
+        if isinstance(loop, dict) and isinstance(self._train_dataloader, dict):
+            self._train_dataloader = seed_samples(self._train_dataloader)
+        return super().build_train_loop(loop)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """As in mmengine; deterministic training exchanges pools whose gradient has no order."""

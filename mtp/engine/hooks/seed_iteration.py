@@ -1,5 +1,7 @@
 """Random draws that a resumed run repeats."""
 
+import random
+
 import numpy as np
 import torch
 from mmengine.dist import get_world_size
@@ -11,13 +13,14 @@ from mtp.registry import HOOKS
 
 @HOOKS.register_module()
 class SeedIterationHook(Hook):
-    """Seeds torch before each training batch from (seed, iteration, place of the batch).
+    """Seeds the generators before each training batch from (seed, iteration, place of the batch).
 
-    What the model draws (drop path, dropout) is then a function of the iteration: a resumed run
-    repeats an uninterrupted one without random states in the checkpoint; on the CPU bit for bit,
-    on a GPU up to kernels that add in varying order. The place counts the batches of an update
-    over all processes: one process with ``n`` batches draws what ``n`` processes draw. Data are
-    not concerned: a sample's augmentation follows its own ``sample_seed``.
+    What the model draws (drop path, dropout, how mmpretrain mixes a batch's images) is then a
+    function of the iteration: a resumed run repeats an uninterrupted one without random states in
+    the checkpoint; on the CPU bit for bit, on a GPU up to kernels that add in varying order. The
+    place counts the batches of an update over all processes: one process with ``n`` batches draws
+    what ``n`` processes draw. Data are not concerned: a sample's augmentation follows its own
+    ``sample_seed``.
     """
 
     priority = 'VERY_HIGH'
@@ -29,7 +32,10 @@ class SeedIterationHook(Hook):
         self.before_train_batch(runner, 0)
 
     def before_train_batch(self, runner: Runner, batch_idx: int) -> None:
-        """Seed the CPU's and the accelerators' generators for a batch of this process's update."""
+        """Seed the generators of Python, NumPy and torch for a batch of this process's update."""
         place = batch_idx * get_world_size() + runner.rank
         sequence = np.random.SeedSequence((runner.seed, runner.iter, place))
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+        seed = int(sequence.generate_state(1, np.uint64)[0])
+        torch.manual_seed(seed)  # the accelerators' too
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
