@@ -86,11 +86,22 @@ class EndlessBatches(_InfiniteDataloaderIterator):
 
 
 class _DueValidation(Hook):
-    """Validates before the first step of a run whose checkpoint was saved before it validated."""
+    """Makes the validation that a resumed run's checkpoint was saved before.
+
+    mmengine goes on with the next step: the log would lack it, and the choice of the best
+    checkpoint too. A checkpoint that is saved again as the best one so far knows that it has been
+    validated.
+    """
+
+    KEY = 'validated_iter'
 
     def before_train(self, runner: Runner) -> None:
-        if runner.val_loop is not None and runner.train_loop.validation_is_due:
+        loop, validated = runner.train_loop, runner.message_hub.runtime_info.get(self.KEY)
+        if runner.val_loop and loop.iter and loop.iter != validated and loop.validation_is_due:
             runner.val_loop.run()
+
+    def before_val(self, runner: Runner) -> None:
+        runner.message_hub.update_info(self.KEY, runner.iter)
 
 
 class _Accumulating:
@@ -109,10 +120,9 @@ class _Accumulating:
         super().__init__(runner, dataloader, *args, **kwargs)
 
     def run(self) -> torch.nn.Module:
-        """Train; a resumed run first makes the validation that its checkpoint is due."""
-        if self._iter:
-            # after all others: what saves the best checkpoint has to know where to
-            self.runner.register_hook(_DueValidation(), priority='LOWEST')
+        """Train; a resumed run first makes the validation that is due."""
+        # after all others: what saves the best checkpoint has to know where to
+        self.runner.register_hook(_DueValidation(), priority='LOWEST')
         return super().run()
 
     @property
