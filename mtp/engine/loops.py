@@ -93,7 +93,7 @@ class _DueValidation(Hook):
     validated.
     """
 
-    KEY = 'validated_iter'
+    KEY = 'last_validation'  # (a name that begins with val would stand in the log)
 
     def before_train(self, runner: Runner) -> None:
         loop, validated = runner.train_loop, runner.message_hub.runtime_info.get(self.KEY)
