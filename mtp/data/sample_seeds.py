@@ -1,7 +1,7 @@
-"""Training loaders of any library whose samples are functions of (seed, epoch, position).
+"""Wrappers that make each training sample of any library a function of (seed, epoch, position).
 
-mmengine seeds the workers, whose generators run on from sample to sample: what a sample draws then
-depends on the number of workers, and on where the run was started.
+mmengine seeds each worker once. The draws of a sample then depend on the samples that the worker
+read before: on the number of workers, and on where a run was resumed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ def seed_samples(loader: dict[str, Any]) -> dict[str, Any]:
 
 
 class SeededIndex(int):
-    """Index of a sample, with the seed of what the sample draws.
+    """Index of a sample that carries the seed of the sample's random draws.
 
     Args:
         index: index in the data set.
@@ -60,16 +60,16 @@ class SeededIndex(int):
 class SeededSampler(Sampler):
     """Sampler whose indices carry the seeds of their samples.
 
-    The seed is a function of (seed, epoch, position), the position being that in the order of all
-    processes together, which mmengine's samplers deal out in turn: an image of an epoch has the
-    same seed for any number of processes. What is no index, such as the pairs of
-    :class:`mtp.data.MultiDatasetSampler`, which have seeds already, passes unchanged.
+    The seed is a function of (seed, epoch, position). The position is that in the order of all
+    processes, of which mmengine's samplers give each process every n-th index: an image has the
+    same seed on any number of processes. Tuples are passed on unchanged; those of
+    :class:`mtp.data.MultiDatasetSampler` hold a seed already.
 
     Args:
         dataset: data set to sample from.
         sampler: sampler, or its config.
-        seed: seed of the samples and, where its config has none, of the sampler; None for a random
-            one, the same on all processes.
+        seed: seed of the samples, and of the sampler unless its config has one; None for a random
+            seed, the same on all processes.
 
     Attributes:
         epoch: epoch that the next iteration belongs to.
@@ -96,7 +96,7 @@ class SeededSampler(Sampler):
 
     @property
     def seed(self) -> int:
-        """Seed of the samples and, where its config has none, of the sampler."""
+        """Seed of the samples, and of the sampler unless its config has one."""
         return self._seed
 
     @seed.setter
@@ -137,10 +137,10 @@ class SeededSampler(Sampler):
 
 
 class SkippingBatchSampler(Sampler):
-    """Batch sampler that can begin after some batches; otherwise the batch sampler itself.
+    """Batch sampler that can begin after some batches; otherwise it acts as the one it wraps.
 
-    The batches before are formed, so that what it gathers (the buckets of mmdet's
-    ``AspectRatioBatchSampler``) is as after them, but their samples are not read.
+    The skipped batches are formed, though their samples are not read, so that the state of the
+    batch sampler is right (the buckets of mmdet's ``AspectRatioBatchSampler``).
 
     Args:
         sampler: sampler that gives the indices.
@@ -176,12 +176,12 @@ class SkippingBatchSampler(Sampler):
 
 
 class SeededDataset:
-    """Data set that seeds what a sample draws; otherwise the data set itself.
+    """Data set that seeds the draws of each sample; otherwise it acts as the one it wraps.
 
-    The global generators of Python, NumPy and torch are seeded while a sample is made: whatever
-    its pipeline draws, the other images that it mixes in, and the one that takes its place if the
-    pipeline gives it up, are functions of the seed. The seed stands in the metainfo of the
-    sample's ``data_samples``.
+    The global generators of Python, NumPy and torch are seeded while a sample is made. All draws of
+    its pipeline, the images that it mixes in, and the image that replaces it if the pipeline
+    returns None, are then functions of the seed. The metainfo of the sample's ``data_samples``
+    holds the ``sample_seed``.
 
     Args:
         dataset: data set of any library, or its config.
@@ -204,17 +204,17 @@ class SeededDataset:
         return sample
 
     def __getitems__(self, indices: Sequence[Any]) -> list[Any]:
-        # torch would take that of the data set itself, which knows no seeds
+        # torch would otherwise call the wrapped data set's own method, which ignores the seeds
         return [self[index] for index in indices]
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith('__'):  # of copy and pickle, while there is no data set yet
+        if name.startswith('__'):  # copy and pickle ask before there is a data set
             raise AttributeError(name)
         return getattr(self.__dict__['_dataset'], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # such as the pipeline, which hooks of the libraries exchange
+        # for example the pipeline, which hooks of the libraries replace
         setattr(self._dataset, name, value)

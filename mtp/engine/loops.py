@@ -1,6 +1,6 @@
-"""Training loops whose iterations are updates, however many batches the gradients are summed over.
+"""Training loops in which an iteration is one update, even with gradient accumulation.
 
-Steps, schedules, checkpoints and logs then mean the same on one GPU as on many.
+Steps, schedules, checkpoints and logs then mean the same on one GPU and on many.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,27 +9,26 @@ from itertools import islice
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from mmengine.runner.loops import _InfiniteDataloaderIterator
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mtp.data.sample_seeds import SeededSampler, SkippingBatchSampler
 from mtp.engine.memory import allocations_recorded, explain_shortage, write_snapshot
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
+from mtp.engine.resume_position import DueValidation, EndlessBatches, begin_after
 from mtp.registry import LOOPS
 
 
 class GroupedLoader:
-    """A loader that gives the batches of a whole update at a time; otherwise the loader itself.
+    """Proxy of a loader that yields the batches of an update as one list.
 
     Args:
-        loader: the loader of one process.
+        loader: loader of one process.
         accumulation: number of batches in an update.
 
     Attributes:
-        batch_size: images of this process in an update; None beside a batch sampler.
+        batch_size: number of images of this process in an update; None if the loader has a batch
+            sampler.
     """
 
     def __init__(self, loader: DataLoader, accumulation: int) -> None:
@@ -49,71 +48,21 @@ class GroupedLoader:
         return getattr(self.loader, name)
 
 
-def begin_after(loader: DataLoader | GroupedLoader, batches: int) -> bool:
-    """Let the next pass over a loader, and no later one, begin after some batches, unread.
+class _Accumulating(BaseLoop):
+    """Mixin that adds gradient accumulation to a loop of mmengine.
 
-    Args:
-        loader: loader of one process.
-        batches: number of batches, of what the loader gives to one update each.
-
-    Returns:
-        bool: False for a loader of a kind that cannot, which then begins at its first batch.
-    """
-    batches *= getattr(loader, 'accumulation', 1)
-    sampler: Any = loader.batch_sampler
-    if isinstance(sampler, SkippingBatchSampler):
-        sampler.skip(batches)
-    elif isinstance(getattr(sampler, 'sampler', None), SeededSampler):
-        sampler.sampler.skip(batches * sampler.batch_size)
-    else:
-        return False
-    return True
-
-
-class EndlessBatches(_InfiniteDataloaderIterator):
-    """mmengine's iterator over a loader again and again, which reads nothing of what it skips."""
-
-    def skip_iter(self, num_iters: int) -> None:
-        """Begin after ``num_iters`` updates, however many epochs of the loader they make."""
-        sampler: Any = getattr(self._dataloader.batch_sampler, 'sampler', None)
-        endless = isinstance(sampler, SeededSampler) and sampler.is_endless
-        epoch, batches = (0, num_iters) if endless else divmod(num_iters, len(self._dataloader))
-        if not begin_after(self._dataloader, batches):
-            super().skip_iter(num_iters)
-        elif epoch:
-            self._epoch = epoch
-            sampler.set_epoch(epoch)
-
-
-class _DueValidation(Hook):
-    """Makes the validation that a resumed run's checkpoint was saved before.
-
-    mmengine goes on with the next step: the log would lack it, and the choice of the best
-    checkpoint too. A checkpoint that is saved again as the best one so far knows that it has been
-    validated.
-    """
-
-    KEY = 'last_validation'  # (a name that begins with val would stand in the log)
-
-    def before_train(self, runner: Runner) -> None:
-        loop, validated = runner.train_loop, runner.message_hub.runtime_info.get(self.KEY)
-        if runner.val_loop and loop.iter and loop.iter != validated and loop.validation_is_due:
-            runner.val_loop.run()
-
-    def before_val(self, runner: Runner) -> None:
-        runner.message_hub.update_info(self.KEY, runner.iter)
-
-
-class _Accumulating:
-    """What both loops add to mmengine's.
-
-    In an update of more than one batch the hooks get a list as ``data_batch``, and the mean over
-    the batches as ``outputs``. ``before_train_batch(runner, batch_idx)`` is a further hook, called
-    before every batch but the first.
+    In an update of several batches, hooks get a list as ``data_batch``, and the mean over the
+    batches as ``outputs``. An additional hook point, ``before_train_batch(runner, batch_idx)``,
+    runs before every batch but the first.
     """
 
     def __init__(
-        self, runner: Runner, dataloader: DataLoader | dict, *args, accumulation: int = 1, **kwargs
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        *args: Any,
+        accumulation: int = 1,
+        **kwargs: Any,
     ) -> None:
         self.accumulation = accumulation
         self._fits = False  # until a step has run
@@ -121,13 +70,13 @@ class _Accumulating:
 
     def run(self) -> torch.nn.Module:
         """Train; a resumed run first makes the validation that is due."""
-        # after all others: what saves the best checkpoint has to know where to
-        self.runner.register_hook(_DueValidation(), priority='LOWEST')
+        # After all other hooks: the one that saves the best checkpoint must know its folder.
+        self.runner.register_hook(DueValidation(), priority='LOWEST')
         return super().run()
 
     @property
     def dataloader(self) -> DataLoader | GroupedLoader:
-        """The loader, which gives the batches of an update together where there are several."""
+        """Loader; with accumulation, it yields the batches of an update as one list."""
         return self._dataloader
 
     @dataloader.setter
@@ -137,12 +86,12 @@ class _Accumulating:
             loader if self.accumulation == 1 else GroupedLoader(loader, self.accumulation)
         )
 
-    def run_iter(self, *args) -> None:
-        """Make one update; the arguments are those of mmengine's loop.
+    def run_iter(self, *args: Any) -> None:
+        """Run one update; the arguments are those of mmengine's loop.
 
         Raises:
-            torch.cuda.OutOfMemoryError: for the first one it says what would fit; a snapshot of the
-                memory is in the work directory.
+            torch.cuda.OutOfMemoryError: the step does not fit. In the first step the message says
+                what would fit. A snapshot of the memory is written to the work directory.
         """
         try:
             with nullcontext() if self._fits else allocations_recorded():
@@ -157,14 +106,14 @@ class _Accumulating:
             if self._fits:
                 raise
             said = str(error)
-        # The exception is gone, and with it the tensors that its frames kept.
+        # Outside the handler, the exception and the tensors that its frames hold are freed.
         raise torch.cuda.OutOfMemoryError(explain_shortage(self.runner, said))
 
     def _update(self, index: int, batches: Sequence[Any]) -> None:
-        """Make one update of the weights, with the mean gradient of some batches.
+        """Update the weights once with the mean gradient of several batches.
 
         Raises:
-            ValueError: the wrapper of the optimiser is another than mtp's.
+            ValueError: the optimiser wrapper is not that of mtp.
         """
         wrapper = self.runner.optim_wrapper
         if not isinstance(wrapper, MixedPrecisionOptimWrapper):
@@ -188,13 +137,13 @@ class _Accumulating:
 
 @LOOPS.register_module()
 class AccumulatingIterLoop(_Accumulating, IterBasedTrainLoop):
-    """mmengine's ``IterBasedTrainLoop``, with updates of several batches.
+    """mmengine's ``IterBasedTrainLoop`` with gradient accumulation.
 
     Args:
-        runner: the runner.
-        dataloader: the loader, or its config.
+        runner: runner of the training.
+        dataloader: training loader, or its config.
         accumulation: number of batches in an update (:mod:`mtp.engine.batch_size` derives it).
-        kwargs: of ``IterBasedTrainLoop``: ``max_iters`` and ``val_interval``, in updates.
+        kwargs: arguments of ``IterBasedTrainLoop``: ``max_iters`` and ``val_interval``, in updates.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -212,32 +161,32 @@ class AccumulatingIterLoop(_Accumulating, IterBasedTrainLoop):
 
 @LOOPS.register_module()
 class AccumulatingEpochLoop(_Accumulating, EpochBasedTrainLoop):
-    """mmengine's ``EpochBasedTrainLoop``, with updates of several batches.
+    """mmengine's ``EpochBasedTrainLoop`` with gradient accumulation.
 
-    The last update of an epoch has the batches that are left.
+    The last update of an epoch uses the remaining batches.
 
     Args:
-        runner: the runner.
-        dataloader: the loader, or its config.
+        runner: runner of the training.
+        dataloader: training loader, or its config.
         accumulation: number of batches in an update (:mod:`mtp.engine.batch_size` derives it).
-        kwargs: of ``EpochBasedTrainLoop``: ``max_epochs``, ``val_interval``.
+        kwargs: arguments of ``EpochBasedTrainLoop``: ``max_epochs``, ``val_interval``.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._done = 0  # updates of the first epoch that the run before has made
+        self._done = 0  # updates of the first epoch that were made before the interruption
 
     def run(self) -> torch.nn.Module:
-        """Train; a resumed run goes on at its place within the epoch."""
+        """Train; a resumed run continues within its epoch."""
         self._done = self._updates_done()
         return super().run()
 
     def run_epoch(self) -> None:
-        """Run an epoch, or what is left of it in a resumed run."""
+        """Run an epoch, or in a resumed run the rest of it."""
         done, self._done = self._done, 0
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        unread = begin_after(self.dataloader, done)
+        unread = begin_after(self.dataloader.batch_sampler, done * self.accumulation)
         batches = iter(self.dataloader) if unread else islice(self.dataloader, done, None)
         for index, batch in enumerate(batches, done):
             self.run_iter(index, batch)
@@ -255,9 +204,10 @@ class AccumulatingEpochLoop(_Accumulating, EpochBasedTrainLoop):
         )
 
     def _updates_done(self) -> int:
-        """Return the updates that a resumed run has made of its epoch, 0 at the epoch's start.
+        """Return the number of updates that a resumed run has made in its epoch.
 
-        In epochs of another length, after a change of batch size or data, it is the same share.
+        If the length of an epoch has changed, with the batch size or the data, this is the same
+        fraction of it.
         """
         length = len(self.dataloader)
         saved = self.runner.message_hub.runtime_info
@@ -269,7 +219,7 @@ class AccumulatingEpochLoop(_Accumulating, EpochBasedTrainLoop):
 
 
 def _mean(outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the mean of what several batches logged, without waiting for the device."""
+    """Return the mean of the batches' log values, without waiting for the device."""
     values = torch.stack(
         [
             torch.stack([value.detach().reshape(()) for value in output.values()])
