@@ -11,12 +11,14 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import BaseLoop, CheckpointLoader
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from mtp import fallback
+from mtp.data.sample_seeds import SeededSampler, seed_samples
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
 from mtp.engine.parallel import ShardedModel, unwrap
 from mtp.engine.shards import distribute, load_shards, save_shards
@@ -30,6 +32,8 @@ class Runner(MMEngineRunner):
     folder on any number of processes. An unsharded model may resume from a folder, and a sharded
     one from a file.
     """
+
+    _train_dataloader: DataLoader | dict | None
 
     @property
     def bare_model(self) -> nn.Module:
@@ -49,12 +53,27 @@ class Runner(MMEngineRunner):
     def set_randomness(
         self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False
     ) -> None:
-        """Set the seeds as in mmengine; ``deterministic`` also configures cuBLAS."""
+        """Set the seeds as in mmengine; ``deterministic`` also configures cuBLAS.
+
+        A resumed run takes the seed of its checkpoint after the loader has been built, so that the
+        loader takes it too.
+        """
         if deterministic:
             # mmengine 0.10 does not set it, and torch refuses matrix products without it
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
             torch.backends.cudnn.benchmark = False
         super().set_randomness(seed, diff_rank_seed, deterministic)
+        loop = getattr(self, '_train_loop', None)
+        if isinstance(loop, BaseLoop) and not diff_rank_seed:
+            sampler = getattr(loop.dataloader.batch_sampler, 'sampler', None)
+            if isinstance(sampler, SeededSampler):
+                sampler.seed = self.seed
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the loop as in mmengine; its loader seeds samples and can begin anywhere."""
+        if isinstance(loop, dict) and isinstance(self._train_dataloader, dict):
+            self._train_dataloader = seed_samples(self._train_dataloader)
+        return super().build_train_loop(loop)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model as in mmengine; if deterministic, replace pools that are not."""
