@@ -1,64 +1,99 @@
-"""The training step's precision, and gradient clipping that does not make the host wait."""
+"""The training step's precision, clipping and skipping, none of which makes the host wait."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from mmengine.dist import get_world_size
+from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from mtp.engine.finite import SavedBuffers
+from mtp.engine.loss_scale import LossScale
+from mtp.ops.value_checks import values_unchecked
 from mtp.registry import OPTIM_WRAPPERS
 
 CHOICES = ('auto', 'on', 'off')
+DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
-def autocast_dtype(amp: str) -> torch.dtype | None:
-    """What a training step computes in, as :class:`MixedPrecisionOptimWrapper`'s ``amp`` says.
+def autocast_dtype(amp: str, dtype: str = 'bfloat16') -> torch.dtype | None:
+    """Return what a training step computes in.
+
+    Args:
+        amp: as of :class:`MixedPrecisionOptimWrapper`.
+        dtype: likewise.
 
     Returns:
-        ``torch.bfloat16``, or None for float32 throughout.
+        ``torch.bfloat16`` or ``torch.float16``; None for float32 throughout.
 
     Raises:
-        ValueError: ``amp`` is none of ``'auto'``, ``'on'``, ``'off'``.
+        ValueError: ``amp`` is none of ``'auto'``, ``'on'``, ``'off'``, or another ``dtype``.
     """
     if amp not in CHOICES:
         raise ValueError(f"amp={amp!r}: must be 'auto', 'on' or 'off'")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: must be 'bfloat16' or 'float16'")
     # CPUs without instructions for bfloat16 compute in it more slowly than in float32.
-    supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported(
-        including_emulation=False
+    supported = torch.cuda.is_available() and (
+        dtype == 'float16' or torch.cuda.is_bf16_supported(including_emulation=False)
     )
-    return torch.bfloat16 if amp == 'on' or amp == 'auto' and supported else None
+    return DTYPES[dtype] if amp == 'on' or amp == 'auto' and supported else None
 
 
 @OPTIM_WRAPPERS.register_module()
 class MixedPrecisionOptimWrapper(OptimWrapper):
-    """mmengine's ``OptimWrapper`` with bfloat16 autocast, and without waiting for the device.
+    """mmengine's ``OptimWrapper`` with autocast, without waiting for the device, and without harm.
 
-    bfloat16 has the range of float32, so nothing scales the loss. mmengine's ``AmpOptimWrapper``
-    always scales and refuses to run without an accelerator.
+    An update is skipped on the device where a loss or the norm of the gradients is NaN or infinite
+    on any process: parameters, states of the optimiser and persistent buffers (batch norm's
+    running statistics) stay as they were before the first batch of the update. Optimisers that
+    cannot skip by themselves (only torch's with ``fused=True`` can) wait for the device once in
+    every update.
+
+    bfloat16 has the range of float32, so nothing scales the loss, as :class:`LossScale` does for
+    float16. mmengine's ``AmpOptimWrapper`` always scales and refuses to run without an accelerator.
 
     Args:
-        optimizer: of the model.
-        amp: ``'on'``: the forward pass runs under bfloat16 autocast; ``'off'``: in float32;
-            ``'auto'``: under autocast on a GPU that computes in bfloat16.
+        optimizer: optimiser of the model.
+        amp: ``'on'``: the forward pass runs under autocast; ``'off'``: in float32; ``'auto'``:
+            under autocast on a GPU that computes in ``dtype``.
         clip_grad: as in ``OptimWrapper``.
+        dtype: ``'bfloat16'`` or ``'float16'``.
 
     Attributes:
-        grad_norm: of the last update, before clipping, a tensor on the parameters' device; None
-            without clipping by norm, and once ``mtp.engine.DeferredLogHook`` has taken it.
+        grad_norm: norm of the last update's gradients before clipping, a tensor on the parameters'
+            device; None without clipping by norm, and once ``mtp.engine.DeferredLogHook`` has taken
+            it.
+        outcome: what became of the last update, float tensor of three flags (0 or 1): it was
+            skipped; a loss of this process was not finite; float16 gradients were too large, so
+            that the scale of the loss was reduced. None before the first update.
+        skipped: first of these, a boolean tensor; None before the first update.
 
     Raises:
-        ValueError: another ``amp``.
+        ValueError: another ``amp`` or ``dtype``.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, amp: str = 'auto', clip_grad: dict | None = None
+        self,
+        optimizer: torch.optim.Optimizer,
+        amp: str = 'auto',
+        clip_grad: dict | None = None,
+        dtype: str = 'bfloat16',
     ) -> None:
         super().__init__(optimizer, clip_grad=clip_grad)
-        self.enabled = autocast_dtype(amp) is not None
+        chosen = autocast_dtype(amp, dtype)
+        self.enabled = chosen is not None
+        self.dtype = DTYPES[dtype]
+        self.loss_scale = LossScale() if chosen is torch.float16 else None
         self.grad_norm: Tensor | None = None
+        self.outcome: Tensor | None = None
+        self.skipped: Tensor | None = None
+        self._losses: list[Tensor] = []
+        self._saved: SavedBuffers | None = None
 
     def start_update(self, batches: int) -> None:
         """Make the next ``batches`` backward passes one update, by the mean of their gradients."""
@@ -67,16 +102,101 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Autocast, besides what ``OptimWrapper`` does for gradient accumulation."""
-        with super().optim_context(model), autocast(enabled=self.enabled, dtype=torch.bfloat16):
+        if self._inner_count % self._accumulative_counts == 0:
+            self._losses, self._saved = [], SavedBuffers(model)
+        context = super().optim_context(model)
+        with context, autocast(enabled=self.enabled, dtype=self.dtype), values_unchecked():
             yield
 
-    def _clip_grad(self) -> None:
-        # mmengine's turns the norm into a number in every step.
+    def update_params(
+        self, loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None
+    ) -> None:
+        """As in mmengine; the loss decides with those of the update's other batches on the step."""
+        self._losses.append(loss.detach())
+        super().update_params(loss, step_kwargs, zero_kwargs)
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """As in mmengine; scaled for float16 too."""
+        loss = super().scale_loss(loss)
+        return loss if self.loss_scale is None else self.loss_scale.scale(loss)
+
+    def step(self, **kwargs) -> None:
+        """Update the weights, unless a loss or the norm of the gradients is not finite."""
         params = [
             param
             for group in self.optimizer.param_groups
             for param in group['params']
             if param.grad is not None
         ]
-        norm = self.clip_func(params, **self.clip_grad_kwargs)
-        self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if self.loss_scale is not None:
+            self.loss_scale.unscale([param.grad for param in params])
+        norm = self._norm_and_clip(params)
+        losses, self._losses = self._losses, []
+        finite = torch.stack([*losses, norm.to(losses[0].device)]).isfinite()
+        here = ~finite[:-1].all()
+        bad_loss, bad_gradient = self._over_processes(torch.stack([here, ~finite[-1]]).float())
+        self.skipped = (bad_loss + bad_gradient).bool()
+        self._step_unless(self.skipped, kwargs)
+        if self._saved is not None:
+            self._saved.restore(self.skipped)
+            self._saved = None
+        reduced = torch.zeros_like(self.skipped)
+        if self.loss_scale is not None:
+            reduced = self.loss_scale.update(bad_loss.bool(), bad_gradient.bool())
+        self.outcome = torch.stack([self.skipped, here, reduced]).float()
+
+    def state_dict(self) -> dict:
+        """As in mmengine; with the scale of the loss for float16."""
+        state = super().state_dict()
+        return (
+            state
+            if self.loss_scale is None
+            else {**state, 'loss_scale': self.loss_scale.state_dict()}
+        )
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As in mmengine; a scale of the loss is taken where this run has one."""
+        state = state_dict.pop('loss_scale', None)
+        if state is not None and self.loss_scale is not None:
+            self.loss_scale.load_state_dict(state)
+        super().load_state_dict(state_dict)
+
+    def _norm_and_clip(self, params: Sequence[Tensor]) -> Tensor:
+        """Return the norm of the gradients before clipping."""
+        # mmengine's turns the norm into a number in every step.
+        if self.clip_grad_kwargs and self.grad_name == 'grad_norm':
+            self.grad_norm = _whole(self.clip_func(params, **self.clip_grad_kwargs))
+            return self.grad_norm
+        norm = _whole(torch.nn.utils.get_total_norm([param.grad for param in params]))
+        if self.clip_grad_kwargs:  # by value, which would make infinite gradients finite
+            self.clip_func(params, **self.clip_grad_kwargs)
+        return norm
+
+    @staticmethod
+    def _over_processes(flags: Tensor) -> Tensor:
+        """Return the flags that any process has set."""
+        if get_world_size() > 1:
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        return flags
+
+    def _step_unless(self, skipped: Tensor, kwargs: dict) -> None:
+        """Let the optimiser do its step, or leave all as it is."""
+        optimizer = self.optimizer
+        if getattr(optimizer, '_step_supports_amp_scaling', False):
+            # The way of torch's GradScaler: kernels read the flag on the device.
+            optimizer.grad_scale, optimizer.found_inf = None, skipped.float()
+            optimizer.step(**kwargs)
+            del optimizer.grad_scale, optimizer.found_inf
+            return
+        if self.outcome is None:
+            print_log(
+                f'{type(optimizer).__name__} waits for the device once in every update, to know '
+                'whether its gradients are finite: fused=True, where it has that, spares it this',
+                'current',
+            )
+        if not skipped.item():
+            optimizer.step(**kwargs)
+
+
+def _whole(norm: Tensor) -> Tensor:
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -139,9 +139,10 @@ class Runner(MMEngineRunner):
 
 
 def _compute_dtype(optim_wrapper: dict) -> torch.dtype | None:
-    """bfloat16 where the config of an optimiser wrapper trains under autocast, else None."""
+    """Return what an optimiser wrapper of this config computes in; None for float32."""
     type_ = optim_wrapper.get('type', OptimWrapper)
     type_ = OPTIM_WRAPPERS.get(type_) if isinstance(type_, str) else type_
     if not issubclass(type_, MixedPrecisionOptimWrapper):
         return None
-    return autocast_dtype(optim_wrapper.get('amp', 'auto'))
+    settings = {key: optim_wrapper[key] for key in ('amp', 'dtype') if key in optim_wrapper}
+    return autocast_dtype(**{'amp': 'auto', **settings})

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mtp.ops.dispatch import twin_of, use_triton
+from mtp.ops.value_checks import checks_values
 
 # Pairs whose overlaps are computed at once, and pairs looked at for whether they are near each
 # other: each bounds the memory of its temporaries to some 200 MB.
@@ -21,8 +22,8 @@ def box_iou_rotated(
     """Intersection over union (or over the first box) of rotated boxes; not differentiable.
 
     Equal to ``mmcv.ops.box_iou_rotated``. Boxes without area have overlap 0, and so have boxes
-    with NaN or infinite numbers, which are an error on CPU and not looked for on CUDA, where the
-    host would have to wait for the device.
+    with NaN or infinite numbers. Those are an error on a CPU outside of training steps; in one,
+    and on CUDA, where the host would have to wait for the device, they are not looked for.
 
     Args:
         boxes1: ``(N, 5)`` or ``(B, N, 5)``, of any floating-point dtype.
@@ -35,7 +36,8 @@ def box_iou_rotated(
         aligned; float32, or float64 for such boxes.
 
     Raises:
-        ValueError: wrong shapes, dtypes, devices or mode; on CPU, NaN or infinite boxes.
+        ValueError: wrong shapes, dtypes, devices or mode; NaN or infinite boxes on a CPU, except
+            within :func:`mtp.ops.value_checks.values_unchecked`.
     """
     _check_boxes(boxes1, boxes2, dims=(2, 3))
     if boxes1.shape[:-2] != boxes2.shape[:-2]:
@@ -78,7 +80,8 @@ def nms_rotated(
         waits for the device, once.
 
     Raises:
-        ValueError: wrong shapes, dtypes or devices; on CPU, NaN or infinite boxes.
+        ValueError: wrong shapes, dtypes or devices; NaN or infinite boxes on a CPU, except within
+            :func:`mtp.ops.value_checks.values_unchecked`.
     """
     _check_boxes(boxes)
     for name, tensor in (('scores', scores), ('labels', labels)):
@@ -301,7 +304,8 @@ def _check_boxes(*boxes: Tensor, dims: tuple[int, ...] = (2,)) -> None:
             f'boxes are on {boxes[0].device} and {boxes[-1].device}: move them to one device'
         )
     # A look at CUDA's values would make the host wait for the device.
-    if boxes[0].device.type == 'cpu' and not torch.compiler.is_compiling():
+    on_cpu = boxes[0].device.type == 'cpu'
+    if on_cpu and not torch.compiler.is_compiling() and checks_values():
         for tensor in boxes:
             tensor = tensor.flatten(0, -2)
             wrong = (~tensor.isfinite().all(1)).nonzero()
