@@ -27,28 +27,42 @@ class SavedBuffers:
                 if buffer is not None and name not in module._non_persistent_buffers_set:
                     key = buffer.device, buffer.dtype
                     groups.setdefault(key, []).append((module._buffers, name))
-        self._groups = [(owners, _flat(_named(owners))) for owners in groups.values()]
+        self._owners = list(groups.values())
+        self._saved = self._read()
+
+    def become_not_finite(self) -> list[Tensor]:
+        """Return, as a boolean of the device by kind of buffer, whether finite ones no longer are.
+
+        A huge activation makes a running variance infinite, and leaves the loss as it should be.
+        """
+        return [
+            (saved.isfinite() & ~now.isfinite()).any()
+            for saved, now in zip(self._saved, self._read())
+            if saved.is_floating_point() and saved.shape == now.shape
+        ]
 
     @torch.no_grad()
     def restore(self, wanted: Tensor) -> None:
         """Go back to the saved values where ``wanted``, a boolean of the device, is true."""
-        for owners, saved in self._groups:
-            live = _named(owners)
-            now = _flat(live)
+        for owners, saved, now in zip(self._owners, self._saved, self._read()):
             if now.shape != saved.shape:  # a buffer has another size since: nothing to go back to
                 continue
+            live = _named(owners)
             values = torch.where(wanted, saved, now).split([buffer.numel() for buffer in live])
             torch._foreach_copy_(
                 live, [value.view_as(buffer) for value, buffer in zip(values, live)]
             )
 
+    def _read(self) -> list[Tensor]:
+        """Return the values of all buffers of a kind one after the other, by kind."""
+        return [
+            torch.cat([buffer.detach().reshape(-1) for buffer in _named(owners)])
+            for owners in self._owners
+        ]
+
 
 def _named(owners: Sequence[tuple[dict, str]]) -> list[Tensor]:
     return [buffers[name] for buffers, name in owners]
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
 def not_finite(state: Any) -> list[str]:
@@ -63,7 +77,8 @@ def not_finite(state: Any) -> list[str]:
     Returns:
         list[str]: names as ``'state_dict.head.weight'``.
     """
-    bad, on_device = [], {}
+    bad: list[str] = []
+    on_device: dict[torch.device, dict[str, Tensor]] = {}
     for name, flag in _not_finite(state, ''):
         if isinstance(flag, Tensor):
             on_device.setdefault(flag.device, {})[name] = flag

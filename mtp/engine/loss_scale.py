@@ -1,7 +1,5 @@
 """The factor by which float16 training scales its loss, found without a wait for the device."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -32,26 +30,27 @@ class LossScale:
         self.value, self.steps = (x.to(loss.device) for x in (self.value, self.steps))
         return loss * self.value
 
-    def unscale(self, gradients: Sequence[Tensor]) -> None:
+    def unscale(self, gradients: list[Tensor]) -> None:
         """Divide gradients by the scale, in place; the quotient by a power of 2 is exact."""
         torch._foreach_mul_(gradients, 1 / self.value)
 
-    def update(self, bad_loss: Tensor, bad_gradient: Tensor) -> Tensor:
+    def update(self, bad_forward: Tensor, bad_gradient: Tensor) -> Tensor:
         """Change the scale after an update of the weights.
 
         Args:
-            bad_loss: boolean, whether a loss was not finite: then the scale stays.
+            bad_forward: boolean, whether the forward pass had values that are not finite: then the
+                scale stays.
             bad_gradient: boolean, whether a gradient was not finite: then the scale is reduced.
 
         Returns:
             Tensor: boolean, whether the scale was reduced. At its smallest it cannot be.
         """
-        reduce = bad_gradient & ~bad_loss & (self.value > SMALLEST)
+        reduce = bad_gradient & ~bad_forward & (self.value > SMALLEST)
         grow = ~bad_gradient & (self.steps + 1 == GROWTH_INTERVAL)
         factor = torch.where(reduce, BACKOFF, torch.where(grow, GROWTH, 1.0))
         self.value = (self.value * factor).clamp(min=SMALLEST)
         steps = torch.where(reduce | grow, 0, self.steps + 1)
-        self.steps = torch.where(bad_loss | bad_gradient & ~reduce, self.steps, steps)
+        self.steps = torch.where(bad_forward | bad_gradient & ~reduce, self.steps, steps)
         return reduce
 
     def state_dict(self) -> dict[str, float | int]:

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
-from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -48,11 +48,11 @@ def autocast_dtype(amp: str, dtype: str = 'bfloat16') -> torch.dtype | None:
 class MixedPrecisionOptimWrapper(OptimWrapper):
     """mmengine's ``OptimWrapper`` with autocast, without waiting for the device, and without harm.
 
-    An update is skipped on the device where a loss or the norm of the gradients is NaN or infinite
-    on any process: parameters, states of the optimiser and persistent buffers (batch norm's
-    running statistics) stay as they were before the first batch of the update. Optimisers that
-    cannot skip by themselves (only torch's with ``fused=True`` can) wait for the device once in
-    every update.
+    An update is skipped on the device where a loss, the norm of the gradients or a buffer becomes
+    NaN or infinite on any process: parameters, states of the optimiser and persistent buffers
+    (batch norm's running statistics) stay as they were before the first batch of the update.
+    Optimisers that cannot skip by themselves (only torch's with ``fused=True`` can) wait for the
+    device once in every update.
 
     bfloat16 has the range of float32, so nothing scales the loss, as :class:`LossScale` does for
     float16. mmengine's ``AmpOptimWrapper`` always scales and refuses to run without an accelerator.
@@ -69,8 +69,8 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
             device; None without clipping by norm, and once ``mtp.engine.DeferredLogHook`` has taken
             it.
         outcome: what became of the last update, float tensor of three flags (0 or 1): it was
-            skipped; a loss of this process was not finite; float16 gradients were too large, so
-            that the scale of the loss was reduced. None before the first update.
+            skipped; a loss or a buffer of this process was not finite; float16 gradients were too
+            large, so that the scale of the loss was reduced. None before the first update.
         skipped: first of these, a boolean tensor; None before the first update.
 
     Raises:
@@ -104,8 +104,9 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         """Autocast, besides what ``OptimWrapper`` does for gradient accumulation."""
         if self._inner_count % self._accumulative_counts == 0:
             self._losses, self._saved = [], SavedBuffers(model)
-        context = super().optim_context(model)
-        with context, autocast(enabled=self.enabled, dtype=self.dtype), values_unchecked():
+        # mmengine's autocast refuses float16 on CPUs, on which torch has it.
+        autocast = torch.autocast(get_device(), enabled=self.enabled, dtype=self.dtype)
+        with super().optim_context(model), autocast, values_unchecked():
             yield
 
     def update_params(
@@ -121,7 +122,7 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         return loss if self.loss_scale is None else self.loss_scale.scale(loss)
 
     def step(self, **kwargs) -> None:
-        """Update the weights, unless a loss or the norm of the gradients is not finite."""
+        """Update the weights, unless a loss, a buffer or the norm of the gradients is bad."""
         params = [
             param
             for group in self.optimizer.param_groups
@@ -129,30 +130,34 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
             if param.grad is not None
         ]
         if self.loss_scale is not None:
-            self.loss_scale.unscale([param.grad for param in params])
+            self.loss_scale.unscale(_gradients(params))
         norm = self._norm_and_clip(params)
-        losses, self._losses = self._losses, []
-        finite = torch.stack([*losses, norm.to(losses[0].device)]).isfinite()
-        here = ~finite[:-1].all()
-        bad_loss, bad_gradient = self._over_processes(torch.stack([here, ~finite[-1]]).float())
-        self.skipped = (bad_loss + bad_gradient).bool()
+        here, norm_is_bad = self._what_is_bad(norm)
+        bad_forward, bad_gradient = self._over_processes(torch.stack([here, norm_is_bad]).float())
+        self.skipped = (bad_forward + bad_gradient).bool()
         self._step_unless(self.skipped, kwargs)
         if self._saved is not None:
             self._saved.restore(self.skipped)
             self._saved = None
         reduced = torch.zeros_like(self.skipped)
         if self.loss_scale is not None:
-            reduced = self.loss_scale.update(bad_loss.bool(), bad_gradient.bool())
+            reduced = self.loss_scale.update(bad_forward.bool(), bad_gradient.bool())
         self.outcome = torch.stack([self.skipped, here, reduced]).float()
+
+    def _what_is_bad(self, norm: Tensor) -> tuple[Tensor, Tensor]:
+        """Return whether a loss or a buffer, and whether the norm, is not finite."""
+        losses, self._losses = self._losses, []
+        buffers = self._saved.become_not_finite() if self._saved is not None else []
+        # Without gradients the norm is a number on the CPU.
+        *wrong, norm_is_bad = ~torch.stack([*losses, norm.to(losses[0].device)]).isfinite()
+        return torch.stack([*wrong, *buffers]).any(), norm_is_bad
 
     def state_dict(self) -> dict:
         """As in mmengine; with the scale of the loss for float16."""
         state = super().state_dict()
-        return (
-            state
-            if self.loss_scale is None
-            else {**state, 'loss_scale': self.loss_scale.state_dict()}
-        )
+        if self.loss_scale is not None:
+            state['loss_scale'] = self.loss_scale.state_dict()
+        return state
 
     def load_state_dict(self, state_dict: dict) -> None:
         """As in mmengine; a scale of the loss is taken where this run has one."""
@@ -167,7 +172,7 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         if self.clip_grad_kwargs and self.grad_name == 'grad_norm':
             self.grad_norm = _whole(self.clip_func(params, **self.clip_grad_kwargs))
             return self.grad_norm
-        norm = _whole(torch.nn.utils.get_total_norm([param.grad for param in params]))
+        norm = _whole(torch.nn.utils.get_total_norm(_gradients(params)))
         if self.clip_grad_kwargs:  # by value, which would make infinite gradients finite
             self.clip_func(params, **self.clip_grad_kwargs)
         return norm
@@ -196,6 +201,10 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
             )
         if not skipped.item():
             optimizer.step(**kwargs)
+
+
+def _gradients(params: Sequence[Tensor]) -> list[Tensor]:
+    return [param.grad for param in params if param.grad is not None]
 
 
 def _whole(norm: Tensor) -> Tensor:

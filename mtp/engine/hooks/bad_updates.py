@@ -96,7 +96,7 @@ class BadUpdatesHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Keep what the update was made from; at a log line, report."""
-        if not self._active:
+        if not self._active or runner.optim_wrapper.outcome is None:
             return
         for average in _averages(runner):
             if isinstance(average, FastEMA):
@@ -198,12 +198,13 @@ def _write(runner: Runner, bad: Sequence[_Update], here: set[int]) -> list[Path]
 
 
 def _content(runner: Runner, update: _Update, of_ranks: Sequence[tuple]) -> dict[str, Any]:
-    checkpoint = newest_before(runner.work_dir, update.iteration, len(runner.train_dataloader))
+    epoch_length = len(runner.train_dataloader)
+    checkpoint = newest_before(runner.work_dir, update.iteration, epoch_length)
     return dict(
         config=Path(runner.cfg.filename or f'{runner.timestamp}.py').name,
         iteration=update.iteration,
         checkpoint=checkpoint and checkpoint.name,
-        load_from=runner.cfg.get('load_from'),
+        epoch_length=epoch_length,
         seed=runner.seed,
         processes=get_world_size(),
         batches=len(update.files),

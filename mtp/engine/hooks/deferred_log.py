@@ -57,7 +57,7 @@ class DeferredLogHook(RuntimeInfoHook):
         for name, value in values.items():
             value = value.detach() if isinstance(value, Tensor) else value
             self._pending.setdefault(f'train/{name}', []).append(value)
-        if self.take_outcomes is not None:
+        if self.take_outcomes is not None and runner.optim_wrapper.outcome is not None:
             self._outcomes.append(runner.optim_wrapper.outcome)
         if is_log_step(runner, batch_idx):
             self._fetch(runner.message_hub)
