@@ -88,7 +88,8 @@ def without_traces(cfg: Config, update: BadUpdate) -> None:
             'start as many for --replay'
         )
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    cfg.default_hooks.update(checkpoint=None, rehearsal=None)
+    cfg.default_hooks.checkpoint = None
+    cfg.default_hooks.pop('rehearsal', None)
     cfg.custom_hooks = [
         *cfg.get('custom_hooks', []),
         dict(type=ReplayHook, iteration=update.iteration, report=str(update.report)),

@@ -49,8 +49,8 @@ class Fault(Hook):
     """Makes numbers of an update go wrong, or leaves the update out.
 
     Args:
-        kind: where: ``'pixel'``, ``'activation'``, ``'gradient'``, ``'variance'`` (an activation
-            whose square is infinite), or ``'left out'``.
+        kind: where: ``'pixel'``, ``'activation'``, ``'loss'``, ``'gradient'``, ``'variance'`` (an
+            activation whose square is infinite), or ``'left out'``.
         value: what the number becomes.
         batch: which of the update's batches.
         rank: on which process.
@@ -67,6 +67,10 @@ class Fault(Hook):
             return
         if self.kind == 'left out':
             self.leave_out(runner)
+        elif self.kind == 'loss':
+            parse = runner.model.parse_losses
+            runner.model.parse_losses = lambda losses: (parse(losses)[0] * self.value, {})
+            self.undo.append(lambda: setattr(runner.model, 'parse_losses', parse))
         elif self.kind == 'pixel' and runner.rank == self.rank:
             batches = data_batch if isinstance(data_batch, list) else [data_batch]
             batches[self.batch]['inputs'][0][1] = self.value
@@ -77,7 +81,9 @@ class Fault(Hook):
         if runner.iter in self.updates and (batch_idx, runner.rank) == (self.batch, self.rank):
             if self.kind in ('activation', 'gradient', 'variance'):
                 linear = getattr(runner.model, 'module', runner.model).backbone[0]
-                self.undo.append(linear.register_forward_hook(getattr(self, self.kind)).remove)
+                self.undo.append(
+                    linear.register_forward_hook(getattr(self, self.kind), prepend=True).remove
+                )
 
     def leave_out(self, runner):
         """Draw, count and schedule as ever, but compute nothing."""
@@ -189,6 +195,7 @@ def left_out(tmp_path_factory):
         ('fused', dict(kind='pixel')),
         ('fused', dict(kind='activation', value=INF)),
         ('fused', dict(kind='gradient')),
+        ('fused', dict(kind='loss')),
         ('fused', dict(kind='variance')),
         ('clipped', dict(kind='gradient')),
         ('clipped by value', dict(kind='gradient', value=INF)),
@@ -242,7 +249,8 @@ def test_one_of_two_processes_with_a_bad_batch(tmp_path):
 
 
 def test_it_is_counted_and_written_down(tmp_path):
-    runner = train(tmp_path, Fault('pixel'), **{'default_hooks.checkpoint.interval': 1})
+    checkpoints = dict(interval=1, max_keep_ckpts=-1)
+    runner = train(tmp_path, Fault('pixel'), **{'default_hooks.checkpoint': checkpoints})
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert 'bad_updates: 1' in log and log.count('1 update skipped') == 1
     rows = (Path(runner.log_dir) / 'vis_data' / 'scalars.json').read_text().splitlines()
@@ -257,6 +265,8 @@ def test_it_is_counted_and_written_down(tmp_path):
     ((files,), (seeds,)) = of_rank['files'], of_rank['seeds']
     assert len(files) == 3 and [f'{seed // 10}.png' for seed in seeds] == files
     assert files[0] in log
+    saved = [torch.load(path, weights_only=False) for path in tmp_path.glob('iter_*.pth')]
+    assert len(saved) == 6 and not any(map(not_finite, saved))
 
 
 @pytest.mark.parametrize('interval', [1, 4])
