@@ -1,7 +1,8 @@
-"""The training step's precision, clipping and skipping, none of which makes the host wait."""
+"""Mixed precision, gradient clipping and skipped updates, without waiting for the device."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.device import get_device
@@ -21,14 +22,15 @@ DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
 def autocast_dtype(amp: str, dtype: str = 'bfloat16') -> torch.dtype | None:
-    """Return what a training step computes in.
+    """Return the autocast dtype of a training step.
 
     Args:
-        amp: as of :class:`MixedPrecisionOptimWrapper`.
-        dtype: likewise.
+        amp: ``amp`` of :class:`MixedPrecisionOptimWrapper`.
+        dtype: ``dtype`` of the same.
 
     Returns:
-        ``torch.bfloat16`` or ``torch.float16``; None for float32 throughout.
+        torch.dtype | None: ``torch.bfloat16`` or ``torch.float16``; None for float32 without
+        autocast.
 
     Raises:
         ValueError: ``amp`` is none of ``'auto'``, ``'on'``, ``'off'``, or another ``dtype``.
@@ -37,7 +39,7 @@ def autocast_dtype(amp: str, dtype: str = 'bfloat16') -> torch.dtype | None:
         raise ValueError(f"amp={amp!r}: must be 'auto', 'on' or 'off'")
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: must be 'bfloat16' or 'float16'")
-    # CPUs without instructions for bfloat16 compute in it more slowly than in float32.
+    # Without bfloat16 instructions, a CPU is slower in bfloat16 than in float32.
     supported = torch.cuda.is_available() and (
         dtype == 'float16' or torch.cuda.is_bf16_supported(including_emulation=False)
     )
@@ -46,7 +48,7 @@ def autocast_dtype(amp: str, dtype: str = 'bfloat16') -> torch.dtype | None:
 
 @OPTIM_WRAPPERS.register_module()
 class MixedPrecisionOptimWrapper(OptimWrapper):
-    """mmengine's ``OptimWrapper`` with autocast, without waiting for the device, and without harm.
+    """mmengine's ``OptimWrapper`` with autocast, which skips bad updates without a wait.
 
     An update is skipped on the device where a loss, the norm of the gradients or a buffer becomes
     NaN or infinite on any process: parameters, states of the optimiser and persistent buffers
@@ -54,27 +56,29 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
     Optimisers that cannot skip by themselves (only torch's with ``fused=True`` can) wait for the
     device once in every update.
 
-    bfloat16 has the range of float32, so nothing scales the loss, as :class:`LossScale` does for
-    float16. mmengine's ``AmpOptimWrapper`` always scales and refuses to run without an accelerator.
+    bfloat16 has the range of float32, so the loss needs no scaling; for float16
+    :class:`LossScale` scales it. mmengine's ``AmpOptimWrapper`` always scales the loss, and refuses
+    to run without an accelerator.
 
     Args:
         optimizer: optimiser of the model.
         amp: ``'on'``: the forward pass runs under autocast; ``'off'``: in float32; ``'auto'``:
             under autocast on a GPU that computes in ``dtype``.
-        clip_grad: as in ``OptimWrapper``.
-        dtype: ``'bfloat16'`` or ``'float16'``.
+        clip_grad: settings of gradient clipping, as in ``OptimWrapper``.
+        dtype: autocast dtype, ``'bfloat16'`` or ``'float16'``.
 
     Attributes:
-        grad_norm: norm of the last update's gradients before clipping, a tensor on the parameters'
-            device; None without clipping by norm, and once ``mtp.engine.DeferredLogHook`` has taken
-            it.
-        outcome: what became of the last update, float tensor of three flags (0 or 1): it was
-            skipped; a loss or a buffer of this process was not finite; float16 gradients were too
-            large, so that the scale of the loss was reduced. None before the first update.
-        skipped: first of these, a boolean tensor; None before the first update.
+        grad_norm: gradient norm of the last update before clipping, a scalar on the parameters'
+            device. None without clipping by norm, and after ``mtp.engine.DeferredLogHook`` has
+            read it.
+        outcome: three flags (0 or 1) of the last update, a float tensor ``(3,)``: it was skipped; a
+            loss or a buffer of this process was not finite; float16 gradients overflowed, so that
+            the scale of the loss was reduced. None before the first update.
+        skipped: whether the last update was skipped, a boolean scalar on the device; None before
+            the first update.
 
     Raises:
-        ValueError: another ``amp`` or ``dtype``.
+        ValueError: ``amp`` or ``dtype`` has another value.
     """
 
     def __init__(
@@ -96,12 +100,12 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         self._saved: SavedBuffers | None = None
 
     def start_update(self, batches: int) -> None:
-        """Make the next ``batches`` backward passes one update, by the mean of their gradients."""
+        """Combine the next ``batches`` backward passes into one update with their mean gradient."""
         self._accumulative_counts, self._inner_count, self._max_counts = batches, 0, -1
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast, besides what ``OptimWrapper`` does for gradient accumulation."""
+        """Enable autocast, and what ``OptimWrapper`` does for gradient accumulation."""
         if self._inner_count % self._accumulative_counts == 0:
             self._losses, self._saved = [], SavedBuffers(model)
         # mmengine's autocast refuses float16 on CPUs, on which torch has it.
@@ -112,16 +116,16 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
     def update_params(
         self, loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None
     ) -> None:
-        """As in mmengine; the loss decides with those of the update's other batches on the step."""
+        """Compute gradients and update as mmengine does; keep the loss for the check."""
         self._losses.append(loss.detach())
         super().update_params(loss, step_kwargs, zero_kwargs)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
-        """As in mmengine; scaled for float16 too."""
+        """Divide the loss as mmengine does, and scale it for float16."""
         loss = super().scale_loss(loss)
         return loss if self.loss_scale is None else self.loss_scale.scale(loss)
 
-    def step(self, **kwargs) -> None:
+    def step(self, **kwargs: Any) -> None:
         """Update the weights, unless a loss, a buffer or the norm of the gradients is bad."""
         params = [
             param
@@ -153,14 +157,14 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         return torch.stack([*wrong, *buffers]).any(), norm_is_bad
 
     def state_dict(self) -> dict:
-        """As in mmengine; with the scale of the loss for float16."""
+        """Return mmengine's state, and for float16 the scale of the loss."""
         state = super().state_dict()
         if self.loss_scale is not None:
             state['loss_scale'] = self.loss_scale.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As in mmengine; a scale of the loss is taken where this run has one."""
+        """Load mmengine's state, and the scale of the loss where this run uses one."""
         state = state_dict.pop('loss_scale', None)
         if state is not None and self.loss_scale is not None:
             self.loss_scale.load_state_dict(state)
@@ -168,7 +172,7 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
 
     def _norm_and_clip(self, params: Sequence[Tensor]) -> Tensor:
         """Return the norm of the gradients before clipping."""
-        # mmengine's turns the norm into a number in every step.
+        # mmengine's method converts the norm to a Python number, which waits for the device.
         if self.clip_grad_kwargs and self.grad_name == 'grad_norm':
             self.grad_norm = _whole(self.clip_func(params, **self.clip_grad_kwargs))
             return self.grad_norm

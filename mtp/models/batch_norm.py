@@ -1,4 +1,6 @@
-"""Normalisation whose statistics belong to one data set at a time."""
+"""Batch normalisation with batch statistics of one data set at a time."""
+
+from typing import Any
 
 from mmengine import dist
 from torch import Tensor, nn
@@ -7,31 +9,35 @@ from mtp.ops import grouped_batch_norm
 
 
 class PerDatasetBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation over all processes, of a batch that may hold several data sets.
+    """Batch normalisation, over all processes, of a batch that may hold several data sets.
 
     In training each data set's images are normalised with their own mean and variance, and the
-    running statistics are updated once per data set in batch order, exactly as if the layer had
-    been called once per data set (what the official MTP code does). In evaluation it is
-    ``nn.BatchNorm2d``. A batch of one data set makes it what is known as SyncBN, on CPUs too and
-    without a break in compiled code. Use it through ``norm_cfg=dict(type=PerDatasetBatchNorm)``.
+    running statistics are updated once per data set in batch order. This equals one call of the
+    layer per data set, as in the official MTP code. In evaluation the layer is ``nn.BatchNorm2d``.
+    With a single data set in the batch it is SyncBN, which here also runs on CPUs and compiles
+    without a graph break. Use it through ``norm_cfg=dict(type=PerDatasetBatchNorm)``.
 
     Args:
         num_features: number of channels.
-        sync: whether the statistics are those of all processes, which costs one all-reduce per
-            layer and direction for all data sets together.
+        sync: whether statistics are computed over all processes, at the cost of one all-reduce
+            per layer and direction for all data sets together.
         kwargs: options of ``nn.BatchNorm2d``.
 
     Raises:
-        ValueError: an option that training does not know; in training, a data set with a single
-            value per channel.
+        ValueError: an unsupported option; in training, a data set with a single value per channel.
     """
 
-    def __init__(self, num_features: int, sync: bool = True, **kwargs) -> None:
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def __init__(self, num_features: int, sync: bool = True, **kwargs: Any) -> None:
         super().__init__(num_features, **kwargs)
         if not (self.affine and self.track_running_stats and self.momentum is not None):
             raise ValueError(
                 f'{type(self).__name__} takes affine=True, track_running_stats=True '
-                'and a momentum that is a number'
+                'and a number as momentum'
             )
         self.sync = sync
         self.sizes: list[int] | None = None

@@ -1,4 +1,6 @@
-"""From a list of images to one normalised, padded batch."""
+"""Data preprocessor of pretraining: a list of images -> one normalised, padded batch."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,20 +16,20 @@ from mtp.sample_fields import pack_batch, unpack_batch
 class MultiTaskDataPreprocessor(DetDataPreprocessor):
     """mmdet's ``DetDataPreprocessor`` for batches whose samples carry different labels.
 
-    Images become RGB float32, normalised, then padded with 0 at the right and bottom to the
-    largest of the batch, rounded up to a multiple of ``pad_size_divisor`` (the crop size makes
-    every batch of the same shape). In training, labels are padded to the same shape as their
-    fields say (masks with 0, semantic maps with 255): targets stay aligned with the images, which
-    they do not in the official code when an image is smaller than the crop.
+    Images become RGB float32 and are normalised. They are then padded with 0 at the right and
+    bottom to the largest of the batch, rounded up to a multiple of ``pad_size_divisor``; with the
+    crop size as divisor, all batches have the same shape. In training, labels are padded to that
+    shape as their fields say (masks with 0, semantic maps with 255). Targets thus stay aligned
+    with the images; in the official code they do not when an image is smaller than the crop.
 
-    A training batch is that of :func:`mtp.sample_fields.pack_batch`, or a list of samples: images
-    stay uint8 and labels joined until they are on the device, where images are distorted as
-    :class:`mtp.data.DrawDistortion` drew. The host never waits for the device.
+    A training batch is a result of :func:`mtp.sample_fields.pack_batch`, or lists of images and
+    samples. Images stay uint8 and labels joined until they are on the device, where images are
+    distorted as :class:`mtp.data.DrawDistortion` drew. The host never waits for the device.
 
     Args:
-        pad_size_divisor: pixels.
-        mean: per RGB channel, in 0..255.
-        std: per RGB channel, in 0..255.
+        pad_size_divisor: divisor of the padded height and width, pixels.
+        mean: mean of each RGB channel, 0..255.
+        std: standard deviation of each RGB channel, 0..255.
     """
 
     def __init__(
@@ -49,12 +51,13 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
         """Move a batch to the device and prepare it.
 
         Args:
-            data: see above; otherwise lists ``inputs`` and ``data_samples`` of equal length.
+            data: result of :func:`mtp.sample_fields.pack_batch` (in training only), or the lists
+                ``inputs`` and ``data_samples`` of equal length.
             training: whether labels are padded and images distorted.
 
         Returns:
-            dict: ``inputs``, float32 ``(B, 3, H, W)``, and ``data_samples``, whose metainfo has got
-            ``batch_input_shape`` and ``pad_shape``.
+            dict: ``inputs``, float32 ``(B, 3, H, W)``, and ``data_samples``, with
+            ``batch_input_shape`` and ``pad_shape`` added to their metainfo.
         """
         if not training:
             return super().forward(data, training)
@@ -67,12 +70,12 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
             )
         data = self.cast_data(data)
         samples, targets = data['data_samples'], data['targets']
-        shape = tuple(_round_up(side, self.pad_size_divisor) for side in data['inputs'].shape[2:])
+        shape = _round_up(data['inputs'].shape[2:], self.pad_size_divisor)
         for sample in samples:
             sample.set_metainfo(
                 dict(
                     batch_input_shape=shape,
-                    pad_shape=tuple(_round_up(side, 32) for side in sample.img_shape),
+                    pad_shape=_round_up(sample.img_shape, 32),
                 )
             )
         unpack_batch(targets, samples, shape)
@@ -90,9 +93,10 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
         return F.pad(images, (0, shape[1] - images.shape[3], 0, shape[0] - images.shape[2]))
 
     def _get_pad_shape(self, data: dict) -> list[tuple[int, int]]:
-        # Where anchors may lie: on the image rounded up to stride 32, not on all of the padding.
-        return [tuple(_round_up(side, 32) for side in image.shape[1:]) for image in data['inputs']]
+        # Anchors are allowed on the image rounded up to stride 32, not on all of the padding.
+        return [_round_up(image.shape[1:], 32) for image in data['inputs']]
 
 
-def _round_up(number: int, divisor: int) -> int:
-    return -(-number // divisor) * divisor
+def _round_up(shape: Sequence[int], divisor: int) -> tuple[int, int]:
+    height, width = shape
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor

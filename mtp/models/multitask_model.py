@@ -1,7 +1,9 @@
 """One encoder, several tasks, several data sets."""
 
+from collections.abc import Iterator
+
 import torch
-from mmdet.structures import SampleList
+from mmdet.structures import DetDataSample, SampleList
 from mmengine.config import ConfigDict
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModel, ModuleDict
@@ -23,17 +25,18 @@ class MultiTaskPretrainer(BaseModel):
     Pretraining*, 2024, section III.
 
     Args:
-        backbone: config of a backbone that gives four maps (strides 4, 8, 16, 32) and has
-            ``out_channels``.
+        backbone: config of a backbone that returns four feature maps (strides 4, 8, 16, 32) and
+            has ``out_channels``.
         tasks: task -> config of a :class:`mtp.models.tasks.Task`, without ``in_channels`` and
             ``num_classes``.
         datasets: data set -> ``dict(num_classes=..., tasks=...)``; ``num_classes`` without
             background, ``tasks`` the tasks it has labels for (default: all).
         data_preprocessor: config of :class:`MultiTaskDataPreprocessor`.
-        init_cfg: as in mmengine.
+        init_cfg: initialisation config, as in mmengine.
 
     Raises:
-        ValueError: a data set names a task that is not configured, or a name is unusable.
+        ValueError: a data set names a task that is not configured, no data set has a task's
+            labels, or a data set's name is reserved.
     """
 
     def __init__(
@@ -66,8 +69,8 @@ class MultiTaskPretrainer(BaseModel):
         for name, dataset in self.datasets.items():
             if '.' in name or 'loss' in name or 'acc' in name.split('_'):
                 raise ValueError(
-                    f"data set name {name!r}: '.' and 'loss' have a meaning in the names of the "
-                    'logged losses; choose another name'
+                    f"data set name {name!r}: '.', 'loss' and 'acc' are reserved in the names of "
+                    'logged values; choose another name'
                 )
             unknown = set(dataset['tasks']) - set(tasks)
             if unknown:
@@ -90,8 +93,8 @@ class MultiTaskPretrainer(BaseModel):
         Args:
             inputs: images ``(B, 3, H, W)`` from the data preprocessor.
             data_samples: one sample per image; its metainfo names the ``dataset``.
-            mode: ``'loss'`` gives the losses, ``'predict'`` the samples with the predictions
-                added, ``'tensor'`` the backbone's four maps.
+            mode: ``'loss'`` returns the losses, ``'predict'`` the samples with the predictions
+                added, ``'tensor'`` the backbone's four feature maps.
         """
         if mode == 'loss':
             return self.loss(inputs, data_samples)
@@ -102,7 +105,7 @@ class MultiTaskPretrainer(BaseModel):
         raise ValueError(f"mode is {mode!r}; it must be 'loss', 'predict' or 'tensor'")
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
-        """Losses by ``<data set>.<task>.<term>``; terms without ``loss`` are only logged."""
+        """Return losses by ``<data set>.<task>.<term>``; terms without ``loss`` are only logged."""
         names = list(self.datasets)
         order = sorted(
             range(len(data_samples)), key=lambda i: names.index(self._dataset_of(data_samples[i]))
@@ -112,10 +115,10 @@ class MultiTaskPretrainer(BaseModel):
             inputs, data_samples = inputs[index], [data_samples[i] for i in order]
         features = self.backbone(inputs)
         if torch.is_autocast_enabled(inputs.device.type):
-            # once, instead of a copy for each convolution that takes them
+            # cast once, instead of in each convolution that takes them
             dtype = torch.get_autocast_dtype(inputs.device.type)
             features = [feature.to(dtype) for feature in features]
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for task, features_t, batch in self._task_batches(features, data_samples):
             for name, terms in self.tasks[task].loss(features_t, batch).items():
                 losses |= {f'{name}.{task}.{term}': value for term, value in terms.items()}
@@ -130,9 +133,9 @@ class MultiTaskPretrainer(BaseModel):
         return data_samples
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum the losses; what is logged is the mean over processes.
+        """Sum the losses; average the logged values over processes.
 
-        mmengine's would launch some five kernels for each term, forward and backward.
+        mmengine's method would launch about five kernels per term, forward and backward.
         """
         total = torch.stack([value for key, value in losses.items() if 'loss' in key]).sum()
         values = torch.stack([total, *losses.values()]).detach()
@@ -140,18 +143,20 @@ class MultiTaskPretrainer(BaseModel):
             all_reduce(values, 'mean')
         return total, dict(zip(['loss', *losses], values))
 
-    def _dataset_of(self, sample) -> str:
+    def _dataset_of(self, sample: DetDataSample) -> str:
         name = sample.get('dataset')
         if name not in self.datasets:
             raise ValueError(
-                f'image {sample.get("img_path")} is of data set {name!r}, but the '
-                f'model knows {list(self.datasets)}: compare `datasets` of the model '
+                f'image {sample.get("img_path")} belongs to data set {name!r}, but '
+                f'the model knows {list(self.datasets)}: compare `datasets` of the model '
                 'with the names of the data sets in the loader'
             )
         return name
 
-    def _task_batches(self, features: list[Tensor], samples: SampleList):
-        """For each task its name, and the features and samples of the images it works on."""
+    def _task_batches(
+        self, features: list[Tensor], samples: SampleList
+    ) -> Iterator[tuple[str, list[Tensor], TaskBatch]]:
+        """Yield each task's name, with the features and samples of the images that it works on."""
         runs = _runs([self._dataset_of(sample) for sample in samples])
         for task in self.tasks:
             chosen = [(name, run) for name, run in runs if task in self.datasets[name]['tasks']]
@@ -160,7 +165,8 @@ class MultiTaskPretrainer(BaseModel):
             features_t = list(features)
             if len(chosen) < len(runs):
                 features_t = [torch.cat([f[run] for _, run in chosen]) for f in features]
-            groups, members = {}, []
+            groups: dict[str, slice] = {}
+            members: SampleList = []
             for name, run in chosen:
                 groups[name] = slice(len(members), len(members) + run.stop - run.start)
                 members += samples[run]
@@ -168,7 +174,7 @@ class MultiTaskPretrainer(BaseModel):
 
 
 def _runs(names: list[str]) -> list[tuple[str, slice]]:
-    """Runs of equal names; in training each data set is one run."""
+    """Return runs of equal neighbours; in training each data set is one run."""
     runs, start = [], 0
     for stop in range(1, len(names) + 1):
         if stop == len(names) or names[stop] != names[start]:

@@ -1,23 +1,23 @@
-"""Photometric distortion of a whole batch on the device, equal to mmseg's of single images."""
+"""Photometric distortion of a whole batch on the device, equal to mmseg's for single images."""
 
 import torch
 from torch import Tensor
 
 
 def distort(images: Tensor, draws: Tensor) -> Tensor:
-    """Change brightness, contrast, saturation and hue of each image as drawn for it.
+    """Change brightness, contrast, saturation and hue of each image by the amounts drawn for it.
 
-    Each step ends in whole numbers 0..255, as in mmseg's ``PhotoMetricDistortion`` on uint8 images,
-    and the arithmetic is that of OpenCV's 8-bit HSV (hue in 180 steps): on the way back from HSV
-    one value in 500 differs by 1.
+    Each step yields integers 0..255, as in mmseg's ``PhotoMetricDistortion`` on uint8 images. The
+    arithmetic is that of OpenCV's 8-bit HSV (hue 0..179); converted back from HSV, one value in
+    500 differs by 1.
 
     Args:
-        images: uint8 ``(B, 3, H, W)``, BGR.
-        draws: float32 ``(B, 5)``: brightness added, contrast before, saturation factor, hue steps
-            added, contrast after; NaN where a step is left out.
+        images: BGR images, uint8 ``(B, 3, H, W)``.
+        draws: brightness offset, early contrast factor, saturation factor, hue offset (180 to the
+            circle) and late contrast factor, float32 ``(B, 5)``; NaN where a step is skipped.
 
     Returns:
-        Tensor: float32 ``(B, 3, H, W)``, BGR, whole numbers 0..255.
+        Tensor: float32 ``(B, 3, H, W)``, BGR, integers 0..255.
     """
     brightness, early, saturation, hue, late = draws[:, :, None, None, None].unbind(1)
     images = _scale(images.float(), 1, brightness.nan_to_num(0))
@@ -36,11 +36,11 @@ def _scale(images: Tensor, factor: Tensor | int, offset: Tensor | int) -> Tensor
 
 
 def _to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue 0..179, saturation and value 0..255, float32 ``(B, 1, H, W)``."""
+    """Convert BGR to hue 0..179, saturation and value 0..255, float32 ``(B, 1, H, W)`` each."""
     b, g, r = images.split(1, 1)
     v = images.amax(1, keepdim=True)
     diff = v - images.amin(1, keepdim=True)
-    # fixed point with 12 bits; the products do not fit float32
+    # 12-bit fixed point, since the products do not fit float32
     s = _fixed(diff, (255 << 12) / v.clamp(min=1))
     h = torch.where(v == r, g - b, torch.where(v == g, b - r + 2 * diff, r - g + 4 * diff))
     h = _fixed(h, (180 << 12) / (6 * diff.clamp(min=1)))
@@ -57,4 +57,4 @@ def _to_bgr(h: Tensor, s: Tensor, v: Tensor) -> Tensor:
     for sector in (1, 3, 5):  # b, g, r; source: Wikipedia, HSL and HSV, alternative conversion
         k = torch.remainder(h + sector, 6)
         channels.append(v * (1 - s * torch.minimum(k, 4 - k).clamp(0, 1)))
-    return (torch.cat(channels, 1) * 255).floor()  # OpenCV cuts off here, too
+    return (torch.cat(channels, 1) * 255).floor()  # OpenCV truncates here, too

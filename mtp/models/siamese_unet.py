@@ -1,6 +1,7 @@
 """Change detection: one encoder for both dates, the difference of their features, a UNet."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,26 +17,29 @@ from mtp.registry import MODELS
 class PairDataPreprocessor(SegDataPreProcessor):
     """mmseg's ``SegDataPreProcessor`` for image pairs stacked as six channels, earlier date first.
 
-    Each date becomes RGB float32, normalised; pairs and labels are padded alike.
+    Each date becomes normalised RGB float32; pairs and labels are padded to the same shape.
 
     Args:
-        mean: per RGB channel, in 0..255.
-        std: per RGB channel, in 0..255.
-        kwargs: as in mmseg: ``size`` or ``size_divisor``, ``test_cfg``.
+        mean: mean of each RGB channel, 0..255.
+        std: standard deviation of each RGB channel, 0..255.
+        kwargs: options of mmseg's class: ``size`` or ``size_divisor``, ``test_cfg``.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
         mean: Sequence[float] = (123.675, 116.28, 103.53),
         std: Sequence[float] = (58.395, 57.12, 57.375),
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(mean=mean, std=std, **kwargs)
         self.mean = self.mean.repeat(2, 1, 1)
         self.std = self.std.repeat(2, 1, 1)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Batch of uint8 ``(6, H, W)``, BGR and BGR -> ``(B, 6, H, W)``, RGB and RGB."""
+        """Convert uint8 pairs ``(6, H, W)``, twice BGR, to a batch ``(B, 6, H, W)``, twice RGB."""
         pairs = [pair.unflatten(0, (2, 3)).flip(1).flatten(0, 1) for pair in data['inputs']]
         return super().forward({**data, 'inputs': pairs}, training)
 
@@ -45,13 +49,17 @@ class SiameseEncoderDecoder(EncoderDecoder):
     """mmseg's ``EncoderDecoder`` on pairs of images: inputs are ``(B, 6, H, W)``.
 
     The decoder gets the absolute difference of the two dates' features, so that their order does
-    not matter. Training, whole and sliding-window prediction are mmseg's.
+    not matter. Training and prediction, of whole images and in sliding windows, are mmseg's.
 
     Source: the change detectors that MTP finetunes (arXiv:2403.13430, section IV).
     """
 
     def extract_feat(self, inputs: Tensor) -> list[Tensor]:
-        """``(B, 6, H, W)`` -> the backbone's four maps, ``(B, C, h, w)``: ``|before - after|``."""
+        """Return ``|before - after|`` of four feature maps ``(B, C, h, w)``.
+
+        Args:
+            inputs: image pairs, ``(B, 6, H, W)``, earlier date first.
+        """
         features = super().extract_feat(torch.cat(inputs.chunk(2, dim=1)))
         return [(before - after).abs() for before, after in (f.chunk(2) for f in features)]
 
@@ -60,24 +68,25 @@ class SiameseEncoderDecoder(EncoderDecoder):
 class UNetHead(BaseDecodeHead):
     """UNet decoder: four 2x upsampling blocks with skip connections from the encoder.
 
-    Starts from the last map. Each block doubles the size (nearest), joins the next finer map of
-    the encoder, resized (bilinear), and convolves twice; the last block has no map left to join.
-    The result is doubled once more (bilinear): logits are 32 times as large as the last map, hence
-    twice the image with maps of stride 16. Loss and prediction resize them to the label.
+    Decoding starts from the coarsest map. Each block upsamples by 2 (nearest), concatenates the
+    encoder's next finer map, resized (bilinear), and convolves twice; the last block has no skip
+    connection. A final 2x upsampling (bilinear) makes the logits 32 times as large as the coarsest
+    map: twice the image's size if all maps have stride 16. Loss and prediction resize them to the
+    label.
 
     Source: as released with MTP; parameter names are those of the released checkpoints.
 
     Args:
         in_channels: channels of the encoder's four maps, fine to coarse.
         decoder_channels: channels of the four blocks.
-        kwargs: as in mmseg's ``BaseDecodeHead``.
+        kwargs: options of mmseg's ``BaseDecodeHead``.
     """
 
     def __init__(
         self,
         in_channels: Sequence[int],
         decoder_channels: Sequence[int] = (512, 256, 128, 64),
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             in_channels=list(in_channels),
@@ -94,7 +103,11 @@ class UNetHead(BaseDecodeHead):
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Four maps ``(B, C, h, w)``, fine to coarse -> logits ``(B, classes, 32 h_3, 32 w_3)``."""
+        """Decode four maps ``(B, C, h, w)``, fine to coarse, to logits.
+
+        Returns:
+            Tensor: ``(B, classes, 32 h_3, 32 w_3)`` for a coarsest map ``(B, C, h_3, w_3)``.
+        """
         *skips, x = self._transform_inputs(inputs)
         for block, skip in zip(self.blocks, (*reversed(skips), None)):
             x = block(x, skip)
@@ -103,12 +116,12 @@ class UNetHead(BaseDecodeHead):
 
 
 class UNetBlock(nn.Module):
-    """Double the size, join a finer map, convolve twice.
+    """UNet block: 2x upsampling, concatenation of a finer map, two convolutions.
 
     Args:
-        in_channels: of both inputs together.
-        channels: of the output.
-        norm_cfg: config of the norm.
+        in_channels: channels of both inputs together.
+        channels: channels of the output.
+        norm_cfg: config of the norm layers.
     """
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
@@ -125,7 +138,12 @@ class UNetBlock(nn.Module):
         self.conv2 = conv(channels)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        """``(B, C, h, w)`` and a map of any size -> ``(B, channels, 2 h, 2 w)``."""
+        """Return ``(B, channels, 2 h, 2 w)``.
+
+        Args:
+            x: coarse map, ``(B, C, h, w)``.
+            skip: finer map of any size, or None.
+        """
         x = F.interpolate(x, scale_factor=2, mode='nearest')
         if skip is not None:
             skip = F.interpolate(skip, x.shape[-2:], mode='bilinear', align_corners=False)

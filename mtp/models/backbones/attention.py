@@ -1,7 +1,7 @@
 """The two attention modules of the MTP encoders.
 
-Both take tokens ``(B, H * W, dim)`` in row-major order with the grid's sides, and their
-parameter names are those of the released checkpoints.
+Both take tokens ``(B, H * W, dim)`` in row-major order, and the height and width of their grid.
+Parameter names are those of the released checkpoints.
 """
 
 import torch
@@ -23,9 +23,9 @@ class FullAttention(nn.Module):
     """Multi-head self-attention over all tokens, optionally with decomposed relative positions.
 
     As released, both tables have ``2 * H - 1`` rows, where ``H`` is the *height* of the grid that
-    the module is built for; the first ``2 * min(H, W) - 1`` rows serve the columns. On a grid
-    that these rows do not fit, they are resized (bicubic) at run time. Tables of another length
-    in a state dict are resized when it is loaded.
+    the module is built for; of the column table, the first ``2 * min(H, W) - 1`` rows are used. A
+    grid that needs another number of rows has them resized (bicubic) at run time. Tables of
+    another length in a state dict are resized when it is loaded.
 
     Source: MViTv2's decomposed relative positions, see
     :func:`mtp.ops.relative_position.relative_position_attention`.
@@ -33,9 +33,9 @@ class FullAttention(nn.Module):
     Args:
         dim: channels of a token.
         num_heads: number of heads, a divisor of ``dim``.
-        grid: ``(H, W)`` of the token grid that the tables are made for.
+        grid: height and width ``(H, W)`` of the grid that the tables are made for, tokens.
         qkv_bias: whether the query, key and value projection has a bias.
-        relative_position: whether there are tables at all (the released detectors have none).
+        relative_position: whether the module has tables (those of the released detectors do not).
 
     Raises:
         ValueError: ``dim`` is not a multiple of ``num_heads``.
@@ -63,7 +63,7 @@ class FullAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, H: int, W: int) -> Tensor:
-        """``(B, H * W, dim)`` tokens of an ``H x W`` grid -> ``(B, H * W, dim)``."""
+        """Attend over tokens ``(B, H * W, dim)`` of an ``H x W`` grid; return the same shape."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if self.relative_position:
             columns = self.full_attn_rel_pos_w[: 2 * min(self.grid) - 1]
@@ -80,7 +80,7 @@ class FullAttention(nn.Module):
 
 
 def _resize_tables_on_load(
-    module: FullAttention, state_dict: dict[str, Tensor], prefix: str, *_
+    module: FullAttention, state_dict: dict[str, Tensor], prefix: str, *_: object
 ) -> None:
     for name in ('full_attn_rel_pos_h', 'full_attn_rel_pos_w'):
         table = state_dict.get(prefix + name)
@@ -100,12 +100,14 @@ class RotatedWindowAttention(nn.Module):
     Args:
         dim: channels of a token.
         num_heads: number of heads, a divisor of ``dim``.
-        window_size: side of a window in tokens, at least 2.
+        window_size: side of a window, tokens, at least 2.
         qkv_bias: whether the query, key and value projection has a bias.
 
     Raises:
         ValueError: ``dim`` is not a multiple of ``num_heads``, or ``window_size`` is below 2.
     """
+
+    relative_position_index: Tensor
 
     def __init__(
         self, dim: int, num_heads: int, window_size: int = 7, qkv_bias: bool = True
@@ -124,7 +126,9 @@ class RotatedWindowAttention(nn.Module):
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
         index = torch.arange(window_size)
-        offset = index[:, None] - index + window_size - 1  # of query i and key k, from 0
+        offset = (
+            index[:, None] - index + window_size - 1
+        )  # from key k to query i, shifted to start at 0
         self.register_buffer(
             'relative_position_index',
             (offset[:, None, :, None] * span + offset[None, :, None, :]).reshape(
@@ -144,7 +148,7 @@ class RotatedWindowAttention(nn.Module):
         )
 
     def forward(self, x: Tensor, H: int, W: int) -> Tensor:
-        """``(B, H * W, dim)`` tokens of an ``H x W`` grid -> ``(B, H * W, dim)``."""
+        """Attend over tokens ``(B, H * W, dim)`` of an ``H x W`` grid; return the same shape."""
         feature_map = F.pad(
             x.transpose(1, 2).unflatten(2, (H, W)), window_padding((H, W), self.window_size)
         )

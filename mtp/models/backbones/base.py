@@ -1,4 +1,4 @@
-"""What the backbones share: checkpoint to start from, frozen stages, stochastic depth."""
+"""Shared by the backbones: initial checkpoint, frozen stages, stochastic depth."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,15 +11,17 @@ from mtp.models.weights.loading import load_backbone_checkpoint
 
 
 class BackboneBase(BaseModule):
-    """A module that starts from any checkpoint file and keeps frozen stages in evaluation mode.
+    """Module that loads an initial checkpoint and keeps frozen stages in evaluation mode.
 
     Args:
-        init_cfg: ``None`` or ``dict(type='Pretrained', checkpoint=PATH)``, a file that
-            :func:`mtp.models.weights.loading.load_backbone_checkpoint` reads.
+        init_cfg: ``None`` or ``dict(type='Pretrained', checkpoint=PATH)``, where ``PATH`` is a file
+            that :func:`mtp.models.weights.loading.load_backbone_checkpoint` reads.
 
     Raises:
-        ValueError: another ``init_cfg``.
+        ValueError: ``init_cfg`` is anything else.
     """
+
+    is_init: bool
 
     def __init__(self, init_cfg: dict[str, Any] | None) -> None:
         if init_cfg is not None and (
@@ -28,18 +30,18 @@ class BackboneBase(BaseModule):
         ):
             raise ValueError(
                 f"init_cfg={init_cfg}: must be None or dict(type='Pretrained', checkpoint=PATH); "
-                "the checkpoint's prefix is found by itself"
+                "the checkpoint's prefix is detected automatically"
             )
         super().__init__(init_cfg)
 
     def init_weights(self) -> None:
-        """Load ``init_cfg``'s checkpoint, once; without one the constructor's values stay."""
+        """Load ``init_cfg``'s checkpoint, once; without one, keep the constructor's values."""
         if self.init_cfg and not self.is_init:
             load_backbone_checkpoint(self, self.init_cfg['checkpoint'])
         self.is_init = True
 
     def frozen_modules(self) -> list[nn.Module]:
-        """The submodules that are not trained."""
+        """Return the submodules that are not trained."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> 'BackboneBase':
@@ -51,16 +53,18 @@ class BackboneBase(BaseModule):
 
 
 class StochasticDepth(nn.Module):
-    """Which images skip which residual branch (drop path), drawn for all blocks at once.
+    """Stochastic depth (drop path) of residual branches, drawn for all blocks at once.
 
-    Blocks take what is drawn as an argument: so they have no settings of their own by which their
-    compiled code would differ, and draw nothing when they are computed again.
+    Blocks take the drawn factors as an argument. They thus hold no rate by which their compiled
+    code would differ, and draw nothing when activations are recomputed.
 
     Source: arXiv:1603.09382.
 
     Args:
-        rates: of each block, the probability that an image skips one of its two branches.
+        rates: drop probability of each block, 0..1, applied to each of its two branches.
     """
+
+    kept: Tensor
 
     def __init__(self, rates: Sequence[float]) -> None:
         super().__init__()
@@ -68,10 +72,14 @@ class StochasticDepth(nn.Module):
         self.register_buffer('kept', 1 - torch.tensor(rates), persistent=False)
 
     def forward(self, batch: int) -> tuple[Tensor | None, ...]:
-        """For each block the factors ``(2, batch)`` of its branches.
+        """Draw the factors of each block's branches.
 
-        A factor is 0 or the inverse of the probability to be kept; None in evaluation mode and
-        where no block drops anything.
+        Args:
+            batch: number of images.
+
+        Returns:
+            tuple: for each block ``(2, batch)``, 0 or the inverse of the probability to be kept;
+            all None in evaluation mode or where no block drops anything.
         """
         if not self.training or not self.acts:
             return (None,) * len(self.kept)
@@ -80,12 +88,12 @@ class StochasticDepth(nn.Module):
 
 
 def add_branch(x: Tensor, branch: Tensor, factors: Tensor | None) -> Tensor:
-    """``x + branch``, the branch times each image's factor.
+    """Return ``x + branch``, the branch scaled by each image's factor.
 
     Args:
-        x: ``(B, ...)``.
-        branch: of the shape of ``x``.
-        factors: ``(B,)``, or None for no factors.
+        x: input of the branch, ``(B, ...)``.
+        branch: output of the branch, of the shape of ``x``.
+        factors: factor of each image, ``(B,)``, or None for no scaling.
     """
     if factors is None:
         return x + branch

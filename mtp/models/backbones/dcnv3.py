@@ -8,7 +8,7 @@ from mtp.ops.deform_conv import dcnv3
 
 
 class Permute(nn.Module):
-    """A tensor with its axes in another order, as a view."""
+    """Layer that reorders the axes of a tensor, as a view."""
 
     def __init__(self, *order: int) -> None:
         super().__init__()
@@ -19,12 +19,12 @@ class Permute(nn.Module):
 
 
 def to_channels_last() -> Permute:
-    """Layer ``(B, C, H, W)`` -> ``(B, H, W, C)``."""
+    """Return a layer from ``(B, C, H, W)`` to ``(B, H, W, C)``."""
     return Permute(0, 2, 3, 1)
 
 
 def to_channels_first() -> Permute:
-    """Layer ``(B, H, W, C)`` -> ``(B, C, H, W)``."""
+    """Return a layer from ``(B, H, W, C)`` to ``(B, C, H, W)``."""
     return Permute(0, 3, 1, 2)
 
 
@@ -35,19 +35,21 @@ class DCNv3(nn.Module):
     are those of the released checkpoints.
 
     Args:
-        channels: ``C`` of input and output.
+        channels: number of channels ``C`` of input and output.
         kernel_size: side of the sampled kernel, odd.
         dw_kernel_size: side of the depthwise kernel, odd; ``None`` for ``kernel_size``.
-        group: groups of channels that sample at places of their own, a divisor of ``channels``.
+        group: number of channel groups, each with sampling positions of its own; a divisor of
+            ``channels``.
         offset_scale: factor of the kernel's regular positions and of the offsets.
-        norm_layer: ``'LN'`` or ``'BN'``, of the depthwise branch.
+        norm_layer: norm of the depthwise branch, ``'LN'`` or ``'BN'``.
         act_layer: activation of the depthwise branch.
         center_feature_scale: whether each group mixes the sampled values with those at the
             position itself, by a learned share.
-        remove_center: whether the kernel lacks its middle position.
+        remove_center: whether the kernel omits its middle position.
 
     Raises:
-        ValueError: ``group`` does not divide ``channels``, an even kernel, or another norm.
+        ValueError: ``group`` does not divide ``channels``, a kernel size is even, or the norm is
+            another one.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class DCNv3(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Regular positions of equal weight; Xavier-uniform projections."""
+        """Reset to regular positions of equal weight and Xavier-uniform projections."""
         for linear in (self.offset, self.mask):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -108,7 +110,7 @@ class DCNv3(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C)`` -> ``(B, H, W, C)``."""
+        """Convolve ``(B, H, W, C)``; return the same shape."""
         values = self.input_proj(x)
         z = self.dw_conv(x.permute(0, 3, 1, 2))
         offset = self.offset(z)

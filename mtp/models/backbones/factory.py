@@ -1,4 +1,4 @@
-"""Backbones by name, and the contract that each of them meets."""
+"""Backbones by name, and the interface that each of them implements."""
 
 import inspect
 from pathlib import Path
@@ -15,15 +15,15 @@ from mtp.spelling import suggest
 
 @runtime_checkable
 class Backbone(Protocol):
-    """What the rest of mtp relies on; nothing asks which architecture it is.
+    """Interface that the rest of mtp relies on, whatever the architecture.
 
-    A backbone is a ``torch.nn.Module``. Its state dict resizes on loading what depends on the
-    image size.
+    A backbone is a ``torch.nn.Module``. Loading a state dict resizes the entries that depend on
+    the image size.
 
     Attributes:
-        out_channels: channels of the four maps.
-        strides: their strides in pixels.
-        num_layers: number of layers in the sense of layer-wise learning rate decay.
+        out_channels: numbers of channels of the four feature maps.
+        strides: strides of the four feature maps, pixels.
+        num_layers: number of layers, as layer-wise learning rate decay counts them.
     """
 
     out_channels: tuple[int, ...]
@@ -31,19 +31,22 @@ class Backbone(Protocol):
     num_layers: int
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images ``(B, 3, H, W)`` -> four maps ``(B, C, H / stride, W / stride)``.
+        """Map images ``(B, 3, H, W)`` to four maps ``(B, C, H / stride, W / stride)``.
 
-        A side that the stride does not divide is padded, or the map's side rounded.
+        A side that the stride does not divide is padded, or the map's side is rounded.
         """
 
     def compiled_parts(self) -> list[nn.Module]:
-        """Submodules to compile one by one: those of a class share code, one for each shape."""
+        """Return the submodules to compile one by one.
+
+        Submodules of one class share their compiled code, one version for each shape.
+        """
 
     def layer_id(self, name: str) -> int:
-        """Layer (0 to ``num_layers + 1``) of a parameter, named as within the backbone."""
+        """Return the layer of a parameter, 0 to ``num_layers + 1``, by its name in the backbone."""
 
     def no_weight_decay(self, name: str, param: Tensor) -> bool:
-        """Whether a parameter, of the backbone or another part of the model, is not decayed."""
+        """Return whether a parameter, of any part of the model, is exempt from weight decay."""
 
 
 _VIT_B = {
@@ -84,14 +87,14 @@ _BACKBONES: dict[str, dict[str, Any]] = {
                       'groups': (10, 20, 40, 80), 'offset_scale': 2.0, 'drop_path_rate': 0.1},
     'internimage_xl': {**_INTERNIMAGE, 'channels': 192, 'depths': (5, 5, 24, 5),
                        'groups': (12, 24, 48, 96), 'offset_scale': 2.0, 'drop_path_rate': 0.2},
-    # Layer scale 1: from the start, and so in tests, the blocks matter.
+    # Layer scale 1: the blocks matter from the start, and so in tests.
     'internimage_pico': {**_INTERNIMAGE, 'channels': 16, 'depths': (1, 1, 2, 1),
                          'groups': (1, 2, 4, 8), 'offset_scale': 2.0, 'layer_scale': 1.0},
 }  # fmt: skip
 
 
 def list_backbones() -> list[str]:
-    """Names that :func:`build_backbone` takes."""
+    """Return the names that :func:`build_backbone` takes."""
     return sorted(_BACKBONES)
 
 
@@ -105,12 +108,12 @@ def build_backbone(
 
     Args:
         name: one of :func:`list_backbones`.
-        img_size: side, or (height, width), in pixels that position tables are made for, where
-            the backbone has any. Other sizes work too.
-        pretrained: checkpoint to load at once (a config gives ``init_cfg`` instead, which is
-            loaded when training starts): a file, see
+        img_size: side, or (height, width), of the images that position tables are made for,
+            pixels; ignored by a backbone without such tables. Other sizes work too.
+        pretrained: checkpoint to load at once: a file, see
             :func:`mtp.models.weights.loading.load_backbone_checkpoint`, or a name of released
-            weights, see :data:`mtp.models.weights.released.RELEASED`.
+            weights, see :data:`mtp.models.weights.released.RELEASED`. A config gives ``init_cfg``
+            instead, which is loaded when training starts.
         overrides: further arguments of the backbone's class.
 
     Returns:
@@ -118,7 +121,7 @@ def build_backbone(
 
     Raises:
         ValueError: unknown name, unknown or invalid argument, unusable checkpoint.
-        FileNotFoundError: no checkpoint there.
+        FileNotFoundError: the checkpoint does not exist.
     """
     if name not in _BACKBONES:
         raise ValueError(

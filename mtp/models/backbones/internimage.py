@@ -1,7 +1,7 @@
 """InternImage: a convolutional backbone of deformable convolutions.
 
 Module and parameter names are those of the released checkpoints, so that an official state dict
-loads as it is. Between the stem and the outputs maps are ``(B, H, W, C)``.
+loads as it is. Between the stem and the outputs, maps are ``(B, H, W, C)``.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from mtp.registry import MODELS
 
 
 def _norm(channels: int, first: bool = False, first_after: bool = False) -> nn.Sequential:
-    """LayerNorm over channels, at the place in a Sequential that its released key has.
+    """Return a LayerNorm over channels, at the index in a Sequential that its released key has.
 
     Args:
         channels: number of channels.
-        first: whether channels are the first axis of the input, else the last.
-        first_after: the same of the output.
+        first: whether the input is ``(B, C, H, W)``, else ``(B, H, W, C)``.
+        first_after: whether the output is ``(B, C, H, W)``, else ``(B, H, W, C)``.
     """
-    layers = [to_channels_last()] if first else []
+    layers: list[nn.Module] = [to_channels_last()] if first else []
     layers.append(nn.LayerNorm(channels, eps=1e-6))
     return nn.Sequential(*layers, *([to_channels_first()] if first_after else []))
 
@@ -62,9 +62,9 @@ class Block(nn.Module):
     """Residual block: deformable convolution, then MLP, ``(B, H, W, C)`` -> the same shape.
 
     Args:
-        channels: ``C``.
-        group, offset_scale, dw_kernel_size, center_feature_scale: of the :class:`DCNv3`.
-        mlp_ratio, layer_scale, post_norm, res_post_norm: as of :class:`InternImage`.
+        channels: number of channels ``C``.
+        group, offset_scale, dw_kernel_size, center_feature_scale: arguments of :class:`DCNv3`.
+        mlp_ratio, layer_scale, post_norm, res_post_norm: arguments of :class:`InternImage`.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Block(nn.Module):
             self.res_post_norm2 = _norm(channels)
 
     def forward(self, x: Tensor, factors: Tensor | None = None) -> Tensor:
-        """``factors``: see :class:`StochasticDepth`."""
+        """Add both branches to ``(B, H, W, C)``; ``factors``: see :class:`StochasticDepth`."""
         dcn_factors, mlp_factors = (None, None) if factors is None else factors
         dcn = self._branch(x, self.dcn, self.norm1, self.res_post_norm1, self.gamma1)
         x = add_branch(x, dcn, dcn_factors)
@@ -126,11 +126,11 @@ class Level(nn.Module):
     """The blocks of one resolution, with norms between and after them.
 
     Args:
-        channels: ``C``.
-        blocks: the blocks, in order.
-        post_norm_block_ids: the blocks that a norm follows.
+        channels: number of channels ``C``.
+        blocks: blocks of the level, in order.
+        post_norm_block_ids: indices of the blocks that a norm follows.
         norm: whether a norm follows the last block.
-        downsample: whether to hold the step to the next level, which the backbone calls.
+        downsample: whether to hold the downsampling to the next level, which the backbone calls.
     """
 
     def __init__(
@@ -150,12 +150,12 @@ class Level(nn.Module):
         self.downsample = Downsample(channels) if downsample else None
 
     def forward(self, x: Tensor, factors: Sequence[Tensor | None], with_cp: bool) -> Tensor:
-        """``(B, H, W, C)`` -> the same shape, before any downsampling.
+        """Apply the blocks and norms, without the downsampling; return the shape of ``x``.
 
         Args:
-            x: the map.
-            factors: of each block, see :class:`StochasticDepth`.
-            with_cp: recompute the blocks' activations in the backward pass.
+            x: feature map, ``(B, H, W, C)``.
+            factors: factors of each block, see :class:`StochasticDepth`.
+            with_cp: whether to recompute the blocks' activations in the backward pass.
         """
         for i, (block, factors_i) in enumerate(zip(self.blocks, factors)):
             if with_cp:
@@ -171,41 +171,45 @@ class Level(nn.Module):
 class InternImage(BackboneBase):
     """Four levels of deformable-convolution blocks.
 
-    Images of any size are taken: a map's side is the image's over its stride, rounded up.
+    Images of any size are taken: a map's side is the image's divided by its stride, rounded up.
 
     Sources: InternImage, arXiv:2211.05778; MTP, arXiv:2403.13430.
 
     Args:
-        channels: ``C`` of the first level, even; it doubles with each level.
+        channels: number of channels ``C`` of the first level, even; it doubles with each level.
         depths: number of blocks of the four levels.
-        groups: groups of the deformable convolutions of the four levels, divisors of the
-            level's channels.
-        mlp_ratio: hidden channels of an MLP over the level's channels.
-        drop_path_rate: stochastic depth of the last block; earlier ones rise linearly from 0.
+        groups: numbers of groups of the deformable convolutions of the four levels, divisors of
+            the level's channels.
+        mlp_ratio: ratio of an MLP's hidden channels to the level's channels.
+        drop_path_rate: stochastic depth rate of the last block, 0..1; the rates of the blocks rise
+            linearly from 0.
         offset_scale: factor of the sampled kernel's regular positions and of its offsets.
-        post_norm: normalise the output of each branch, not its input.
-        res_post_norm: normalise both (not with ``post_norm`` or ``layer_scale``).
-        layer_scale: initial layer scale; ``None`` for none.
+        post_norm: whether to normalise the output of each branch instead of its input.
+        res_post_norm: whether to normalise both (not with ``post_norm`` or ``layer_scale``).
+        layer_scale: initial layer scale; ``None`` for no layer scale.
         level2_post_norm: whether level 2 has norms between its blocks.
-        level2_post_norm_block_ids: then, the blocks of level 2 that one follows, ascending.
+        level2_post_norm_block_ids: indices of the blocks that these norms follow, ascending; empty
+            without ``level2_post_norm``.
         center_feature_scale: whether the convolutions mix in the value at the position itself.
-        dw_kernel_size: side of the kernel that offsets come from; ``None`` for 3.
-        out_indices: levels whose maps are returned, ascending, the last level last.
-        with_cp: recompute the blocks' activations in the backward pass to save memory.
-        frozen_stages: -1 trains everything; 0 freezes the stem; ``k`` also the first ``k``
-            levels, which then stay in evaluation mode too.
-        init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` to start from any file that
-            :func:`mtp.models.weights.loading.load_backbone_checkpoint` reads; loaded by
-            ``init_weights()``.
+        dw_kernel_size: side of the depthwise kernel that offsets come from, odd; ``None`` for 3.
+        out_indices: indices of the levels whose maps are returned, ascending, the last level last.
+        with_cp: whether to recompute the blocks' activations in the backward pass, to save memory.
+        frozen_stages: stages that are not trained and stay in evaluation mode: -1 for none; 0 for
+            the stem; ``k`` for the stem and the first ``k`` levels.
+        init_cfg: initial checkpoint, ``dict(type='Pretrained', checkpoint=PATH)``, loaded by
+            ``init_weights()``; ``PATH`` is any file that
+            :func:`mtp.models.weights.loading.load_backbone_checkpoint` reads.
 
     Attributes:
-        out_channels: channels of the maps.
-        strides: their strides in pixels.
+        out_channels: numbers of channels of the maps.
+        strides: strides of the maps, pixels.
         num_layers: number of blocks.
 
     Raises:
-        ValueError: an argument out of range; in ``forward``, an image without pixels.
+        ValueError: an argument is out of range; in ``forward``, an image has no pixels.
     """
+
+    levels: Sequence[Level]
 
     def __init__(
         self,
@@ -242,7 +246,7 @@ class InternImage(BackboneBase):
         self.strides = tuple(4 << i for i in self.out_indices)
 
         self.patch_embed = Stem(channels)
-        self.levels = nn.ModuleList()
+        levels = []
         for i, (depth, group) in enumerate(zip(depths, groups)):
             blocks = [
                 Block(
@@ -258,7 +262,7 @@ class InternImage(BackboneBase):
                 )
                 for _ in range(depth)
             ]
-            self.levels.append(
+            levels.append(
                 Level(
                     channels << i,
                     blocks,
@@ -267,6 +271,7 @@ class InternImage(BackboneBase):
                     downsample=i < 3,
                 )
             )
+        self.levels = nn.ModuleList(levels)  # type: ignore[assignment]  # it is not generic
         self.drop_path = StochasticDepth(
             [
                 drop_path_rate * i / max(1, self.num_layers - 1)
@@ -280,18 +285,19 @@ class InternImage(BackboneBase):
             if isinstance(module, Mlp):
                 for linear in (module.fc1, module.fc2):
                     trunc_normal_(linear.weight, std=0.02)
-                    nn.init.zeros_(linear.bias)
+                    if linear.bias is not None:
+                        nn.init.zeros_(linear.bias)
         for module in self.frozen_modules():
             module.requires_grad_(False).eval()
 
     def frozen_modules(self) -> list[nn.Module]:
-        """The stem and the first levels, as ``frozen_stages`` says."""
+        """Return the stem and the first levels, as ``frozen_stages`` says."""
         if self.frozen_stages < 0:
             return []
         return [self.patch_embed, *self.levels[: self.frozen_stages]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Image ``(B, 3, height, width)`` -> maps ``(B, C, h, w)`` at :attr:`strides`."""
+        """Map images ``(B, 3, height, width)`` to maps ``(B, C, h, w)`` at :attr:`strides`."""
         if 0 in x.shape[-2:]:
             raise ValueError(f'the image is too small: {x.shape[-2]} x {x.shape[-1]} pixels')
         x = self.patch_embed(x)
@@ -307,28 +313,28 @@ class InternImage(BackboneBase):
         return tuple(maps)
 
     def compiled_parts(self) -> list[nn.Module]:
-        """Stem, blocks and the steps between levels."""
+        """Return the stem, the blocks and the downsampling between levels."""
         steps = [level.downsample for level in self.levels if level.downsample is not None]
         blocks = [block for level in self.levels for block in level.blocks]
         return [self.patch_embed, *steps, *blocks]
 
     def layer_id(self, name: str) -> int:
-        """Depth of a parameter (its name within the backbone) for layer-wise decay.
+        """Return the depth of a parameter for layer-wise decay, by its name in the backbone.
 
-        0 for the stem; 1, 2, ... for the blocks, counted over all levels; a level's downsampling
-        and norm go with the block after them (level 3's norm, as released, with that level's
-        first block), norm ``m`` between the blocks of a level with block ``m``.
+        It is 0 for the stem and 1, 2, ... for the blocks, counted over all levels. A level's
+        downsampling and norm have the depth of the block after them; level 3's norm, as released,
+        that of the level's first block. Norm ``m`` between blocks has the depth of block ``m``.
         """
         if name.startswith('patch_embed.'):
             return 0
-        _, level, kind, *rest = name.split('.')
-        level = int(level)
+        _, index, kind, *rest = name.split('.')
+        level = int(index)
         if kind in ('blocks', 'post_norms'):
             return sum(self.depths[:level]) + int(rest[0]) + 1
         return sum(self.depths[: min(level + 1, 3)]) + 1
 
     def no_weight_decay(self, name: str, param: Tensor) -> bool:
-        """Whether a parameter of the whole model goes without weight decay."""
+        """Return whether a parameter of the whole model is exempt from weight decay."""
         return (
             param.dim() == 1
             or name.endswith('.bias')

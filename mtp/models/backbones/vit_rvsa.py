@@ -24,16 +24,16 @@ def resize_position_embedding(
 ) -> Tensor:
     """Resize absolute positions from one token grid to another.
 
-    Bicubic (``align_corners=False``), computed in float32 or wider; the positions themselves
-    when the grids are equal.
+    The resizing is bicubic (``align_corners=False``), in float32 or wider. Equal grids give back
+    ``positions`` itself.
 
     Args:
-        positions: ``(1, H * W, C)``.
-        grid: ``(H, W)`` of ``positions``.
-        new_grid: ``(H, W)`` of the result.
+        positions: position embeddings, ``(1, H * W, C)``.
+        grid: height and width ``(H, W)`` of the grid of ``positions``, tokens.
+        new_grid: height and width ``(H_new, W_new)`` of the resized grid, tokens.
 
     Returns:
-        Tensor: ``(1, H_new * W_new, C)``, the dtype of ``positions``.
+        Tensor: ``(1, H_new * W_new, C)``, of the dtype of ``positions``.
     """
     if tuple(grid) == tuple(new_grid):
         return positions
@@ -48,13 +48,17 @@ class Block(nn.Module):
 
     Args:
         dim: channels of a token.
-        attn: an attention module, called as ``(x, H, W)``.
-        mlp_ratio: hidden channels of the MLP over ``dim``.
+        attn: attention module.
+        mlp_ratio: ratio of the MLP's hidden channels to ``dim``.
         init_values: initial layer scale; ``None`` for no layer scale.
     """
 
     def __init__(
-        self, dim: int, attn: nn.Module, mlp_ratio: float, init_values: float | None
+        self,
+        dim: int,
+        attn: FullAttention | RotatedWindowAttention,
+        mlp_ratio: float,
+        init_values: float | None,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
@@ -67,7 +71,14 @@ class Block(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((dim,), float(init_values)))
 
     def forward(self, x: Tensor, H: int, W: int, factors: Tensor | None = None) -> Tensor:
-        """``(B, H * W, C)`` -> the same shape; ``factors``: see :class:`StochasticDepth`."""
+        """Add both branches to tokens ``(B, H * W, C)``; return the same shape.
+
+        Args:
+            x: tokens of an ``H x W`` grid.
+            H: height of the grid, tokens.
+            W: width of the grid, tokens.
+            factors: factors of the branches, see :class:`StochasticDepth`.
+        """
         attn_factors, mlp_factors = (None, None) if factors is None else factors
         attn = self.attn(self.norm1(x), H, W)
         x = add_branch(x, attn if self.gamma_1 is None else self.gamma_1 * attn, attn_factors)
@@ -76,7 +87,7 @@ class Block(nn.Module):
 
 
 class ChannelLayerNorm(nn.Module):
-    """LayerNorm over the channels of a ``(B, C, H, W)`` map; its key holds ``ln`` as released."""
+    """LayerNorm over the channels of a ``(B, C, H, W)`` map, its key with ``ln`` as released."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -88,52 +99,59 @@ class ChannelLayerNorm(nn.Module):
 
 @MODELS.register_module()
 class ViTRVSA(BackboneBase):
-    """Plain ViT of which most blocks attend in rotated varied-size windows.
+    """Plain ViT in which most blocks attend in rotated varied-size windows.
 
     Block ``i`` (from 0) attends to the whole grid when ``(i + 1) % interval == 0``, else in
     windows. Images of any size are taken: a side that is no multiple of ``patch_size`` is padded
-    with zeros at the right or bottom, and on a grid other than ``img_size`` gives, the absolute
-    positions and the relative tables are resized (bicubic) at run time, as they are when a state
-    dict made for another image size is loaded.
+    with zeros at the right or bottom. If the token grid is not that of ``img_size``, the absolute
+    positions and the relative tables are resized (bicubic) at run time. Those of a state dict for
+    another image size are resized when it is loaded.
 
     Sources: RVSA, arXiv:2208.03987; MTP, arXiv:2403.13430.
 
     Args:
-        img_size: side, or (height, width), in pixels that the position tables are made for.
-        patch_size: side of a patch in pixels.
+        img_size: side, or (height, width), of the images that position tables are made for,
+            pixels.
+        patch_size: side of a patch, pixels.
         embed_dim: channels ``C`` of a token and of each map.
         depth: number of blocks.
-        num_heads: heads of every attention, a divisor of ``embed_dim``.
-        mlp_ratio: hidden channels of an MLP over ``embed_dim``.
+        num_heads: number of heads of every attention, a divisor of ``embed_dim``.
+        mlp_ratio: ratio of an MLP's hidden channels to ``embed_dim``.
         qkv_bias: whether query, key and value projections have biases.
-        drop_path_rate: stochastic depth of the last block; earlier ones rise linearly from 0.
-        interval: every ``interval``-th block has full attention; 1 makes a plain ViT.
-        out_indices: the four blocks whose outputs make the maps, ascending, the last block last.
-        window_size: side of an RVSA window in tokens.
-        relative_position: whether full attention has relative tables (the released detectors
-            have none).
-        pyramid: maps at strides 1/4, 1/2, 1 and 2 times ``patch_size``. Else the four taps as
-            they are, all at stride ``patch_size`` (classification, change detection); the
-            pyramid's layers then stay, frozen, because the released state dicts hold them.
-        final_norm: whether to hold the final LayerNorm, which the forward never uses: in the
-            released pretraining, classification and change detection state dicts, but not in
-            those of segmentation and detection. Frozen.
+        drop_path_rate: stochastic depth rate of the last block, 0..1; the rates of the blocks rise
+            linearly from 0.
+        interval: distance between blocks with full attention; 1 makes a plain ViT.
+        out_indices: indices of the four blocks whose outputs make the maps, ascending, the last
+            block last.
+        window_size: side of an RVSA window, tokens.
+        relative_position: whether full attention has relative tables (that of the released
+            detectors does not).
+        pyramid: whether the maps have strides 1/4, 1/2, 1 and 2 times ``patch_size``. Otherwise
+            they are the outputs of the four blocks, all at stride ``patch_size`` (classification,
+            change detection). The pyramid's layers then remain, frozen, because the released state
+            dicts hold them.
+        final_norm: whether to hold the final LayerNorm, frozen and never used in ``forward``. The
+            released state dicts of pretraining, classification and change detection hold it, those
+            of segmentation and detection do not.
         init_values: initial layer scale; ``None`` for none, as in all released models.
-        with_cp: recompute the blocks' activations in the backward pass to save memory.
-        frozen_stages: -1 trains everything; 0 freezes patch embedding and positions; ``k`` also
-            the first ``k`` blocks, which then stay in evaluation mode too.
-        init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` to start from any file that
-            :func:`mtp.models.weights.loading.load_backbone_checkpoint` reads; loaded by
-            ``init_weights()``.
+        with_cp: whether to recompute the blocks' activations in the backward pass, to save memory.
+        frozen_stages: stages that are not trained and stay in evaluation mode: -1 for none; 0 for
+            patch embedding and positions; ``k`` for these and the first ``k`` blocks.
+        init_cfg: initial checkpoint, ``dict(type='Pretrained', checkpoint=PATH)``, loaded by
+            ``init_weights()``; ``PATH`` is any file that
+            :func:`mtp.models.weights.loading.load_backbone_checkpoint` reads.
 
     Attributes:
-        out_channels: channels of the four maps.
-        strides: their strides in pixels.
+        out_channels: numbers of channels of the four maps.
+        strides: strides of the four maps, pixels.
         num_layers: number of blocks.
 
     Raises:
-        ValueError: an argument out of range; in ``forward``, an image too small for the pyramid.
+        ValueError: an argument is out of range; in ``forward``, an image is too small for the
+            pyramid.
     """
+
+    blocks: Sequence[Block]
 
     def __init__(
         self,
@@ -158,8 +176,8 @@ class ViTRVSA(BackboneBase):
     ) -> None:
         _check(patch_size, depth, interval, out_indices, pyramid, frozen_stages)
         super().__init__(init_cfg)
-        sides = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.grid = tuple(math.ceil(side / patch_size) for side in sides)
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.grid = (math.ceil(height / patch_size), math.ceil(width / patch_size))
         self.out_indices = tuple(out_indices)
         self.pyramid = pyramid
         self.with_cp = with_cp
@@ -177,13 +195,15 @@ class ViTRVSA(BackboneBase):
         self.patch_embed = PatchEmbed(
             None, patch_size, 3, embed_dim, flatten=False, dynamic_img_pad=True
         )
-        self.blocks = nn.ModuleList()
+        blocks = []
         for i in range(depth):
+            attn: FullAttention | RotatedWindowAttention
             if (i + 1) % interval == 0:
                 attn = FullAttention(embed_dim, num_heads, self.grid, qkv_bias, relative_position)
             else:
                 attn = RotatedWindowAttention(embed_dim, num_heads, window_size, qkv_bias)
-            self.blocks.append(Block(embed_dim, attn, mlp_ratio, init_values))
+            blocks.append(Block(embed_dim, attn, mlp_ratio, init_values))
+        self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]  # it is not generic
         self.drop_path = StochasticDepth(
             [
                 drop_path_rate * i / max(1, depth - 1) if i >= frozen_stages else 0.0
@@ -220,7 +240,7 @@ class ViTRVSA(BackboneBase):
                 block.mlp.fc2.weight.div_(math.sqrt(2 * (i + 1)))
 
     def frozen_modules(self) -> list[nn.Module]:
-        """The patch embedding and the first blocks, as ``frozen_stages`` says."""
+        """Return the patch embedding and the first blocks, as ``frozen_stages`` says."""
         if self.frozen_stages < 0:
             return []
         return [self.patch_embed, *self.blocks[: self.frozen_stages]]
@@ -229,7 +249,7 @@ class ViTRVSA(BackboneBase):
         for module in self.frozen_modules():
             module.requires_grad_(False).eval()
         self.pos_embed.requires_grad_(self.frozen_stages < 0)
-        # Parameters that no forward uses: DistributedDataParallel would wait for their gradients.
+        # No forward uses these: DistributedDataParallel would wait for their gradients.
         if hasattr(self, 'norm'):
             self.norm.requires_grad_(False)
         if not self.pyramid:
@@ -237,7 +257,7 @@ class ViTRVSA(BackboneBase):
             self.fpn2.requires_grad_(False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Image ``(B, 3, height, width)`` -> four maps ``(B, C, h, w)`` at :attr:`strides`."""
+        """Map images ``(B, 3, height, width)`` to four maps ``(B, C, h, w)`` at :attr:`strides`."""
         x = self.patch_embed(x)
         H, W = x.shape[-2:]
         if self.pyramid and min(H, W) < 2:
@@ -245,7 +265,7 @@ class ViTRVSA(BackboneBase):
                 f'the image is too small: {H} x {W} patches leave nothing at stride '
                 f'{self.strides[-1]}; give each side more than {self.strides[-2]} pixels'
             )
-        # Tokens side by side in memory: sums keep the layout of x, and each norm would copy it.
+        # Contiguous tokens: sums keep the layout of x, and each norm would copy it.
         x = x.flatten(2).transpose(1, 2).contiguous()
         x = x + resize_position_embedding(self.pos_embed, self.grid, (H, W))
         taps = []
@@ -264,14 +284,14 @@ class ViTRVSA(BackboneBase):
         return tuple(level(tap) for level, tap in zip(levels, taps, strict=True))
 
     def compiled_parts(self) -> list[nn.Module]:
-        """The blocks."""
+        """Return the blocks."""
         return [*self.blocks]
 
     def layer_id(self, name: str) -> int:
-        """Depth of a parameter (its name within the backbone) for layer-wise decay.
+        """Return the depth of a parameter for layer-wise decay, by its name in the backbone.
 
-        0 for patch embedding and positions, ``k + 1`` for block ``k``, ``num_layers + 1`` for the
-        rest.
+        It is 0 for patch embedding and positions, ``k + 1`` for block ``k``, and
+        ``num_layers + 1`` for the rest.
         """
         if name.startswith(('pos_embed', 'patch_embed')):
             return 0
@@ -280,7 +300,7 @@ class ViTRVSA(BackboneBase):
         return self.num_layers + 1
 
     def no_weight_decay(self, name: str, param: Tensor) -> bool:
-        """Whether a parameter of the whole model goes without weight decay."""
+        """Return whether a parameter of the whole model is exempt from weight decay."""
         return param.dim() == 1 or name.endswith('.bias') or 'pos_embed' in name
 
 
@@ -307,7 +327,7 @@ def _check(
 
 
 def _resize_positions_on_load(
-    module: ViTRVSA, state_dict: dict[str, Tensor], prefix: str, *_
+    module: ViTRVSA, state_dict: dict[str, Tensor], prefix: str, *_: object
 ) -> None:
     """Drop the class token's row and resize a table of another image size."""
     key = prefix + 'pos_embed'

@@ -1,4 +1,4 @@
-"""The tasks of the multi-task model: a decoder each, with last layers per data set."""
+"""Tasks of the multi-task model: one decoder each, with last layers per data set."""
 
 from mtp.models.tasks.base import Task, TaskBatch
 from mtp.models.tasks.coders import DeltaXYWHCoder, DeltaXYWHTRCoder, MidpointCoder

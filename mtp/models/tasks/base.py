@@ -1,4 +1,4 @@
-"""What a task of the multi-task model is."""
+"""Interface of a task of the multi-task model, and what tasks share."""
 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from torch import Tensor
 
 @dataclass
 class TaskBatch:
-    """The images of a batch that a task works on, those of one data set next to each other.
+    """Images of a batch that a task works on, those of one data set next to each other.
 
     Attributes:
         samples: one ``DetDataSample`` per image.
         groups: data set -> its slice of ``samples`` (and of every feature map's batch axis).
-        device: of the images.
+        device: device of the images.
     """
 
     samples: SampleList
@@ -29,12 +29,12 @@ class TaskBatch:
 
     @property
     def sizes(self) -> list[int]:
-        """Images per data set, in batch order."""
+        """Number of images per data set, in batch order."""
         return [s.stop - s.start for s in self.groups.values()]
 
     @cached_property
     def shapes(self) -> Tensor:
-        """Float32 ``(B, 4)``: height and width, with the padding open to anchors and without."""
+        """Height and width with the padding open to anchors, then without: float32 ``(B, 4)``."""
         return to_device(
             [(*sample.pad_shape[:2], *sample.img_shape[:2]) for sample in self.samples],
             self.device,
@@ -42,19 +42,19 @@ class TaskBatch:
         )
 
     def sums(self, values: Tensor) -> Tensor:
-        """Sum what each image has, ``(B,)``, to what each data set has, ``(K,)``."""
+        """Sum values of the images, ``(B,)``, to one value per data set, ``(K,)``."""
         return torch.stack([values[group].sum() for group in self.groups.values()])
 
 
 class Task(BaseModule, metaclass=ABCMeta):
-    """One decoder for all data sets, with last layers of their own.
+    """One decoder for all data sets, with last layers per data set.
 
     A subclass trains and predicts on the four feature maps of the backbone. Its constructor gets
     ``in_channels`` (channels of the four maps) and ``num_classes`` (data set -> number of classes,
     background not counted; only the data sets that have this task's labels).
 
-    Training never makes the host wait for the device: shapes follow from the batch alone, and what
-    an image lacks is masked. What runs on the device does not grow in number with images.
+    Training never makes the host wait for the device: shapes follow from the batch alone, and
+    padded slots are masked. The number of operations does not grow with the number of images.
     """
 
     @abstractmethod
@@ -67,7 +67,7 @@ class Task(BaseModule, metaclass=ABCMeta):
 
 
 def to_device(values: Sequence, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Numbers of the host as a tensor; the host does not wait for the copy."""
+    """Copy numbers of the host to a tensor on the device; the host does not wait for it."""
     tensor = torch.tensor(values, dtype=dtype)
     if device.type == 'cuda':
         tensor = tensor.pin_memory()
@@ -75,24 +75,29 @@ def to_device(values: Sequence, device: torch.device, dtype: torch.dtype) -> Ten
 
 
 def take_rows(values: Tensor, index: Tensor) -> Tensor:
-    """The rows ``index``, ``(B, S)``, of each image's ``values``, ``(B, N, D)``: ``(B, S, D)``."""
+    """Gather each image's rows ``(B, S, D)``.
+
+    Args:
+        values: rows of each image, ``(B, N, D)``.
+        index: indices of the rows, int64 ``(B, S)``.
+    """
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
 
 
 def mark_varying(values: Tensor, dim: int) -> Tensor:
-    """Have ``torch.compile`` make one code for all sizes of a dimension; returns ``values``."""
+    """Let ``torch.compile`` make one code for all sizes of a dimension; return ``values``."""
     torch._dynamo.maybe_mark_dynamic(values, dim)
     return values
 
 
 def is_highest(logits: Tensor, index: Tensor) -> Tensor:
-    """Return whether ``index`` is ``logits.argmax(1)``, bool ``(N,)``; never where that is NaN.
+    """Return whether ``index`` is ``logits.argmax(1)``, bool ``(N,)``; False for rows with NaN.
 
-    ``argmax`` itself, compiled into one kernel with a softmax, takes long to compile or cannot be.
+    ``argmax`` itself, fused into one kernel with a softmax, compiles slowly or not at all.
 
     Args:
-        logits: ``(N, C)``.
-        index: int64 ``(N,)``, 0..C-1.
+        logits: logits of N items, ``(N, C)``.
+        index: class of each item, int64 ``(N,)``, 0..C-1.
     """
     index = index[:, None]
     own = logits.gather(1, index)
@@ -101,13 +106,13 @@ def is_highest(logits: Tensor, index: Tensor) -> Tensor:
 
 
 def count_ratio(counts: Tensor) -> Tensor:
-    """This process's share of a loss normaliser, relative to the mean over processes.
+    """Return this process's share of a loss normaliser, relative to the mean over processes.
 
     A loss averaged over ``n`` local items and multiplied by ``n / mean(n)`` gives, averaged over
     processes as DDP averages gradients, the loss of the whole batch in one process.
 
     Args:
-        counts: number of items in this process's average, float32, one per loss.
+        counts: numbers of items in this process's averages, float32, one per loss.
 
     Returns:
         Tensor: float32, one factor per count; ones with a single process.

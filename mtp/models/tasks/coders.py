@@ -3,7 +3,7 @@
 The libraries' coders copy their means and standard deviations from the host in each call, take one
 image at a time, and decode the proposals of Oriented R-CNN with OpenCV, box by box on the CPU.
 These give the same numbers for tensors with any leading dimensions, and compile without a graph
-break. What they do not support of the libraries' options raises ``ValueError``.
+break. Unsupported options of the libraries' coders raise ``ValueError``.
 
 Boxes are (x1, y1, x2, y2), or (cx, cy, w, h, theta): pixels, and radians with positive = clockwise
 on screen, w >= h, -pi/2 <= theta < pi/2 ("le90").
@@ -11,6 +11,7 @@ on screen, w >= h, -pi/2 <= theta < pi/2 ("le90").
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmdet.models.task_modules import DeltaXYWHBBoxCoder
@@ -21,18 +22,18 @@ from torch import Tensor
 
 from mtp.registry import TASK_UTILS
 
-_LONGEST_STEP = -math.log(16 / 1000)  # a box grows or shrinks by a factor of 62.5 at the most
+_LONGEST_STEP = -math.log(16 / 1000)  # a box grows or shrinks by a factor of 62.5 at most
 
 
 @TASK_UTILS.register_module()
 class DeltaXYWHCoder(DeltaXYWHBBoxCoder):
-    """Deltas from box to box, in sizes of the first: mmdet's ``DeltaXYWHBBoxCoder``.
+    """Deltas between boxes, relative to the first one's size: mmdet's ``DeltaXYWHBBoxCoder``.
 
     Args:
-        **kwargs: as of mmdet's; ``add_ctr_clamp`` is not supported.
+        **kwargs: options of mmdet's coder; ``add_ctr_clamp`` is not supported.
     """
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         _refuse(self, add_ctr_clamp=False)
 
@@ -56,12 +57,12 @@ class DeltaXYWHCoder(DeltaXYWHBBoxCoder):
         """Apply predicted deltas to boxes.
 
         Args:
-            bboxes: ``(..., 4)``.
-            pred_bboxes: ``(..., 4)``, or ``(..., K * 4)`` with deltas to K boxes each.
-            max_shape: (height, width) to which boxes are clipped (if ``clip_border``).
+            bboxes: boxes, ``(..., 4)``.
+            pred_bboxes: deltas, ``(..., 4)``, or ``(..., K * 4)`` with deltas to K boxes each.
+            max_shape: height and width to which boxes are clipped (if ``clip_border``), pixels.
 
         Returns:
-            Tensor | BaseBoxes: of the shape of ``pred_bboxes``; ``HorizontalBoxes`` with
+            Tensor | BaseBoxes: boxes of the shape of ``pred_bboxes``; ``HorizontalBoxes`` with
             ``use_box_type``.
         """
         priors = get_box_tensor(bboxes).unsqueeze(-2)
@@ -81,11 +82,11 @@ class DeltaXYWHTRCoder(DeltaXYWHTRBBoxCoder):
     """Deltas between rotated boxes, in the frame of the first: mmrotate's ``DeltaXYWHTRBBoxCoder``.
 
     Args:
-        **kwargs: as of mmrotate's; ``angle_version='le90'``, ``edge_swap=True`` and
-            ``proj_xy=True`` are needed, ``norm_factor`` and ``add_ctr_clamp`` not supported.
+        **kwargs: options of mmrotate's coder; ``angle_version='le90'``, ``edge_swap=True`` and
+            ``proj_xy=True`` are required, ``norm_factor`` and ``add_ctr_clamp`` not supported.
     """
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         _refuse(
             self,
@@ -123,12 +124,12 @@ class DeltaXYWHTRCoder(DeltaXYWHTRBBoxCoder):
         """Apply predicted deltas to boxes.
 
         Args:
-            bboxes: ``(..., 5)``.
-            pred_bboxes: ``(..., 5)``, or ``(..., K * 5)`` with deltas to K boxes each.
-            max_shape: (height, width) of the pixels to which centres are clipped.
+            bboxes: boxes, ``(..., 5)``.
+            pred_bboxes: deltas, ``(..., 5)``, or ``(..., K * 5)`` with deltas to K boxes each.
+            max_shape: height and width of the image to which centres are clipped, pixels.
 
         Returns:
-            Tensor | RotatedBoxes: of the shape of ``pred_bboxes``; the latter with
+            Tensor | RotatedBoxes: boxes of the shape of ``pred_bboxes``; ``RotatedBoxes`` with
             ``use_box_type``, for deltas to one box each.
         """
         px, py, pw, ph, pt = get_box_tensor(bboxes).unsqueeze(-2).unbind(-1)
@@ -149,14 +150,15 @@ class DeltaXYWHTRCoder(DeltaXYWHTRBBoxCoder):
 class MidpointCoder(MidpointOffsetCoder):
     """Deltas from horizontal to rotated boxes: mmrotate's ``MidpointOffsetCoder``.
 
-    To the circumscribed horizontal box, and from the middles of its top and right side to the
-    corners of the rotated box there. Source: Xie et al., *Oriented R-CNN for Object Detection*.
+    Four deltas lead to the circumscribed horizontal box; two lead from the midpoints of its top and
+    right sides to the corners of the rotated box on them. Source: Xie et al., *Oriented R-CNN for
+    Object Detection*.
 
     Args:
-        **kwargs: as of mmrotate's; ``angle_version='le90'`` is needed.
+        **kwargs: options of mmrotate's coder; ``angle_version='le90'`` is required.
     """
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         _refuse(self, angle_version='le90')
 
@@ -170,7 +172,7 @@ class MidpointCoder(MidpointOffsetCoder):
         px, py, pw, ph = _centre_and_size(get_box_tensor(bboxes).float())
         gx, gy, gw, gh = _centre_and_size(rbox2hbox(gts))
         x, y = rbox2qbox(gts).unflatten(-1, (4, 2)).unbind(-1)
-        # of an upright box (to a tenth of a pixel) two corners are on top: the right one counts
+        # an upright box (to a tenth of a pixel) has two corners on top: the right one counts
         top = y - y.amin(-1, keepdim=True) <= 0.1
         right = x.amax(-1, keepdim=True) - x <= 0.1
         da = (x.masked_fill(~top, -math.inf).amax(-1) - gx) / gw
@@ -187,31 +189,31 @@ class MidpointCoder(MidpointOffsetCoder):
         """Apply predicted deltas to boxes.
 
         Args:
-            bboxes: ``(..., 4)``.
-            pred_bboxes: ``(..., 6)``.
-            max_shape: taken because the RPN gives it; as in mmrotate, boxes are not clipped.
+            bboxes: boxes, ``(..., 4)``.
+            pred_bboxes: deltas, ``(..., 6)``.
+            max_shape: unused argument that the RPN gives; as in mmrotate, boxes are not clipped.
 
         Returns:
-            Tensor | RotatedBoxes: ``(..., 5)``; the latter with ``use_box_type``.
+            Tensor | RotatedBoxes: boxes, ``(..., 5)``; ``RotatedBoxes`` with ``use_box_type``.
         """
         dx, dy, dw, dh, da, db = (
             step.squeeze(-1) for step in _denormalise(pred_bboxes, self.means, self.stds)
         )
         px, py, pw, ph = _centre_and_size(get_box_tensor(bboxes))
         w, h = _grow(pw, dw), _grow(ph, dh)
-        # The corners at the top and on the right, from the centre, make a parallelogram with those
-        # opposite; the shorter diagonal is drawn out to the longer one, which makes it a rectangle.
+        # The corners on the top and right sides, relative to the centre, and those opposite form a
+        # parallelogram. With its shorter diagonal stretched to the longer one, it is a rectangle.
         top_x, top_y = da.clamp(-0.5, 0.5) * w, h * -0.5
         right_x, right_y = w * 0.5, db.clamp(-0.5, 0.5) * h
         top, right = torch.hypot(top_x, top_y), torch.hypot(right_x, right_y)
         longer = torch.maximum(top, right)
         top_x, top_y = top_x * (longer / top), top_y * (longer / top)
         right_x, right_y = right_x * (longer / right), right_y * (longer / right)
-        # its sides, and the direction of the first: the second is at a right angle to it
+        # the sides of the rectangle, at a right angle to each other
         side_x, side_y = right_x - top_x, right_y - top_y
         other_x, other_y = right_x + top_x, right_y + top_y
         side, other = torch.hypot(side_x, side_y), torch.hypot(other_x, other_y)
-        # of the longer side, since a side without length has no direction
+        # direction of the first side, from the longer one: a side of length 0 has none
         angle = torch.where(
             side > other, torch.atan2(side_y, side_x), torch.atan2(other_y, other_x) - math.pi / 2
         )
@@ -219,7 +221,7 @@ class MidpointCoder(MidpointOffsetCoder):
         return RotatedBoxes(decoded, clone=False) if self.use_box_type else decoded
 
 
-def _refuse(coder: object, **supported) -> None:
+def _refuse(coder: object, **supported: object) -> None:
     for name, value in supported.items():
         given = getattr(coder, name)
         if given != value:
@@ -230,19 +232,19 @@ def _refuse(coder: object, **supported) -> None:
 
 
 def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """cx, cy, w, h of (x1, y1, x2, y2)."""
+    """Return cx, cy, w and h of boxes (x1, y1, x2, y2), ``(..., 4)``."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return (x1 + x2) * 0.5, (y1 + y2) * 0.5, x2 - x1, y2 - y1
 
 
-# Numbers of the host enter one by one as arguments of a kernel; a tensor of them would be a copy
-# that the host waits for.
+# Numbers of the host are passed one by one as arguments of a kernel; a tensor of them would need a
+# copy that the host waits for.
 def _normalise(deltas: Sequence[Tensor], means: Sequence[float], stds: Sequence[float]) -> Tensor:
     return torch.stack([(step - mean) / std for step, mean, std in zip(deltas, means, stds)], -1)
 
 
 def _denormalise(deltas: Tensor, means: Sequence[float], stds: Sequence[float]) -> list[Tensor]:
-    """Columns ``(..., K)`` of ``(..., K * D)``."""
+    """Return the D denormalised columns ``(..., K)`` of deltas ``(..., K * D)``."""
     columns = deltas.unflatten(-1, (-1, len(means))).unbind(-1)
     return [step * std + mean for step, mean, std in zip(columns, means, stds)]
 
@@ -252,7 +254,7 @@ def _grow(size: Tensor, step: Tensor) -> Tensor:
 
 
 def _regularize(boxes: Tensor) -> Tensor:
-    """``RotatedBoxes.regularize_boxes('le90')`` of ``(..., 5)``."""
+    """Apply ``RotatedBoxes.regularize_boxes('le90')`` to boxes ``(..., 5)``."""
     x, y, w, h, angle = boxes.unbind(-1)
     angle = norm_angle(torch.where(w > h, angle, angle + math.pi / 2), 'le90')
     return torch.stack([x, y, torch.maximum(w, h), torch.minimum(w, h), angle], -1)

@@ -1,4 +1,4 @@
-"""The objects of all images of a batch in one tensor."""
+"""Ground truth of all images of a batch, in padded tensors."""
 
 from dataclasses import dataclass
 
@@ -12,18 +12,19 @@ from mtp.models.tasks.base import TaskBatch, mark_varying, take_rows, to_device
 
 @dataclass
 class GroundTruth:
-    """Objects of B images, padded to G an image; D numbers a box.
+    """Objects of B images, padded to G slots per image; a box has D numbers.
 
     G is a power of two, at least 8, so that few shapes occur; compiled code serves all of them.
-    Padding has box 0 and label 0 and is not ``valid``.
+    A padded slot has box 0 and label 0 and is not ``valid``.
 
     Attributes:
-        boxes: ``(B, G, D)``, pixels.
-        labels: int64 ``(B, G)``, from 0, of the image's data set.
-        valid: bool ``(B, G)``.
-        number: int64 ``(B, G)``, place among the objects of all images, for ``masks``.
-        masks: uint8 ``(N + 1, H, W)`` of all N objects, then an empty one; None without masks.
-        seeds: int64 ``(B,)``, of each image's random draws.
+        boxes: boxes, ``(B, G, D)``, pixels (and radians).
+        labels: class indices in the image's data set, from 0, int64 ``(B, G)``.
+        valid: whether each slot holds an object, bool ``(B, G)``.
+        number: index into ``masks``, int64 ``(B, G)``.
+        masks: masks of the N objects of all images, then an empty one, uint8 ``(N + 1, H, W)``;
+            None without masks.
+        seeds: seed of each image's random draws, int64 ``(B,)``.
     """
 
     boxes: Tensor
@@ -35,15 +36,15 @@ class GroundTruth:
 
     @classmethod
     def collect(cls, batch: TaskBatch, field: str, with_masks: bool) -> 'GroundTruth':
-        """The objects that the samples of ``batch`` hold in ``field``."""
+        """Collect the objects that the samples of ``batch`` hold in ``field``."""
         instances = [sample.get(field) for sample in batch.samples]
         counts = [len(of_image) for of_image in instances]
         total, width = sum(counts), max(8, 1 << (max(counts) - 1).bit_length())
-        number, start = [], 0
+        rows, start = [], 0
         for count in counts:
-            number.append([*range(start, start + count)] + [total] * (width - count))
+            rows.append([*range(start, start + count)] + [total] * (width - count))
             start += count
-        number = to_device(number, batch.device, torch.int64)
+        number = to_device(rows, batch.device, torch.int64)
         boxes = F.pad(torch.cat([get_box_tensor(i.bboxes) for i in instances]), (0, 0, 0, 1))
         labels = F.pad(torch.cat([i.labels for i in instances]), (0, 1))
         seeds = [sample.get('sample_seed') for sample in batch.samples]
@@ -63,7 +64,7 @@ class GroundTruth:
         )
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gather boxes ``(B, S, D)``, labels and numbers ``(B, S)`` of objects ``index`` (B, S)."""
+        """Gather boxes ``(B, S, D)``, labels and numbers ``(B, S)`` of slots ``index`` (B, S)."""
         return (
             take_rows(self.boxes, index),
             self.labels.gather(1, index),

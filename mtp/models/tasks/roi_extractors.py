@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor, SingleRoIExtractor
 from mmrotate.models.roi_heads.roi_extractors import RotatedSingleRoIExtractor
 from torch import Tensor
 
@@ -10,15 +10,16 @@ from mtp.ops.roi_align_levels import roi_align_levels
 from mtp.registry import MODELS
 
 
-class _AllLevels:
-    """One call for the RoIs of all levels; a RoI of image -1 is an empty slot and gives 0."""
+class _AllLevels(BaseRoIExtractor):
+    """RoI extractor that pools all levels in one call; a padded slot has image -1 and gives 0."""
 
     def forward(self, feats: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Pool each RoI from the level of its size.
 
         Args:
-            feats: maps of the levels, ``(B, C, H, W)`` each.
-            rois: ``(R, 5)``: image, x1, y1, x2, y2; or ``(R, 6)``: image, cx, cy, w, h, angle.
+            feats: feature maps of the levels, ``(B, C, H, W)`` each.
+            rois: RoIs in pixels and radians, ``(R, 5)``: image index, x1, y1, x2, y2; or
+                ``(R, 6)``: image index, cx, cy, w, h, angle.
 
         Returns:
             Tensor: ``(R, C, height, width)``.
@@ -32,7 +33,7 @@ class _AllLevels:
 
 @MODELS.register_module()
 class LevelsRoIExtractor(_AllLevels, SingleRoIExtractor):
-    """mmdet's ``SingleRoIExtractor`` of ``RoIAlign`` layers; nothing waits for the device."""
+    """mmdet's ``SingleRoIExtractor`` of ``RoIAlign`` layers; the host never waits."""
 
 
 @MODELS.register_module()

@@ -1,4 +1,6 @@
-"""RoI heads with one trunk for all data sets and last layers of their own."""
+"""RoI heads with one trunk for all data sets and last layers per data set."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +27,8 @@ from mtp.models.tasks.rpn_head import Proposals, unit_box
 from mtp.models.tasks.sampling import Samples
 from mtp.registry import MODELS
 
-# What a config says of the box and mask heads for the trunk alone; the rest (coder, losses, ...)
-# holds for the last layers too.
+# Keys in the configs of the box and mask heads that concern the trunk alone; the others (coder,
+# losses, ...) hold for the last layers too.
 TRUNK_KEYS = (
     'type',
     'in_channels',
@@ -41,28 +43,33 @@ TRUNK_KEYS = (
 class SharedRoIHead(StandardRoIHead):
     """mmdet's ``StandardRoIHead`` whose heads end in one predictor per data set.
 
-    ``bbox_head`` and ``mask_head`` become the shared trunks: their last layers are taken out and
+    ``bbox_head`` and ``mask_head`` become the shared trunks: their last layers are removed and
     they return features. ``bbox_heads[name]`` (``fc_cls``, ``fc_reg``) and ``mask_heads[name]``
     (``conv_logits``) are mmdet's plain ``BBoxHead`` and ``FCNMaskHead`` on these features, which
-    also know the data set's losses and post-processing. RoI features and trunks run once for the
-    RoIs of all data sets; in training each image has the same number of them, as many as its
-    sampler draws, and slots that are empty have no part in the losses.
+    also hold the data set's losses and post-processing. RoI features and trunks run once for the
+    RoIs of all data sets. In training each image has the same number of RoIs, as many as its
+    sampler draws, and padded slots have no part in the losses.
 
     Args:
         num_classes: data set -> number of classes.
-        bbox_head: as in mmdet, without ``num_classes``.
-        mask_head: as in mmdet, without ``num_classes``; None for boxes only.
-        kwargs: as in mmdet; ``train_cfg`` names a :class:`BatchedMaxIoUAssigner` and a
+        bbox_head: config of the box head, as in mmdet, without ``num_classes``.
+        mask_head: config of the mask head, as in mmdet, without ``num_classes``; None for boxes
+            only.
+        kwargs: options as in mmdet; ``train_cfg`` names a :class:`BatchedMaxIoUAssigner` and a
             :class:`SeededRandomSampler`.
 
     Raises:
-        ValueError: an option of mmdet that training in batches does not know.
+        ValueError: an option of mmdet is not supported for batches.
     """
 
     compiled_methods = ('targets', 'box_terms')
 
     def __init__(
-        self, num_classes: dict[str, int], bbox_head: dict, mask_head: dict | None = None, **kwargs
+        self,
+        num_classes: dict[str, int],
+        bbox_head: dict,
+        mask_head: dict | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             bbox_head=dict(bbox_head, num_classes=1),
@@ -88,7 +95,7 @@ class SharedRoIHead(StandardRoIHead):
                 for name, n in num_classes.items()
             }
         )
-        if self.with_mask:
+        if mask_head is not None:
             width = self.mask_head.conv_out_channels
             self.mask_head.conv_logits = nn.Identity()
             self.mask_heads = ModuleDict(
@@ -107,13 +114,13 @@ class SharedRoIHead(StandardRoIHead):
     def loss(
         self, x: tuple[Tensor, ...], proposals: Proposals, truth: GroundTruth, batch: TaskBatch
     ) -> dict[str, dict[str, Tensor]]:
-        """Sample RoIs, run the trunks once, and give data set -> term -> loss.
+        """Sample RoIs, run the trunks once, and return data set -> term -> loss.
 
         Args:
             x: feature maps of the neck, each ``(B, C, H, W)``.
-            proposals: of each image.
-            truth: the objects of each image.
-            batch: the images and their data sets.
+            proposals: proposals of the images.
+            truth: ground truth of the images.
+            batch: images and their data sets.
         """
         with torch.no_grad():
             boxes, samples, targets = self.targets(proposals, truth)
@@ -129,8 +136,8 @@ class SharedRoIHead(StandardRoIHead):
         """Sample RoIs; return their boxes, their assignment, and their targets.
 
         Returns:
-            tuple: boxes ``(B, S, D)`` in pixels; the samples; and of the first ``most`` boxes the
-            labels ``(B, most)`` and the deltas to their objects ``(B, most, D)``.
+            tuple: boxes ``(B, S, D)`` in pixels; the samples; and, for the first ``most`` boxes,
+            the labels ``(B, most)`` and the deltas to their objects ``(B, most, D)``.
         """
         boxes = proposals.boxes
         assigned = self.bbox_assigner.assign_batch(boxes, proposals.valid, truth)
@@ -160,6 +167,7 @@ class SharedRoIHead(StandardRoIHead):
         feats = feats.unflatten(0, samples.valid.shape)
         counts = batch.sums(samples.valid.sum(1).float())
         ratios = count_ratio(counts)
+        labels, wanted = targets
         losses = {}
         for (name, group), count, ratio in zip(batch.groups.items(), counts.clamp(min=1), ratios):
             logits, deltas = self.bbox_heads[name](feats[group].flatten(0, 1))
@@ -168,7 +176,8 @@ class SharedRoIHead(StandardRoIHead):
             loss_cls, right, loss_bbox = self.box_terms(
                 mark_varying(logits, 1),
                 deltas,
-                *(t[group] for t in targets),
+                labels[group],
+                wanted[group],
                 samples.positive[group],
                 samples.valid[group],
             )
@@ -188,17 +197,17 @@ class SharedRoIHead(StandardRoIHead):
         positive: Tensor,
         valid: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sum over a data set's boxes: loss of the classes, right ones, loss of the deltas.
+        """Sum over a data set's boxes: classification loss, number of right boxes, box loss.
 
-        Compiled code of it serves all data sets, whatever their number of classes.
+        The compiled code serves all data sets, whatever their number of classes.
 
         Args:
-            logits: scores of the classes, then of background, ``(b * S, classes + 1)``.
-            deltas: predicted deltas, ``(b * S, D)`` or of each class, ``(b * S, classes * D)``.
+            logits: logits of the classes, then of background, ``(b * S, classes + 1)``.
+            deltas: predicted deltas, ``(b * S, D)``, or for each class, ``(b * S, classes * D)``.
             labels: classes of the objects, int64 ``(b, most)``.
             targets: deltas to the objects, ``(b, most, D)``.
-            positive: as of :class:`Samples`, ``(b, S)``.
-            valid: as of :class:`Samples`, ``(b, S)``.
+            positive: whether each box is a positive sample, bool ``(b, S)``.
+            valid: whether each slot holds a sample, bool ``(b, S)``.
         """
         head, logits, deltas = self.bbox_head, logits.float(), deltas.float()
         most, others = labels.shape[1], valid.shape[1] - labels.shape[1]
@@ -224,6 +233,7 @@ class SharedRoIHead(StandardRoIHead):
         truth: GroundTruth,
         batch: TaskBatch,
     ) -> dict[str, dict[str, Tensor]]:
+        assert truth.masks is not None  # as TwoStageTask.loss collects it
         boxes, positive = boxes[:, : samples.most], samples.positive[:, : samples.most]
         feats = self._mask_forward(x, _rois(boxes, positive))['mask_preds']
         feats = feats.unflatten(0, positive.shape)
@@ -251,7 +261,7 @@ class SharedRoIHead(StandardRoIHead):
     def _mask_targets(
         self, boxes: Tensor, positive: Tensor, number: Tensor, masks: Tensor
     ) -> Tensor:
-        """The part of its object's mask in each box: 0 or 1, ``(B, S, size, size)``.
+        """Return the part of its object's mask in each box, 0 or 1, ``(B, S, size, size)``.
 
         Source: mmdet's ``mask_target`` and ``BitmapMasks.crop_and_resize``.
         """
@@ -280,7 +290,7 @@ class SharedRoIHead(StandardRoIHead):
         rcnn_test_cfg: ConfigDict,
         rescale: bool = False,
     ) -> InstanceList:
-        """Boxes of each image from its own data set's predictor (``img_meta['dataset']``)."""
+        """Predict each image's boxes by the head of its data set (``img_meta['dataset']``)."""
         proposals = [result.bboxes for result in rpn_results_list]
         rois = bbox2roi(proposals)
         feats = self._bbox_forward(x, rois)['cls_score']
@@ -301,7 +311,7 @@ class SharedRoIHead(StandardRoIHead):
         results_list: InstanceList,
         rescale: bool = False,
     ) -> InstanceList:
-        """Masks of each image from its own data set's predictor; boxes are rescaled with them."""
+        """Predict each image's masks by the head of its data set; rescale boxes with them."""
         rois = bbox2roi([result.bboxes for result in results_list])
         if not len(rois):
             return empty_instances(
@@ -320,7 +330,7 @@ class SharedRoIHead(StandardRoIHead):
 
 
 def _rois(boxes: Tensor, valid: Tensor) -> Tensor:
-    """RoIs ``(B * S, 1 + D)`` of the boxes ``(B, S, D)``; those that are not valid of image -1."""
+    """Return RoIs ``(B * S, 1 + D)`` of boxes ``(B, S, D)``; padded slots get image -1."""
     image = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(valid)
     image = image.masked_fill(~valid, -1)[..., None]
     return torch.cat([image.to(boxes.dtype), boxes], -1).flatten(0, 1)

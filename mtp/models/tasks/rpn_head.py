@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +24,11 @@ from mtp.registry import MODELS
 
 @dataclass
 class Proposals:
-    """P slots an image, by falling score; D numbers a box.
+    """Proposals by descending score, padded to P slots per image; a box has D numbers.
 
     Attributes:
-        boxes: ``(B, P, D)``, pixels.
-        valid: bool ``(B, P)``, whether the slot holds a proposal.
+        boxes: boxes, ``(B, P, D)``, pixels (and radians).
+        valid: whether each slot holds a proposal, bool ``(B, P)``.
     """
 
     boxes: Tensor
@@ -39,12 +40,13 @@ class Anchors:
     """The N anchors of all levels.
 
     Attributes:
-        boxes: ``(N, 4)``.
-        origins: ``(N, 2)``, x and y of the upper left corner of their cells.
-        counts: of each level.
-        score_places: int64 ``(N, 1)``, where the score of each anchor stands in the maps of all
-            levels, flattened one after the other.
-        delta_places: int64 ``(N, E)``, the same of its E deltas.
+        boxes: boxes (x1, y1, x2, y2), ``(N, 4)``, pixels.
+        origins: top-left corners (x, y) of the anchors' cells, ``(N, 2)``, pixels.
+        counts: number of anchors of each level.
+        score_places: index of each anchor's score in the maps of all levels, flattened one after
+            the other, int64 ``(N, 1)``.
+        delta_places: indices of each anchor's E deltas in the maps of all levels, flattened one
+            after the other, int64 ``(N, E)``.
     """
 
     boxes: Tensor
@@ -54,17 +56,17 @@ class Anchors:
     delta_places: Tensor
 
 
-class _BatchedRPN:
-    """Mixin that adds batched losses and proposals to an RPN head of mmdet or mmrotate.
+class _BatchedRPN(RPNHead):
+    """RPN head of mmdet or mmrotate with batched losses and proposals.
 
-    Equal to what that head does image by image, but that an image in which no anchor fits adds no
-    loss instead of being refused. ``train_cfg`` names a :class:`BatchedMaxIoUAssigner` and a
-    :class:`SeededRandomSampler`.
+    They equal what that head does image by image, except that an image in which no anchor fits
+    adds no loss instead of being refused. ``train_cfg`` names a :class:`BatchedMaxIoUAssigner` and
+    a :class:`SeededRandomSampler`.
     """
 
     compiled_methods = ('targets', 'terms', 'ranked')
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not self.use_sigmoid_cls or self.reg_decoded_bbox or self.train_cfg.pos_weight > 0:
             raise ValueError(
@@ -74,11 +76,11 @@ class _BatchedRPN:
         self._anchors: dict[tuple, Anchors] = {}
 
     def to_horizontal(self, boxes: Tensor) -> Tensor:
-        """Proposals as the boxes ``(..., 4)`` that compete in suppression."""
+        """Return the boxes ``(..., 4)`` by which proposals compete in suppression."""
         return boxes
 
     def clip(self, boxes: Tensor, shapes: Tensor) -> Tensor:
-        """Proposals ``(B, N, D)`` kept inside their images."""
+        """Clip proposals ``(B, N, D)`` to their images; ``shapes``: see ``TaskBatch.shapes``."""
         height, width = shapes[:, 2:, None].unbind(1)
         x1, y1, x2, y2 = boxes.clamp(min=0).unbind(-1)
         return torch.stack(
@@ -92,13 +94,16 @@ class _BatchedRPN:
         truth: GroundTruth,
         batch: TaskBatch,
     ) -> dict[str, dict[str, Tensor]]:
-        """Data set -> ``loss_rpn_cls``, ``loss_rpn_bbox``, averaged over all processes' anchors.
+        """Compute losses per data set, averaged over the anchors of all processes.
 
         Args:
-            scores: of each level ``(B, A, H, W)``, logits.
-            deltas: of each level ``(B, A * E, H, W)``, E numbers an anchor.
-            truth: the objects.
-            batch: the images.
+            scores: logits of each level, ``(B, A, H, W)``.
+            deltas: predicted deltas of each level, ``(B, A * E, H, W)``, E numbers per anchor.
+            truth: ground truth of the images.
+            batch: images and their data sets.
+
+        Returns:
+            dict: data set -> ``loss_rpn_cls`` and ``loss_rpn_bbox``.
         """
         with torch.no_grad():
             anchors = self._anchors_of(scores)
@@ -117,9 +122,9 @@ class _BatchedRPN:
         """Sample anchors; return them and the deltas ``(B, most, E)`` from positives to objects.
 
         Args:
-            anchors: of all levels.
-            truth: the objects.
-            shapes: ``TaskBatch.shapes``.
+            anchors: anchors of all levels.
+            truth: ground truth of the images.
+            shapes: heights and widths of the images, see ``TaskBatch.shapes``.
         """
         boxes = anchors.boxes.expand(len(shapes), -1, -1)
         assigned = self.assigner.assign_batch(boxes, self._inside(anchors, shapes), truth)
@@ -139,16 +144,16 @@ class _BatchedRPN:
         samples: Samples,
         targets: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each image the sums of both losses and the number of its anchors, ``(B,)`` each."""
+        """Return each image's sums of both losses and number of anchors, ``(B,)`` each."""
         most = samples.most
-        scores = _take(scores, anchors.score_places[samples.index])
-        deltas = _take(deltas, anchors.delta_places[samples.index[:, :most]])
+        logits = _take(scores, anchors.score_places[samples.index])
+        predicted = _take(deltas, anchors.delta_places[samples.index[:, :most]])
         loss_cls = self.loss_cls(
-            scores.reshape(-1, 1),
+            logits.reshape(-1, 1),
             samples.positive.float().reshape(-1, 1),
             reduction_override='none',
         ).view_as(samples.valid)
-        loss_bbox = self.loss_bbox(deltas, targets, reduction_override='none').sum(2)
+        loss_bbox = self.loss_bbox(predicted, targets, reduction_override='none').sum(2)
         # mmdet counts at least one anchor of either kind in an image
         positives = samples.positive.sum(1)
         counts = positives.clamp(min=1) + (samples.valid.sum(1) - positives).clamp(min=1)
@@ -164,14 +169,17 @@ class _BatchedRPN:
         """Decode, suppress and rank the proposals of each image.
 
         Args:
-            scores: of each level ``(B, A, H, W)``, logits.
-            deltas: of each level ``(B, A * E, H, W)``.
-            batch: the images.
-            cfg: ``nms_pre``, ``max_per_img``, ``min_bbox_size`` and ``nms`` (``iou_threshold``;
-                each level apart), as in mmdet.
+            scores: logits of each level, ``(B, A, H, W)``.
+            deltas: predicted deltas of each level, ``(B, A * E, H, W)``.
+            batch: images and their data sets.
+            cfg: config with ``nms_pre``, ``max_per_img``, ``min_bbox_size`` and ``nms``
+                (``iou_threshold``; each level apart), as in mmdet.
+
+        Raises:
+            ValueError: the type of ``nms`` is not ``'nms'``.
         """
         if cfg.nms.type != 'nms':
-            raise ValueError(f'nms={dict(cfg.nms)}: proposals take the type "nms"')
+            raise ValueError(f'nms={dict(cfg.nms)}: proposals need the type "nms"')
         with torch.no_grad():
             return self.ranked(
                 scores,
@@ -195,10 +203,10 @@ class _BatchedRPN:
         min_size: float,
         threshold: float,
     ) -> Proposals:
-        """:meth:`propose` of numbers alone."""
+        """Do the work of :meth:`propose`, given tensors and numbers alone."""
         logits, chosen, first = [], [], 0
         for score, count in zip(scores, anchors.counts):
-            # by logits: sigmoid makes equals of all that are certain
+            # by logits: sigmoid gives the same score to all that are certain
             score, index = _highest(_flatten([score], 1)[..., 0], nms_pre)
             logits.append(score)
             chosen.append(index + first)
@@ -210,12 +218,12 @@ class _BatchedRPN:
         width, height = _sides(boxes)
         valid = (width > min_size) & (height > min_size)
         kept = self._suppress(self.to_horizontal(boxes), valid, counts, threshold)
-        scores, index = _highest(torch.cat(logits, 1).masked_fill(~kept, -torch.inf), most)
-        return Proposals(take_rows(boxes, index), scores > -torch.inf)
+        best, index = _highest(torch.cat(logits, 1).masked_fill(~kept, -torch.inf), most)
+        return Proposals(take_rows(boxes, index), best > -torch.inf)
 
     @staticmethod
     def _suppress(boxes: Tensor, valid: Tensor, counts: list[int], threshold: float) -> Tensor:
-        """Which boxes ``(B, N)`` stay; each level of each image is a group of its own."""
+        """Return which boxes ``(B, N)`` are kept; each level of an image is a group of its own."""
         most = max(counts)
         boxes = torch.stack(
             [F.pad(level, (0, 0, 0, most - level.shape[1])) for level in boxes.split(counts, 1)], 1
@@ -228,7 +236,7 @@ class _BatchedRPN:
         return torch.cat([kept[:, i, :count] for i, count in enumerate(counts)], 1)
 
     def _anchors_of(self, maps: Sequence[Tensor]) -> Anchors:
-        sizes, device = [tuple(m.shape[-2:]) for m in maps], maps[0].device
+        sizes, device = [(m.shape[-2], m.shape[-1]) for m in maps], maps[0].device
         key = (*sizes, device)
         if key not in self._anchors:
             generator = self.prior_generator
@@ -253,7 +261,7 @@ class _BatchedRPN:
         return self._anchors[key]
 
     def _inside(self, anchors: Anchors, shapes: Tensor) -> Tensor:
-        """Which anchors ``(B, N)`` may be trained: cells on the image, and borders as allowed."""
+        """Return which anchors ``(B, N)`` may be trained, by their cell and ``allowed_border``."""
         padded_h, padded_w, height, width = shapes[..., None].unbind(1)
         x, y = anchors.origins.unbind(1)
         inside = (x < padded_w) & (y < padded_h)
@@ -267,7 +275,7 @@ class _BatchedRPN:
 
 
 @MODELS.register_module()
-class MultiDatasetRPNHead(_BatchedRPN, RPNHead):
+class MultiDatasetRPNHead(_BatchedRPN):
     """mmdet's ``RPNHead`` on the images of all data sets at once."""
 
 
@@ -283,14 +291,13 @@ class MultiDatasetOrientedRPNHead(_BatchedRPN, OrientedRPNHead):
 
 
 def _highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the ``count`` highest scores and their places, both ``(B, count)``; of equal ones the
-    first."""
+    """Return the ``count`` highest scores and their indices, ``(B, count)`` each, ties in order."""
     scores, index = sort_rows(scores)
     return scores[:, :count], index[:, :count]
 
 
 def unit_box(like: Tensor) -> Tensor:
-    """A box of width and height 1, ``(D,)``: what stands in slots that have none."""
+    """Return a box of width and height 1, ``(D,)``, which fills padded slots."""
     dims = like.shape[-1]
     return F.pad(like.new_ones(2), (2, dims - 4))
 
@@ -302,17 +309,17 @@ def _sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _flatten(maps: Sequence[Tensor], size: int) -> Tensor:
-    """Maps ``(B, A * size, H, W)`` of all levels as ``(B, N, size)``, in the anchors' order."""
+    """Flatten maps ``(B, A * size, H, W)`` of all levels to ``(B, N, size)``, in anchor order."""
     return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, size) for m in maps], 1)
 
 
 def _places(sizes: Sequence[tuple[int, int]], anchors: Sequence[int], size: int) -> Tensor:
-    """Return where ``size`` values of each anchor stand in flattened maps, int64 ``(N, size)``.
+    """Return the indices of each anchor's values in flattened maps, int64 ``(N, size)``.
 
     Args:
-        sizes: height and width of each level.
-        anchors: number of anchors of a cell, for each level.
-        size: number of values of an anchor.
+        sizes: height and width of each level's map.
+        anchors: number of anchors per cell of each level.
+        size: number of values per anchor.
     """
     shapes = [(1, count * size, *level) for count, level in zip(anchors, sizes)]
     numbers = torch.arange(sum(map(math.prod, shapes))).split([*map(math.prod, shapes)])
@@ -320,9 +327,9 @@ def _places(sizes: Sequence[tuple[int, int]], anchors: Sequence[int], size: int)
 
 
 def _take(maps: Sequence[Tensor], places: Tensor) -> Tensor:
-    """Return the values at places ``(B, S, size)`` of the maps of all levels, flattened.
+    """Return the values at ``places``, ``(B, S, size)``, in the flattened maps of all levels.
 
-    Compiled, this takes a quarter of the time that a copy of the maps in the anchors' order takes.
+    Compiled, this takes a quarter of the time of a copy of the maps in the anchors' order.
     """
     values = torch.cat([m.flatten(1) for m in maps], 1)
     return values.gather(1, places.flatten(1)).view_as(places)

@@ -1,6 +1,7 @@
-"""Which boxes belong to which objects, and a random part of them, for all images at once."""
+"""Assignment of boxes to objects and random sampling of them, for all images at once."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmdet.models.task_modules import MaxIoUAssigner
@@ -13,8 +14,8 @@ from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.ops import box_iou_rotated
 from mtp.registry import TASK_UTILS
 
-# Pairs of an object and a box that are compared at once: bounds the memory of the overlaps to
-# some 700 MB where they are not compiled into the reductions over them.
+# Number of pairs of an object and a box that are compared at once. It bounds the memory of the
+# overlaps to about 700 MB where they are not compiled into the reductions over them.
 PAIRS_AT_ONCE = 1 << 25
 
 
@@ -23,14 +24,14 @@ class BatchedMaxIoUAssigner(MaxIoUAssigner):
     """mmdet's ``MaxIoUAssigner`` for padded batches: the same result, without loops over objects.
 
     Args:
-        kwargs: as in mmdet; overlaps by mmdet's ``BboxOverlaps2D`` or mmrotate's
+        kwargs: options as in mmdet; the IoU calculator is mmdet's ``BboxOverlaps2D`` or mmrotate's
             ``RBboxOverlaps2D`` or ``RBbox2HBboxOverlaps2D``.
 
     Raises:
-        ValueError: an option that the batched form does not know.
+        ValueError: an option is not supported for batches.
     """
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if (
             isinstance(self.neg_iou_thr, tuple | list)
@@ -47,12 +48,12 @@ class BatchedMaxIoUAssigner(MaxIoUAssigner):
         """Assign boxes to objects.
 
         Args:
-            boxes: ``(B, N, D)``, anchors or proposals.
-            valid: bool ``(B, N)``, which of them take part.
-            truth: the objects.
+            boxes: anchors or proposals, ``(B, N, D)``, pixels.
+            valid: whether each box takes part, bool ``(B, N)``.
+            truth: ground truth of the images.
 
         Returns:
-            Tensor: int64 ``(B, N)``: object + 1, 0 for background, -1 for neither.
+            Tensor: int64 ``(B, N)``: index of the object + 1, 0 for background, -1 for neither.
         """
         images = len(boxes)
         if not torch.compiler.is_compiling():
@@ -68,14 +69,14 @@ class BatchedMaxIoUAssigner(MaxIoUAssigner):
         if self.match_low_quality:
             top = overlaps.masked_fill(~valid[:, None], -1).amax(2, keepdim=True)
             chosen = (overlaps == top) & (top >= self.min_pos_iou) & present[..., None]
-            # mmdet goes through the objects in order: the last one has a box that several claim
+            # mmdet loops over the objects in order: the last one gets a box that several claim
             number = torch.arange(1, chosen.shape[1] + 1, device=boxes.device)
             last = (chosen * number[:, None]).amax(1)
             assigned = torch.where(last > 0, last, assigned)
         return assigned.masked_fill(~valid, -1)
 
     def _overlaps(self, objects: Tensor, boxes: Tensor) -> Tensor:
-        """IoU ``(B, G, N)``."""
+        """Return the IoU of objects and boxes, ``(B, G, N)``."""
         if isinstance(self.iou_calculator, RBboxOverlaps2D):
             # as in mmrotate, for boxes without extent
             objects, boxes = (
@@ -89,7 +90,7 @@ class BatchedMaxIoUAssigner(MaxIoUAssigner):
 
 
 def _horizontal_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """mmdet's ``bbox_overlaps``, which copies a constant from the host in each call."""
+    """Compute mmdet's ``bbox_overlaps`` without its copy of a constant from the host."""
     x1, y1, x2, y2 = boxes1[..., None].unbind(-2)
     u1, v1, u2, v2 = boxes2[..., None, :, :].unbind(-1)
     width = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
@@ -101,14 +102,14 @@ def _horizontal_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 @dataclass
 class Samples:
-    """S slots an image, chosen boxes of objects first; slots that none fills are not ``valid``.
+    """Sampled boxes, S slots per image, positives first; padded slots are not ``valid``.
 
     Attributes:
-        index: int64 ``(B, S)``, which box.
-        positive: bool ``(B, S)``, whether it is an object's; only among the first ``most``.
-        valid: bool ``(B, S)``.
-        object: int64 ``(B, S)``, whose, where ``positive``; else 0.
-        most: positives that an image can have.
+        index: index of the box, int64 ``(B, S)``.
+        positive: whether the box is a positive sample, bool ``(B, S)``; only in the first ``most``.
+        valid: whether the slot holds a sample, bool ``(B, S)``.
+        object: index of the box's object, int64 ``(B, S)``; only meaningful where ``positive``.
+        most: largest possible number of positives per image.
     """
 
     index: Tensor
@@ -122,27 +123,27 @@ class Samples:
 class SeededRandomSampler(RandomSampler):
     """mmdet's ``RandomSampler`` for padded batches, its draws a function of the image's seed.
 
-    An image gets the same anchors and proposals on whichever process it lands, and after a resume.
-    The boxes with the largest of hashed numbers are taken: each choice is equally likely.
+    An image gets the same anchors and proposals on any process and after a resume. The boxes with
+    the largest hashed numbers are taken, so that each choice is equally likely.
 
     Args:
-        kwargs: as in mmdet.
+        kwargs: options as in mmdet.
 
     Raises:
-        ValueError: ``neg_pos_ub``, which the batched form does not know.
+        ValueError: ``neg_pos_ub`` is set, which is not supported for batches.
     """
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if self.neg_pos_ub >= 0:
-            raise ValueError(f'{type(self).__name__} does not know neg_pos_ub: leave it out')
+            raise ValueError(f'{type(self).__name__} does not support neg_pos_ub: leave it out')
 
     def sample_batch(self, assigned: Tensor, seeds: Tensor) -> Samples:
-        """Choose ``num`` boxes an image, of which ``pos_fraction`` may be objects'.
+        """Sample ``num`` boxes per image, of which at most ``pos_fraction`` are positive.
 
         Args:
-            assigned: int64 ``(B, N)``, as of :class:`BatchedMaxIoUAssigner`.
-            seeds: int64 ``(B,)``.
+            assigned: result of :meth:`BatchedMaxIoUAssigner.assign_batch`, int64 ``(B, N)``.
+            seeds: seed of each image, int64 ``(B,)``.
         """
         keys = hashed(seeds, assigned.shape[1])
         most = min(int(self.num * self.pos_fraction), assigned.shape[1])
@@ -166,13 +167,14 @@ class SeededRandomSampler(RandomSampler):
 
 
 def _filled_first(positive: Tensor, negative: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Order slots so that filled ones come first, as a stable sort would; no sort is needed, as
-    both kinds are filled from their first slot on.
+    """Order slots so that filled ones come first, as a stable sort would.
+
+    No sort is needed, since the slots of both kinds are filled from the first one on.
 
     Args:
         positive: whether slots of positives are filled, bool ``(B, P)``.
         negative: whether slots of negatives, which come after them, are filled, bool ``(B, N)``.
-        most: number of slots to return, at most.
+        most: largest number of slots to return.
 
     Returns:
         tuple[Tensor, Tensor]: the first ``most`` slots and whether each is filled, ``(B, S)``.
@@ -195,15 +197,15 @@ def hashed(seeds: Tensor, count: int) -> Tensor:
     OOPSLA 2014.
 
     Args:
-        seeds: int64 ``(B,)``.
+        seeds: seed of each image, int64 ``(B,)``.
         count: number of draws per seed.
 
     Returns:
         Tensor: int64 ``(B, count)``, 0 to 2^62 - 1.
     """
     place = torch.arange(1, count + 1, device=seeds.device)
-    # seed + place * INCREMENT, modulo 2^64. Written so, inductor takes the product for arithmetic
-    # of indices, and Triton refuses a constant that 32-bit indices cannot hold.
+    # This is seed + place * INCREMENT, modulo 2^64. In that form, inductor would take the product
+    # for index arithmetic, and Triton refuses a constant that 32-bit indices cannot hold.
     x = (seeds[:, None] * _INVERSE + place) * _INCREMENT
     x = (x ^ (x >> 30) & _low_bits(34)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> 27) & _low_bits(37)) * _signed(0x94D049BB133111EB)
@@ -217,7 +219,7 @@ def _signed(value: int) -> int:
 
 
 def _low_bits(number: int) -> int:
-    """Return the mask that makes a shift of int64 one of unsigned numbers, which torch lacks."""
+    """Return the mask that makes a shift of int64 an unsigned one, which torch does not have."""
     return (1 << number) - 1
 
 

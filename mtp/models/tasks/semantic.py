@@ -19,11 +19,11 @@ class SemanticTask(Task):
     Class 0 of the output is background, class ``i + 1`` is the data set's class ``i``.
 
     Args:
-        in_channels: channels of the four feature maps.
+        in_channels: numbers of channels of the four feature maps.
         num_classes: data set -> number of classes, background not counted.
         decode_head: config of an mmseg head that has ``_forward_feature``, without ``in_channels``,
             ``in_index`` and ``num_classes``.
-        dropout_ratio: of the channel dropout before each classifier.
+        dropout_ratio: probability of the channel dropout before each classifier, 0..1.
     """
 
     compiled_methods = ('terms',)
@@ -59,7 +59,7 @@ class SemanticTask(Task):
         )
 
     def loss(self, features: list[Tensor], batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
-        """Cross-entropy at the label's size, averaged over all pixels, ignored ones included."""
+        """Return losses at the label's size, averaged over all pixels, ignored ones included."""
         set_dataset_sizes(self.decode_head, batch.sizes)
         feats = self.decode_head._forward_feature(features)
         labels = torch.stack([sample.gt_sem_seg.sem_seg[0] for sample in batch.samples]).long()
@@ -70,13 +70,13 @@ class SemanticTask(Task):
         return losses
 
     def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return loss and accuracy in percent, as mmseg's ``loss_by_feat`` but without a wait.
+        """Return loss and accuracy in percent, as mmseg's ``loss_by_feat`` does, without waiting.
 
-        A pixel is right where its label has the highest logit, alone or beside others.
+        A pixel is right if no logit is higher than that of its label.
 
         Args:
-            logits: ``(B, C, h, w)``.
-            labels: int64 ``(B, H, W)``.
+            logits: logits of background and the classes, ``(B, C, h, w)``.
+            labels: label maps, int64 ``(B, H, W)``, 0..C-1 or ``ignore_index``.
         """
         head = self.decode_head
         logits = F.interpolate(
@@ -84,7 +84,7 @@ class SemanticTask(Task):
         )
         loss = head.loss_decode(logits, labels, ignore_index=head.ignore_index)
         counted = labels != head.ignore_index
-        # Not argmax: Triton 3.6 refuses some kernels that reduce for it and for a softmax.
+        # Not argmax: Triton 3.6 refuses some kernels that reduce for both it and a softmax.
         of_label = logits.gather(1, labels.where(counted, 0)[:, None])[:, 0]
         right = (of_label == logits.amax(1)) & counted
         return {
@@ -93,12 +93,12 @@ class SemanticTask(Task):
         }
 
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:
-        """Add ``pred_sem_seg``: int64 ``(1, H, W)`` of the original image, 0 = background."""
+        """Add ``pred_sem_seg``, int64 ``(1, H, W)`` of the original image, 0 = background."""
         feats = self.decode_head._forward_feature(features)
         for feat, sample in zip(feats, batch.samples):
             logits = self.classifiers[sample.dataset](feat[None])
-            # The padding is cut off before the map is resized: stretched along with the image
-            # it would shift every class (the official code does that on non-square images).
+            # Cut off the padding before the map is resized: stretched along with the image, it
+            # would shift every class, as in the official code on non-square images.
             logits = F.interpolate(logits, size=sample.batch_input_shape, mode='bilinear')
             height, width = sample.img_shape
             logits = F.interpolate(

@@ -14,13 +14,13 @@ class TwoStageTask(Task):
     """Region proposals and their classification, shared by all data sets up to the last layers.
 
     Args:
-        in_channels: channels of the four feature maps.
+        in_channels: numbers of channels of the four feature maps.
         num_classes: data set -> number of classes.
-        neck: config without ``in_channels``.
+        neck: config of the neck, without ``in_channels``.
         rpn_head: config of one of the heads of :mod:`mtp.models.tasks.rpn_head`.
-        roi_head: config of :class:`SharedRoIHead` without ``num_classes``.
-        train_cfg: ``rpn``, ``rpn_proposal`` and ``rcnn``, as in mmdet.
-        test_cfg: ``rpn`` and ``rcnn``, as in mmdet.
+        roi_head: config of :class:`SharedRoIHead`, without ``num_classes``.
+        train_cfg: training config of ``rpn``, ``rpn_proposal`` and ``rcnn``, as in mmdet.
+        test_cfg: test config of ``rpn`` and ``rcnn``, as in mmdet.
     """
 
     gt_field: str
@@ -37,18 +37,16 @@ class TwoStageTask(Task):
         test_cfg: dict,
     ) -> None:
         super().__init__()
-        train_cfg, test_cfg = ConfigDict(train_cfg), ConfigDict(test_cfg)
+        train, test = ConfigDict(train_cfg), ConfigDict(test_cfg)
         self.neck = MODELS.build(dict(neck, in_channels=list(in_channels)))
-        self.rpn_head = MODELS.build(dict(rpn_head, train_cfg=train_cfg.rpn, test_cfg=test_cfg.rpn))
+        self.rpn_head = MODELS.build(dict(rpn_head, train_cfg=train.rpn, test_cfg=test.rpn))
         self.roi_head = MODELS.build(
-            dict(
-                roi_head, num_classes=num_classes, train_cfg=train_cfg.rcnn, test_cfg=test_cfg.rcnn
-            )
+            dict(roi_head, num_classes=num_classes, train_cfg=train.rcnn, test_cfg=test.rcnn)
         )
-        self.proposal_cfg = train_cfg.rpn_proposal
+        self.proposal_cfg = train.rpn_proposal
 
     def loss(self, features: list[Tensor], batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
-        """RPN and RoI losses per data set."""
+        """Return RPN and RoI losses per data set."""
         truth = GroundTruth.collect(batch, self.gt_field, self.roi_head.with_mask)
         feats, outputs = self._run_rpn(features)
         losses = self.rpn_head.loss_batch(*outputs, truth, batch)
@@ -69,13 +67,13 @@ class TwoStageTask(Task):
             sample.set_field(self.to_prediction(result), self.pred_field, dtype=InstanceData)
 
     def to_prediction(self, result: InstanceData) -> InstanceData:
-        """The RoI head's result as mtp hands it on."""
+        """Convert the RoI head's result to the prediction that goes into the sample."""
         return result
 
     def _run_rpn(self, features: list[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Maps of the neck, and the RPN's scores and deltas by level."""
-        # float32 under autocast too: RoI features are sampled at the boxes' coordinates, and
-        # bfloat16 has 3 digits for these.
+        """Return the neck's feature maps, and the RPN's scores and deltas by level."""
+        # float32 under autocast too: RoI features are sampled at the boxes' coordinates, for which
+        # bfloat16 has only 3 digits.
         feats = [feat.float() for feat in self.neck(features)]
         return feats, [[level.float() for level in maps] for maps in self.rpn_head(feats)]
 
@@ -94,7 +92,7 @@ class InstanceTask(TwoStageTask):
 
 @MODELS.register_module()
 class RotatedTask(TwoStageTask):
-    """Rotated detection (Oriented R-CNN), ``gt_`` to ``pred_rotated_instances``.
+    """Rotated detection (Oriented R-CNN), ``gt_rotated_instances`` to ``pred_rotated_instances``.
 
     Boxes are mmrotate's ``RotatedBoxes`` (cx, cy, w, h in pixels, angle in radians, clockwise on
     screen). Source: Xie et al., *Oriented R-CNN for Object Detection*.

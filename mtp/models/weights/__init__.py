@@ -1,4 +1,4 @@
-"""Checkpoint files: read safely, loaded into models, and the released ones by name."""
+"""Checkpoint files: safe reading, loading into models, and released ones by name."""
 
 from mtp.models.weights.loading import (
     LoadReport,

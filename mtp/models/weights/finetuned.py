@@ -1,4 +1,4 @@
-"""Finetuned checkpoints as the authors released them, in our models."""
+"""Loading of finetuned checkpoints, as their authors released them, into our models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mtp.models.weights.loading import check_state, read_state_dict
 
-# Last layer of a model -> outputs a class, outputs that are no class.
+# Bias of a last layer -> (number of outputs per class, number of outputs for no class).
 CLASSIFIERS = {
     'head.fc.bias': (1, 0),
     'decode_head.conv_seg.bias': (1, 0),
@@ -17,20 +17,20 @@ CLASSIFIERS = {
 
 
 def load_released(model: nn.Module, path: str | Path) -> list[str]:
-    """Load a finetuned checkpoint as the authors released it; all that matters must fit.
+    """Load a finetuned checkpoint as the authors released it; all entries in use must fit.
 
-    The wrapper and a ``module.`` prefix are taken off; for the rest see :func:`convert`.
+    The wrapper and a ``module.`` prefix are removed; for the rest see :func:`convert`.
 
     Args:
-        model: of a finetuning config.
+        model: model of a finetuning config.
         path: checkpoint file.
 
     Returns:
-        list: what was converted, a line each.
+        list: conversions that were made, one line each.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a damaged file, or one that does not fit.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or does not fit.
     """
     state, changes = convert(read_state_dict(path), model, path)
     model.load_state_dict(state)
@@ -42,30 +42,30 @@ def convert(
     model: nn.Module,
     path: str | Path,
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The entries of a released finetuned checkpoint as those of our model.
+    """Convert the entries of a released finetuned checkpoint to those of our model.
 
-    What no forward pass uses may be there or not, as it differs among the released variants of a
-    backbone: the class token with its position, the final norm, and the layers of the pyramid
-    where the model does without it.
+    Entries that no forward pass uses may be missing or left over, since the released variants of a
+    backbone differ in them. They are the class token with its position, the final norm, and the
+    pyramid's layers if the model has no pyramid.
 
     Args:
-        state: the file's entries.
-        model: of a finetuning config.
-        path: of the file, for messages.
+        state: entries of the file.
+        model: model of a finetuning config.
+        path: path of the file, for messages.
 
     Returns:
-        The entries, and what was converted, a line each.
+        tuple: the converted entries, and the conversions that were made, one line each.
 
     Raises:
-        ValueError: no whole model, one of another backbone or number of classes, or one that does
-            not fit for another reason.
+        ValueError: the file holds no whole model, one of another backbone or number of classes, or
+            one that does not fit for another reason.
     """
     of_backbone = [key.startswith('backbone.') for key in state]
     if all(of_backbone) or not any(of_backbone):
         raise ValueError(
             f'{path} holds no finetuned model: expected a backbone and a head, found '
-            f'{", ".join(list(state)[:3])}, ... An encoder is what training starts '
-            'from: model.backbone.init_cfg of the configs'
+            f'{", ".join(list(state)[:3])}, ... An encoder goes into '
+            'model.backbone.init_cfg of a config, as the start of training'
         )
     state, own, changes = dict(state), model.state_dict(), []
     if 'backbone.cls_token' in state and 'backbone.cls_token' not in own:
@@ -74,7 +74,7 @@ def convert(
         key = 'backbone.pos_embed'
         if key in state and key in own and len(state[key][0]) == len(own[key][0]) + 1:
             state[key] = state[key][:, 1:]
-    unused = ('backbone.norm.',)
+    unused: tuple[str, ...] = ('backbone.norm.',)
     if not getattr(model.backbone, 'pyramid', True):
         unused += ('backbone.fpn1.', 'backbone.fpn2.')
     extra = [key for key in state if key.startswith(unused) and key not in own]
@@ -102,7 +102,7 @@ def _check_backbone(state: dict[str, Tensor], own: dict[str, Tensor], path: str 
     raise ValueError(
         f'{path} is of another backbone than the model: {key} is '
         f'{theirs.get(key, "missing")} in the file, {ours.get(key, "missing")} in the model. '
-        'Name the model that it was made with'
+        'Name the model that it was trained with'
     )
 
 
@@ -112,5 +112,5 @@ def _check_classes(state: dict[str, Tensor], own: dict[str, Tensor], path: str |
             theirs, ours = (len(part[key]) // per_class - others for part in (state, own))
             raise ValueError(
                 f'{path} tells {theirs} classes apart, the data set has {ours}: '
-                'name the data set that it was made for'
+                'name the data set that it was trained on'
             )

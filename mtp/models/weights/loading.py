@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -15,23 +16,23 @@ from mmengine.logging import HistoryBuffer, print_log
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-# Where a backbone's entries may lie: alone, in a finetuned or our own model, in an official
-# multi-task model.
+# Possible prefixes of a backbone's entries: of a backbone alone, of a finetuned model or one of
+# ours, of an official multi-task model.
 _PREFIXES = ('', 'backbone.', 'encoder.')
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading a checkpoint into a backbone did; ``str()`` gives it as a table.
+    """Result of loading a checkpoint into a backbone; ``str()`` gives it as a table.
 
     Attributes:
-        path: the file.
+        path: path of the checkpoint file.
         prefix: prefix of the entries taken, ``''`` for all.
         loaded: the model's keys that got values, resized ones included.
-        resized: of these, key -> (shape in the file, shape in the model).
-        missing: the model's keys that the file lacks; they keep their initial values.
-        unexpected: keys (without prefix) that the model lacks.
-        num_ignored: entries outside the prefix.
+        resized: loaded keys that were resized -> (shape in the file, shape in the model).
+        missing: the model's keys that are not in the file; they keep their initial values.
+        unexpected: the file's keys, without prefix, that are not in the model.
+        num_ignored: number of entries outside the prefix.
     """
 
     path: Path
@@ -63,7 +64,7 @@ class LoadReport:
 
 
 def _merge_layers(entries: list[str]) -> list[str]:
-    """One line for entries that differ only in numbers, as of their levels and blocks."""
+    """Merge entries that differ only in numbers, such as those of blocks, into one line each."""
     groups: dict[str, list[str]] = {}
     for entry in entries:
         groups.setdefault(re.sub(r'\.\d+(?=\.)', '.*', entry), []).append(entry)
@@ -74,22 +75,22 @@ def _merge_layers(entries: list[str]) -> list[str]:
 
 
 def load_backbone_checkpoint(backbone: nn.Module, path: str | Path) -> LoadReport:
-    """Load a checkpoint into a backbone and print what became of each key.
+    """Load a checkpoint into a backbone and log what became of each key.
 
-    Takes an official MTP encoder or whole model, an MAE or ImageNet checkpoint, a finetuned
-    model, a checkpoint of ours or a plain state dict. The prefix (none, ``backbone.`` or
-    ``encoder.``) is the one that matches most keys. Keys may be missing or left over; shapes
-    must agree, except those that the backbone itself resizes on loading (a ViT's positions).
+    The file may hold an official MTP encoder or whole model, an MAE or ImageNet checkpoint, a
+    finetuned model, a checkpoint of ours or a plain state dict. The prefix (none, ``backbone.`` or
+    ``encoder.``) is the one that matches most keys. Keys may be missing or unexpected. Shapes must
+    agree, except those that the backbone itself resizes on loading (a ViT's positions).
 
     Args:
-        backbone: the model to load into, in place.
-        path: ``.pth`` (or any other file of ``torch.save``) or ``.safetensors``.
+        backbone: model to load into, in place.
+        path: checkpoint file: ``.pth`` (or any other file of ``torch.save``) or ``.safetensors``.
 
     Returns:
-        LoadReport: what was loaded, resized, missing and unexpected.
+        LoadReport: keys that were loaded, resized, missing and unexpected.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the file cannot be read (see :func:`read_state_dict`), matches no key of the
             backbone, or has entries of another shape (then the backbone may be partly
             overwritten).
@@ -101,7 +102,7 @@ def load_backbone_checkpoint(backbone: nn.Module, path: str | Path) -> LoadRepor
         prefix: sum(key.startswith(prefix) and key[len(prefix) :] in model for key in source)
         for prefix in _PREFIXES
     }
-    prefix = max(matches, key=matches.get)
+    prefix = max(matches, key=matches.__getitem__)
     if not matches[prefix]:
         raise ValueError(
             f'{path} matches nothing in {type(backbone).__name__}: it has entries such as '
@@ -142,17 +143,18 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Pickled files are read with ``weights_only=True``.
 
     Args:
-        path: ``.safetensors``, or a file of ``torch.save``.
+        path: checkpoint file: ``.safetensors``, or any file of ``torch.save``.
 
     Returns:
         dict[str, Tensor]: name -> tensor, in the file's order.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the file is damaged, holds objects that cannot be read safely, or holds no
             state dict.
     """
     path = _existing(path)
+    content: object
     if path.suffix == '.safetensors':
         try:
             content = safetensors.torch.load_file(path)
@@ -181,7 +183,12 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def check_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Refuse the entries of a checkpoint that do not fit a model whole.
+    """Check that the entries of a checkpoint are exactly those of a model, in name and shape.
+
+    Args:
+        model: model of a config.
+        state: entries of the checkpoint.
+        path: path of the checkpoint file, for the message.
 
     Raises:
         ValueError: keys or shapes are not those of the model; the message names ``path``.
@@ -218,14 +225,14 @@ def _existing(path: str | Path) -> Path:
 
 
 def load_safely(path: str | Path, map_location: str | torch.device | None = 'cpu') -> object:
-    """Load a pickled checkpoint whole, with ``weights_only=True``.
+    """Load the whole content of a pickled checkpoint, with ``weights_only=True``.
 
     Args:
-        path: a file of ``torch.save``.
-        map_location: as in ``torch.load``.
+        path: checkpoint file of ``torch.save``.
+        map_location: device of the tensors, as in ``torch.load``.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the file is damaged, or holds objects that cannot be read safely.
     """
     path = _existing(path)
@@ -237,8 +244,8 @@ def load_safely(path: str | Path, map_location: str | torch.device | None = 'cpu
         if found is None:
             raise ValueError(_damaged(path, error)) from error
         raise ValueError(
-            f'{path} holds a {found[1] or found[2]}, which cannot be read safely. Where you trust '
-            "the file, save its tensors alone: torch.save({'state_dict': ...}, path)"
+            f'{path} holds a {found[1] or found[2]}, which cannot be read safely. If you trust '
+            "the file, save only its tensors: torch.save({'state_dict': ...}, path)"
         ) from error
 
 
@@ -251,12 +258,12 @@ def _damaged(path: Path, error: Exception) -> str:
 
 
 def _safe_globals() -> list:
-    """Harmless types that training scripts save beside the weights.
+    """Return harmless types that training scripts save beside the weights.
 
-    Numbers and arrays of numpy (loss lists; under both the names that numpy 1 and 2 give them),
+    They are numbers and arrays of numpy (loss lists; under the names of both numpy 1 and 2),
     ``argparse.Namespace`` (MAE) and mmengine's log history (a training checkpoint of ours).
     """
-    scalar, reconstruct = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    functions: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]]
     dtypes = {type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'bool')}
     return [
         np.ndarray,
@@ -267,14 +274,14 @@ def _safe_globals() -> list:
         (_history_buffer_method, 'builtins.getattr'),
         *(
             (function, f'numpy.{core}.multiarray.{function.__name__}')
-            for function in (scalar, reconstruct)
+            for function in functions
             for core in ('core', '_core')
         ),
     ]
 
 
 def _history_buffer_method(owner: type, name: str) -> object:
-    """``getattr``, for the one use that a pickled log history makes of it."""
+    """Stand in for ``getattr`` in the one use that a pickled log history makes of it."""
     if owner is not HistoryBuffer:
         raise pickle.UnpicklingError(f'GLOBAL getattr of {owner}')
     return getattr(owner, name)

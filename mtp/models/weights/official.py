@@ -1,11 +1,11 @@
-"""Officially released whole multi-task checkpoints -> states of :class:`MultiTaskPretrainer`."""
+"""Official whole multi-task checkpoints -> state dicts of :class:`MultiTaskPretrainer`."""
 
 import re
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-# Official name -> ours; {k} is the 1-based number of the data set, {name} its name.
+# Official name -> ours; {k} is the 1-based index of the data set, {name} its name.
 _RULES = (
     (r'encoder\.', r'backbone.'),
     (r'semsegdecoder\.decode_head\.', r'tasks.semantic.decode_head.'),
@@ -33,15 +33,15 @@ def convert_official(
     """Rename every tensor of an official whole-model checkpoint.
 
     Args:
-        state: the official model's state dict (keys ``encoder.*``, ``semsegdecoder.*``, ...).
-        datasets: names that the model has for the official data sets 1, 2, 3, ...
+        state: state dict of the official model (keys ``encoder.*``, ``semsegdecoder.*``, ...).
+        datasets: names of the official data sets 1, 2, 3, ... in the model.
 
     Returns:
         dict: the same tensors under the names of :class:`MultiTaskPretrainer`, tasks
         ``semantic``, ``instance`` and ``rotated``.
 
     Raises:
-        ValueError: a key is of no official module, or of a data set beyond ``datasets``.
+        ValueError: a key belongs to no official module, or to a data set beyond ``datasets``.
     """
     converted, unknown = {}, []
     for key, tensor in state.items():

@@ -1,10 +1,10 @@
-"""The released encoders that finetuning starts from, by backbone and name."""
+"""Released encoders that finetuning starts from, by backbone and name."""
 
 from pathlib import Path
 
 FOLDER = Path('checkpoints')  # below the working directory
 
-# backbone -> name -> file, as its authors call it. `mae` is from facebookresearch/mae, `imagenet`
+# backbone -> name -> file name of the publisher. `mae` is from facebookresearch/mae, `imagenet`
 # (22k then 1k classes, 384 pixels) from OpenGVLab/InternImage, `mtp` from ViTAE-Transformer/MTP.
 RELEASED: dict[str, dict[str, str]] = {
     'vit_b': {'mae': 'mae_pretrain_vit_base.pth'},
@@ -25,14 +25,15 @@ RELEASED: dict[str, dict[str, str]] = {
 
 
 def checkpoint_path(backbone: str, checkpoint: str | Path) -> Path:
-    """The file that a checkpoint's name means for a backbone; a path stays what it is.
+    """Return the file of a backbone's released checkpoint; return any other path unchanged.
 
     Args:
-        backbone: a name of :func:`mtp.models.backbones.build_backbone`.
-        checkpoint: a name of :data:`RELEASED`, or the path of any other file.
+        backbone: name of a backbone, as in :func:`mtp.models.backbones.build_backbone`.
+        checkpoint: name of released weights in :data:`RELEASED`, or path of any other file.
 
     Raises:
-        ValueError: a word, without suffix or folder, that is no name of this backbone's weights.
+        ValueError: ``checkpoint`` has neither suffix nor folder, and no released weights of the
+            backbone have this name.
     """
     names = RELEASED.get(backbone, {})
     if str(checkpoint) in names:
