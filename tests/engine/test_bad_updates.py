@@ -271,7 +271,9 @@ def test_it_is_counted_and_written_down(tmp_path):
 
 def test_a_run_of_bad_updates_ends_with_one_error(tmp_path):
     settings = {'default_hooks.bad_updates.max_in_a_row': 3}  # more than a log interval
-    with pytest.raises(BadUpdatesError, match='last 3 updates, iterations 2 to 4, .*iter_2.json'):
+    with pytest.raises(
+        BadUpdatesError, match='3 updates in a row, iterations 2 to 4, .*iter_2.json'
+    ):
         train(tmp_path, Fault('gradient', updates=(1, 2, 3)), **settings)
     # with a good one between them they are not in a row
     train(tmp_path / 'other', Fault('gradient', updates=(0, 1, 3, 4)), **settings)

@@ -124,11 +124,12 @@ class BadUpdatesHook(Hook):
         self._updates.clear()
         self._outcomes.clear()
         _count(runner, BACKOFFS, sum(reduced > 0 for _, (_, _, reduced) in told))
-        bad = []
+        bad, longest = [], self._in_a_row
         for update, (skipped, _, reduced) in told:
             if reduced:  # the way in which float16 training finds its scale
                 continue
             self._in_a_row = [*self._in_a_row, update] if skipped else []
+            longest = max(longest, self._in_a_row, key=len)
             bad += [update] if skipped else []
         if not bad:
             return
@@ -136,8 +137,8 @@ class BadUpdatesHook(Hook):
         here = {update.iteration for update, (_, loss, _) in told if loss}
         paths = _write(runner, bad, here)
         runner.logger.warning(_warning(bad, paths))
-        if len(self._in_a_row) >= self.max_in_a_row:
-            raise BadUpdatesError(_last_words(self._in_a_row, Path(runner.work_dir) / FOLDER))
+        if len(longest) >= self.max_in_a_row:
+            raise BadUpdatesError(_last_words(longest, Path(runner.work_dir) / FOLDER))
 
 
 def _averages(runner: Runner) -> list[BaseAveragedModel]:
@@ -248,9 +249,9 @@ def _warning(bad: Sequence[_Update], paths: Sequence[Path]) -> str:
 
 def _last_words(bad: Sequence[_Update], folder: Path) -> str:
     return (
-        f'the last {len(bad)} updates, iterations {bad[0].iteration} to {bad[-1].iteration}, were '
-        'all skipped, since a loss or the norm of the gradients was NaN or infinite in each; the '
-        f'first was of {_named_files(bad[0])}. Weights and checkpoints are those before it. The '
+        f'{len(bad)} updates in a row, iterations {bad[0].iteration} to {bad[-1].iteration}, were '
+        'skipped, since a loss or the norm of the gradients was NaN or infinite in each; the '
+        f'first was of {_named_files(bad[0])}. None of them changed the weights. The '
         f'files of each are in {folder}; for the first module whose numbers are not finite: '
         f'python tools/train.py --replay {folder / f"iter_{bad[0].iteration}.json"}'
     )
