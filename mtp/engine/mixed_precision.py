@@ -113,12 +113,10 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         with super().optim_context(model), autocast, values_unchecked():
             yield
 
-    def update_params(
-        self, loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None
-    ) -> None:
-        """Compute gradients and update as mmengine does; keep the loss for the check."""
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Compute gradients as mmengine does, and keep the loss for the check."""
         self._losses.append(loss.detach())
-        super().update_params(loss, step_kwargs, zero_kwargs)
+        super().backward(loss, **kwargs)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Divide the loss as mmengine does, and scale it for float16."""
@@ -151,10 +149,12 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
     def _what_is_bad(self, norm: Tensor) -> tuple[Tensor, Tensor]:
         """Return whether a loss or a buffer, and whether the norm, is not finite."""
         losses, self._losses = self._losses, []
+        if losses:  # without gradients the norm is a number on the CPU
+            norm = norm.to(losses[0].device)
+        *wrong, norm_is_bad = ~torch.stack([*losses, norm]).isfinite()
         buffers = self._saved.become_not_finite() if self._saved is not None else []
-        # Without gradients the norm is a number on the CPU.
-        *wrong, norm_is_bad = ~torch.stack([*losses, norm.to(losses[0].device)]).isfinite()
-        return torch.stack([*wrong, *buffers]).any(), norm_is_bad
+        forward = [torch.zeros_like(norm_is_bad), *wrong, *buffers]
+        return torch.stack(forward).any(), norm_is_bad
 
     def state_dict(self) -> dict:
         """Return mmengine's state, and for float16 the scale of the loss."""
