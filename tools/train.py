@@ -1,6 +1,7 @@
 """Train a model: ``python tools/train.py configs/pretrain/vit_tiny_rvsa_demo.py``."""
 
 import argparse
+from pathlib import Path
 
 from mtp.cli.arguments import add_run_arguments, run_options
 from mtp.cli.errors import users_errors
@@ -10,7 +11,7 @@ from mtp.cli.threads import sleep_while_waiting
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_run_arguments(parser)
+    add_run_arguments(parser, needs_config=False)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -46,7 +47,19 @@ def parse_args() -> argparse.Namespace:
         help="at most N images at once on a GPU; the batch of a step stays the config's, "
         'gradients are summed',
     )
-    return parser.parse_args()
+    parser.add_argument(
+        '--replay',
+        type=Path,
+        metavar='FILE',
+        help='train to an update that went wrong once more, and name the first module whose '
+        'numbers are not finite; FILE: <work dir>/bad_updates/iter_<N>.json. Needs no config',
+    )
+    args = parser.parse_args()
+    if (args.config is None) == (args.replay is None):
+        parser.error('give a config, or --replay FILE')
+    if args.replay and (args.resume or args.work_dir):
+        parser.error('--replay FILE goes without --resume and --work-dir')
+    return args
 
 
 def iteration_range(text: str) -> tuple[int, int]:
@@ -69,11 +82,11 @@ def main() -> None:
     show_own_gpu(args.launcher)  # before torch starts
     import torch
 
-    from mtp.cli import launch
+    from mtp.cli import launch, replay
     from mtp.cli.config import check_deterministic, override
     from mtp.cli.processes import leave_processes, number_of_processes
     from mtp.cli.resume import checkpoint_to_resume, go_on_under_old_name
-    from mtp.engine import TraceHook
+    from mtp.engine import BadUpdatesError
     from mtp.engine.batch_size import share_batch
     from mtp.engine.devices import require_usable_gpu
     from mtp.engine.shards import check_checkpoint
@@ -82,6 +95,7 @@ def main() -> None:
     torch.set_float32_matmul_precision('high')
     with users_errors():
         require_usable_gpu()
+        update = replay.begin(args) if args.replay else None
         cfg = launch.load_config(run_options(args))
         chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
         override(cfg, {key: value for key, value in chosen.items() if value})
@@ -92,7 +106,7 @@ def main() -> None:
             start, stop = args.profile
             cfg.custom_hooks = [
                 *cfg.get('custom_hooks', []),
-                dict(type=TraceHook, start=start, stop=stop),
+                dict(type='mtp.engine.TraceHook', start=start, stop=stop),
             ]
         if args.images_per_gpu is not None:
             cfg.images_per_gpu = args.images_per_gpu
@@ -101,13 +115,20 @@ def main() -> None:
         checkpoint = checkpoint_to_resume(cfg, args.resume)
         if checkpoint:
             cfg.resume, cfg.load_from = True, str(checkpoint)
+        if update:
+            replay.without_traces(cfg, update)
     runner = launch.build_runner(cfg)
     for line in filter(None, (division, moved)):
         runner.logger.info(line)
     if checkpoint:
         with users_errors():
             check_checkpoint(runner.bare_model, cfg.load_from)
-    runner.train()
+    try:
+        runner.train()
+    except replay.ReplayEndedError as ended:
+        runner.logger.info(ended)
+    except BadUpdatesError as error:
+        raise SystemExit(f'error: {error}' if runner.rank == 0 else 1) from error
     leave_processes()
 
 

@@ -2,6 +2,7 @@
 
 from mtp import compat
 from mtp.engine.ema import FastEMA
+from mtp.engine.hooks.bad_updates import BadUpdatesError, BadUpdatesHook
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 from mtp.engine.hooks.compilation import CompileHook
 from mtp.engine.hooks.deferred_log import DeferredLogHook, TaskLossLogProcessor
@@ -22,6 +23,8 @@ compat.load_checkpoints_safely(load_safely)
 __all__ = [
     'AccumulatingEpochLoop',
     'AccumulatingIterLoop',
+    'BadUpdatesError',
+    'BadUpdatesHook',
     'CheckDatasetsHook',
     'CompileHook',
     'DeferredLogHook',

@@ -168,4 +168,5 @@ def _compute_dtype(optim_wrapper: dict) -> torch.dtype | None:
     type_ = OPTIM_WRAPPERS.get(type_) if isinstance(type_, str) else type_
     if not issubclass(type_, MixedPrecisionOptimWrapper):
         return None
-    return autocast_dtype(optim_wrapper.get('amp', 'auto'))
+    settings = {key: optim_wrapper[key] for key in ('amp', 'dtype') if key in optim_wrapper}
+    return autocast_dtype(**{'amp': 'auto', **settings})
