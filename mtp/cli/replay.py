@@ -5,6 +5,7 @@ import atexit
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mtp.engine.checkpoints import verify
 from mtp.engine.first_bad import FirstBad, describe
-from mtp.engine.hooks.bad_updates import newest_before
+from mtp.engine.hooks.bad_updates import checkpoints_before
 from mtp.engine.parallel import unwrap
 from mtp.files import write_json
 from mtp.registry import HOOKS
@@ -55,8 +57,11 @@ class BadUpdate:
             raise FileNotFoundError(f'{path} was written by a run of {self.config}: no such file')
 
     def checkpoint(self) -> Path | None:
-        """Return the newest checkpoint that training comes from to the update; None: the start."""
-        return newest_before(self.work_dir, self.iteration, self.epoch_length)
+        """Return the newest undamaged checkpoint before the update; None: from the start."""
+        for path in checkpoints_before(self.work_dir, self.iteration, self.epoch_length):
+            with suppress(OSError, ValueError):
+                return verify(path).path
+        return None
 
 
 def begin(args: argparse.Namespace) -> BadUpdate:
@@ -71,7 +76,8 @@ def begin(args: argparse.Namespace) -> BadUpdate:
     os.environ['MTP_STRICT'] = '1'
     folder = tempfile.TemporaryDirectory(prefix='mtp_replay_')
     atexit.register(folder.cleanup)
-    args.config, args.resume = update.config, update.checkpoint()
+    checkpoint = update.checkpoint()
+    args.config, args.resume = update.config, checkpoint and str(checkpoint)
     args.work_dir = Path(folder.name) / 'run'  # compiled code is cached beside it
     return update
 

@@ -1,27 +1,35 @@
 """mmengine's runner, extended for sharded models."""
 
+import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mmengine
 import torch
+from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import BaseLoop, CheckpointLoader
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from mtp import fallback
 from mtp.data.sample_seeds import SeededSampler, seed_samples
+from mtp.engine.checkpoint_writer import CheckpointWriter, to_host, write_file
+from mtp.engine.hooks.preemption import PreemptionHook
+from mtp.engine.hooks.time_limits import TimeLimitHook
+from mtp.engine.loader_workers import watch_workers
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
 from mtp.engine.parallel import ShardedModel, unwrap
-from mtp.engine.shards import distribute, load_shards, save_shards
+from mtp.engine.shards import distribute, load_shards, start_shards
 from mtp.ops.deterministic import replace_pools
 
 
@@ -34,6 +42,13 @@ class Runner(MMEngineRunner):
     """
 
     _train_dataloader: DataLoader | dict | None
+    _group: ProcessGroup | None = None
+    _in_background = False
+
+    @functools.cached_property
+    def writer(self) -> CheckpointWriter:
+        """The thread that writes checkpoints."""
+        return CheckpointWriter()
 
     @property
     def bare_model(self) -> nn.Module:
@@ -82,6 +97,16 @@ class Runner(MMEngineRunner):
             replace_pools(built)
         return built
 
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """As in mmengine; the workers outlive signals and report what they read."""
+        loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if loader.num_workers:
+            watch_workers(loader)
+        return loader
+
     def build_optim_wrapper(self, optim_wrapper: OptimWrapper | Optimizer | dict) -> OptimWrapper:
         """Build the wrapper as in mmengine; before that, initialise and shard a sharded model."""
         if isinstance(self.model, ShardedModel) and not self.model.is_sharded:
@@ -92,6 +117,15 @@ class Runner(MMEngineRunner):
     def _init_model_weights(self) -> None:
         if not self._shards:  # a sharded model was initialised before
             super()._init_model_weights()
+
+    def train(self) -> nn.Module:
+        """As in mmengine; the threads of hooks end with it, whatever ends it."""
+        try:
+            return super().train()
+        finally:
+            for hook in self.hooks:
+                if isinstance(hook, PreemptionHook | TimeLimitHook):
+                    hook.close()
 
     def save_checkpoint(
         self,
@@ -104,38 +138,74 @@ class Runner(MMEngineRunner):
         by_epoch: bool = True,
         backend_args: dict | None = None,
     ) -> None:
-        """Save as in mmengine; all processes write the shards, and ``meta`` must be given."""
-        if not self._shards:
-            super().save_checkpoint(
-                out_dir,
-                filename,
-                file_client_args,
-                save_optimizer,
-                save_param_scheduler,
-                meta,
-                by_epoch,
-                backend_args,
-            )
-            return
+        """As in mmengine, whole and with a checksum; shards are written by all processes.
+
+        Raises:
+            CheckpointError: this one, or one before it, could not be written.
+            ValueError: a backend of files is given.
+        """
+        if file_client_args or backend_args:
+            raise ValueError('checkpoints are written to a file system: leave out backend_args')
+        meta = dict(meta or {})
+        meta.setdefault('epoch', self.epoch + by_epoch)
+        meta.setdefault('iter', self.iter + (not by_epoch))
+        checkpoint = self._checkpoint(meta, save_optimizer, save_param_scheduler)
+        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+        path = Path(out_dir) / filename
+        self.writer.wait()  # at most one copy is in host memory
+        if self._shards:
+            self.writer.submit(start_shards(checkpoint, path, self._writers()))
+        elif is_main_process():
+            self.writer.submit(functools.partial(write_file, to_host(checkpoint), path))
+        if not self._in_background:
+            self.writer.wait()
+
+    @contextmanager
+    def saving_in_background(self) -> Iterator[None]:
+        """Make :meth:`save_checkpoint` return when the checkpoint is in host memory.
+
+        ``writer.wait()`` waits for the disk.
+        """
+        self._in_background = True
+        try:
+            yield
+        finally:
+            self._in_background = False
+
+    def _checkpoint(
+        self, meta: dict[str, Any], save_optimizer: bool, save_param_scheduler: bool
+    ) -> dict[str, Any]:
+        """Return what mmengine saves, the tensors still where training has them."""
+        meta.update(
+            cfg=self.cfg.pretty_text,
+            seed=self.seed,
+            experiment_name=self.experiment_name,
+            time=time.strftime('%Y%m%d_%H%M%S'),
+            mmengine_version=mmengine.__version__,
+        )
+        if hasattr(self.train_dataloader.dataset, 'metainfo'):
+            meta['dataset_meta'] = self.train_dataloader.dataset.metainfo
         checkpoint: dict[str, Any] = {
-            'meta': dict(
-                meta,  # type: ignore[arg-type]  # given by the checkpoint hook
-                cfg=self.cfg.pretty_text,
-                seed=self.seed,
-                experiment_name=self.experiment_name,
-                time=time.strftime('%Y%m%d_%H%M%S'),
-                mmengine_version=mmengine.__version__,
-                dataset_meta=getattr(self.train_dataloader.dataset, 'metainfo', None),
-            ),
+            'meta': meta,
             'state_dict': self.bare_model.state_dict(),
             'message_hub': self.message_hub.state_dict(),
         }
         if save_optimizer:
             checkpoint['optimizer'] = self.optim_wrapper.state_dict()
         if save_param_scheduler:
-            checkpoint['param_schedulers'] = [s.state_dict() for s in self.param_schedulers or ()]
-        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
-        save_shards(checkpoint, Path(out_dir) / filename)
+            schedulers = self.param_schedulers or []
+            checkpoint['param_schedulers'] = (
+                {name: _states(of_one) for name, of_one in schedulers.items()}
+                if isinstance(schedulers, dict)  # of several optimisers
+                else _states(schedulers)
+            )
+        return checkpoint
+
+    def _writers(self) -> ProcessGroup:
+        """Return a group of CPUs for the threads that write; that of training stays as it is."""
+        if self._group is None:
+            self._group = torch.distributed.new_group(backend='gloo')
+        return self._group
 
     def load_checkpoint(
         self,
@@ -160,6 +230,10 @@ class Runner(MMEngineRunner):
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+
+def _states(schedulers: Sequence[_ParamScheduler]) -> list[dict[str, Any]]:
+    return [scheduler.state_dict() for scheduler in schedulers]
 
 
 def _compute_dtype(optim_wrapper: dict) -> torch.dtype | None:

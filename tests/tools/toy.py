@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -86,4 +87,20 @@ class KillOnce(Hook):
         killed = Path(runner.work_dir) / 'killed'
         if runner.rank == 1 and runner.iter == 4 and not killed.exists():
             killed.touch()
+            # The checkpoint of the third iteration is written meanwhile.
+            while not (Path(runner.work_dir) / 'last_checkpoint').exists():
+                time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class StopOnce(Hook):
+    """Asks process 1 to stop the first time that it comes to the fifth iteration."""
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        asked = Path(runner.work_dir) / 'asked'
+        if runner.rank == 1 and runner.iter == 4 and not asked.exists():
+            asked.touch()
+            os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.05)

@@ -12,6 +12,7 @@ from mmengine.model import BaseAveragedModel
 from mmengine.runner import Runner
 from torch import nn
 
+from mtp.engine.checkpoints import candidates
 from mtp.engine.ema import FastEMA
 from mtp.engine.hooks.deferred_log import DeferredLogHook, is_log_step
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
@@ -200,7 +201,9 @@ def _write(runner: Runner, bad: Sequence[_Update], here: set[int]) -> list[Path]
 
 def _content(runner: Runner, update: _Update, of_ranks: Sequence[tuple]) -> dict[str, Any]:
     epoch_length = len(runner.train_dataloader)
-    checkpoint = newest_before(runner.work_dir, update.iteration, epoch_length)
+    checkpoint = next(
+        iter(checkpoints_before(runner.work_dir, update.iteration, epoch_length)), None
+    )
     return dict(
         config=Path(runner.cfg.filename or f'{runner.timestamp}.py').name,
         iteration=update.iteration,
@@ -214,21 +217,23 @@ def _content(runner: Runner, update: _Update, of_ranks: Sequence[tuple]) -> dict
     )
 
 
-def newest_before(work_dir: str | Path, iteration: int, epoch_length: int) -> Path | None:
-    """Return the newest checkpoint of a run from which training comes to an update.
+def checkpoints_before(work_dir: str | Path, iteration: int, epoch_length: int) -> list[Path]:
+    """Return the checkpoints of a run from which training comes to an update, the newest first.
+
+    They are told by their names; whether they are damaged is not looked at.
 
     Args:
         work_dir: folder of the run.
         iteration: number of the update, counted from 1.
         epoch_length: number of updates in an epoch.
     """
+    lengths = {'iter': 1, 'epoch': epoch_length}
     found = {}
-    for kind, length in (('iter', 1), ('epoch', epoch_length)):
-        for path in Path(work_dir).glob(f'{kind}_*.pth'):
-            number = path.stem.removeprefix(f'{kind}_')
-            if number.isdigit() and int(number) * length < iteration:
-                found[int(number) * length] = path
-    return found[max(found)] if found else None
+    for path in candidates(work_dir):
+        kind, number = path.stem.split('_')
+        found[path] = int(number) * lengths[kind]
+    before = [path for path, updates in found.items() if updates < iteration]
+    return sorted(before, key=lambda path: found[path], reverse=True)
 
 
 def _warning(bad: Sequence[_Update], paths: Sequence[Path]) -> str:
