@@ -166,20 +166,36 @@ def _execute(
     then(module)
 
 
-def load_checkpoints_safely(load: Callable[[str, Any], object]) -> None:
-    """Make mmengine's loader refuse what ``weights_only=True`` refuses.
+def load_checkpoints_safely(
+    load: Callable[[str, Any], object],
+    download: Callable[[str, Any], object],
+    refuse: Callable[[str, Any], object],
+) -> None:
+    """Make mmengine's loader refuse what ``weights_only=True`` refuses, whatever the scheme.
 
     onedl-mmengine 0.10.12 loads a file once more with ``weights_only=False``, which runs whatever
-    code the file holds, when the safe load fails.
+    code the file holds, when the safe load fails; and what it downloads it loads so at once.
 
     Args:
         load: loads a file, given its path and ``map_location``, or raises.
+        download: loads a file at an address of the web, likewise.
+        refuse: raises, given an address of another storage, likewise.
     """
-    from mmengine.runner.checkpoint import CheckpointLoader
+    from mmengine.runner import checkpoint
 
-    @CheckpointLoader.register_scheme('', force=True)
-    def load_from_local(filename: str, map_location: Any = None) -> object:
-        return load(filename, map_location)
+    for prefixes, loader in {
+        ('',): load,
+        ('http://', 'https://'): download,
+        ('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://'): refuse,
+    }.items():
+        checkpoint.CheckpointLoader.register_scheme(prefixes, loader, force=True)
+
+    def safe_torch_load(file: str, map_location: Any = None, weights_only: bool = True) -> object:
+        return load(file, map_location)
+
+    # The schemes of model zoos look an address up, and load it by these names.
+    checkpoint.load_from_http = download
+    checkpoint._safe_torch_load = safe_torch_load
 
 
 @functools.cache

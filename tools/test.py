@@ -6,7 +6,7 @@ Prints the metrics and writes them to ``<work dir>/metrics.json``.
 import argparse
 
 from mtp.cli.arguments import add_run_arguments, run_options
-from mtp.cli.errors import users_errors
+from mtp.cli.errors import file_errors, users_errors
 from mtp.cli.threads import sleep_while_waiting
 
 
@@ -51,14 +51,16 @@ def main() -> None:
             if 'visualization' not in cfg.default_hooks:
                 raise ValueError('--show-dir: the hooks of this config draw nothing; leave it out')
             override(cfg, {'default_hooks.visualization.out_dir': args.show_dir})
-    runner = launch.build_runner(cfg)
+    with file_errors():
+        runner = launch.build_runner(cfg)
     model = runner.bare_model
     if cfg.load_from is None:
         model.init_weights()
     else:
         with users_errors():
             check_checkpoint(model, cfg.load_from)
-    launch.evaluate(runner)
+    with file_errors():
+        launch.evaluate(runner)
     leave_processes()
 
 

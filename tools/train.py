@@ -3,7 +3,7 @@
 import argparse
 
 from mtp.cli.arguments import add_run_arguments, run_options
-from mtp.cli.errors import users_errors
+from mtp.cli.errors import file_errors, users_errors
 from mtp.cli.own_gpu import show_own_gpu
 from mtp.cli.threads import sleep_while_waiting
 
@@ -97,13 +97,15 @@ def main() -> None:
         checkpoint = checkpoint_to_resume(cfg, args.resume)
         if checkpoint:
             cfg.resume, cfg.load_from = True, str(checkpoint)
-    runner = launch.build_runner(cfg)
+    with file_errors():
+        runner = launch.build_runner(cfg)
     for line in filter(None, (division, moved)):
         runner.logger.info(line)
     if checkpoint:
         with users_errors():
             check_checkpoint(runner.bare_model, cfg.load_from)
-    runner.train()
+    with file_errors():
+        runner.train()
     leave_processes()
 
 
