@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-# The original OpenMMLab distributions -> their maintained OneDL successors. Both unpack to the
-# same folders, so that files of the one replace files of the other.
+# The original OpenMMLab distributions -> their maintained OneDL successors. Both install into the
+# same folders, so the files of one overwrite those of the other.
 SUCCESSORS = {
     'mmengine': 'onedl-mmengine',
     'mmengine-lite': 'onedl-mmengine',
@@ -32,10 +32,10 @@ SUCCESSORS = {
 
 
 def refuse_mixed_distributions() -> None:
-    """Raise where an original OpenMMLab distribution lies beside its OneDL successor.
+    """Refuse an original OpenMMLab distribution that is installed beside its OneDL successor.
 
     Raises:
-        ImportError: naming both and the commands that mend it.
+        ImportError: both are installed; the message gives the commands that mend it.
     """
     installed = {
         dist.metadata['Name'].lower()
@@ -54,10 +54,10 @@ def refuse_mixed_distributions() -> None:
 
 
 def provide_mmcv_extension() -> importlib.machinery.ModuleSpec | None:
-    """Return an extension for ``mmcv.ops`` where mmcv came without a compiled one.
+    """Return an extension for ``mmcv.ops`` if mmcv has no compiled one.
 
-    onedl-mmcv 2.3.6: pip builds its source archive without torch, hence without ``mmcv._ext``, and
-    ``import mmcv.ops`` (of mmdet, mmseg and mmrotate as well) fails.
+    onedl-mmcv 2.3.6: pip builds its source archive without torch and therefore without
+    ``mmcv._ext``; ``import mmcv.ops`` then fails, and with it mmdet, mmseg and mmrotate.
     """
     from mtp.ops import mmcv_ext
 
@@ -65,14 +65,14 @@ def provide_mmcv_extension() -> importlib.machinery.ModuleSpec | None:
 
 
 def silence_onedl_notices(logging: ModuleType) -> None:
-    """Keep "Could not import OneDL" from users who never asked for OneDL's data sets.
+    """Suppress the message "Could not import OneDL", which concerns OneDL's own data sets alone.
 
     onedl-mmdetection 3.5.1, onedl-mmsegmentation 1.4.2, onedl-mmrotate 1.2.1 and onedl-mmpretrain
-    1.3.6 say so on import when the optional package is absent; ``print_log`` without a logger
-    prints whatever the level. All other messages pass.
+    1.3.6 print it on import if that optional package is missing; ``print_log`` without a logger
+    ignores the log level. All other messages pass.
 
     Args:
-        logging: the module ``mmengine.logging``.
+        logging: module ``mmengine.logging``.
     """
     print_log = logging.print_log
 
@@ -81,22 +81,23 @@ def silence_onedl_notices(logging: ModuleType) -> None:
         if not str(msg).startswith('Could not import OneDL'):
             print_log(msg, *args, **kwargs)
 
-    logging.print_log = filtered
+    vars(logging).update(print_log=filtered)
 
 
 def leave_out_multimodal_models(dependency: ModuleType) -> None:
-    """Keep mmpretrain from importing its multi-modal models beside transformers 5.
+    """Keep mmpretrain from importing its multi-modal models if transformers 5 is installed.
 
-    onedl-mmpretrain 1.3.6 imports them wherever transformers is installed, from places that
-    transformers 5 no longer has: ``import mmpretrain.models`` (of mmdet, mmseg and mmrotate as
-    well) ends in a TypeError. mtp uses none of them.
+    onedl-mmpretrain 1.3.6 imports them whenever transformers is installed, by names that
+    transformers 5 has removed: ``import mmpretrain.models`` ends in a TypeError, and with it mmdet,
+    mmseg and mmrotate. mtp uses none of these models.
 
     Args:
-        dependency: the module ``mmpretrain.utils.dependency``.
+        dependency: module ``mmpretrain.utils.dependency``.
     """
     if dependency.satisfy_requirement('transformers>=5.0.0'):
-        dependency.WITH_MULTIMODAL = False
-        dependency.register_multimodal_placeholder = _register_left_out
+        vars(dependency).update(
+            WITH_MULTIMODAL=False, register_multimodal_placeholder=_register_left_out
+        )
 
 
 def _register_left_out(names: Sequence[str], registry: Any) -> None:
@@ -114,9 +115,9 @@ def _register_left_out(names: Sequence[str], registry: Any) -> None:
 def enlarge_cache_of_sympy() -> None:
     """Let sympy keep the results of more than 1,000 calls of each function.
 
-    torch 2.11.0 computes with the indices of kernels in sympy 1.14.0, and its inductor asks for the
-    same results again after more calls than that: tracing and lowering a pretraining step takes a
-    tenth longer.
+    torch 2.11.0 simplifies kernel indices with sympy 1.14.0. Its inductor asks for the same results
+    again after more than 1,000 other calls; with the default cache, tracing and lowering a
+    pretraining step takes a tenth longer.
     """
     os.environ.setdefault('SYMPY_CACHE_SIZE', '200000')
 
@@ -134,7 +135,7 @@ AFTER: dict[str, Callable[[ModuleType], None]] = {
 
 
 def setup() -> None:
-    """Apply each workaround when the module that it is for is imported, or now if it has been."""
+    """Apply each workaround when its module is imported, or now if it is already."""
     sys.meta_path.insert(0, WorkaroundFinder())
     for name in BEFORE.keys() & sys.modules:
         BEFORE[name]()
@@ -143,19 +144,18 @@ def setup() -> None:
 
 
 class WorkaroundFinder(importlib.abc.MetaPathFinder):
-    """Finder that calls what ``BEFORE`` and ``AFTER`` have for a module that is imported."""
+    """Finder that applies the workarounds of ``BEFORE`` and ``AFTER`` on import."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return a spec where a workaround has its own, otherwise None: others look for it."""
+        """Return the spec of a module with a workaround, or None to leave it to other finders."""
         if name in BEFORE:
             return BEFORE[name]()
         spec = importlib.machinery.PathFinder.find_spec(name, path) if name in AFTER else None
         if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = functools.partial(
-                _execute, spec.loader.exec_module, AFTER[name]
-            )
+            execute = functools.partial(_execute, spec.loader.exec_module, AFTER[name])
+            spec.loader.exec_module = execute  # type: ignore[method-assign]  # wrapped on purpose
         return spec
 
 
@@ -173,13 +173,13 @@ def load_checkpoints_safely(
 ) -> None:
     """Make mmengine's loader refuse what ``weights_only=True`` refuses, whatever the scheme.
 
-    onedl-mmengine 0.10.12 loads a file once more with ``weights_only=False``, which runs whatever
-    code the file holds, when the safe load fails; and what it downloads it loads so at once.
+    If the safe load fails, onedl-mmengine 0.10.12 loads the file again with ``weights_only=False``,
+    which runs any code in the file. A file that it downloads is loaded in that way at once.
 
     Args:
-        load: loads a file, given its path and ``map_location``, or raises.
-        download: loads a file at an address of the web, likewise.
-        refuse: raises, given an address of another storage, likewise.
+        load: function that loads a file, given its path and ``map_location``, or raises.
+        download: function that loads a file from a web address, with the same arguments.
+        refuse: function that raises for an address of another storage, with the same arguments.
     """
     from mmengine.runner import checkpoint
 
@@ -193,19 +193,19 @@ def load_checkpoints_safely(
     def safe_torch_load(file: str, map_location: Any = None, weights_only: bool = True) -> object:
         return load(file, map_location)
 
-    # The schemes of model zoos look an address up, and load it by these names.
+    # The schemes of model zoos look up an address, and load it through these two.
     checkpoint.load_from_http = download
     checkpoint._safe_torch_load = safe_torch_load
 
 
 @functools.cache
 def support_ordered_effects() -> None:
-    """Let inductor keep operators of an ordered effect in order, and their code in its cache.
+    """Let inductor keep operators with an ordered effect in order, and cache their code.
 
-    torch 2.11.0 orders them by nodes that it does not mark as ones that can be cached, so that what
-    holds synchronised batch norm would be compiled anew at every start. And inductor notes what an
-    operator has to wait for by the name of its buffer, but looks it up by the operator's, so that
-    the order is lost.
+    torch 2.11.0 orders them by nodes that it does not mark as cacheable, so a part with
+    synchronised batch norm would be compiled again at every start. Inductor also records an
+    operator's dependencies under the name of its buffer, but looks them up under the operator's
+    own name, so the order is lost.
     """
     from torch._higher_order_ops.effects import with_effects
     from torch._inductor import lowering
@@ -214,12 +214,14 @@ def support_ordered_effects() -> None:
     with_effects._cacheable = True
     lower = lowering.lowerings[with_effects]
 
-    def lower_in_order(*args, **kwargs):
+    def lower_in_order(*args: Any, **kwargs: Any) -> Any:
         first = len(V.graph.operations)
         result = lower(*args, **kwargs)
-        waits = getattr(V.graph, 'additional_star_deps', None)  # older releases have another way
-        for operation in V.graph.operations[first:] if waits is not None else ():
-            waits[operation.get_operation_name()].update(waits[operation.get_name()])
+        waits = getattr(V.graph, 'additional_star_deps', None)  # missing in older releases
+        if waits is not None:
+            for operation in V.graph.operations[first:]:
+                name = operation.get_name()  # type: ignore[attr-defined]  # each is a Buffer too
+                waits[operation.get_operation_name()].update(waits[name])
         return result
 
     lowering.lowerings[with_effects] = lower_in_order

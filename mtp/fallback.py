@@ -1,7 +1,7 @@
-"""What takes over when a part that only makes a run faster fails, and how the run says so.
+"""Fall-backs for parts that only make a run faster, and the warnings that report them.
 
 A part is compiled code or a kernel. ``MTP_STRICT=1`` turns every fall-back into an error, for tests
-and for those who would rather mend it than wait; it is the only strict switch.
+and for users who prefer an error to a slower run; it is the only strict switch.
 """
 
 import logging
@@ -18,7 +18,7 @@ _fallen: dict[str, str] = {}
 
 
 class FallbackError(RuntimeError):
-    """A part failed that would have fallen back, under ``MTP_STRICT=1``."""
+    """Failure of a part that would have fallen back without ``MTP_STRICT=1``."""
 
 
 def is_strict() -> bool:
@@ -27,15 +27,15 @@ def is_strict() -> bool:
 
 
 def fall_back(part: str, to: str, reason: BaseException | str) -> None:
-    """Note that a slower form takes over, with one warning for each part.
+    """Record that a slower implementation takes over; warn once for each part.
 
     Args:
-        part: name of what failed, e.g. ``'SemanticTask.terms'``.
-        to: what takes over, completing "from now on ...", e.g. ``'it runs uncompiled'``.
-        reason: the exception that ended the part, or the reason in words.
+        part: name of the part that failed, e.g. ``'SemanticTask.terms'``.
+        to: clause that completes "from now on ...", e.g. ``'it runs uncompiled'``.
+        reason: exception that the part raised, or the reason in words.
 
     Raises:
-        FallbackError: under ``MTP_STRICT=1``, from ``reason`` where that is an exception.
+        FallbackError: ``MTP_STRICT=1`` is set; its cause is ``reason`` if that is an exception.
     """
     line = reason_in_a_line(reason) if isinstance(reason, BaseException) else reason
     if is_strict():
@@ -49,12 +49,12 @@ def fall_back(part: str, to: str, reason: BaseException | str) -> None:
 
 
 def fallen() -> dict[str, str]:
-    """Return the parts that have fallen back in this process, each with its reason in a line."""
+    """Return the parts that have fallen back in this process -> the reason, one line each."""
     return dict(_fallen)
 
 
 def reason_in_a_line(error: BaseException, length: int = 300) -> str:
-    """Return the type and the first telling line of an exception, at most ``length`` characters."""
+    """Return the type and first non-empty line of an exception, at most ``length`` characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
     return text if len(text) <= length else text[: length - 3] + '...'

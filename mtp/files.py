@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and one error for those that cannot be used."""
+"""Files that are written atomically, and one error for files that cannot be used."""
 
 import json
 import os
@@ -22,13 +22,13 @@ class MissingFileError(UnusableFileError, FileNotFoundError):
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; it becomes ``path`` when the block ends without an error.
+    """Yield a path to write to, and rename it to ``path`` if the block ends without an error.
 
-    The folder is made when needed. A process that is killed leaves ``.<letters>.partial.<name>``
-    beside ``path``.
+    The folder is created if missing. A process that is killed leaves a file
+    ``.<hex digits>.partial.<name>`` beside ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # No two writers share it, on this machine or on others.
+    # Unique to this writer, also among machines that share the folder.
     unfinished = path.with_name(f'.{secrets.token_hex(4)}.partial.{path.name}')
     try:
         yield unfinished
@@ -38,26 +38,26 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def put_in_place(finished: Path, path: Path) -> None:
-    """Rename a file or folder once its content is on the disk; a file replaces an older one."""
+    """Sync a file or folder to disk, then rename it to ``path``; a file may replace another."""
     _sync(finished)
     os.replace(finished, path)
     _sync(path.parent)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what writers that were killed have left below a folder; none may be at work there."""
+    """Remove the partial files of killed writers below a folder; no writer may be active there."""
     for path in folder.rglob('.*.partial.*'):
         path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     with whole(path) as unfinished:
         unfinished.write_text(text)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a json file, whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(content))
 
 

@@ -1,6 +1,6 @@
-"""``python -m mtp.info``: versions, devices, and which form of each operator runs and why.
+"""``python -m mtp.info``: versions, devices, and the backend of each operator with the reason.
 
-Each operator is tried with a small call, so that kernels that Triton refuses here are named.
+Each kernel is tried with a small call, so that those which fail on this machine are listed.
 """
 
 import importlib.metadata
@@ -33,7 +33,7 @@ PACKAGES = (
 
 
 def report() -> str:
-    """Return what this installation is, as text."""
+    """Return a description of this installation as text."""
     lines = [f'mtp {mtp.__version__}, Python {platform.python_version()}, {sys.platform}']
     for name in PACKAGES:
         try:
@@ -73,7 +73,7 @@ def report() -> str:
 
 
 def _fallen() -> list[str]:
-    """Return lines on the settings of fall-backs, and on what has fallen back or would."""
+    """Return lines on the settings of fall-backs, and on the operators that fall back here."""
     settings = ', '.join(
         f'{name} {os.environ.get(name) or "unset"}' for name in ('MTP_KERNELS', 'MTP_STRICT')
     )

@@ -1,4 +1,4 @@
-"""Packages that import a public name's module when the name is first asked for."""
+"""Packages that import the module of a public name when the name is first used."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def attribute_getter(package: str, names: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a package that imports nothing by itself.
+    """Return a ``__getattr__`` for a package that imports none of its modules by itself.
 
     Args:
         package: full name of the package.
-        names: full name of a module -> the public names that the package takes from it.
+        names: full name of a module -> the public names that the package exports from it.
     """
     modules = {name: module for module, of_module in names.items() for name in of_module}
 

@@ -1,4 +1,4 @@
-"""What tells a process its place on a machine without torch: launchers' variables, device files."""
+"""A process's rank and GPUs without torch, from launchers' variables and device files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +8,14 @@ DEVICES = Path('/dev')
 
 @dataclass(frozen=True)
 class Launcher:
-    """What starts the processes of a run, and the variables that it sets in each.
+    """Command that starts the processes of a run, and the environment variables that it sets.
 
     Attributes:
-        command: that starts them.
-        rank: variable with the number of a process among all.
-        local_rank: variable with its number on its machine.
-        world_size: variable with the number of processes.
-        restarts: variable with how often they have been started again, where they have.
+        command: command that starts the processes.
+        rank: variable that holds the index of a process among all processes, from 0.
+        local_rank: variable that holds the index of a process on its machine, from 0.
+        world_size: variable that holds the number of processes.
+        restarts: variable that holds the number of restarts; it may be missing before the first.
     """
 
     command: str
@@ -36,5 +36,5 @@ LAUNCHERS = {
 
 
 def nvidia_device_files() -> list[Path]:
-    """Return the device files of NVIDIA GPUs, also of those that this process may not open."""
+    """Return the device files of NVIDIA GPUs, including those that this process may not open."""
     return sorted(path for path in DEVICES.glob('nvidia*') if path.name[6:].isdigit())

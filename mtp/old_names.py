@@ -1,11 +1,12 @@
-"""Old names of modules and configs, which go on working, with a warning, until release 0.3."""
+"""Old names of modules and configs, which keep working with a warning until release 0.3."""
 
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -58,11 +59,11 @@ MODULES = {
 
 
 def _of_data_sets(attribute: str, names: str, prefix: str = '') -> dict[str, str]:
-    """Return old name -> new one of what a module had for several data sets."""
+    """Return old name -> new name of an attribute that a module had once per data set."""
     return {f'{prefix}{name}': f'mtp.data.datasets.{name}.{attribute}' for name in names.split()}
 
 
-# old module that was divided -> what it held -> where that is now
+# old module that was split -> attribute -> its new full name
 DIVIDED = {
     'mtp.data.facts': {
         'DATASETS': 'mtp.data.datasets.DATASETS',
@@ -115,12 +116,12 @@ CONFIGS = {
 
 
 def setup() -> None:
-    """Let old names of modules be imported."""
+    """Make the old names of modules importable."""
     sys.meta_path.insert(0, OldNameFinder())
 
 
 def new_config(path: Path) -> Path:
-    """Return where a config is now, if ``path`` is an old name of one that does not exist."""
+    """Return the new path of a config whose old path is gone; return any other path as it is."""
     new = renamed(path, CONFIGS)
     if new is None or path.is_file():
         return path
@@ -129,18 +130,18 @@ def new_config(path: Path) -> Path:
 
 
 def old_config(path: Path) -> Path | None:
-    """Return where a config was before it was renamed, None if it was not."""
-    return renamed(path, {new: old for old, new in CONFIGS.items()})
+    """Return the path of a config before it was renamed, or None if it never was."""
+    return renamed(path.resolve(), {new: old for old, new in CONFIGS.items()})
 
 
 def renamed(path: Path, names: Mapping[str, str]) -> Path | None:
-    """Return the path that names give instead of one, None if they do not have it.
+    """Return the other name of a path, None if ``names`` has none.
 
     Args:
-        path: config file, which need not be there.
-        names: paths below the folder of all configs -> others.
+        path: config file, which need not exist.
+        names: paths below the folder of all configs -> their other names.
     """
-    path = path.resolve()
+    path = Path(os.path.abspath(path))
     for folder in path.parents:
         name = path.relative_to(folder).as_posix()
         if name in names:
@@ -149,22 +150,22 @@ def renamed(path: Path, names: Mapping[str, str]) -> Path | None:
 
 
 class OldNameFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finder and loader that give, for an old name of a module, what it is now.
+    """Finder and loader of modules by their old names.
 
-    That is the module of the new name, or, where it was divided, a module whose names come from
-    several.
+    An old name gives the module of the new name. The old name of a module that was split gives a
+    module whose attributes come from several modules.
     """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return a spec of an old name, None for any other."""
+        """Return a spec for an old name, or None for any other name."""
         if name in MODULES or name in DIVIDED:
             return importlib.machinery.ModuleSpec(name, self, is_package=name in DIVIDED)
         return None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        """Return the module of the new name, or a new one for a module that was divided."""
+        """Return the module of the new name, or an empty module if the old one was split."""
         if spec.name in DIVIDED:
             return ModuleType(spec.name)
         _warn(spec.name, MODULES[spec.name])
@@ -173,10 +174,11 @@ class OldNameFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module, which has run, its own spec back; or one that was divided its names."""
+        """Restore the own spec of a renamed module, or add the attributes of one that was split."""
         if module.__name__ in DIVIDED:
-            module.__getattr__ = partial(_find_moved, module.__name__)
-        else:
+            find: Callable[[str], object] = partial(_find_moved, module.__name__)
+            module.__getattr__ = find  # type: ignore[method-assign]  # PEP 562
+        elif module.__spec__ is not None:
             module.__spec__ = module.__spec__.loader_state
 
 

@@ -1,4 +1,4 @@
-"""Colours, outlines and names on a picture, uint8 RGB ``(H, W, 3)``."""
+"""Drawing of colours, outlines and names on an image, uint8 RGB ``(H, W, 3)``."""
 
 from typing import Any
 
@@ -12,24 +12,24 @@ Colour = tuple[int, int, int]
 
 
 def shade(tile: np.ndarray, mask: np.ndarray, colour: Colour, strength: float) -> None:
-    """Lay a colour over a tile, uint8 RGB, where a mask is true; a strength of 1 hides the tile."""
+    """Blend a colour into an image, uint8 RGB, where a mask is true; strength 1 hides the image."""
     tile[mask] = (1 - strength) * tile[mask] + strength * np.array(colour)
 
 
 def outline(tile: np.ndarray, corners: np.ndarray, colour: Colour) -> None:
-    """Draw a polygon, corners int ``(N, 2)`` in pixels."""
-    # dark colours of a palette show on a dark ground through the pale line around them
+    """Draw a polygon with corners int ``(N, 2)`` in pixels."""
+    # the white border makes dark colours of a palette visible on a dark image
     cv2.polylines(tile, [corners], True, WHITE, 3, cv2.LINE_AA)
     cv2.polylines(tile, [corners], True, colour, 2, cv2.LINE_AA)
 
 
 def write_names(tile: np.ndarray, content: Any, places: np.ndarray, meta: dict) -> None:
-    """Write the class and score of objects on a plate above each place, inside the tile.
+    """Write the class and score of objects on a filled box above each place, inside the image.
 
     Args:
-        tile: uint8 RGB.
+        tile: image to draw on, uint8 RGB; changed in place.
         content: ``InstanceData`` with ``labels`` and, if predicted, ``scores``.
-        places: int ``(N, 2)``, x and y in pixels.
+        places: anchor points of the texts, int ``(N, 2)``, x and y in pixels.
         meta: ``classes`` and ``palette`` (RGB per class).
     """
     scores = content.scores.tolist() if 'scores' in content else [None] * len(content)
@@ -44,7 +44,7 @@ def write_names(tile: np.ndarray, content: Any, places: np.ndarray, meta: dict) 
 
 
 def write(canvas: np.ndarray, text: str, place: tuple[int, int], colour: Colour) -> None:
-    """Write a line of text; ``place`` is its lower left corner."""
+    """Write a line of text, with its lower left corner at ``place`` (x, y in pixels)."""
     cv2.putText(canvas, text, place, FONT, FONT_SIZE, colour, 1, cv2.LINE_AA)
 
 

@@ -1,7 +1,7 @@
 """Registries of scope ``mtp``: children of mmengine's root registries.
 
-A config names a class by itself (pure-Python configs) or, from another
-library's config, by ``'mtp.<ClassName>'``.
+Pure-Python configs refer to the class itself; text configs and configs of other libraries use the
+name ``'mtp.<ClassName>'``.
 """
 
 from mmengine import registry as root
@@ -57,7 +57,7 @@ OPTIM_WRAPPERS = root.Registry(
 )
 LOOPS = root.Registry('loop', scope='mtp', parent=root.LOOPS, locations=['mtp.engine'])
 
-# Nothing of ours goes into these; without a child of the scope mmengine warns on each use.
+# mtp registers nothing here, but mmengine warns on each use of a scope without a child registry.
 for _registry in (
     root.OPTIMIZERS,
     root.PARAM_SCHEDULERS,

@@ -1,10 +1,12 @@
-"""The fields of a pretraining sample: one table, a row for each task, and how a batch travels.
+"""Fields of a pretraining sample: a table with one row per task, and the batching of its fields.
 
-The loader, the batch, the metric and the pictures walk the table. The rows of mtp's own tasks are
-in :mod:`mtp.data.labels`; one of another task is a class of yours, see docs/pretraining.md.
+The loader, the batch, the metric and the visualisation all iterate over the table. The rows of
+mtp's own tasks are in :mod:`mtp.data.labels`; a row for another task is a class of your own, see
+docs/pretraining.md.
 
-A worker hands over every tensor on its own, and each costs time; so do many small copies to a GPU.
-Hence all labels of a batch are joined, field by field, and become views again on the device.
+A worker process sends every tensor separately, and each costs time; so do many small copies to a
+GPU. All labels of a batch are therefore joined, field by field, and split into views again on the
+device.
 """
 
 from abc import ABC, abstractmethod
@@ -24,17 +26,17 @@ from torch import Tensor
 
 from mtp.registry import LABELS
 
-IGNORED = 255  # label of pixels that do not count
+IGNORED = 255  # label of pixels that losses and metrics ignore
 
 
 @dataclass
 class BoxMasks:
-    """Masks of N objects, each kept inside its own box only.
+    """Masks of N objects, each stored only inside its own box.
 
     Attributes:
-        boxes: int64 ``(N, 4)``, xyxy in pixels.
-        pixels: uint8, 0 or 1, one box after the other, each column by column.
-        shape: height and width of the image.
+        boxes: boxes of the objects, int64 ``(N, 4)``, xyxy in pixels.
+        pixels: mask pixels, uint8, 0 or 1, box after box, each column by column.
+        shape: height and width of the image in pixels.
     """
 
     boxes: np.ndarray
@@ -42,11 +44,11 @@ class BoxMasks:
     shape: tuple[int, int]
 
     def __len__(self) -> int:
-        """Number of objects."""
+        """Return the number of objects."""
         return len(self.boxes)
 
     def __getitem__(self, index: np.ndarray) -> 'BoxMasks':
-        """The masks at ``index``, rising: an array or tensor of int64 or bool, or a slice."""
+        """Return the masks at ``index``: ascending indices (array or tensor), bools, or a slice."""
         chosen = np.arange(len(self))[index]
         if len(chosen) == len(self):
             return self
@@ -59,7 +61,7 @@ class BoxMasks:
 
     @classmethod
     def cat(cls, masks: Sequence['BoxMasks']) -> 'BoxMasks':
-        """The masks of all; ``InstanceData`` asks for this method, too."""
+        """Concatenate masks; ``InstanceData`` calls this method, too."""
         return cls(
             np.concatenate([m.boxes for m in masks]),
             np.concatenate([m.pixels for m in masks]),
@@ -68,7 +70,7 @@ class BoxMasks:
 
     @classmethod
     def from_bitmaps(cls, masks: BitmapMasks) -> 'BoxMasks':
-        """From full-size masks."""
+        """Convert full-size masks."""
         boxes = masks.get_bboxes('hbox').numpy().astype(np.int64)
         pixels = [np.zeros(0, np.uint8)] + [
             mask[y1:y2, x1:x2].T.reshape(-1) for mask, (x1, y1, x2, y2) in zip(masks.masks, boxes)
@@ -84,9 +86,9 @@ class BoxMasks:
 
 
 def paint_masks(boxes: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Full-size masks of the arrays of :class:`BoxMasks`, uint8 ``(N, H, W)``, on any device.
+    """Paint the arrays of :class:`BoxMasks` as full-size masks, uint8 ``(N, H, W)``.
 
-    The host need not wait for the device.
+    The host does not wait for the device.
     """
     height, width = shape
     x1, y1, x2, y2 = boxes.unbind(1)
@@ -102,35 +104,35 @@ def paint_masks(boxes: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor
 
 
 class Field(ABC):
-    """How the values of a field travel from the workers to the device, and are padded there."""
+    """Batching of a field: its transfer from the workers to the device, and its padding there."""
 
     @abstractmethod
     def join(self, values: Sequence, shape: tuple[int, int]) -> dict:
-        """Join the values of several images to few tensors.
+        """Join the values of several images into a few tensors.
 
         Args:
-            values: the field of each image.
+            values: values of the field, one per image.
             shape: height and width of the largest image in pixels.
         """
 
     @abstractmethod
     def split(self, joined: dict, shape: tuple[int, int]) -> list:
-        """Undo :meth:`join`, by views on the device; the host need not wait for it.
+        """Undo :meth:`join` with views on the device; the host does not wait for it.
 
         Args:
-            joined: result of :meth:`join`, its tensors on the device.
+            joined: result of :meth:`join`, with its tensors on the device.
             shape: height and width of the padded images in pixels.
         """
 
 
 @dataclass(frozen=True)
 class Map(Field):
-    """A map of each image: ``PixelData`` of one tensor ``(C, H, W)``.
+    """One map per image: ``PixelData`` with one tensor ``(C, H, W)``.
 
     Attributes:
-        name: of the tensor in the ``PixelData``.
-        padding: value of what is padded at the right and bottom.
-        dtype: of the tensor on the device.
+        name: name of the tensor in the ``PixelData``.
+        padding: value of the pixels added at the right and bottom.
+        dtype: type of the tensor on the device.
     """
 
     name: str
@@ -160,14 +162,14 @@ class Boxes(Field):
 
     Attributes:
         box_type: class of ``bboxes``.
-        masks: whether the boxes have masks; they are padded with 0.
+        masks: whether the boxes have masks, which are padded with 0.
     """
 
     box_type: type[BaseBoxes]
     masks: bool = False
 
     def join(self, values: Sequence[InstanceData], shape: tuple[int, int]) -> dict:
-        """Put the objects of all images one after the other."""
+        """Concatenate the objects of all images."""
         joined = dict(
             counts=[len(value) for value in values],
             boxes=torch.cat([get_box_tensor(value.bboxes) for value in values]),
@@ -181,7 +183,7 @@ class Boxes(Field):
         return joined
 
     def split(self, joined: dict, shape: tuple[int, int]) -> list[InstanceData]:
-        """Give each image its objects, with full-size masks."""
+        """Return each image's objects, with full-size masks."""
         counts = joined['counts']
         views = dict(
             bboxes=[self.box_type(boxes, clone=False) for boxes in joined['boxes'].split(counts)],
@@ -197,19 +199,19 @@ def _as_box_masks(masks: BoxMasks | BitmapMasks) -> BoxMasks:
 
 
 class Label:
-    """A row of the table: the labels of a task, from the files to the picture.
+    """A row of the table: the labels of a task, from the files to the visualisation.
 
-    A subclass is made known by ``@LABELS.register_module()``. A data set uses it when its ``tasks``
-    have the row's config, ``dict(type=<subclass>)``, or, for those of mtp, the name of the task.
+    A subclass is registered by ``@LABELS.register_module()``. A data set uses it when its ``tasks``
+    contain the row's config, ``dict(type=<subclass>)``, or, for mtp's own rows, the task's name.
 
     Attributes:
         task: name of the task in configs, checkpoints, logs and metrics.
-        name: of its fields in a sample, which are ``gt_<name>`` and ``pred_<name>``.
-        key: entry of the transforms' results that is there where these labels are.
-        fields: field of the truth in a sample -> how it travels in a batch.
+        name: stem of the names of its fields in a sample, ``gt_<name>`` and ``pred_<name>``.
+        key: key of the transforms' results that is present exactly where these labels are.
+        fields: ground-truth field of a sample -> its batching.
         columns: array in the index of a data set -> its :class:`mtp.data.index.Column`.
         reads_files: whether :meth:`load` and :meth:`crop` read files. Such labels are cropped last,
-            since a crop may be rejected for others, and cannot be packed (but for the label map).
+            since other labels may reject the crop. They cannot be packed, except the semantic map.
     """
 
     task: ClassVar[str]
@@ -220,7 +222,7 @@ class Label:
     reads_files: ClassVar[bool] = False
 
     def sources(self, dataset: Any) -> list[Path]:
-        """Return files, or folders of files, that :meth:`read` reads, beside the json of objects.
+        """Return the files, or folders of files, that :meth:`read` reads besides the json.
 
         Args:
             dataset: a :class:`mtp.data.SAMRSDataset`, with ``root``, ``subset`` and ``labels``.
@@ -228,21 +230,21 @@ class Label:
         return []
 
     def read(self, dataset: Any, image: dict, annotations: list[dict]) -> dict[str, Any]:
-        """Read an image's values of ``columns``, when the index of a data set is made.
+        """Read an image's values of ``columns`` while the index of a data set is built.
 
         Args:
-            dataset: as in :meth:`sources`.
-            image: entry of the json.
-            annotations: usable entries of the json, each with its ``label``.
+            dataset: data set, as in :meth:`sources`.
+            image: entry of the image in the json.
+            annotations: usable annotations of the image in the json, each with its ``label``.
         """
         return {}
 
     def paths(self, dataset: Any, stem: str) -> dict[str, str]:
-        """Return entries of an image's record: paths that :meth:`load` and :meth:`crop` read.
+        """Return further entries of an image's record: paths for :meth:`load` and :meth:`crop`.
 
         Args:
-            dataset: as in :meth:`sources`.
-            stem: of the image's file.
+            dataset: data set, as in :meth:`sources`.
+            stem: stem of the image's file name.
         """
         return {}
 
@@ -250,8 +252,8 @@ class Label:
         """Add the labels of the whole image to ``results``, ``key`` among them.
 
         Args:
-            results: a record, whose ``labels`` are the :class:`mtp.data.index.Entry`, with the
-                image's ``ori_shape``.
+            results: record of an image, with its :class:`mtp.data.index.Entry` as ``labels``, and
+                its ``ori_shape``.
         """
         raise NotImplementedError
 
@@ -259,23 +261,25 @@ class Label:
         """Add the labels of a training crop to ``results``, ``key`` among them.
 
         Args:
-            results: as in :meth:`load`.
-            window: the :class:`mtp.data.crops.Window`.
+            results: record of an image, as in :meth:`load`.
+            window: geometry of the crop, a :class:`mtp.data.crops.Window`.
 
         Returns:
-            True to reject the crop, for another image to be drawn.
+            True to reject the crop; another image is drawn then.
         """
         raise NotImplementedError
 
     def flip(self, results: dict) -> None:
-        """Flip the labels in ``flip_direction``, unless mmdet's ``RandomFlip`` has done it."""
+        """Flip the labels in ``flip_direction``, unless mmdet's ``RandomFlip`` flips them."""
 
     def resize(self, results: dict) -> None:
-        """Resize the labels by ``scale_factor``, unless mmdet's ``Resize`` has done it."""
+        """Resize the labels by ``scale_factor``, unless mmdet's ``Resize`` resizes them."""
 
     def cut(self, results: dict) -> None:
-        """Crop the labels to ``img_shape`` at the offset that ``homography_matrix`` tells, unless
-        mmdet's ``RandomCrop`` has done it."""
+        """Crop the labels to ``img_shape``, unless mmdet's ``RandomCrop`` crops them.
+
+        The offset is the translation of ``homography_matrix``.
+        """
 
     def pack(self, results: dict) -> dict[str, PixelData | InstanceData]:
         """Return the sample's ``fields``."""
@@ -284,23 +288,23 @@ class Label:
     def draw(
         self, tile: np.ndarray, content: PixelData | InstanceData, scale: float, meta: dict
     ) -> set[int]:
-        """Draw truth or prediction on a picture, in place.
+        """Draw ground truth or a prediction on an image, in place.
 
         Args:
-            tile: uint8 RGB, the image, enlarged or reduced.
+            tile: the image, uint8 RGB, enlarged or reduced.
             content: field ``gt_<name>`` or ``pred_<name>`` of a sample, without the objects of a
                 low score.
-            scale: side of the tile over that of the image.
+            scale: side of the tile divided by the side of the image.
             meta: ``classes`` and ``palette`` (RGB per class) of the data set.
 
         Returns:
-            the labels that are in the picture, for the legend.
+            Labels that occur in the picture, for the legend.
         """
         raise NotImplementedError
 
 
 def label_table() -> dict[str, Label]:
-    """Return the table: task -> row, mtp's own first."""
+    """Return the table, task -> row, with mtp's own rows first."""
     LABELS.import_from_location()
     labels = sorted(
         LABELS.module_dict.values(), key=lambda label: not label.__module__.startswith('mtp.')
@@ -309,13 +313,13 @@ def label_table() -> dict[str, Label]:
 
 
 def find_labels(tasks: Iterable[str | dict]) -> tuple[Label, ...]:
-    """Return the rows of tasks.
+    """Return the rows of some tasks.
 
     Args:
-        tasks: for each task its name or the config of its row.
+        tasks: name of each task, or the config of its row.
 
     Raises:
-        ValueError: there are none, or one is not in the table.
+        ValueError: ``tasks`` is empty, or a task is not in the table.
     """
     names = [LABELS.build(task).task if isinstance(task, dict) else task for task in tasks]
     table = label_table()
@@ -328,16 +332,15 @@ def find_labels(tasks: Iterable[str | dict]) -> tuple[Label, ...]:
 
 
 def pack_batch(samples: Sequence[dict]) -> dict:
-    """Join samples: the collate function of training.
+    """Join samples into a batch: the collate function of training.
 
     Args:
-        samples: of :class:`mtp.data.PackLabels`.
+        samples: samples made by :class:`mtp.data.PackLabels`.
 
     Returns:
         dict: ``inputs``, uint8 ``(B, 3, H, W)``, BGR, padded with 0 at the right and bottom to the
-        largest image; ``data_samples``, one an image, with metainfo only; ``targets``, what
-        :func:`unpack_batch` makes the labels of, in tensors and, as far as the host needs them,
-        numbers.
+        largest image; ``data_samples``, one per image, with metainfo only; ``targets``, the joined
+        labels for :func:`unpack_batch`: tensors, and plain numbers where the host needs them.
     """
     images = [sample['inputs'] for sample in samples]
     labels = [sample['data_samples'] for sample in samples]
@@ -346,7 +349,9 @@ def pack_batch(samples: Sequence[dict]) -> dict:
     for place, image in zip(inputs, images):
         place[:, : image.shape[1], : image.shape[2]] = image
 
-    targets = dict(img_shapes=torch.tensor([image.shape[1:] for image in images]), fields={})
+    targets: dict[str, Any] = dict(
+        img_shapes=torch.tensor([image.shape[1:] for image in images]), fields={}
+    )
     if 'distortion' in labels[0]:
         targets['distortion'] = torch.tensor([label.distortion for label in labels])
     for name, field in _fields().items():
@@ -362,12 +367,12 @@ def pack_batch(samples: Sequence[dict]) -> dict:
 
 
 def unpack_batch(targets: dict, samples: Sequence[DetDataSample], shape: tuple[int, int]) -> None:
-    """Give the samples their labels, as views of a few tensors; undoes :func:`pack_batch`.
+    """Give the samples their labels, as views of a few tensors; undo :func:`pack_batch`.
 
     Args:
-        targets: of :func:`pack_batch`, on the device.
-        samples: of :func:`pack_batch`; changed in place.
-        shape: height and width of the padded images.
+        targets: joined labels from :func:`pack_batch`, on the device.
+        samples: samples from :func:`pack_batch`; changed in place.
+        shape: height and width of the padded images in pixels.
     """
     for name, field in _fields().items():
         if name in targets['fields']:

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import shutil
 import subprocess
 import sys
 
@@ -107,6 +108,69 @@ def test_configs_of_old_names(tmp_path):
     own.parent.mkdir()
     own.touch()
     assert old_names.new_config(own) == own
+
+
+def config_with_base(folder, base):
+    path = folder / 'pretrain' / 'mine.py'
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        f'from mmengine.config import read_base\nwith read_base():\n    from .{base} import *\n'
+    )
+    return path
+
+
+def module_of(config):
+    return '.' + config.removesuffix('.py').replace('/', '.')
+
+
+@pytest.fixture
+def own_configs(tmp_path):
+    shutil.copytree(resources.configs() / '_base_', tmp_path / '_base_')
+    return tmp_path
+
+
+OLD_BASES = [(old, new) for old, new in old_names.CONFIGS.items() if old.startswith('_base_')]
+
+
+@pytest.mark.parametrize(('old', 'new'), OLD_BASES)
+def test_a_base_of_an_old_name_is_read(old, new, own_configs):
+    with pytest.warns(FutureWarning, match=f'{old} is called .*{new} now'):
+        found = read_config(config_with_base(own_configs, module_of(old)))
+    expected = read_config(config_with_base(own_configs, module_of(new)))
+    assert found.to_dict() == expected.to_dict()
+
+
+def test_a_copy_of_a_moved_base_reads_its_neighbour(own_configs):
+    path = own_configs / '_base_' / 'datasets' / 'mine.py'  # where docs once had it copied to
+    path.parent.mkdir()
+    path.write_text((own_configs / '_base_/pretrain/datasets/nwpu.py').read_text())
+    with pytest.warns(FutureWarning, match='_base_/datasets/samrs.py is called'):
+        cfg = read_config(config_with_base(own_configs, '._base_.datasets.mine'))
+    assert cfg.train_dataloader.dataset.datasets[0].name == 'nwpu'
+
+
+def test_own_bases_of_old_names_are_read_as_they_are(own_configs):
+    (own_configs / '_base_' / 'runtime.py').write_text('mine = True\n')
+    assert read_config(config_with_base(own_configs, '._base_.runtime')).mine
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ("_base_ = ['../_base_/runtime.py']\n", 'This base is .*_base_/pretrain/runtime.py now'),
+        ("_base_ = ['../_base_/pretrain/runtime.py']\n", 'cannot be read: .*with read_base'),
+        (
+            'from mmengine.config import read_base\n'
+            'with read_base():\n    from .._base_.schedules.mtp_40k import *\n',
+            'mtp_40k.py not found!.*did you mean pretrain/schedules/mtp_80k.py',
+        ),
+    ],
+)
+def test_a_base_that_cannot_be_read_is_told_what_to_read(text, message, own_configs):
+    path = config_with_base(own_configs, '')
+    path.write_text(text)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        read_config(path)
 
 
 def test_a_base_of_an_old_name_is_told_the_new_one(tmp_path):

@@ -1,4 +1,4 @@
-"""How every run is logged, saved and seeded, whatever it trains."""
+"""Logging, checkpoints and seeds of every run, whatever it trains."""
 
 from mmengine.hooks import (
     CheckpointHook,
@@ -27,7 +27,7 @@ default_hooks = dict(
     logger=dict(type=LoggerHook, interval=50),
     param_scheduler=dict(type=ParamSchedulerHook),
     compilation=dict(type=CompileHook),
-    # Two are kept at least: while one is written the one before it is whole.
+    # Keep at least two: while one is written, the previous one is complete.
     checkpoint=dict(type=CheckpointHook, interval=1, save_last=True, max_keep_ckpts=2),
     visualization=dict(type=DrawPredictionsHook),
 )
@@ -42,11 +42,11 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 randomness = dict(seed=0, deterministic=False)
-# Several processes: a copy of the model on each, or ShardedModel; see docs/distributed.md.
+# With several processes: a copy of the model on each, or ShardedModel; see docs/distributed.md.
 model_wrapper_cfg = dict(type=ReplicatedModel)
 
-# At most so many images at once on a GPU; a step's others follow before the weights are updated.
-# None: all of a process's share at once.
+# Maximum number of images at once on a GPU; gradients of a step's further images accumulate.
+# None: a process takes its whole share at once.
 images_per_gpu = None
 
 load_from = None

@@ -1,4 +1,4 @@
-"""A tiny ViT + RVSA on synthetic images: learns all three tasks on two CPU cores in minutes."""
+"""A tiny ViT + RVSA on synthetic images: trains all three tasks on two CPU cores in minutes."""
 
 from mmengine.config import read_base
 

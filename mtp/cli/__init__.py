@@ -1,1 +1,1 @@
-"""Command lines: what the scripts of ``tools`` share."""
+"""Command-line code that the scripts in ``tools`` share."""

@@ -1,4 +1,4 @@
-"""Arguments of the tools. Imports no torch: ``--help`` and a misspelt option answer at once."""
+"""Arguments of the tools. Without torch, so that ``--help`` and errors appear immediately."""
 
 import argparse
 from collections.abc import Mapping
@@ -11,11 +11,12 @@ from mtp.machine import LAUNCHERS
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run is started with.
+    """Options of a run.
 
     Attributes:
         config: config file.
-        work_dir: folder for logs, checkpoints and figures; None for the one named like the config.
+        work_dir: folder for logs, checkpoints and figures; None for the folder named after the
+            config.
         launcher: ``'none'``, or a key of :data:`mtp.machine.LAUNCHERS`.
         cfg_options: dotted keys of the config -> their new values.
     """
@@ -27,7 +28,7 @@ class RunOptions:
 
 
 class ConfigOptions(argparse.Action):
-    """mmengine's ``DictAction``, imported where the option is given."""
+    """mmengine's ``DictAction``, imported only if the option is given."""
 
     def __call__(
         self,
@@ -48,7 +49,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         '--work-dir',
         type=Path,
         help='folder for logs, checkpoints and figures; '
-        'default: work_dirs/<the config below configs/pretrain or /finetune>',
+        'default: work_dirs/<path of the config below configs/pretrain or configs/finetune>',
     )
     parser.add_argument(
         '--launcher',
@@ -60,7 +61,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_options(args: argparse.Namespace) -> RunOptions:
-    """Return what the arguments of :func:`add_run_arguments` ask for."""
+    """Return the options from parsed arguments of :func:`add_run_arguments`."""
     return RunOptions(args.config, args.work_dir, args.launcher, args.cfg_options)
 
 

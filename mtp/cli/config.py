@@ -1,45 +1,65 @@
-"""Configs as the tools take them: read, changed by dotted keys, and checked."""
+"""Read configs, override them by dotted keys, and check them."""
 
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
 from mmengine.utils import get_object_from_string
 
+from mtp.cli.old_bases import hint, is_old_base, old_bases_accepted
 from mtp.engine.runner import Runner
 from mtp.evaluation import Submission
-from mtp.old_names import CONFIGS, new_config, renamed
+from mtp.old_names import new_config
 from mtp.ops import mmcv_ext
 from mtp.spelling import suggest
 
 
 def read_config(path: str | Path) -> Config:
-    """Read a config file; an old name of one that has been renamed is taken too.
+    """Read a config file; accept old names of configs and bases that have moved.
 
     Raises:
-        FileNotFoundError: no such config.
-        ValueError: it is not valid Python, or what it reads from ``_base_`` is not there.
+        FileNotFoundError: the config, or a file that it reads, does not exist.
+        ValueError: the config is not valid Python, or mmengine cannot read it or its bases.
     """
     path = new_config(Path(path))
     if not path.is_file():
         near = suggest(path.name, [file.name for file in path.parent.glob('*.py')])
         raise FileNotFoundError(f'no config at {path}{near}')
     try:
-        return Config.fromfile(path)
+        return _from_file(path)
     except SyntaxError as error:
         raise ValueError(f'{path} is not valid Python: {error}') from error
+    except FileNotFoundError as error:  # a text config names its bases by their files
+        near = hint(Path(error.filename)) if error.filename else ''
+        raise FileNotFoundError(f'{path} cannot be read: {error}{near}') from error
+    except RuntimeError as error:  # a ConfigParsingError, or text and pure-Python configs are mixed
+        raise ValueError(f'{path} cannot be read: {error}{_hint(error)}') from error
+
+
+def _from_file(path: Path) -> Config:
+    try:
+        return Config.fromfile(path)
     except ConfigParsingError as error:
-        raise ValueError(f'{path} cannot be read: {error}{_new_base(str(error))}') from error
+        missing = _missing_base(error)
+        if missing is None or not is_old_base(missing):
+            raise
+    with old_bases_accepted():
+        return Config.fromfile(path)
 
 
-def _new_base(error: str) -> str:
-    """Return where a base is now that mmengine does not find under its old name, if it is one."""
-    new = renamed(Path(error.partition(' not found!')[0]), CONFIGS)
-    return f'. This base is {new} now: change the import' if new else ''
+def _missing_base(error: RuntimeError) -> Path | None:
+    """Return the base that mmengine does not find, or None for another error."""
+    path, not_found, _ = str(error).partition(' not found!')
+    return Path(path) if not_found else None
+
+
+def _hint(error: RuntimeError) -> str:
+    missing = _missing_base(error)
+    return hint(missing) if missing else ''
 
 
 def default_work_dir(config: str | Path) -> Path:
@@ -54,15 +74,14 @@ def default_work_dir(config: str | Path) -> Path:
 
 
 def override(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Set values of a config by dotted keys; a number counts into a list.
+    """Set values of a config by dotted keys; a number is an index into a list.
 
-    A key must be there already, or be an argument that the ``type`` beside it takes (at the top
-    level: that the runner takes). So a misspelt key is an error instead of an option without
-    effect. Where the ``type`` passes ``**kwargs`` on, other keys reach it too, but not one that
-    is nearly a known one.
+    A key must exist already, or be an argument of the ``type`` beside it (at the top level: of the
+    runner). So a misspelt key is an error instead of an option without effect. If the ``type``
+    accepts ``**kwargs``, other keys are valid too, unless they are very similar to a known one.
 
     Raises:
-        ValueError: an unknown key; the message names the ones that look alike.
+        ValueError: a key is unknown; the message suggests similar ones.
     """
     for key in options:
         node, path = cfg, key.split('.')
@@ -101,12 +120,13 @@ def _built_by(type_: Any) -> Callable | None:
 
 
 def set_submission(cfg: Config, folder: str | None) -> None:
-    """Where to write the predictions of a test split whose labels its benchmark's server keeps.
+    """Set the folder for predictions of a test split whose labels only the benchmark's server has.
 
     Raises:
-        ValueError: a folder for a data set that is evaluated here, or none for one that is not.
+        ValueError: there is a folder for a data set that is evaluated locally, or none for one that
+            is not.
     """
-    writes = issubclass(_built_by(cfg.test_evaluator.type), Submission)
+    writes = issubclass(cast(type, _built_by(cfg.test_evaluator.type)), Submission)
     if writes and folder is None:
         raise ValueError(
             'the labels of this test split are kept by the server of its benchmark: '
@@ -122,7 +142,7 @@ def set_submission(cfg: Config, folder: str | None) -> None:
 
 
 def check_deterministic(cfg: Config) -> None:
-    """Refuse operators that pay no heed to ``randomness.deterministic``.
+    """Refuse operators that ignore ``randomness.deterministic``.
 
     Raises:
         ValueError: mmcv's compiled operators would run on a GPU.

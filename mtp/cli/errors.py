@@ -1,4 +1,4 @@
-"""Faults of what a user gave, told in a line."""
+"""User errors, reported in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from mtp.files import UnusableFileError
 
 @contextmanager
 def users_errors() -> Iterator[None]:
-    """End the program with the message alone where a config or checkpoint is at fault."""
+    """End the program with only the message of a ``FileNotFoundError`` or ``ValueError``."""
     try:
         yield
     except (FileNotFoundError, ValueError) as error:

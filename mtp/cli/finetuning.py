@@ -1,4 +1,4 @@
-"""Finetuning on all data sets: what ``tools/finetune_all.py`` does."""
+"""Finetuning on all data sets, for ``tools/finetune_all.py``."""
 
 import importlib
 import json
@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -27,9 +28,9 @@ from mtp.recipes import shrink, table
 from mtp.registry import DATASETS
 from mtp.visualization.curves import read_scalars
 
-# Of a small run: pixels of an image side by the library that trains, and training steps at least.
+# Small runs: image side in pixels by the library that trains, and minimum number of steps.
 SIDES, STEPS = {'mmpretrain': 64, 'mmseg': 64, 'mmdet': 128, 'mmrotate': 128}, 16
-# A step is a fork of this process, and finds these imported. None of them starts a thread.
+# Imported before a step forks this process, to save time; none of them starts a thread.
 HEAVY = (
     'mmdet.models',
     'mmseg.models',
@@ -48,11 +49,15 @@ COLUMNS = '{:<12} {:<15} {:>7} {:>16}  {:<34} {:>8}'
 
 
 class StepError(Exception):
-    """A step has failed; the message names its log."""
+    """Failure of a step; the message names its log."""
 
 
 def step(log: Path, function: Callable, *args: object) -> None:
-    """Call a function in a process of its own; what it prints is added to a log."""
+    """Call a function in its own process, and append its output to a log.
+
+    Raises:
+        StepError: the process ended with an error.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     process = FORK.Process(target=_logged, args=(log, function, *args))
     process.start()
@@ -70,14 +75,14 @@ def _logged(log: Path, function: Callable, *args: object) -> None:
 
 
 def tool(script: Path, *args: object) -> None:
-    """``python <script> <args>``, in this process."""
+    """Run ``python <script> <args>`` in this process."""
     sys.argv = [str(script), *map(str, args)]
     print('\n$ python', *sys.argv, flush=True)
     runpy.run_path(sys.argv[0], run_name='__main__')
 
 
 def count_images(config: Path, target: Path) -> None:
-    """Write the number of training images."""
+    """Write the number of training images of a config to a file."""
     target.write_text(str(_num_images(Config.fromfile(config))))
 
 
@@ -87,7 +92,7 @@ def _num_images(cfg: Config) -> int:
 
 
 def write_small(config: Path, data: Path, target: Path) -> None:
-    """Write a small form of a config, which reads its data set from ``data``."""
+    """Write a small version of a config that reads its data set from ``data``."""
     cfg = Config.fromfile(config)
     table.set_data_root(cfg, data)
     num_images = _num_images(cfg)
@@ -97,7 +102,11 @@ def write_small(config: Path, data: Path, target: Path) -> None:
 
 
 def finetune(tools: Path, dataset: str, config: Path, folder: Path) -> dict:
-    """Train, or go on training, and test; return the figures."""
+    """Train or resume, then test; return the figures of the table's row.
+
+    Raises:
+        StepError: a step failed, or the loss is not finite.
+    """
     log, results = folder / 'log.txt', table.read_results()[dataset]
     step(log, count_images, config, folder / 'images.txt')
     resume = ['--resume'] if (folder / 'last_checkpoint').is_file() else []
@@ -133,22 +142,22 @@ def finetune(tools: Path, dataset: str, config: Path, folder: Path) -> dict:
 def attempt(
     tools: Path, dataset: str, config: Path, folder: Path, data: Path | None = None
 ) -> dict:
-    """Return what became of one config; what was finished before is not done again.
+    """Finetune one config, unless it is already finished; return its row of the table.
 
     Args:
-        tools: folder of the command lines.
+        tools: folder of the command-line scripts.
         dataset: name of the data set.
         config: config file of the recipe.
-        folder: folder to work in.
-        data: prepared data for a small run; None for the recipe itself.
+        folder: work directory.
+        data: folder of prepared data for a small run; None for the recipe itself.
     """
     kept, begin = folder / 'result.json', time.perf_counter()
     if kept.is_file():
         return dict(json.loads(kept.read_text()), before=folder)
-    row = dict(dataset=dataset, model=config.stem)
+    row: dict[str, Any] = dict(dataset=dataset, model=config.stem)
     try:
         if data:
-            shutil.rmtree(folder, ignore_errors=True)  # it is begun again
+            shutil.rmtree(folder, ignore_errors=True)  # small runs start over
             small = folder / 'small' / config.name
             small.parent.mkdir(parents=True)
             step(folder / 'log.txt', write_small, config, data, small)
@@ -166,7 +175,7 @@ def attempt(
 def small_run(
     tools: Path, folder: Path, threads: int, dataset: str, models: Sequence[str]
 ) -> list[dict]:
-    """Make up a data set and finetune small models on it, below ``folder``."""
+    """Make a synthetic data set and finetune small models on it, below ``folder``."""
     torch.set_num_threads(threads)
     folder = folder / dataset
     done = folder / 'data.done'
@@ -195,7 +204,7 @@ def small_run(
 
 
 def show(rows: Iterable[dict]) -> list[dict]:
-    """Print rows as they come; returns those of failures."""
+    """Print rows of the table as they arrive; return those that failed."""
     print(COLUMNS.format('data set', 'model', 'images', 'loss', 'result', 'seconds'), flush=True)
     failed, before = [], []
     for row in rows:
@@ -213,22 +222,22 @@ def show(rows: Iterable[dict]) -> list[dict]:
         )
     if before:
         print(
-            f'{len(before)} of these were finished before: to do one again remove its folder, '
-            f'such as {before[0]}'
+            f'{len(before)} of these were finished before: to repeat one, remove its folder, '
+            f'e.g. {before[0]}'
         )
     return failed
 
 
 def run(tools: Path, datasets: Sequence[str] | None, models: Sequence[str] | None) -> list[dict]:
-    """Train and test the recipes of the data sets that lie in ``data/``; return rows of failures.
+    """Train and test the recipes of the data sets in ``data/``; return the rows that failed.
 
     Args:
-        tools: folder of the command lines.
-        datasets: names; None for all that are there.
-        models: names; None for ``vit_b_rvsa``.
+        tools: folder of the command-line scripts.
+        datasets: names of data sets; None for all that exist.
+        models: names of models; None for ``vit_b_rvsa``.
 
     Raises:
-        FileNotFoundError: a data set that is asked for, or each of them, is not in ``data/``.
+        FileNotFoundError: a requested data set is missing in ``data/``, or all of them are.
     """
     jobs = _jobs(datasets, models or ['vit_b_rvsa'])
     missing = [name for name in jobs if not Path('data', name).is_dir()]
@@ -249,17 +258,17 @@ def run(tools: Path, datasets: Sequence[str] | None, models: Sequence[str] | Non
 def run_small(
     tools: Path, datasets: Sequence[str] | None, models: Sequence[str] | None, work_dir: Path
 ) -> list[dict]:
-    """Train and test small models on made-up data, many at once; return rows of failures.
+    """Train and test small models on synthetic data in parallel; return the rows that failed.
 
     Args:
-        tools: folder of the command lines.
-        datasets: names; None for all.
-        models: names; None for all.
-        work_dir: folder to work in.
+        tools: folder of the command-line scripts.
+        datasets: names of data sets; None for all.
+        models: names of models; None for all.
+        work_dir: work directory.
     """
     jobs = _jobs(datasets, models or list(shrink.TINY))
     _import_heavy()
-    cores = os.cpu_count()
+    cores = os.cpu_count() or 1
     workers = min(cores, len(jobs))
     run_one = partial(small_run, tools, work_dir.absolute(), max(1, cores // workers))
     with ProcessPoolExecutor(workers, mp_context=FORK) as pool:
@@ -267,7 +276,7 @@ def run_small(
 
 
 def _jobs(datasets: Sequence[str] | None, models: Sequence[str]) -> dict[str, list[str]]:
-    """Return data set -> those of the models that have a recipe for it."""
+    """Return data set -> those models that have a recipe for it."""
     return {
         name: [model for model in models if model in table.configs(name)]
         for name in datasets or table.read_results()

@@ -1,4 +1,4 @@
-"""From a command line to a runner: what the tools share."""
+"""From command-line options to a runner, for all tools."""
 
 import json
 from pathlib import Path
@@ -16,12 +16,12 @@ from mtp.files import write_text
 
 
 def load_config(options: RunOptions) -> Config:
-    """Return the config that a run is started with.
+    """Return the config of a run, with its options applied.
 
     Raises:
         FileNotFoundError: no such config.
-        ValueError: it cannot be read, an option names a key that it does not have, or this
-            process was not started as its launcher needs.
+        ValueError: the config cannot be read, an option has an unknown key, or this process was not
+            started as its launcher requires.
     """
     cfg = read_config(options.config)
     override(cfg, options.cfg_options)
@@ -32,7 +32,7 @@ def load_config(options: RunOptions) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Return a runner; it writes the resolved config into its work directory."""
+    """Build a runner, which writes the resolved config into its work directory."""
     init_default_scope(cfg.get('default_scope', 'mtp'))
     runner = Runner.from_cfg(cfg)
     for line in describe_device():

@@ -1,4 +1,4 @@
-"""Show each process of a machine its own GPU alone, before torch starts."""
+"""Restrict each process of a machine to its own GPU, before torch starts."""
 
 import os
 from collections.abc import MutableMapping
@@ -7,16 +7,16 @@ from mtp.machine import LAUNCHERS, nvidia_device_files
 
 
 def show_own_gpu(launcher: str, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Make this process's GPU the only one that it sees, and thereby ``cuda:0``.
+    """Make this process's GPU the only visible one, and thereby ``cuda:0``.
 
-    The caches of compiled code hold the number of the device, so that otherwise each process of a
-    machine would compile for itself. torchrun does the same with ``--virtual-local-rank``. GPUs are
-    counted by their device files where ``CUDA_VISIBLE_DEVICES`` is not set. Where there is none for
-    this process nothing is changed: :mod:`mtp.cli.processes` tells the user.
+    Caches of compiled code depend on the device index; otherwise each process of a machine would
+    compile for itself. torchrun does the same with ``--virtual-local-rank``. If
+    ``CUDA_VISIBLE_DEVICES`` is not set, GPUs are counted by their device files. If there is no GPU
+    for this process, nothing changes, and :mod:`mtp.cli.processes` tells the user.
 
     Args:
         launcher: ``'none'``, or a key of :data:`mtp.machine.LAUNCHERS`.
-        environment: variables of this process, changed in place.
+        environment: environment variables of this process, changed in place.
     """
     if launcher == 'none' or (variable := LAUNCHERS[launcher].local_rank) not in environment:
         return

@@ -1,4 +1,4 @@
-"""The processes of a run, as a launcher starts them."""
+"""Processes of a run, started by a launcher."""
 
 import os
 
@@ -9,10 +9,10 @@ from mtp.machine import LAUNCHERS
 
 
 def join_processes(cfg: Config) -> None:
-    """Make this process one of those that the launcher of a config has started, if there is one.
+    """Let this process join those that the config's launcher has started, if there is one.
 
     Raises:
-        ValueError: this process was not started as its launcher needs.
+        ValueError: this process was not started as its launcher requires.
     """
     if cfg.launcher == 'none':
         return
@@ -20,18 +20,18 @@ def join_processes(cfg: Config) -> None:
     if not torch.cuda.is_available():
         # mmengine selects a GPU per process before it looks at the backend.
         torch.distributed.init_process_group('gloo')
-        cfg.sync_bn = None  # torch's, of a user's own config, works on accelerators only
+        cfg.sync_bn = None  # torch's batch norm of a user's config works on accelerators only
 
 
 def number_of_processes(launcher: str) -> int:
-    """Return how many processes a launcher has started, this one among them."""
+    """Return the number of processes that a launcher has started, including this one."""
     return 1 if launcher == 'none' else int(os.environ[LAUNCHERS[launcher].world_size])
 
 
 def leave_processes() -> None:
     """Destroy the process group explicitly.
 
-    Left to the shutdown of the interpreter, it can abort a finished run.
+    Otherwise the interpreter's shutdown can abort a finished run.
     """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

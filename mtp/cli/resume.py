@@ -1,4 +1,4 @@
-"""Which checkpoint training goes on from."""
+"""Choice of the checkpoint from which training resumes."""
 
 import os
 from pathlib import Path
@@ -11,10 +11,10 @@ from mtp.old_names import old_config
 
 
 def last_checkpoint(work_dir: str | Path) -> Path:
-    """Return the newest complete checkpoint of a run, wherever its folder has been moved to.
+    """Return the last complete checkpoint of a run, even if its folder has been moved.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the run has no checkpoint.
     """
     pointer = _pointer(work_dir)
     if not pointer.is_file():
@@ -26,15 +26,15 @@ def last_checkpoint(work_dir: str | Path) -> Path:
 
 
 def go_on_under_old_name(cfg: Config) -> str | None:
-    """Go on in the folder that the run has from before its config was renamed.
+    """Resume in the folder that the run used before its config was renamed.
 
-    Nothing changes where the work directory is not the config's own, or has a checkpoint.
+    Nothing changes if the work directory is not the config's default, or has a checkpoint.
 
     Args:
         cfg: config of :func:`mtp.cli.launch.load_config`; its ``work_dir`` is changed in place.
 
     Returns:
-        str | None: line for the run's log; None where nothing changes.
+        str | None: line for the run's log; None if nothing changes.
     """
     config, work_dir = Path(cfg.filename), Path(cfg.work_dir)
     old = old_config(config)
@@ -44,30 +44,30 @@ def go_on_under_old_name(cfg: Config) -> str | None:
     if not _pointer(folder).is_file():
         return None
     cfg.work_dir = str(folder)
-    return f'The run goes on in {folder}: there it was saved when this config was called {old.name}'
+    return f'The run goes on in {folder}, where it was saved when its config was called {old.name}'
 
 
 def checkpoint_to_resume(cfg: Config, asked: str | None) -> Path | None:
-    """Return the checkpoint that training goes on from, None to start.
+    """Return the checkpoint from which training resumes, or None to start from the beginning.
 
-    Processes that torchrun (``--max-restarts``) or SLURM (``--requeue``) has started again go on
-    from the last checkpoint of their run, where it has saved one, whatever was asked for.
+    Processes restarted by torchrun (``--max-restarts``) or SLURM (``--requeue``) resume from the
+    last checkpoint of their run if there is one, whatever ``asked`` says.
 
     Args:
         cfg: config of :func:`mtp.cli.launch.load_config`.
         asked: path of a checkpoint, ``'last'`` or None.
 
     Raises:
-        FileNotFoundError: the last one is asked for, and there is none.
+        FileNotFoundError: ``asked`` is ``'last'``, and the run has no checkpoint.
     """
     pointer = _pointer(cfg.work_dir)
     restarts = max(int(os.environ.get(launcher.restarts, 0)) for launcher in LAUNCHERS.values())
     if asked == 'last' or (restarts and pointer.is_file()):
         return last_checkpoint(cfg.work_dir)
     if cfg.launcher != 'none':
-        # Left by an earlier run in this folder: no restart may take it for its own.
+        # Left by an earlier run in this folder; a restart must not resume from it.
         pointer.unlink(missing_ok=True)
-    return asked and Path(asked)
+    return Path(asked) if asked else None
 
 
 def _pointer(work_dir: str | Path) -> Path:

@@ -1,6 +1,7 @@
-"""Files -> samples: data sets, transforms and the order of the images.
+"""From files to samples: data sets, transforms and the order of the images.
 
-Facts and tools that read and write files need no torch: a name's module is imported with it.
+Each name is imported when first used, so that modules which only read and write files do not
+import torch.
 """
 
 from mtp.lazy import attribute_getter

@@ -1,4 +1,4 @@
-"""Whether a prepared downstream data set holds what its config will read."""
+"""Checks that a prepared data set to finetune on holds what its config reads."""
 
 import json
 from collections import defaultdict
@@ -16,11 +16,11 @@ from mtp.data.samrs.checking import Findings, Problem
 from mtp.data.samrs.to_coco import parallel
 
 CHECKS = {
-    'split': 'the folders of the splits are there and hold images',
+    'split': 'the folders of the splits exist and hold images',
     'overlap': 'no image is in two splits',
     'image': 'images open, and training turns none of them',
     'class': 'classes are known',
-    'partner': 'each image has its label, and the other date; each label an image',
+    'partner': 'each image has its label and its later date, and each label an image',
     'size': 'all files of an image have one size',
     'label': 'label files hold known values only',
     'annotation': 'annotations can be read and belong to an image',
@@ -29,14 +29,14 @@ CHECKS = {
 
 
 def check_prepared(root: Path, name: str) -> Findings:
-    """Check all files that ``tools/data/prepare.py`` made of a data set, on all cores.
+    """Check all files that ``tools/data/prepare.py`` made from a data set, on all cores.
 
     Args:
-        root: of the data set.
-        name: of the data set, a key of ``mtp.data.datasets.DATASETS``.
+        root: root folder of the prepared data set.
+        name: name of the data set, a key of ``mtp.data.datasets.DATASETS``.
 
     Raises:
-        FileNotFoundError: no such folder.
+        FileNotFoundError: ``root`` is missing.
     """
     if not root.is_dir():
         raise FileNotFoundError(f'no folder {root}: make it with tools/data/prepare.py {name}')
@@ -54,7 +54,7 @@ def check_prepared(root: Path, name: str) -> Findings:
     return findings
 
 
-Part = tuple[str, partial, list]  # split, check of an item, items
+Part = tuple[str, partial, list]  # split, function that checks an item, items
 
 
 def _classification(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Part]:
@@ -183,7 +183,7 @@ _TASKS = {
 
 
 def _lines(path: Path, findings: Findings) -> Iterator[tuple[str, str]]:
-    """Give the lines of a list, each with its place."""
+    """Yield the place (file and line number) and the text of each line of a list."""
     if not path.is_file():
         findings.problems['split'].append(f'{path}: no such list')
         return
@@ -192,13 +192,13 @@ def _lines(path: Path, findings: Findings) -> Iterator[tuple[str, str]]:
 
 
 def _images(where: Path) -> dict[str, Path]:
-    """Stem -> image; empty where there is no such folder."""
+    """Return a folder's images, stem -> path; empty if the folder is missing."""
     paths = sorted(where.iterdir()) if where.is_dir() else []
     return {path.stem: path for path in paths if path.suffix.lower() in SUFFIXES}
 
 
 def _partners(folders: list[Path], findings: Findings) -> list[tuple[Path, ...]]:
-    """Files of the same stem in all folders; those without partners are noted."""
+    """Return the files that have the same stem in all folders; report those without partners."""
     files = [_images(folder) for folder in folders]
     stems = set().union(*files)
     findings.problems['partner'] += [
@@ -213,11 +213,16 @@ def _partners(folders: list[Path], findings: Findings) -> list[tuple[Path, ...]]
     ]
 
 
-Checked = tuple[int, list[Problem]]  # number of objects, what is wrong
+Checked = tuple[int, list[Problem]]  # number of objects, problems
 
 
 def _check_files(values: Iterable[int] | None, paths: tuple[Path, ...]) -> Checked:
-    """Whether images open and have one size; the last one is a label if ``values`` are given."""
+    """Check that images open and have one size.
+
+    Args:
+        values: values that the last file, a label map, may hold; None if all files are images.
+        paths: files of an image.
+    """
     pixels = []
     for path in paths:
         try:

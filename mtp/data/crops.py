@@ -1,4 +1,4 @@
-"""Training crops: flip, resize and crop composed, so that only what the crop shows is computed."""
+"""Training crops: flip, resize and crop in one step that computes only what the crop shows."""
 
 import functools
 import math
@@ -27,23 +27,24 @@ MIRRORED = {
 class LoadCrop(BaseTransform):
     """Load a random crop of an image with its labels: the recipe's flip, resize, crop and filter.
 
-    Equal, draw for draw, to :class:`LoadImage`, :class:`LoadLabels`, :class:`Flip` (horizontal,
-    vertical or diagonal with probability 1/4 each), mmcv's ``RandomResize`` with :class:`Resize`,
-    :class:`Crop` and :class:`FilterInstances` in this order: the same boxes, masks and label maps,
-    and the same image up to one grey level. The crop is drawn first, labels are sampled in it
-    without their full size being made, and the image is decoded last, unless the crop is rejected.
+    Equal, for the same random numbers, to these transforms in this order: :class:`LoadImage`,
+    :class:`LoadLabels`, :class:`Flip` (horizontal, vertical or diagonal with probability 1/4 each),
+    mmcv's ``RandomResize`` with :class:`Resize`, :class:`Crop`, :class:`FilterInstances`. Boxes,
+    masks and label maps are the same; the image is the same up to one grey level. The crop is drawn
+    first; labels are sampled inside it, never at full size. The image is decoded last, unless the
+    crop is rejected.
 
     Adds ``img`` (uint8 BGR) and the keys of these transforms; masks are
-    :class:`mtp.sample_fields.BoxMasks`. Gives None, for another image to be drawn, when the boxes
-    of the crop have no pixel of their masks in it.
+    :class:`mtp.sample_fields.BoxMasks`. Returns None, so that another image is drawn, if the crop
+    has boxes but no pixel of their masks.
 
     Args:
-        size: side in pixels, of the crop and of the square that an image fits into at ratio 1.
-        ratio_range: least and largest ratio of the resize to ``size``.
+        size: side in pixels of the crop, and of the square that an image fits into at ratio 1.
+        ratio_range: smallest and largest resize ratio, relative to ``size``.
 
     Raises:
-        ValueError: an image or label map is missing, damaged, of another size than its labels say,
-            or has a value that is no class.
+        ValueError: an image or label map is missing or damaged, differs in size from its labels, or
+            holds a value that is not a class.
     """
 
     def __init__(self, size: int, ratio_range: tuple[float, float] = (0.5, 2.0)) -> None:
@@ -83,12 +84,12 @@ class LoadCrop(BaseTransform):
 
 @dataclass(frozen=True)
 class Window:
-    """What a crop shows; all pairs are rows and columns, or heights and widths, in pixels.
+    """Geometry of a crop; all pairs are (row, column) or (height, width), in pixels.
 
     Attributes:
         original: size of the image.
-        direction: direction in which the image is flipped first; None if it is not.
-        resized: size to which the image is resized then.
+        direction: direction in which the image is flipped first; None for no flip.
+        resized: size to which the flipped image is resized.
         offset: top-left corner of the crop in the resized image.
         shape: size of the crop.
     """
@@ -112,29 +113,38 @@ class Window:
 
     @functools.cached_property
     def axes(self) -> tuple[Axis, Axis]:
-        """Which row and column of the original each of the crop shows."""
-        return tuple(
+        """Row and column of the original that each row and column of the crop shows."""
+        rows, columns = (
             Axis(_nearest(size, resized, mirrored)[offset : offset + length], size)
             for size, resized, mirrored, offset, length in zip(
                 self.original, self.resized, self.mirrored[::-1], self.offset, self.shape
             )
         )
+        return rows, columns
 
     def overlapping(self, boxes: np.ndarray) -> np.ndarray:
-        """Which boxes (float32 ``(n, 4)``, xyxy) have a part in the crop, bool ``(n,)``."""
+        """Return which boxes (float32 ``(n, 4)``, xyxy) overlap the crop, bool ``(n,)``."""
         (height, width), (top, left), shape = self.original, self.offset, self.shape
         x, y = boxes[:, 0::2].clip(0, width), boxes[:, 1::2].clip(0, height)
         if self.mirrored[0]:
             x = width - x[:, ::-1]
         if self.mirrored[1]:
             y = height - y[:, ::-1]
-        scale_x, scale_y = np.float32(self.scale_factor)
+        scale_x, scale_y = np.array(self.scale_factor, np.float32)
         x = (x * scale_x).clip(0, self.resized[1]) - np.float32(left)
         y = (y * scale_y).clip(0, self.resized[0]) - np.float32(top)
         return (x[:, 0] < shape[1]) & (x[:, 1] > 0) & (y[:, 0] < shape[0]) & (y[:, 1] > 0)
 
     def crop_rotated(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rotated boxes with their centre in the crop, edges included, and which these are."""
+        """Return the rotated boxes with their centre in the crop (edges included), and a mask.
+
+        Args:
+            boxes: rotated boxes of the image, float32 ``(n, 5)``: cx, cy, w, h in pixels, angle in
+                radians.
+
+        Returns:
+            Boxes in the crop, float32 ``(k, 5)``, and which of ``boxes`` they are, bool ``(n,)``.
+        """
         x, y, w, h, angle = boxes.T
         mirrored_x, mirrored_y = self.mirrored
         if mirrored_x:
@@ -143,7 +153,7 @@ class Window:
             y = self.original[0] - y
         if mirrored_x != mirrored_y:
             angle = -angle
-        scale_x, scale_y = np.float32(self.scale_factor)
+        scale_x, scale_y = np.array(self.scale_factor, np.float32)
         x = x * scale_x - np.float32(self.offset[1])
         y = y * scale_y - np.float32(self.offset[0])
         cos, sin = np.cos(angle), np.sin(angle)
@@ -161,9 +171,9 @@ class Window:
         return boxes[kept], kept
 
     def crop_image(self, image: np.ndarray) -> np.ndarray:
-        """The crop of an image ``(H, W, C)``, bilinear."""
-        # OpenCV aligns a resize with the top left of the image: what lies beyond the crop at the
-        # bottom and right is left out beforehand, what lies before it afterwards.
+        """Return the crop of an image ``(H, W, C)``, resized bilinearly."""
+        # OpenCV aligns a resize with the top left of the image: pixels below and to the right of
+        # the crop are removed before the resize, those above and to the left after it.
         (top, left), (rows, columns) = self.offset, self.shape
         height, width = self.resized
         mirrored_x, mirrored_y = self.mirrored
@@ -186,10 +196,10 @@ class Window:
 
 
 def _nearest(size: int, resized: int, mirrored: bool) -> np.ndarray:
-    """The pixel that OpenCV shows at each place of a line of ``size`` pixels, resized."""
+    """Return the source pixel of each pixel of a line that OpenCV resizes to ``resized`` pixels."""
     ruler = np.arange(size, dtype=np.float32)[None, :: -1 if mirrored else 1]
-    ruler = cv2.resize(np.ascontiguousarray(ruler), (resized, 1), interpolation=cv2.INTER_NEAREST)
-    return ruler[0].astype(np.int64)
+    shown = cv2.resize(np.ascontiguousarray(ruler), (resized, 1), interpolation=cv2.INTER_NEAREST)
+    return shown[0].astype(np.int64)
 
 
 def _load_image(results: dict, window: Window) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Files -> pixels, by the decoder that was fastest on each kind; see docs/performance.md."""
+"""Decoding of images and label maps, with the fastest decoder for each kind of file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +15,12 @@ _ORIENTATION = 0x0112  # tag of EXIF
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image as training sees it: uint8 ``(H, W, 3)``, RGB, turned as its EXIF data tell.
+    """Read an image as training sees it: uint8 ``(H, W, 3)``, RGB, rotated by its EXIF orientation.
 
-    The pixels are those of OpenCV, and so is what happens to grey, 16-bit or palette images.
+    The pixels equal OpenCV's; grey, 16-bit and palette images are converted as OpenCV does.
 
     Raises:
-        ValueError: the file is missing, damaged or no image.
+        ValueError: the file is missing, damaged or not an image.
     """
     try:
         data = Path(path).read_bytes()
@@ -29,16 +29,18 @@ def read_image(path: str | Path) -> np.ndarray:
         if data.startswith(b'\xff\xd8') and b'Exif' not in data[:4096]:
             return kornia.decode_image_jpegturbo(data, 'rgb')
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise ValueError('OpenCV cannot decode it')
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     except Exception as error:  # whatever the system or a decoder raises
         raise _unreadable(path) from error
 
 
 def read_map(path: str | Path) -> np.ndarray:
-    """Read a label map as its file holds it: uint8 ``(H, W)`` if it is a grey or palette PNG.
+    """Read a label map as stored: uint8 ``(H, W)`` if it is a grey or palette PNG.
 
     Raises:
-        ValueError: the file is missing, damaged or no image.
+        ValueError: the file is missing, damaged or not an image.
     """
     try:
         data = Path(path).read_bytes()
@@ -51,16 +53,16 @@ def read_map(path: str | Path) -> np.ndarray:
 
 
 def read_stored(path: Path) -> np.ndarray:
-    """Read an image or a label of any size as stored, not turned by EXIF, in its own dtype.
+    """Read an image or a label of any size as stored, in its own dtype, without EXIF rotation.
 
     Returns:
-        ``(H, W)``, or ``(H, W, 3)`` RGB, of a palette too; transparency is left out.
+        Pixels ``(H, W)``, or ``(H, W, 3)`` RGB, also of palette images; transparency is dropped.
 
     Raises:
-        ValueError: the file is missing, no image, or cut short.
+        ValueError: the file is missing, not an image, or truncated.
     """
     try:
-        if path.suffix.lower() in ('.tif', '.tiff'):  # which Pillow reads only some kinds of
+        if path.suffix.lower() in ('.tif', '.tiff'):  # Pillow reads only some kinds of TIFF
             pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
             if pixels is None:
                 raise ValueError('OpenCV cannot decode it')
@@ -78,10 +80,10 @@ def read_stored(path: Path) -> np.ndarray:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Read height and width of an image as stored, from the header alone.
+    """Read the height and width of an image as stored, from its header alone.
 
     Raises:
-        ValueError: no image.
+        ValueError: the file is missing or not an image.
     """
     try:
         with _of_any_size(), Image.open(path) as image:
@@ -91,9 +93,9 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def read_orientation(path: Path) -> int:
-    """Read how training turns an image: its EXIF orientation, 1 (as stored) to 8.
+    """Read the EXIF orientation by which training rotates an image: 1 (as stored) to 8.
 
-    From 5 on height and width change places.
+    From 5 on, height and width are swapped.
     """
     try:
         with _of_any_size(), Image.open(path) as image:
@@ -104,22 +106,22 @@ def read_orientation(path: Path) -> int:
 
 
 def check_unturned(path: Path) -> None:
-    """Refuse an image that training would turn, since its labels are of the stored pixels.
+    """Refuse an image that training would rotate: its labels refer to the stored pixels.
 
     Raises:
-        ValueError: it has an EXIF orientation.
+        ValueError: the image has an EXIF orientation other than 1.
     """
     orientation = read_orientation(path)
     if orientation != 1:
         raise ValueError(
             f'{path} has the EXIF orientation {orientation}: training would turn it, '
-            'and not its labels. Store it without (exiftool -Orientation= FILE)'
+            'but not its labels. Remove the orientation (exiftool -Orientation= FILE)'
         )
 
 
 @contextmanager
 def _of_any_size() -> Iterator[None]:
-    # Pillow takes large images for an attack; those of WHU and DOTA have up to 800 million pixels
+    # Pillow refuses large images as an attack; those of WHU and DOTA have up to 800 million pixels
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -128,7 +130,7 @@ def _of_any_size() -> Iterator[None]:
 
 
 def _is_png(data: bytes, colour_type: int) -> bool:
-    """Return whether this is a plain PNG of 8 bits: without a transparent colour and EXIF data."""
+    """Return whether this is a plain 8-bit PNG, without a transparent colour or EXIF data."""
     head = data[: data.find(b'IDAT')]
     return (
         data.startswith(_PNG)
@@ -139,7 +141,7 @@ def _is_png(data: bytes, colour_type: int) -> bool:
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
-    """Height and width."""
+    """Return height and width in pixels."""
     return int.from_bytes(data[20:24], 'big'), int.from_bytes(data[16:20], 'big')
 
 

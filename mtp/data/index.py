@@ -1,11 +1,11 @@
-"""The labels of a data set as arrays on disk, mapped into memory and shared by all processes."""
+"""Labels of a data set as arrays on disk, mapped into memory and shared by all processes."""
 
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,14 +15,15 @@ import numpy as np
 from mtp.files import whole, write_json
 
 VERSION = 1
+Rows = np.ndarray | list[bytes]  # rows of an image in a column
 
 
 class Entry(SimpleNamespace):
-    """What an index holds of an image.
+    """Labels of an image, as an index holds them.
 
     Attributes:
-        img_id: number of the image.
-        file_name: as the data set names it.
+        img_id: id of the image.
+        file_name: name of the image's file in the data set.
         size: height and width in pixels.
         others: values of the columns, by their names.
     """
@@ -30,12 +31,13 @@ class Entry(SimpleNamespace):
 
 @dataclass(frozen=True)
 class Column:
-    """An array of an index: the rows of all images, one after the other.
+    """An array of an index: the rows of all images, concatenated.
 
     Attributes:
-        of: what has a row; columns of one thing share ``<of>_ends``, where each image's rows end.
-        dtype: of the array.
-        shape: of a row.
+        of: kind of thing that has a row each, e.g. ``'object'``; columns of one kind share
+            ``<of>_ends``, the ends of each image's rows.
+        dtype: type of the array.
+        shape: shape of a row.
     """
 
     of: str
@@ -43,41 +45,41 @@ class Column:
     shape: tuple[int, ...] = ()
 
     @property
-    def nothing(self) -> Sequence:
-        """No rows."""
+    def nothing(self) -> Rows:
+        """Rows of an image that has none."""
         return np.zeros((0, *self.shape), self.dtype)
 
     def files(self, name: str) -> tuple[str, ...]:
         """Return the names of the arrays that hold the column ``name``."""
         return name, f'{self.of}_ends'
 
-    def join(self, name: str, images: list[Sequence]) -> dict[str, np.ndarray]:
-        """Return these arrays, made of each image's rows."""
+    def join(self, name: str, images: Sequence[Rows]) -> dict[str, np.ndarray]:
+        """Return the arrays of :meth:`files`, joined from each image's rows."""
         joined = np.concatenate([self.nothing, *images]).astype(self.dtype, copy=False)
         return dict(zip(self.files(name), (joined, _ends(images))))
 
-    def take(self, name: str, arrays: dict[str, np.ndarray], rows: slice) -> np.ndarray:
+    def take(self, name: str, arrays: dict[str, np.ndarray], rows: slice) -> Rows:
         """Return a copy of some rows."""
         return arrays[name][rows].copy()
 
 
 @dataclass(frozen=True)
 class BytesColumn(Column):
-    """A column of strings of bytes, one a row, with an array of where each ends."""
+    """A column of byte strings, one per row, with an array of their ends."""
 
     dtype: type = np.uint8
 
     @property
-    def nothing(self) -> Sequence:
-        """No rows."""
+    def nothing(self) -> list[bytes]:
+        """Rows of an image that has none."""
         return []
 
     def files(self, name: str) -> tuple[str, ...]:
         """Return the names of the arrays that hold the column ``name``, a plural."""
         return *super().files(name), f'{name.removesuffix("s")}_ends'
 
-    def join(self, name: str, images: list[list[bytes]]) -> dict[str, np.ndarray]:
-        """Return these arrays, made of each image's strings."""
+    def join(self, name: str, images: Sequence[Rows]) -> dict[str, np.ndarray]:
+        """Return the arrays of :meth:`files`, joined from each image's strings."""
         strings = [string for image in images for string in image]
         joined = np.frombuffer(b''.join(strings), np.uint8)
         return dict(zip(self.files(name), (joined, _ends(images), _ends(strings))))
@@ -92,11 +94,11 @@ class BytesColumn(Column):
 
 
 class Index:
-    """Entries, read when asked for. A copy sent to another process maps the same files again.
+    """Entries, read on access. A copy sent to another process maps the same files again.
 
     Args:
-        folder: of the arrays.
-        columns: name -> column, of those to read.
+        folder: folder of the arrays.
+        columns: columns to read, by name.
     """
 
     def __init__(self, folder: Path, columns: Mapping[str, Column]) -> None:
@@ -113,7 +115,7 @@ class Index:
         return Index, (self.folder, self.columns)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self._arrays['ids'])
 
     def __getitem__(self, number: int) -> Entry:
@@ -137,13 +139,13 @@ def _range(ends: np.ndarray, number: int) -> slice:
 
 
 def write_index(folder: Path, entries: Iterable[Entry], columns: Mapping[str, Column]) -> None:
-    """Write the arrays of ``entries`` into ``folder``, which exists.
+    """Write the arrays of ``entries`` into an existing folder.
 
-    An entry without a column has no rows of it.
+    An entry without the attribute of a column gets no rows in it.
     """
     entries = list(entries)
     names = [entry.file_name.encode() for entry in entries]
-    arrays = dict(
+    arrays: dict[str, np.ndarray] = dict(
         ids=np.array([entry.img_id for entry in entries], np.int64),
         sizes=np.array([entry.size for entry in entries], np.int32).reshape(-1, 2),
         names=np.frombuffer(b''.join(names), np.uint8),
@@ -156,7 +158,7 @@ def write_index(folder: Path, entries: Iterable[Entry], columns: Mapping[str, Co
             np.save(unfinished, array)
 
 
-def _ends(parts: list) -> np.ndarray:
+def _ends(parts: Iterable[Sized]) -> np.ndarray:
     return np.cumsum([len(part) for part in parts], dtype=np.int64)
 
 
@@ -167,17 +169,17 @@ def cached_index(
     columns: Mapping[str, Column],
     read: Callable[[], Iterable[Entry]],
 ) -> Index:
-    """The index of a data set, made if there is none or if a source has changed since.
+    """Open the index of a data set; build it if it is missing or a source has changed.
 
-    It lies in ``.mtp_index`` of the data set, or, where that cannot be written, in the system's
-    folder for temporary files. Processes that make it at once do not disturb each other.
+    It is kept in ``.mtp_index`` in the data set's root or, if that is not writable, in the system's
+    folder for temporary files. Processes that build it at the same time do not disturb each other.
 
     Args:
-        root: of the data set.
-        key: what the index depends on beside the sources.
-        sources: files, and folders for all files in them, of which size and time are compared.
-        columns: name -> column, of the entries.
-        read: gives the entries.
+        root: root folder of the data set.
+        key: values that the index depends on besides the sources.
+        sources: files, and folders for all files in them, whose sizes and times are compared.
+        columns: columns of the entries, by name.
+        read: function that returns the entries.
     """
     stamp = _digest((VERSION, key, *map(_state, sources)))
     name = _digest((str(root.resolve()), key))
@@ -204,7 +206,7 @@ def _replace(new: Path, folder: Path) -> None:
         try:
             new.rename(folder)
             return
-        except OSError:  # there is one, perhaps another process's
+        except OSError:  # the folder exists, perhaps made by another process
             old = Path(tempfile.mkdtemp(prefix='old_', dir=folder.parent))
             try:
                 folder.rename(old / folder.name)
@@ -214,7 +216,7 @@ def _replace(new: Path, folder: Path) -> None:
 
 
 def _state(source: Path) -> tuple:
-    """Names, sizes and times of a file or of the files in a folder."""
+    """Return name, size and time of a file, or those of all files in a folder."""
     if source.is_dir():
         with os.scandir(source) as files:
             return tuple(
@@ -223,7 +225,7 @@ def _state(source: Path) -> tuple:
                 )
             )
     if not source.exists():
-        return source.name, None  # whoever reads it knows best what to say
+        return source.name, None  # its reader raises the better error
     status = source.stat()
     return source.name, status.st_size, status.st_mtime_ns
 

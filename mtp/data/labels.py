@@ -1,4 +1,4 @@
-"""The rows of the table of labels that mtp's own tasks learn from; see :mod:`mtp.sample_fields`."""
+"""Rows of the table of labels for mtp's own tasks; see :mod:`mtp.sample_fields`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +25,10 @@ from mtp.sample_fields import IGNORED, Boxes, BoxMasks, Label, Map
 
 @LABELS.register_module()
 class SemanticLabel(Label):
-    """The semantic map: 0 = background, class i -> i + 1, 255 = not counted.
+    """The semantic map: 0 = background, class i -> i + 1, 255 = ignored.
 
-    ``load`` and ``crop`` add ``gt_seg_map``, uint8 ``(H, W)``, and raise ValueError where the map
-    is missing, damaged, of another size than the image, or has a value that is no class.
+    ``load`` and ``crop`` add ``gt_seg_map``, uint8 ``(H, W)``. They raise ValueError if the map is
+    missing or damaged, differs in size from the image, or holds a value that is not a class.
     """
 
     task = 'semantic'
@@ -60,7 +60,7 @@ class SemanticLabel(Label):
         return dict(gt_sem_seg=PixelData(sem_seg=torch.from_numpy(results[self.key])[None]))
 
     def draw(self, tile: np.ndarray, content: PixelData, scale: float, meta: dict) -> set[int]:
-        """Lay the map over the image."""
+        """Blend the map into the image."""
         seg_map = content.sem_seg.squeeze(0).cpu().numpy().astype(np.uint8)
         seg_map = cv2.resize(seg_map, tile.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         labels = {int(value) - 1 for value in np.unique(seg_map) if value not in (0, IGNORED)}
@@ -73,11 +73,12 @@ def read_labels(record: dict, shape: tuple[int, int]) -> np.ndarray:
     """Read a label map, uint8 ``(H, W)``: 0 = background, class i -> i + 1.
 
     Args:
-        record: of an image.
-        shape: height and width of the image.
+        record: record of an image.
+        shape: height and width of the image in pixels.
 
     Raises:
-        ValueError: the map is missing, damaged, of another shape, or has a value that is no class.
+        ValueError: the map is missing or damaged, has another shape, or holds a value that is not
+            a class.
     """
     return _as_labels(_read_map(record, shape), record)
 
@@ -106,10 +107,10 @@ def _as_labels(values: np.ndarray, record: dict) -> np.ndarray:
 
 @LABELS.register_module()
 class InstanceLabel(Label):
-    """Boxes with masks, and those of crowds, which are neither learnt nor counted as wrong.
+    """Boxes with masks; crowds are neither positive nor negative samples.
 
     ``load`` and ``crop`` add mmdet's ``gt_bboxes``, ``gt_bboxes_labels``, ``gt_ignore_flags`` and
-    ``gt_masks``; in a crop boxes are those of what it shows of the masks.
+    ``gt_masks``; the boxes of a crop are those of the visible parts of the masks.
     """
 
     task = 'instance'
@@ -123,11 +124,11 @@ class InstanceLabel(Label):
         'boxes': Column('object', np.float32, (4,)),  # xyxy in pixels
         'labels': Column('object', np.int64),  # from 0
         'crowd': Column('object', bool),
-        'counts': BytesColumn('object'),
-    }  # COCO's compressed run lengths
+        'counts': BytesColumn('object'),  # COCO's compressed run lengths
+    }
 
     def read(self, dataset: Any, image: dict, annotations: list[dict]) -> dict[str, Any]:
-        """Take the objects of the json."""
+        """Convert the objects of the json."""
         return dict(
             boxes=np.array([_xyxy(a['bbox']) for a in annotations], np.float32).reshape(-1, 4),
             labels=np.array([a['label'] for a in annotations], np.int64),
@@ -136,7 +137,7 @@ class InstanceLabel(Label):
         )
 
     def load(self, results: dict) -> None:
-        """Decode the masks; boxes are clipped to the image."""
+        """Decode the masks; clip the boxes to the image."""
         entry, shape = results['labels'], results['ori_shape']
         results['gt_bboxes'] = HorizontalBoxes(entry.boxes)
         results['gt_bboxes'].clip_(shape)
@@ -146,7 +147,7 @@ class InstanceLabel(Label):
         results['gt_masks'] = BitmapMasks(masks, *shape)
 
     def crop(self, results: dict, window: Any) -> bool:
-        """Sample the masks; the crop is rejected if it has boxes, but nothing of their masks."""
+        """Sample the masks; reject the crop if it has boxes, but no pixel of their masks."""
         entry = results['labels']
         reach = np.flatnonzero(window.overlapping(entry.boxes))
         counts = [entry.counts[i] for i in reach]
@@ -166,7 +167,7 @@ class InstanceLabel(Label):
     def pack(self, results: dict) -> dict[str, InstanceData]:
         """Return ``gt_instances`` and the crowds, ``ignored_instances``."""
         ignore = results['gt_ignore_flags']
-        # crowds are rare, and a slice is cheaper than a choice
+        # crowds are rare, and a slice is cheaper than a bool mask
         parts = (~ignore, ignore) if ignore.any() else (slice(None), slice(0))
         return {
             name: InstanceData(
@@ -178,10 +179,10 @@ class InstanceLabel(Label):
         }
 
     def draw(self, tile: np.ndarray, content: InstanceData, scale: float, meta: dict) -> set[int]:
-        """Draw boxes with their names, and masks if there are any."""
+        """Draw boxes with their names, and their masks, if any."""
         boxes = get_box_tensor(content.bboxes)
         content = _largest_first(content, (boxes[:, 2:] - boxes[:, :2]).prod(1))
-        masks = content.get('masks', ())  # data sets for detection alone have none
+        masks = content.get('masks', ())  # detection data sets have no masks
         masks = masks.cpu().numpy() if isinstance(masks, Tensor) else getattr(masks, 'masks', ())
         boxes = (get_box_tensor(content.bboxes).cpu().numpy() * scale).round().astype(int)
         for label, mask in zip(content.labels.tolist(), masks):
@@ -199,7 +200,7 @@ class InstanceLabel(Label):
 
 
 def _largest_first(content: InstanceData, areas: Tensor) -> InstanceData:
-    """Small objects stay visible."""
+    """Sort objects by area, descending, so that small ones are drawn on top."""
     return content[areas.argsort(descending=True).cpu()]
 
 
@@ -209,7 +210,7 @@ def _xyxy(box: Sequence[float]) -> tuple[float, ...]:
 
 
 def _counts(annotation: dict, image: dict) -> bytes:
-    """Compressed run lengths of an annotation's mask."""
+    """Return the compressed run lengths of an annotation's mask."""
     mask = encode_mask(annotation['segmentation'], image['height'], image['width'])
     if list(mask['size']) != [image['height'], image['width']]:
         raise ValueError(
@@ -225,8 +226,8 @@ def _counts(annotation: dict, image: dict) -> bytes:
 class RotatedLabel(Label):
     """Rotated boxes: cx, cy, w, h in pixels, angle in radians, clockwise on screen.
 
-    ``load`` and ``crop`` add ``gt_rotated_bboxes`` and ``gt_rotated_bboxes_labels``. In a crop
-    boxes stay where their centre does, and are not clipped.
+    ``load`` and ``crop`` add ``gt_rotated_bboxes`` and ``gt_rotated_bboxes_labels``. A crop keeps
+    the boxes whose centre is inside it, and does not clip them.
     """
 
     task = 'rotated'
@@ -235,15 +236,15 @@ class RotatedLabel(Label):
     fields = {'gt_rotated_instances': Boxes(RotatedBoxes)}
     columns = {
         'rotated': Column('rotated', np.float32, (5,)),
-        'rotated_labels': Column('rotated', np.int64),
-    }  # from 0
+        'rotated_labels': Column('rotated', np.int64),  # from 0
+    }
 
     def sources(self, dataset: Any) -> list[Path]:
-        """Return the folder of the files of rotated boxes."""
+        """Return the folder of the rotated-box files."""
         return [dataset.root / dataset.subset.rotated]
 
     def read(self, dataset: Any, image: dict, annotations: list[dict]) -> dict[str, np.ndarray]:
-        """Read the image's file of rotated boxes."""
+        """Read the image's rotated-box file."""
         (folder,) = self.sources(dataset)
         name = Path(image['file_name']).stem + dataset.subset.rotated_suffix
         boxes = read_rotated(folder / name, dataset.labels)
@@ -253,12 +254,12 @@ class RotatedLabel(Label):
         )
 
     def load(self, results: dict) -> None:
-        """Take the boxes of the index."""
+        """Convert the boxes of the index."""
         results['gt_rotated_bboxes'] = RotatedBoxes(results['labels'].rotated)
         results['gt_rotated_bboxes_labels'] = results['labels'].rotated_labels
 
     def crop(self, results: dict, window: Any) -> None:
-        """Take those that have their centre in the crop."""
+        """Keep the boxes that have their centre in the crop."""
         entry = results['labels']
         boxes, kept = window.crop_rotated(entry.rotated)
         results['gt_rotated_bboxes'] = RotatedBoxes(boxes, clone=False)
@@ -306,6 +307,9 @@ class RotatedLabel(Label):
 
 
 def to_rotated(corners: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return the smallest rotated boxes around four corners (8 pixels) each, float32 ``(n, 5)``."""
+    """Return the smallest rotated boxes around four corners (8 coordinates) each, ``(n, 5)``.
+
+    The boxes are float32: cx, cy, w, h in pixels, angle in radians.
+    """
     quads = torch.tensor(corners, dtype=torch.float32).reshape(-1, 8)
     return QuadriBoxes(quads).convert_to('rbox').tensor.reshape(-1, 5).numpy()

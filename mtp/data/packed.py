@@ -1,10 +1,10 @@
-"""The packed form of a data set: pixels as they are, in a few large files, mapped into memory.
+"""Packed form of a data set: uncompressed pixels in a few large files, mapped into memory.
 
-A folder holds ``pack.json`` (what it is), ``index`` (:class:`mtp.data.index.Index`),
-``places.npy`` (int64 ``(N, 3)``: shard, first byte, runs of the label map) and the shards: of each
-image uint8 ``(H, W, 3)`` RGB and then its label map as runs, uint16 ``(R, 4)``: row, first column,
-column after the last, label. Any image is read without those before it, and of its pixels only the
-pages that a crop shows.
+A folder holds ``pack.json`` (a description), ``index`` (:class:`mtp.data.index.Index`),
+``places.npy`` and the shards. ``places.npy`` is int64 ``(N, 3)``: shard, first byte, number of runs
+of the label map. A shard holds, for each image, its pixels, uint8 ``(H, W, 3)`` RGB, and then its
+label map as runs, uint16 ``(R, 4)``: row, first column, column after the last, label. An image is
+read without those before it, and only the memory pages that a crop shows are read.
 """
 
 import json
@@ -27,17 +27,17 @@ from mtp.registry import DATASETS
 from mtp.sample_fields import find_labels
 
 VERSION = 1
-SHARD_BYTES = 1 << 30  # a shard is closed when it has these
+SHARD_BYTES = 1 << 30  # size at which a shard is closed
 _PAGE = mmap.ALLOCATIONGRANULARITY
 
 
 @dataclass
 class PackReport:
-    """What was packed.
+    """Result of packing.
 
     Attributes:
-        images: packed, now or before.
-        bad: a line for each image that was left out, with its file and the reason.
+        images: number of images packed, now or by earlier runs.
+        bad: one line per image left out, with its file and the reason.
     """
 
     images: int = 0
@@ -47,13 +47,13 @@ class PackReport:
 def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None) -> PackReport:
     """Write the packed form of ``source``.
 
-    A shard gets its name when it is whole: started again after an interruption, the function goes
-    on with the first shard that is missing.
+    Shards are written atomically: restarted after an interruption, the function writes only the
+    missing ones.
 
     Args:
         source: data set to pack, with all its tasks.
-        folder: to write to; what it holds must have been packed from the same files.
-        workers: processes; None for one a core.
+        folder: folder to write to; its content must have been packed from the same files.
+        workers: number of processes; None for one per core.
 
     Raises:
         ValueError: the folder was packed from something else, or a task needs files of its own.
@@ -61,7 +61,7 @@ def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None) -
     unpackable = [row.task for row in source.rows if row.reads_files and row.task != 'semantic']
     if unpackable:
         raise ValueError(
-            f'the packed form has no place for the files of {unpackable}: leave these '
+            f'the packed form cannot hold the files of {unpackable}: leave these '
             "out of the data set's `tasks`, or train from the files"
         )
     folder = Path(folder)
@@ -105,7 +105,7 @@ def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None) -
 
 
 def _plan(source: SAMRSDataset) -> list[range]:
-    """Which images each shard holds."""
+    """Divide the images among the shards: the indices of each shard's images."""
     plan, begin, size = [], 0, 0
     for number in range(len(source)):
         height, width = source.index[number].size
@@ -117,7 +117,7 @@ def _plan(source: SAMRSDataset) -> list[range]:
 
 
 def _claim(path: Path, what: dict) -> None:
-    """Note what a folder is packed from; refuse one that is packed from something else."""
+    """Record what a folder is packed from; refuse one that is packed from something else."""
     text = json.dumps(what)
     if not path.exists():
         write_text(path, text)
@@ -129,12 +129,12 @@ def _claim(path: Path, what: dict) -> None:
 
 
 def _names(folder: Path, shard: int) -> tuple[Path, Path]:
-    """A shard, and the table of its images: number in the source, first byte, runs."""
+    """Return the files of a shard and of its table: index in the source, first byte, runs."""
     return folder / f'shard_{shard:05d}.bin', folder / f'shard_{shard:05d}.npy'
 
 
 def _write_shard(source: SAMRSDataset, folder: Path, shard: int, numbers: range) -> list[str]:
-    """Write a shard and then its table; give a line for each image left out."""
+    """Write a shard and then its table; return a line for each image left out."""
     path, table = _names(folder, shard)
     rows, bad = [], []
     with whole(path) as unfinished, open(unfinished, 'wb') as file:
@@ -146,8 +146,8 @@ def _write_shard(source: SAMRSDataset, folder: Path, shard: int, numbers: range)
                 bad.append(f'{record["labels"].file_name}: {error}')
                 continue
             rows.append((number, file.tell(), len(runs)))
-            file.write(image)
-            file.write(runs)
+            file.write(image.data)
+            file.write(runs.data)
             file.write(bytes(-file.tell() % _PAGE))
     with whole(table) as unfinished:
         np.save(unfinished, np.array(rows, np.int64).reshape(-1, 3))
@@ -155,7 +155,7 @@ def _write_shard(source: SAMRSDataset, folder: Path, shard: int, numbers: range)
 
 
 def _read(record: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, and the runs of the label map, of an image."""
+    """Return the pixels of an image, and the runs of its label map."""
     image, size = read_image(record['img_path']), record['labels'].size
     if image.shape[:2] != size:
         raise ValueError(
@@ -168,7 +168,10 @@ def _read(record: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def map_runs(labels: np.ndarray) -> np.ndarray:
-    """Runs of equal labels other than 0 in the rows of a map, uint16 ``(R, 4)``; see above."""
+    """Return the runs of equal labels other than 0 in the rows of a map, uint16 ``(R, 4)``.
+
+    A run is: row, first column, column after the last, label.
+    """
     framed = np.pad(labels, ((0, 0), (1, 1)))
     row, column = np.nonzero(framed[:, 1:] != framed[:, :-1])
     value = framed[row, column + 1]
@@ -183,8 +186,8 @@ class Shards:
     """Images and label maps of a packed folder. A copy in another process maps the files again.
 
     Args:
-        folder: packed.
-        sizes: bytes that each shard should have.
+        folder: packed folder.
+        sizes: expected size of each shard in bytes.
 
     Raises:
         ValueError: a shard is missing or has another size.
@@ -212,7 +215,15 @@ class Shards:
         return Shards, (self.folder, self.sizes)
 
     def read(self, number: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels, uint8 ``(H, W, 3)`` RGB, and the label map's runs, uint16 ``(R, 4)``: views."""
+        """Return views of an image's pixels and of its label map's runs.
+
+        Args:
+            number: index of the image.
+            size: height and width of the image in pixels.
+
+        Returns:
+            Pixels, uint8 ``(H, W, 3)`` RGB; runs, uint16 ``(R, 4)``.
+        """
         shard, start, runs = self.places[number].tolist()
         length = size[0] * size[1] * 3
         data = np.frombuffer(self._maps[shard], np.uint8, length + runs * 8, start)
@@ -224,18 +235,19 @@ class PackedDataset(BaseDataset):
     """A data set packed by ``tools/data/pack.py``, for training.
 
     A record is that of :class:`mtp.data.SAMRSDataset`, with the pixels in ``img`` and the label
-    map's runs in ``map_runs``; ``img_path`` only names it. :class:`mtp.data.LoadCrop` reads both.
+    map's runs in ``map_runs``. Its ``img_path`` is only a name. :class:`mtp.data.LoadCrop` reads
+    both kinds of record.
 
     Args:
         data_root: folder of the packed form.
-        name: what the data set is called in the model; None for its name when it was packed.
+        name: name of the data set in the model; None for its name when it was packed.
         tasks: labels to use, as for :class:`mtp.data.SAMRSDataset`.
         pipeline: transforms of an item, :class:`mtp.data.LoadCrop` first.
-        test_mode: as in mmengine.
+        test_mode: test mode, as in mmengine.
 
     Raises:
-        FileNotFoundError: ``pack.json`` is missing: packing has not ended.
-        ValueError: another version, a shard cut short, or a task that was not packed.
+        FileNotFoundError: ``pack.json`` is missing: packing has not finished.
+        ValueError: the version differs, a shard is truncated, or a task was not packed.
     """
 
     def __init__(
@@ -251,7 +263,7 @@ class PackedDataset(BaseDataset):
         if not path.is_file():
             raise FileNotFoundError(
                 f'no {path}: pack the data set with tools/data/pack.py, or '
-                'start that again if it was interrupted'
+                'start it again if it was interrupted'
             )
         what = json.loads(path.read_text())
         if what['version'] != VERSION:
@@ -275,11 +287,11 @@ class PackedDataset(BaseDataset):
         self._fully_initialized = True
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.index)
 
     def get_data_info(self, idx: int) -> dict:
-        """The record of an image."""
+        """Return the record of an image."""
         entry = self.index[idx]
         image, runs = self.shards.read(idx, entry.size)
         return dict(

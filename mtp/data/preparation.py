@@ -1,4 +1,4 @@
-"""The preparation of any data set, which goes on where an earlier run stopped."""
+"""Preparation of any data set, resumable after an interruption."""
 
 import json
 from pathlib import Path
@@ -11,26 +11,26 @@ STAMP = 'prepared.json'
 
 
 def prepare(name: str, src: Path, dst: Path, multi_scale: bool = False) -> Report:
-    """Prepare a data set; go on where an earlier run stopped.
+    """Prepare a data set; continue where an earlier run stopped.
 
     Args:
         name: key of :data:`~mtp.data.datasets.DATASETS`.
-        src: folder of what its publisher distributes, unpacked.
+        src: folder with the publisher's files, unpacked.
         dst: folder to write to: new, empty, or begun by the same preparation.
         multi_scale: whether to cut at several scales; only for data sets with ``multi_scale``.
 
     Raises:
-        FileNotFoundError: ``src`` is missing, or part of what it should hold.
+        FileNotFoundError: ``src`` is missing or incomplete.
         FileExistsError: ``dst`` holds something else.
-        ValueError: a file that all others depend on cannot be read; ``multi_scale`` of a set that
-            is not cut.
+        ValueError: a file that all others depend on cannot be read, or ``multi_scale`` is set for a
+            data set that is not cut.
     """
     if not src.is_dir():
         raise FileNotFoundError(f'no folder {src}')
     dataset = DATASETS[name]
     if multi_scale and not dataset.multi_scale:
         several = ', '.join(name for name, other in DATASETS.items() if other.multi_scale)
-        raise ValueError(f'{name} has one scale only; several have {several}')
+        raise ValueError(f'{name} has one scale only; data sets with several scales: {several}')
     options = dict(multi_scale=True) if multi_scale else {}
     _claim(dst, dict(dataset=name, **options))
     return dataset.prepare(src, dst, **options)

@@ -1,4 +1,4 @@
-"""Reading the rotated boxes of an image, from DOTA text or DIOR-R xml."""
+"""Reading of the rotated boxes of an image, from DOTA text or DIOR-R xml."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,15 +22,15 @@ def read_rotated(path: str | Path, labels: dict[str, int]) -> list[dict]:
     Boxes with two equal adjacent corners are left out: they have no area.
 
     Args:
-        path: ``.txt`` or ``.xml``.
+        path: label file, ``.txt`` or ``.xml``.
         labels: class name -> label.
 
     Returns:
-        list[dict]: ``bbox`` (8 numbers, corners in pixels) and ``bbox_label``.
+        list[dict]: ``bbox`` (8 numbers, corners in pixels) and ``bbox_label`` of each box.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a class that is not among ``labels``, or a line that cannot be read; says where.
+        FileNotFoundError: the file is missing.
+        ValueError: a class is not in ``labels``, or a line cannot be read; the message says where.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,8 +71,9 @@ def _read_xml(path: Path) -> Iterator[tuple[str, str, list[float]]]:
         raise ValueError(f'{path} is no valid xml: {error}') from error
     for number, obj in enumerate(objects, 1):
         name, box = obj.findtext('name'), obj.find('robndbox')
-        corners = [None if box is None else box.findtext(tag) for tag in CORNER_TAGS]
-        if name is None or None in corners:
+        found = [] if box is None else [box.findtext(tag) for tag in CORNER_TAGS]
+        corners = [corner for corner in found if corner is not None]
+        if name is None or len(corners) < len(CORNER_TAGS):
             raise ValueError(
                 f'{path}, object {number}: it lacks a name or a corner of robndbox '
                 f'({", ".join(CORNER_TAGS)})'

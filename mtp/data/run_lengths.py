@@ -1,8 +1,8 @@
-"""Masks and label maps as runs of pixels: read and sampled without ever being painted whole.
+"""Masks and label maps as runs of pixels: read and sampled without painting them at full size.
 
 A run is a stretch of equal pixels in one line of an image; for masks, as COCO stores them, a line
-is a column. Sampling a flipped, resized and cropped mask then means to look up where a run's ends
-come to lie, and only the result is painted, in the mask's own box.
+is a column. To flip, resize and crop a mask, the ends of its runs are looked up in the crop. Only
+the result is painted, in the mask's own box.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Runs:
     """R runs of M masks, ordered by mask and line.
 
     Attributes:
-        mask: int64 ``(R,)``, which mask.
-        line: int64 ``(R,)``, column in pixels.
-        start: int64 ``(R,)``, first row.
-        stop: int64 ``(R,)``, row after the last.
+        mask: index of each run's mask, int64 ``(R,)``.
+        line: column of each run, int64 ``(R,)``.
+        start: first row of each run, int64 ``(R,)``.
+        stop: row after the last of each run, int64 ``(R,)``.
     """
 
     mask: np.ndarray
@@ -32,26 +32,26 @@ class Axis:
     """One axis of an image that is flipped, then resized to the nearest pixel, then cropped.
 
     Args:
-        source: int64 ``(n,)``, the pixel of the original that each pixel of the crop shows; either
-            rising or falling.
-        size: pixels of the original.
+        source: pixel of the original that each pixel of the crop shows, int64 ``(n,)``, ascending
+            or descending.
+        size: number of pixels of the original.
     """
 
     def __init__(self, source: np.ndarray, size: int) -> None:
         self.source = source
         self.length = len(source)
         self.flipped = self.length > 1 and source[0] > source[-1]
-        self.before = np.zeros(size + 1, np.int64)  # pixels of the crop that show one before this
+        self.before = np.zeros(size + 1, np.int64)  # number of crop pixels showing earlier pixels
         np.cumsum(np.bincount(source, minlength=size), out=self.before[1:])
 
     def span(self, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the original's pixels ``start`` to ``stop`` (excluded) are in the crop."""
+        """Map the original's pixels ``start`` to ``stop`` (excluded) to those of the crop."""
         start, stop = self.before[start], self.before[stop]
         return (self.length - stop, self.length - start) if self.flipped else (start, stop)
 
 
 def encode_mask(segmentation: dict | list, height: int, width: int) -> dict:
-    """A mask as COCO stores it (run lengths, or a list of polygons) -> compressed run lengths.
+    """Convert a mask as COCO stores it (run lengths or list of polygons) to compressed run lengths.
 
     Returns:
         dict: ``size`` and ``counts``, as pycocotools takes them.
@@ -59,12 +59,12 @@ def encode_mask(segmentation: dict | list, height: int, width: int) -> dict:
     if isinstance(segmentation, list) or isinstance(segmentation['counts'], list):
         segmentation = coco_mask.frPyObjects(segmentation, height, width)
     if isinstance(segmentation, list):
-        segmentation = coco_mask.merge(segmentation)
+        return coco_mask.merge(segmentation)
     return segmentation
 
 
 def decode_mask(segmentation: dict | list, height: int, width: int) -> np.ndarray:
-    """A mask as COCO stores it (run lengths, or a list of polygons) -> uint8 ``(H, W)``."""
+    """Decode a mask as COCO stores it (run lengths or list of polygons): uint8 ``(H, W)``."""
     return coco_mask.decode(encode_mask(segmentation, height, width))
 
 
@@ -72,12 +72,12 @@ def read_counts(data: np.ndarray, ends: np.ndarray, height: int) -> Runs:
     """Decode COCO's compressed run lengths.
 
     Args:
-        data: uint8, the bytes of all masks one after the other.
-        ends: int64 ``(M,)``, where each mask's bytes end.
-        height: of the image in pixels.
+        data: bytes of all masks, concatenated, uint8.
+        ends: end of each mask's bytes in ``data``, int64 ``(M,)``.
+        height: height of the image in pixels.
 
-    Source: ``rleFrString`` of pycocotools: numbers of 5 bits a byte, lowest first, bit 5 says that
-    more follow; from the third on a number is the difference to the one two before.
+    Source: ``rleFrString`` of pycocotools. A byte holds 5 bits of a number, lowest first; bit 5
+    says that more follow. From the third on, a number is the difference to the one two before.
     """
     data = data.astype(np.int64) - 48
     last = np.flatnonzero((data & 32) == 0)
@@ -91,10 +91,11 @@ def read_counts(data: np.ndarray, ends: np.ndarray, height: int) -> Runs:
     negative = np.flatnonzero(data[last] & 16)
     values[negative] |= np.int64(-1) << 5 * size[negative]
 
-    stops = np.searchsorted(last, ends)  # numbers up to the end of each mask
+    stops = np.searchsorted(last, ends)  # count of numbers up to the end of each mask
     begins = np.concatenate([[0], stops])[:-1]
     numbers = stops - begins
-    sums = np.zeros(len(values) + 2, np.int64)  # of every second number, from two before the first
+    # sums[i + 2] = values[i] + values[i - 2] + ...
+    sums = np.zeros(len(values) + 2, np.int64)
     np.cumsum(values[0::2], out=sums[2::2])
     np.cumsum(values[1::2], out=sums[3::2])
     begin = np.repeat(begins, numbers)
@@ -111,9 +112,9 @@ def read_counts(data: np.ndarray, ends: np.ndarray, height: int) -> Runs:
 
 
 def split_runs(mask: np.ndarray, start: np.ndarray, stop: np.ndarray, height: int) -> Runs:
-    """Stretches of pixels, counted down the columns, cut where a column ends; empty ones go."""
+    """Split stretches of pixels, counted down the columns, at column ends; drop empty ones."""
     line, end_line = start // height, (stop - 1) // height
-    if (end_line != line).any():  # an empty one ends a line before
+    if (end_line != line).any():  # an empty one ends a line earlier
         pieces = np.maximum(end_line - line + 1, 0) * (stop > start)
         index = np.repeat(np.arange(len(line)), pieces)
         nth = np.arange(len(index)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -124,17 +125,17 @@ def split_runs(mask: np.ndarray, start: np.ndarray, stop: np.ndarray, height: in
 
 
 def crop_masks(runs: Runs, rows: Axis, columns: Axis) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masks in a crop, each painted in its own box.
+    """Crop masks, and paint each in its own box.
 
     Args:
-        runs: of the original masks.
-        rows: of the crop.
-        columns: of the crop.
+        runs: runs of the original masks.
+        rows: rows of the crop.
+        columns: columns of the crop.
 
     Returns:
-        which masks have a pixel in the crop, int64 ``(K,)``, rising; their tight boxes, int64
-        ``(K, 4)``, xyxy in pixels of the crop; uint8, the pixels of one box after the other, each
-        box column by column.
+        Indices of the masks with a pixel in the crop, int64 ``(K,)``, ascending; their tight boxes,
+        int64 ``(K, 4)``, xyxy in pixels of the crop; their pixels, uint8, 0 or 1, box after box,
+        each column by column.
     """
     left, right = columns.span(runs.line, runs.line + 1)
     top, bottom = rows.span(runs.start, runs.stop)
@@ -154,7 +155,7 @@ def crop_masks(runs: Runs, rows: Axis, columns: Axis) -> tuple[np.ndarray, np.nd
     )
     widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     areas = widths * heights
-    # per run, where its box lies in the result, and the box's height
+    # for each run, the offset of its box in the result, and the box's height
     kept = np.repeat(np.arange(len(firsts)), np.diff(firsts, append=len(mask)))
     height = heights[kept]
     base = (np.cumsum(areas) - areas - boxes[:, 0] * heights - boxes[:, 1])[kept]
@@ -168,13 +169,12 @@ def crop_masks(runs: Runs, rows: Axis, columns: Axis) -> tuple[np.ndarray, np.nd
 
 
 def crop_map(runs: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
-    """A label map in a crop, uint8 ``(rows, columns)``; what no run covers is 0.
+    """Crop a label map: uint8 ``(rows, columns)``, 0 where no run is.
 
     Args:
-        runs: int ``(R, 4)``, row, first column, column after the last, and label of each run of
-            the original.
-        rows: of the crop.
-        columns: of the crop.
+        runs: runs of the original, int ``(R, 4)``: row, first column, column after the last, label.
+        rows: rows of the crop.
+        columns: columns of the crop.
     """
     lines, starts, stops, values = np.ascontiguousarray(runs.T, np.int64)
     top, bottom = rows.span(lines, lines + 1)
@@ -196,10 +196,10 @@ def crop_map(runs: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
 def _paint(
     starts: np.ndarray, stops: np.ndarray, values: np.ndarray | int, length: int
 ) -> np.ndarray:
-    """Disjoint stretches of ``values`` on 0, uint8 ``(length,)``."""
-    order = np.argsort(starts, kind='stable')  # fast on what is sorted already, as without flips
+    """Paint disjoint stretches with ``values`` on a background of 0, uint8 ``(length,)``."""
+    order = np.argsort(starts, kind='stable')  # fast if sorted already, as without flips
     edges = np.zeros(2 * len(order) + 2, np.int64)
     edges[1:-1:2], edges[2::2], edges[-1] = starts[order], stops[order], length
     painted = np.zeros(2 * len(order) + 1, np.uint8)
-    painted[1::2] = values if np.isscalar(values) else values[order]
+    painted[1::2] = values if isinstance(values, int) else values[order]
     return np.repeat(painted, np.diff(edges))

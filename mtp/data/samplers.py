@@ -1,9 +1,10 @@
-"""The order of the images: a function of the seed and the iteration."""
+"""Order of the images, a function of the seed and the iteration."""
 
 from collections.abc import Iterator
 
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from mtp.data.multitask_dataset import MultiTaskDataset, stable_hash
@@ -12,21 +13,21 @@ from mtp.registry import DATA_SAMPLERS
 
 @DATA_SAMPLERS.register_module()
 class MultiDatasetSampler(Sampler):
-    """Endless batches that hold a set number of images of each data set.
+    """Sampler of endless batches with a fixed number of images from each data set.
 
-    Consecutive runs of ``images_per_batch`` indices are one batch of this process, data sets in
-    order. Each data set is shuffled anew whenever all its images have been drawn. Slot ``j`` of
-    data set ``k`` at iteration ``t`` is the same image with the same ``sample_seed`` for any
-    number of processes, which share a global batch of ``world_size`` times these numbers.
+    Each ``images_per_batch`` consecutive indices are one batch of this process, data sets in order.
+    A data set is shuffled again whenever all its images have been drawn. The processes share a
+    global batch of ``world_size`` times these numbers. Its position ``j`` of data set ``k`` at
+    iteration ``t`` is the same image with the same ``sample_seed`` for any number of processes.
 
     Args:
-        dataset: what to sample from.
-        images_per_dataset: images of each data set per batch and process: one number for all, or
-            by name.
-        seed: of the order and the samples; None for a random one, the same on all processes.
+        dataset: data set to sample from.
+        images_per_dataset: number of images from each data set per batch and process: one number
+            for all, or data set's name -> number.
+        seed: seed of the order and the samples; None for a random one, the same on all processes.
 
     Raises:
-        ValueError: names that are not those of the data sets, or a number below 1.
+        ValueError: the names are not those of the data sets, or a number is below 1.
     """
 
     def __init__(
@@ -44,37 +45,41 @@ class MultiDatasetSampler(Sampler):
                 f'least 1 for each of {names}'
             )
         self.counts = [images_per_dataset[name] for name in names]
-        self.sizes = [len(d) for d in dataset.datasets]
-        self.offsets = [end - size for end, size in zip(dataset.cumulative_sizes, self.sizes)]
+        ends = dataset.cumulative_sizes
+        self.offsets = [0, *ends[:-1]]
+        self.sizes = [end - start for start, end in zip(self.offsets, ends)]
         self.rank, self.world_size = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
         self.start = 0
 
     @property
     def images_per_batch(self) -> int:
-        """Images of all data sets in a batch of one process."""
+        """Number of images, of all data sets together, in a batch of one process."""
         return sum(self.counts)
 
     def skip(self, num_samples: int) -> None:
-        """Begin after ``num_samples`` samples of this process, on resume."""
+        """Skip the first ``num_samples`` samples of this process, on resume."""
         self.start = num_samples
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         iteration, skipped = divmod(self.start, self.images_per_batch)
-        orders = [{} for _ in self.counts]
+        orders: list[dict[int, Tensor]] = [{} for _ in self.counts]
         while True:
             yield from self._batch(iteration, orders)[skipped:]
             iteration, skipped = iteration + 1, 0
 
     def __len__(self) -> int:
-        """Samples until the largest data set has been seen once; the sampler itself never ends."""
+        """Return the number of samples until the largest data set has been seen once.
+
+        The sampler itself never ends.
+        """
         batches = max(
             -(-size // (count * self.world_size)) for size, count in zip(self.sizes, self.counts)
         )
         return batches * self.images_per_batch
 
-    def _batch(self, iteration: int, orders: list[dict]) -> list[tuple[int, int]]:
-        """``(index, sample_seed)`` of this process's share; ``orders`` caches permutations."""
+    def _batch(self, iteration: int, orders: list[dict[int, Tensor]]) -> list[tuple[int, int]]:
+        """Return this process's ``(index, sample_seed)`` pairs; ``orders`` caches permutations."""
         samples = []
         for k, (count, size) in enumerate(zip(self.counts, self.sizes)):
             start = iteration * count * self.world_size + self.rank * count

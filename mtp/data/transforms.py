@@ -1,7 +1,7 @@
-"""Transforms that keep an image and all its labels consistent: mmdet's, for whatever labels.
+"""Transforms that keep an image and all its labels consistent: mmdet's, extended to any labels.
 
-Which labels there are, and what of them is not mmdet's, is told by their rows of the table
-(:mod:`mtp.data.labels`).
+The rows of the table of labels (:mod:`mtp.data.labels`) say which labels exist, and transform those
+that mmdet does not.
 """
 
 import numpy as np
@@ -18,10 +18,10 @@ from mtp.sample_fields import Label, find_labels, label_table
 
 @TRANSFORMS.register_module()
 class LoadImage(MMCVLoadImageFromFile):
-    """Load ``img_path`` as uint8 BGR; a missing or damaged file is named.
+    """Load ``img_path`` as uint8 BGR.
 
     Raises:
-        ValueError: the file is missing or no image.
+        ValueError: the file is missing, damaged or not an image; the message names it.
     """
 
     def transform(self, results: dict) -> dict:
@@ -38,17 +38,17 @@ class LoadImage(MMCVLoadImageFromFile):
 
 @TRANSFORMS.register_module()
 class LoadLabels(BaseTransform):
-    """From the records of a data set to arrays, at the image's original size.
+    """Load the labels of a record into arrays, at the image's original size.
 
-    What is added for each of the data set's tasks is told by its row of the table of labels
-    (:mod:`mtp.data.labels`).
+    The keys that it adds for each task of the data set are listed at the task's row of the table of
+    labels (:mod:`mtp.data.labels`).
 
     Raises:
-        ValueError: a file of labels is missing or unusable.
+        ValueError: a label file is missing or unusable.
     """
 
     def transform(self, results: dict) -> dict:
-        """Load what ``results['tasks']`` names."""
+        """Load the labels of the tasks in ``results['tasks']``."""
         for label in find_labels(results['tasks']):
             label.load(results)
         return results
@@ -95,7 +95,7 @@ class Crop(mmdet.RandomCrop):
     def _crop_data(
         self, results: dict, crop_size: tuple[int, int], allow_negative_crop: bool
     ) -> dict:
-        results['homography_matrix'] = None  # afterwards it is that of this crop alone
+        results['homography_matrix'] = None  # so that it becomes that of this crop alone
         results = super()._crop_data(results, crop_size, allow_negative_crop)
         for label in labels_in(results):
             label.cut(results)
@@ -106,16 +106,15 @@ class Crop(mmdet.RandomCrop):
 class FilterInstances(mmdet.FilterAnnotations):
     """Drop instances without a box (sides up to 1e-5 pixel) or without a mask.
 
-    Gives None, for another image to be drawn, when the crop had instances and none is left. A crop
-    without instances is kept, and rotated boxes are neither filtered nor consulted, as in the
-    official code.
+    Returns None, so that another image is drawn, if the crop had instances and none is left. As in
+    the official code, a crop without instances is kept, and rotated boxes are ignored.
     """
 
     def __init__(self) -> None:
         super().__init__(min_gt_bbox_wh=(1e-5, 1e-5), min_gt_mask_area=1, by_mask=True)
 
     def transform(self, results: dict) -> dict | None:
-        """Filter; the identity for samples without instance labels."""
+        """Filter the instances; return a sample without instance labels unchanged."""
         return super().transform(results) if 'gt_bboxes' in results else results
 
 
@@ -123,12 +122,12 @@ class FilterInstances(mmdet.FilterAnnotations):
 class DrawDistortion(PhotoMetricDistortion):
     """Draw mmseg's ``PhotoMetricDistortion``; the data preprocessor applies it, on the device.
 
-    Adds ``distortion``: brightness added, contrast before, saturation factor, hue steps added,
-    contrast after; NaN where a step is left out.
+    Adds ``distortion``: added brightness, contrast factor before saturation and hue, saturation
+    factor, added hue, contrast factor after them; NaN for each step that is left out.
     """
 
     def transform(self, results: dict) -> dict:
-        """Draw as mmseg does, in its order."""
+        """Draw the random numbers in mmseg's order."""
         brightness = self._maybe(-self.brightness_delta, self.brightness_delta)
         early_contrast, contrast = np.random.randint(2) == 1, [np.nan, np.nan]
         if early_contrast:
@@ -149,10 +148,10 @@ class DrawDistortion(PhotoMetricDistortion):
 
 @TRANSFORMS.register_module()
 class PackLabels(BaseTransform):
-    """A sample as the model and the metrics take it: ``inputs`` and ``data_samples``.
+    """Pack a sample for the model and the metrics: ``inputs`` and ``data_samples``.
 
     ``inputs`` is uint8 ``(3, H, W)`` BGR, ``data_samples`` a ``DetDataSample`` with the fields of
-    the labels that there are (:mod:`mtp.data.labels`).
+    all labels in ``results`` (:mod:`mtp.data.labels`).
     """
 
     meta_keys = (
@@ -168,9 +167,9 @@ class PackLabels(BaseTransform):
     )
 
     def transform(self, results: dict) -> dict:
-        """Pack."""
+        """Pack a sample."""
         sample = DetDataSample()
-        for key in self.meta_keys:  # given to the constructor they would be copied one by one
+        for key in self.meta_keys:  # the constructor would copy each of them
             if key in results:
                 sample.set_field(results[key], key, field_type='metainfo')
         for label in labels_in(results):

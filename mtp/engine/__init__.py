@@ -1,4 +1,4 @@
-"""How the loop runs: optimiser groups, hooks, processes."""
+"""The training loop and its parts: optimiser groups, hooks, processes."""
 
 from mtp import compat
 from mtp.engine.ema import FastEMA

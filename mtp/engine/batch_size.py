@@ -1,4 +1,4 @@
-"""The recipe's batch on any number of processes, each with as much memory as it has."""
+"""The recipe's batch size on any number of processes, within the memory of each GPU."""
 
 import math
 from collections.abc import Collection, Iterable
@@ -16,23 +16,23 @@ DERIVED = (
 def share_batch(cfg: Config, processes: int, options: Collection[str] = ()) -> str | None:
     """Divide the images of a step, ``total_batch_size``, among processes and batches.
 
-    ``total_batch_size`` is a number, of which every data set of a pretraining gets the same share,
-    or has a number for each data set by name. A process takes its share in as few batches as hold
-    at most ``images_per_gpu`` images each (None: in one), and sums their gradients.
+    ``total_batch_size`` is one number, of which every pretraining data set gets an equal share, or
+    a number per data set by name. A process splits its share into as few batches as possible of at
+    most ``images_per_gpu`` images each (None: one batch), and accumulates their gradients.
 
     Args:
-        cfg: of a training; changed in place: ``batch_size`` of the ``train_dataloader``,
+        cfg: training config, changed in place: ``batch_size`` of the ``train_dataloader``,
             ``images_per_dataset`` of its sampler, and ``train_cfg.accumulation``.
         processes: number of processes.
-        options: dotted keys that a user has set.
+        options: dotted keys that the user has set.
 
     Returns:
-        str: the division, as a line for the log; None where the config has no
-        ``total_batch_size``, and gives the images of a process itself.
+        str: line for the log that describes the division; None if the config has no
+        ``total_batch_size`` and sets the images of a process itself.
 
     Raises:
-        ValueError: the images cannot be divided so (the message names numbers that work), or a
-            user has set what is derived here.
+        ValueError: the images cannot be divided like this (the message gives numbers that work),
+            or the user has set a key that is derived here.
     """
     _refuse_unread(cfg, options)
     if 'total_batch_size' not in cfg:
@@ -43,7 +43,7 @@ def share_batch(cfg: Config, processes: int, options: Collection[str] = ()) -> s
     cfg.train_dataloader.batch_size = sum(batch.values())
     if '' not in totals:
         cfg.train_dataloader.sampler.images_per_dataset = batch
-    cfg.train_cfg.pop('accumulation', None)  # of a config that an earlier run has written
+    cfg.train_cfg.pop('accumulation', None)  # from a config that an earlier run wrote
     if accumulation > 1:
         cfg.train_cfg.accumulation = accumulation
     return (
@@ -54,11 +54,11 @@ def share_batch(cfg: Config, processes: int, options: Collection[str] = ()) -> s
 
 
 def _batches(totals: dict[str, int], processes: int, most: int | None) -> int:
-    """Return the fewest equal batches of a process in a step, each of at most ``most`` images."""
+    """Return the smallest number of equal batches per step, each of at most ``most`` images."""
     whole, common = sum(totals.values()), math.gcd(*totals.values())
     if common % processes:
         raise ValueError(_refusal(totals, common, processes))
-    smallest = whole // common  # every batch has a multiple of this
+    smallest = whole // common  # every batch size is a multiple of this
     if most is not None and most < smallest:
         raise ValueError(
             f'images_per_gpu={most}: the smallest batch of this recipe has '
@@ -88,7 +88,7 @@ def _refuse_unread(cfg: Config, options: Collection[str]) -> None:
 
 
 def _images_of_each(cfg: Config) -> dict[str, int]:
-    """Return the images of a step by data set; those of a single data set under ``''``."""
+    """Return data set -> images of a step; the key of a single data set is ``''``."""
     total = cfg.total_batch_size
     if 'images_per_dataset' not in cfg.train_dataloader.get('sampler', {}):
         if not _is_number(total):

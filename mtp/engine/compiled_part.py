@@ -1,4 +1,4 @@
-"""A method that runs compiled, and uncompiled from the first failure of the compiler on."""
+"""A method that runs compiled until its compiler fails, and uncompiled from then on."""
 
 import copy
 import fcntl
@@ -20,17 +20,17 @@ from mtp.fallback import fall_back
 
 
 class PartKind:
-    """What the modules of one class share of a compiled method: compiled code, and its failure.
+    """State of a compiled method that all modules of one class share.
 
     Args:
         name: ``'<class>.<method>'``.
         backend: name of a backend of ``torch.compile``.
 
     Attributes:
-        name: as given.
-        backend: what compiles a traced graph.
-        failed: whether the method runs uncompiled from now on.
-        seconds: that each of its graphs took to compile, forward and backward together.
+        name: name of the method, as given.
+        backend: function that compiles a traced graph.
+        failed: True once the compiler has failed; the method then runs uncompiled.
+        seconds: compile time of each graph in seconds, forward and backward together.
     """
 
     def __init__(self, name: str, backend: str) -> None:
@@ -40,7 +40,7 @@ class PartKind:
         self.backend = torch._dynamo.lookup_backend(backend)
 
     def lower(self, graph: GraphModule, inputs: list[Any]) -> Callable:
-        """Compile a traced graph, and log its name and time; what ``torch.compile`` calls."""
+        """Compile a traced graph for ``torch.compile``, and log the name and the time."""
         print_log(f'Compiling {self.name} ...', 'current')
         begun = time.perf_counter()
         with _turn_on_this_machine(self.name):
@@ -53,12 +53,12 @@ class PartKind:
 class CompiledPart:
     """A method of a module that runs compiled until its compiler fails.
 
-    The method is compiled whole, forward and backward together, so that a failure comes before
-    anything of it has run: the uncompiled method then does the same step from the same state.
+    The whole method is compiled, forward and backward together, so a failure comes before any of it
+    has run: the uncompiled method then does the same step from the same state.
 
     Args:
-        method: a module's bound method.
-        kind: what it shares with modules of the same class.
+        method: bound method of a module.
+        kind: state shared with the modules of the same class.
     """
 
     def __init__(self, method: Callable, kind: PartKind) -> None:
@@ -66,7 +66,7 @@ class CompiledPart:
         self._uncompiled = method
         self._compiled = compile_method(method, kind.lower)
 
-    def __call__(self, *args, **kwargs) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.kind.failed:
             return self._uncompiled(*args, **kwargs)
         try:
@@ -89,27 +89,27 @@ class CompiledPart:
 
 
 def compile_method(method: Callable, backend: Callable) -> Callable:
-    """Return a method compiled whole.
+    """Return a method that is compiled as one graph, without breaks.
 
-    Shapes are those of a recipe, or marked where they vary. Left to find what varies, Dynamo would
-    compare the modules of two classes that inherit a method, and compile the second one's for
-    unknown sizes, which takes several times as long.
+    Shapes are static, except where they are marked as dynamic. If Dynamo detected dynamic shapes
+    itself, it would compare the modules of two classes that inherit the same method, and compile
+    the second one for unknown sizes, which takes several times as long.
     """
     return torch.compile(method, fullgraph=True, dynamic=False, backend=backend)
 
 
 def _is_of_the_compiler(error: Exception) -> bool:
-    """Return whether an error is of tracing, lowering or kernels, and not of the code they made."""
-    from torch._dynamo import exc  # which takes 0.7 s to import
+    """Return whether an error comes from tracing or lowering, not from running the code."""
+    from torch._dynamo import exc  # takes 0.7 s to import
 
     return isinstance(error, exc.TorchDynamoException | exc.FailOnRecompileLimitHit)
 
 
 @contextmanager
 def _turn_on_this_machine(name: str) -> Iterator[None]:
-    """Let the first process of this machine compile a part; the others then find it in the cache.
+    """Let one process of this machine compile a part first; the others then find it in the cache.
 
-    They all look there at the same time.
+    Those others read the cache at the same time.
     """
     folder = Path(tempfile.gettempdir()) / f'mtp_compile_{os.getuid()}'
     key = hashlib.sha256(f'{os.environ.get("TORCHINDUCTOR_CACHE_DIR")} {name}'.encode())
@@ -118,7 +118,7 @@ def _turn_on_this_machine(name: str) -> Iterator[None]:
             folder.mkdir(exist_ok=True)
             lock = stack.enter_context(open(folder / f'{key.hexdigest()[:16]}.lock', 'w'))
             _lock(lock)
-        except OSError as error:  # they all compile then
+        except OSError as error:  # then every process compiles
             print_log(
                 f'Processes do not take turns to compile: {error}', 'current', logging.WARNING
             )
@@ -126,7 +126,7 @@ def _turn_on_this_machine(name: str) -> Iterator[None]:
 
 
 def _lock(file: TextIO) -> None:
-    """Lock a file alone if nobody has it, else wait and share it."""
+    """Take an exclusive lock of a file if it is free, else wait for a shared one."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

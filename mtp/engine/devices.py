@@ -1,4 +1,4 @@
-"""Which device a run gets, in one clear line, before anything runs on it."""
+"""Check and describe the device of a run before anything runs on it."""
 
 import os
 import shutil
@@ -15,11 +15,11 @@ BFLOAT16 = (8, 0)
 
 
 def require_usable_gpu() -> None:
-    """Refuse to run on the CPU beside an NVIDIA GPU that torch cannot use.
+    """Refuse to run on the CPU if the machine has an NVIDIA GPU that torch cannot use.
 
     Raises:
-        ValueError: there is one, and ``CUDA_VISIBLE_DEVICES`` does not hide it; the message says
-            what torch says, and how to mend it.
+        ValueError: there is such a GPU, and ``CUDA_VISIBLE_DEVICES`` does not hide it; the message
+            quotes torch and says how to mend it.
     """
     if torch.cuda.is_available() or _hidden():
         return
@@ -34,7 +34,7 @@ def require_usable_gpu() -> None:
 
 
 def describe_device() -> Iterator[str]:
-    """Yield the lines of a run's log that tell its device, and what it lacks."""
+    """Yield log lines that describe the device of a run and its limits."""
     if not torch.cuda.is_available():
         why = 'CUDA_VISIBLE_DEVICES hides every GPU' if _hidden() else 'no GPU was found'
         yield f'Device: CPU with {torch.get_num_threads()} threads, because {why}'
@@ -55,8 +55,8 @@ def describe_device() -> Iterator[str]:
 def visible_nvidia_gpus() -> list[str]:
     """Return the NVIDIA GPUs that this process may open, without asking torch.
 
-    A container or a SLURM job may see the names of devices that it may not open; the driver's
-    folder below ``/proc`` shows in containers without any GPU.
+    A container or a SLURM job may list devices that it may not open, and the driver's folder below
+    ``/proc`` exists even in containers without a GPU.
     """
     found = [str(path) for path in nvidia_device_files() if _opens(path)]
     return found or _listed_by_driver()
@@ -71,7 +71,7 @@ def _opens(path: Path) -> bool:
 
 
 def _listed_by_driver() -> list[str]:
-    # where there are no device files, as under WSL
+    # for systems without device files, such as WSL
     if shutil.which('nvidia-smi') is None:
         return []
     try:
@@ -83,7 +83,7 @@ def _listed_by_driver() -> list[str]:
 
 
 def _hidden() -> bool:
-    """Whether CUDA_VISIBLE_DEVICES is set so that no GPU is left."""
+    """Return whether CUDA_VISIBLE_DEVICES hides every GPU."""
     return os.environ.get('CUDA_VISIBLE_DEVICES', '0').strip() in ('', '-1')
 
 

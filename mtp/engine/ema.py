@@ -1,4 +1,6 @@
-"""Moving averages of a model's weights, in few kernels."""
+"""Moving averages of a model's weights, updated with few kernel launches."""
+
+from typing import Any
 
 import torch
 from mmengine.model import ExponentialMovingAverage
@@ -10,20 +12,20 @@ from mtp.registry import MODELS
 
 @MODELS.register_module()
 class FastEMA(ExponentialMovingAverage):
-    """mmengine's ``ExponentialMovingAverage``, all parameters in one call.
+    """mmengine's ``ExponentialMovingAverage`` that updates all parameters in one call.
 
-    mmengine's updates tensor by tensor, and waits for the device to know whether it is the first
-    update. For mmengine's hook, which also validates with the average and saves it::
+    The original updates one tensor at a time, and waits for the device to learn whether this is the
+    first update. For mmengine's hook, which also validates with the average and saves it::
 
         custom_hooks = [dict(type=EMAHook, ema_type=FastEMA, momentum=0.0002)]
 
     Args:
-        model: the model.
-        momentum: share of the new weights in each update.
-        kwargs: of mmengine's class: ``interval``, ``device``, ``update_buffers``.
+        model: model whose weights are averaged.
+        momentum: weight of the new parameters in each update, 0 to 1.
+        kwargs: further arguments of mmengine's class: ``interval``, ``device``, ``update_buffers``.
     """
 
-    def __init__(self, model: nn.Module, momentum: float = 0.0002, **kwargs) -> None:
+    def __init__(self, model: nn.Module, momentum: float = 0.0002, **kwargs: Any) -> None:
         super().__init__(model, momentum, **kwargs)
         self._average = get_ema_multi_avg_fn(1 - momentum)
         self._updates: int | None = None  # `steps`, read from the device once

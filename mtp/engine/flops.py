@@ -1,12 +1,12 @@
-"""Floating-point operations: of mtp's operators by formula, of a whole step by counting.
+"""Floating-point operations: formulas for mtp's operators, and a counter for whole steps.
 
-An exponential counts as one operation. :func:`count` adds these formulas to torch's own, which know
-matrix products, convolutions and attention; what is elementwise is not counted.
+An exponential counts as one operation. :func:`count` adds these formulas to those of torch for
+matrix products, convolutions and attention; elementwise operations are not counted.
 """
 
 import copy
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 from unittest.mock import patch
@@ -19,10 +19,17 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 aten = torch.ops.aten
 Work = tuple[float, float]  # forward, backward
+Shape = Sequence[int]  # of a tensor; a formula gets it in the place of the tensor
 
 
 def rotated_window_work(windows: int, size: int, channels: int) -> Work:
-    """Rotated window attention in ``windows`` (of all images and heads) of ``size``^2 tokens."""
+    """Return the work of rotated window attention.
+
+    Args:
+        windows: number of windows, over all images and heads.
+        size: side of a window in tokens.
+        channels: channels of a head.
+    """
     keys = size**2
     return (
         windows * keys * channels * (4 * keys + 4 * size + 16),
@@ -31,20 +38,30 @@ def rotated_window_work(windows: int, size: int, channels: int) -> Work:
 
 
 def dcnv3_work(taps: int, channels: int) -> Work:
-    """DCNv3 with ``taps`` (of all images, positions and groups) of ``channels`` channels."""
+    """Return the work of DCNv3.
+
+    Args:
+        taps: number of sampled points, over all images, positions and groups.
+        channels: channels of a group.
+    """
     return 8 * channels * taps, 16 * channels * taps
 
 
 def roi_align_work(samples: int, channels: int) -> Work:
-    """RoIAlign, rotated or not, with ``samples`` bilinear samples of ``channels`` channels."""
+    """Return the work of RoIAlign, rotated or not.
+
+    Args:
+        samples: number of bilinear samples, over all RoIs.
+        channels: channels of the feature map.
+    """
     return 8 * samples * channels, 8 * samples * channels
 
 
 def count(call: Callable[[], Any]) -> float:
-    """Operations that a call executes.
+    """Count the operations of a call.
 
-    What runs under ``torch.compile`` is counted in its eager form, since compiled code does not
-    pass through torch's dispatcher.
+    Code under ``torch.compile`` runs uncompiled here, since compiled code bypasses torch's
+    dispatcher.
     """
     corrected = {aten.convolution_backward: _convolution_backward}
     with (
@@ -58,15 +75,15 @@ def count(call: Callable[[], Any]) -> float:
 def count_training_step(model: BaseModel, batch: dict) -> float:
     """Count the operations of a training step, forward and backward, without running it.
 
-    The step runs on copies of model and batch whose tensors have shapes and no numbers.
-    Recomputation (``with_cp``) is not counted: it is no progress of the training.
+    The step runs on copies of the model and the batch whose tensors have shapes but no values.
+    Recomputation (``with_cp``) is not counted, since it does not advance the training.
 
     Args:
-        model: a model in training mode, not wrapped; it stays as it is.
-        batch: a batch of the training loader.
+        model: model in training mode, without a wrapper; left unchanged.
+        batch: batch of the training loader.
 
     Raises:
-        Exception: the step needs numbers, as detectors of the libraries do.
+        Exception: the step depends on values, as in the detectors of the libraries.
     """
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, FakeCopyMode(mode):
         model, batch = copy.deepcopy((model, batch))
@@ -80,7 +97,7 @@ def count_training_step(model: BaseModel, batch: dict) -> float:
             parameters = [p for p in model.parameters() if p.requires_grad]
             torch.autograd.grad(loss, parameters, allow_unused=True)
 
-        # Tensors without numbers are not sent, pinned, or sampled by cuDNN; nothing is drawn.
+        # Fake tensors cannot be sent, pinned or used with cuDNN; random states stay unchanged.
         with (
             patch.object(torch.distributed, 'is_initialized', lambda: False),
             patch.object(torch.Tensor, 'pin_memory', lambda tensor: tensor),
@@ -91,8 +108,8 @@ def count_training_step(model: BaseModel, batch: dict) -> float:
 
 
 def matrix_rate(device: torch.device, side: int = 8192) -> float:
-    """Measure the operations a second of bfloat16 matrix products of ``side`` rows and columns."""
-    # With numbers of its own: the step that follows draws what it would have drawn.
+    """Measure the operations per second of bfloat16 products of ``side`` x ``side`` matrices."""
+    # A separate generator leaves the random draws of the next step unchanged.
     a, b = torch.randn(
         2, side, side, dtype=torch.bfloat16, device=device, generator=torch.Generator(device)
     )
@@ -107,20 +124,20 @@ def matrix_rate(device: torch.device, side: int = 8192) -> float:
 
 
 def _convolution_backward(
-    grad,
-    x,
-    weight,
-    bias,
-    stride,
-    padding,
-    dilation,
-    transposed,
-    output_padding,
-    groups,
-    output_mask,
-    **_,
+    grad: Shape,
+    x: Shape,
+    weight: Shape,
+    bias: Shape | None,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
+    transposed: bool,
+    output_padding: Shape,
+    groups: int,
+    output_mask: Sequence[bool],
+    **_: object,
 ) -> float:
-    # torch 2.11 counts the gradient of a grouped convolution's weight as if it had one group
+    # torch 2.11 counts the weight gradient of a grouped convolution as if it had one group
     positions = x if transposed else grad
     return 2 * prod(weight) * x[0] * prod(positions[2:]) * sum(output_mask[:2])
 
@@ -138,19 +155,39 @@ register_flop_formula(aten.grid_sampler_2d_backward)(lambda grad, *_, **__: 16 *
 
 
 def _samples(bins: int, ratio: int) -> int:
-    return bins * (ratio if ratio > 0 else 2) ** 2  # adaptive: about two samples a bin and axis
+    return bins * (ratio if ratio > 0 else 2) ** 2  # adaptive: about two samples per bin and axis
 
 
 def _register_torchvision() -> None:
     import torchvision  # noqa: F401  (registers the operators)
 
     @register_flop_formula(torch.ops.torchvision.roi_align)
-    def forward(image, rois, scale, height, width, ratio, aligned, *, out_shape, **_) -> float:
+    def forward(
+        image: Shape,
+        rois: Shape,
+        scale: float,
+        height: int,
+        width: int,
+        ratio: int,
+        *_: object,
+        **__: object,
+    ) -> float:
         return roi_align_work(rois[0] * _samples(height * width, ratio), image[1])[0]
 
     @register_flop_formula(torch.ops.torchvision._roi_align_backward)
     def backward(
-        grad, rois, scale, height, width, batch, channels, h, w, ratio, aligned, **_
+        grad: Shape,
+        rois: Shape,
+        scale: float,
+        height: int,
+        width: int,
+        batch: int,
+        channels: int,
+        h: int,
+        w: int,
+        ratio: int,
+        *_: object,
+        **__: object,
     ) -> float:
         return roi_align_work(rois[0] * _samples(height * width, ratio), channels)[1]
 
@@ -159,33 +196,75 @@ def _register_kernels() -> None:
     from mtp.ops.triton import deform_conv, roi_align_rotated, rotated_window  # noqa: F401
 
     @register_flop_formula(torch.ops.mtp.rotated_window_attention)
-    def window(q, k, v, grid, rel_pos_h, *_, **__) -> float:
+    def window(
+        q: Shape, k: Shape, v: Shape, grid: Shape, rel_pos_h: Shape, *_: object, **__: object
+    ) -> float:
         return _window_work(q, grid, rel_pos_h)[0]
 
     @register_flop_formula(torch.ops.mtp.rotated_window_attention_backward)
-    def window_backward(q, k, v, grid, rel_pos_h, *_, **__) -> float:
+    def window_backward(
+        q: Shape, k: Shape, v: Shape, grid: Shape, rel_pos_h: Shape, *_: object, **__: object
+    ) -> float:
         return _window_work(q, grid, rel_pos_h)[1]
 
     @register_flop_formula(torch.ops.mtp.dcnv3)
-    def dcnv3(input, offset, mask, kernel, stride, pad, dilation, group, *_, **__) -> float:
+    def dcnv3(
+        input: Shape,
+        offset: Shape,
+        mask: Shape,
+        kernel: int,
+        stride: int,
+        pad: int,
+        dilation: int,
+        group: int,
+        *_: object,
+        **__: object,
+    ) -> float:
         return dcnv3_work(prod(mask), input[3] // group)[0]
 
     @register_flop_formula(torch.ops.mtp.dcnv3_backward)
     def dcnv3_backward(
-        grad, input, offset, mask, kernel, stride, pad, dilation, group, *_, **__
+        grad: Shape,
+        input: Shape,
+        offset: Shape,
+        mask: Shape,
+        kernel: int,
+        stride: int,
+        pad: int,
+        dilation: int,
+        group: int,
+        *_: object,
+        **__: object,
     ) -> float:
         return dcnv3_work(prod(mask), input[3] // group)[1]
 
     @register_flop_formula(torch.ops.mtp.roi_align_rotated)
-    def rois(features, rois, height, width, scale, ratio, *_, **__) -> float:
+    def rois(
+        features: Shape,
+        rois: Shape,
+        height: int,
+        width: int,
+        scale: float,
+        ratio: int,
+        *_: object,
+        **__: object,
+    ) -> float:
         return roi_align_work(rois[0] * _samples(height * width, ratio), features[1])[0]
 
     @register_flop_formula(torch.ops.mtp.roi_align_rotated_backward)
-    def rois_backward(grad, rois, shape, scale, ratio, *_, **__) -> float:
+    def rois_backward(
+        grad: Shape,
+        rois: Shape,
+        shape: Sequence[int],
+        scale: float,
+        ratio: int,
+        *_: object,
+        **__: object,
+    ) -> float:
         return roi_align_work(rois[0] * _samples(prod(grad[2:]), ratio), grad[1])[1]
 
 
-def _window_work(q, grid, rel_pos_h) -> Work:
+def _window_work(q: Shape, grid: Shape, rel_pos_h: Shape) -> Work:
     size = (rel_pos_h[0] + 1) // 2
     return rotated_window_work(q[0] * q[3] * prod(grid[2:4]) // size**2, size, q[4])
 

@@ -1,4 +1,4 @@
-"""Layer-wise learning rate decay: earlier layers of the backbone learn more slowly."""
+"""Layer-wise learning rate decay: smaller rates for earlier layers of the backbone."""
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -10,27 +10,28 @@ from mtp.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Group parameters by their learning rate and weight decay.
+    """Optimiser wrapper constructor that groups parameters by learning rate and weight decay.
 
     With ``n = num_layers + 2`` of the backbone, layer ``i`` (from 0) gets the learning rate times
-    ``layer_decay_rate ** (n - i - 1)``; parameters outside the backbone get it whole. Which
-    parameters go without weight decay is the backbone's rule, for the whole model. The backbone
-    is the submodule that meets :class:`mtp.models.backbones.Backbone`, whatever its name. Frozen
-    parameters are left out, as mmengine does.
+    ``layer_decay_rate ** (n - i - 1)``; parameters outside the backbone get the full rate. The
+    backbone decides for the whole model which parameters have no weight decay. The backbone is the
+    submodule that implements :class:`mtp.models.backbones.Backbone`, whatever its name. Frozen
+    parameters are left out, as in mmengine.
 
-    A layer makes two groups at most, and all layers together without decay. Groups are ordered by
-    learning rate, the decayed parameters of a rate first, and hold their parameters in the model's
-    order: a resumed run finds the groups it saved.
+    A layer makes at most two groups; if the rate is 1, so do all layers together. Groups are sorted
+    by learning rate, and at equal rates the one with weight decay is first. They keep the model's
+    parameter order, so that a resumed run finds the groups it saved.
 
     Source: ELECTRA's layer-wise decay (arXiv:2003.10555) as BEiT and MTP use it.
 
     Args:
-        optim_wrapper_cfg: config of the wrapper; its ``optimizer`` gives ``lr`` and
+        optim_wrapper_cfg: config of the wrapper; its ``optimizer`` has ``lr`` and
             ``weight_decay``.
         paramwise_cfg: ``dict(layer_decay_rate=...)``, above 0 and at most 1.
 
     Raises:
-        ValueError: these are not given so; on the call, the model has no backbone or several.
+        ValueError: these values are missing or out of range; on the call: the model has no
+            backbone or several.
     """
 
     def _validate_cfg(self) -> None:
@@ -45,7 +46,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ValueError(f'optimizer={self.optimizer_cfg}: give its lr and weight_decay')
 
     def add_params(self, params: list[dict], module: nn.Module) -> None:
-        """Append the parameter groups of ``module``, the whole model, to ``params``."""
+        """Append the parameter groups of ``module``, the complete model, to ``params``."""
         prefix, backbone = _find_backbone(module)
         last = backbone.num_layers + 1
         rate = self.paramwise_cfg['layer_decay_rate']

@@ -1,6 +1,6 @@
-"""Training loops whose iterations are updates, however many batches the gradients are summed over.
+"""Training loops in which an iteration is one update, even with gradient accumulation.
 
-Steps, schedules, checkpoints and logs then mean the same on one GPU as on many.
+Steps, schedules, checkpoints and logs then mean the same on one GPU and on many.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -19,14 +19,15 @@ from mtp.registry import LOOPS
 
 
 class GroupedLoader:
-    """A loader that gives the batches of a whole update at a time; otherwise the loader itself.
+    """Proxy of a loader that yields the batches of an update as one list.
 
     Args:
-        loader: the loader of one process.
+        loader: loader of one process.
         accumulation: number of batches in an update.
 
     Attributes:
-        batch_size: images of this process in an update; None beside a batch sampler.
+        batch_size: number of images of this process in an update; None if the loader has a batch
+            sampler.
     """
 
     def __init__(self, loader: DataLoader, accumulation: int) -> None:
@@ -46,16 +47,21 @@ class GroupedLoader:
         return getattr(self.loader, name)
 
 
-class _Accumulating:
-    """What both loops add to mmengine's.
+class _Accumulating(BaseLoop):
+    """Mixin that adds gradient accumulation to a loop of mmengine.
 
-    In an update of more than one batch the hooks get a list as ``data_batch``, and the mean over
-    the batches as ``outputs``. ``before_train_batch(runner, batch_idx)`` is a further hook, called
-    before every batch but the first.
+    In an update of several batches, hooks get a list as ``data_batch``, and the mean over the
+    batches as ``outputs``. An additional hook point, ``before_train_batch(runner, batch_idx)``,
+    runs before every batch but the first.
     """
 
     def __init__(
-        self, runner: Runner, dataloader: DataLoader | dict, *args, accumulation: int = 1, **kwargs
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        *args: Any,
+        accumulation: int = 1,
+        **kwargs: Any,
     ) -> None:
         self.accumulation = accumulation
         self._fits = False  # until a step has run
@@ -63,7 +69,7 @@ class _Accumulating:
 
     @property
     def dataloader(self) -> DataLoader | GroupedLoader:
-        """The loader, which gives the batches of an update together where there are several."""
+        """Loader; with accumulation, it yields the batches of an update as one list."""
         return self._dataloader
 
     @dataloader.setter
@@ -73,12 +79,12 @@ class _Accumulating:
             loader if self.accumulation == 1 else GroupedLoader(loader, self.accumulation)
         )
 
-    def run_iter(self, *args) -> None:
-        """Make one update; the arguments are those of mmengine's loop.
+    def run_iter(self, *args: Any) -> None:
+        """Run one update; the arguments are those of mmengine's loop.
 
         Raises:
-            torch.cuda.OutOfMemoryError: for the first one it says what would fit; a snapshot of the
-                memory is in the work directory.
+            torch.cuda.OutOfMemoryError: the step does not fit. In the first step the message says
+                what would fit. A snapshot of the memory is written to the work directory.
         """
         try:
             with nullcontext() if self._fits else allocations_recorded():
@@ -93,14 +99,14 @@ class _Accumulating:
             if self._fits:
                 raise
             said = str(error)
-        # The exception is gone, and with it the tensors that its frames kept.
+        # Outside the handler, the exception and the tensors that its frames hold are freed.
         raise torch.cuda.OutOfMemoryError(explain_shortage(self.runner, said))
 
     def _update(self, index: int, batches: Sequence[Any]) -> None:
-        """Make one update of the weights, with the mean gradient of some batches.
+        """Update the weights once with the mean gradient of several batches.
 
         Raises:
-            ValueError: the wrapper of the optimiser is another than mtp's.
+            ValueError: the optimiser wrapper is not that of mtp.
         """
         wrapper = self.runner.optim_wrapper
         if not isinstance(wrapper, MixedPrecisionOptimWrapper):
@@ -124,32 +130,32 @@ class _Accumulating:
 
 @LOOPS.register_module()
 class AccumulatingIterLoop(_Accumulating, IterBasedTrainLoop):
-    """mmengine's ``IterBasedTrainLoop``, with updates of several batches.
+    """mmengine's ``IterBasedTrainLoop`` with gradient accumulation.
 
     Args:
-        runner: the runner.
-        dataloader: the loader, or its config.
+        runner: runner of the training.
+        dataloader: training loader, or its config.
         accumulation: number of batches in an update (:mod:`mtp.engine.batch_size` derives it).
-        kwargs: of ``IterBasedTrainLoop``: ``max_iters`` and ``val_interval``, in updates.
+        kwargs: arguments of ``IterBasedTrainLoop``: ``max_iters`` and ``val_interval``, in updates.
     """
 
 
 @LOOPS.register_module()
 class AccumulatingEpochLoop(_Accumulating, EpochBasedTrainLoop):
-    """mmengine's ``EpochBasedTrainLoop``, with updates of several batches.
+    """mmengine's ``EpochBasedTrainLoop`` with gradient accumulation.
 
-    The last update of an epoch has the batches that are left.
+    The last update of an epoch uses the remaining batches.
 
     Args:
-        runner: the runner.
-        dataloader: the loader, or its config.
+        runner: runner of the training.
+        dataloader: training loader, or its config.
         accumulation: number of batches in an update (:mod:`mtp.engine.batch_size` derives it).
-        kwargs: of ``EpochBasedTrainLoop``: ``max_epochs``, ``val_interval``.
+        kwargs: arguments of ``EpochBasedTrainLoop``: ``max_epochs``, ``val_interval``.
     """
 
 
 def _mean(outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the mean of what several batches logged, without waiting for the device."""
+    """Return the mean of the batches' log values, without waiting for the device."""
     values = torch.stack(
         [
             torch.stack([value.detach().reshape(()) for value in output.values()])

@@ -1,4 +1,4 @@
-"""The training step's precision, and gradient clipping that does not make the host wait."""
+"""Mixed precision, and gradient clipping that does not make the host wait for the device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,17 +15,17 @@ CHOICES = ('auto', 'on', 'off')
 
 
 def autocast_dtype(amp: str) -> torch.dtype | None:
-    """What a training step computes in, as :class:`MixedPrecisionOptimWrapper`'s ``amp`` says.
+    """Return the autocast dtype for a value of :class:`MixedPrecisionOptimWrapper`'s ``amp``.
 
     Returns:
-        ``torch.bfloat16``, or None for float32 throughout.
+        torch.dtype | None: ``torch.bfloat16``, or None for float32 without autocast.
 
     Raises:
         ValueError: ``amp`` is none of ``'auto'``, ``'on'``, ``'off'``.
     """
     if amp not in CHOICES:
         raise ValueError(f"amp={amp!r}: must be 'auto', 'on' or 'off'")
-    # CPUs without instructions for bfloat16 compute in it more slowly than in float32.
+    # Without bfloat16 instructions, a CPU is slower in bfloat16 than in float32.
     supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported(
         including_emulation=False
     )
@@ -36,21 +36,22 @@ def autocast_dtype(amp: str) -> torch.dtype | None:
 class MixedPrecisionOptimWrapper(OptimWrapper):
     """mmengine's ``OptimWrapper`` with bfloat16 autocast, and without waiting for the device.
 
-    bfloat16 has the range of float32, so nothing scales the loss. mmengine's ``AmpOptimWrapper``
-    always scales and refuses to run without an accelerator.
+    bfloat16 has the range of float32, so the loss needs no scaling. mmengine's ``AmpOptimWrapper``
+    always scales the loss, and refuses to run without an accelerator.
 
     Args:
-        optimizer: of the model.
+        optimizer: optimiser of the model.
         amp: ``'on'``: the forward pass runs under bfloat16 autocast; ``'off'``: in float32;
             ``'auto'``: under autocast on a GPU that computes in bfloat16.
-        clip_grad: as in ``OptimWrapper``.
+        clip_grad: settings of gradient clipping, as in ``OptimWrapper``.
 
     Attributes:
-        grad_norm: of the last update, before clipping, a tensor on the parameters' device; None
-            without clipping by norm, and once ``mtp.engine.DeferredLogHook`` has taken it.
+        grad_norm: gradient norm of the last update before clipping, a scalar on the parameters'
+            device. None without clipping by norm, and after ``mtp.engine.DeferredLogHook`` has
+            read it.
 
     Raises:
-        ValueError: another ``amp``.
+        ValueError: ``amp`` has another value.
     """
 
     def __init__(
@@ -61,17 +62,17 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         self.grad_norm: Tensor | None = None
 
     def start_update(self, batches: int) -> None:
-        """Make the next ``batches`` backward passes one update, by the mean of their gradients."""
+        """Combine the next ``batches`` backward passes into one update with their mean gradient."""
         self._accumulative_counts, self._inner_count, self._max_counts = batches, 0, -1
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast, besides what ``OptimWrapper`` does for gradient accumulation."""
+        """Enable autocast, and what ``OptimWrapper`` does for gradient accumulation."""
         with super().optim_context(model), autocast(enabled=self.enabled, dtype=torch.bfloat16):
             yield
 
     def _clip_grad(self) -> None:
-        # mmengine's turns the norm into a number in every step.
+        # mmengine's method converts the norm to a Python number, which waits for the device.
         params = [
             param
             for group in self.optimizer.param_groups

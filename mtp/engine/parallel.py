@@ -1,6 +1,6 @@
-"""How a model is spread over processes: a copy on each (DDP), or shards (FSDP2).
+"""Distribution of a model over processes: a copy on each (DDP), or shards (FSDP2).
 
-``model_wrapper_cfg`` of a config chooses, on GPUs (NCCL) as on CPUs (gloo)::
+``model_wrapper_cfg`` of a config selects one, on GPUs (NCCL) and on CPUs (gloo)::
 
     model_wrapper_cfg = dict(type=ReplicatedModel)                   # the default
     model_wrapper_cfg = dict(type=ShardedModel, processes_per_copy=8)
@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.model import BaseModel, MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
@@ -30,21 +30,23 @@ from mtp.registry import MODEL_WRAPPERS
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model itself, without the wrapper of distributed training."""
-    return model.module if is_model_wrapper(model) else model
+    if is_model_wrapper(model):
+        return model.module  # type: ignore[return-value]  # a wrapper's module
+    return model
 
 
 @MODEL_WRAPPERS.register_module()
 class ReplicatedModel(MMDistributedDataParallel):
-    """A whole copy on each process; gradients are averaged while the backward pass runs (DDP).
+    """DDP: a full copy per process; gradients are averaged during the backward pass.
 
-    Buffers are not broadcast: batch norm takes its statistics over all processes already. The
-    graph is static, so that parameters which the loss never uses cost nothing, but they must be
-    the same ones in every step.
+    Buffers are not broadcast: batch norm already computes its statistics over all processes. The
+    graph is static, so parameters that the loss never uses cost nothing, but they must be the same
+    in every step.
 
     Args:
-        module: the model.
-        device_ids: this process's GPU, given by the runner; left out where the model is on the CPU.
-        compress_gradients: send gradients in bfloat16, half the bytes.
+        module: model to replicate.
+        device_ids: index of this process's GPU, set by the runner; ignored for a model on the CPU.
+        compress_gradients: True to send gradients in bfloat16, which halves the traffic.
     """
 
     def __init__(
@@ -67,16 +69,16 @@ class ReplicatedModel(MMDistributedDataParallel):
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Leave gradients unreduced, to be reduced with those of a later step."""
-        # A static graph is learnt from a first step that is reduced. Reducing early changes
-        # nothing: the mean of sums is the sum of means.
+        """Skip the reduction of gradients; a later step reduces them with its own."""
+        # DDP learns a static graph in a first step with reduction. Reducing early changes nothing:
+        # the mean of sums is the sum of means.
         with super().no_sync() if self._knows_graph else nullcontext():
             yield
 
     def train_step(
         self, data: dict | tuple | list, optim_wrapper: OptimWrapper
     ) -> dict[str, Tensor]:
-        """A training step, see mmengine."""
+        """Run a training step as in mmengine."""
         log_vars = super().train_step(data, optim_wrapper)
         self._knows_graph = True
         return log_vars
@@ -92,25 +94,25 @@ def parts(model: nn.Module) -> tuple[list[nn.Module], list[Task]]:
 
 @MODEL_WRAPPERS.register_module()
 class ShardedModel(nn.Module):
-    """Parameters, gradients and optimiser states in shards, gathered part by part (FSDP2).
+    """FSDP2: parameters, gradients and optimiser states in shards, gathered part by part.
 
-    A part is a block of the backbone, a decoder, or what is left. Until :meth:`shard` the model is
-    whole: :class:`mtp.engine.Runner` initialises its weights first, and never shards one that is
-    only tested. In evaluation mode parts stay gathered, since processes may have different numbers
-    of batches and would wait for each other.
+    A part is a block of the backbone, a decoder, or the rest of the model. Until :meth:`shard` is
+    called, the model is unsharded: :class:`mtp.engine.Runner` initialises its weights first, and
+    never shards a model that is only tested. In evaluation mode parts stay gathered: processes may
+    have different numbers of batches and would otherwise wait for each other.
 
     Args:
-        module: the model.
-        processes_per_copy: how many processes share one copy, e.g. those of one machine; None for
-            all. Between copies gradient shards are averaged (HSDP).
+        module: model to shard.
+        processes_per_copy: number of processes that share one copy, e.g. those of one machine; None
+            for all. Gradient shards are averaged over the copies (HSDP).
 
     Raises:
-        ValueError: in ``shard``, when the processes do not make whole copies.
+        ValueError: on ``shard``, the number of processes is no multiple of ``processes_per_copy``.
     """
 
-    def __init__(self, module: nn.Module, processes_per_copy: int | None = None) -> None:
+    def __init__(self, module: BaseModel, processes_per_copy: int | None = None) -> None:
         super().__init__()
-        self.module = module
+        self.module: BaseModel = module
         self.processes_per_copy = processes_per_copy
 
     @property
@@ -122,13 +124,13 @@ class ShardedModel(nn.Module):
         """Replace the parameters by this process's shards, ``DTensor``s.
 
         Args:
-            block_dtype: what the backbone's blocks are gathered and computed in on a GPU; the
-                shards, the sums of gradients and all other parts stay float32. None: float32.
+            block_dtype: dtype in which the backbone's blocks are gathered and computed on a GPU;
+                None: float32. Shards, gradient sums and all other parts stay float32.
         """
-        # Autocast on CPUs leaves norms in whatever comes, and they take no mixture of dtypes.
+        # Autocast on CPUs does not cast inputs of norms, which refuse mixed dtypes.
         on_gpu = next(self.module.parameters()).is_cuda
         settings: dict[str, Any] = dict(mesh=self._mesh())
-        # Outputs and inputs keep their dtype: under autocast the residual stream is float32.
+        # Inputs and outputs keep their dtype: under autocast the residual stream is float32.
         policy = MixedPrecisionPolicy(
             param_dtype=block_dtype if on_gpu else None,
             reduce_dtype=torch.float32,
@@ -139,7 +141,7 @@ class ShardedModel(nn.Module):
             fully_shard(block, mp_policy=policy, **settings)
         for decoder in decoders:
             fully_shard(decoder, **settings)
-            for method in ('loss', 'predict'):  # what is called instead of forward
+            for method in ('loss', 'predict'):  # called instead of forward
                 register_fsdp_forward_method(decoder, method)
         fully_shard(self.module, **settings)
 
@@ -158,30 +160,31 @@ class ShardedModel(nn.Module):
             device, (world // size, size), mesh_dim_names=('replicate', 'shard')
         )
 
-    def forward(self, *args, **kwargs) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
 
     def train_step(
         self, data: dict | tuple | list, optim_wrapper: OptimWrapper
     ) -> dict[str, Tensor]:
-        """A training step as mmengine's models do it; gradients are reduced when they are used."""
+        """Run a training step as mmengine's models do; reduce gradients only before an update."""
         self.module.set_requires_gradient_sync(optim_wrapper.should_sync())
         return self.module.train_step(data, optim_wrapper)
 
     def val_step(self, data: dict | tuple | list) -> list:
-        """The predictions of a batch, without communication."""
+        """Return the predictions of a batch, without communication."""
         return self.module.val_step(data)
 
     def test_step(self, data: dict | tuple | list) -> list:
-        """The predictions of a batch, without communication."""
+        """Return the predictions of a batch, without communication."""
         return self.module.test_step(data)
 
     def train(self, mode: bool = True) -> 'ShardedModel':
-        """Set the mode; on evaluation all parts are gathered, on training let go again."""
+        """Set the mode; gather all parts for evaluation, and free them again for training."""
         super().train(mode)
         if self.is_sharded:
-            for part in (self.module, *itertools.chain(*parts(self.module))):
-                if part is not self.module:  # which is needed first in the backward pass
+            inner: list[Any] = list(itertools.chain(*parts(self.module)))  # FSDPModules
+            for part in (self.module, *inner):
+                if part is not self.module:  # the backward pass needs the root first
                     part.set_reshard_after_forward(mode, recurse=False)
                 part.reshard() if mode else part.unshard()
         return self

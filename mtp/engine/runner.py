@@ -1,4 +1,4 @@
-"""mmengine's runner, for models in shards as well."""
+"""mmengine's runner, extended for sharded models."""
 
 import os
 import time
@@ -29,19 +29,20 @@ from mtp.ops.deterministic import replace_pools
 
 
 class Runner(MMEngineRunner):
-    """Trains a :class:`mtp.engine.ShardedModel`; everything else is mmengine's.
+    """mmengine's runner that can also train a :class:`mtp.engine.ShardedModel`.
 
-    A sharded model's checkpoint is a folder of the name that the file would have. Folders resume
-    on any number of processes, whole models from folders, and sharded ones from files.
+    The checkpoint of a sharded model is a folder, named as the file would be. A run resumes from a
+    folder on any number of processes. An unsharded model may resume from a folder, and a sharded
+    one from a file.
     """
 
     @property
     def bare_model(self) -> nn.Module:
-        """The model without the wrapper of distributed training."""
+        """Model without the wrapper of distributed training."""
         return unwrap(self.model)
 
-    def build_logger(self, *args, **kwargs) -> MMLogger:
-        """As in mmengine; what mtp itself logs goes where the run's log goes."""
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger as in mmengine; mtp's own messages go to the same log."""
         logger = super().build_logger(*args, **kwargs)
         fallback.logger.handlers = list(logger.handlers)
         return logger
@@ -53,29 +54,29 @@ class Runner(MMEngineRunner):
     def set_randomness(
         self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False
     ) -> None:
-        """As in mmengine; ``deterministic`` also prepares cuBLAS."""
+        """Set the seeds as in mmengine; ``deterministic`` also configures cuBLAS."""
         if deterministic:
-            # mmengine 0.10 leaves it out, and torch refuses matrix products without it
+            # mmengine 0.10 does not set it, and torch refuses matrix products without it
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
             torch.backends.cudnn.benchmark = False
         super().set_randomness(seed, diff_rank_seed, deterministic)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
-        """As in mmengine; deterministic training exchanges pools whose gradient has no order."""
-        model = super().build_model(model)
+        """Build the model as in mmengine; if deterministic, replace pools that are not."""
+        built = super().build_model(model)
         if self.deterministic:
-            replace_pools(model)
-        return model
+            replace_pools(built)
+        return built
 
     def build_optim_wrapper(self, optim_wrapper: OptimWrapper | Optimizer | dict) -> OptimWrapper:
-        """As in mmengine; before it, a model that is to be sharded is initialised and sharded."""
+        """Build the wrapper as in mmengine; before that, initialise and shard a sharded model."""
         if isinstance(self.model, ShardedModel) and not self.model.is_sharded:
             super()._init_model_weights()
-            self.model.shard(_compute_dtype(optim_wrapper))
+            self.model.shard(_compute_dtype(optim_wrapper))  # type: ignore[arg-type]  # a config
         return super().build_optim_wrapper(optim_wrapper)
 
     def _init_model_weights(self) -> None:
-        if not self._shards:  # these have been, while they were whole
+        if not self._shards:  # a sharded model was initialised before
             super()._init_model_weights()
 
     def save_checkpoint(
@@ -89,7 +90,7 @@ class Runner(MMEngineRunner):
         by_epoch: bool = True,
         backend_args: dict | None = None,
     ) -> None:
-        """As in mmengine; shards are written by all processes, with ``meta`` given."""
+        """Save as in mmengine; all processes write the shards, and ``meta`` must be given."""
         if not self._shards:
             super().save_checkpoint(
                 out_dir,
@@ -104,7 +105,7 @@ class Runner(MMEngineRunner):
             return
         checkpoint: dict[str, Any] = {
             'meta': dict(
-                meta,
+                meta,  # type: ignore[arg-type]  # given by the checkpoint hook
                 cfg=self.cfg.pretty_text,
                 seed=self.seed,
                 experiment_name=self.experiment_name,
@@ -123,12 +124,16 @@ class Runner(MMEngineRunner):
         save_shards(checkpoint, Path(out_dir) / filename)
 
     def load_checkpoint(
-        self, filename: str, map_location: str | Callable = 'cpu', strict: bool = False, **kwargs
+        self,
+        filename: str,
+        map_location: str | Callable = 'cpu',
+        strict: bool = False,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """As in mmengine; ``filename`` may be a folder, whose entries must all fit the model.
+        """Load as in mmengine, or from a folder, whose entries must all fit the model.
 
         Raises:
-            UnusableFileError: the file or folder cannot be read or is no checkpoint for this model.
+            UnusableFileError: the file or folder cannot be read, or does not fit the model.
         """
         with _faults_of(filename):
             folder = Path(filename).is_dir()
@@ -153,8 +158,8 @@ class Runner(MMEngineRunner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
-    def resume(self, filename: str, *args, **kwargs) -> None:
-        """As in mmengine.
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Resume as in mmengine.
 
         Raises:
             UnusableFileError: the file or folder is no checkpoint of this training.
@@ -191,7 +196,7 @@ def _faults_of(filename: str) -> Iterator[None]:
 
 
 def _compute_dtype(optim_wrapper: dict) -> torch.dtype | None:
-    """bfloat16 where the config of an optimiser wrapper trains under autocast, else None."""
+    """Return the autocast dtype that the config of an optimiser wrapper selects, or None."""
     type_ = optim_wrapper.get('type', OptimWrapper)
     type_ = OPTIM_WRAPPERS.get(type_) if isinstance(type_, str) else type_
     if not issubclass(type_, MixedPrecisionOptimWrapper):

@@ -1,8 +1,8 @@
-"""Checkpoints in shards: mmengine's checkpoint as a folder that any number of processes reads.
+"""Sharded checkpoints: mmengine's checkpoint as a folder that any number of processes can read.
 
-The folder holds what a checkpoint file of mmengine holds: the tensors of ``state_dict`` and
-``optimizer`` through ``torch.distributed.checkpoint``, each process writing its own, and the rest
-(schedules, log, meta information) in ``rest.pth``.
+The folder has the content of mmengine's checkpoint file. The tensors of ``state_dict`` and
+``optimizer`` are stored by ``torch.distributed.checkpoint``, each process writing its own. The rest
+(schedules, log, meta information) is in ``rest.pth``.
 """
 
 import shutil
@@ -27,7 +27,7 @@ REST = 'rest.pth'
 
 
 def whole_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state dict on the CPU, whole even of a sharded module; all processes must call."""
+    """Return the unsharded state dict of a module on the CPU; all processes must call it."""
     return {
         name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
         for name, value in module.state_dict().items()
@@ -35,13 +35,13 @@ def whole_state_dict(module: nn.Module) -> dict[str, Tensor]:
 
 
 def save_shards(checkpoint: dict[str, Any], folder: str | Path) -> None:
-    """Write a checkpoint; all processes must call.
+    """Write a sharded checkpoint atomically; all processes must call it.
 
-    It appears whole or not at all: the folder has another name until all have written.
+    The folder has a temporary name until all processes have written.
 
     Args:
-        checkpoint: as mmengine makes it, the tensors of a sharded model being ``DTensor``s.
-        folder: which must not be there.
+        checkpoint: checkpoint in mmengine's layout; tensors of a sharded model are ``DTensor``s.
+        folder: path of the checkpoint, which must not exist.
     """
     folder = Path(folder)
     unfinished = folder.with_name(f'{folder.name}.unfinished')
@@ -52,7 +52,7 @@ def save_shards(checkpoint: dict[str, Any], folder: str | Path) -> None:
             key: value for key, value in rest['optimizer'].items() if key != 'state'
         }
     if is_main_process():
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed run
         unfinished.mkdir(parents=True)
         with whole(unfinished / REST) as path, open(path, 'wb') as file:
             torch.save(rest, file)
@@ -67,19 +67,20 @@ def save_shards(checkpoint: dict[str, Any], folder: str | Path) -> None:
 def load_shards(
     folder: str | Path, model: nn.Module, optimizer: Optimizer | None = None
 ) -> dict[str, Any]:
-    """Load a checkpoint's weights into a model; all processes must call.
+    """Load the weights of a sharded checkpoint into a model; all processes must call it.
 
     Args:
-        folder: as :func:`save_shards` wrote it, on any number of processes.
-        model: whole or sharded.
-        optimizer: of the model; None to leave its states unread.
+        folder: checkpoint written by :func:`save_shards` on any number of processes.
+        model: model to load into, sharded or not.
+        optimizer: optimiser of the model; None to skip its states.
 
     Returns:
-        dict: the checkpoint as mmengine has it; ``optimizer`` is in shards where the model is.
+        dict: the checkpoint in mmengine's layout; ``optimizer`` is sharded if the model is.
     """
     folder = Path(folder)
     entries, checkpoint = _entries(folder), load_safely(folder / REST)
-    state_dict, states = model.state_dict(), {}
+    state_dict = model.state_dict()
+    states: dict[int, dict[str, Tensor]] = {}
     if optimizer is not None:
         for key, (size, dtype) in entries.items():
             kind, index, *name = key.split('.', 2)
@@ -100,14 +101,14 @@ def load_shards(
 
 
 def distribute(checkpoint: dict[str, Any], model: nn.Module, optimizer: Optimizer | None) -> None:
-    """Split a whole checkpoint's tensors, in place, as those of a sharded model are.
+    """Shard the tensors of a checkpoint in place, as those of a sharded model are.
 
-    Entries that the model lacks stay as they are.
+    Entries that the model does not have stay unchanged.
 
     Args:
-        checkpoint: of a file.
-        model: sharded.
-        optimizer: of the model; None to leave its states whole.
+        checkpoint: checkpoint of a file.
+        model: sharded model.
+        optimizer: optimiser of the model; None to leave its states unsharded.
     """
     likes = model.state_dict()
     checkpoint['state_dict'] = {
@@ -123,11 +124,13 @@ def distribute(checkpoint: dict[str, Any], model: nn.Module, optimizer: Optimize
 
 
 def read_entries(path: str | Path) -> dict[str, Tensor]:
-    """A model's entries in a checkpoint, file or folder; of a folder without their values.
+    """Return the model's entries in a checkpoint file or folder.
+
+    Those of a folder are meta tensors: they have a shape and dtype, but no values.
 
     Raises:
         FileNotFoundError: no such file, or a folder that is no checkpoint.
-        ValueError: it cannot be read, or holds no state dict.
+        ValueError: the file cannot be read, or has no state dict.
     """
     path = Path(path)
     if not path.is_dir():
@@ -140,16 +143,16 @@ def read_entries(path: str | Path) -> dict[str, Tensor]:
 
 
 def merge_shards(folder: str | Path, path: str | Path) -> None:
-    """Write a checkpoint's folder as the one file that mmengine would have written.
+    """Write a checkpoint folder as the single file that mmengine would have written.
 
     Raises:
-        FileNotFoundError, ValueError: as of :func:`read_entries`.
+        FileNotFoundError, ValueError: as in :func:`read_entries`.
     """
     folder, path = Path(folder), Path(path)
     tensors = {
         key: torch.empty(size, dtype=dtype) for key, (size, dtype) in _entries(folder).items()
     }
-    checkpoint = {**load_safely(folder / REST), 'state_dict': {}}
+    checkpoint: dict[str, Any] = {**load_safely(folder / REST), 'state_dict': {}}
     _read_tensors(tensors, folder, together=False)
     for key, value in tensors.items():
         kind, name = key.split('.', 1)
@@ -198,18 +201,21 @@ def _flat(
 
 
 def _entries(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Key -> size and dtype of every tensor of a folder."""
+    """Return key -> (size, dtype) of every tensor in a folder."""
     if not (folder / INDEX).is_file() or not (folder / REST).is_file():
         raise MissingFileError(
             f'no checkpoint in the folder {folder}: it lacks {INDEX} or '
             f'{REST}; give a folder that training wrote'
         )
     entries = read_index(folder).state_dict_metadata
-    return {key: (entry.size, entry.properties.dtype) for key, entry in entries.items()}
+    return {
+        key: (entry.size, entry.properties.dtype)  # type: ignore[union-attr]  # all are tensors
+        for key, entry in entries.items()
+    }
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
-    """In the order that an optimiser numbers them in its state dict."""
+    """Return the parameters in the order of their indices in the optimiser's state dict."""
     return [param for group in optimizer.param_groups for param in group['params']]
 
 
@@ -220,21 +226,20 @@ def _split_like(value: Tensor, like: Tensor) -> Tensor:
 
 
 def check_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Refuse a checkpoint that does not fit a model whole; mmengine would load what fits.
+    """Refuse a checkpoint that does not fit a model exactly; mmengine would load what fits.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, or its keys or shapes are not those of the model.
+        ValueError: the file is damaged, or its keys or shapes differ from those of the model.
     """
     check_state(model, read_entries(path), path)
 
 
 def check_progress(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse a checkpoint that tells not, or not sensibly, how far training had come.
+    """Refuse a checkpoint that does not record how far training had come.
 
     Raises:
-        UnusableFileError: iteration or epoch is missing or no number from 0 on, or the log is
-            missing.
+        UnusableFileError: the iteration or epoch is missing or negative, or the log is missing.
     """
     meta, hub = checkpoint.get('meta'), checkpoint.get('message_hub')
     meta = meta if isinstance(meta, dict) else {}

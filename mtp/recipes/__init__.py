@@ -1,1 +1,1 @@
-"""The finetuning recipes: a table of them, a small form of each, and what they reproduce."""
+"""Finetuning recipes: their table, a small version of each, and their published figures."""

@@ -1,26 +1,30 @@
-"""What released finetuned checkpoints measure, beside what was published."""
+"""Measured figures of released finetuned checkpoints beside the published ones."""
+
+from typing import cast
 
 from mtp.recipes.table import Results
 
 
 def compare(results: Results, model: str, metrics: dict[str, float]) -> str:
-    """Table of measured and published figures, in percent.
+    """Return a table of measured and published figures, in percent.
 
     Args:
-        results: of the data set, with a ``key``.
-        model: name.
-        metrics: of ``tools/test.py``.
+        results: published figures of the data set, with a ``key``.
+        model: name of the model.
+        metrics: metrics that ``tools/test.py`` wrote.
     """
-    rows = [
-        (results.metric, results.key, results.published),
-        (f'{results.metric}, without MTP', results.key, results.without_mtp),
-    ]
-    rows += [
-        (f'{key} of the released log', key, of_models) for key, of_models in results.logged.items()
+    key = cast(str, results.key)
+    figures = [
+        (results.metric, key, results.published),
+        (f'{results.metric}, without MTP', key, results.without_mtp),
+        *(
+            (f'{key} of the released log', key, of_models)
+            for key, of_models in results.logged.items()
+        ),
     ]
     rows = [
         (title, results.percent(metrics, key), of_models.get(model))
-        for title, key, of_models in rows
+        for title, key, of_models in figures
     ]
     lines = [f'{"":<40}{"measured":>10}{"published":>11}{"difference":>12}']
     for title, measured, published in rows:

@@ -1,4 +1,4 @@
-"""A finetuning recipe made so small that a CPU runs it in seconds: to try whether all fits."""
+"""Small versions of finetuning recipes, which a CPU runs in seconds to check that all fits."""
 
 import math
 from typing import Any
@@ -9,20 +9,20 @@ from mmengine.config import Config
 from mtp.models import build_backbone
 from mtp.recipes.table import nodes
 
-# Model of a config -> the smallest of its family.
-TINY = {
+# Model of a config -> arguments of the smallest model of its family.
+TINY: dict[str, dict[str, Any]] = {
     'vit_b_rvsa': dict(name='vit_tiny_rvsa'),
     'vit_l_rvsa': dict(name='vit_tiny_rvsa'),
     'vit_l': dict(name='vit_tiny_rvsa', interval=1),
     'internimage_xl': dict(name='internimage_pico'),
 }
-# Setting of a decoder -> its value in the recipes -> a small one.
+# Setting of a decoder -> its value in the recipes -> its small value.
 SMALL: dict[str, dict[Any, Any]] = {
     'channels': {512: 32},
     'decoder_channels': {(512, 256, 128, 64): (32, 32, 16, 16)},
     'fc_out_channels': {1024: 64},
     'num': {256: 64, 512: 64},
-    'score_thr': {0.05: 0.01},  # a model that has hardly learnt finds something too
+    'score_thr': {0.05: 0.01},  # so that a barely trained model finds something
     **dict.fromkeys(('in_channels', 'out_channels', 'feat_channels'), {256: 32}),
     **dict.fromkeys(('nms_pre', 'max_per_img'), {1000: 200, 2000: 200}),
 }
@@ -30,11 +30,11 @@ SIZES = ('scale', 'crop_size', 'size', 'stride')
 
 
 def shrink(cfg: Config, side: int) -> None:
-    """Make the model and its images small: a tiny backbone, from nothing, and thin decoders.
+    """Make the model and its images small: a tiny untrained backbone and narrow decoders.
 
     Args:
-        cfg: a finetuning config; changed in place.
-        side: of the images that the model takes, in pixels; other sizes shrink with it.
+        cfg: finetuning config, changed in place.
+        side: side of the model's input images in pixels; other sizes shrink in proportion.
     """
     model = cfg.model
     ratio = side / model.backbone.img_size
@@ -63,16 +63,17 @@ def shrink(cfg: Config, side: int) -> None:
 
 
 def shorten(cfg: Config, num_images: int, steps: int, batch_size: int = 4) -> None:
-    """Make the schedule short, with a rate that lets a tiny model learn; keep its shape.
+    """Make the schedule short, with the same shape and a learning rate for a tiny model.
 
-    Warm-up takes two epochs or steps, then the rate falls as in the recipe. Each step is logged;
-    it is evaluated once, at the end, and nothing is loaded by further processes.
+    The warm-up takes two epochs or steps; then the rate decays as in the recipe. Each step is
+    logged, the model is evaluated once at the end, and no loader uses worker processes.
 
     Args:
-        cfg: a finetuning config; changed in place.
-        num_images: of the training set.
-        steps: at least; whole epochs, three of them at least, where the warm-up counts epochs.
-        batch_size: images a step.
+        cfg: finetuning config, changed in place.
+        num_images: number of training images.
+        steps: minimum number of steps; rounded up to full epochs if the schedule counts epochs, at
+            least three if the warm-up does so too.
+        batch_size: number of images per step.
     """
     cfg.total_batch_size = min(batch_size, num_images)
     for loader in _loaders(cfg):

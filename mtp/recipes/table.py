@@ -1,4 +1,4 @@
-"""The finetuning recipes as a table: config, prepared data and published figures of each."""
+"""Table of the finetuning recipes: config, prepared data and published figures of each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,17 +17,17 @@ MULTI_SCALE = '_ms'
 
 @dataclass(frozen=True)
 class Results:
-    """The published figures of a data set, in percent; see ``configs/finetune/results.yaml``.
+    """Published figures of a data set, in percent; see ``configs/finetune/results.yaml``.
 
     Attributes:
-        metric: what the figure is.
-        key: its name among our metrics; None where the benchmark's server computes it.
-        fraction: whether that name gives 0 to 1.
-        published: model -> figure.
-        without_mtp: model, started from MAE or ImageNet -> figure.
-        logged: name among our metrics -> model -> figure of a released log.
-        doubt: why not to quote ``published``.
-        note: what else one has to know.
+        metric: title of the figure.
+        key: name of the figure among mtp's metrics; None if the benchmark's server computes it.
+        fraction: True if mtp's metric is 0 to 1 instead of a percentage.
+        published: model -> published figure.
+        without_mtp: model -> published figure of a start from MAE or ImageNet weights.
+        logged: name of a metric of mtp -> model -> figure in a released log.
+        doubt: reason not to quote ``published``.
+        note: further remarks.
     """
 
     metric: str
@@ -40,36 +40,36 @@ class Results:
     note: str = ''
 
     def percent(self, metrics: dict[str, float], key: str) -> float:
-        """One of our metrics in percent."""
-        if not metrics:  # what mmdet's CocoMetric gives where nothing was detected
+        """Return one of mtp's metrics in percent."""
+        if not metrics:  # mmdet's CocoMetric gives none if nothing was detected
             return 0.0
         return metrics[key] * (100 if self.fraction else 1)
 
 
 def read_results() -> dict[str, Results]:
-    """Data set -> its published figures, in the order of the file."""
+    """Return data set -> published figures, in the order of the file."""
     return {
         name: Results(**entry) for name, entry in mmengine.load(CONFIGS / 'results.yaml').items()
     }
 
 
 def dataset_of(recipe: str) -> tuple[str, bool]:
-    """Return the data set of a recipe, and whether it is cut at several scales.
+    """Return the data set of a recipe, and whether its tiles are cut at several scales.
 
-    A recipe is called as its data set, with ``_ms`` behind it for several scales.
+    A recipe has the name of its data set, followed by ``_ms`` for several scales.
     """
     name = recipe.removesuffix(MULTI_SCALE)
     return (recipe, False) if recipe in DATASETS else (name, name != recipe)
 
 
 def title(recipe: str) -> str:
-    """Return what tables call the data of a recipe."""
+    """Return the title of a recipe's data in tables."""
     name, multi_scale = dataset_of(recipe)
     return DATASETS[name].title + ', multi-scale' * multi_scale
 
 
 def configs(dataset: str) -> dict[str, Path]:
-    """Model -> config of a data set.
+    """Return model -> config of a data set.
 
     Raises:
         ValueError: unknown data set.
@@ -81,10 +81,10 @@ def configs(dataset: str) -> dict[str, Path]:
 
 
 def config_of(dataset: str, model: str) -> Path:
-    """The config of a data set and model.
+    """Return the config of a data set and model.
 
     Raises:
-        ValueError: unknown data set, or no such model for it.
+        ValueError: the data set is unknown, or has no config of this model.
     """
     of_model = configs(dataset)
     if model not in of_model:
@@ -95,7 +95,7 @@ def config_of(dataset: str, model: str) -> Path:
 
 
 def set_data_root(cfg: Config, folder: str | Path) -> None:
-    """Read a config's data set, wherever paths of it are given, from another folder."""
+    """Replace the folder of a config's data set in all its paths."""
     old = cfg.test_dataloader.dataset.data_root
     for node in nodes(cfg._cfg_dict):
         for key, value in node.items():
@@ -104,7 +104,7 @@ def set_data_root(cfg: Config, folder: str | Path) -> None:
 
 
 def nodes(tree: Any) -> Iterator[dict]:
-    """Every dict within a config, each once."""
+    """Yield every dict within a config once."""
     seen, todo = set(), [tree]
     while todo:
         node = todo.pop()

@@ -1,7 +1,7 @@
-"""How a finetuning run is logged, saved and seeded.
+"""Logging, checkpoints and seeds of a finetuning run.
 
-Each task adds its library's `default_scope`, and `total_batch_size`: the images of a step, which
-tools/train.py shares out among the processes.
+Each task adds the `default_scope` of its library, and `total_batch_size`: the number of images per
+step, which tools/train.py divides among the processes.
 """
 
 from mmengine.config import read_base

@@ -1,4 +1,4 @@
-"""Multi-task pretraining on synthetic images in minutes on a CPU, but for the backbone's name."""
+"""Multi-task pretraining on synthetic images in minutes on a CPU; a leaf names the backbone."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""How a pretraining run is logged, saved and seeded: by iterations, with a line for each task."""
+"""Logging, checkpoints and seeds of a pretraining run: by iterations, with losses per task."""
 
 from mmengine.config import read_base
 

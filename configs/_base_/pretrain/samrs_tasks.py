@@ -1,4 +1,4 @@
-"""The paper's multi-task pretraining on SAMRS at 448 pixels, but for the backbone's name."""
+"""The paper's multi-task pretraining on SAMRS at 448 pixels; a leaf names the backbone."""
 
 from mmengine.config import read_base
 
@@ -10,7 +10,7 @@ with read_base():
     from .runtime import *
     from .schedules.mtp_80k import *
 
-# The paper's: 32 GPUs with an image of each data set.
+# As in the paper: 32 GPUs with one image per data set each.
 total_batch_size = 96
 images_per_gpu = 12
 

@@ -12,7 +12,7 @@ model.merge(dict(backbone=dict(img_size=144), head=dict(num_classes=30)))
 optim_wrapper.merge(optimization)
 
 train_pipeline[1].update(scale=144)
-del train_pipeline[3:5]  # so small a model needs no strong augmentation
+del train_pipeline[3:5]  # a model this small needs no strong augmentation
 test_pipeline[1].update(scale=144)
 test_pipeline[2].update(crop_size=144)
 total_batch_size = 40

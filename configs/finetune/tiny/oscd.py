@@ -8,7 +8,7 @@ with read_base():
 
 model.merge(change_detector)
 model.merge(dict(data_preprocessor=dict(size=(96, 96)), backbone=dict(img_size=96)))
-# 2 % of the pixels have changed: unweighted, so small a model calls nothing changed.
+# Only 2 % of the pixels have changed: without weights, a model this small predicts no change.
 model.decode_head.loss_decode.update(class_weight=[1.0, 20.0])
 optim_wrapper.merge(optimization)
 

@@ -1,6 +1,6 @@
-"""The data sets to finetune on: a module each, which holds all that is known of one.
+"""Data sets to finetune on: one module each, with all that is known about the data set.
 
-To add a data set is to add its module; docs/data.md tells the rest.
+To add a data set, add its module; see docs/data.md.
 """
 
 import importlib
@@ -12,7 +12,7 @@ __all__ = ['DATASETS', 'MAKE', 'DataSet', 'Split', 'find']
 
 
 def find() -> dict[str, DataSet]:
-    """Find the data sets of this package's modules, by task, then by name.
+    """Find the data sets of this package's modules, sorted by task, then by name.
 
     Returns:
         dict[str, DataSet]: name of the module -> its ``DATASET``.
@@ -26,5 +26,5 @@ def find() -> dict[str, DataSet]:
 
 
 DATASETS = find()
-# Name -> function of a folder and a `seed`; for mtp.data.synthetic.
+# Name -> function of a folder and a `seed` that writes a synthetic copy; for mtp.data.synthetic.
 MAKE = {name: dataset.synthesise for name, dataset in DATASETS.items()}

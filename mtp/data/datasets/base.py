@@ -1,8 +1,9 @@
-"""What is known of a data set to finetune on."""
+"""Description of a data set to finetune on: facts, preparation and synthetic copy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from mtp.data.prepare.base import Report
 
@@ -17,16 +18,16 @@ TASKS = (
 
 @dataclass(frozen=True)
 class Split:
-    """A part of a prepared data set; paths are relative to its root.
+    """Part of a prepared data set; paths are relative to its root.
 
     Attributes:
         name: name of the split, e.g. ``'train'``.
-        images: folder of the images, or of a folder of images for each class.
-        labels: folder of a label file for each image, or COCO json of all of them; empty where
-            folders or a list tell the labels, or where only the benchmark's server knows them.
-        later: folder of the later date of each pair, whose earlier date is in ``images``.
-        listed: text file with a line for each image; empty where the split is the whole folder.
-        suffixes: suffix of the images and of their label files, where these are text.
+        images: folder of the images, or of one folder of images per class.
+        labels: folder with one label file per image, or COCO json of all images; empty if folders
+            or a list give the labels, or if only the benchmark's server has them.
+        later: folder of the later date of each pair; ``images`` holds the earlier date.
+        listed: text file with one line per image; empty if the split is the whole folder.
+        suffixes: suffixes of the images and of text label files.
     """
 
     name: str
@@ -39,28 +40,28 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """All that is known of a data set to finetune on.
+    """All that is known about a data set to finetune on.
 
     Attributes:
-        title: name in papers.
-        task: one of :data:`TASKS`.
+        title: name of the data set in papers.
+        task: task, one of :data:`TASKS`.
         classes: class names, in label order.
-        source: publisher, and how to find it.
+        source: publisher, and how to find the files.
         licence: terms of use.
-        size: number of the images, their size in pixels and on the ground, division.
-        layout: what the folder that ``tools/data/prepare.py`` reads must hold.
-        citation: the paper to cite.
-        splits: those that the recipe reads, as prepared.
-        prepare: function of the publisher's files and of the folder to write to; its docstring
-            tells what becomes of them.
+        size: number of images, their size in pixels and on the ground, and their splits.
+        layout: content of the folder that ``tools/data/prepare.py`` reads.
+        citation: paper to cite.
+        splits: splits that the recipe reads, as prepared.
+        prepare: function of the folder with the publisher's files and of the folder to write to;
+            its docstring describes the result.
         synthesise: function of a folder and ``seed`` that writes a small synthetic copy there, in
-            the publisher's form, and returns the folder.
-        palette: RGB of each class, for those that are drawn as areas.
-        label_values: values that label maps may hold; empty for the labels themselves.
+            the publisher's format, and returns the folder.
+        palette: RGB colour of each class, for classes that are drawn as areas.
+        label_values: values that label maps may hold; empty if they are the class indices.
         multi_scale: whether ``prepare`` takes ``multi_scale``, to cut at several scales.
 
     Raises:
-        ValueError: the task is unknown, or the palette is not one of the classes.
+        ValueError: the task is unknown, or the palette does not have one colour per class.
     """
 
     title: str
@@ -89,8 +90,16 @@ class DataSet:
             )
 
 
-# Shared by all data sets for change detection.
-CHANGE = dict(
+class ChangeFields(TypedDict):
+    """Fields of :class:`DataSet` that are the same for all data sets for change detection."""
+
+    task: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    label_values: tuple[int, ...]
+
+
+CHANGE = ChangeFields(
     task='change_detection',
     classes=('unchanged', 'changed'),
     palette=((0, 0, 0), (255, 255, 255)),
@@ -103,5 +112,5 @@ def pair_splits(*names: str) -> tuple[Split, ...]:
     return tuple(Split(name, f'{name}/A', f'{name}/label', later=f'{name}/B') for name in names)
 
 
-# Images cut into tiles, with DOTA's text; the benchmark's server keeps the labels of `test`.
+# Images cut into tiles, with DOTA's text labels; only the benchmark's server has those of `test`.
 TILES = (Split('trainval', 'trainval/images', 'trainval/annfiles'), Split('test', 'test/images'))

@@ -1,4 +1,4 @@
-"""CLCD: cropland of Guangdong that was built on."""
+"""CLCD: cropland changes in Guangdong."""
 
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ FOLDERS = ('time1', 'time2', 'label')
 
 
 def prepare(src: Path, dst: Path) -> Report:
-    """Cut tiles of 256: ``{train,val,test}/{A,B,label}/*.png``."""
+    """Cut tiles of 256 pixels: ``{train,val,test}/{A,B,label}/*.png``."""
     report = Report()
     return cut_scenes(find_scenes(src, report, FOLDERS), dst, 256, report)
 

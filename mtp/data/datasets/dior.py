@@ -1,4 +1,4 @@
-"""DIOR: twenty kinds of objects, upright boxes."""
+"""DIOR: twenty classes of objects, horizontal boxes."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -22,7 +22,7 @@ from mtp.files import write_text
 def prepare(src: Path, dst: Path) -> Report:
     """Copy to ``JPEGImages-{trainval,test}/*.jpg``; write ``DIOR_{trainval,test}_coco.json``.
 
-    Names of classes get lower case; boxes without extent are left out.
+    Class names are changed to lower case; boxes without extent are left out.
     """
     report = Report()
     annotations = folder(src, 'Annotations/Horizontal Bounding Boxes', 'Horizontal Bounding Boxes')
@@ -42,12 +42,12 @@ def prepare(src: Path, dst: Path) -> Report:
 
 
 def find_images(src: Path, report: Report) -> dict[str, list[Path]]:
-    """Find the images of the lists of DIOR and DIOR-R: split -> images.
+    """Find the images in the lists of DIOR and DIOR-R: split -> images.
 
     Raises:
         FileNotFoundError: a folder or a list is missing.
     """
-    images = {}
+    images: dict[str, Path] = {}
     for name in ('JPEGImages-trainval', 'JPEGImages-test'):
         for stem, path in images_in(folder(src, name), report).items():
             if stem in images:
@@ -59,17 +59,17 @@ def find_images(src: Path, report: Report) -> dict[str, list[Path]]:
     for path in lists.values():
         if not path.is_file():
             raise FileNotFoundError(f'no list {path}: unpack the archive of image sets')
-    splits = {split: [] for split in lists}
+    splits: dict[str, list[Path]] = {split: [] for split in lists}
     for stem, split in by_lists(lists, images, report).items():
         splits[split].append(images[stem])
     return splits
 
 
 def check_size(image: Path, annotations: Path, root: ElementTree.Element) -> tuple[int, int]:
-    """Return height and width of an image.
+    """Return the height and width of an image.
 
     Raises:
-        ValueError: its xml tells another size.
+        ValueError: its xml gives another size.
     """
     shape = read_size(image)
     told = box_files.read_size(annotations, root)
@@ -81,7 +81,7 @@ def check_size(image: Path, annotations: Path, root: ElementTree.Element) -> tup
 
 
 def _convert(item: tuple[Path, Path, Path]) -> tuple[Entry, int]:
-    """Copy an image; return its entry, and the number of boxes without extent."""
+    """Copy an image; return its COCO entry, and the number of its boxes without extent."""
     image, annotations, dst = item
     root, objects = box_files.read_xml(annotations)
     shape = check_size(image, annotations, root)
@@ -102,9 +102,9 @@ def synthesise(
     seed: int = 0,
     oriented: bool = False,
 ) -> Path:
-    """Write DIOR, or DIOR-R (true: 23463 images of 800); half of ``trainval`` is ``train``."""
+    """Write DIOR or DIOR-R (original: 23463 images of 800); half of ``trainval`` is ``train``."""
     root, rng = Path(root), np.random.default_rng(seed)
-    # the publisher's xml has capitals in the names of two classes
+    # in the publisher's xml, the names of two classes have capitals
     shapes = {**CLASSES['sior'], 'Expressway-toll-station': 'tank'}
     stems = defaultdict(list)
     for number in range(num_trainval + num_test):
@@ -127,7 +127,7 @@ def synthesise(
     return root
 
 
-def _voc(name: str, size: int, drawn: Drawn, oriented: bool) -> str:
+def _voc(name: str, size: int, drawn: Drawn[str], oriented: bool) -> str:
     root = ElementTree.Element('annotation')
     nest(
         root, filename=name, size=dict(width=str(size), height=str(size), depth='3'), segmented='0'

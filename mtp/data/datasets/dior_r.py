@@ -15,10 +15,10 @@ from mtp.files import whole, write_text
 
 
 def prepare(src: Path, dst: Path) -> Report:
-    """Copy to ``JPEGImages-{trainval,test}``, ``Annotations``, ``ImageSets``, as they are.
+    """Copy to ``JPEGImages-{trainval,test}``, ``Annotations``, ``ImageSets``, unchanged.
 
-    Boxes with two equal neighbouring corners are left out, and images that cannot be used, in the
-    lists too. ``DIORDataset`` of mmrotate reads it.
+    Boxes with two equal adjacent corners are left out. Images that cannot be used are left out, of
+    the lists too. ``DIORDataset`` of mmrotate reads the result.
     """
     report = Report()
     annotations = folder(src, 'Annotations/Oriented Bounding Boxes', 'Oriented Bounding Boxes')

@@ -1,4 +1,4 @@
-"""DOTA-V1.0: fifteen kinds of objects, rotated boxes."""
+"""DOTA-V1.0: fifteen classes of objects, rotated boxes."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from mtp.files import write_text
 
 
 def prepare(src: Path, dst: Path, multi_scale: bool = False) -> Report:
-    """Cut tiles of 1024: ``trainval/{images/*.png,annfiles/*.txt}``, ``test/images/*.png``."""
+    """Cut 1024-pixel tiles: ``trainval/{images/*.png,annfiles/*.txt}``, ``test/images/*.png``."""
     return prepare_dota(
         DATASET.classes, ('labelTxt-v1.0', 'labelTxt'), ('test',), src, dst, multi_scale
     )
@@ -30,17 +30,17 @@ def synthesise_version(
     image_size: int = 1200,
     seed: int = 0,
 ) -> Path:
-    """Write ``train``, ``val`` and ``test`` (true: some thousand images of 800 to 20000).
+    """Write ``train``, ``val`` and ``test`` (original: thousands of images of 800 to 20000 pixels).
 
     Args:
-        labels: name of the folders of labels.
+        labels: name of the label folders.
         test: name of the folder of the test set.
         root: folder to write to.
         num_train: number of training images.
         num_val: number of validation images.
         num_test: number of test images.
         image_size: side of an image in pixels.
-        seed: everything is a function of it.
+        seed: seed of all random choices.
 
     Returns:
         Path: ``root``.
@@ -91,7 +91,7 @@ DATASET = DataSet(
     size='2806 images of 800 to 4000 px (some 13000); 1411 / 458 / 937, trains on the first two; '
     'tiles of 1024, multi-scale',
     layout='{train,val}/{images/*.png,labelTxt/*.txt} (or labelTxt-v1.0), test/images',
-    citation='G.-S. Xia et al.: DOTA: A Large-scale Dataset for Object Detection in Aerial Images. '
+    citation='G.-S. Xia et al.: DOTA: A Large-Scale Dataset for Object Detection in Aerial Images. '
     'CVPR 2018',
     splits=TILES,
     multi_scale=True,

@@ -1,4 +1,4 @@
-"""DOTA-V2.0: eighteen kinds of objects, rotated boxes."""
+"""DOTA-V2.0: eighteen classes of objects, rotated boxes."""
 
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from mtp.data.prepare.rotated_detection import prepare_dota
 
 
 def prepare(src: Path, dst: Path, multi_scale: bool = False) -> Report:
-    """Cut tiles of 1024: ``trainval/{images/*.png,annfiles/*.txt}``, ``test/images/*.png``."""
+    """Cut 1024-pixel tiles: ``trainval/{images/*.png,annfiles/*.txt}``, ``test/images/*.png``."""
     return prepare_dota(
         DATASET.classes, ('labelTxt-v2.0', 'labelTxt'), ('test-dev', 'test'), src, dst, multi_scale
     )

@@ -1,4 +1,4 @@
-"""EGY-BCD: buildings of Egypt that came or went."""
+"""EGY-BCD: building changes in Egypt."""
 
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,8 @@ DATASET = DataSet(
     **CHANGE,
     source='S. Holail et al., Egypt building change detection: EGY-BCD on GitHub',
     licence='not stated; for research',
-    size='6091 pairs of 256 px, 0.25 m; without folders or lists of a split divided 60:20:20 by a '
-    'fixed seed',
+    size='6091 pairs of 256 px, 0.25 m; if there are no folders or lists of the splits, divided '
+    '60:20:20 by a fixed seed',
     layout='{train,val,test}/{A,B,label}/*.png, or {A,B,label}/*.png with or without '
     'list/{train,val,test}.txt',
     citation='S. Holail, T. Saleh, X. Xiao, D. Li: AFDE-Net: Building Change Detection Using '

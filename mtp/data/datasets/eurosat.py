@@ -8,8 +8,8 @@ from mtp.data.prepare.class_folders import by_class, stratified
 from mtp.data.prepare.images import by_lists, copy_image
 from mtp.data.synthetic.drawing import draw_classes
 
-# Neumann et al. (2019) published lists of 16200, 5400 and 5400 images; they come apart from the
-# archive, and where they are missing every class is divided by the same shares.
+# Neumann et al. (2019) published lists of 16200, 5400 and 5400 images, separately from the archive.
+# Without them, every class is divided in the same proportions.
 SHARES = dict(train=0.6, val=0.2, test=0.2)
 LISTS = {split: f'eurosat-{split}.txt' for split in SHARES}
 
@@ -17,8 +17,8 @@ LISTS = {split: f'eurosat-{split}.txt' for split in SHARES}
 def prepare(src: Path, dst: Path) -> Report:
     """Copy to ``{train,val,test}/<class>/*.jpg``.
 
-    The lists divide the images where they are, else a fixed seed does. The recipe trains on
-    ``train`` and measures on ``val``.
+    The images are divided by the lists or, without them, by a fixed seed. The recipe trains on
+    ``train`` and evaluates on ``val``.
     """
     report = Report()
     images = by_class(folder(src, '2750', 'EuroSAT_RGB', '.'), DATASET.classes, report)
@@ -38,7 +38,7 @@ def prepare(src: Path, dst: Path) -> Report:
 
 
 def synthesise(root: str | Path, seed: int = 0) -> Path:
-    """Write ten images of 64 pixels of each class, without lists."""
+    """Write ten images of 64 pixels per class, without lists."""
     draw_classes(Path(root) / '2750', DATASET.classes, 10, 64, seed)
     return Path(root)
 
@@ -59,7 +59,7 @@ DATASET = DataSet(
         'SeaLake',
     ),
     source='P. Helber et al., DFKI: EuroSAT on GitHub and Zenodo, EuroSAT.zip or EuroSAT_RGB.zip. '
-    'The lists of the split (M. Neumann et al., 2019) are published apart, as '
+    'The lists of the split (M. Neumann et al., 2019) are published separately, as '
     'eurosat-train.txt, eurosat-val.txt, eurosat-test.txt',
     licence='MIT; Copernicus Sentinel data',
     size='27000 images of 64 px, Sentinel-2; 16200 / 5400 / 5400',

@@ -1,4 +1,4 @@
-"""FAIR1M-2.0: 37 models of aircraft, ships and vehicles, courts and roads."""
+"""FAIR1M-2.0: 37 classes of aircraft, ships, vehicles, courts and roads, rotated boxes."""
 
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,16 +15,16 @@ from mtp.data.samrs.synthesis import CLASSES
 from mtp.data.synthetic.drawing import Drawn, draw, nest, write_image
 from mtp.files import write_text
 
-# Whether at several scales -> how images are cut. The overlap is not published; this is DOTA's, and
-# half a tile.
+# `multi_scale` -> tiling. The overlap is not published; these are DOTA's, and half a tile.
 TILINGS = {False: Tiling(800, 200), True: Tiling(800, 400, RATES)}
 
 
 def prepare(src: Path, dst: Path, multi_scale: bool = False) -> Report:
-    """Cut tiles of 800: ``trainval/{images/*.png,annfiles/*.txt}``, ``test/images/*.png``.
+    """Cut 800-pixel tiles: ``trainval/{images/*.png,annfiles/*.txt}``, ``test/images/*.png``.
 
-    Labels become DOTA's text. Images of train and validation have the same names: those of their
-    tiles begin with ``train_`` and ``val_``; test tiles keep the name that the server expects.
+    Labels become DOTA's text. Images of train and validation have the same names, so that the names
+    of their tiles begin with ``train_`` or ``val_``. Test tiles keep the name that the server
+    expects.
     """
     report = Report()
     train = src / 'train'
@@ -41,8 +41,8 @@ def prepare(src: Path, dst: Path, multi_scale: bool = False) -> Report:
     )
     tiling = TILINGS[multi_scale]
     cut_sources(sources, read_fair1m, DATASET.classes, tiling, dst / 'trainval', report)
-    sources = find_sources(folder(src, 'test/images'), None, '', '', report)
-    cut_sources(sources, read_fair1m, DATASET.classes, tiling, dst / 'test', report)
+    tests = find_sources(folder(src, 'test/images'), None, '', '', report)
+    cut_sources(tests, read_fair1m, DATASET.classes, tiling, dst / 'test', report)
     return report
 
 
@@ -54,12 +54,12 @@ def synthesise(
     image_size: int = 1000,
     seed: int = 0,
 ) -> Path:
-    """Write ``train/part{1,2}``, ``validation``, ``test`` (true: 16488, 8287 and 18021 images).
+    """Write ``train/part{1,2}``, ``validation``, ``test`` (original: 16488, 8287, 18021 images).
 
-    Images of ``train`` and ``validation`` have the same names; some objects leave the image.
+    Images of ``train`` and ``validation`` have the same names; some objects exceed the image.
     """
     root, rng = Path(root), np.random.default_rng(seed)
-    # the publisher has blanks, where we have hyphens, in some names
+    # some of the publisher's class names have spaces instead of our hyphens
     shapes = {name.replace('-', ' '): shape for name, shape in CLASSES['fast'].items()}
     for where, numbers in (
         ('train/part1', range(0, num_train, 2)),
@@ -78,7 +78,7 @@ def synthesise(
     return root
 
 
-def _xml(name: str, size: int, drawn: Drawn) -> str:
+def _xml(name: str, size: int, drawn: Drawn[str]) -> str:
     root = ElementTree.Element('annotation')
     nest(
         root,

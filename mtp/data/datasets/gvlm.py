@@ -1,4 +1,4 @@
-"""GVLM: landslides of 17 places."""
+"""GVLM: landslides at 17 sites."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FILES = ('im1', 'im2', 'ref')
 
 
 def prepare(src: Path, dst: Path) -> Report:
-    """Cut tiles of 256, divided at random: ``{train,val,test}/{A,B,label}/*.png``."""
+    """Cut tiles of 256 pixels, divided at random: ``{train,val,test}/{A,B,label}/*.png``."""
     report = Report()
     scenes = []
     for where in sorted(path for path in folder(src, 'GVLM_CD', '.').iterdir() if path.is_dir()):
@@ -27,7 +27,7 @@ def prepare(src: Path, dst: Path) -> Report:
 
 
 def synthesise(root: str | Path, seed: int = 0) -> Path:
-    """Write three sites of 300 to 520 pixels (true: 17, thousands of pixels)."""
+    """Write three sites of 300 to 520 pixels (original: 17, of thousands of pixels)."""
     root, rng = Path(root), np.random.default_rng(seed)
     for site, size in (('A Luoi_Vietnam', 520), ('Asakura_Japan', 300), ('Askja_Iceland', 400)):
         for name, part in zip(FILES, draw_pair(rng, size, 10)):
@@ -40,7 +40,7 @@ DATASET = DataSet(
     title='GVLM',
     **CHANGE,
     source='X. Zhang et al., Global Very-high-resolution Landslide Mapping: GVLM_CD on GitHub',
-    licence='not stated; for research',
+    licence='non-commercial research only',
     size='17 pairs of 1748 to 10808 px, 0.59 m; tiles of 256, divided 60:20:20 at random, by a '
     'fixed seed (no division has been published)',
     layout='GVLM_CD/<site>/{im1,im2,ref}.png (or the folders of the sites themselves)',

@@ -1,4 +1,4 @@
-"""LEVIR-CD: buildings of Texas that came or went."""
+"""LEVIR-CD: building changes in Texas."""
 
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from mtp.data.synthetic.change_pairs import make_splits
 
 
 def prepare(src: Path, dst: Path) -> Report:
-    """Cut tiles of 256: ``{train,val,test}/{A,B,label}/*.png``."""
+    """Cut tiles of 256 pixels: ``{train,val,test}/{A,B,label}/*.png``."""
     report = Report()
     return cut_scenes(find_scenes(src, report), dst, 256, report)
 

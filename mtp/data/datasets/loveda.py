@@ -1,4 +1,4 @@
-"""LoveDA: land cover of town and country."""
+"""LoveDA: land cover of urban and rural areas."""
 
 import shutil
 from functools import partial
@@ -18,12 +18,13 @@ from mtp.files import whole
 def prepare(src: Path, dst: Path) -> Report:
     """Copy to ``trainval/{images,labels}/*.png`` and ``test/images/*.png``.
 
-    Label files keep their values: 0 is not labelled, 1 to 7 are the classes; the reader shifts them
-    by one (``reduce_zero_label`` of mmseg).
+    Label files keep their values: 0 is not labelled, 1 to 7 are the classes. The reader subtracts
+    one (``reduce_zero_label`` of mmseg).
     """
     report = Report()
     for split in ('Train', 'Val', 'Test'):
-        images, masks = {}, {}
+        images: dict[str, Path] = {}
+        masks: dict[str, Path] = {}
         for area in ('Urban', 'Rural'):
             where = folder(folder(src, split), area)
             images |= images_in(folder(where, 'images_png'), report)
@@ -36,10 +37,9 @@ def prepare(src: Path, dst: Path) -> Report:
         report.bad += [
             f'{masks[name]}: a label without an image' for name in sorted(set(masks) - set(images))
         ]
-        items = [(path, masks.get(name), dst / 'trainval') for name, path in images.items()]
-        process(
-            partial(_copy_labelled, len(DATASET.classes)), items, f'{split.lower()} images', report
-        )
+        labelled = [(path, masks.get(name), dst / 'trainval') for name, path in images.items()]
+        copy = partial(_copy_labelled, len(DATASET.classes))
+        process(copy, labelled, f'{split.lower()} images', report)
     return report
 
 
@@ -64,7 +64,7 @@ def _copy_labelled(num_classes: int, item: tuple[Path, Path | None, Path]) -> No
 
 
 def synthesise(root: str | Path, seed: int = 0) -> Path:
-    """Write 2, 1 and 1 images of 256 pixels (true: 1024) of each area of each split."""
+    """Write 2, 1 and 1 images of 256 pixels (original: 1024) per area of the splits."""
     root, rng = Path(root), np.random.default_rng(seed)
     palette = np.array(((0, 0, 0), *DATASET.palette), np.float32)[:, ::-1]
     number = 0
@@ -73,7 +73,7 @@ def synthesise(root: str | Path, seed: int = 0) -> Path:
             for _ in range(count):
                 centres = rng.uniform(0, 256, (24, 2))
                 values = rng.permutation(np.arange(24) % 8).astype(np.uint8)
-                points = np.stack(np.mgrid[:256, :256], -1)[:, :, None]
+                points = np.stack([*np.mgrid[:256, :256]], -1)[:, :, None]
                 mask = values[((points - centres) ** 2).sum(-1).argmin(-1)]
                 image = 0.6 * palette[mask] + 0.4 * make_ground(rng, 256)
                 where = root / split / area
@@ -98,7 +98,7 @@ DATASET = DataSet(
         (255, 195, 128),
     ),
     source='J. Wang et al., RSIDEA, Wuhan University: LoveDA on Zenodo, Train.zip, Val.zip, '
-    'Test.zip; test labels are on the benchmark server',
+    'Test.zip; only the benchmark server has the test labels',
     licence='CC BY-NC-SA 4.0; academic use',
     size='5987 images of 1024 px, 0.3 m; 2522 / 1669 / 1796; trains on the first two',
     layout='{Train,Val}/{Urban,Rural}/{images_png,masks_png}/*.png, '

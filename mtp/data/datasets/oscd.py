@@ -1,4 +1,4 @@
-"""OSCD: urban change of 24 cities, Sentinel-2."""
+"""OSCD: urban changes in 24 cities, Sentinel-2."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,16 +21,16 @@ CITIES = {
     'test': ('brasilia', 'montpellier', 'norcia', 'rio', 'saclay_w', 'valencia', 'dubai',
              'lasvegas', 'milano', 'chongqing'),
 }  # fmt: skip
-# Red, green, blue of Sentinel-2 and the values that become 0 and 255, those of SeCo (Manas et al.,
-# 2021), whose 827 and 385 tiles of 96 pixels are the ones that the published runs have seen.
+# Red, green and blue bands of Sentinel-2, and the values that become 0 and 255. They are those of
+# SeCo (Manas et al., 2021), whose 827 and 385 tiles of 96 pixels the published runs used.
 BANDS = {'B04': (426, 3698), 'B03': (667, 2969), 'B02': (885, 2620)}
 
 
 def prepare(src: Path, dst: Path) -> Report:
-    """Cut tiles of 96: ``{train,test}/{A,B,label}/*.png``.
+    """Cut tiles of 96 pixels: ``{train,test}/{A,B,label}/*.png``.
 
-    Cities are split by ``train.txt`` and ``test.txt`` beside them, or by the publisher's lists,
-    which are known. The recipe validates on ``test``.
+    Cities are split by ``train.txt`` and ``test.txt`` beside them or, without these files, by the
+    publisher's lists, which mtp includes. The recipe validates on ``test``.
     """
     report = Report()
     images = folder(src, f'{TITLE}Images', 'images')
@@ -44,7 +44,7 @@ def prepare(src: Path, dst: Path) -> Report:
         if not (images / city).is_dir():
             report.bad.append(f'{place}: no folder {images / city}')
             continue
-        dates = tuple(_date(images / city, number) for number in (1, 2))
+        dates = _date(images / city, 1), _date(images / city, 2)
         found = [
             path
             for root in labels
@@ -52,14 +52,14 @@ def prepare(src: Path, dst: Path) -> Report:
             if path.is_file()
         ]
         label = found[0] if found else None
-        # the png files are painted, some with soft edges
+        # the png files are drawings, some with soft edges
         values = ((1, 2),) if label and label.suffix == '.tif' else ()
         scenes.append(Scene(city, dates, label, values, split, tuple(BANDS.values())))
     return cut_scenes(scenes, dst, 96, report)
 
 
 def _cities(images: Path) -> Iterator[tuple[str, str, str]]:
-    """Give split, city, and where that is written."""
+    """Yield the split and the name of each city, and the file and line that say so."""
     for split, cities in CITIES.items():
         path = images / f'{split}.txt'
         if path.is_file():
@@ -74,7 +74,7 @@ def _cities(images: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _date(city: Path, number: int) -> tuple[Path, ...]:
-    """Find the files of a date: one, or three bands; none where they are missing."""
+    """Find the files of a date: one image, or three bands; none if they are missing."""
     pair = city / 'pair' / f'img{number}.png'
     if pair.is_file():
         return (pair,)
@@ -83,7 +83,7 @@ def _date(city: Path, number: int) -> tuple[Path, ...]:
 
 
 def synthesise(root: str | Path, seed: int = 0) -> Path:
-    """Write all cities, 190 x 180 pixels; every other one has bands instead of colour images."""
+    """Write all cities, 190 x 180 pixels; every second one has bands instead of colour images."""
     root, rng = Path(root), np.random.default_rng(seed)
     for split, cities in CITIES.items():
         write_text(root / f'{TITLE}Images' / f'{split}.txt', ','.join(cities))

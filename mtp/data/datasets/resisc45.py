@@ -1,4 +1,4 @@
-"""NWPU-RESISC45: 45 kinds of scenes, 256 pixels."""
+"""NWPU-RESISC45: 45 classes of scenes, 256 pixels."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ LISTS = {split: f'{split}_labels_28_mtp.txt' for split in SHARES}
 def prepare(src: Path, dst: Path) -> Report:
     """Copy to ``all_img/*.jpg``; write the lists ``mtp/{train,valid}_labels_28_mtp.txt``.
 
-    A line of a list is ``<file name> <label>``. Lists of the source divide the images, else a fixed
-    seed does.
+    A line of a list is ``<file name> <label>``. The images are divided by the source's lists or,
+    without them, by a fixed seed.
     """
     report = Report()
     classes = DATASET.classes
@@ -58,7 +58,7 @@ def prepare(src: Path, dst: Path) -> Report:
 
 
 def synthesise(root: str | Path, seed: int = 0) -> Path:
-    """Write five images of 96 pixels (true: 256) of each class, without lists."""
+    """Write five images of 96 pixels (original: 256) per class, without lists."""
     draw_classes(Path(root) / 'NWPU-RESISC45', DATASET.classes, 5, 96, seed)
     return Path(root)
 

@@ -1,4 +1,4 @@
-"""SpaceNet 1: buildings of Rio de Janeiro."""
+"""SpaceNet 1: buildings in Rio de Janeiro."""
 
 import json
 from pathlib import Path
@@ -13,15 +13,14 @@ from mtp.data.prepare.footprints import PIXEL_SCALE, TIEPOINT, burn, geotransfor
 from mtp.data.prepare.images import deal, images_in, write_png
 from mtp.data.synthetic.shapes import BUILDINGS, make_ground, place
 
-# The paper divides the 6940 labelled images at random, 5000 for training; which ones it does not
-# tell.
+# The paper divides the 6940 labelled images at random, 5000 for training, without naming them.
 SHARES = dict(train=5000 / 6940, val=1940 / 6940)
 
 
 def prepare(src: Path, dst: Path) -> Report:
     """Write ``{train,val}/{images,labels}/*.png``.
 
-    A label is 1 where the centre of the pixel lies in a building's footprint, else 0.
+    A label is 1 where the pixel's centre is inside a building's footprint, else 0.
     """
     report = Report()
     images = images_in(folder(src, '3band'), report)
@@ -62,7 +61,7 @@ def _rasterise(item: tuple[Path, Path | None, Path]) -> None:
 
 
 def synthesise(root: str | Path, seed: int = 0) -> Path:
-    """Write eight GeoTIFF of 203 x 219 pixels (true: 406 x 438) with their footprints."""
+    """Write eight GeoTIFFs of 203 x 219 pixels (original: 406 x 438) with their footprints."""
     root, rng = Path(root), np.random.default_rng(seed)
     (root / '3band').mkdir(parents=True, exist_ok=True)
     (root / 'geojson').mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ FOLDERS = ('A', 'B', 'OUT')
 
 
 def prepare(src: Path, dst: Path) -> Report:
-    """Write ``{train,val,test}/{A,B,label}/*.png``; grey values from 128 on are changed."""
+    """Write ``{train,val,test}/{A,B,label}/*.png``; grey values from 128 on mean changed."""
     report = Report()
     root = folder(src, SUBSET, 'Real/subset', '.')
     return cut_scenes(find_scenes(root, report, FOLDERS), dst, 256, report)

@@ -1,4 +1,4 @@
-"""WHU building change: Christchurch in 2012 and 2016, one pair of aerial images."""
+"""WHU building change: one pair of aerial images of Christchurch, 2012 and 2016."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from mtp.data.prepare.change_detection import cut_scenes, pair
 from mtp.data.synthetic.change_pairs import draw_pair
 from mtp.data.synthetic.drawing import write_image
 
-# 7:1:2 of the 7620 tiles are the 5334 and 1524 that the published runs have seen.
+# 7:1:2 of the 7620 tiles gives the 5334 and 1524 that the published runs used.
 SHARES = dict(train=0.7, val=0.1, test=0.2)
 
 
 def prepare(src: Path, dst: Path) -> Report:
-    """Cut tiles of 256, divided at random: ``{train,val,test}/{A,B,label}/*.png``."""
+    """Cut tiles of 256 pixels, divided at random: ``{train,val,test}/{A,B,label}/*.png``."""
     report = Report()
     root = folder(
         src,
@@ -24,7 +24,7 @@ def prepare(src: Path, dst: Path) -> Report:
         '.',
     )
     if (root / 'before').is_dir():
-        scenes = [
+        found = [
             (
                 'whu',
                 [
@@ -36,7 +36,7 @@ def prepare(src: Path, dst: Path) -> Report:
         ]
     else:
         folder(root, 'before', '2012/whole_image')
-        scenes = [
+        found = [
             (
                 f'whu_{region}',
                 [
@@ -48,13 +48,13 @@ def prepare(src: Path, dst: Path) -> Report:
             for region in ('train', 'test')
         ]
     scenes = [
-        pair(name, *(path if path.is_file() else None for path in files)) for name, files in scenes
+        pair(name, *(path if path.is_file() else None for path in files)) for name, files in found
     ]
     return cut_scenes(scenes, dst, 256, report, SHARES)
 
 
 def synthesise(root: str | Path, seed: int = 0) -> Path:
-    """Write one pair of 700 x 800 pixels (true: 15354 x 32507); the label is 0 and 1."""
+    """Write one pair of 700 x 800 pixels (original: 15354 x 32507) with labels 0 and 1."""
     root = Path(root)
     *dates, changed = (part[:700] for part in draw_pair(np.random.default_rng(seed), 800, 24))
     for name, image in zip(('before', 'after'), dates):

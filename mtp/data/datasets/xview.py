@@ -1,4 +1,4 @@
-"""xView: sixty kinds of objects in WorldView-3 images, upright boxes."""
+"""xView: sixty classes of objects in WorldView-3 images, horizontal boxes."""
 
 import json
 from collections import Counter, defaultdict
@@ -19,21 +19,21 @@ TYPES = (11, 12, 13, 15, 17, 18, 19, 20, 21, 23, 24, 25, 26, 27, 28, 29, 32, 33,
          40, 41, 42, 44, 45, 47, 49, 50, 51, 52, 53, 54, 55, 56, 57, 59, 60, 61, 62, 63, 64, 65, 66,
          71, 72, 73, 74, 76, 77, 79, 83, 84, 86, 89, 91, 93, 94,
 )  # fmt: skip
-UNNAMED = (75, 82)  # type ids that occur, but that the publisher gives no name
+UNNAMED = (75, 82)  # type ids that occur without a name from the publisher
 WITHHELD = '1395.tif'  # has labels, but was never distributed
 SHARES = dict(train=700 / 846, val=146 / 846)
 TILE, PADDING, COST = 416, 128, 50
-# Type id -> shape that a synthetic copy draws.
+# Type id -> shape of its objects in a synthetic copy.
 SHAPES = {11: 'plane', 25: 'truck', 51: 'ship', 86: 'tank', 94: 'court'}
 
 
 def prepare(src: Path, dst: Path) -> Report:
-    """Cut tiles of 416: ``{train,val}/images/*.png``, ``xview_{train,val}_coco_format.json``.
+    """Cut 416-pixel tiles: ``{train,val}/images/*.png``, ``xview_{train,val}_coco_format.json``.
 
-    As few tiles as cover the image, evenly spaced; smaller images are filled with grey 128. A box
-    belongs to each tile that holds its centre, and is clipped to it; tiles without boxes are not
-    kept. Objects without a name (type ids 75 and 82), without a box, and of an image that was never
-    distributed are left out.
+    The fewest tiles that cover the image are spaced evenly; smaller images are padded with grey
+    128. A box belongs to each tile that holds its centre, and is clipped to it. Left out are tiles
+    without boxes, and objects without a name (type ids 75 and 82), without a box, or of an image
+    that was never distributed.
     """
     report = Report()
     images = images_in(folder(src, 'train_images'), report)
@@ -59,11 +59,11 @@ def _features(
     images: dict[str, Path],
     report: Report,
 ) -> dict[str, list[tuple[str, dict]]]:
-    """Read the objects: file name of an image -> place and properties of each.
+    """Read the objects: file name of an image -> place in the geojson and properties of each.
 
     Raises:
-        FileNotFoundError: no geojson.
-        ValueError: it is no geojson, or one cut short.
+        FileNotFoundError: the geojson is missing.
+        ValueError: the file is not a geojson, or truncated.
     """
     if not path.is_file():
         raise FileNotFoundError(f'no {path}: unpack the archive of train labels there')
@@ -72,7 +72,8 @@ def _features(
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path} is no whole geojson: {error!r}') from error
     known = {image.name for image in images.values()}
-    found, others = defaultdict(list), Counter()
+    found: dict[str, list[tuple[str, dict]]] = defaultdict(list)
+    others: Counter[str | None] = Counter()
     for number, feature in enumerate(features, 1):
         properties = feature.get('properties') or {}
         name = properties.get('image_id')
@@ -89,7 +90,7 @@ def _features(
 
 
 def _cut(item: tuple[Path, list[tuple[str, dict]], Path]) -> tuple[list[Entry], Counter]:
-    """Write the tiles that hold objects; give their entries and what was left out."""
+    """Write the tiles that hold objects; return their COCO entries and what was left out."""
     image, features, dst = item
     if not features:
         raise ValueError('xView_train.geojson has no object in it')
@@ -133,7 +134,8 @@ def _boxes(
     width: int,
 ) -> tuple[np.ndarray, np.ndarray, Counter]:
     """Return labels ``(N,)``, boxes xyxy ``(N, 4)`` clipped to the image, what was left out."""
-    labels, corners, count = [], [], Counter()
+    labels, corners = [], []
+    count: Counter[str] = Counter()
     for place, properties in features:
         kind, bounds = properties.get('type_id'), properties.get('bounds_imcoords')
         if kind in UNNAMED:
@@ -158,16 +160,16 @@ def _boxes(
 
 
 def _starts(length: int) -> list[int]:
-    """Return where tiles begin: as few as cover the length, evenly spaced."""
+    """Return the starts of the fewest tiles that cover a length, evenly spaced."""
     rest = max(length - TILE, 0)
     return np.linspace(0, rest, ceil(rest / TILE) + 1).astype(int).tolist()
 
 
 def synthesise(root: str | Path, num: int = 12, image_size: int = 620, seed: int = 0) -> Path:
-    """Write ``train_images/*.tif`` and the geojson (true: 846 images of 2500 to 5000).
+    """Write ``train_images/*.tif`` and the geojson (original: 846 images of 2500 to 5000 pixels).
 
-    The geojson has the publisher's irregularities: objects of an image that is missing, of a type
-    without a name, without a box, partly outside the image.
+    The geojson has the publisher's irregularities: objects of a missing image, of a type without a
+    name, without a box, and partly outside the image.
     """
     root, rng = Path(root), np.random.default_rng(seed)
     features = []
@@ -190,7 +192,7 @@ def synthesise(root: str | Path, num: int = 12, image_size: int = 620, seed: int
 
 
 def _feature(image: str, kind: int, bounds: str | list) -> dict:
-    x1, y1, x2, y2 = map(int, bounds.split(',')) if bounds else (0, 0, 0, 0)
+    x1, y1, x2, y2 = map(int, bounds.split(',')) if isinstance(bounds, str) else (0, 0, 0, 0)
     ring = [
         [-90.5 + x * 3e-6, 14.1 - y * 3e-6]
         for x, y in ((x1, y2), (x1, y1), (x2, y1), (x2, y2), (x1, y2))

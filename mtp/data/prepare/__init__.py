@@ -1,6 +1,7 @@
-"""From what a data set's publisher distributes to what its config reads.
+"""Preparation of data sets: from the publisher's files to those that a config reads.
 
-What a data set does by itself is in its module of ``mtp.data.datasets``; here is what they share.
+The preparation of each data set is in its module of ``mtp.data.datasets``; the shared parts are
+here.
 """
 
 from mtp.lazy import attribute_getter

@@ -1,4 +1,4 @@
-"""What every preparation does alike: all cores, progress, restart, list of the bad."""
+"""Shared by all preparations: multiprocessing, progress, restart, report of unusable files."""
 
 import zlib
 from collections import Counter
@@ -15,12 +15,13 @@ Item = TypeVar('Item')
 
 @dataclass
 class Report:
-    """What a preparation did.
+    """Result of a preparation.
 
     Attributes:
-        made: what was written (``'train images'``, ...) -> how many, with those of earlier runs.
-        left_out: what the recipe does without (``'objects without extent'``, ...) -> how many.
-        bad: what could not be used, with the reason, a line each.
+        made: kind of output (``'train images'``, ...) -> count, earlier runs included.
+        left_out: kind of input that the recipe leaves out (``'objects without extent'``, ...) ->
+            count.
+        bad: inputs that could not be used, with the reason, one line each.
     """
 
     made: dict[str, int] = field(default_factory=dict)
@@ -36,19 +37,20 @@ def process(
     name: Callable[[Item], object] | None = None,
     cost: int = 1,
 ) -> list:
-    """Call a function on each item, on all cores; note in ``report`` the items that raise.
+    """Call a function on each item, on all cores; report the items for which it raises.
 
     Args:
-        function: picklable; raises for an item that cannot be used. To be restartable it leaves
-            files that are there (see :func:`mtp.files.whole`) as they are.
-        items: its arguments.
+        function: picklable function of an item, which raises if the item cannot be used. To be
+            restartable, it keeps existing files (see :func:`mtp.files.whole`).
+        items: arguments of the function.
         what: name of the progress bar, and of the count in ``report.made``.
         report: gets the count of good items and a line for each bad one.
-        name: how an item is called in that line; None for the item, or the first of a tuple.
-        cost: of an item, as in :func:`~mtp.data.samrs.to_coco.parallel`.
+        name: function that returns the name of an item for that line; None for the item itself, or
+            the first element of a tuple.
+        cost: cost of an item, as in :func:`~mtp.data.samrs.to_coco.parallel`.
 
     Returns:
-        list: the results of the good items, in order.
+        list: results of the good items, in order.
     """
     results = []
     attempts = parallel(partial(_attempt, function), items, what, cost)
@@ -74,15 +76,15 @@ def _attempt(function: Callable, item: object) -> tuple[object, str | None]:
 
 
 def folder(root: Path, *names: str) -> Path:
-    """The first of some folders that is there.
+    """Return the first of some folders that exists.
 
     Raises:
-        FileNotFoundError: none is; the message names what was looked for.
+        FileNotFoundError: none exists; the message lists them.
     """
     for name in names:
         if (root / name).is_dir():
             return root / name
     raise FileNotFoundError(
         f'{root} has no folder {" or ".join(names)}: unpack the archives '
-        'there; the layout is told by: python tools/data/prepare.py --list'
+        'there; for the layout, see: python tools/data/prepare.py --list'
     )

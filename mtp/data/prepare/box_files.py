@@ -1,6 +1,6 @@
-"""Reading the boxes of objects, from the forms that owners of detection sets use.
+"""Readers of object boxes, in the formats that publishers of detection data sets use.
 
-A problem is named with its file and line.
+Errors name the file and the line.
 """
 
 import re
@@ -16,13 +16,13 @@ from mtp.data.rotated_labels import CORNER_TAGS
 
 @dataclass(frozen=True)
 class Box:
-    """An object.
+    """Labelled box of an object.
 
     Attributes:
-        place: file and line.
-        name: of the class.
-        corners: ``(4, 2)`` x, y in pixels.
-        difficulty: 0, or more for objects that are hard to tell.
+        place: file and line of the label.
+        name: name of the class.
+        corners: corners of the box, ``(4, 2)``, x and y in pixels.
+        difficulty: 0, or more for objects that are hard to recognise.
     """
 
     place: str
@@ -37,15 +37,16 @@ class Box:
 
 
 def checked(boxes: Iterator[Box], classes: Collection[str], shape: tuple[int, int]) -> list[Box]:
-    """The boxes, as they are.
+    """Check boxes, and return them unchanged.
 
     Args:
-        boxes: of an image.
-        classes: that are known.
-        shape: height and width of the image. Boxes may exceed it, as they do in all of the sets.
+        boxes: boxes of an image.
+        classes: names of the known classes.
+        shape: height and width of the image in pixels. Boxes may exceed it, as they do in all data
+            sets.
 
     Raises:
-        ValueError: an unknown class, or a box wholly outside the image.
+        ValueError: a class is unknown, or a box is completely outside the image.
     """
     result = []
     size = np.array(shape[::-1])
@@ -56,7 +57,7 @@ def checked(boxes: Iterator[Box], classes: Collection[str], shape: tuple[int, in
             )
         if (box.corners.max(0) < 0).any() or (box.corners.min(0) > size).any():
             raise ValueError(
-                f'{box.place}: the corners {box.corners.tolist()} of {box.name!r} lie '
+                f'{box.place}: the corners {box.corners.tolist()} of {box.name!r} are '
                 f'outside the image, which has {shape[1]} x {shape[0]} pixels'
             )
         result.append(box)
@@ -64,11 +65,13 @@ def checked(boxes: Iterator[Box], classes: Collection[str], shape: tuple[int, in
 
 
 def read_dota(path: Path) -> Iterator[Box]:
-    """DOTA's text: ``x1 y1 x2 y2 x3 y3 x4 y4 class difficulty``, two optional lines before.
+    """Read DOTA's text: lines of ``x1 y1 x2 y2 x3 y3 x4 y4 class difficulty`` after a header.
+
+    The header has two optional lines.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a line of another form.
+        FileNotFoundError: the file is missing.
+        ValueError: a line has another form.
     """
     for number, line in enumerate(path.read_text().splitlines(), 1):
         place, fields = f'{path}, line {number}', line.split()
@@ -82,11 +85,11 @@ def read_dota(path: Path) -> Iterator[Box]:
 
 
 def read_xml(path: Path) -> tuple[ElementTree.Element, list[tuple[str, ElementTree.Element]]]:
-    """The root of an xml file, and of each ``object`` in it the place and the element.
+    """Read an xml file: its root, and the place and element of each ``object`` in it.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no xml, or one cut short.
+        FileNotFoundError: the file is missing.
+        ValueError: the file is not xml, or truncated.
     """
     text = path.read_text()
     try:
@@ -103,25 +106,25 @@ def read_xml(path: Path) -> tuple[ElementTree.Element, list[tuple[str, ElementTr
 
 
 def read_size(path: Path, root: ElementTree.Element) -> tuple[int, int]:
-    """Height and width that a VOC xml tells.
+    """Return the height and width of the image that a VOC xml gives, in pixels.
 
     Raises:
-        ValueError: it does not tell them.
+        ValueError: the xml does not give them.
     """
     size = [root.findtext(f'size/{side}', '') for side in ('height', 'width')]
     if not all(side.strip().isdigit() for side in size):
         raise ValueError(
-            f'{path} does not tell the size of its image: it has no whole number at '
+            f'{path} does not give the size of its image: it has no integer at '
             'size/width and size/height'
         )
     return int(size[0]), int(size[1])
 
 
 def horizontal(objects: list[tuple[str, ElementTree.Element]]) -> Iterator[Box]:
-    """Objects of a VOC xml with ``bndbox``; class names in lower case.
+    """Yield the objects of a VOC xml with ``bndbox``, with class names in lower case.
 
     Raises:
-        ValueError: it lacks a class or a side.
+        ValueError: the class or a side of an object is missing.
     """
     for place, element in objects:
         x1, y1, x2, y2 = _numbers(
@@ -135,10 +138,10 @@ def horizontal(objects: list[tuple[str, ElementTree.Element]]) -> Iterator[Box]:
 
 
 def oriented(objects: list[tuple[str, ElementTree.Element]]) -> Iterator[Box]:
-    """Objects of DIOR-R's xml, with ``robndbox``; class names in lower case.
+    """Yield the objects of DIOR-R's xml with ``robndbox``, with class names in lower case.
 
     Raises:
-        ValueError: it lacks a class or a corner.
+        ValueError: the class or a corner of an object is missing.
     """
     for place, element in objects:
         corners = _numbers(place, element, [f'robndbox/{tag}' for tag in CORNER_TAGS])
@@ -146,18 +149,21 @@ def oriented(objects: list[tuple[str, ElementTree.Element]]) -> Iterator[Box]:
 
 
 def read_fair1m(path: Path) -> Iterator[Box]:
-    """FAIR1M's xml: five points, of which the last is the first; hyphens join words of a class.
+    """Read FAIR1M's xml: boxes of five points, the last equal to the first.
+
+    Spaces in class names become hyphens.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no xml, or one cut short; an object lacks a class or a corner.
+        FileNotFoundError: the file is missing.
+        ValueError: the file is not xml, or truncated; the class or a corner of an object is
+            missing.
     """
     for place, element in read_xml(path)[1]:
         points = [(point.text or '').split(',') for point in element.findall('points/point')]
         if len(points) not in (4, 5) or any(len(point) != 2 for point in points):
             raise ValueError(
                 f'{place}: it has {len(points)} points, but a box is given by 5 '
-                'points "x,y", of which the last is the first again'
+                'points "x,y", the last equal to the first'
             )
         corners = _corners(place, [value for point in points[:4] for value in point])
         yield Box(place, _text(place, element, 'possibleresult/name').replace(' ', '-'), corners)

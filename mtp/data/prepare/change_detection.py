@@ -1,7 +1,7 @@
-"""Change detection: pairs of images to ``{train,val,test}/{A,B,label}/<same name>.png``.
+"""Preparation of change detection: ``{train,val,test}/{A,B,label}/<same name>.png``.
 
-Scenes are cut into tiles side by side from the upper left corner; what is beyond the right and the
-lower border is black and unchanged. Labels become 0 (unchanged) and 255 (changed).
+Scenes are cut into adjacent tiles from the upper left corner; pixels beyond the right and the lower
+border are black and unchanged. Labels become 0 (unchanged) and 255 (changed).
 """
 
 import os
@@ -22,23 +22,23 @@ from mtp.data.prepare.images import by_lists, deal, images_in, read_rgb, write_p
 
 SPLITS = ('train', 'val', 'test')
 FOLDERS = ('A', 'B', 'label')
-# Shares of a division at random where the publisher has none.
+# Shares of the random division if the publisher has none.
 THREE_FIFTHS = dict(train=0.6, val=0.2, test=0.2)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A pair of images and what has changed.
+    """A pair of images with a change map.
 
     Attributes:
-        name: of its tiles.
-        dates: files of the first and the second date: one in colour, or red, green and blue; none
-            where it is missing.
-        label: file of the label; None where it is missing.
-        values: of the label, unchanged and changed; several pairs where the publisher mixes them,
-            none for grey values, of which those from 128 on are changed.
-        split: None to have its tiles divided at random.
-        ranges: values of red, green and blue that become 0 and 255, where a band has its own file.
+        name: name of the scene, with which the names of its tiles begin.
+        dates: files of the earlier and of the later date: one colour image, or red, green and blue
+            bands; empty if the date is missing.
+        label: file of the change map; None if it is missing.
+        values: values of the label, (unchanged, changed): several pairs if the publisher mixes
+            them, empty for grey values, of which those from 128 on mean changed.
+        split: name of the split; None to divide the tiles at random.
+        ranges: values of red, green and blue that become 0 and 255, if each band has its own file.
     """
 
     name: str
@@ -52,12 +52,13 @@ class Scene:
 def find_scenes(
     root: Path, report: Report, names: tuple[str, str, str] = FOLDERS, divide: bool = False
 ) -> list[Scene]:
-    """Find the pairs in three folders of files of the same names.
+    """Find the pairs in three folders whose files have the same names.
 
     Args:
-        root: folder that holds those of the splits, or the three folders and ``list/<split>.txt``.
+        root: folder with the folders of the splits, or with the three folders and
+            ``list/<split>.txt``.
         report: gets a line for each image or label that belongs to no pair.
-        names: folders of the first date, the second date and the label.
+        names: folders of the earlier date, the later date and the label.
         divide: whether the pairs may come without a split, which is then left to
             :func:`cut_scenes`.
 
@@ -103,11 +104,17 @@ def _pairs(
 
 
 def pair(
-    name: str, first: Path | None, second: Path | None, label: Path | None, **options: object
+    name: str,
+    first: Path | None,
+    second: Path | None,
+    label: Path | None,
+    *,
+    values: tuple[tuple[int, int], ...] = Scene.values,
+    split: str | None = None,
 ) -> Scene:
-    """Return the scene of three files; None is one that is missing."""
-    dates = tuple((path,) if path else () for path in (first, second))
-    return Scene(name, dates, label, **options)
+    """Return the scene of three files, of which None are missing."""
+    dates = (first,) if first else (), (second,) if second else ()
+    return Scene(name, dates, label, values, split)
 
 
 Tile = tuple[Path, str, int, int]  # folder of the split, file name, and upper left corner y, x
@@ -127,15 +134,17 @@ def cut_scenes(
         dst: folder to write to.
         size: side of a tile in pixels.
         report: gets the counts, and a line for each scene that cannot be used.
-        shares: split -> its share, by which the tiles of scenes without a split are divided at
+        shares: split -> share of the tiles, for scenes without a split, whose tiles are divided at
             random; the shares add up to 1.
 
     Returns:
         Report: ``report``.
 
     Raises:
-        ValueError: a scene without a split has no size, so that its tiles cannot be divided.
+        ValueError: the size of a scene without a split cannot be read, so that the tiles cannot be
+            divided.
     """
+    shares = shares or {}
     tiles: dict[str, dict[str, tuple[int, int]]] = {}
     usable = []
     for scene in scenes:
@@ -147,10 +156,10 @@ def cut_scenes(
     undivided = [scene for scene in scenes if scene.split is None]
     if unusable := [_key(scene) for scene in undivided if _key(scene) not in tiles]:
         raise ValueError(
-            '; '.join(report.bad) + f'. The division into {", ".join(shares)} is one '
-            f'of all tiles: mend {", ".join(unusable)} first'
+            '; '.join(report.bad) + f'. All tiles are divided into {", ".join(shares)} '
+            f'together: mend {", ".join(unusable)} first'
         )
-    splits = deal([name for scene in undivided for name in tiles[_key(scene)]], shares or {})
+    splits = deal([name for scene in undivided for name in tiles[_key(scene)]], shares)
     items = []
     for scene in usable:
         items.append(
@@ -162,7 +171,7 @@ def cut_scenes(
                 ],
             )
         )
-    pairs = Counter()
+    pairs: Counter[str] = Counter()
     for done in process(partial(_cut, size), items, 'scenes', report, _item_key):
         pairs.update(done)
     report.made.update({f'{split} pairs': pairs[split] for split in SPLITS if split in pairs})
@@ -170,7 +179,7 @@ def cut_scenes(
 
 
 def _key(scene: Scene) -> str:
-    """What a scene is called in messages."""
+    """Return the name of a scene for messages."""
     return f'{scene.split}/{scene.name}' if scene.split else scene.name
 
 
@@ -179,7 +188,7 @@ def _item_key(item: tuple[Scene, list[Tile]]) -> str:
 
 
 def _grid(scene: Scene, size: int) -> dict[str, tuple[int, int]]:
-    """File name -> upper left corner of each tile."""
+    """Return the tiles of a scene: file name -> upper left corner (y, x) in pixels."""
     if not scene.dates[0]:
         raise ValueError('its first image is missing')
     height, width = read_size(scene.dates[0][0])
@@ -192,9 +201,9 @@ def _grid(scene: Scene, size: int) -> dict[str, tuple[int, int]]:
 
 
 def _cut(size: int, item: tuple[Scene, list[Tile]]) -> Counter:
-    """Write the tiles of a scene that are not there; gives the number of its tiles per split."""
+    """Write the missing tiles of a scene; return the number of all its tiles per split."""
     scene, tiles = item
-    # the label is written last
+    # the label is written last: it marks a finished tile
     missing = [tile for tile in tiles if not (tile[0] / 'label' / tile[1]).is_file()]
     if missing:
         images = dict(zip(FOLDERS, _load(scene)))
@@ -223,16 +232,15 @@ def _cut(size: int, item: tuple[Scene, list[Tile]]) -> Counter:
 
 
 def _load(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both images, uint8 ``(H, W, 3)``, and the label ``(H, W)``, 0 or 255."""
-    for files, what in (
-        *zip(scene.dates, ('first image', 'second image')),
-        ((scene.label,) if scene.label else (), 'label'),
-    ):
+    """Load both images, uint8 ``(H, W, 3)``, and the label ``(H, W)``, 0 or 255."""
+    labels: tuple[Path, ...] = (scene.label,) if scene.label else ()
+    for files, what in (*zip(scene.dates, ('first image', 'second image')), (labels, 'label')):
         if not files:
             raise ValueError(f'its {what} is missing')
     first, second = (_colour(files, scene.ranges) for files in scene.dates)
-    label = read_stored(scene.label)
-    for path, pixels in ((scene.dates[1][0], second), (scene.label, label)):
+    (label_path,) = labels
+    label = read_stored(label_path)
+    for path, pixels in ((scene.dates[1][0], second), (label_path, label)):
         if pixels.shape[:2] != first.shape[:2]:
             raise ValueError(
                 f'{path} has (height, width) {pixels.shape[:2]}, but '
@@ -260,7 +268,7 @@ def _colour(files: tuple[Path, ...], ranges: tuple[tuple[int, int], ...]) -> np.
 
 
 def _changed(scene: Scene, label: np.ndarray) -> np.ndarray:
-    """A label as stored -> uint8 ``(H, W)``, 0 or 255."""
+    """Convert a label as stored to uint8 ``(H, W)``, 0 or 255."""
     if label.ndim == 3:
         if scene.values and (label != label[..., :1]).any():
             raise ValueError(f'{scene.label} is in colour: a grey label is expected')

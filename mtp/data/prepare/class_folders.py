@@ -1,4 +1,4 @@
-"""Scene classification: a folder of images for each class."""
+"""Preparation of scene classification: one folder of images per class."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,12 +8,12 @@ from mtp.data.prepare.images import deal, images_in
 
 
 def by_class(root: Path, classes: Sequence[str], report: Report) -> dict[str, Path]:
-    """Find the images of a folder for each class: stem -> image.
+    """Find the images in the folders of the classes: stem -> image.
 
-    Folders of other names and missing ones go to ``report.bad``.
+    Unknown and missing folders are reported in ``report.bad``.
 
     Raises:
-        FileNotFoundError: no folder of any class.
+        FileNotFoundError: there is no folder of any class.
     """
     there = {path.name for path in root.iterdir() if path.is_dir()}
     if not there & set(classes):
@@ -28,7 +28,7 @@ def by_class(root: Path, classes: Sequence[str], report: Report) -> dict[str, Pa
     report.bad += [
         f'{root / name}: no folder of this class' for name in classes if name not in there
     ]
-    images = {}
+    images: dict[str, Path] = {}
     for name in classes:
         for stem, path in (images_in(root / name, report) if name in there else {}).items():
             if stem in images:
@@ -39,11 +39,11 @@ def by_class(root: Path, classes: Sequence[str], report: Report) -> dict[str, Pa
 
 
 def stratified(images: Mapping[str, Path], shares: Mapping[str, float]) -> dict[str, str]:
-    """Divide the images of each class at random, but always alike: stem -> split."""
-    classes = {}
+    """Divide the images of each class at random, reproducibly: stem -> split."""
+    classes: dict[str, list[str]] = {}
     for name, path in images.items():
         classes.setdefault(path.parent.name, []).append(name)
-    splits = {}
+    splits: dict[str, str] = {}
     for names in classes.values():
         splits |= deal(names, shares)
     return splits

@@ -1,4 +1,4 @@
-"""Upright boxes -> the COCO json that mmdet reads."""
+"""Writer of horizontal boxes as the COCO json that mmdet reads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from mtp.data.prepare.base import Report
 from mtp.data.samrs.to_coco import assemble
 from mtp.files import write_json
 
-# pycocotools takes an object of id 0 for none
+# pycocotools treats an object with id 0 as no object
 FIRST_ID = 1
 
 Entry = tuple[dict, list[dict]]  # an image of the COCO json, and its annotations, without ids
@@ -27,7 +27,7 @@ def coco_box(label: int, x1: float, y1: float, x2: float, y2: float) -> dict:
 def write_coco(
     path: Path, entries: Sequence[Entry], classes: Sequence[str], split: str, report: Report
 ) -> None:
-    """Write the json of a split, category id = label; note the number of its objects."""
+    """Write the json of a split, category id = label; report the number of its objects."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coco = assemble(entries, classes, FIRST_ID)
     write_json(path, coco)

@@ -1,4 +1,4 @@
-"""Footprints of buildings, as polygons on a map -> maps of labels."""
+"""Rasterisation of building footprints: polygons in map coordinates -> label maps."""
 
 import json
 from collections.abc import Iterator
@@ -8,15 +8,15 @@ import numpy as np
 import shapely
 from PIL import Image
 
-# Tags of GeoTIFF: size of a pixel; a pixel and the point on the map where its corner lies.
+# Tags of GeoTIFF: size of a pixel; a pixel and the map coordinates of its corner.
 PIXEL_SCALE, TIEPOINT = 33550, 33922
 
 
 def geotransform(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read where a GeoTIFF's upper left corner lies on the map, and the step to the next pixel.
+    """Read the map coordinates of a GeoTIFF's upper left corner, and the step to the next pixel.
 
     Returns:
-        ``origin`` ``(2,)`` and ``step`` ``(2,)``, x and y in the units of the map; y falls.
+        ``origin`` ``(2,)`` and ``step`` ``(2,)``, x and y in map units; the step in y is negative.
 
     Raises:
         ValueError: the tags are missing.
@@ -38,15 +38,15 @@ def burn(
     transform: tuple[np.ndarray, np.ndarray],
     shape: tuple[int, int],
 ) -> np.ndarray:
-    """Paint footprints: uint8 ``(H, W)``, 1 where the centre of a pixel lies in one, else 0.
+    """Rasterise footprints: uint8 ``(H, W)``, 1 where a pixel's centre is inside one, else 0.
 
     Args:
-        path: geojson file, in the coordinates of the image's map.
-        transform: origin and step of the image, of :func:`geotransform`.
+        path: geojson file, in the map coordinates of the image.
+        transform: origin and step of the image, from :func:`geotransform`.
         shape: height and width of the image in pixels.
 
     Raises:
-        ValueError: it is no geojson of polygons, or all of them lie outside the image.
+        ValueError: the file is not a geojson of polygons, or all of them are outside the image.
     """
     labels = np.zeros(shape, np.uint8)
     origin, step = transform
@@ -77,7 +77,7 @@ def _polygons(path: Path) -> Iterator[shapely.Geometry]:
         raise ValueError(f'{path} is no whole geojson: {error!r}') from error
     for number, feature in enumerate(features, 1):
         try:
-            # a building without a footprint is written as null, or as a polygon without points
+            # a building without a footprint has a null geometry, or a polygon without points
             if feature['geometry'] and feature['geometry']['coordinates']:
                 geometry = shapely.make_valid(
                     shapely.force_2d(shapely.from_geojson(json.dumps(feature['geometry'])))

@@ -1,4 +1,4 @@
-"""Files and splits, as classification, segmentation and change detection prepare them alike."""
+"""Image files and splits, shared by the preparations of several tasks."""
 
 import random
 import shutil
@@ -20,7 +20,7 @@ def read_rgb(path: Path) -> np.ndarray:
     """Read an image as stored: uint8 ``(H, W, 3)`` RGB; a grey one gets three equal channels.
 
     Raises:
-        ValueError: no image, or not of 8 bits.
+        ValueError: the file is not an image, or not of 8 bits.
     """
     pixels = read_stored(path)
     if pixels.dtype != np.uint8:
@@ -29,17 +29,17 @@ def read_rgb(path: Path) -> np.ndarray:
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write uint8 ``(H, W)`` or ``(H, W, 3)`` RGB; whole, or not at all."""
+    """Write uint8 ``(H, W)`` or ``(H, W, 3)`` RGB atomically."""
     encoded = cv2.imencode('.png', pixels if pixels.ndim == 2 else pixels[..., ::-1])[1]
     with whole(path) as unfinished:
         encoded.tofile(unfinished)
 
 
 def copy_image(item: tuple[Path, Path]) -> Path:
-    """Copy an image that opens; one that is there already stays. Return the copy's path.
+    """Copy an image if it can be decoded; keep an existing copy. Return the copy's path.
 
     Raises:
-        ValueError: no image, one cut short, or one that training would turn.
+        ValueError: the file is not an image, is truncated, or would be rotated by training.
     """
     source, target = item
     if not target.is_file():
@@ -51,11 +51,11 @@ def copy_image(item: tuple[Path, Path]) -> Path:
 
 
 def images_in(where: Path, report: Report) -> dict[str, Path]:
-    """Stem -> image of a folder, in order of names.
+    """Return the images of a folder, stem -> path, in the order of their names.
 
-    Other files, and that there are no images, go to ``report.bad``.
+    Other files, and a folder without images, are reported in ``report.bad``.
     """
-    images = {}
+    images: dict[str, Path] = {}
     for path in sorted(where.iterdir()):
         if path.name.startswith('.'):
             continue
@@ -71,11 +71,11 @@ def images_in(where: Path, report: Report) -> dict[str, Path]:
 
 
 def deal(names: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
-    """Divide names at random, but always alike: name -> split.
+    """Divide names at random, reproducibly: name -> split.
 
     Args:
-        names: to divide; their order does not matter.
-        shares: split -> its share; the shares add up to 1.
+        names: names to divide; their order does not matter.
+        shares: split -> share of the names; the shares add up to 1.
     """
     names = sorted(names)
     random.Random(SEED).shuffle(names)
@@ -89,15 +89,15 @@ def deal(names: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
 
 
 def read_lists(paths: Mapping[str, Path]) -> Iterator[tuple[str, str, str]]:
-    """Lines of split lists: ``(split, place, line)``; ``place`` names file and line.
+    """Yield the lines of split lists as ``(split, place, line)``; ``place`` is file and line.
 
     Raises:
-        FileNotFoundError: some of the lists are there, others are not.
+        FileNotFoundError: a list is missing.
     """
     for split, path in paths.items():
         if not path.is_file():
             raise FileNotFoundError(
-                f'no list {path}, though there is one of another split: add '
+                f'no list {path}, but one of another split exists: add '
                 'it, or remove the others to have the images divided'
             )
         for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -106,12 +106,13 @@ def read_lists(paths: Mapping[str, Path]) -> Iterator[tuple[str, str, str]]:
 
 
 def by_lists(paths: Mapping[str, Path], known: Iterable[str], report: Report) -> dict[str, str]:
-    """Name -> split, of lists with a file name (stems and folders do not matter) a line.
+    """Return name -> split, from lists with one file name per line.
 
-    Lines that name no image or one of an earlier line, and images of no list, go to
-    ``report.bad``.
+    Folders and suffixes of the file names are ignored. Lines that name an unknown or repeated
+    image, and images in no list, are reported in ``report.bad``.
     """
-    known, splits = set(known), {}
+    known = set(known)
+    splits: dict[str, str] = {}
     for split, place, line in read_lists(paths):
         name = Path(line.split()[0]).stem
         if name not in known:

@@ -1,7 +1,7 @@
-"""Rotated detection: labelled images of a publisher's folders -> tiles."""
+"""Preparation of rotated detection: labelled images in the publisher's folders -> tiles."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,10 @@ from mtp.data.prepare.box_files import Box, checked, read_dota
 from mtp.data.prepare.images import images_in
 from mtp.data.prepare.tiling import Tiling, cut
 
-RATES = (0.5, 1.0, 1.5)  # of several scales
-# Whether at several scales -> how images of DOTA are cut: as mmrotate cuts them.
+RATES = (0.5, 1.0, 1.5)  # resize rates for several scales
+# `multi_scale` -> tiling of DOTA, the same as in mmrotate.
 DOTA_TILINGS = {False: Tiling(1024, 200), True: Tiling(1024, 500, RATES)}
-# Compared with an image of 1000 pixels that is only copied.
+# Cost of cutting an image, relative to copying one of 1000 x 1000 pixels.
 TILING_COST = 20
 
 
@@ -24,9 +24,9 @@ class Source:
     """An image to cut.
 
     Attributes:
-        image: file.
-        label: file; None for images without labels.
-        name: of the image, in the names of its tiles.
+        image: file of the image.
+        label: file of its labels; None for images without labels.
+        name: name of the image in the names of its tiles.
     """
 
     image: Path
@@ -65,8 +65,8 @@ def prepare_dota(
     ]
     tiling = DOTA_TILINGS[multi_scale]
     cut_sources(sources, read_dota, classes, tiling, dst / 'trainval', report)
-    sources = find_sources(folder(folder(src, *tests), 'images'), None, '', '', report)
-    cut_sources(sources, read_dota, classes, tiling, dst / 'test', report)
+    unlabelled = find_sources(folder(folder(src, *tests), 'images'), None, '', '', report)
+    cut_sources(unlabelled, read_dota, classes, tiling, dst / 'test', report)
     return report
 
 
@@ -77,14 +77,14 @@ def find_sources(
     prefix: str,
     report: Report,
 ) -> Iterator[Source]:
-    """Find images with their labels; note images without one, and labels without an image.
+    """Yield images with their labels; report images without labels, and labels without images.
 
     Args:
         images: folder of the images.
         labels: folder of the labels; None for images without labels.
         suffix: suffix of the label files.
-        prefix: what the names of the images with labels begin with in the names of their tiles.
-        report: gets a line for each that lacks the other.
+        prefix: prefix of the names of labelled images in the names of their tiles.
+        report: gets a line for each image or label without its counterpart.
     """
     found = images_in(images, report)
     if labels is None:
@@ -103,7 +103,7 @@ def find_sources(
 
 
 def cut_sources(
-    sources: Iterator[Source],
+    sources: Iterable[Source],
     read: Callable[[Path], Iterator[Box]],
     classes: Sequence[str],
     tiling: Tiling,
@@ -115,8 +115,8 @@ def cut_sources(
     Args:
         sources: images with or without labels.
         read: function that reads the boxes of a label file.
-        classes: names that boxes may have.
-        tiling: how to cut.
+        classes: names of the known classes.
+        tiling: sizes and places of the tiles.
         dst: folder of the split to write to.
         report: gets the counts, and a line for each image that cannot be used.
     """
@@ -126,7 +126,7 @@ def cut_sources(
             report.bad.append(f'{source.image}: {unique[source.name].image} has the same name')
         else:
             unique[source.name] = source
-    total = Counter()
+    total: Counter[str] = Counter()
     for count in process(
         partial(_cut_source, read, classes, tiling, dst),
         list(unique.values()),

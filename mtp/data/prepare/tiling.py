@@ -1,7 +1,7 @@
-"""Large images with rotated boxes -> tiles, cut and named as mmrotate's ``img_split.py`` does.
+"""Tiling of large images with rotated boxes, as by mmrotate's ``img_split.py``.
 
-A tile is called ``<image>__<side>__<x>___<y>``: its side and upper left corner, in pixels of the
-image. mmrotate's ``DOTAMetric`` reads from that where a tile lies, in order to merge predictions.
+A tile is called ``<image>__<side>__<x>___<y>``, after its side and upper left corner in pixels of
+the image. mmrotate's ``DOTAMetric`` reads the tile's position from its name, to merge predictions.
 """
 
 from collections import Counter
@@ -17,25 +17,26 @@ from mtp.data.prepare.box_files import Box
 from mtp.data.prepare.images import read_rgb, write_png
 from mtp.files import whole
 
-# A tile that reaches beyond the image is filled with the mean of ImageNet, RGB, and needs a share
-# of image; an object belongs to the tiles that hold a share of it. The values are those of the
-# configurations that come with mmrotate's tool.
+# A tile that exceeds the image is padded with ImageNet's mean, RGB, and must contain a minimum
+# share of image. An object belongs to the tiles that hold a minimum share of it. The values are
+# those of the configs that come with mmrotate's tool.
 PADDING = (124, 116, 104)
 MIN_IMAGE = 0.6
 MIN_OBJECT = 0.7
-# In place of the difficulty, where an object reaches beyond its tile.
+# Difficulty given to an object that exceeds its tile.
 CUT = 2
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How images are cut.
+    """Sizes and places of tiles.
 
     Attributes:
-        side: of a tile at rate 1, in pixels.
-        overlap: of neighbouring tiles at rate 1, in pixels.
-        rates: a tile covers ``side / rate`` pixels of the image, and keeps them: what reads it
-            resizes it. So coordinates are those of the image but for an offset.
+        side: side of a tile at rate 1, in pixels.
+        overlap: overlap of neighbouring tiles at rate 1, in pixels.
+        rates: resize rates. A tile covers ``side / rate`` pixels of the image, and is stored at
+            that size; its reader resizes it. Its coordinates are thus those of the image but for
+            an offset.
     """
 
     side: int
@@ -43,7 +44,7 @@ class Tiling:
     rates: tuple[float, ...] = (1.0,)
 
     def windows(self, height: int, width: int) -> np.ndarray:
-        """Tiles of an image, int ``(T, 3)``: x, y, side."""
+        """Return the tiles of an image, int ``(T, 3)``: x, y, side, in pixels."""
         found = []
         for rate in self.rates:
             side = int(self.side / rate)
@@ -58,25 +59,25 @@ class Tiling:
         share = inside / tiles[:, 2] ** 2
         if (share > MIN_IMAGE).any():
             return tiles[share > MIN_IMAGE]
-        return tiles[share > share.max() - 0.01]  # a small image: what holds most of it
+        return tiles[share > share.max() - 0.01]  # a small image: the tiles that hold most of it
 
 
 def _starts(length: int, side: int, step: int) -> list[int]:
-    """Evenly spaced, but for the last one, which ends with the image."""
+    """Return starts of tiles: evenly spaced, except for the last tile, which ends at the border."""
     if length <= side:
         return [0]
     return [min(i * step, length - side) for i in range(-(-(length - side) // step) + 1)]
 
 
 def shares(corners: np.ndarray, tiles: np.ndarray) -> np.ndarray:
-    """Which share, 0..1, of each object a tile holds.
+    """Return the share of each object that each tile holds.
 
     Args:
-        corners: ``(N, 4, 2)``.
-        tiles: ``(T, 3)``: x, y, side.
+        corners: corners of the objects, ``(N, 4, 2)``, x and y in pixels.
+        tiles: tiles, ``(T, 3)``: x, y, side, in pixels.
 
     Returns:
-        float64 ``(N, T)``; 0 for objects without extent.
+        Shares, float64 ``(N, T)``, 0..1; 0 for objects without extent.
     """
     # corners in crossed order make two triangles
     objects = shapely.make_valid(shapely.polygons(corners))
@@ -91,25 +92,26 @@ def shares(corners: np.ndarray, tiles: np.ndarray) -> np.ndarray:
 def cut(tiling: Tiling, image: Path, name: str, boxes: Sequence[Box] | None, dst: Path) -> Counter:
     """Write an image's tiles, ``images/*.png``, and their labels, ``annfiles/*.txt``.
 
-    Files that are there stay.
+    Existing files are kept.
 
     Args:
-        tiling: how to cut.
-        image: file.
-        name: of the image, in the names of its tiles.
-        boxes: its objects; tiles without any are not written. None for an image without labels,
-            of which all tiles are written.
+        tiling: sizes and places of the tiles.
+        image: file of the image.
+        name: name of the image in the names of its tiles.
+        boxes: boxes of its objects; tiles without objects are not written. None for an image
+            without labels, of which all tiles are written.
         dst: folder to write to.
 
     Returns:
-        Counter: of ``'tiles'``, ``'objects'`` in them, and of what was left out: ``'tiles without
-        objects'``, ``'objects without extent'``, ``'objects that no tile holds'``.
+        Counter: numbers of ``'tiles'``, of ``'objects'`` in them, and of what was left out:
+        ``'tiles without objects'``, ``'objects without extent'``, ``'objects that no tile holds'``.
 
     Raises:
-        ValueError: no image, or one cut short.
+        ValueError: the file is not an image, or truncated.
     """
     tiles = tiling.windows(*read_size(image))
-    count = Counter()
+    count: Counter[str] = Counter()
+    labels: Sequence[list[str] | None]
     if boxes is None:
         labels = [None] * len(tiles)
     else:
@@ -121,7 +123,7 @@ def cut(tiling: Tiling, image: Path, name: str, boxes: Sequence[Box] | None, dst
     ]
     count['tiles'] = len(targets)
     count['tiles without objects'] = len(tiles) - len(targets)
-    # the label is written last
+    # the label is written last: it marks a finished tile
     missing = [
         target
         for target in targets
@@ -147,14 +149,14 @@ def cut(tiling: Tiling, image: Path, name: str, boxes: Sequence[Box] | None, dst
 
 
 def _labels(boxes: Sequence[Box], tiles: np.ndarray, count: Counter) -> list[list[str]]:
-    """Lines of each tile's label file."""
+    """Return the lines of each tile's label file, and count the objects."""
     corners = np.array([box.corners for box in boxes]).reshape(-1, 4, 2)
     held = shares(corners, tiles) >= MIN_OBJECT
     extent = shapely.area(shapely.convex_hull(shapely.polygons(corners))) > 0
     count['objects without extent'] += int((~extent).sum())
     count['objects that no tile holds'] += int((extent & ~held.any(1)).sum())
     count['objects'] += int(held.sum())
-    lines = []
+    lines: list[list[str]] = []
     for (x, y, side), chosen in zip(tiles, held.T):
         lines.append([])
         for i in np.flatnonzero(chosen):

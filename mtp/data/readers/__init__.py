@@ -1,1 +1,1 @@
-"""Readers of finetuning data that the libraries lack, or whose errors name the faulty line."""
+"""Readers of finetuning data: those of the libraries, with errors that name the fault."""

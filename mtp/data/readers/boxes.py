@@ -1,7 +1,7 @@
-"""Detection data sets that the libraries have readers for, but not the classes."""
+"""Detection data sets: mmdet's and mmrotate's readers, with the classes and clear errors."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
@@ -16,21 +16,21 @@ class COCODetection(CocoDataset):
     """mmdet's ``CocoDataset`` that refuses a json whose categories are not the data set's.
 
     Args:
-        dataset: name in :data:`mtp.data.datasets.DATASETS`, for the classes.
-        kwargs: as in mmdet.
+        dataset: key of :data:`mtp.data.datasets.DATASETS`, for the classes.
+        kwargs: further arguments, as in mmdet.
     """
 
     METAINFO: ClassVar[dict] = {}  # without COCO's classes and colours
 
-    def __init__(self, dataset: str, **kwargs) -> None:
+    def __init__(self, dataset: str, **kwargs: Any) -> None:
         super().__init__(metainfo=dict(classes=DATASETS[dataset].classes), **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """As in mmdet.
+        """Load the records, as in mmdet.
 
         Raises:
-            FileNotFoundError: no json.
-            ValueError: it has no images, or lacks or adds a category.
+            FileNotFoundError: the json is missing.
+            ValueError: the json has no images, or a category is missing or unknown.
         """
         if not Path(self.ann_file).is_file():
             raise FileNotFoundError(
@@ -43,7 +43,7 @@ class COCODetection(CocoDataset):
         return records
 
     def COCOAPI(self, path: str) -> COCO:
-        """What mmdet reads the json with; it would leave out objects of other categories."""
+        """Read the json; refuse other categories, whose objects mmdet would silently leave out."""
         coco = COCO(path)
         found = {category['name'] for category in coco.dataset['categories']}
         classes = set(self.metainfo['classes'])
@@ -59,7 +59,7 @@ class COCODetection(CocoDataset):
 class DIORDetection(COCODetection):
     """DIOR with horizontal boxes, as ``tools/data/prepare.py dior`` makes it."""
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__('dior', **kwargs)
 
 
@@ -67,27 +67,27 @@ class DIORDetection(COCODetection):
 class XViewDetection(COCODetection):
     """xView in tiles, as ``tools/data/prepare.py xview`` makes it."""
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__('xview', **kwargs)
 
 
 @REGISTRY.register_module()
 class DOTATiles(DOTADataset):
-    """mmrotate's ``DOTADataset`` for any data set of tiles; says which line cannot be read.
+    """mmrotate's ``DOTADataset`` for any data set of tiles; errors name the line.
 
     Args:
-        dataset: name in :data:`mtp.data.datasets.DATASETS`, for the classes.
-        kwargs: as in mmrotate.
+        dataset: key of :data:`mtp.data.datasets.DATASETS`, for the classes.
+        kwargs: further arguments, as in mmrotate.
     """
 
-    def __init__(self, dataset: str, **kwargs) -> None:
+    def __init__(self, dataset: str, **kwargs: Any) -> None:
         super().__init__(metainfo=dict(classes=DATASETS[dataset].classes, palette=None), **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """As in mmrotate, in the order of the names.
+        """Load the records, as in mmrotate, in the order of their names.
 
         Raises:
-            FileNotFoundError: no images, or no label files.
+            FileNotFoundError: there are no images, or no label files.
             ValueError: a line of a label file is malformed, or names an unknown class.
         """
         folder = Path(self.ann_file or self.data_prefix['img_path'])

@@ -1,6 +1,7 @@
-"""mmpretrain's and mmseg's labels, read with errors that name the file and its fault."""
+"""Readers of mmpretrain's and mmseg's labels, with errors that name the file and its fault."""
 
 from pathlib import Path
+from typing import Any
 
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets.transforms import LoadAnnotations
@@ -13,24 +14,24 @@ from mtp.sample_fields import IGNORED
 
 @REGISTRY.register_module()
 class SceneDataset(CustomDataset):
-    """mmpretrain's ``CustomDataset`` of known classes: folders of their names, or a list.
+    """mmpretrain's ``CustomDataset`` with known classes: folders named after them, or a list.
 
     A line of the list is ``<image, below data_prefix> <label, from 0>``.
 
     Args:
-        dataset: name in :data:`mtp.data.datasets.DATASETS`, for the classes.
-        kwargs: as in mmpretrain.
+        dataset: key of :data:`mtp.data.datasets.DATASETS`, for the classes.
+        kwargs: further arguments, as in mmpretrain.
 
     Raises:
-        FileNotFoundError: no such list or folder.
-        ValueError: the folders are not those of the classes, or a line is not as above.
+        FileNotFoundError: the list or the folder is missing.
+        ValueError: the folders are not those of the classes, or a line has another form.
     """
 
-    def __init__(self, dataset: str, **kwargs) -> None:
+    def __init__(self, dataset: str, **kwargs: Any) -> None:
         super().__init__(classes=DATASETS[dataset].classes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Check the labels, then leave it to mmpretrain."""
+        """Check the labels, then load the records as in mmpretrain."""
         if self.ann_file:
             self._check_list(Path(self.ann_file))
         else:
@@ -65,13 +66,14 @@ class SceneDataset(CustomDataset):
 
 @TRANSFORMS.register_module()
 class LoadClassMap(LoadAnnotations):
-    """mmseg's ``LoadAnnotations`` of a known number of classes.
+    """mmseg's ``LoadAnnotations`` for a known number of classes.
 
     Args:
-        num_classes: values are below it after the data set's shift, or 255: ignored.
+        num_classes: number of classes. After the data set's shift, values are below it, or 255 for
+            ignored pixels.
 
     Raises:
-        ValueError: the file is missing or unreadable, has another size than its image, or holds
+        ValueError: the file is missing or unreadable, differs in size from its image, or holds
             another value.
     """
 

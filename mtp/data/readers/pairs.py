@@ -1,7 +1,7 @@
-"""Change detection: pairs of images of one place, and what keeps them and their label together.
+"""Change detection: reader of image pairs, and transforms of both dates and the label together.
 
-A pair is one array of six channels, BGR of the first date before BGR of the second, so that mmseg's
-transforms move both dates and the label alike.
+A pair is one array of six channels, BGR of the earlier date first: mmseg's transforms then move
+both dates and the label in the same way.
 """
 
 from collections.abc import Sequence
@@ -16,22 +16,22 @@ from mmseg.datasets.transforms import PhotoMetricDistortion
 from mtp.data.transforms import LoadImage
 from mtp.registry import DATASETS, TRANSFORMS
 
-FOLDERS = ('A', 'B', 'label')  # first date, second date, changes
+FOLDERS = ('A', 'B', 'label')  # earlier date, later date, change map
 
 
 @DATASETS.register_module()
 class ChangeDataset(BaseDataset):
-    """Pairs with a change map: ``<root>/<split>/{A,B,label}/<same name>``, of any suffix.
+    """Pairs with a change map: ``<root>/<split>/{A,B,label}/<same name>``, with any suffix.
 
     Args:
-        data_root: e.g. ``data/levir``.
-        split: ``'train'``, ``'val'`` or ``'test'``.
+        data_root: root folder, e.g. ``data/levir``.
+        split: name of the split, ``'train'``, ``'val'`` or ``'test'``.
         pipeline: transforms of an item.
-        test_mode: as in mmengine.
+        test_mode: test mode, as in mmengine.
 
     Raises:
         FileNotFoundError: a folder is missing.
-        ValueError: a name is not in all three folders, or there is none.
+        ValueError: a name is not in all three folders, or the folders are empty.
     """
 
     METAINFO: ClassVar[dict] = dict(
@@ -45,7 +45,7 @@ class ChangeDataset(BaseDataset):
         super().__init__(pipeline=list(pipeline), test_mode=test_mode)
 
     def load_data_list(self) -> list[dict]:
-        """One record of three paths per pair, in the order of the names."""
+        """Return a record of three paths for each pair, in the order of their names."""
         found = [_files(self.folder / name) for name in FOLDERS]
         names = sorted(set().union(*found))
         if not names:
@@ -75,7 +75,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 @TRANSFORMS.register_module()
 class LoadPair(BaseTransform):
-    """Load both dates as one uint8 array ``(H, W, 6)``.
+    """Load both dates as one array, uint8 ``(H, W, 6)``.
 
     Raises:
         ValueError: an image cannot be read, or the dates differ in size.
@@ -99,11 +99,11 @@ class LoadPair(BaseTransform):
 
 @TRANSFORMS.register_module()
 class LoadChange(BaseTransform):
-    """Load the change map: grey values of 128 and more are changed.
+    """Load the change map: grey values from 128 on mean changed.
 
     Raises:
-        ValueError: the file cannot be read, has another size than the images, or holds 0 and 1,
-            where nothing would be changed.
+        ValueError: the file cannot be read, differs in size from the images, or holds 0 and 1, so
+            that nothing would count as changed.
     """
 
     def transform(self, results: dict) -> dict:
@@ -127,17 +127,17 @@ class LoadChange(BaseTransform):
 
 @TRANSFORMS.register_module()
 class SwapDates(BaseTransform):
-    """Exchange the two dates: what changed stays the same."""
+    """Swap the two dates; the change map stays the same."""
 
     def transform(self, results: dict) -> dict:
-        """``(H, W, 6)`` -> the last three channels before the first three."""
+        """Move the last three channels of ``(H, W, 6)`` before the first three."""
         results['img'] = np.roll(results['img'], 3, axis=2)
         return results
 
 
 @TRANSFORMS.register_module()
 class DistortPair(PhotoMetricDistortion):
-    """mmseg's ``PhotoMetricDistortion``, drawn for each date by itself."""
+    """mmseg's ``PhotoMetricDistortion``, drawn separately for each date."""
 
     def transform(self, results: dict) -> dict:
         """Distort ``img``, uint8 ``(H, W, 6)``."""

@@ -1,4 +1,4 @@
-"""SAMRS: its subsets, its files as records, from and to COCO, checks, and a synthetic copy."""
+"""SAMRS: its subsets, reader, checks, conversion to and from COCO, and a synthetic copy."""
 
 from mtp.lazy import attribute_getter
 

@@ -1,4 +1,4 @@
-"""Whether a data root holds what its labels say."""
+"""Checks that the images and labels of SAMRS, or of data in its layout, are complete and agree."""
 
 import json
 from collections import defaultdict
@@ -16,12 +16,12 @@ from mtp.data.run_lengths import decode_mask
 from mtp.data.samrs.subsets import SUBSETS, Subset
 from mtp.data.samrs.to_coco import BACKGROUND, SPLITS, parallel, rectangle
 
-# Least IoU of a rotated box and the rectangle around its mask. A wrong angle or class falls below
-# it; a sloppy mask does not: those of SAMRS were predicted, and may leave out parts of the object.
+# Smallest IoU of a rotated box and the rectangle around its mask. A wrong angle or class falls
+# below it; a rough mask does not: the masks of SAMRS were predicted, and may miss parts of objects.
 MIN_AGREEMENT = 0.3
 
 CHECKS = {
-    'categories': 'categories are numbered from 0, in both splits alike',
+    'categories': 'category ids count from 0 and agree in both splits',
     'split': 'no image is in both splits',
     'image': 'the image opens and has the recorded size',
     'semantic': "the semantic map opens, has the image's size, and only classes or 255",
@@ -39,12 +39,12 @@ Problem = tuple[str, str]  # key of CHECKS, where and what
 
 @dataclass
 class Findings:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
-        images: number per split.
+        images: number of images per split.
         objects: number of annotations in the json files.
-        problems: key of ``CHECKS`` -> where and what, a line each; empty for good data.
+        problems: key of ``CHECKS`` -> where and what, one line each; empty for good data.
     """
 
     images: dict[str, int] = field(default_factory=dict)
@@ -53,13 +53,13 @@ class Findings:
 
 
 def find_subsets(root: Path) -> dict[str, Path]:
-    """Subsets below a root: folders SOTA, SIOR, FAST, or the one that ``root`` itself holds.
+    """Find the subsets below a root: folders SOTA, SIOR, FAST, or the subset in ``root`` itself.
 
     Returns:
-        Name of the layout -> root of the subset; json files show which layout a folder has.
+        Name of the layout -> root of the subset; its json files show a folder's layout.
 
     Raises:
-        FileNotFoundError: there are none.
+        FileNotFoundError: there is no subset.
     """
     found = {
         subset: folder
@@ -70,8 +70,8 @@ def find_subsets(root: Path) -> dict[str, Path]:
     if not found:
         raise FileNotFoundError(
             f'no json of SOTA, SIOR or FAST at {root}: give the folder that holds these, or the '
-            'root of one; make the json with tools/data/samrs_to_coco.py. For another data set say '
-            'which: --dataset NAME'
+            'root of one; make the json with tools/data/samrs_to_coco.py. For another data set, '
+            'give its name: --dataset NAME'
         )
     return found
 
@@ -80,8 +80,8 @@ def check_subset(root: Path, subset: str) -> Findings:
     """Check all images of a subset, on all cores.
 
     Args:
-        root: of the subset.
-        subset: whose layout. The classes are the categories of the json.
+        root: root folder of the subset.
+        subset: name of the layout. The classes are the categories of the json.
 
     Raises:
         FileNotFoundError: there is no json.
@@ -95,7 +95,7 @@ def check_subset(root: Path, subset: str) -> Findings:
     }
     if not splits:
         raise FileNotFoundError(f'no {facts.instances} in {root}')
-    seen = {}
+    seen: dict[str, str] = {}
     for split, coco in splits.items():
         for problem in _check_json(split, coco, splits, seen):
             findings.problems[problem[0]].append(problem[1])
@@ -118,7 +118,7 @@ def _check_json(
     splits: dict[str, dict],
     seen: dict[str, str],
 ) -> list[Problem]:
-    """Check what does not need the images; ``seen`` gathers file names -> split."""
+    """Check the json of a split by itself; ``seen`` collects file name -> split."""
     problems = []
     categories = coco['categories']
     if [category['id'] for category in categories] != list(range(len(categories))):
@@ -150,7 +150,7 @@ def _check_image(
         problems.append(('image', problem))
     semantic_path = root / facts.semantic / f'{path.stem}.png'
     semantic, problem = _read(read_map, semantic_path, shape)
-    if problem is None:
+    if semantic is not None:
         unknown = sorted({*np.unique(semantic).tolist()} - {*range(len(names)), BACKGROUND})
         if semantic.ndim != 2 or unknown:
             problem = f'{semantic_path}: shape {semantic.shape}, unknown values {unknown[:5]}'
@@ -163,7 +163,7 @@ def _check_image(
         place = f'{path}, annotation {annotation["id"]}'
         mask, found = _check_annotation(place, annotation, names, shape)
         problems += found
-        if not found and not annotation.get('iscrowd', 0):
+        if mask is not None and not found and not annotation.get('iscrowd', 0):
             places.append(place)
             masks.append(mask)
             labels.append(annotation['category_id'])
@@ -198,14 +198,14 @@ def _check_image(
 def _read(
     read: Callable[[Path], np.ndarray], path: Path, shape: tuple[int, int]
 ) -> tuple[np.ndarray | None, str | None]:
-    """Return the pixels of a file, or what is wrong with it."""
+    """Return the pixels of a file and None, or None and what is wrong with it."""
     try:
         pixels = read(path)
     except ValueError as error:
         return None, str(error)
     found = pixels.shape[:2]
     if read is read_stored and read_orientation(path) > 4:
-        found = found[::-1]  # as training turns it
+        found = found[::-1]  # as training rotates it
     if found != shape:
         return None, f'{path}: (height, width) is {found}, in the json {shape}'
     return pixels, None
@@ -221,7 +221,7 @@ def _check_annotation(
     if annotation['category_id'] not in names:
         problems.append(('annotation', f'{place}: no category {annotation["category_id"]}'))
     x, y, w, h = annotation['bbox']
-    # polygons may touch the border from outside
+    # polygons may exceed the border a little
     if w <= 0 or h <= 0 or x < -1 or y < -1 or x + w > shape[1] + 1 or y + h > shape[0] + 1:
         problems.append(('box', f'{place}: (x, y, w, h) = {annotation["bbox"]}'))
     try:
@@ -238,11 +238,15 @@ def _check_annotation(
 def _overlaps(
     boxes: list[dict], masks: list[np.ndarray], labels: list[int], shape: tuple[int, int]
 ) -> np.ndarray:
-    """IoU ``(boxes, masks)`` of rotated boxes and least rectangles of masks; 0 across classes."""
+    """Return the IoU of rotated boxes and of the smallest rectangles around masks.
+
+    Returns:
+        float64 ``(boxes, masks)``; 0 for a box and a mask of different classes.
+    """
     overlaps = np.zeros((len(boxes), len(masks)))
     quads = np.array([box['bbox'] for box in boxes], float).reshape(-1, 4, 2)
     rectangles = np.array([rectangle(mask) for mask in masks], float).reshape(-1, 4, 2)
-    # masks end at the border, boxes need not
+    # masks end at the border, boxes may exceed it
     frame = shapely.box(0, 0, shape[1], shape[0])
     quads = shapely.intersection(_hulls(quads), frame)
     rectangles = shapely.intersection(_hulls(rectangles), frame)
@@ -258,5 +262,5 @@ def _overlaps(
 
 
 def _hulls(points: np.ndarray) -> np.ndarray:
-    """Convex hulls of point sets ``(N, 4, 2)``: valid polygons whatever the order of corners."""
+    """Return convex hulls of points ``(N, 4, 2)``: valid polygons for any order of corners."""
     return shapely.convex_hull(shapely.multipoints(points)) if len(points) else np.empty(0, object)

@@ -1,4 +1,4 @@
-"""From any COCO annotations with masks to the files that :class:`SAMRSDataset` reads."""
+"""Conversion of COCO annotations with masks to the files that :class:`SAMRSDataset` reads."""
 
 import json
 import os
@@ -38,22 +38,23 @@ def coco_to_samrs(
     seed: int = 0,
     valid: Collection[str] | None = None,
 ) -> Report:
-    """Make a multi-task data set, in the layout of SOTA, of COCO annotations with masks.
+    """Convert COCO annotations with masks to a multi-task data set in the layout of SOTA.
 
-    The semantic map is painted from the masks, smaller objects on top; a rotated box is the mask's
-    rectangle of least area. A crowd stays in the json and the map, but has no rotated box. Images
-    are linked where the file system can, else copied. Labels are the categories in order of id.
+    The semantic map is painted from the masks, smaller objects on top. A rotated box is the
+    rectangle of least area around the mask. A crowd stays in the json and the map, but has no
+    rotated box. Images are hard-linked if the file system allows it, else copied. Labels are the
+    categories in order of id.
 
     Args:
         annotations: COCO json with polygons or RLE.
         images: folder of the images.
         out: folder to write; it must not exist.
-        val_fraction: share of the images for validation.
-        seed: of the division.
-        valid: file names of the images for validation, instead of a random share.
+        val_fraction: fraction of the images for validation, 0..1.
+        seed: seed of the random split.
+        valid: file names of the validation images, instead of a random fraction.
 
     Returns:
-        Report: with one line for each image or annotation that could not be used.
+        Report: counts, and one line for each image or annotation that could not be used.
 
     Raises:
         FileExistsError: ``out`` exists.
@@ -70,7 +71,7 @@ def coco_to_samrs(
     labels = {category['id']: label for label, category in enumerate(categories)}
 
     report = Report()
-    of_image = {image['id']: [] for image in coco['images']}
+    of_image: dict[int, list[dict]] = {image['id']: [] for image in coco['images']}
     for annotation in coco['annotations']:
         if annotation['image_id'] in of_image:
             of_image[annotation['image_id']].append(annotation)
@@ -136,7 +137,7 @@ def _convert_coco_image(
     classes: Sequence[str],
     item: tuple[dict, list[dict]],
 ) -> tuple[tuple[dict, list[dict]] | None, list[str]]:
-    """Write an image and its labels; its entries for the COCO json, and what is wrong with it."""
+    """Write an image and its labels; return its entries for the COCO json, and its problems."""
     image, annotations = item
     source = images / image['file_name']
     pixels = cv2.imread(str(source))
@@ -149,7 +150,7 @@ def _convert_coco_image(
     objects, masks, bad = [], [], []
     for annotation in annotations:
         mask, problem = _read_mask(annotation, labels, shape)
-        if problem:
+        if mask is None:
             bad.append(f'{source}, annotation {annotation["id"]}: {problem}')
             continue
         masks.append(mask)
@@ -181,7 +182,7 @@ def _read_mask(
     labels: dict[int, int],
     shape: tuple[int, int],
 ) -> tuple[np.ndarray | None, str | None]:
-    """The mask of an annotation, or what is wrong with it."""
+    """Return the mask of an annotation and None, or None and what is wrong with it."""
     if annotation['category_id'] not in labels:
         return None, f'unknown category {annotation["category_id"]}'
     if not annotation.get('segmentation'):

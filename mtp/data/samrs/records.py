@@ -1,4 +1,4 @@
-"""SAMRS: one image, three kinds of labels, in the layout that its authors distribute."""
+"""Reader of SAMRS (images with three kinds of labels) in the layout of its publisher."""
 
 import json
 from collections import defaultdict
@@ -20,26 +20,29 @@ TASKS = ('semantic', 'instance', 'rotated')
 class SAMRSDataset(BaseDataset):
     """A subset of SAMRS, or other data in its layout.
 
-    A record holds ``img_path``, the paths of files of labels, ``height``, ``width`` and ``labels``,
-    an :class:`mtp.data.index.Entry`: it is read from an index of all labels on disk that every
-    process and worker maps into memory, made on first use and again when a label changes.
+    A record holds ``img_path``, the paths of label files, ``height``, ``width`` and ``labels``, an
+    :class:`mtp.data.index.Entry`. The entry is read from an index of all labels on disk that every
+    process and worker maps into memory. The index is built on first use and whenever a label
+    changes.
 
     Args:
-        subset: whose layout: ``'sota'``, ``'sior'`` or ``'fast'``.
-        data_root: root of the subset, e.g. ``data/samrs/SOTA``.
-        split: ``'train'`` or ``'valid'``.
+        subset: name of the layout: ``'sota'``, ``'sior'`` or ``'fast'``.
+        data_root: root folder of the subset, e.g. ``data/samrs/SOTA``.
+        split: name of the split, ``'train'`` or ``'valid'``.
         classes: class names in label order; None for the subset's own.
-        name: what the data set is called in the model and the metrics; None for ``subset``.
+        name: name of the data set in the model and the metrics; None for ``subset``.
         tasks: labels to use: names of tasks, or configs of their rows in the table of labels
             (:class:`mtp.sample_fields.Label`).
         pipeline: transforms of an item.
-        test_mode: as in mmengine.
+        test_mode: test mode, as in mmengine.
 
     Raises:
-        ValueError: an unknown subset or task; in the labels an unknown class or a line that cannot
-            be read.
-        FileNotFoundError: the root, the json or a file of rotated boxes is missing.
+        ValueError: the subset or a task is unknown; the labels have an unknown class or a line that
+            cannot be read.
+        FileNotFoundError: the root, the json or a rotated-box file is missing.
     """
+
+    _fully_initialized: bool  # mmengine sets it
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class SAMRSDataset(BaseDataset):
         test_mode: bool = False,
     ) -> None:
         if subset not in SUBSETS:
-            raise ValueError(f'SAMRS has no subset {subset!r}: choose of {", ".join(SUBSETS)}')
+            raise ValueError(f'SAMRS has no subset {subset!r}: choose one of {", ".join(SUBSETS)}')
         self.rows = find_labels(tasks)
         self.subset = SUBSETS[subset]
         classes = tuple(classes or self.subset.classes)
@@ -76,12 +79,12 @@ class SAMRSDataset(BaseDataset):
             test_mode=test_mode,
             lazy_init=True,
         )
-        # mmengine would take a string among the metainfo for the name of a file
+        # mmengine would treat a string in the metainfo as the name of a file
         self._metainfo['name'] = name or subset
         self.full_init()
 
     def full_init(self) -> None:
-        """Open the index of the labels; make it first where there is none of today's labels."""
+        """Open the index of the labels; build it first if it is missing or out of date."""
         if self._fully_initialized:
             return
         path = Path(self.ann_file)
@@ -101,11 +104,11 @@ class SAMRSDataset(BaseDataset):
         self._fully_initialized = True
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.index)
 
     def get_data_info(self, idx: int) -> dict:
-        """The record of an image."""
+        """Return the record of an image."""
         entry = self.index[idx]
         stem = Path(entry.file_name).stem
         return dict(
@@ -122,7 +125,7 @@ class SAMRSDataset(BaseDataset):
         )
 
     def _entries(self, path: Path) -> Iterator[Entry]:
-        """The labels in the json's order, from it and the files of some tasks."""
+        """Yield the labels of each image in the json's order, from it and other label files."""
         with open(path) as file:
             coco = json.load(file)
         names = {category['id']: category['name'] for category in coco['categories']}
@@ -135,7 +138,7 @@ class SAMRSDataset(BaseDataset):
         annotations = defaultdict(list)
         for annotation in coco['annotations']:
             annotations[annotation['image_id']].append(annotation)
-        # The json's objects are in the index whether or not they are used: it is read anyway.
+        # The index holds the json's objects even if they are not used: the json is read anyway.
         rows = find_labels(dict.fromkeys(('instance', *self._metainfo['tasks'])))
         for image in coco['images']:
             chosen = [
@@ -156,19 +159,19 @@ class SAMRSDataset(BaseDataset):
 
 
 def index_columns(rows: Sequence[Label]) -> dict[str, Column]:
-    """Return the columns of an index: those of the labels of SAMRS, and of other rows."""
+    """Return the columns of an index: those of the labels of SAMRS, and those of ``rows``."""
     return {
         name: column for row in (*find_labels(TASKS), *rows) for name, column in row.columns.items()
     }
 
 
 def palette(num_classes: int) -> list[tuple[int, int, int]]:
-    """A colour (RGB) per class."""
+    """Return a colour (RGB) per class."""
     return [PALETTE[i % len(PALETTE)] for i in range(num_classes)]
 
 
 def _visible(annotation: dict, image: dict) -> bool:
-    """Whether an annotation has an extent, and some of it inside the image."""
+    """Return whether an annotation has an extent that is partly inside the image."""
     x, y, w, h = annotation['bbox']
     overlap_w = min(x + w, image['width']) - max(x, 0)
     overlap_h = min(y + h, image['height']) - max(y, 0)

@@ -1,4 +1,4 @@
-"""The subsets of SAMRS, which pretraining uses."""
+"""Subsets of SAMRS, the data of pretraining."""
 
 from dataclasses import dataclass
 
@@ -65,7 +65,7 @@ SUBSETS = {
     ),
 }
 
-# One list for all subsets; each takes as many colours (RGB) as it has classes.
+# RGB colours of all subsets; each uses as many as it has classes.
 PALETTE = (
     (0, 127, 255), (0, 63, 0), (0, 127, 63), (0, 63, 255), (0, 0, 127), (0, 127, 127), (0, 0, 63),
     (0, 63, 127), (0, 63, 191), (0, 191, 127), (0, 127, 191), (0, 63, 63), (0, 100, 155),

@@ -1,4 +1,4 @@
-"""A small SAMRS made up: drawn objects on textured ground, in the three true on-disk layouts."""
+"""A small synthetic SAMRS: drawn objects on textured ground, in the three original layouts."""
 
 import json
 import pickle
@@ -15,7 +15,7 @@ from mtp.data.samrs.subsets import SUBSETS, Subset
 from mtp.data.samrs.to_coco import SPLITS, dota_line, paint_semantic, samrs_to_coco
 from mtp.data.synthetic.shapes import SHAPES, make_ground, place
 
-# Official class names, and the shape that each is drawn with.
+# Official class name -> the shape that it is drawn with.
 CLASSES = {
     'sota': {'plane': 'plane', 'ship': 'ship', 'tennis-court': 'court', 'storage-tank': 'tank'},
     'sior': {'airplane': 'plane', 'vehicle': 'truck', 'basketballcourt': 'court', 'ship': 'ship'},
@@ -37,23 +37,23 @@ def make_samrs(
 ) -> Path:
     """Write ``SOTA``, ``SIOR`` and ``FAST`` below ``root``, labels, masks, lists and json included.
 
-    Every image shows two to five objects of four classes per subset, turned at random, with a
+    Every image shows two to five objects of the subset's four classes, rotated at random, with a
     long side of 0.18 to 0.42 of the image. Most are elongated: a model or a loader with a wrong
     angle convention does not find them.
 
     Args:
         root: folder to make; one that holds the same data set is left as it is.
-        num_train: images per subset for training.
-        num_valid: images per subset for validation.
-        image_size: side in pixels, 64 at least.
-        seed: everything is a function of it.
+        num_train: number of training images per subset.
+        num_valid: number of validation images per subset.
+        image_size: side of an image in pixels, at least 64.
+        seed: seed of all random choices.
 
     Returns:
         Path: ``root``.
 
     Raises:
         FileExistsError: ``root`` holds something else.
-        ValueError: no training image, or images too small to show anything.
+        ValueError: there is no training image, or the images are too small.
     """
     root = Path(root)
     if num_train < 1 or num_valid < 0 or image_size < 64:
@@ -67,7 +67,7 @@ def make_samrs(
         return root
     if root.exists():
         raise FileExistsError(
-            f'{root} exists, but not made with {request}: remove it or choose another folder'
+            f'{root} exists, but was not made with {request}: remove it or choose another folder'
         )
     building = root.with_name(f'{root.name}.partial')
     shutil.rmtree(building, ignore_errors=True)
@@ -128,7 +128,7 @@ def _make_image(
 
 
 def _as_xml(boxes: list[tuple[np.ndarray, str]]) -> str:
-    """DIOR-R's form."""
+    """Return the boxes in DIOR-R's xml format."""
     root = ElementTree.Element('annotation')
     for corners, name in boxes:
         obj = ElementTree.SubElement(root, 'object')

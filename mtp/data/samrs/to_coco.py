@@ -1,4 +1,4 @@
-"""From the files that SAMRS is distributed as to those that :class:`SAMRSDataset` reads."""
+"""Conversion of the published files of SAMRS to the COCO json that :class:`SAMRSDataset` reads."""
 
 import json
 import multiprocessing
@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,20 +23,20 @@ from mtp.files import write_json, write_text
 
 SPLITS = ('train', 'valid')
 BACKGROUND = 255
-# Starting a process costs the import of torch and OpenMMLab: some seconds, as much as this many
-# images.
+# Number of images from which on several processes pay: starting one imports torch and OpenMMLab,
+# which takes some seconds.
 MIN_PARALLEL = 1000
 
 
 @dataclass
 class Report:
-    """What a conversion did.
+    """Result of a conversion.
 
     Attributes:
-        objects: per split, the number of objects of each class in the json written.
-        images: per split, the number of images in it.
-        skipped: splits whose json was there already.
-        bad: what could not be used, with the reason, a line each.
+        objects: split -> number of objects of each class in the json written.
+        images: split -> number of images in it.
+        skipped: splits whose json existed already.
+        bad: files or annotations that could not be used, with the reason, one line each.
     """
 
     objects: dict[str, Counter] = field(default_factory=dict)
@@ -44,7 +45,7 @@ class Report:
     bad: list[str] = field(default_factory=list)
 
     def count(self, split: str, coco: dict) -> None:
-        """Note what the json of a split holds."""
+        """Record the numbers of images and objects in the json of a split."""
         names = {category['id']: category['name'] for category in coco['categories']}
         self.images[split] = len(coco['images'])
         self.objects[split] = Counter({name: 0 for name in names.values()})
@@ -52,14 +53,14 @@ class Report:
 
 
 def parallel(function: Callable, items: Sequence, what: str, cost: int = 1) -> Iterable:
-    """``map(function, items)`` on all cores, in order, with a progress bar.
+    """Yield ``map(function, items)``, computed on all cores, in order, with a progress bar.
 
     Args:
-        function: picklable; the processes are spawned, because a forked one inherits the locks of
-            the threads that torch and OpenCV run.
-        items: its arguments.
+        function: picklable function of an item. The processes are spawned, because a forked one
+            inherits the locks of the threads that torch and OpenCV run.
+        items: arguments of the function.
         what: name of the progress bar.
-        cost: of an item, compared with that of an image of 1000 pixels.
+        cost: cost of an item, relative to an image of 1000 x 1000 pixels.
     """
     bar = partial(tqdm, total=len(items), desc=what)
     if len(items) * cost < MIN_PARALLEL:
@@ -82,26 +83,28 @@ def samrs_to_coco(
 ) -> Report:
     """Make the COCO json of a subset's splits from its ``.pkl`` files.
 
-    A split lists its images in ``<split>.txt`` below ``root``, a stem a line; where these files
-    are missing, images are divided at random and the files written. Categories are the classes in
-    label order (id = label), ids count from 0, boxes and areas are those of the masks.
+    The images of a split are listed in ``<split>.txt`` below ``root``, one stem per line. If both
+    lists are missing, the images are split at random and the lists are written. Categories are the
+    classes in label order (id = label), ids count from 0, and boxes and areas are computed from the
+    masks.
 
-    It can be interrupted and started again: results are kept beside the json in a ``.journal``
-    until all images of the split are good. A json without a journal is finished and left alone; to
-    remake it, remove it.
+    An interrupted conversion can be started again: results are kept beside the json in a
+    ``.journal`` until all images of the split are good. A json without a journal is finished and
+    left unchanged; remove it to make it again.
 
     Args:
-        root: of the subset, e.g. ``data/samrs/SOTA``.
-        subset: ``'sota'``, ``'sior'`` or ``'fast'``.
-        classes: in label order; None for the subset's own.
-        val_fraction: share of the images for validation, where there are no lists.
-        seed: of that division.
+        root: root folder of the subset, e.g. ``data/samrs/SOTA``.
+        subset: name of the subset: ``'sota'``, ``'sior'`` or ``'fast'``.
+        classes: class names in label order; None for the subset's own.
+        val_fraction: fraction of the images for validation, 0..1, if there are no lists.
+        seed: seed of that random split.
 
     Returns:
-        Report: with one line for each file that could not be used.
+        Report: counts, and one line for each file that could not be used.
 
     Raises:
-        FileNotFoundError: no ``.pkl`` files, no images, or one of the two lists is missing.
+        FileNotFoundError: there are no ``.pkl`` files or no images, or one of the two lists is
+            missing.
         ValueError: ``val_fraction`` is not in 0..1.
     """
     facts = SUBSETS[subset]
@@ -126,7 +129,7 @@ def samrs_to_coco(
                     report.bad.append(result)
                 else:
                     done[stem] = result
-                    # the leading newline ends a line that was cut off by an interruption
+                    # the leading newline ends a line that an interruption truncated
                     file.write(f'\n{json.dumps([stem, result])}')
         coco = assemble([done[stem] for stem in stems if stem in done], classes)
         write_json(path, coco)
@@ -165,7 +168,11 @@ def _read_splits(
 
 
 def divide(items: Sequence, val_fraction: float, seed: int) -> tuple[list, list]:
-    """Split items at random into training and validation, each in the given order."""
+    """Split items at random into training and validation, each in the given order.
+
+    Raises:
+        ValueError: ``val_fraction`` is not in 0..1.
+    """
     if not 0 <= val_fraction <= 1:
         raise ValueError(f'val_fraction={val_fraction}: give a share between 0 and 1')
     chosen = set(random.Random(seed).sample(range(len(items)), round(len(items) * val_fraction)))
@@ -181,7 +188,7 @@ def _read_journal(path: Path) -> dict[str, tuple[dict, list[dict]]]:
         for line in path.read_text().splitlines():
             try:
                 stem, result = json.loads(line)
-            except ValueError:  # cut off by an interruption, or the empty first line
+            except ValueError:  # truncated by an interruption, or the empty first line
                 continue
             done[stem] = result
     return done
@@ -193,7 +200,7 @@ def _convert_pickle(
     num_classes: int,
     names: tuple[str, str | None],
 ) -> tuple[dict, list[dict]] | str:
-    """An image's entries for the COCO json, without ids; or what is wrong with it."""
+    """Return an image's entries for the COCO json, without ids; or what is wrong with it."""
     stem, image_name = names
     path = root / facts.masks / f'{stem}.pkl'
     try:
@@ -217,35 +224,32 @@ def _convert_pickle(
 
 
 def image_entry(name: str, height: int, width: int) -> dict:
-    """An image of the COCO json, without its id."""
+    """Return an image's entry for the COCO json, without its id."""
     return dict(file_name=name, segm_file=f'{Path(name).stem}.png', height=height, width=width)
 
 
 def mask_entries(rle: dict) -> dict:
-    """``bbox`` (x, y, w, h), ``area`` and ``segmentation`` of an RLE, as COCO stores them."""
+    """Return ``bbox`` (x, y, w, h), ``area`` and ``segmentation`` of an RLE, as COCO has them."""
     if isinstance(rle['counts'], list):
         rle = coco_mask.frPyObjects(rle, *rle['size'])
-    counts = rle['counts']
-    encoded = dict(
-        size=[int(side) for side in rle['size']],
-        counts=counts.encode() if isinstance(counts, str) else counts,
-    )
+    counts = rle['counts'].encode() if isinstance(rle['counts'], str) else rle['counts']
+    encoded = dict(size=[int(side) for side in rle['size']], counts=counts)
     return dict(
         bbox=coco_mask.toBbox(encoded).tolist(),
         area=float(coco_mask.area(encoded)),
-        segmentation=dict(encoded, counts=encoded['counts'].decode()),
+        segmentation=dict(encoded, counts=counts.decode()),
     )
 
 
 def assemble(
     results: Iterable[tuple[dict, list[dict]]], classes: Sequence[str], first_id: int = 0
 ) -> dict:
-    """Images with their annotations -> COCO json: ids from 0, categories in label order.
+    """Assemble a COCO json: image ids count from 0, categories are in label order.
 
     Args:
-        results: of each image, its entry and those of its objects, without ids.
-        classes: in label order.
-        first_id: of the annotations.
+        results: entry of each image and entries of its objects, without ids.
+        classes: class names in label order.
+        first_id: id of the first annotation.
     """
     coco = dict(
         images=[],
@@ -263,7 +267,7 @@ def assemble(
 
 
 class _DataUnpickler(pickle.Unpickler):
-    """Unpickles containers, numbers and numpy arrays: a pickle may otherwise run any code."""
+    """Unpickler of containers, numbers and numpy arrays only: others could run any code."""
 
     allowed = {
         ('numpy', 'dtype'),
@@ -278,7 +282,7 @@ class _DataUnpickler(pickle.Unpickler):
         *((f'numpy.{core}.numeric', '_frombuffer') for core in ('core', '_core')),
     }
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self.allowed:
             return super().find_class(module, name)
         raise ValueError(
@@ -291,7 +295,7 @@ def read_pickle(path: Path) -> list[dict]:
     """Read a SAMRS ``.pkl``: a list of ``dict(label=..., mask=RLE)``.
 
     Raises:
-        ValueError: it holds anything but plain data and arrays.
+        ValueError: it holds anything other than plain data and arrays.
     """
     with open(path, 'rb') as file:
         return _DataUnpickler(file).load()
@@ -300,7 +304,7 @@ def read_pickle(path: Path) -> list[dict]:
 def paint_semantic(
     masks: Sequence[np.ndarray], labels: Sequence[int], shape: tuple[int, int]
 ) -> np.ndarray:
-    """Masks ``(H, W)`` -> uint8 ``(H, W)`` of labels, smaller objects on top, 255 = background."""
+    """Paint masks ``(H, W)`` as a label map, uint8 ``(H, W)``: small on top, 255 = background."""
     semantic = np.full(shape, BACKGROUND, np.uint8)
     for i in sorted(range(len(masks)), key=lambda i: -np.count_nonzero(masks[i])):
         semantic[masks[i] > 0] = labels[i]
@@ -308,15 +312,15 @@ def paint_semantic(
 
 
 def rectangle(mask: np.ndarray) -> np.ndarray:
-    """Corners ``(4, 2)`` x, y in pixels of the rectangle of least area around a mask's pixels."""
+    """Return the rectangle of least area around a mask's pixels: corners ``(4, 2)``, x, y."""
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     centres = np.concatenate(contours)[:, 0] + 0.5
-    # Pixels have an extent. The middles of their sides give upright objects their size; their
-    # corners would make slanted ones too large.
+    # Pixels have an extent. With the middles of their sides, axis-aligned objects get their exact
+    # size; with their corners, slanted objects would become too large.
     points = np.concatenate([centres + step for step in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5))])
     return cv2.boxPoints(cv2.minAreaRect(points.astype(np.float32)))
 
 
 def dota_line(corners: np.ndarray, name: str, difficulty: int = 0) -> str:
-    """A line of DOTA's text form."""
+    """Return a line of DOTA's text format."""
     return ' '.join(f'{value:.1f}' for value in corners.reshape(-1)) + f' {name} {difficulty}\n'

@@ -1,4 +1,4 @@
-"""Small synthetic copies of each data set, in the form that its publisher distributes."""
+"""Small synthetic copies of each data set, in its publisher's format."""
 
 from mtp.lazy import attribute_getter
 

@@ -23,13 +23,13 @@ def make_splits(
     """Write pairs of three splits: ``<top>/{train,val,test}/<name>/*<suffix>``.
 
     Args:
-        top: path of the folder of the splits, below ``root``.
-        names: folders of the first date, the second date and the label.
+        top: folder of the splits, relative to ``root``.
+        names: folders of the earlier date, the later date and the label.
         suffix: suffix of all files.
         size: side of an image in pixels.
         counts: number of pairs of each split.
         root: folder to write to.
-        seed: everything is a function of it.
+        seed: seed of all random choices.
 
     Returns:
         Path: ``root``.
@@ -50,7 +50,7 @@ def draw_pair(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw two dates, float32 BGR ``(S, S, 3)``, and uint8 ``(S, S)`` 1 where a building was added.
 
-    A third of the buildings stands at both dates; light and colour of the ground change.
+    A third of the buildings exist at both dates; the light and the colour of the ground change.
     """
     before = make_ground(rng, size)
     after = before * rng.uniform(0.85, 1.15) + rng.normal(0, 5, 3)

@@ -1,4 +1,4 @@
-"""Drawn objects on textured ground, of which synthetic data are made."""
+"""Drawn objects and textured ground, of which synthetic images consist."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ _GROUNDS = ((70, 110, 80), (80, 110, 140), (125, 125, 125), (120, 90, 50))
 
 
 def make_ground(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Draw ground of patches: float32 BGR ``(size, size, 3)``."""
+    """Draw patchy, textured ground: float32 BGR ``(size, size, 3)``."""
     first, second = rng.choice(len(_GROUNDS), 2)
     patches = (
         cv2.resize(
@@ -18,21 +18,22 @@ def make_ground(rng: np.random.Generator, size: int) -> np.ndarray:
         )[..., None]
         * 0.5
     )
-    ground = np.float32(_GROUNDS[first]) * (1 - patches) + np.float32(_GROUNDS[second]) * patches
+    one, other = np.array(_GROUNDS[first], np.float32), np.array(_GROUNDS[second], np.float32)
+    ground = one * (1 - patches) + other * patches
     texture = rng.normal(0, 10, (size // 4, size // 4, 1)).astype(np.float32)
     return ground + cv2.resize(texture, (size, size))[..., None]
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an object lies: centre and length in pixels, angle in radians, clockwise on screen."""
+    """Place of an object: centre and length in pixels, angle in radians, clockwise on screen."""
 
     centre: tuple[float, float]
     length: float
     angle: float
 
     def to_pixels(self, points: np.ndarray) -> np.ndarray:
-        """Points in units of half the length, x along the object, y to its right -> pixels."""
+        """Convert points in half lengths, x along the object, y to its right, to pixels."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         turned = points @ np.array([[cos, sin], [-sin, cos]])
         return turned * (self.length / 2) + np.array(self.centre)
@@ -53,7 +54,7 @@ def _disc(radius: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shape:
-    """Polygons with colours (BGR), painted in order; x points to the front, length 2."""
+    """Polygons with colours (BGR), painted in order; x points to the front, the length is 2."""
 
     parts: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]
 
@@ -65,11 +66,11 @@ class Shape:
 
     @property
     def radius(self) -> float:
-        """From the centre to the corners of the box."""
+        """Distance from the centre to the corners of the box."""
         return float(np.linalg.norm(self.box, axis=1).max())
 
     def draw(self, image: np.ndarray, placement: Placement, tint: np.ndarray) -> np.ndarray:
-        """Paint on ``image``; return the mask, uint8 ``(H, W)``: pixels covered by a half."""
+        """Paint on ``image``; return the mask, uint8 ``(H, W)``: pixels covered at least half."""
         outline = np.zeros(image.shape[:2], np.float32)
         for points, colour in self.parts:
             covered = _coverage(placement.to_pixels(points), image.shape[:2])
@@ -79,19 +80,24 @@ class Shape:
 
 
 def _coverage(polygon: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Share, 0..1, of each pixel that a polygon covers, float32 ``(H, W)``."""
-    # OpenCV paints the outline too: at this scale that is an eighth of a pixel
+    """Return the share, 0..1, of each pixel that a polygon covers, float32 ``(H, W)``."""
+    # OpenCV paints the outline too, which is an eighth of a pixel at this scale
     scale, shift = 4, 4
     large = np.zeros((shape[0] * scale, shape[1] * scale), np.uint8)
-    # its pixel centres are at whole numbers, ours at halves
+    # its pixel centres are at integers, ours at halves
     fixed = np.round((polygon * scale - 0.5) * 2**shift).astype(np.int32)
     cv2.fillPoly(large, [fixed], 255, shift=shift)
     return cv2.resize(large, shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
 def place(shapes: list[Shape], rng: np.random.Generator, size: int) -> list[tuple[int, Placement]]:
-    """Place two to five objects, clear of one another and of the border: shape's index, place."""
-    placed, circles = [], []
+    """Place two to five objects, apart from each other and from the border.
+
+    Returns:
+        Index of the shape and placement of each object.
+    """
+    placed: list[tuple[int, Placement]] = []
+    circles: list[tuple[np.ndarray, float]] = []  # centre, radius
     wanted = rng.integers(2, 6)
     while len(placed) < wanted:
         label = int(rng.integers(len(shapes)))

@@ -1,4 +1,4 @@
-"""What a run does besides training steps."""
+"""Hooks: the actions of a run besides its training steps."""
 
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 from mtp.engine.hooks.compilation import CompileHook

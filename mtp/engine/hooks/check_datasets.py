@@ -1,21 +1,24 @@
-"""A check, before anything runs, that the model and the data speak of the same data sets."""
+"""Check before a run that the model and the loaders agree on the data sets."""
+
+from typing import cast
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mtp.engine.parallel import unwrap
+from mtp.models.multitask_model import MultiTaskPretrainer
 from mtp.registry import HOOKS
 
 
 @HOOKS.register_module()
 class CheckDatasetsHook(Hook):
-    """Compares ``model.datasets`` with the data sets of the loader that is about to be used.
+    """Hook that compares ``model.datasets`` with the data sets of a loader before its first use.
 
     Raises:
-        ValueError: a data set that the model does not know, another number of classes, labels
-            missing for a task that the model trains or evaluates on it, or a batch size that is
-            not the sum of the sampler's images per data set.
+        ValueError: the model does not know a data set, or has another number of classes for it; the
+            labels of one of its tasks are missing; or the batch size is not the sum of the
+            sampler's images per data set.
     """
 
     priority = 'VERY_HIGH'
@@ -33,14 +36,15 @@ class CheckDatasetsHook(Hook):
         self._check(runner, runner.test_dataloader)
 
     def _check(self, runner: Runner, loader: DataLoader) -> None:
-        model = unwrap(runner.model)
-        for name, meta in loader.dataset.metainfo['datasets'].items():
-            if name not in model.datasets:
+        known = cast(MultiTaskPretrainer, unwrap(runner.model)).datasets
+        metainfo = loader.dataset.metainfo  # type: ignore[attr-defined]  # mmengine's data sets
+        for name, meta in metainfo['datasets'].items():
+            if name not in known:
                 raise ValueError(
                     f'the data set {name!r} of the loader is not among the data sets '
-                    f'of the model, {list(model.datasets)}: add it to model.datasets'
+                    f'of the model, {list(known)}: add it to model.datasets'
                 )
-            expected = model.datasets[name]
+            expected = known[name]
             if len(meta['classes']) != expected['num_classes']:
                 raise ValueError(
                     f'the data set {name!r} has {len(meta["classes"])} classes, but the model was '
@@ -52,7 +56,8 @@ class CheckDatasetsHook(Hook):
                     f'the data set {name!r} has no labels for {sorted(missing)}: leave them out of '
                     f'model.datasets.{name}.tasks'
                 )
-        batch_size = loader.batch_sampler.batch_size  # loader.batch_size is that of an update
+        # Not loader.batch_size, which is that of an update.
+        batch_size = loader.batch_sampler.batch_size  # type: ignore[union-attr]  # mmengine gives one
         per_batch = getattr(loader.sampler, 'images_per_batch', batch_size)
         if per_batch != batch_size:
             raise ValueError(

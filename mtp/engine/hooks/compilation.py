@@ -1,4 +1,4 @@
-"""Regional ``torch.compile``: a model's blocks and the methods that its modules name."""
+"""Regional ``torch.compile``: backbone blocks, and the methods that modules list."""
 
 import importlib.util
 import json
@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from mmengine.dist import get_rank, get_world_size, is_distributed
@@ -20,33 +21,34 @@ from mtp.engine.compiled_part import CompiledPart, PartKind
 from mtp.engine.hooks.deferred_log import is_log_step
 from mtp.engine.parallel import unwrap
 from mtp.fallback import fall_back
+from mtp.models.backbones import Backbone
 from mtp.registry import HOOKS
 
-# Versions of a method's code: one for each data set's number of classes, and for each size.
+# Compiled versions of a method: one per data set's number of classes and per size.
 MOST_VERSIONS = 256
 
 
 @HOOKS.register_module()
 class CompileHook(Hook):
-    """Compiles the parts of a model when training starts; validation runs without.
+    """Hook that compiles the parts of a model when training starts; validation runs uncompiled.
 
-    The blocks of a backbone differ in their weights alone, so that they share one compiled code
-    per kind of block and shape, and a run starts within minutes. The module tree, parameter names
-    and checkpoints stay as they are.
+    The blocks of a backbone differ only in their weights, so all blocks of the same kind and shape
+    share their compiled code, and a run starts within minutes. The module tree, parameter names and
+    checkpoints do not change.
 
-    A part that does not compile runs uncompiled from then on, with a warning
-    (:mod:`mtp.fallback`): on its own process at once, on the others from the next log line on.
+    A part whose compilation fails runs uncompiled from then on, with a warning
+    (:mod:`mtp.fallback`): immediately on its own process, from the next log line on the others.
 
     Args:
-        mode: ``'auto'``: on a GPU; ``'on'``; ``'off'``. Without Triton or a C compiler the model
-            stays uncompiled, with a warning.
+        mode: ``'auto'``: compile on a GPU; ``'on'``; ``'off'``. Without Triton or a C compiler the
+            model stays uncompiled, with a warning.
         backend: name of a backend of ``torch.compile``.
-        cache_dir: folder of compiled code, from which another run of the same config starts
-            sooner; default: ``compile_cache`` beside the work directory. A set
-            ``TORCHINDUCTOR_CACHE_DIR`` is kept.
+        cache_dir: folder of the compiled code, with which the next run of the same config starts
+            faster; default: ``compile_cache`` beside the work directory. The environment variable
+            ``TORCHINDUCTOR_CACHE_DIR`` takes precedence.
 
     Raises:
-        ValueError: another ``mode``.
+        ValueError: ``mode`` has another value.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class CompileHook(Hook):
         self._shared: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
-        """Compile; the code itself is made at the first call of each part."""
+        """Mark the parts for compilation; each is compiled at its first call."""
         model = unwrap(runner.model)
         on_gpu = next(model.parameters()).is_cuda
         if self.mode == 'off' or self.mode == 'auto' and not on_gpu:
@@ -85,7 +87,7 @@ class CompileHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """At a log line, uncompile what has failed on any process."""
+        """Stop using compiled parts that have failed on any process, at a log line."""
         if self.kinds and is_distributed() and is_log_step(runner, batch_idx):
             mine = {name for name, kind in self.kinds.items() if kind.failed}
             store = PrefixStore(f'mtp/compile/{runner.iter}', _get_default_store())
@@ -99,23 +101,23 @@ class CompileHook(Hook):
                     )
 
     def before_val(self, runner: Runner) -> None:
-        """Images of a validation may have any size: each would be compiled for."""
+        """Run uncompiled: validation images vary in size, and each size would be compiled."""
         torch.compiler.set_stance('force_eager')
 
     def after_val(self, runner: Runner) -> None:
-        """Go on with compiled parts."""
+        """Use the compiled parts again."""
         torch.compiler.set_stance('default')
 
 
 def share(store: Store, names: set[str]) -> dict[str, int]:
-    """Exchange names among all processes, on the host alone; each process must call it.
+    """Exchange names among all processes without the device; each process must call it.
 
     Args:
-        store: of the process group, with a prefix that is used once.
-        names: of this process.
+        store: store of the process group, with a prefix that is used only once.
+        names: names of this process.
 
     Returns:
-        dict[str, int]: the names of all processes, each with one process that gave it.
+        dict[str, int]: name of any process -> rank of a process that has it.
     """
     if names:
         number = store.add('lists', 1)
@@ -131,10 +133,10 @@ def share(store: Store, names: set[str]) -> dict[str, int]:
 
 
 def what_is_missing(on_gpu: bool) -> str | None:
-    """Return what ``torch.compile`` needs and does not find on this machine, None if nothing."""
+    """Return why ``torch.compile`` cannot run on this machine, or None if it can."""
     if on_gpu and importlib.util.find_spec('triton') is None:
         return 'torch.compile needs Triton, which is not installed (pip install triton)'
-    # Triton builds its launchers with the first, torch its kernels for CPUs with the second
+    # Triton builds its launchers with the C compiler, torch its CPU kernels with the C++ compiler.
     variable, names = ('CC', ('gcc', 'clang')) if on_gpu else ('CXX', ('g++', 'clang++'))
     if not os.environ.get(variable) and not any(map(shutil.which, names)):
         return (
@@ -148,18 +150,18 @@ def compile_parts(model: nn.Module, backend: str) -> dict[str, PartKind]:
     """Compile the parts of a model in place.
 
     Args:
-        model: with a ``backbone`` of mtp; modules name further methods to compile in
+        model: model with a ``backbone`` of mtp; its modules list further methods to compile in
             ``compiled_methods``.
         backend: name of a backend of ``torch.compile``.
 
     Returns:
-        dict[str, PartKind]: the kinds of parts by name.
+        dict[str, PartKind]: name of a part -> state that its modules share.
     """
     if backend == 'inductor':
         compat.support_ordered_effects()
-    # So that a failure of the backward pass comes before the forward pass has changed anything.
+    # If compiling the backward pass fails, it must do so before the forward pass has any effect.
     torch._functorch.config.force_non_lazy_backward_lowering = True
-    # Parts inside of DDP's forward would be cut where its buckets of gradients end.
+    # Otherwise DDP would split the parts at the ends of its gradient buckets.
     torch._dynamo.config.optimize_ddp = False
     torch._dynamo.config.recompile_limit = MOST_VERSIONS
     kinds: dict[str, PartKind] = {}
@@ -172,12 +174,12 @@ def compile_parts(model: nn.Module, backend: str) -> dict[str, PartKind]:
 
 
 def parts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Yield the modules and methods of a model that are compiled.
+    """Yield (module, method name) of each part of a model that is compiled.
 
-    The convolutions of necks and heads stay uncompiled: their code takes longer to make than that
-    of all else, and launches as many kernels as they do by themselves (docs/performance.md).
+    The convolutions of necks and heads stay uncompiled: compiling them takes longer than all other
+    parts together, and saves no kernel launches (docs/performance.md).
     """
-    for block in model.backbone.compiled_parts():
+    for block in cast(Backbone, model.backbone).compiled_parts():
         yield block, 'forward'
     for module in model.modules():
         for method in getattr(module, 'compiled_methods', ()):

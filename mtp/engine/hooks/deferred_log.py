@@ -1,4 +1,4 @@
-"""What a run logs: fetched from the device once an interval, and a line that can be read."""
+"""Logging: values fetched from the device once per interval, and a short line per interval."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from mtp.registry import HOOKS, LOG_PROCESSORS
 
 
 def is_log_step(runner: Runner, batch_idx: int) -> bool:
-    """Return whether a ``LoggerHook`` logs after this training iteration, or the epoch ends."""
+    """Return whether a ``LoggerHook`` logs after this training iteration or the epoch ends."""
     return Hook().end_of_epoch(runner.train_dataloader, batch_idx) or any(
         isinstance(hook, LoggerHook) and hook.every_n_inner_iters(batch_idx, hook.interval)
         for hook in runner.hooks
@@ -20,11 +20,11 @@ def is_log_step(runner: Runner, batch_idx: int) -> bool:
 
 @HOOKS.register_module()
 class DeferredLogHook(RuntimeInfoHook):
-    """mmengine's ``RuntimeInfoHook``, which does not wait for the device in every step.
+    """mmengine's ``RuntimeInfoHook`` without waiting for the device in every step.
 
-    Losses and the norm of the gradients stay on the device until a ``LoggerHook`` logs, a
-    checkpoint is saved or training ends. Then all of them are fetched in one transfer and put into
-    the message hub: logs and checkpoints hold the same numbers as with mmengine's hook.
+    Losses and the gradient norm stay on the device until a ``LoggerHook`` logs, a checkpoint is
+    saved or training ends. Then one transfer fetches all of them into the message hub. Logs and
+    checkpoints have the same values as with mmengine's hook.
     """
 
     def __init__(self) -> None:
@@ -38,9 +38,9 @@ class DeferredLogHook(RuntimeInfoHook):
         data_batch: dict | None = None,
         outputs: dict[str, Tensor] | None = None,
     ) -> None:
-        """Keep ``outputs`` (name -> one value), and fetch what is kept if it is to be logged."""
+        """Store ``outputs`` (name -> scalar); fetch all stored values if they are logged now."""
         values = dict(outputs or {})
-        # Not every wrapper clips.
+        # Some optimiser wrappers do not clip.
         if getattr(runner.optim_wrapper, 'grad_norm', None) is not None:
             values = {'grad_norm': runner.optim_wrapper.grad_norm, **values}
             runner.optim_wrapper.grad_norm = None
@@ -51,7 +51,7 @@ class DeferredLogHook(RuntimeInfoHook):
             self._fetch(runner.message_hub)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add what is still on the device to the checkpoint's log."""
+        """Add the values that are still on the device to the checkpoint's log."""
         self._fetch(runner.message_hub)
         checkpoint['message_hub'].update(
             {
@@ -62,7 +62,7 @@ class DeferredLogHook(RuntimeInfoHook):
         )
 
     def after_train(self, runner: Runner) -> None:
-        """Fetch the rest."""
+        """Fetch the remaining values."""
         self._fetch(runner.message_hub)
 
     def _fetch(self, hub: MessageHub) -> None:
@@ -79,7 +79,7 @@ class DeferredLogHook(RuntimeInfoHook):
                 next(numbers) if isinstance(value, Tensor) else value for value in series
             )
             hub.update_scalar(key, first)
-            # A buffer copies its whole history when a value is added: 0.7 ms after 80k steps.
+            # One append for all: each copies the whole history, 0.7 ms after 80k steps.
             log, counts = hub.get_scalar(key).data
             hub.log_scalars[key] = HistoryBuffer(
                 np.append(log, rest), np.append(counts, np.ones(len(rest), counts.dtype))
@@ -90,14 +90,14 @@ class DeferredLogHook(RuntimeInfoHook):
 class TaskLossLogProcessor(LogProcessor):
     """mmengine's log line with the loss terms summed per task.
 
-    A model logs its terms as ``<data set>.<task>.<term>``. The line of a training iteration shows,
-    beside learning rate, time left, memory and the total loss, the sum of each task's losses over
-    all data sets; terms without ``loss`` in their name (accuracies) are left out of it.
-    TensorBoard and the json file still get every term.
+    A model logs its terms as ``<data set>.<task>.<term>``. The line of a training iteration shows
+    the sum of each task's losses over all data sets, besides learning rate, time left, memory and
+    the total loss. It omits terms without ``loss`` in their name (accuracies). TensorBoard and the
+    JSON file still get every term.
     """
 
     def get_log_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> tuple[dict, str]:
-        """All scalars of this iteration, and the line for the console."""
+        """Return all scalars of this iteration, and the line for the console."""
         scalars, line = super().get_log_after_iter(runner, batch_idx, mode)
         terms = {name: name.split('.') for name in scalars if name.count('.') == 2}
         totals: dict[str, float] = {}

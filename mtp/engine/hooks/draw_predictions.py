@@ -1,4 +1,4 @@
-"""Pictures of what a model predicts, written while it is tested."""
+"""Pictures of a model's predictions, written during a test."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,29 +19,29 @@ from mtp.visualization.samples import draw_result
 
 @HOOKS.register_module()
 class DrawPredictionsHook(Hook):
-    """Writes ``<out_dir>/<image's stem>.png`` for tested images of any task.
+    """Hook that writes ``<out_dir>/<image's stem>.png`` for tested images of any task.
 
-    Each shows the predictions beside the truth, where the test split has it
-    (:func:`mtp.visualization.samples.draw_result`). Stems of several data sets begin with the data
-    set's name, those of scenes with the image's folder, often the class. A file appears whole or
-    not at all. Unlike the hooks of the task's libraries this one draws on every process.
+    Each picture shows the predictions beside the ground truth, if the test split has one
+    (:func:`mtp.visualization.samples.draw_result`). With several data sets, the file name begins
+    with the data set's name; for scenes, with the image's folder, often the class. Files are
+    written atomically. Unlike the hooks of the task's libraries, this one draws on every process.
 
     Args:
-        out_dir: folder, made when needed; None: no pictures.
-        max_images: how many of each data set, on each process; None: all.
-        score_thr: predicted objects of a lower score are not drawn.
+        out_dir: output folder, created if missing; None: no pictures.
+        max_images: maximum number of images per data set and process; None: all.
+        score_thr: minimum score of a drawn object, 0 to 1.
     """
 
     def __init__(
         self, out_dir: str | None = None, max_images: int | None = None, score_thr: float = 0.3
     ) -> None:
-        self.out_dir = out_dir and Path(out_dir)
+        self.out_dir = Path(out_dir) if out_dir else None
         self.max_images = max_images
         self.score_thr = score_thr
 
     def before_test(self, runner: Runner) -> None:
-        """Start counting."""
-        self.drawn = Counter()
+        """Reset the number of drawn images."""
+        self.drawn: Counter[str] = Counter()
 
     def after_test_iter(
         self,
@@ -64,14 +64,16 @@ class DrawPredictionsHook(Hook):
             picture = draw_result(
                 images, sample.cpu(), runner.test_dataloader.dataset.metainfo, self.score_thr
             )
-            self._write(picture, f'{prefix}_{path.stem}.png' if prefix else f'{path.stem}.png')
+            name = f'{prefix}_{path.stem}.png' if prefix else f'{path.stem}.png'
+            _write(self.out_dir / name, picture)
 
-    def _write(self, picture: np.ndarray, name: str) -> None:
-        _, encoded = cv2.imencode('.png', picture[..., ::-1])
-        with whole(self.out_dir / name) as unfinished:
-            unfinished.write_bytes(encoded)
+
+def _write(path: Path, picture: np.ndarray) -> None:
+    _, encoded = cv2.imencode('.png', picture[..., ::-1])
+    with whole(path) as unfinished:
+        unfinished.write_bytes(encoded.data)
 
 
 def _read(path: str) -> np.ndarray:
-    """uint8 RGB ``(H, W, 3)``, read as training reads it."""
+    """Return an image as uint8 RGB ``(H, W, 3)``, read as in training."""
     return np.ascontiguousarray(LoadImage().transform(dict(img_path=path))['img'][..., ::-1])

@@ -1,4 +1,4 @@
-"""What first runs in week three, tried before step 1: validation, a checkpoint, the export."""
+"""Rehearsal before step 1 of what otherwise first runs late: validation, checkpoint, export."""
 
 import logging
 import random
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -31,36 +31,35 @@ from mtp.registry import HOOKS
 
 
 class RehearsalError(RuntimeError):
-    """Something that a run needs later fails already before its first step."""
+    """Failure, before the first step, of something that a run needs later."""
 
 
 @HOOKS.register_module()
 class RehearsalHook(Hook):
-    """Validates, saves and exports once before training, so that a fault shows at once.
+    """Hook that validates, saves and exports once before training, so that faults show early.
 
-    All processes validate two batches with the metric, and look for the figure that chooses the
-    best checkpoint; they write a checkpoint, read it back, compare it, remove it, and do the same
-    with the encoder's file. What a run does not do later is left out. Hooks do not see the
-    validation, and its metrics write no files; those that do nothing else are left out. A run then
-    goes on as if nothing had happened: weights, random generators, loaders, metrics and the log
-    are as before.
+    All processes validate two batches with the metric, and check that it gives the figure that
+    selects the best checkpoint. They write a checkpoint, read it back, compare it and remove it,
+    and do the same with the encoder's file. Steps that the run does not do later are skipped. Other
+    hooks do not see the validation. Metrics write no files, and those that only write files are
+    skipped. Afterwards weights, random states, loaders, metrics and the log are as before.
 
     Args:
-        min_iters: fewest iterations of a run that rehearses: in a shorter one all of this comes
-            soon enough. None: no run does.
+        min_iters: minimum number of remaining iterations for a rehearsal; a shorter run reaches all
+            of this soon. None: never rehearse.
 
     Raises:
-        RehearsalError: in ``before_train``; it names what failed.
+        RehearsalError: in ``before_train``; the message names the step that failed.
     """
 
-    # Before CompileHook (NORMAL): nothing is compiled for it.
+    # Before CompileHook (NORMAL), so that nothing is compiled for the rehearsal.
     priority = 'HIGH'
 
     def __init__(self, min_iters: int | None = 1000) -> None:
         self.min_iters = min_iters
 
     def before_train(self, runner: Runner) -> None:
-        """Rehearse."""
+        """Rehearse, unless the run is short."""
         if self.min_iters is None or runner.max_iters - runner.iter < self.min_iters:
             return
         start = time.perf_counter()
@@ -81,21 +80,21 @@ class RehearsalHook(Hook):
         )
 
 
-def _try(what: str, function: Callable, *args, together: bool = False) -> Any:
-    """Call a function on all processes; end all of them with one error when one of them fails.
+def _try(what: str, function: Callable, *args: Any, together: bool = False) -> Any:
+    """Call a function on all processes; if it fails on one of them, end all with one error.
 
     Args:
-        what: what is tried, for the message.
-        function: called with ``args``.
-        together: whether the processes wait for each other in it. Then the one that fails ends at
-            once, and whatever started the others ends them.
+        what: name of the step, for the message.
+        function: function to call with ``args``.
+        together: True if the processes wait for each other in the function. Then a process that
+            fails ends immediately, and the launcher ends the others.
 
     Returns:
-        what the function returns.
+        Any: the function's result.
 
     Raises:
-        RehearsalError: on the main process, or on one that fails in what it does together with
-            others; the others end with status 1.
+        RehearsalError: on the main process, or with ``together`` on the process that fails; the
+            others end with status 1.
     """
     result = failure = None
     try:
@@ -120,7 +119,7 @@ def _try(what: str, function: Callable, *args, together: bool = False) -> Any:
 
 @contextmanager
 def _unchanged(runner: Runner) -> Iterator[None]:
-    """Leave the random generators, the logger's level and the peak of memory as they are found."""
+    """Restore the random states and the logger's level afterwards; reset the peak memory."""
     device = next(runner.model.parameters()).device
     states = random.getstate(), np.random.get_state()
     level = runner.logger.level
@@ -133,16 +132,16 @@ def _unchanged(runner: Runner) -> Iterator[None]:
         np.random.set_state(states[1])
         runner.logger.setLevel(level)
         if device.type == 'cuda':
-            torch.cuda.reset_peak_memory_stats()  # the log tells that of training
+            torch.cuda.reset_peak_memory_stats()  # the log shows that of training
 
 
 def _validate(runner: Runner) -> None:
     mode = runner.model.training
-    runner.model.eval()  # shards are gathered here, by all processes
+    runner.model.eval()  # all processes gather the shards here
     evaluator, dataset = runner.val_loop.evaluator, runner.val_loop.dataloader.dataset
     with _without_traces(evaluator):
         images = sum(all_gather_object(_try('validation', _predict, runner)))
-        # of few images the sampler gives some to two processes
+        # with few images, the sampler gives some of them to two processes
         figures = _try(
             'the metric of the validation',
             evaluator.evaluate,
@@ -155,16 +154,19 @@ def _validate(runner: Runner) -> None:
 
 @contextmanager
 def _without_traces(evaluator: Evaluator) -> Iterator[None]:
-    """Let metrics write no files, and give them back their attributes.
+    """Keep metrics from writing files, and restore their attributes afterwards.
 
-    A metric may keep what it has seen first: mmdet's ``CocoMetric`` its truth.
+    A metric may store what it sees first, as mmdet's ``CocoMetric`` does with its ground truth.
     """
     changed = [evaluator, *evaluator.metrics]
     kept = [dict(vars(part)) for part in changed]
     evaluator.metrics = [metric for metric in evaluator.metrics if not _only_writes(metric)]
     for metric in evaluator.metrics:
         metric.results = []
-        for name in ('outfile_prefix', 'output_dir'):  # of mmdet and mmrotate, of mmseg
+        for name in (
+            'outfile_prefix',
+            'output_dir',
+        ):  # the first: mmdet, mmrotate; the second: mmseg
             if hasattr(metric, name):
                 setattr(metric, name, None)
     try:
@@ -180,8 +182,8 @@ def _only_writes(metric: BaseMetric) -> bool:
 
 
 def _predict(runner: Runner) -> int:
-    """Hand at most two batches to the metric; return the number of images."""
-    # Not from the loader: its workers would be in the middle of an epoch then.
+    """Predict at most two batches for the metric; return the number of images."""
+    # Not by iterating the loader, whose workers would then be in the middle of an epoch.
     loader = runner.val_loop.dataloader
     batches = _choose(loader)
     with patch.object(runner, 'call_hook', lambda *_, **__: None):
@@ -192,8 +194,8 @@ def _predict(runner: Runner) -> int:
 
 
 def _choose(loader: DataLoader) -> list[list]:
-    """Return the indices of at most two batches: different images, some of each data set."""
-    whole = list(loader.batch_sampler)
+    """Return the indices of at most two batches of distinct images, some from each data set."""
+    whole = list(loader.batch_sampler)  # type: ignore[arg-type]  # mmengine's loaders have one
     ends = getattr(loader.dataset, 'cumulative_sizes', ())
     parts: dict[int, list] = {}
     for index in chain.from_iterable(whole):
@@ -202,13 +204,13 @@ def _choose(loader: DataLoader) -> list[list]:
     chosen = []
     for part in parts.values():
         count = min(len(part), 2 * size // len(parts))
-        # at equal distances: scenes of one class lie in a row
+        # evenly spaced, since the scenes of a class are consecutive
         chosen += [part[(2 * i + 1) * len(part) // (2 * count)] for i in range(count)]
     return [batch for batch in (chosen[:size], chosen[size:]) if batch]
 
 
 def _check_best(runner: Runner, figures: dict[str, float]) -> None:
-    """Raise where a checkpoint is to be the best by a figure that the validation does not give."""
+    """Refuse a ``save_best`` figure that the validation does not give."""
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and hook.save_best and figures:
             unknown = set(hook.key_indicators) - {'auto', *figures}
@@ -221,7 +223,7 @@ def _check_best(runner: Runner, figures: dict[str, float]) -> None:
 
 def _save(runner: Runner) -> None:
     path = Path(runner.work_dir) / 'rehearsal.pth'
-    _try('clearing the work directory', _remove, path)  # of a run that was killed
+    _try('clearing the work directory', _remove, path)  # left by a killed run
     shards = isinstance(runner.model, ShardedModel)
     meta = dict(epoch=runner.epoch, iter=runner.iter)
     _try(
@@ -237,8 +239,9 @@ def _read(runner: Runner, path: Path) -> None:
     """Read a checkpoint and compare it with the model."""
     model = runner.bare_model
     expected = {name: _local(value).clone() for name, value in model.state_dict().items()}
-    checkpoint = load_shards(path, model) if path.is_dir() else load_safely(path)
-    # A moving average takes the place of the weights, which move to a place of their own.
+    loaded = load_shards(path, model) if path.is_dir() else load_safely(path)
+    checkpoint = cast(dict[str, Any], loaded)
+    # With a moving average, mmengine saves it as state_dict, and the weights as ema_state_dict.
     found = checkpoint.get('ema_state_dict') or checkpoint['state_dict']
     found = {name.removeprefix('module.'): value for name, value in found.items()}
     different = [

@@ -1,4 +1,4 @@
-"""Random draws that a resumed run repeats."""
+"""Seeds per iteration, so that a resumed run draws the same random numbers."""
 
 import numpy as np
 import torch
@@ -11,13 +11,13 @@ from mtp.registry import HOOKS
 
 @HOOKS.register_module()
 class SeedIterationHook(Hook):
-    """Seeds torch before each training batch from (seed, iteration, place of the batch).
+    """Hook that seeds torch before each training batch from (seed, iteration, batch index).
 
-    What the model draws (drop path, dropout) is then a function of the iteration: a resumed run
-    repeats an uninterrupted one without random states in the checkpoint; on the CPU bit for bit,
-    on a GPU up to kernels that add in varying order. The place counts the batches of an update
-    over all processes: one process with ``n`` batches draws what ``n`` processes draw. Data are
-    not concerned: a sample's augmentation follows its own ``sample_seed``.
+    Random draws of the model (drop path, dropout) then depend only on the iteration. So a resumed
+    run repeats an uninterrupted one without random states in the checkpoint: bit for bit on the
+    CPU, and on a GPU up to kernels that add in varying order. The batch index counts the batches of
+    an update over all processes: one process with ``n`` batches draws the same as ``n`` processes.
+    Data augmentation is not affected: it uses the ``sample_seed`` of each sample.
     """
 
     priority = 'VERY_HIGH'
@@ -25,11 +25,11 @@ class SeedIterationHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        """Seed for the first batch of an update."""
+        """Seed the generators for the first batch of an update."""
         self.before_train_batch(runner, 0)
 
     def before_train_batch(self, runner: Runner, batch_idx: int) -> None:
-        """Seed the CPU's and the accelerators' generators for a batch of this process's update."""
+        """Seed the generators of CPU and accelerators for a batch of this process's update."""
         place = batch_idx * get_world_size() + runner.rank
         sequence = np.random.SeedSequence((runner.seed, runner.iter, place))
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))

@@ -1,4 +1,4 @@
-"""How fast a run is: numbers in its log lines, and a trace of chosen iterations."""
+"""Speed of a run: figures in its log lines, and a trace of selected iterations."""
 
 import time
 from pathlib import Path
@@ -17,25 +17,25 @@ from mtp.registry import HOOKS
 
 @HOOKS.register_module()
 class ThroughputHook(IterTimerHook):
-    """mmengine's ``IterTimerHook``, which also logs what a user compares runs by.
+    """mmengine's ``IterTimerHook`` that also logs throughput.
 
-    Each log line of training gets ``images_per_s``, images a second of all processes together, and
-    ``data_share``, the part of the time (0 to 1) that this process waited for data. On a GPU there
-    is ``utilisation`` too: the operations of the training steps, recomputation left out, over those
-    that the GPU could have done as bfloat16 matrix products of the rate measured when training
-    starts. All are means since the line before, without validation.
+    Each training log line gets ``images_per_s``, the images per second of all processes together,
+    and ``data_share``, the share of time (0 to 1) that this process waited for data. On a GPU it
+    also gets ``utilisation``: the operations of the training steps without recomputation, divided
+    by those that the GPU could have done in bfloat16 matrix products, at the rate measured when
+    training starts. All are means since the previous line, without validation.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._images, self._seconds, self._waited = 0, 0.0, 0.0
-        # what is done for an image over what the GPU could do in a second; 0 if not known
+        # operations per image / operations per second of the GPU; 0 if unknown
         self._share_of_second = 0.0
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        """Add the time since the last iteration ended to the waiting time."""
+        """Add the time since the end of the last iteration to the waiting time."""
         self._waited += time.time() - self.t
         super().before_train_iter(runner, batch_idx, data_batch)
         if runner.iter == self.start_iter and torch.cuda.is_available() and is_main_process():
@@ -48,7 +48,7 @@ class ThroughputHook(IterTimerHook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Count the images of the batch, and log at a log line."""
+        """Count the images of the batch; at a log line, log the figures."""
         self._images += sum(len(batch['inputs']) for batch in _batches(data_batch))
         self._seconds += time.time() - self.t
         if is_log_step(runner, batch_idx):
@@ -66,20 +66,22 @@ class ThroughputHook(IterTimerHook):
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
     def after_val(self, runner: Runner) -> None:
-        """Start the clock anew: no iteration waits while the metric is computed."""
+        """Restart the clock, so that validation does not count as waiting time."""
         self.t = time.time()
 
 
-def _batches(data_batch: dict | list[dict]) -> list[dict]:
+def _batches(data_batch: dict | list[dict] | None) -> list[dict]:
     """Return the batches of an update (:mod:`mtp.engine.loops`)."""
-    return data_batch if isinstance(data_batch, list) else [data_batch]
+    if isinstance(data_batch, list):
+        return data_batch
+    return [data_batch]  # type: ignore[list-item]  # the training loops always give one
 
 
 def _share_of_second(runner: Runner, batch: dict) -> float:
     model = runner.bare_model
     try:
         operations = flops.count_training_step(model, batch)
-    except Exception as error:  # it is for the log alone
+    except Exception as error:  # only the log needs the count
         runner.logger.info(
             'The log has no utilisation, since the operations of a step of this '
             f'model cannot be counted: {reason_in_a_line(error)}'
@@ -95,14 +97,14 @@ def _share_of_second(runner: Runner, batch: dict) -> float:
 
 @HOOKS.register_module()
 class TraceHook(Hook):
-    """Writes a trace of some training iterations to ``<work_dir>/trace_<rank>.json.gz``.
+    """Hook that writes a trace of training iterations to ``<work_dir>/trace_<rank>.json.gz``.
 
-    chrome://tracing and https://ui.perfetto.dev show it. mmengine's ``ProfilerHook`` counts from
-    where the process starts, and a resumed run would miss the iterations that are asked for.
+    chrome://tracing and https://ui.perfetto.dev display it. mmengine's ``ProfilerHook`` counts
+    iterations from the start of the process, so a resumed run would trace the wrong ones.
 
     Args:
-        start: first iteration of the trace, counted from 0 over the whole run.
-        stop: iteration before which it ends.
+        start: index of the first traced iteration, from 0 over the whole run.
+        stop: index of the iteration before which the trace ends.
     """
 
     def __init__(self, start: int, stop: int) -> None:
@@ -112,7 +114,7 @@ class TraceHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        """Start to record."""
+        """Start recording at the first traced iteration."""
         if self._profile is None and self.start <= runner.iter < self.stop:
             activities = [ProfilerActivity.CPU]
             if torch.cuda.is_available():
@@ -127,12 +129,12 @@ class TraceHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Write what was recorded after the last of the iterations."""
+        """Write the trace after the last traced iteration."""
         if runner.iter + 1 >= self.stop:
             self.after_train(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Write what was recorded where the run ends before ``stop``."""
+        """Write the trace if the run ends before ``stop``."""
         if self._profile is not None:
             self._profile.stop()
             path = Path(runner.work_dir) / f'trace_{get_rank()}.json.gz'

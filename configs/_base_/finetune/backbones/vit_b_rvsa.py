@@ -1,8 +1,8 @@
-"""ViT-B + RVSA as each task takes it: a leaf config merges one of these into its `model`."""
+"""ViT-B + RVSA for each task: a leaf config merges one of these into its `model`."""
 
 from mtp.models import build_backbone
 
-# `checkpoint` is the one variable of a start: a name of mtp/models/weights/released.py, or a path.
+# `checkpoint` selects the initial weights: a name of mtp/models/weights/released.py, or a path.
 _backbone = dict(
     type=build_backbone,
     name='vit_b_rvsa',
@@ -15,7 +15,7 @@ classifier = dict(backbone=dict(_backbone, pyramid=False), head=dict(in_channels
 segmentor = dict(
     backbone=dict(_backbone, final_norm=False), decode_head=dict(in_channels=_channels)
 )
-# The released detectors have no relative tables in full attention.
+# The released detectors have no relative position tables in full attention.
 detector = dict(
     backbone=dict(_backbone, final_norm=False, relative_position=False),
     neck=dict(in_channels=_channels),

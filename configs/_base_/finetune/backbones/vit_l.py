@@ -1,4 +1,4 @@
-"""Plain ViT-L, full attention in every block: the paper has it on SpaceNet, from MAE only."""
+"""Plain ViT-L with full attention in every block: the paper uses it on SpaceNet, from MAE only."""
 
 from mtp.models import build_backbone
 

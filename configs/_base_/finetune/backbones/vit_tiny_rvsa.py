@@ -1,4 +1,4 @@
-"""The tiny ViT + RVSA, for trials on a CPU; starts from the pretraining of docs/real_images.md."""
+"""Tiny ViT + RVSA for trials on a CPU, initialised by the pretraining of docs/real_images.md."""
 
 from mtp.models import build_backbone
 

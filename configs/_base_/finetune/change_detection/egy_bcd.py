@@ -1,4 +1,4 @@
-"""EGY-BCD: the paper gives no recipe; that of LEVIR-CD."""
+"""EGY-BCD with the recipe of LEVIR-CD, since the paper gives none."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Change detection at 256 pixels: one encoder for both dates, the difference, a UNet decoder."""
+"""Change detection at 256 pixels: shared encoder, feature difference, UNet decoder."""
 
 from mmcv.transforms import RandomApply, RandomChoice
 from mmengine.config import read_base
@@ -20,7 +20,7 @@ with read_base():
     from ..schedules.epochs import *
 
 default_scope = 'mmseg'
-# The paper's figures are of the last checkpoint, or of the best on val: its logs do not say.
+# The paper's logs do not say whether its figures are of the last checkpoint or of the best on val.
 default_hooks.checkpoint.update(interval=10, save_best='mIoU', rule='greater')
 
 model = dict(

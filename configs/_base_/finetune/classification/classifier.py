@@ -1,4 +1,4 @@
-"""Scene classification at 224 pixels: a linear layer on the mean of the last map."""
+"""Scene classification at 224 pixels: a linear layer on the mean of the last feature map."""
 
 from mmcv.transforms import RandomFlip
 from mmengine.config import read_base
@@ -26,7 +26,7 @@ with read_base():
     from ..runtime import *
     from ..schedules.epochs import *
 
-default_scope = 'mmpretrain'  # RandAugment names its operations by strings
+default_scope = 'mmpretrain'  # RandAugment refers to its operations by strings
 default_hooks.checkpoint.update(interval=10)
 
 _mean, _std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]

@@ -1,4 +1,4 @@
-"""NWPU-RESISC45: 45 classes, 20 % for training; 200 epochs. Lists of images in `mtp/`."""
+"""NWPU-RESISC45: 45 classes, 20 % for training; 200 epochs. Image lists in `mtp/`."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Horizontal detection: what its two detectors share."""
+"""Horizontal detection: common settings of its two detectors."""
 
 from mmdet.datasets import AspectRatioBatchSampler
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
@@ -26,7 +26,7 @@ model = dict(
     backbone=dict(),
 )
 
-# A data set gives Resize its size.
+# The config of a data set sets the scale of Resize.
 train_pipeline = [
     dict(type=LoadImage),
     dict(type=LoadAnnotations, with_bbox=True),
@@ -34,7 +34,7 @@ train_pipeline = [
     dict(type=RandomFlip, prob=0.5),
     dict(type=PackDetInputs),
 ]
-# Labels are loaded after the resize: pictures of predictions have the original size.
+# Load labels after the resize: pictures of predictions have the original size.
 test_pipeline = [
     dict(type=LoadImage),
     dict(type=Resize, keep_ratio=True),

@@ -1,4 +1,4 @@
-"""DIOR: Faster R-CNN at 800 pixels; `JPEGImages-{trainval,test}/*.jpg` and a json of each."""
+"""DIOR: Faster R-CNN at 800 pixels; `JPEGImages-{trainval,test}/*.jpg`, one JSON per split."""
 
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import FasterRCNN
@@ -12,7 +12,7 @@ with read_base():
     from ...pretrain.heads.instance import instance
     from .detection import *
 
-# The pretraining's instance branch, without its masks and low-quality matches of RoIs.
+# The instance branch of the pretraining, without masks and low-quality matches of RoIs.
 _roi_head = instance['roi_head']
 model.merge(
     dict(

@@ -1,4 +1,4 @@
-"""xView: RetinaNet on tiles of 416 pixels; `{train,val}/images/*.png` and a json of each."""
+"""xView: RetinaNet on tiles of 416 pixels; `{train,val}/images/*.png`, one JSON per split."""
 
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.models.detectors import RetinaNet

@@ -1,4 +1,4 @@
-"""DIOR-R at 800 pixels: trained on train and val, VOC07 mAP on test."""
+"""DIOR-R at 800 pixels: trained on train and val, evaluated by VOC07 mAP on test."""
 
 from mmengine.config import read_base
 from mmengine.dataset import ConcatDataset

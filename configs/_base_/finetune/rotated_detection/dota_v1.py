@@ -12,7 +12,7 @@ model.merge(dict(backbone=dict(img_size=1024), roi_head=dict(bbox_head=dict(num_
 
 train_pipeline[3].update(scale=(1024, 1024))
 test_pipeline[1].update(scale=(1024, 1024))
-# Storage tanks and roundabouts have no direction: their boxes are upright.
+# Storage tanks and roundabouts have no orientation: their boxes are horizontal.
 train_pipeline.insert(
     5, dict(type=RandomRotate, prob=0.5, angle_range=180, rect_obj_labels=[9, 11])
 )

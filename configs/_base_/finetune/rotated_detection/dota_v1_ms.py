@@ -1,4 +1,4 @@
-"""DOTA-V1.0, multi-scale, as the paper has it: `prepare.py dota_v1 --multi-scale`."""
+"""DOTA-V1.0, multi-scale as in the paper: `prepare.py dota_v1 --multi-scale`."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""DOTA-V2.0, single scale, as the paper has it: 40 epochs, flips but no rotation."""
+"""DOTA-V2.0, single scale as in the paper: 40 epochs, flips but no rotation."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Rotated detection: Oriented R-CNN (le90), the rotated branch of the pretraining by itself."""
+"""Rotated detection: Oriented R-CNN (le90), as in the rotated branch of the pretraining."""
 
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
 from mmdet.models.data_preprocessors import DetDataPreprocessor
@@ -44,7 +44,7 @@ model = dict(
 for _stage in ('rpn', 'rcnn'):
     model['train_cfg'][_stage]['sampler'].update(type=RandomSampler)
 
-# A data set gives Resize its size.
+# The config of a data set sets the scale of Resize.
 train_pipeline = [
     dict(type=LoadImage),
     dict(type=LoadAnnotations, with_bbox=True, box_type='qbox'),
@@ -54,7 +54,7 @@ train_pipeline = [
     dict(type=PackDetInputs),
 ]
 _meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-# Labels are loaded after the resize: metrics compare at the original size.
+# Load labels after the resize: metrics compare at the original size.
 val_pipeline = [
     dict(type=LoadImage),
     dict(type=Resize, keep_ratio=True),

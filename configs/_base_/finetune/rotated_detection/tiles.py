@@ -1,6 +1,7 @@
 """Data sets cut into tiles, `{trainval,test}/images/` and `trainval/annfiles/*.txt`.
 
-The servers keep the labels of the test split: predictions of tiles are merged and sent in.
+Only the benchmark's server has the labels of the test split: predictions of tiles are merged into
+a submission.
 """
 
 from mmengine.config import read_base
@@ -10,9 +11,9 @@ from mtp.data import DOTATiles
 with read_base():
     from .oriented_rcnn import *
 
-# A data set adds its name, root and pipelines.
+# The config of a data set adds name, root and pipelines.
 train_dataloader.dataset.update(
     type=DOTATiles, ann_file='trainval/annfiles', data_prefix=dict(img_path='trainval/images')
 )
 test_dataloader.dataset.update(type=DOTATiles, data_prefix=dict(img_path='test/images'))
-val_cfg = None  # no labels are left over
+val_cfg = None  # no labels are left for validation

@@ -1,4 +1,4 @@
-"""AdamW with layer decay, as every finetuning has it; a backbone's file gives lr and decay."""
+"""AdamW with layer decay, for all finetuning; the file of a backbone sets lr and decay."""
 
 from torch.optim import AdamW
 

@@ -1,4 +1,4 @@
-"""12 epochs: warm-up over 500 iterations, the rate divided by ten after epochs 8 and 11."""
+"""12 epochs: warm-up over 500 iterations, the learning rate divided by 10 after epochs 8 and 11."""
 
 from mmengine.config import read_base
 from mmengine.optim import LinearLR, MultiStepLR
@@ -8,7 +8,7 @@ from mtp.engine import AccumulatingEpochLoop
 with read_base():
     from .adamw import *
 
-# One rate for all backbones.
+# The same learning rate for all backbones.
 optim_wrapper.optimizer.update(lr=1e-4)
 param_scheduler = [
     dict(type=LinearLR, start_factor=1e-6, end=500, by_epoch=False),

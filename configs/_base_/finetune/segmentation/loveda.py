@@ -24,7 +24,7 @@ train_pipeline[2].update(scale=(512, 512))
 train_pipeline[3].update(crop_size=(512, 512))
 test_pipeline = [dict(type=LoadImage), dict(type=PackSegInputs)]
 
-# The data set turns the files' 0 to ignored and 1..7 to the classes 0..6.
+# The data set maps the label values 0 to ignored, and 1..7 to the classes 0..6.
 _data = dict(type=LoveDADataset, data_root='data/loveda')
 train_dataloader.dataset.update(
     _data,
@@ -35,4 +35,4 @@ test_dataloader.dataset.update(
     _data, data_prefix=dict(img_path='test/images'), pipeline=test_pipeline
 )
 test_evaluator = dict(type=LoveDASubmission)
-val_cfg = None  # no labels are left over
+val_cfg = None  # no labels are left for validation

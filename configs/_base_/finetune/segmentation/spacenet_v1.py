@@ -22,11 +22,11 @@ model.merge(
 train_pipeline[1].update(num_classes=2)
 train_pipeline[2].update(scale=(384, 384))
 train_pipeline[3].update(crop_size=(384, 384))
-# During training each image is one window; the figure that counts is that of sliding windows.
+# Validation during training resizes each image to one window; tests use sliding windows.
 val_pipeline = [
     dict(type=LoadImage),
     dict(type=Resize, scale=(384, 384), keep_ratio=False),
-    dict(type=LoadClassMap, num_classes=2),  # at original size
+    dict(type=LoadClassMap, num_classes=2),  # at the original size
     dict(type=PackSegInputs),
 ]
 test_pipeline = [

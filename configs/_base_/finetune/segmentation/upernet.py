@@ -1,4 +1,4 @@
-"""Semantic segmentation: UPerNet without an auxiliary head, sliding window at original size."""
+"""Semantic segmentation: UPerNet without auxiliary head, tested with a sliding window."""
 
 from mmcv.transforms import RandomResize
 from mmengine.config import read_base
@@ -50,7 +50,7 @@ model = dict(
     test_cfg=dict(mode='slide'),
 )
 
-# A data set gives the number of classes and the sizes, and takes the pipeline.
+# The config of a data set sets the number of classes and the sizes, and uses the pipeline.
 train_pipeline = [
     dict(type=LoadImage),
     dict(type=LoadClassMap),

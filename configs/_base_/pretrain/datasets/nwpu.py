@@ -1,4 +1,4 @@
-"""NWPU VHR-10, made multi-task by ``tools/data/coco_to_samrs.py``, at 256 pixels."""
+"""NWPU VHR-10 at 256 pixels, made multi-task by ``tools/data/coco_to_samrs.py``."""
 
 from mmengine.config import read_base
 

@@ -23,7 +23,7 @@ train_pipeline = [
     dict(type=DrawDistortion),
     dict(type=PackLabels),
 ]
-# Labels are loaded after the resize: metrics compare at the original size.
+# Load labels after the resize: metrics compare at the original size.
 test_pipeline = [
     dict(type=LoadImage),
     dict(type=Resize, scale=(448, 448), keep_ratio=True),

@@ -1,4 +1,4 @@
-"""The synthetic SAMRS of ``tools/data/make_synthetic.py``: three subsets of 128-pixel images."""
+"""Synthetic SAMRS of ``tools/data/make_synthetic.py``: three subsets of 128-pixel images."""
 
 from mmengine.config import read_base
 

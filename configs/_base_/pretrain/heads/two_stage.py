@@ -1,4 +1,4 @@
-"""What Mask R-CNN and Oriented R-CNN have in common, with the settings of the MTP pretraining."""
+"""Common settings of Mask R-CNN and Oriented R-CNN in the MTP pretraining."""
 
 from mmdet.models.losses import CrossEntropyLoss
 from mmdet.models.necks import FPN

@@ -1,11 +1,11 @@
-"""The multi-task model with small decoders: learns on a CPU in minutes."""
+"""The multi-task model with small decoders, which train on a CPU in minutes."""
 
 from mmengine.config import read_base
 
 with read_base():
     from .multitask import *
 
-# Enough proposals for images with a few objects; dropout would need more steps than a demo has.
+# Few proposals suffice for images with few objects; dropout would need more steps than a demo has.
 _proposals = dict(nms_pre=256, max_per_img=128)
 small_detector = dict(
     neck=dict(out_channels=64),

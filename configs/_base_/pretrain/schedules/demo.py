@@ -1,4 +1,4 @@
-"""A schedule of minutes: warm-up and cosine, without layer decay since nothing is pretrained."""
+"""A schedule of minutes: warm-up and cosine; no layer decay, since nothing is pretrained."""
 
 from mmengine.config import read_base
 from mmengine.optim import CosineAnnealingLR, LinearLR
