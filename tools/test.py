@@ -39,13 +39,16 @@ def main() -> None:
     from mtp.cli.config import override, set_submission
     from mtp.cli.processes import leave_processes
     from mtp.engine.devices import require_usable_gpu
-    from mtp.engine.shards import check_checkpoint
+    from mtp.engine.shards import read_entries
+    from mtp.models.weights.loading import check_state
 
     with users_errors():
         require_usable_gpu()
         cfg = launch.load_config(run_options(args))
         cfg.resume = False
         cfg.load_from = None if args.checkpoint == 'untrained' else args.checkpoint
+        # before anything is written: a file that cannot be used leaves nothing behind
+        entries = read_entries(cfg.load_from) if cfg.load_from else {}
         set_submission(cfg, args.submission)
         if args.show_dir:
             if 'visualization' not in cfg.default_hooks:
@@ -58,7 +61,7 @@ def main() -> None:
         model.init_weights()
     else:
         with users_errors():
-            check_checkpoint(model, cfg.load_from)
+            check_state(model, entries, cfg.load_from)
     with file_errors():
         launch.evaluate(runner)
     leave_processes()

@@ -18,6 +18,8 @@ from mtp.data.decoding import read_map
 from mtp.data.index import BytesColumn, Column
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.run_lengths import crop_map, crop_masks, decode_mask, encode_mask, read_counts
+from mtp.data.values import check_map_values
+from mtp.files import UnusableFileError
 from mtp.painting import WHITE, outline, shade, write_names
 from mtp.registry import LABELS
 from mtp.sample_fields import IGNORED, Boxes, BoxMasks, Label, Map
@@ -84,7 +86,7 @@ def read_labels(record: dict, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _read_map(record: dict, shape: tuple[int, int]) -> np.ndarray:
-    loaded = read_map(record['seg_map_path'])
+    loaded = read_map(record['seg_map_path'], shape)
     if loaded.shape != shape:
         raise ValueError(
             f'{record["seg_map_path"]} has shape {loaded.shape}, but '
@@ -94,6 +96,7 @@ def _read_map(record: dict, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _as_labels(values: np.ndarray, record: dict) -> np.ndarray:
+    check_map_values(values, record['seg_map_path'])
     # uint8 wraps around: the file's background, 255, becomes 0
     labels = values.astype(np.uint8) + np.uint8(1)
     if labels.max(initial=0) > record['num_classes']:
@@ -133,7 +136,7 @@ class InstanceLabel(Label):
             boxes=np.array([_xyxy(a['bbox']) for a in annotations], np.float32).reshape(-1, 4),
             labels=np.array([a['label'] for a in annotations], np.int64),
             crowd=np.array([a.get('iscrowd', 0) for a in annotations], bool),
-            counts=[_counts(a, image) for a in annotations],
+            counts=[_counts(a, image, dataset.ann_file) for a in annotations],
         )
 
     def load(self, results: dict) -> None:
@@ -209,15 +212,14 @@ def _xyxy(box: Sequence[float]) -> tuple[float, ...]:
     return x, y, x + w, y + h
 
 
-def _counts(annotation: dict, image: dict) -> bytes:
+def _counts(annotation: dict, image: dict, path: str) -> bytes:
     """Return the compressed run lengths of an annotation's mask."""
-    mask = encode_mask(annotation['segmentation'], image['height'], image['width'])
-    if list(mask['size']) != [image['height'], image['width']]:
-        raise ValueError(
-            f'annotation {annotation["id"]}: its mask is for an image of size '
-            f'{mask["size"]}, but {image["file_name"]} has '
-            f'{[image["height"], image["width"]]}'
-        )
+    try:
+        mask = encode_mask(annotation.get('segmentation'), image['height'], image['width'])
+    except ValueError as error:
+        raise UnusableFileError(
+            f'{path}, annotation {annotation["id"]} of {image["file_name"]}: {error}'
+        ) from error
     counts = mask['counts']
     return counts.encode() if isinstance(counts, str) else counts
 

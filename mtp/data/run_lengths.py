@@ -10,6 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mtp.data.values import check_coordinates
+
+_MAX_DIGITS = 7  # of 5 bits, of a run length
+
 
 @dataclass
 class Runs:
@@ -50,22 +54,118 @@ class Axis:
         return (self.length - stop, self.length - start) if self.flipped else (start, stop)
 
 
-def encode_mask(segmentation: dict | list, height: int, width: int) -> dict:
+def encode_mask(segmentation: object, height: int, width: int) -> dict:
     """Convert a mask as COCO stores it (run lengths or list of polygons) to compressed run lengths.
+
+    Args:
+        segmentation: mask of an annotation, which is not trusted: pycocotools checks nothing.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
 
     Returns:
         dict: ``size`` and ``counts``, as pycocotools takes them.
+
+    Raises:
+        ValueError: it is no mask of an image of this size; the message does not name the place.
     """
-    if isinstance(segmentation, list) or isinstance(segmentation['counts'], list):
-        segmentation = coco_mask.frPyObjects(segmentation, height, width)
     if isinstance(segmentation, list):
-        return coco_mask.merge(segmentation)
+        for number, polygon in enumerate(segmentation):
+            _check_polygon(polygon, f'its polygon {number}', height, width)
+        if not segmentation:
+            raise ValueError('its mask has no polygon')
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    if not isinstance(segmentation, dict) or not {'size', 'counts'} <= set(segmentation):
+        raise ValueError(
+            f'its segmentation is {segmentation!r:.60}, neither polygons nor size and counts'
+        )
+    if not isinstance(segmentation['size'], list | tuple) or list(segmentation['size']) != [
+        height,
+        width,
+    ]:
+        raise ValueError(
+            f'its mask is for an image of size {segmentation["size"]!r:.60}, but its image has '
+            f'{[height, width]}'
+        )
+    counts = segmentation['counts']
+    _check_counts(counts, height * width)
+    if isinstance(counts, list):
+        return coco_mask.frPyObjects(dict(size=[height, width], counts=counts), height, width)
     return segmentation
 
 
-def decode_mask(segmentation: dict | list, height: int, width: int) -> np.ndarray:
-    """Decode a mask as COCO stores it (run lengths or list of polygons): uint8 ``(H, W)``."""
+def decode_mask(segmentation: object, height: int, width: int) -> np.ndarray:
+    """Decode a mask as COCO stores it (run lengths or list of polygons): uint8 ``(H, W)``.
+
+    Raises:
+        ValueError: as in :func:`encode_mask`.
+    """
     return coco_mask.decode(encode_mask(segmentation, height, width))
+
+
+def _check_polygon(polygon: object, what: str, height: int, width: int) -> None:
+    """Refuse a polygon with which pycocotools crashes, or takes memory without bounds."""
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        raise ValueError(f'{what} is {polygon!r:.60}, not [x1, y1, x2, y2, x3, y3, ...]')
+    points = np.array(check_coordinates(polygon, what)).reshape(-1, 2)
+    far = np.maximum(-points, points - (width, height)).max()
+    if far > max(height, width):
+        raise ValueError(
+            f'{what} leaves the image of {width} x {height} pixels by {far:.0f}: correct or '
+            'remove it'
+        )
+    # pycocotools walks along the outline, with some 100 bytes a pixel
+    outline = np.abs(np.roll(points, -1, 0) - points).max(1).sum()
+    if outline > 2 * height * width + 100_000:
+        raise ValueError(f'{what} has an outline of {outline:.0f} pixels: correct or remove it')
+
+
+def _check_counts(counts: object, pixels: int) -> None:
+    """Refuse run lengths that are not those of an image."""
+    if isinstance(counts, list):
+        good = all(isinstance(c, int | np.integer) and 0 <= c <= pixels for c in counts)
+        total = int(sum(counts)) if good else -1
+    elif isinstance(counts, str | bytes):
+        data = counts.encode() if isinstance(counts, str) else counts
+        good, total = _sum_counts(data, pixels)
+    else:
+        raise ValueError(f'its counts are {counts!r:.60}, neither run lengths nor their text')
+    if not good or total != pixels:
+        raise ValueError(
+            'its run lengths are damaged: '
+            + (
+                f'they sum up to {total}, but the image has {pixels} pixels'
+                if good
+                else 'they are not all lengths within the image'
+            )
+        )
+
+
+def _sum_counts(data: bytes, pixels: int) -> tuple[bool, int]:
+    """Return whether compressed run lengths are well formed, and their sum."""
+    digits = np.frombuffer(data, np.uint8).astype(np.int64) - 48
+    if not len(digits) or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
+        return False, 0
+    runs = _signed(digits, np.flatnonzero((digits & 32) == 0))
+    if runs is None:
+        return False, 0
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+    return bool(runs.min() >= 0 and runs.max() <= pixels), int(runs.sum())
+
+
+def _signed(digits: np.ndarray, last: np.ndarray) -> np.ndarray | None:
+    """Return the numbers whose last digits are at ``last``; None if one is longer than 32 bits."""
+    first = np.empty_like(last)
+    first[:1], first[1:] = 0, last[:-1] + 1
+    size = last - first + 1
+    if size.max(initial=0) > _MAX_DIGITS:
+        return None
+    values = digits[first] & 31
+    for digit in range(1, size.max(initial=0)):
+        longer = np.flatnonzero(size > digit)
+        values[longer] |= (digits[first[longer] + digit] & 31) << 5 * digit
+    negative = np.flatnonzero(digits[last] & 16)
+    values[negative] |= np.int64(-1) << 5 * size[negative]
+    return values
 
 
 def read_counts(data: np.ndarray, ends: np.ndarray, height: int) -> Runs:
@@ -81,15 +181,9 @@ def read_counts(data: np.ndarray, ends: np.ndarray, height: int) -> Runs:
     """
     data = data.astype(np.int64) - 48
     last = np.flatnonzero((data & 32) == 0)
-    first = np.empty_like(last)
-    first[:1], first[1:] = 0, last[:-1] + 1
-    size = last - first + 1
-    values = data[first] & 31
-    for byte in range(1, size.max(initial=0)):
-        longer = np.flatnonzero(size > byte)
-        values[longer] |= (data[first[longer] + byte] & 31) << 5 * byte
-    negative = np.flatnonzero(data[last] & 16)
-    values[negative] |= np.int64(-1) << 5 * size[negative]
+    values = _signed(data, last)
+    if values is None:  # an index holds none such
+        raise ValueError('run lengths of more than 32 bits')
 
     stops = np.searchsorted(last, ends)  # count of numbers up to the end of each mask
     begins = np.concatenate([[0], stops])[:-1]
