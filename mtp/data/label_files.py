@@ -45,8 +45,12 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
         yield f'{path}, line {number}', line
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, kind: str = 'json') -> Any:
     """Read a json file.
+
+    Args:
+        path: path of the file.
+        kind: name of its format, for the message.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -58,7 +62,7 @@ def read_json(path: str | Path) -> Any:
     except (ValueError, RecursionError, MemoryError) as error:
         reason = str(error) or type(error).__name__
         raise UnusableFileError(
-            f'{path} is no whole json: {reason}. Copy or make it again'
+            f'{path} is no whole {kind}: {reason}. Copy or make it again'
         ) from error
 
 
@@ -69,7 +73,7 @@ def read_features(path: str | Path) -> list[dict[str, Any]]:
         FileNotFoundError: the file is missing.
         UnusableFileError: it is damaged, or no geojson.
     """
-    content = read_json(path)
+    content = read_json(path, 'geojson')
     features = content.get('features') if isinstance(content, dict) else None
     if not isinstance(features, list) or not all(isinstance(f, dict) for f in features):
         raise UnusableFileError(

@@ -78,13 +78,11 @@ def encode_mask(segmentation: object, height: int, width: int) -> dict:
         raise ValueError(
             f'its segmentation is {segmentation!r:.60}, neither polygons nor size and counts'
         )
-    if not isinstance(segmentation['size'], list | tuple) or list(segmentation['size']) != [
-        height,
-        width,
-    ]:
+    size = segmentation['size']
+    if not isinstance(size, list | tuple) or tuple(size) != (height, width):
+        shown = tuple(size) if isinstance(size, list) else size
         raise ValueError(
-            f'its mask is for an image of size {segmentation["size"]!r:.60}, but its image has '
-            f'{[height, width]}'
+            f'its mask is of size {shown!r:.60}, but its image has {(height, width)} pixels'
         )
     counts = segmentation['counts']
     _check_counts(counts, height * width)

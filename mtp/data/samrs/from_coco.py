@@ -142,6 +142,8 @@ def _convert_coco_image(
     image, annotations = item
     source = images / image['file_name']
     recorded = image['height'], image['width']
+    if not source.is_file():
+        return None, [f'{source}: no such image']
     try:
         shape = read_image(source, recorded).shape[:2]
     except UnusableFileError as error:
