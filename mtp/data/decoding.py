@@ -277,5 +277,6 @@ def naming_faults(path: str | Path, message: str = _UNREADABLE) -> Iterator[None
         # kornia's decoder panics with an error that is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != 'PanicException':
             raise
-        reason = f'{type(error).__name__}: {error}' if isinstance(error, MemoryError) else error
-        raise UnusableFileError(message.format(path=path, error=reason)) from error
+        if isinstance(error, MemoryError):
+            message = '{path} takes more memory to decode than is free: cut it into tiles'
+        raise UnusableFileError(message.format(path=path, error=error)) from error

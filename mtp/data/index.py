@@ -172,7 +172,10 @@ def verify_index(folder: Path) -> None:
     path = folder / DIGESTS
     text = path.read_text()
     try:
-        for name, digest in json.loads(text).items():
+        digests = json.loads(text)
+        if {path.stem for path in folder.glob('*.npy')} != set(digests):
+            raise ValueError('it lists other arrays than there are')
+        for name, digest in digests.items():
             path = folder / f'{name}.npy'
             if _file_digest(folder, name) != digest:
                 raise ValueError('it differs from its digest')

@@ -86,8 +86,7 @@ def load_from_local(path: str, map_location: MapLocation = None) -> Any:
         path: path of the file, in which ``~`` may stand for the user's folder.
         map_location: device of the tensors, as in ``torch.load``.
     """
-    scheme = re.match(r'[\w.+:-]+(?=://)', path)
-    if scheme:
+    if re.match(r'[\w.+:-]+://', path):
         load_from_elsewhere(path)
     return load_safely(weights_file(os.path.expanduser(path)), map_location)
 
@@ -162,9 +161,8 @@ def _check_expansion(path: Path) -> None:
         total = sum(entry.file_size for entry in archive.infolist())
     if total > _MAX_EXPANSION * path.stat().st_size:
         raise UnusableFileError(
-            f'{path} would unpack to {total / 2**30:,.1f} GiB from '
-            f'{path.stat().st_size / 2**20:,.1f} MiB: no checkpoint of torch.save does. '
-            'Download or copy it again'
+            f'{path} has {path.stat().st_size:,} bytes and would unpack to {total:,}, which no '
+            'checkpoint of torch.save does. Download or copy it again'
         )
 
 
@@ -182,7 +180,7 @@ def _damaged(path: Path, error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return str(error).splitlines()[0].split('. ')[0][:200] if str(error) else type(error).__name__
 
 
 def _safe_globals() -> list:
