@@ -1,4 +1,4 @@
-"""Table of two evaluations: ``python tools/compare_metrics.py BEFORE.json AFTER.json``."""
+"""Print a table of two evaluations: ``python tools/compare_metrics.py BEFORE.json AFTER.json``."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def table(before: dict[str, float], after: dict[str, float]) -> str:
-    """A row per data set and a column per task, in percent; a task without figures is ``-``."""
+    """Return a row per data set and a column per task, in percent; ``-`` without figures."""
     from mtp.evaluation.multitask_metric import TASKS, columns
 
     averaged = columns(TASKS, 'averaged')
@@ -27,7 +27,7 @@ def table(before: dict[str, float], after: dict[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('before', type=Path, help='a metrics.json of tools/test.py')
-    parser.add_argument('after', type=Path)
+    parser.add_argument('after', type=Path, help='another one, of the same config')
     args = parser.parse_args()
     print(table(*(json.loads(path.read_text()) for path in (args.before, args.after))))
 

@@ -2,9 +2,9 @@
 
     python tools/compare_starts.py --encoder work_dirs/vit_tiny_rvsa_nwpu/encoder.pth
 
-Trains the configs of ``configs/finetune/tiny`` (or those given) twice each, into
-``work_dirs/starts/<config>/<start>``, draws losses and test figures of both, and prints a table.
-What has been trained is not trained again.
+Trains each config of ``configs/finetune/tiny`` (or each given one) twice, into
+``work_dirs/starts/<config>/<start>``; draws losses and test figures of both; prints a table.
+Finished runs are not repeated.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from mtp import resources
 from mtp.visualization.curves import plot_starts, read_scalars
 
-# config -> the figure that counts, by its key in the log
+# config -> its main figure, by its key in the log
 METRICS = {
     'aid': 'accuracy/top1',
     'oscd': 'changed/F1',
@@ -26,7 +26,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 
 def train(config: Path, work_dir: Path, start: str | None) -> None:
-    """Run ``tools/train.py`` unless it has finished in ``work_dir`` before."""
+    """Run ``tools/train.py`` unless it has already finished in ``work_dir``."""
     done = work_dir / 'finished'
     if done.is_file():
         return
@@ -60,13 +60,13 @@ def main() -> None:
         type=Path,
         default=[resources.configs() / 'finetune' / 'tiny' / f'{name}.py' for name in METRICS],
     )
-    parser.add_argument('--encoder', required=True, help='of tools/train.py: encoder.pth')
+    parser.add_argument('--encoder', required=True, help='an encoder.pth of tools/train.py')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/starts'))
     args = parser.parse_args()
     unknown = [config.stem for config in args.configs if config.stem not in METRICS]
     if unknown:
         parser.error(
-            f'which figure counts is not known for {", ".join(unknown)}, only for '
+            f'the main figure of {", ".join(unknown)} is unknown; known are those of '
             f'{", ".join(METRICS)}'
         )
 

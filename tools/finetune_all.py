@@ -1,12 +1,12 @@
 """Finetune on every data set, test, and show all results in one table.
 
-    python tools/finetune_all.py --smoke    # made-up copies of the data, tiny models, on a CPU
-    python tools/finetune_all.py            # the real recipes, of the data sets that lie in data/
+    python tools/finetune_all.py --smoke    # synthetic copies of the data, tiny models, on a CPU
+    python tools/finetune_all.py            # the real recipes, of the data sets in data/
 
-With --smoke each data set is made up in the form that its owner distributes, prepared, trained on,
-and tested or written as a submission: every config, in some minutes. Each step is a command that
-can also be given by hand; the logs tell which. What fails is named at the end, and the exit code is
-then 1. Start it again after an interruption: what is finished is skipped.
+With --smoke it makes a synthetic copy of each data set in its publisher's layout, prepares it,
+trains on it, and tests or writes a submission: every config, in some minutes. Each step is a
+command that you can also run by hand; the logs name it. Failures are listed at the end, and the
+exit code is then 1. Started again after an interruption, it skips finished work.
 """
 
 import argparse
@@ -30,13 +30,13 @@ def parse_args() -> argparse.Namespace:
         sorted(set(names))
         for names in ((path.parent.name for path in configs), (path.stem for path in configs))
     )
-    parser.add_argument('--smoke', action='store_true', help='small runs on made-up data')
+    parser.add_argument('--smoke', action='store_true', help='small runs on synthetic data')
     parser.add_argument(
         '--only',
         nargs='+',
         metavar='NAME',
         choices=datasets,
-        help=f'these data sets: {", ".join(datasets)}',
+        help=f'data sets to run (default: all): {", ".join(datasets)}',
     )
     parser.add_argument(
         '--models',

@@ -1,8 +1,8 @@
-"""Write what the docs tell of data sets, recipes and modules: ``python tools/make_docs.py``.
+"""Write the docs of data sets, recipes and modules: ``python tools/make_docs.py``.
 
-The model zoo and the page of modules are made whole; other pages have tables between
-``<!-- made by ... -->`` and ``<!-- end -->``. All comes from mtp/data/datasets, configs/finetune
-and its results.yaml, and the docstrings of the modules.
+The model zoo and the page of modules are generated as a whole. Other pages have generated tables
+between ``<!-- made by ... -->`` and ``<!-- end -->``. Sources are mtp/data/datasets,
+configs/finetune and its results.yaml, and the docstrings of the modules.
 """
 
 import argparse
@@ -23,7 +23,7 @@ MADE = re.compile(
     r'(?P<begin><!-- made by \S+: (?P<table>\w+) -->).*?(?P<end><!-- end -->)', re.DOTALL
 )
 LOGGED = ('vit_b_rvsa', 'vit_l_rvsa', 'internimage_xl')
-MODELS = {  # of the recipes of a task
+MODELS = {  # task -> models of its recipes
     'classification': 'linear classifier',
     'horizontal_detection': 'RetinaNet, Faster R-CNN',
     'rotated_detection': 'Oriented R-CNN',
@@ -36,18 +36,20 @@ HEAD = """# Model zoo
 Made by `python tools/make_docs.py` from
 [`configs/finetune/results.yaml`](../configs/finetune/results.yaml): change that file, not this one.
 
-**None of these figures has been verified with this code.** They are those of the paper
-([arXiv:2403.13430](https://arxiv.org/abs/2403.13430)) and of what was released with it; neither the
-released checkpoints nor the full data sets were at hand. What has been checked: every config agrees
-with the published recipe and has the parameters of the released model by name, shape and number
-(where a list of them is at hand), every config trains and is evaluated on a small made-up copy of
-its data set (`python tools/finetune_all.py --smoke`), and the metrics equal reference
-implementations.
+**None of these figures has been verified with this code.** They come from the paper
+([arXiv:2403.13430](https://arxiv.org/abs/2403.13430)) and its release; neither the released
+checkpoints nor the full data sets were at hand. What has been checked:
+
+- every config agrees with the published recipe, and has the parameters of the released model by
+  name, shape and number (where a list of them is at hand);
+- every config trains and is evaluated on a small synthetic copy of its data set
+  (`python tools/finetune_all.py --smoke`);
+- the metrics equal reference implementations.
 
 ## How to run
 
-`DATASET`, `MODEL` and `CONFIG` are in the tables below; `prepare.py --list` tells where each data
-set comes from.
+`DATASET`, `MODEL` and `CONFIG` are in the tables below; `prepare.py --list` prints where to get
+each data set.
 
 ```bash
 python tools/data/prepare.py DATASET DOWNLOADED data/DATASET      # multi-scale: see below
@@ -55,27 +57,27 @@ python tools/train.py CONFIG                                      # one GPU or C
 torchrun --nproc-per-node 8 tools/train.py CONFIG --launcher pytorch
 python tools/test.py CONFIG work_dirs/TASK/DATASET/MODEL/epoch_N.pth
 python tools/reproduce.py DATASET MODEL --checkpoint RELEASED.pth --data data/DATASET
-python tools/finetune_all.py                                      # all that lie in data/
+python tools/finetune_all.py                                      # all data sets in data/
 ```
 
-`reproduce.py` evaluates a released finetuned checkpoint as it is, and prints measured, published
-and difference. Where the figure is one **of the server**, the labels of the test split are not
-public: give `test.py` also `--submission DIR`, and send in what is written there; `reproduce.py`
-writes it below its work directory. A data set `<name>_ms` is prepared as `<name>` with
-`--multi-scale`.
+`reproduce.py` evaluates a released finetuned checkpoint as it is, and prints the measured figure,
+the published one and their difference. Where the figure is one **of the server**, the labels of the
+test split are not public: add `--submission DIR` to `test.py`, and submit the file written there;
+`reproduce.py` writes it below its work directory. A data set `<name>_ms` is prepared as `<name>`
+with `--multi-scale`.
 
 ## Encoders to start from
 
-A config's one variable is `model.backbone.init_cfg.checkpoint`: a name below, or the path of a
-file.
+The start of a config is one key, `model.backbone.init_cfg.checkpoint`: a name below, or the path of
+a file.
 """
 
 
 def pages(repo: Path) -> dict[Path, str]:
-    """Return the whole text of each page that is made, or has tables that are.
+    """Return the text of each page that is generated, as a whole or in its tables.
 
     Args:
-        repo: root of the repository, whose pages are read.
+        repo: root of the repository.
     """
     texts = {repo / name: MADE.sub(_fill, (repo / name).read_text()) for name in PAGES}
     return {
@@ -108,7 +110,7 @@ def datasets_of_tasks() -> dict[str, list[str]]:
 
 
 def tasks() -> Iterator[str]:
-    """Give a table of the tasks with their models and data sets."""
+    """Yield a table of the tasks with their models and data sets."""
     yield '| `configs/finetune/` | model | data sets |'
     yield '| --- | --- | --- |'
     for task, names in datasets_of_tasks().items():
@@ -120,7 +122,7 @@ def tasks() -> Iterator[str]:
 
 
 def recipes() -> Iterator[str]:
-    """Give a table of the recipes with the name of their figure."""
+    """Yield a table of the recipes with the name of their figure."""
     from mmengine.config import Config
 
     from mtp.recipes import table
@@ -140,7 +142,7 @@ def recipes() -> Iterator[str]:
 
 
 def datasets() -> Iterator[str]:
-    """Give a table of the data sets with their size and licence."""
+    """Yield a table of the data sets with their size and licence."""
     yield '| task | `DATASET` | data set | images | licence |'
     yield '| --- | --- | --- | --- | --- |'
     for task, names in datasets_of_tasks().items():
@@ -153,7 +155,7 @@ def datasets() -> Iterator[str]:
 
 
 def prepared() -> Iterator[str]:
-    """Give a table of what the preparations do."""
+    """Yield a table of the preparations."""
     yield '| `DATASET` | preparation |'
     yield '| --- | --- |'
     for name in chain.from_iterable(datasets_of_tasks().values()):
@@ -162,22 +164,22 @@ def prepared() -> Iterator[str]:
 
 
 def citations() -> Iterator[str]:
-    """Give a list of the papers to cite."""
+    """Yield a list of the papers to cite."""
     for name in chain.from_iterable(datasets_of_tasks().values()):
         yield f'- {DATASETS[name].title}: {DATASETS[name].citation}.'
 
 
 def modules(root: Path) -> Iterator[str]:
-    """Give the page of all modules with the first line of their docstrings.
+    """Yield the page of all modules with the first line of their docstrings.
 
     Args:
-        root: folder of the package.
+        root: folder of the package ``mtp``.
     """
     yield '# Modules\n'
     yield (
-        'Every module of `mtp/` with its first line. Made by `python tools/make_docs.py` from '
-        'the docstrings:\nchange those, not this page. The ten files to read first: '
-        '[architecture.md](architecture.md).\n'
+        'Every module of `mtp/` with the first line of its docstring. Made by\n'
+        '`python tools/make_docs.py`: change the docstrings, not this page. Ten files to\n'
+        'read first: [architecture.md](architecture.md).\n'
     )
     for package in sorted(path.parent for path in root.rglob('__init__.py')):
         yield f'## `{package.relative_to(root.parent).as_posix()}`\n'
@@ -201,7 +203,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
 
 
 def _once(task: str, names: list[str], name: str) -> str:
-    """Return the task in the row of its first data set."""
+    """Return the task's name for the row of its first data set, else an empty string."""
     return f'`{task}`' if name == names[0] else ''
 
 
@@ -221,7 +223,7 @@ def model_zoo() -> str:
         '## Published figures',
         '',
         'In percent. *Without MTP*: the same model, started from MAE (ViT) or ImageNet '
-        '(InternImage). A figure with (?) is to be checked before it is quoted.',
+        '(InternImage). Check a figure marked (?) before you quote it.',
         '',
         '| data set | figure | model | published | without MTP | config | verified here |',
         '| --- | --- | --- | ---: | ---: | --- | --- |',
@@ -248,7 +250,7 @@ def model_zoo() -> str:
         '',
         *notes,
         '',
-        'Further figures, of the logs of the released checkpoints:',
+        'Further figures, from the logs of the released checkpoints:',
         '',
         f'| data set | figure | {" | ".join(f"`{model}`" for model in LOGGED)} |',
         '| --- | --- | ---: | ---: | ---: |',

@@ -9,7 +9,7 @@ from mtp.visualization import plot_curves
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('work_dir', type=Path, help='work directory of tools/train.py')
+    parser.add_argument('work_dir', type=Path, help='work directory of a training run')
     parser.add_argument(
         '--out',
         type=Path,

@@ -1,9 +1,9 @@
-"""Evaluate a released finetuned checkpoint and set its figure beside the published one.
+"""Evaluate a released finetuned checkpoint and compare its figure with the published one.
 
     python tools/reproduce.py levir vit_b_rvsa --checkpoint levir_vit_b.pth --data data/levir
 
-DATA is what tools/data/prepare.py made. Where the benchmark's server keeps the labels of the test
-split, the submission is written instead. Data sets, models and figures: docs/model_zoo.md.
+--data is a folder made by tools/data/prepare.py. Where the benchmark's server keeps the labels of
+the test split, the submission is written instead. Data sets, models, figures: docs/model_zoo.md.
 """
 
 import argparse

@@ -17,17 +17,19 @@ def parse_args() -> argparse.Namespace:
     add_run_arguments(parser)
     parser.add_argument(
         'checkpoint',
-        help='a checkpoint of training, or the word "untrained": '
-        'the model as training would start it',
+        help='a checkpoint of training, or the word "untrained" for the model '
+        'as training would start it',
     )
     parser.add_argument(
-        '--show-dir', metavar='DIR', help='draw predictions beside the truth into this folder'
+        '--show-dir',
+        metavar='DIR',
+        help='folder for pictures of predictions beside the ground truth',
     )
     parser.add_argument(
         '--submission',
         metavar='DIR',
-        help="where a benchmark's server keeps the labels: write the predictions "
-        'as it takes them into this folder',
+        help="where a benchmark's server keeps the labels: folder for the predictions, "
+        'in the format of the server',
     )
     return parser.parse_args()
 

@@ -16,12 +16,12 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='last',
         metavar='CKPT',
-        help='go on from this checkpoint, or from the last one of the work dir',
+        help='continue from this checkpoint, or from the last one in the work dir',
     )
     parser.add_argument(
         '--amp',
         choices=('auto', 'on', 'off'),
-        help="bfloat16 autocast; auto, the configs' value: on GPUs that have it",
+        help="bfloat16 autocast; auto, the configs' value: on GPUs that compute in bfloat16",
     )
     parser.add_argument(
         '--compile',
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--deterministic',
         action='store_true',
-        help='gradients added in a set order, more slowly: runs repeat to the bit on a GPU too',
+        help='add gradients in a fixed order, more slowly: runs repeat to the bit on a GPU too',
     )
     parser.add_argument(
         '--profile',
@@ -43,14 +43,18 @@ def parse_args() -> argparse.Namespace:
         '--images-per-gpu',
         type=int,
         metavar='N',
-        help='at most this many images at once on a GPU; the batch of a step '
-        'stays that of the config, gradients are summed',
+        help="at most N images at once on a GPU; the batch of a step stays the config's, "
+        'gradients are summed',
     )
     return parser.parse_args()
 
 
 def iteration_range(text: str) -> tuple[int, int]:
-    """Return the numbers of ``'START:STOP'``, START below STOP."""
+    """Parse ``'START:STOP'``, START below STOP.
+
+    Raises:
+        argparse.ArgumentTypeError: ``text`` has another form.
+    """
     start, _, stop = text.partition(':')
     if not (start.isdigit() and stop.isdigit() and int(start) < int(stop)):
         raise argparse.ArgumentTypeError(

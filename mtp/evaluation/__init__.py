@@ -1,4 +1,4 @@
-"""Samples and predictions -> numbers, or what a benchmark's server makes numbers of."""
+"""Metrics of predictions, and submissions for the servers of benchmarks."""
 
 from mtp.evaluation.change_metric import ChangeMetric
 from mtp.evaluation.coco_metric import DetectionMetric

@@ -1,4 +1,4 @@
-"""Change detection: how well the changed pixels are found, over all pixels of a split."""
+"""Metric of change detection over all pixels of a split."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,18 +18,18 @@ class ChangeMetric(BaseMetric):
     """F1, precision, recall and IoU of each class, from the counts over all images, in percent.
 
     Keys are ``<class>/<score>``, ``mIoU`` (mean over the classes that occur) and ``accuracy``
-    (share of right pixels). Pixels labelled 255 do not count. A score without any case to judge
-    (precision where nothing was predicted, recall where nothing is labelled) is nan. An image
-    counts once however many processes share the loader.
+    (share of correct pixels). Pixels labelled 255 are ignored. An undefined score (precision
+    without predictions, recall without labels) is nan. An image counts once, however many processes
+    share the loader.
 
     Args:
-        collect_device, prefix, collect_dir: as in :class:`mmengine.evaluator.BaseMetric`.
+        collect_device, prefix, collect_dir: arguments of :class:`mmengine.evaluator.BaseMetric`.
     """
 
-    default_prefix = ''  # the names are complete; mmengine warns where it is None
+    default_prefix = ''  # the names are complete; mmengine warns if it is None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Reduce each sample of mmseg to its counts, ``(true class, predicted class)``."""
+        """Reduce each sample of mmseg to its confusion matrix (true class, predicted class)."""
         classes = len(self.dataset_meta['classes'])
         for sample in data_samples:
             found = sample['pred_sem_seg']['data'].cpu().numpy().ravel()
@@ -40,13 +40,13 @@ class ChangeMetric(BaseMetric):
             self.results.append((sample['img_path'], counts))
 
     def compute_metrics(self, results: list[tuple[str, np.ndarray]]) -> dict[str, float]:
-        """Scores of the collected counts; also prints them as a table."""
-        # The sampler gives some images twice, so that all processes have equally many.
+        """Compute the scores from the collected counts, and print them as a table."""
+        # The sampler repeats some images, so that all processes have equally many.
         images = dict(results)
-        counts = sum(images.values())
+        counts = np.sum(list(images.values()), axis=0)
         names = self.dataset_meta['classes']
         hit, true, found = counts.diagonal(), counts.sum(1), counts.sum(0)
-        with np.errstate(invalid='ignore'):  # 0 / 0 is the nan that is meant
+        with np.errstate(invalid='ignore'):  # 0 / 0 is nan on purpose
             table = dict(
                 zip(
                     SCORES,

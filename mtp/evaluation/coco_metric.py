@@ -1,4 +1,4 @@
-"""Average precision as COCO defines it, by faster-coco-eval: pycocotools' figures, sooner."""
+"""COCO average precision with faster-coco-eval: pycocotools' figures in less time."""
 
 import gc
 from collections.abc import Iterator, Sequence
@@ -20,25 +20,25 @@ def coco_precision(
     categories: Sequence[int],
     sizes: bool,
 ) -> np.ndarray:
-    """Precision of predictions at 101 recalls.
+    """Compute the precision of predictions at 101 recalls.
 
     Args:
-        truth: images, classes and objects.
+        truth: ground truth: images, classes and objects.
         predicted: COCO's result entries: ``image_id``, ``category_id``, ``score``, and ``bbox``
             or ``segmentation``.
-        kind: ``'bbox'`` or ``'segm'``, which of the two is compared.
-        max_detections: how many predictions of a class and image count, rising numbers.
-        categories: ids of the classes that count.
-        sizes: whether to look at small, medium and large objects by themselves, too.
+        kind: ``'bbox'`` to compare boxes, ``'segm'`` to compare masks.
+        max_detections: largest numbers of predictions per class and image, ascending.
+        categories: ids of the evaluated classes.
+        sizes: whether to evaluate small, medium and large objects separately, too.
 
     Returns:
-        ndarray: ``(10, 101, C, A, D)``: IoU 0.50, 0.55, ..., 0.95; recalls; classes; all objects
-        and, with ``sizes``, small, medium, large ones; numbers of detections. 0..1, and -1 where
-        there is nothing to find.
+        ndarray: precision ``(10, 101, C, A, D)``, 0..1, or -1 without ground truth. The axes are
+        IoU 0.50, 0.55, ..., 0.95; recalls; classes; all objects and, with ``sizes``, small, medium
+        and large ones; and ``max_detections``.
     """
     wanted = dict(bbox='bbox', segm='segmentation')[kind]
     with _no_collection():
-        # given both, loadRes would take the boxes' areas for those of the masks
+        # given both, loadRes would use the boxes' areas for the masks
         found = truth.loadRes(
             [
                 {key: entry[key] for key in ('image_id', 'category_id', 'score', wanted)}
@@ -59,8 +59,8 @@ def coco_precision(
 def _no_collection() -> Iterator[None]:
     """Pause the garbage collector.
 
-    Millions of short-lived dicts would trigger it repeatedly, for as long as the evaluation takes;
-    none of them is left at the end.
+    Millions of short-lived dicts would trigger it repeatedly during the evaluation, although none
+    of them survives it.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -72,7 +72,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def mean_precision(precision: np.ndarray) -> float:
-    """Mean of a part of :func:`coco_precision`; -1 where there is nothing to find."""
+    """Return the mean of a part of :func:`coco_precision`, or -1 without ground truth."""
     defined = precision[precision > -1]
     return defined.mean().item() if defined.size else -1.0
 
@@ -84,8 +84,8 @@ class DetectionMetric(CocoMetric):
     Keys and figures are the same (``coco/bbox_mAP``, ``coco/bbox_mAP_50``, ...), but not rounded.
 
     Args:
-        ann_file: json file of COCO's form with the true boxes of the split.
-        collect_device, prefix: as in :class:`mmengine.evaluator.BaseMetric`.
+        ann_file: COCO annotation file with the ground truth of the split.
+        collect_device, prefix: arguments of :class:`mmengine.evaluator.BaseMetric`.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class DetectionMetric(CocoMetric):
             self._coco_api = COCO(path)
 
     def compute_metrics(self, results: list[tuple[dict, dict]]) -> dict[str, float]:
-        """Figures, 0..1, -1 for those of which there is nothing to find; none without a box."""
+        """Return the figures, 0..1, or -1 without ground truth; none at all without predictions."""
         categories = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
         predicted = []
         for _, found in results:
@@ -114,7 +114,7 @@ class DetectionMetric(CocoMetric):
             self._coco_api, predicted, 'bbox', (100, 1000), categories, sizes=True
         )
         everywhere, small, medium, large = np.moveaxis(precision[..., 1], -1, 0)
-        # 100 predictions of a class for this one only: so does mmdet
+        # as in mmdet, only this one counts 100 predictions per class
         parts = dict(
             mAP=precision[:, :, :, 0, 0],
             mAP_50=everywhere[0],

@@ -1,4 +1,4 @@
-"""All tasks of all data sets, evaluated in one pass over a validation loader."""
+"""Evaluation of all tasks of all data sets in one pass over a validation loader."""
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -21,11 +21,12 @@ from mtp.sample_fields import IGNORED, label_table
 
 
 class TaskMetric(ABC):
-    """How a task is judged: what is kept of each image, and the figures that becomes.
+    """Metric of one task: reduces each image, and computes figures from all reduced images.
 
     Attributes:
-        figures: what :meth:`evaluate` gives, in the order of the table's columns.
-        averaged: those of them that make the average, with those of other tasks: all in percent.
+        figures: names of the figures that :meth:`evaluate` returns, in the order of the table's
+            columns.
+        averaged: names of those that enter the average over all tasks; they are in percent.
     """
 
     figures: tuple[str, ...]
@@ -33,47 +34,47 @@ class TaskMetric(ABC):
 
     @abstractmethod
     def reduce(self, sample: dict, num_classes: int) -> Any:
-        """Return what is kept of an image, to be sent to another process.
+        """Reduce an image to what the metric needs; the result is sent to another process.
 
         Args:
-            sample: a ``DetDataSample`` as a dict, with truth and prediction.
-            num_classes: of the data set, background not counted.
+            sample: ``DetDataSample`` as a dict, with ground truth and prediction.
+            num_classes: number of classes of the data set, without background.
         """
 
     @abstractmethod
     def evaluate(self, images: list, num_classes: int) -> dict[str, float]:
-        """Return the figures of a data set, from what was kept of each image."""
+        """Return the figures of a data set, given its reduced images."""
 
 
 @METRICS.register_module()
 class MultiTaskMetric(BaseMetric):
     """mIoU, COCO box and mask AP, and rotated mAP of each data set, all in percent.
 
-    - ``<data set>/semantic/mIoU``: mean over classes and background, of those that occur in truth
-      or prediction; pixels labelled 255 do not count (mmseg's ``IoUMetric``).
+    - ``<data set>/semantic/mIoU``: mean IoU over those classes, and background, that occur in
+      ground truth or prediction; pixels labelled 255 are ignored (mmseg's ``IoUMetric``).
     - ``<data set>/instance/bbox_mAP`` and ``segm_mAP``: COCO AP over IoU 0.50:0.95, at most 100
       objects of a class per image (pycocotools' definition, computed by faster-coco-eval).
     - ``<data set>/rotated/mAP``: VOC07 11-point AP at rotated IoU 0.5, mean over the classes that
-      occur in the truth (mmrotate's definition for DOTA).
-    - ``<data set>/<task>/<figure>``: of further tasks, in what its metric says.
+      occur in the ground truth (mmrotate's definition for DOTA).
+    - ``<data set>/<task>/<figure>``: figures of further tasks, in the units of their metrics.
     - ``average``: mean of mIoU, segm_mAP and rotated mAP over the data sets: nine numbers for
       three data sets.
 
-    A figure that is not defined, for want of a single object in the truth, is nan and left out of
-    the average. Data sets, classes and tasks are those of ``dataset_meta['datasets']``. Each image
-    is reduced to counts, boxes and run lengths as it comes, on its own process, and counts once
-    however many processes share the loader.
+    A figure is undefined if the ground truth has no object: it is nan and left out of the average.
+    Data sets, classes and tasks are those of ``dataset_meta['datasets']``. Each process immediately
+    reduces its images to counts, boxes and run lengths. An image counts once, however many
+    processes share the loader.
 
     Args:
-        tasks: further task -> config of its :class:`TaskMetric`.
-        kwargs: as in :class:`mmengine.evaluator.BaseMetric`.
+        tasks: config of a :class:`TaskMetric` for each further task, by the task's name.
+        kwargs: arguments of :class:`mmengine.evaluator.BaseMetric`.
 
     Raises:
-        ValueError: an image has labels for a task that has no metric, or that the model did not
-            predict.
+        ValueError: an image has labels for a task that has no metric, or for one that the model did
+            not predict.
     """
 
-    default_prefix = ''  # the names are complete; mmengine warns where it is None
+    default_prefix = ''  # the names are complete; mmengine warns if it is None
 
     def __init__(self, tasks: dict[str, dict] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -101,8 +102,8 @@ class MultiTaskMetric(BaseMetric):
             self.results.append(result)
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Metrics of the collected results; also prints them as a table."""
-        # The sampler gives some images twice, so that all processes have equally many.
+        """Compute the metrics of the collected results, and print them as a table."""
+        # The sampler repeats some images, so that all processes have equally many.
         images = {(result['dataset'], result['img_id']): result for result in results}
         grouped = defaultdict(list)
         for result in images.values():
@@ -136,7 +137,7 @@ def columns(tasks: dict[str, TaskMetric], kind: str) -> tuple[str, ...]:
 
 
 def _mean(values: Iterable[float]) -> float:
-    """Mean of the numbers that are defined; nan where none is."""
+    """Return the mean of the defined numbers, or nan if there are none."""
     return torch.tensor(list(values), dtype=torch.float64).nanmean().item()
 
 
@@ -175,19 +176,19 @@ class SemanticMetric(TaskMetric):
 
     def evaluate(self, images: list[tuple[np.ndarray, ...]], num_classes: int) -> dict[str, float]:
         """Return mIoU."""
-        # float32, as they come, loses count at 2^24 pixels: sixteen images of 1024 x 1024
+        # counts in mmseg's float32 are inexact from 2^24 pixels on: sixteen images of 1024 x 1024
         areas = [torch.from_numpy(np.sum(kind, axis=0, dtype=np.float64)) for kind in zip(*images)]
         return {'mIoU': 100 * _mean(IoUMetric.total_area_to_metrics(*areas, ['mIoU'])['IoU'])}
 
 
 class InstanceMetric(TaskMetric):
-    """COCO's AP of boxes and masks; that of boxes is not averaged."""
+    """COCO AP of boxes and masks; that of boxes is not averaged."""
 
     figures = ('bbox_mAP', 'segm_mAP')
     averaged = ('segm_mAP',)
 
     def reduce(self, sample: dict, num_classes: int) -> dict:
-        """Keep predicted and true objects, as COCO stores them."""
+        """Keep predicted and ground-truth objects as COCO entries."""
         found = sample['pred_instances']
         truth = _true_objects(sample['gt_instances'], iscrowd=0)
         if 'ignored_instances' in sample:
@@ -201,7 +202,7 @@ class InstanceMetric(TaskMetric):
         return dict(image=dict(height=height, width=width), truth=truth, predicted=predicted)
 
     def evaluate(self, images: list[dict], num_classes: int) -> dict[str, float]:
-        """Return both APs."""
+        """Return the AP of boxes and that of masks."""
         truth = dict(
             images=[],
             annotations=[],
@@ -236,7 +237,7 @@ def _true_objects(instances: dict, **common: int) -> list[dict]:
 
 
 def _objects(instances: dict, masks: np.ndarray, extent: np.ndarray, **common: int) -> list[dict]:
-    """Objects as COCO stores them; ``extent`` are boxes ``(N, 4)`` that the masks lie in."""
+    """Return objects as COCO entries; ``extent`` are boxes ``(N, 4)`` that contain the masks."""
     runs, areas = encode_masks(masks, extent)
     boxes = get_box_tensor(instances['bboxes']).tolist()
     return [
@@ -259,13 +260,13 @@ class RotatedTaskMetric(TaskMetric):
     figures = averaged = ('mAP',)
 
     def reduce(self, sample: dict, num_classes: int) -> RotatedImage:
-        """Keep predicted and true boxes."""
+        """Keep predicted and ground-truth boxes."""
         return RotatedImage.from_instances(
             sample['pred_rotated_instances'], sample['gt_rotated_instances']
         )
 
     def evaluate(self, images: list[RotatedImage], num_classes: int) -> dict[str, float]:
-        """Return the mean over the classes that occur."""
+        """Return the mean AP over the classes that occur in the ground truth."""
         return {'mAP': 100 * mean_of_classes(rotated_ap(images, num_classes), float('nan'))}
 
 

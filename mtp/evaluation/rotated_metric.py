@@ -1,4 +1,4 @@
-"""Average precision of rotated boxes as mmrotate defines it, all images and classes at once."""
+"""mmrotate's average precision of rotated boxes, for all images and classes at once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -15,16 +15,16 @@ from mmrotate.evaluation.functional.mean_ap import print_map_summary
 from mtp.ops import box_iou_rotated
 from mtp.registry import METRICS
 
-# Pairs of boxes looked at together: some 200 MB of temporaries.
+# Pairs of boxes processed at once: some 200 MB of temporaries.
 _PAIRS_PER_CHUNK = 1 << 21
 
 
 @dataclass
 class RotatedImage:
-    """Found and true objects of an image.
+    """N predicted and M ground-truth objects of an image.
 
-    N of them are found, M true; a box is (cx, cy, w, h, theta), float32, pixels and radians. A
-    prediction that fits an ``ignored`` object best is neither right nor wrong.
+    A box is (cx, cy, w, h, theta), float32, pixels and radians. A prediction that overlaps an
+    ``ignored`` object most is neither a true nor a false positive.
     """
 
     boxes: np.ndarray  # (N, 5)
@@ -38,7 +38,7 @@ class RotatedImage:
     def from_instances(
         cls, found: dict, truth: dict, ignored: dict | None = None
     ) -> 'RotatedImage':
-        """From instances' ``bboxes``, ``labels`` and, of those found, ``scores``."""
+        """Build it from instances' ``bboxes``, ``labels`` and, for predictions, ``scores``."""
         parts = [found, truth] if ignored is None else [found, truth, ignored]
         boxes, *true_boxes = (
             get_box_tensor(part['bboxes']).float().cpu().numpy().reshape(-1, 5) for part in parts
@@ -60,26 +60,26 @@ def rotated_ap(
     iou_threshold: float = 0.5,
     mode: str = '11points',
 ) -> list[dict]:
-    """Average precision of each class; equal to mmrotate's ``eval_rbbox_map``.
+    """Compute the average precision of each class; equal to mmrotate's ``eval_rbbox_map``.
 
-    A prediction is compared with the true object of its class that it overlaps most. By falling
-    score, the first one that overlaps it by ``iou_threshold`` or more is right, further ones are
-    wrong. Among equal scores the first prediction comes first; mmrotate leaves their order to
-    numpy, which sorts them differently on different processors. As in mmrotate, ignored objects
-    count for nothing in an image that has no others.
+    A prediction is compared with the ground-truth object of its class that it overlaps most. By
+    falling score, the first prediction that overlaps an object by ``iou_threshold`` or more is a
+    true positive, further ones are false positives. Predictions of equal scores keep their order;
+    mmrotate leaves it to numpy, which sorts them differently on different processors. As in
+    mmrotate, ignored objects have no effect in an image that has no others.
 
     Args:
         images: all images, each once.
-        num_classes: labels are 0 to num_classes - 1.
-        iou_threshold: over 0, up to 1.
+        num_classes: number of classes; labels are 0 to num_classes - 1.
+        iou_threshold: IoU from which a prediction matches, over 0, up to 1.
         mode: ``'11points'`` (VOC07) or ``'area'``.
 
     Returns:
-        list: of each class a dict of ``num_gts``, ``num_dets``, ``recall`` and ``precision`` after
+        list: a dict for each class: ``num_gts``, ``num_dets``, ``recall`` and ``precision`` after
         each prediction by falling score, and ``ap``, 0..1. Ignored objects are not counted.
 
     Raises:
-        ValueError: a threshold of 0 or less, for which boxes apart from each other would match.
+        ValueError: the threshold is 0 or less, so that disjoint boxes would match.
     """
     if iou_threshold <= 0:
         raise ValueError(f'iou_threshold is {iou_threshold}; it must be over 0')
@@ -97,13 +97,13 @@ def rotated_ap(
     alone = np.repeat(
         [image.ignored.all() for image in images], [len(image.ignored) for image in images]
     )
-    true_group[alone] = -1  # nobody's
+    true_group[alone] = -1  # matches no prediction
     match = _best_matches(joined['boxes'], group, joined['true_boxes'], true_group, iou_threshold)
 
     order = np.lexsort((-joined['scores'], labels))  # stable
     match = match[order]
     fits = match >= 0
-    counted = np.append(~ignored, False)[match]  # -1: none
+    counted = np.append(~ignored, False)[match]  # False for -1, no match
     true_positive = np.zeros(len(match), bool)
     # the first prediction of each object
     first = np.unique(np.where(counted, match, -1), return_index=True)[1]
@@ -116,7 +116,7 @@ def rotated_ap(
     for hits, misses, count in zip(
         np.split(true_positive, ends[:-1]), np.split(false_positive, ends[:-1]), num_gts.tolist()
     ):
-        # in mmrotate's precision, which shows where a recall is compared with 0.1, 0.2, ...
+        # mmrotate's float32 matters where a recall is compared with 0.1, 0.2, ...
         hits, misses = (np.cumsum(part, dtype=np.float32) for part in (hits, misses))
         recall = hits / np.float64(max(count, 1))
         precision = hits / np.maximum(hits + misses, 1)
@@ -133,7 +133,7 @@ def rotated_ap(
 
 
 def mean_of_classes(results: list[dict], default: float) -> float:
-    """Mean AP, 0..1, of the classes that occur in the truth; ``default`` where none does."""
+    """Return the mean AP, 0..1, of the classes in the ground truth, or ``default`` without any."""
     found = [result['ap'] for result in results if result['num_gts']]
     return np.mean(found).item() if found else default
 
@@ -145,10 +145,11 @@ def _best_matches(
     true_groups: np.ndarray,
     iou_threshold: float,
 ) -> np.ndarray:
-    """Of each box, the true one of its group (class and image) that it overlaps most.
+    """Return for each box the ground-truth box of its group (class and image) it overlaps most.
 
-    int64 ``(N,)``; -1 where none overlaps by the threshold. Of several, equally overlapped, the
-    first.
+    Returns:
+        ndarray: indices of the ground-truth boxes ``(N,)``, int64, the first among equal overlaps;
+        -1 where no overlap reaches the threshold.
     """
     match = np.full(len(boxes), -1)
     for found, true in _pairs_of_groups(groups, true_groups):
@@ -159,7 +160,7 @@ def _best_matches(
         ).numpy()
         fits = overlaps >= iou_threshold
         found, true, overlaps = found[fits], true[fits], overlaps[fits]
-        # the last writer of a place is the best one
+        # sorted so that the best match of a box is written last
         order = np.lexsort((-true, overlaps))
         match[found[order]] = true[order]
     return match
@@ -168,7 +169,7 @@ def _best_matches(
 def _pairs_of_groups(
     groups: np.ndarray, true_groups: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Indices (found, true) of all pairs of equal groups, in chunks; no box is in two of them."""
+    """Yield the indices (predicted, true) of pairs of equal groups, in chunks of whole boxes."""
     order = np.argsort(true_groups, kind='stable')
     begin, end = (np.searchsorted(true_groups[order], groups, side) for side in ('left', 'right'))
     partners = end - begin
@@ -184,7 +185,7 @@ def _pairs_of_groups(
 
 
 def _may_touch(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Whether the circles around the boxes of each pair meet: bool ``(P,)``."""
+    """Return whether the circumscribed circles of each pair of boxes meet, bool ``(P,)``."""
     distance = np.hypot(*(boxes[:, :2] - others[:, :2]).T)
     radius, other = (np.hypot(part[:, 2], part[:, 3]) / 2 for part in (boxes, others))
     return distance <= radius + other
@@ -194,11 +195,11 @@ def _may_touch(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 class RotatedMetric(DOTAMetric):
     """mmrotate's ``DOTAMetric`` in a fraction of the time and without a pool of processes.
 
-    Keys and figures are the same (``dota/mAP``, ``dota/AP50``, ...), and so are merged patches
-    and files, of which json is only written where ``outfile_prefix`` is set.
+    Keys and figures are the same (``dota/mAP``, ``dota/AP50``, ...), and so are merged patches and
+    files, except that json is only written if ``outfile_prefix`` is set.
 
     Args:
-        kwargs: as in mmrotate, but for ``scale_ranges`` (which it does not support either).
+        kwargs: arguments of mmrotate's, except ``scale_ranges`` (which it does not support either).
 
     Raises:
         ValueError: ``scale_ranges`` are given, or ``predict_box_type`` is not ``'rbox'``.
@@ -214,7 +215,7 @@ class RotatedMetric(DOTAMetric):
         self.mode = '11points' if self.use_07_metric else 'area'
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Keep the found and true boxes of each image; the true ones only to be evaluated."""
+        """Keep the predicted boxes of each image and, if they are evaluated, the ground truth."""
         for sample in data_samples:
             found = sample['pred_instances']
             image = None
@@ -235,7 +236,7 @@ class RotatedMetric(DOTAMetric):
             )
 
     def compute_metrics(self, results: list[tuple[RotatedImage, dict]]) -> dict[str, float]:
-        """Figures, 0..1; also prints each class."""
+        """Compute the figures, 0..1, and print those of each class."""
         if self.merge_patches or self.format_only:
             return super().compute_metrics(results)
         images, predictions = zip(*results)

@@ -1,4 +1,4 @@
-"""Semantic segmentation: mIoU, and the IoU of each class."""
+"""Metric of semantic segmentation: mIoU, and the IoU of each class."""
 
 from mmseg.evaluation import IoUMetric
 from torch import Tensor
@@ -8,19 +8,19 @@ from mtp.registry import METRICS
 
 @METRICS.register_module()
 class SegmentationMetric(IoUMetric):
-    """mmseg's ``IoUMetric``, with the IoU of each class among the figures: ``<class>/IoU``.
+    """mmseg's ``IoUMetric`` with the IoU of each class among its figures, ``<class>/IoU``.
 
-    In percent; nan for a class that occurs neither in labels nor predictions. The mean leaves such
-    classes out.
+    It is in percent, or nan for a class that occurs neither in labels nor in predictions. Such
+    classes are left out of the mean.
 
     Args:
-        kwargs: as in mmseg.
+        kwargs: arguments of mmseg's ``IoUMetric``.
     """
 
-    default_prefix = ''  # the names are complete; mmengine warns where it is None
+    default_prefix = ''  # the names are complete; mmengine warns if it is None
 
     def compute_metrics(self, results: list[tuple[Tensor, ...]]) -> dict[str, float]:
-        """As in mmseg, from counts that are exact: its own sums are float32."""
+        """Compute mmseg's figures from exact counts: its own sums are float32."""
         results = [tuple(areas.double() for areas in image) for image in results]
         metrics = super().compute_metrics(results)
         areas = (sum(of_images) for of_images in zip(*results))

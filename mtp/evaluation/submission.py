@@ -1,8 +1,8 @@
-"""Predictions as the benchmarks' servers take them, for test splits whose labels they keep."""
+"""Files of predictions for benchmark servers, which keep the labels of test splits."""
 
 import zipfile
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from mtp.registry import METRICS
 
 
 class Submission(BaseMetric):
-    """Writes what a server takes, ``<out_dir>/<name>.zip``, instead of computing a figure.
+    """Writes a server's input, ``<out_dir>/<name>.zip``, instead of computing a figure.
 
-    A subclass collects ``(img_path, prediction)`` in ``process`` and makes the files in ``files``,
-    which runs on the main process with the predictions of all, each image once.
+    A subclass collects ``(img_path, prediction)`` in ``process`` and makes the files in ``files``.
+    The latter runs on the main process with the predictions of all processes, each image once.
 
     Args:
-        out_dir: folder to write into, made when needed; ``tools/test.py --submission`` sets it.
-        collect_device, collect_dir: as in :class:`mmengine.evaluator.BaseMetric`.
+        out_dir: output folder, created if needed; ``tools/test.py --submission`` sets it.
+        collect_device, collect_dir: arguments of :class:`mmengine.evaluator.BaseMetric`.
     """
 
     default_prefix = ''
@@ -38,11 +38,11 @@ class Submission(BaseMetric):
         self.out_dir.mkdir(parents=True, exist_ok=True)
 
     @abstractmethod
-    def files(self, predictions: dict[str, Any]) -> dict[str, str | bytes]:
-        """Predictions by ``img_path`` -> name in the zip -> content."""
+    def files(self, predictions: dict[str, Any]) -> Mapping[str, str | bytes]:
+        """Return the content of each file by its name in the zip, given predictions by path."""
 
     def write(self, predictions: dict[str, Any]) -> Path:
-        """The zip, which appears whole or not at all."""
+        """Write the zip atomically and return its path."""
         path = self.out_dir / f'{self.name}.zip'
         with (
             whole(path) as unfinished,
@@ -53,7 +53,7 @@ class Submission(BaseMetric):
         return path
 
     def compute_metrics(self, results: list[tuple[str, Any]]) -> dict[str, float]:
-        """Write, and tell how many images there are."""
+        """Write the zip and return the number of images."""
         predictions = dict(results)
         path = self.write(predictions)
         print_log(f'Predictions of {len(predictions)} images written: send in {path}', 'current')
@@ -62,10 +62,10 @@ class Submission(BaseMetric):
 
 @METRICS.register_module()
 class LoveDASubmission(Submission):
-    """LoveDA: a zip of one grey png per image, named like it; values 0 to 6, background first."""
+    """LoveDA: a zip of one grey png per image, named like it; values 0 to 6, background is 0."""
 
     name = 'loveda'
-    compression = zipfile.ZIP_STORED  # png does not shrink any further
+    compression = zipfile.ZIP_STORED  # png is compressed already
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Encode the class maps of mmseg's samples."""
@@ -74,5 +74,5 @@ class LoveDASubmission(Submission):
             self.results.append((sample['img_path'], cv2.imencode('.png', labels)[1].tobytes()))
 
     def files(self, predictions: dict[str, bytes]) -> dict[str, bytes]:
-        """One file an image."""
+        """Return one png per image."""
         return {f'{Path(name).stem}.png': content for name, content in sorted(predictions.items())}

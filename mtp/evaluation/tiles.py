@@ -1,6 +1,7 @@
-"""Rotated detections of tiles -> detections of whole images -> files for the servers.
+"""Rotated detections of tiles, merged to those of whole images and written for servers.
 
-A tile is named ``<image>__<size>__<x>___<y>``: its upper left corner in pixels of the image.
+A tile is named ``<image>__<size>__<x>___<y>``, where (x, y) is its top-left corner in pixels of the
+image.
 """
 
 import re
@@ -26,15 +27,15 @@ Detections = tuple[Tensor, Tensor, Tensor]  # boxes (N, 5), scores (N,), labels 
 
 
 def merge_tiles(tiles: dict[str, Detections], iou_threshold: float = 0.1) -> dict[str, Detections]:
-    """Put the detections of tiles together, and suppress doubles of a class.
+    """Merge the detections of tiles, and suppress duplicates of a class.
 
     Args:
-        tiles: name -> rotated boxes in pixels of the tile (of the image, where a name is no
-            tile's), scores, labels.
-        iou_threshold: rotated IoU above which the lower score of a class goes.
+        tiles: detections by tile name: rotated boxes in pixels of the tile, scores and labels. A
+            name without a tile's form is that of a whole image.
+        iou_threshold: rotated IoU above which the box of lower score is dropped, 0..1.
 
     Returns:
-        dict: image -> the same in pixels of the image, by falling score.
+        dict: detections by image name, boxes in pixels of the image, by falling score.
     """
     of_image: dict[str, list[Detections]] = defaultdict(list)
     for name, (boxes, scores, labels) in tiles.items():
@@ -64,24 +65,24 @@ class TilesSubmission(Submission):
             )
 
     def files(self, predictions: dict[str, Detections]) -> dict[str, str]:
-        """Merge, then :meth:`files_of_images`."""
+        """Merge the tiles, and return the result of :meth:`files_of_images`."""
         return self.files_of_images(
             merge_tiles({Path(path).stem: found for path, found in predictions.items()})
         )
 
     @abstractmethod
     def files_of_images(self, images: dict[str, Detections]) -> dict[str, str]:
-        """Detections by image -> name in the zip -> content."""
+        """Return the content of each file by its name in the zip, given detections by image."""
 
 
 @METRICS.register_module()
 class DOTASubmission(TilesSubmission):
-    """DOTA, Task 1: ``Task1_<class>.txt`` with a line ``<image> <score> <8 coordinates>`` each."""
+    """DOTA, Task 1: ``Task1_<class>.txt`` with lines ``<image> <score> <8 coordinates>``."""
 
     name = 'dota'
 
     def files_of_images(self, images: dict[str, Detections]) -> dict[str, str]:
-        """One file a class, also where nothing was found."""
+        """Return one file per class, also for classes without detections."""
         classes = self.dataset_meta['classes']
         lines: dict[str, list[str]] = {name: [] for name in classes}
         for image, (boxes, scores, labels) in sorted(images.items()):
@@ -95,15 +96,15 @@ class DOTASubmission(TilesSubmission):
 
 @METRICS.register_module()
 class FAIR1MSubmission(TilesSubmission):
-    """FAIR1M: ``test/<image>.xml`` in the form of the data set's own labels, with probabilities.
+    """FAIR1M: ``test/<image>.xml`` in the format of the data set's own labels, with probabilities.
 
-    Class names are the data set's: ``Small Car`` for the class ``Small-Car``.
+    Class names are the publisher's: ``Small Car`` for the class ``Small-Car``.
     """
 
     name = 'fair1m'
 
     def files_of_images(self, images: dict[str, Detections]) -> dict[str, str]:
-        """One file an image, also where nothing was found."""
+        """Return one file per image, also for images without detections."""
         return {
             f'test/{image}.xml': self._xml(image, *found) for image, found in sorted(images.items())
         }

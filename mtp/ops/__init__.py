@@ -1,6 +1,7 @@
-"""Numerics on plain tensors; knows no registry, config or OpenMMLab type.
+"""Operators on plain tensors, independent of registries, configs and OpenMMLab types.
 
-Every operator with a kernel is imported here, which registers its twin before the kernel needs it.
+Every operator with a kernel is imported here, so that its twin is registered before the kernel
+needs it.
 """
 
 from mtp.ops.deform_conv import dcnv3

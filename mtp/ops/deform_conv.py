@@ -1,8 +1,10 @@
 """DCNv3, the deformable convolution of InternImage, in plain torch.
 
-Wang et al., InternImage, CVPR 2023. Shapes: N images, G groups of C channels, K taps, H x W pixels
-in and H' x W' positions out.
+Source: Wang et al., InternImage, CVPR 2023. Shapes: N images, G groups of C channels, K taps,
+H x W input pixels and H' x W' output positions.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,9 +12,10 @@ from torch import Tensor
 from mtp.ops.deterministic import grid_sample
 from mtp.ops.dispatch import gradients, twin_of, use_triton
 
-# Channels of a group that a program of the kernel has room for.
+# Largest number of channels per group that a program of the kernel can hold.
 MOST_CHANNELS = 1024
-# Samples taken at once, all channels of a group counting as one: bounds the memory of temporaries.
+# Samples computed at once, all channels of a group counting as one: bounds the memory of
+# temporaries.
 _SAMPLES_PER_CHUNK = 1 << 18
 
 
@@ -29,31 +32,34 @@ def dcnv3(
     offset_scale: float,
     remove_center: bool = False,
 ) -> Tensor:
-    """Sum, over the taps of a square kernel, bilinear samples at learned places times a mask.
+    """Sum bilinear samples at learned positions times a mask over the taps of a square kernel.
 
-    Group g of output position (j, i) takes tap (a, b) at the pixel
+    Group g of output position (j, i) samples tap (a, b) at the pixel
 
         x = i * stride - pad + h + offset_scale * (a * dilation - h + offset_x)
         y = j * stride - pad + h + offset_scale * (b * dilation - h + offset_y)
 
-    with h = dilation * (kernel_size - 1) // 2; a runs slower than b in the order of the taps, and
-    pixels outside the image are 0. Differentiable in all three tensors.
+    with h = dilation * (kernel_size - 1) // 2. In the order of the taps, b varies faster than a.
+    Pixels outside the image are 0. Differentiable in all three tensors.
 
     Args:
-        input: ``(N, H, W, G * C)``.
-        offset: ``(N, H', W', G * K * 2)``, pixels, x before y.
-        mask: ``(N, H', W', G * K)``, taken as it is.
-        kernel_size, stride, pad, dilation: as in a convolution, for both axes; they give H', W'.
-        group: G.
-        group_channels: C.
-        offset_scale: widens the grid of taps and the offsets alike.
-        remove_center: no tap in the centre, K = kernel_size**2 - 1; kernel_size is odd.
+        input: feature maps ``(N, H, W, G * C)``.
+        offset: offsets of the taps ``(N, H', W', G * K * 2)``, pixels, x before y.
+        mask: weights of the taps ``(N, H', W', G * K)``, used without normalisation.
+        kernel_size, stride, pad, dilation: parameters as in a convolution, for both axes; they
+            determine H' and W'.
+        group: number of groups G.
+        group_channels: number of channels per group C.
+        offset_scale: factor of both the grid of taps and the offsets.
+        remove_center: whether to leave out the central tap: K = kernel_size**2 - 1. Requires an odd
+            ``kernel_size``.
 
     Returns:
-        Tensor: ``(N, H', W', G * C)``, the dtype of ``input``; computed in float32 or wider.
+        Tensor: feature maps ``(N, H', W', G * C)``, the dtype of ``input``; computed in float32 or
+        wider.
 
     Raises:
-        ValueError: shapes, dtypes, devices or sizes that do not fit.
+        ValueError: shapes, dtypes, devices or sizes do not fit.
     """
     _check(
         input,
@@ -67,6 +73,7 @@ def dcnv3(
         group_channels,
         remove_center,
     )
+    form: Callable[..., Tensor]
     if group_channels <= MOST_CHANNELS and use_triton(input, offset, mask):
         from mtp.ops.triton.deform_conv import dcnv3 as form
     else:
@@ -89,12 +96,12 @@ def dcnv3_torch(
     offset_scale: float,
     remove_center: bool,
 ) -> Tensor:
-    """:func:`dcnv3` through ``grid_sample``; K samples of every output are kept for backward."""
+    """Compute :func:`dcnv3` with ``grid_sample``; backward keeps the K samples of every output."""
     dtype = torch.promote_types(
         torch.promote_types(input.dtype, offset.dtype),
         torch.promote_types(mask.dtype, torch.float32),
     )
-    # filled on the device: a tensor made of a list would be copied to it, which waits
+    # filled on the device: copying a tensor made from a list would wait for it
     size = torch.stack([torch.full((), side, device=input.device) for side in input.shape[2:0:-1]])
     middle = dilation * (kernel_size - 1) // 2
     tap = torch.arange(mask.shape[3] // group, device=input.device)
@@ -109,8 +116,8 @@ def dcnv3_torch(
     )
     place = place.flip(-1).flatten(0, 1) * stride + middle + 0.5  # (H' * W', 2), x before y
 
-    # As in the official code, positions at rest are float32 fractions of the padded image, which
-    # float64 results show.
+    # As in the official code, positions without offsets are float32 fractions of the padded image,
+    # which is visible in float64 results.
     padded = size + 2 * pad
     rest = place.float() / padded + (tap.float() / padded * offset_scale)[:, None]
     offset = offset.to(dtype).unflatten(3, (group, -1, 2)).permute(0, 3, 4, 1, 2, 5).flatten(3, 4)
@@ -123,8 +130,8 @@ def dcnv3_torch(
     rows = max(1, _SAMPLES_PER_CHUNK // weight[0].numel()) if len(weight) else 1
     out = torch.cat(
         [
-            (grid_sample(*part, align_corners=False) * factor).sum(2)
-            for *part, factor in zip(*(t.split(rows) for t in (image, grid, weight)))
+            (grid_sample(image_i, grid_i, align_corners=False) * weight_i).sum(2)
+            for image_i, grid_i, weight_i in zip(*(t.split(rows) for t in (image, grid, weight)))
         ]
     )
     out = out.unflatten(0, (-1, group)).unflatten(3, mask.shape[1:3]).permute(0, 3, 4, 1, 2)
@@ -144,11 +151,20 @@ def dcnv3_backward_torch(
     group: int,
     offset_scale: float,
     remove_center: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Return the gradients of input, offset and mask of :func:`dcnv3_torch`."""
     return gradients(
-        lambda *tensors: dcnv3_torch(
-            *tensors, kernel_size, stride, pad, dilation, group, offset_scale, remove_center
+        lambda input, offset, mask: dcnv3_torch(
+            input,
+            offset,
+            mask,
+            kernel_size,
+            stride,
+            pad,
+            dilation,
+            group,
+            offset_scale,
+            remove_center,
         ),
         (input, offset, mask),
         grad_output,

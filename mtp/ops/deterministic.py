@@ -1,7 +1,7 @@
-"""Operators of torch whose gradient on a GPU is added up in any order, in forms that have an order.
+"""Deterministic variants of torch operators that accumulate their gradient on a GPU in any order.
 
-Under ``torch.use_deterministic_algorithms`` torch refuses to differentiate them, cuDNN's form of
-``grid_sample`` aside, which pays no heed. On a CPU torch's own run.
+Under ``torch.use_deterministic_algorithms`` torch refuses to differentiate these operators, except
+for cuDNN's ``grid_sample``, which ignores the setting. On a CPU, torch's own operators run.
 """
 
 from collections.abc import Callable
@@ -12,20 +12,20 @@ from torch import Tensor, nn
 
 
 def in_order(tensor: Tensor) -> bool:
-    """Return whether gradients on the tensor's device must be the same to the bit in each run."""
+    """Return whether gradients on the tensor's device must be bitwise reproducible."""
     return torch.are_deterministic_algorithms_enabled() and tensor.device.type != 'cpu'
 
 
 def grid_sample(image: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
-    """Sample bilinearly, with zeros outside the image, as ``F.grid_sample`` does.
+    """Sample bilinearly, with zeros outside the image, like ``F.grid_sample``.
 
     Args:
-        image: ``(N, C, H, W)``.
-        grid: ``(N, H', W', 2)``, x and y in -1..1.
-        align_corners: whether -1 and 1 are centres of the outer pixels instead of their edges.
+        image: images ``(N, C, H, W)``.
+        grid: sampling positions ``(N, H', W', 2)``, x and y in -1..1.
+        align_corners: whether -1 and 1 are the centres of the outer pixels instead of their edges.
 
     Returns:
-        Tensor: ``(N, C, H', W')``.
+        Tensor: samples ``(N, C, H', W')``.
     """
     if in_order(image):
         return _grid_sample(image, grid, align_corners)
@@ -33,13 +33,13 @@ def grid_sample(image: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
 
 
 def _grid_sample(image: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
-    """Take pixels as rows of a table: the gradient of indexing sorts before it adds."""
+    """Sample by indexing rows of a table: the gradient of indexing sorts before it adds."""
     images, _, height, width = image.shape
     x, y = (
         ((place + 1) * (side - 1) if align_corners else (place + 1) * side - 1) / 2
         for place, side in zip(grid.unbind(-1), (width, height))
     )
-    # as floats: positions may be too far for an integer, or NaN
+    # compared as floats: positions may exceed the range of integers, or be NaN
     near = (x > -1) & (x < width) & (y > -1) & (y < height)
     x, y = x.where(near, -1), y.where(near, -1)
     left, top = x.detach().floor(), y.detach().floor()
@@ -57,7 +57,8 @@ def _grid_sample(image: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
 
 
 def bicubic(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize ``(N, C, H, W)`` to ``size`` as ``F.interpolate`` does without aligned corners."""
+    """Resize ``(N, C, H, W)`` to ``size`` bicubically, like ``F.interpolate`` without aligned
+    corners."""
 
     def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
         return F.interpolate(image, size=size, mode='bicubic', align_corners=False)
@@ -66,18 +67,18 @@ def bicubic(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
-    """torch's module, with a gradient that has an order."""
+    """torch's module with a deterministic gradient."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not in_order(input):
             return super().forward(input)
         sizes = nn.modules.utils._pair(self.output_size)
-        size = tuple(new or old for new, old in zip(sizes, input.shape[-2:]))
-        return _by_matrices(F.adaptive_avg_pool2d, input, size)
+        height, width = (new or old for new, old in zip(sizes, input.shape[-2:]))
+        return _by_matrices(F.adaptive_avg_pool2d, input, (height, width))
 
 
 def replace_pools(model: nn.Module) -> None:
-    """Exchange the adaptive pools of a model, which have no parameters, for those above."""
+    """Replace the adaptive pools of a model, which have no parameters, by the module above."""
     for parent in model.modules():
         for name, child in parent.named_children():
             if type(child) is nn.AdaptiveAvgPool2d:
@@ -87,9 +88,9 @@ def replace_pools(model: nn.Module) -> None:
 def _by_matrices(
     function: Callable[[Tensor, tuple[int, int]], Tensor], image: Tensor, size: tuple[int, int]
 ) -> Tensor:
-    """Apply a linear map of rows and columns, each by itself, as two matrix products.
+    """Apply a separable linear map of rows and columns as two matrix products.
 
-    In float64, which neither autocast nor TF32 rounds.
+    They are computed in float64, which neither autocast nor TF32 rounds.
     """
     rows, columns = (
         function(torch.eye(old, device=image.device, dtype=torch.float64)[None, None], (new, old))

@@ -1,14 +1,14 @@
-"""Which form of an operator runs: its Triton kernel or its twin in torch.
+"""Choice of an operator's backend: its Triton kernel or its twin in torch.
 
 Triton kernels take float32, bfloat16 and float16 tensors on an NVIDIA GPU of compute capability
-8.0 or newer, or on an AMD one; everything else runs in torch. The environment variable
-``MTP_KERNELS`` chooses: unset, as just said; ``torch`` never takes a kernel; ``triton`` always
-does, and warns where there is none (with ``TRITON_INTERPRET=1`` it takes CPU tensors too, which
-Triton's interpreter works on, slowly). Where Triton refuses a kernel, its twin takes over
-(:func:`else_twin`). ``python -m mtp.info`` tells what will run.
+8.0 or newer, or on an AMD GPU; everything else runs in torch. The environment variable
+``MTP_KERNELS`` changes that: ``torch`` never uses a kernel; ``triton`` always does, and warns where
+none is available (with ``TRITON_INTERPRET=1`` also for CPU tensors, in Triton's slow interpreter).
+Where Triton refuses a kernel, its twin takes over (:func:`else_twin`). ``python -m mtp.info``
+reports what will run.
 
 An operator's module imports its kernel in the call that runs it. No kernel imports an operator's
-module: it finds its twin (:func:`twin_of`) and the limits that both share here.
+module: its twin (:func:`twin_of`) and the limits that both share are here.
 """
 
 import functools
@@ -22,16 +22,18 @@ from torch import Tensor
 
 from mtp.fallback import fall_back, fallen
 
-P, R = ParamSpec('P'), TypeVar('R')
+P = ParamSpec('P')
+R = TypeVar('R')
+F = TypeVar('F', bound=Callable[..., Any])
 
 SETTING = os.environ.get('MTP_KERNELS', '')
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# asked once: torch.compile cannot trace the question
+# looked up once: torch.compile cannot trace the look-up
 _TRITON_INSTALLED = importlib.util.find_spec('triton') is not None
-# Boxes of a group whose flags one program of horizontal suppression has room for.
+# Largest group of boxes whose flags fit one program of horizontal suppression.
 MOST_BOXES = 1 << 14
-# A RoI's bin larger than that many feature pixels is sampled more thinly: without a limit, one RoI
-# of a diverged detector would occupy the device forever.
+# Largest number of samples per bin and axis, however large the bin is: without a limit, one RoI of
+# a diverged detector would occupy the device forever.
 MAX_ADAPTIVE_SAMPLES = 1024
 
 # name of an operator's launcher -> its twin
@@ -45,11 +47,11 @@ def use_triton(*tensors: Tensor) -> bool:
     """Return whether an operator on these tensors runs as a Triton kernel.
 
     Args:
-        tensors: the operands, on one device.
+        tensors: operands, on one device.
 
     Raises:
-        FallbackError: under ``MTP_STRICT=1``, where ``MTP_KERNELS=triton`` is set and no kernel
-            can take the tensors, or where Triton cannot be imported.
+        FallbackError: under ``MTP_STRICT=1``, ``MTP_KERNELS=triton`` is set and no kernel can take
+            the tensors, or Triton cannot be imported.
     """
     if SETTING == 'torch':
         return False
@@ -59,16 +61,16 @@ def use_triton(*tensors: Tensor) -> bool:
     return reason is None and _triton_imports()
 
 
-def twin_of(launcher: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def twin_of(launcher: str) -> Callable[[F], F]:
     """Return a decorator that registers a function as the twin of a kernel's launcher.
 
-    The twin takes the launcher's arguments, and returns a tensor, or a tuple or list of tensors.
+    The twin takes the launcher's arguments and returns a tensor, or a tuple or list of tensors.
 
     Args:
-        launcher: name of the launcher, that of its ``torch.library`` operator.
+        launcher: name of the launcher, which is also that of its ``torch.library`` operator.
     """
 
-    def register(twin: Callable[P, R]) -> Callable[P, R]:
+    def register(twin: F) -> F:
         _TWINS[launcher] = twin
         return twin
 
@@ -78,16 +80,16 @@ def twin_of(launcher: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 def else_twin(
     layout: torch.memory_format = torch.contiguous_format, atomics: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator of a kernel's launcher: its twin takes over once Triton refuses it.
+    """Return a decorator of a kernel's launcher that lets its twin take over if Triton refuses it.
 
-    It goes below ``torch.library.custom_op``, so that eager and compiled code are alike. The
+    Apply it below ``torch.library.custom_op``, so that eager and compiled code behave alike. The
     launcher's name is that of the operator; ``<operator>_backward`` also follows its forward pass
-    to the twin. What was refused is not tried again in this process.
+    to the twin. A refused kernel is not tried again in this process.
 
     Args:
-        layout: memory format of the launcher's results, which the twin's are brought to.
-        atomics: whether the kernels add to memory in any order; the twin does not, and runs under
-            ``torch.use_deterministic_algorithms``.
+        layout: memory format of the launcher's results; the twin's are converted to it.
+        atomics: whether the kernels add to memory in any order. Then the twin, which does not, runs
+            under ``torch.use_deterministic_algorithms``.
     """
 
     def decorate(launcher: Callable[P, R]) -> Callable[P, R]:
@@ -105,14 +107,18 @@ def else_twin(
                     if not _is_refusal(error):
                         raise
                     fall_back(part, 'its form in torch runs', error)
-            result = twin(*args, **kwargs)
-            if isinstance(result, Tensor):
-                return result.contiguous(memory_format=layout)
-            return type(result)(tensor.contiguous(memory_format=layout) for tensor in result)
+            return _laid_out(twin(*args, **kwargs), layout)
 
         return run
 
     return decorate
+
+
+def _laid_out(result: Any, layout: torch.memory_format) -> Any:
+    """Convert a tensor, or a tuple or list of tensors, to a memory format."""
+    if isinstance(result, Tensor):
+        return result.contiguous(memory_format=layout)
+    return type(result)(tensor.contiguous(memory_format=layout) for tensor in result)
 
 
 def gradients(
@@ -120,23 +126,23 @@ def gradients(
 ) -> tuple[Tensor, ...]:
     """Return the gradients of all operands of a function of tensors.
 
-    Through ``torch.func``, which records in the implementation of an operator too, where
-    ``torch.autograd`` is switched off.
+    Uses ``torch.func``, which also works inside the implementation of an operator, where
+    ``torch.autograd`` is disabled.
     """
     return torch.func.vjp(twin, *operands)[1](grad_output)
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Return whether an error is of Triton or its tools, and not of the GPU or its memory."""
+    """Return whether an error comes from Triton or its tools, not from the GPU or its memory."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or 'CUDA error' in text or 'HIP error' in text:
         return False
-    # Triton words the driver's errors so, among them that it does not load a kernel's code.
+    # The prefix marks errors of the driver, one of which is that it cannot load a kernel's code.
     return not text.startswith('Triton Error [') or 'kernel image' in text
 
 
 def report() -> str:
-    """Return which form runs on the device at hand and why, in a line."""
+    """Return the backend on this machine's device and the reason, in one line."""
     if SETTING == 'torch':
         return 'torch (MTP_KERNELS=torch)'
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -158,7 +164,7 @@ def _reason_against(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> st
     return f'no kernel takes {wide[0]}' if wide else None
 
 
-# Dynamo runs the two functions below while it traces, and takes what they return for a constant.
+# Dynamo runs the two functions below while it traces, and treats their results as constants.
 
 
 @torch.compiler.assume_constant_result

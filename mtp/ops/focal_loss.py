@@ -3,6 +3,8 @@
 Source: Lin et al., *Focal Loss for Dense Object Detection*, eq. 5.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,25 +19,27 @@ def sigmoid_focal_loss(
     alpha: float = 0.25,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Focal loss of independent sigmoids, elementwise; differentiable in ``logits``.
+    """Compute the elementwise sigmoid focal loss; differentiable in ``logits``.
 
     Equal to ``mmcv.ops.sigmoid_focal_loss`` with ``reduction='none'``.
 
     Args:
-        logits: ``(N, C)``.
-        target: int64 ``(N,)``, 0..C; C is background. On CUDA, where it is not looked at before
-            the loss is computed, any other number counts as background too.
+        logits: logits ``(N, C)``.
+        target: class indices ``(N,)``, int64, 0..C; C is background. On CUDA, where targets are not
+            checked before the loss is computed, any other index counts as background too.
         gamma: focusing exponent.
-        alpha: weight of positives, 1 - alpha of negatives.
-        weight: ``(C,)``, by the row's target class; None for 1. Background has 1.
+        alpha: weight of positive samples; negative samples have 1 - alpha.
+        weight: weight of each class ``(C,)``, applied by the row's target; None for 1. Background
+            has 1.
 
     Returns:
-        Tensor: ``(N, C)``, the dtype of ``logits``; computed in float32 or wider.
+        Tensor: loss ``(N, C)``, the dtype of ``logits``; computed in float32 or wider.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or, on CPU, a target is not in 0..C.
     """
     _check(logits, target, weight)
+    form: Callable[..., Tensor]
     if use_triton(logits):
         from mtp.ops.triton.focal_loss import sigmoid_focal_loss as form
     else:
@@ -50,8 +54,10 @@ def sigmoid_focal_loss_derivative(
     alpha: float = 0.25,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Derivative of each element of :func:`sigmoid_focal_loss` by its logit, ``(N, C)``."""
+    """Return the derivative ``(N, C)`` of each element of :func:`sigmoid_focal_loss` by its
+    logit."""
     _check(logits, target, weight)
+    form: Callable[..., Tensor]
     if use_triton(logits):
         from mtp.ops.triton.focal_loss import sigmoid_focal_loss_backward as form
     else:
@@ -63,7 +69,7 @@ def sigmoid_focal_loss_derivative(
 def sigmoid_focal_loss_torch(
     logits: Tensor, target: Tensor, gamma: float, alpha: float, weight: Tensor | None
 ) -> Tensor:
-    """:func:`sigmoid_focal_loss` in torch."""
+    """Compute :func:`sigmoid_focal_loss` in torch."""
     _, factor, x = _terms(logits, target, alpha, weight)
     # powers of p as exponentials: for gamma < 1, p ** gamma has no finite derivative at p = 0
     return (-factor * (gamma * F.logsigmoid(-x)).exp() * F.logsigmoid(x)).to(logits.dtype)
@@ -78,7 +84,7 @@ def sigmoid_focal_loss_backward_torch(
     alpha: float,
     weight: Tensor | None,
 ) -> Tensor:
-    """Return the gradient of the logits, or without ``grad_loss`` each element's derivative."""
+    """Return the gradient of the logits, or each element's derivative if ``grad_loss`` is None."""
     if grad_loss is not None:
         return gradients(
             lambda x: sigmoid_focal_loss_torch(x, target, gamma, alpha, weight),
@@ -94,8 +100,8 @@ def sigmoid_focal_loss_backward_torch(
 def _terms(
     logits: Tensor, target: Tensor, alpha: float, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """1 where a logit is that of the target and -1 elsewhere, its factor, and the logit of being
-    right, all ``(N, C)``."""
+    """Return sign (1 at the target's logit, -1 elsewhere), factor, and logit of the correct answer,
+    all ``(N, C)``."""
     x = logits.to(torch.promote_types(logits.dtype, torch.float32))
     classes = logits.shape[1]
     positive = target[:, None] == torch.arange(classes, device=logits.device)
@@ -126,7 +132,7 @@ def _check(logits: Tensor, target: Tensor, weight: Tensor | None) -> None:
             'logits, target and weight must be on one device; got '
             + ', '.join(str(t.device) for t in (logits, target, weight) if t is not None)
         )
-    # A look at CUDA's values would make the host wait for the device.
+    # Reading values on CUDA would make the host wait for the device.
     if target.device.type == 'cpu' and len(target) and not torch.compiler.is_compiling():
         low, high = target.aminmax()
         if low < 0 or high > logits.shape[1]:

@@ -1,15 +1,16 @@
-"""Batch normalisation of a batch that holds several groups of images, each with its own statistics.
+"""Batch normalisation of a batch of several groups of images, each with its own statistics.
 
-Two operators, each one node of a compiled graph and one of its gradient's: within a process, by the
-library's batch norm, and over all processes, with one all-reduce for all groups in each direction.
+There are two operators, each a single node of a compiled graph and of its gradient's. One works
+within a process, with torch's batch norm. The other works over all processes, with one all-reduce
+for all groups in each direction.
 
-A process that runs layers compiled must issue the collectives of one that runs them uncompiled, in
-the same order, but a compiler may reorder layers that do not need each other's results. The
-operators over all processes are therefore registered as having an ordered effect: in compiled code
-each call depends on the one before (see ``mtp.compat.support_ordered_effects``). In both forms the
-gradients are computed in the reverse order of the calls. The collectives use a process group of
-their own, because DDP reduces gradients between two layers where these run uncompiled, and after
-the last one where they are compiled.
+A process that runs compiled layers must issue the same collectives in the same order as one that
+runs them uncompiled, but a compiler may reorder independent layers. The operators over all
+processes are therefore registered with an ordered effect: in compiled code, each call depends on
+the previous one (see ``mtp.compat.support_ordered_effects``). Compiled or not, gradients are
+computed in the reverse order of the calls. The collectives use a process group of their own,
+because DDP reduces gradients between two layers if these run uncompiled, but after the last one if
+they are compiled.
 """
 
 import functools
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch._higher_order_ops.effects import _EffectType, _register_effectful_op
 from torch._ops import OpOverload
 
-# the default process group -> the one of the collectives here
+# the default process group -> the group of the collectives here
 _process_groups: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -40,11 +41,11 @@ def grouped_batch_norm(
 ) -> Tensor:
     """Normalise each group of images with its own mean and variance.
 
-    Equal to one call of ``F.batch_norm(..., training=True)`` per group, in order, what it does to
-    the running statistics included. Differentiable in ``x``, ``weight`` and ``bias``.
+    Equal to one call of ``F.batch_norm(..., training=True)`` per group, in order, including its
+    updates of the running statistics. Differentiable in ``x``, ``weight`` and ``bias``.
 
     Args:
-        x: maps ``(B, C, H, W)``, the images of a group next to each other.
+        x: feature maps ``(B, C, H, W)``, the images of a group consecutive.
         weight: scale of each channel, ``(C,)``.
         bias: offset of each channel, ``(C,)``.
         running_mean: running mean ``(C,)``, updated in place once per group.
@@ -52,10 +53,10 @@ def grouped_batch_norm(
         sizes: number of images in each group.
         momentum: weight of a group in the running statistics.
         eps: number added to the variance.
-        synced: whether a group's statistics are those of all processes.
+        synced: whether a group's statistics are shared by all processes.
 
     Returns:
-        Tensor: of the shape and dtype of ``x``; computed in float32 or wider.
+        Tensor: normalised maps, the shape and dtype of ``x``; computed in float32 or wider.
 
     Raises:
         ValueError: the sizes do not add up to the batch.
@@ -82,7 +83,7 @@ def local_batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the result, the new running statistics, and mean and 1 / deviation by group."""
+    """Return the result, the new running statistics, and mean and 1 / deviation of each group."""
     running_mean, running_var = running_mean.clone(), running_var.clone()
     x, out = _dense(x), _empty_like(x)
     mean, invstd = (running_mean.new_empty(len(sizes), x.shape[1]) for _ in range(2))
@@ -135,15 +136,15 @@ def synced_batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return what :func:`local_batch_norm` does, and the number of pixels in each group."""
+    """Return the results of :func:`local_batch_norm`, and the number of pixels in each group."""
     stats, elementwise, *_ = _kernels(x)
     x, out = _dense(x), _empty_like(x)
     mean, invstd = map(torch.stack, zip(*(stats(x_i, eps) for x_i in x.split(sizes))))
     count = mean.new_empty(len(sizes), 1)
     for i, size in enumerate(sizes):
         count[i].fill_(size * x.shape[2] * x.shape[3])
-    # Sums are taken about the running mean: E[x^2] - E[x]^2 would cancel badly in float32
-    # for maps whose mean is far from zero.
+    # Sums are taken about the running mean: in float32, E[x^2] - E[x]^2 would suffer from
+    # cancellation for maps whose mean is far from zero.
     offset = mean - running_mean
     square = invstd.pow(-2) - eps + offset.square()
     total = torch.cat([offset * count, square * count, count], 1)
@@ -171,7 +172,7 @@ def synced_batch_norm_backward(
     sizes: Sequence[int],
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of the maps, and this process's share of those of weight and bias."""
+    """Return the gradient of the maps, and this process's share of those of weight and bias."""
     *_, reduce, elementwise = _kernels(x)
     grad_x = _empty_like(x)
     groups = [*zip(_split(sizes, _dense_like(grad, x), _dense(x), grad_x), mean, invstd)]
@@ -200,7 +201,7 @@ def _all_reduce(x: Tensor) -> None:
 
 
 def _kernels(x: Tensor) -> tuple[Callable, Callable, Callable, Callable]:
-    """Return the kernels of torch's ``SyncBatchNorm`` on a GPU, and the same in torch elsewhere."""
+    """Return the kernels of torch's ``SyncBatchNorm`` on a GPU, elsewhere their equivalents."""
     if x.is_cuda:
         return (
             torch.batch_norm_stats,
@@ -227,7 +228,7 @@ def elementwise_torch(
     *,
     out: Tensor,
 ) -> Tensor:
-    """Write the normalised maps to ``out``; ``eps`` is in ``invstd`` already."""
+    """Write the normalised maps to ``out``; ``invstd`` already includes ``eps``."""
     centred = _wide(x) - mean[:, None, None]
     return out.copy_(torch.addcmul(bias[:, None, None], centred, (invstd * weight)[:, None, None]))
 
@@ -235,8 +236,8 @@ def elementwise_torch(
 def reduce_torch(
     grad: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor, *wanted: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return by channel: sums of the gradient and of gradient times centred maps; the gradients of
-    weight and bias."""
+    """Return for each channel the sums of the gradient and of gradient times centred maps, and the
+    gradients of weight and bias."""
     grad = _wide(grad)
     total = grad.sum((0, 2, 3))
     centred = (grad * (_wide(x) - mean[:, None, None])).sum((0, 2, 3))
@@ -265,7 +266,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _sum(gradients: Sequence[Tensor]) -> Tensor:
-    # in the order of autograd, which starts with the last group
+    # in autograd's order, which starts with the last group
     return functools.reduce(torch.add, reversed(gradients))
 
 
@@ -321,9 +322,9 @@ def _fake_gradients(grad: Tensor, x: Tensor, weight: Tensor, *_: Any) -> tuple[T
 
 
 def _define(function: Callable, fake: Callable) -> OpOverload:
-    """Make an operator of a function."""
+    """Register a function as an operator and return it."""
     name = f'mtp::{function.__name__}'
-    # Compiled convolutions are channels-last: without the tag, maps would be copied to and fro.
+    # Compiled convolutions are channels-last: without the tag, maps would be copied back and forth.
     torch.library.define(
         name,
         torch.library.infer_schema(function, mutates_args=()),

@@ -1,7 +1,9 @@
 """Greedy non-maximum suppression of horizontal boxes in many groups at once.
 
-Shapes: G groups (a pyramid level of an image each), N boxes of a group.
+Shapes: G groups (one pyramid level of one image each), N boxes per group.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,24 +12,24 @@ from mtp.ops.dispatch import MOST_BOXES, twin_of, use_triton
 
 
 def kept_horizontal(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
-    """Which boxes greedy suppression keeps, in each group by itself.
+    """Return which boxes greedy suppression keeps, separately in each group.
 
-    Equal to ``torchvision.ops.nms`` on the valid boxes of each group: the first stays, and so does
-    each further one that no box that stays overlaps by more than ``iou_threshold``. The kernel
-    decides as torchvision on the CPU does, also where an overlap is the threshold but for rounding.
-    Nothing waits for the device, except on a GPU without the kernel or with more than 16384 boxes
-    a group. Not differentiable.
+    Equal to ``torchvision.ops.nms`` on the valid boxes of each group: a box is kept if no kept
+    earlier box overlaps it by more than ``iou_threshold``. The kernel decides like torchvision on
+    the CPU, even where an overlap differs from the threshold only by rounding. The host does not
+    wait for the device, except on a GPU without the kernel or with more than 16384 boxes per group.
+    Not differentiable.
 
     Args:
-        boxes: ``(G, N, 4)``: x1, y1, x2, y2; by falling score within a group.
-        valid: bool ``(G, N)``; the other boxes neither stay nor suppress.
-        iou_threshold: 0..1.
+        boxes: boxes ``(G, N, 4)``: x1, y1, x2, y2; by falling score within a group.
+        valid: flags ``(G, N)``, bool; the other boxes are neither kept nor suppress any.
+        iou_threshold: IoU above which a box is suppressed, 0..1.
 
     Returns:
-        Tensor: bool ``(G, N)``.
+        Tensor: flags of the kept boxes ``(G, N)``, bool.
 
     Raises:
-        ValueError: wrong shapes, dtypes or devices.
+        ValueError: shapes, dtypes or devices are wrong.
     """
     if boxes.dim() != 3 or boxes.shape[2] != 4 or not boxes.is_floating_point():
         raise ValueError(
@@ -44,6 +46,7 @@ def kept_horizontal(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tenso
             f'boxes are on {boxes.device}, valid on {valid.device}: move them to one device'
         )
     boxes = boxes.detach().to(torch.promote_types(boxes.dtype, torch.float32))
+    form: Callable[..., Tensor]
     if boxes.shape[1] <= MOST_BOXES and use_triton(boxes):
         from mtp.ops.triton.horizontal_nms import kept_horizontal as form
     else:
@@ -54,11 +57,11 @@ def kept_horizontal(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tenso
 @twin_of('kept_horizontal')
 @torch.library.custom_op('mtp::kept_horizontal_torch', mutates_args=())
 def kept_horizontal_torch(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
-    """Do what :func:`kept_horizontal` does through torchvision, group by group.
+    """Compute :func:`kept_horizontal` with torchvision, group by group.
 
-    An operator, because compiled code cannot look at how many boxes are valid.
+    It is an operator, because compiled code cannot depend on the number of valid boxes.
     """
-    from torchvision.ops import nms  # slow to import, and mtp is not
+    from torchvision.ops import nms  # here, because its import is slow
 
     ranks = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=boxes.dtype)
     keep = torch.zeros_like(valid)
@@ -69,5 +72,5 @@ def kept_horizontal_torch(boxes: Tensor, valid: Tensor, iou_threshold: float) ->
 
 
 @kept_horizontal_torch.register_fake
-def _(boxes, valid, iou_threshold):
+def _(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
     return torch.empty_like(valid)

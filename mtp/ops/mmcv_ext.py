@@ -1,11 +1,12 @@
 """``mmcv._ext`` without a compiler: the functions of mmcv's extension that mtp's models call.
 
-``mmcv.ops`` imports its compiled extension as ``mmcv._ext``. Where mmcv was installed without it,
+``mmcv.ops`` imports its compiled extension as ``mmcv._ext``. If mmcv was installed without it,
 :func:`find_spec` finds a module of that name whose functions fill the caller's output tensors from
 :mod:`mtp.ops` and torchvision, on CPU and CUDA.
 
-The environment variable ``MTP_OPS`` chooses: ``native`` demands the compiled extension,
-``portable`` uses this module even beside one, unset takes the compiled one where it is.
+The environment variable ``MTP_OPS`` chooses the module: ``native`` requires the compiled extension,
+``portable`` uses this module even if that is installed. Unset, the compiled extension is used if it
+is installed.
 """
 
 import importlib.abc
@@ -15,6 +16,7 @@ import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -31,13 +33,13 @@ NAME = 'mmcv._ext'
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Horizontal NMS through torchvision, among equal scores in mmcv's order."""
+    """Apply horizontal NMS with torchvision, equal scores in mmcv's order."""
     from torchvision.ops import nms as tv_nms
 
     order = scores.sort(descending=True).indices
     boxes = boxes[order].to(torch.promote_types(boxes.dtype, torch.float32))
     boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], 1)
-    # torchvision would sort once more, with another order of ties than the compiled mmcv's
+    # torchvision would sort again, with another order of ties than the compiled mmcv
     ranks = torch.arange(len(order), 0, -1, device=boxes.device, dtype=boxes.dtype)
     return order[tv_nms(boxes, ranks, iou_threshold)]
 
@@ -55,7 +57,7 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """RoIAlign through torchvision."""
+    """Compute RoIAlign into ``output``."""
     _average_only(pool_mode)
     output.copy_(
         roi_align(
@@ -77,7 +79,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Gradient of :func:`roi_align_forward`."""
+    """Compute the gradient of :func:`roi_align_forward` into ``grad_input``."""
     _average_only(pool_mode)
     grad_input.copy_(
         _roi_align_backward(
@@ -89,7 +91,7 @@ def roi_align_backward(
 def box_iou_rotated(
     boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode_flag: int = 0, aligned: bool = False
 ) -> None:
-    """Rotated overlaps, row-major into ``ious``; columns after the fifth (a score) are not read."""
+    """Compute rotated overlaps into ``ious``, row-major; columns after the fifth are ignored."""
     mode = ('iou', 'iof')[mode_flag]
     ious.copy_(_box_iou_rotated(boxes1[:, :5], boxes2[:, :5], mode, aligned).view_as(ious))
 
@@ -103,9 +105,9 @@ def nms_rotated(
     iou_threshold: float,
     multi_label: int,
 ) -> Tensor:
-    """Rotated NMS; ``dets`` carries the label as a sixth column when ``multi_label``.
+    """Apply rotated NMS; with ``multi_label`` the sixth column of ``dets`` is the label.
 
-    On CPU the compiled extension pays no heed to labels, on CUDA it does, and so does this one:
+    Like the compiled extension, this function ignores labels on CPU and respects them on CUDA;
     :func:`mtp.ops.nms_rotated` respects them everywhere.
     """
     respected = multi_label and dets.is_cuda
@@ -123,7 +125,7 @@ def roi_align_rotated_forward(
     aligned: bool,
     clockwise: bool,
 ) -> None:
-    """Rotated RoIAlign."""
+    """Compute rotated RoIAlign into ``output``."""
     output.copy_(
         roi_align_rotated(
             input,
@@ -148,7 +150,7 @@ def roi_align_rotated_backward(
     aligned: bool,
     clockwise: bool,
 ) -> None:
-    """Gradient of :func:`roi_align_rotated_forward`."""
+    """Compute the gradient of :func:`roi_align_rotated_forward` into ``grad_input``."""
     grad_input.copy_(
         _roi_align_rotated_backward(
             grad_output, rois, grad_input.shape, spatial_scale, sampling_ratio, aligned, clockwise
@@ -159,14 +161,14 @@ def roi_align_rotated_backward(
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Elementwise sigmoid focal loss."""
+    """Compute the elementwise sigmoid focal loss into ``output``."""
     output.copy_(sigmoid_focal_loss(input, target, gamma, alpha, _given(weight)))
 
 
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Derivative of each element of :func:`sigmoid_focal_loss_forward`."""
+    """Compute the derivative of each element of :func:`sigmoid_focal_loss_forward`."""
     grad_input.copy_(sigmoid_focal_loss_derivative(input, target, gamma, alpha, _given(weight)))
 
 
@@ -187,8 +189,11 @@ PROVIDED: dict[str, Callable] = {
 
 
 class PortableExtension(ModuleType):
-    """The substitute module. A function that it lacks raises when called, not when looked up:
-    ``mmcv.ops`` looks up all of them on import."""
+    """Substitute for the compiled module.
+
+    A missing function raises when it is called, not when it is looked up: ``mmcv.ops`` looks up all
+    functions on import.
+    """
 
     def __getattr__(self, name: str) -> Callable:
         if name.startswith('__'):
@@ -196,7 +201,7 @@ class PortableExtension(ModuleType):
         if name in PROVIDED:
             return PROVIDED[name]
 
-        def missing(*args, **kwargs):
+        def missing(*args: Any, **kwargs: Any) -> NoReturn:
             raise NotImplementedError(
                 f"mtp's portable mmcv._ext has no {name!r}; it has {', '.join(PROVIDED)}. For the "
                 'others unset MTP_OPS and compile mmcv for your torch (with a CUDA toolkit): '
@@ -214,23 +219,23 @@ class PortableLoader(importlib.abc.Loader):
         return PortableExtension(spec.name, __doc__)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Do nothing: the module is ready."""
+        """Do nothing: the module is complete."""
 
 
 def find_spec() -> importlib.machinery.ModuleSpec | None:
-    """Return the spec of the substitute module, or None where the compiled one is to be taken."""
+    """Return the spec of the substitute module, or None if the compiled one is to be used."""
     if choice() == 'native':
         return None
     return importlib.machinery.ModuleSpec(NAME, PortableLoader())
 
 
 def choice() -> str:
-    """Return which extension ``mmcv.ops`` uses: ``'native'`` or ``'portable'``.
+    """Return the name of the extension that ``mmcv.ops`` uses: ``'native'`` or ``'portable'``.
 
     Raises:
         ValueError: ``MTP_OPS`` has another value.
-        ImportError: ``MTP_OPS=native`` without a compiled extension, or ``portable`` when
-            ``mmcv.ops`` already runs on the compiled one.
+        ImportError: ``MTP_OPS=native`` without a compiled extension, or ``portable`` after
+            ``mmcv.ops`` has loaded the compiled one.
     """
     setting = os.environ.get('MTP_OPS', '')
     if setting not in ('', 'native', 'portable'):

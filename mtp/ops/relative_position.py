@@ -1,7 +1,7 @@
 """Full attention with decomposed relative positions, on plain tensors.
 
 Shapes: ``B`` images, ``heads``, a grid of ``H x W`` tokens (row-major, ``N = H * W``), ``d``
-channels of a head. A relative table has ``2 * L - 1`` rows for an axis of length ``L``: row
+channels per head. A relative table has ``2 * L - 1`` rows for an axis of length ``L``: row
 ``i - k + L - 1`` belongs to a query at position ``i`` and a key at position ``k``.
 
 Source: decomposed relative positions of MViTv2 (arXiv:2112.01526, eq. 4), as the MTP encoder
@@ -18,15 +18,15 @@ from mtp.ops.deterministic import bicubic
 def resize_relative_table(table: Tensor, rows: int) -> Tensor:
     """Resize a relative table to another axis length.
 
-    Bicubic (``align_corners=False``) along the rows, computed in float32 or wider; the table
-    itself when it already has that many rows.
+    Interpolates bicubically (``align_corners=False``) along the rows, in float32 or wider. Returns
+    the table itself if it already has that many rows.
 
     Args:
-        table: ``(rows_in, d)``.
+        table: relative table ``(rows_in, d)``.
         rows: number of rows of the result.
 
     Returns:
-        Tensor: ``(rows, d)``, the table's dtype.
+        Tensor: resized table ``(rows, d)``, the table's dtype.
     """
     if table.shape[0] == rows:
         return table
@@ -37,16 +37,16 @@ def resize_relative_table(table: Tensor, rows: int) -> Tensor:
 def relative_position_terms(
     q: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Attention logits that depend on the row and on the column offset only.
+    """Compute the terms of attention logits that depend on row and column offsets only.
 
     Args:
         q: queries on their grid, ``(..., H, W, d)``.
-        rel_pos_h: ``(2 * H - 1, d)``.
-        rel_pos_w: ``(2 * W - 1, d)``.
+        rel_pos_h: relative table of the rows ``(2 * H - 1, d)``.
+        rel_pos_w: relative table of the columns ``(2 * W - 1, d)``.
 
     Returns:
-        tuple[Tensor, Tensor]: ``(..., H, W, H)``, the term of each query with each key row, and
-        ``(..., H, W, W)``, with each key column.
+        tuple[Tensor, Tensor]: term of each query with each key row ``(..., H, W, H)``, and with
+        each key column ``(..., H, W, W)``.
     """
     height, width = q.shape[-3:-1]
     rows = torch.arange(height, device=q.device)
@@ -62,18 +62,18 @@ def relative_position_terms(
 def relative_position_attention(
     q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
 ) -> Tensor:
-    """Full attention over an ``H x W`` grid with decomposed relative positions.
+    """Compute full attention over an ``H x W`` grid with decomposed relative positions.
 
     With ``q' = q / sqrt(d)`` the logit of query ``(i, j)`` and key ``(k, l)`` is
     ``q'.k + q'.rel_pos_h[i - k + H - 1] + q'.rel_pos_w[j - l + W - 1]``.
 
     Args:
-        q, k, v: ``(B, heads, H * W, d)``, ``q`` unscaled.
-        rel_pos_h: ``(2 * H - 1, d)``; its length gives ``H``.
-        rel_pos_w: ``(2 * W - 1, d)``; its length gives ``W``.
+        q, k, v: queries, keys and values ``(B, heads, H * W, d)``, ``q`` unscaled.
+        rel_pos_h: relative table of the rows ``(2 * H - 1, d)``; its length determines ``H``.
+        rel_pos_w: relative table of the columns ``(2 * W - 1, d)``; its length determines ``W``.
 
     Returns:
-        Tensor: ``(B, heads, H * W, d)``.
+        Tensor: attention output ``(B, heads, H * W, d)``.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
@@ -83,9 +83,9 @@ def relative_position_attention(
     q = q * channels**-0.5
     terms = relative_position_terms(q.unflatten(2, (height, width)), rel_pos_h, rel_pos_w)
 
-    # The terms become H + W more query channels, which one-hot key channels pick out: so a fused
-    # attention kernel computes the sum, and no N x N bias is kept for the backward pass. The
-    # fused CUDA kernels need a multiple of 8 channels, and as many values.
+    # The terms become H + W additional query channels, selected by one-hot key channels. So a fused
+    # attention kernel computes the sum, and no N x N bias is kept for the backward pass. The fused
+    # CUDA kernels need a multiple of 8 channels, the same for values.
     filling = -(channels + height + width) % 8
     rows = torch.eye(height, dtype=k.dtype, device=k.device)[:, None].expand(-1, width, -1)
     columns = torch.eye(width, dtype=k.dtype, device=k.device).expand(height, -1, -1)
@@ -105,7 +105,7 @@ def relative_position_attention(
 def _check(
     q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
 ) -> tuple[int, int]:
-    """The grid (H, W), if everything fits together."""
+    """Return the grid (H, W) after checking the arguments."""
     if q.dim() != 4 or not q.shape == k.shape == v.shape:
         raise ValueError(
             'q, k and v must have one shape (B, heads, H * W, d); got '

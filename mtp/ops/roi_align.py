@@ -1,8 +1,8 @@
-"""RoIAlign of upright regions through torchvision, or in order where gradients must be.
+"""RoIAlign of horizontal RoIs with torchvision, or a deterministic variant where required.
 
-torchvision's gradient on a GPU is added up in any order; under
-``torch.use_deterministic_algorithms`` its function runs a form in Python, which is NaN for regions
-without extent. Here they give 0, as in torchvision otherwise.
+torchvision accumulates the gradient on a GPU in any order. Under
+``torch.use_deterministic_algorithms`` its function runs a Python implementation, which gives NaN
+for RoIs without width or height. Here they give 0, as in torchvision otherwise.
 """
 
 import torch
@@ -21,18 +21,19 @@ def roi_align(
     sampling_ratio: int,
     aligned: bool = True,
 ) -> Tensor:
-    """Average-pool each region; differentiable in ``features``.
+    """Average-pool each RoI; differentiable in ``features``.
 
     Args:
-        features: ``(B, C, H, W)``.
-        rois: ``(R, 5)``: image index, x1, y1, x2, y2, in image pixels.
-        height, width: bins of a region.
+        features: feature maps ``(B, C, H, W)``.
+        rois: RoIs ``(R, 5)``: image index, x1, y1, x2, y2, in image pixels.
+        height, width: number of bins per RoI along each axis.
         spatial_scale: feature pixels per image pixel, 1 / stride.
         sampling_ratio: samples per bin and axis; 0 for ``ceil(RoI size / bins)``.
-        aligned: pixel centres at half integers.
+        aligned: whether pixel centres are at half integers.
 
     Returns:
-        Tensor: ``(R, C, height, width)``, the dtype of ``features``; computed in float32 or wider.
+        Tensor: pooled features ``(R, C, height, width)``, the dtype of ``features``; computed in
+        float32 or wider.
     """
     if in_order(features) and features.requires_grad:
         return roi_align_rotated_torch(
@@ -45,7 +46,7 @@ def roi_align(
             aligned,
             True,
         )
-    import torchvision  # noqa: F401  (slow to import, and mtp is not; registers the operators)
+    import torchvision  # noqa: F401  (here, because its import is slow; registers the operators)
 
     dtype = torch.promote_types(features.dtype, torch.float32)
     return torch.ops.torchvision.roi_align(
@@ -67,11 +68,11 @@ def roi_align_backward(
     sampling_ratio: int,
     aligned: bool = True,
 ) -> Tensor:
-    """Return the gradient of features of ``shape`` (B, C, H, W), in the dtype of ``grad_output``.
+    """Return the gradient of feature maps of ``shape`` (B, C, H, W), in ``grad_output``'s dtype.
 
     Args:
-        grad_output: ``(R, C, height, width)``.
-        rois, spatial_scale, sampling_ratio, aligned: those of :func:`roi_align`.
+        grad_output: gradient of the output, ``(R, C, height, width)``.
+        rois, spatial_scale, sampling_ratio, aligned: arguments of :func:`roi_align`.
     """
     if in_order(grad_output):
         return roi_align_rotated_backward_torch(
@@ -98,10 +99,10 @@ def roi_align_backward(
 
 
 def _turned(rois: Tensor, spatial_scale: float, aligned: bool) -> Tensor:
-    """Return regions ``(R, 5)`` as rotated ones, ``(R, 6)``, with angle 0."""
+    """Convert horizontal RoIs ``(R, 5)`` to rotated ones ``(R, 6)`` with angle 0."""
     rois = rois.to(torch.promote_types(rois.dtype, torch.float32))
     first, second = rois[:, 1:3], rois[:, 3:5]
-    if not aligned:  # a feature pixel at least, which begins where the region does
+    if not aligned:  # at least one feature pixel, from the same top-left corner
         second = torch.maximum(second, first + 1 / spatial_scale)
     return torch.cat(
         [rois[:, :1], (first + second) / 2, second - first, torch.zeros_like(rois[:, :1])], 1

@@ -1,6 +1,6 @@
-"""RoIAlign from the levels of a feature pyramid, each RoI from its own."""
+"""RoIAlign from the levels of a feature pyramid, each RoI from its own level."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,28 +24,32 @@ def roi_align_levels(
 
     Equal to ``torchvision.ops.roi_align`` (``aligned=True``) or :func:`mtp.ops.roi_align_rotated`
     (``clockwise=True``) on the RoIs of each level, and differentiable in ``features``. The kernel
-    needs no list of which these are, and nothing waits for the device.
+    does not sort RoIs by level, and the host does not wait for the device.
 
     Args:
-        features: maps of L levels, ``(B, C, H, W)`` each with its own H and W; of one dtype.
-        rois: ``(R, 5)``: image index, x1, y1, x2, y2; or ``(R, 6)``: image index, cx, cy, w, h,
-            theta; in image pixels, and radians with positive = clockwise on screen.
-        levels: int64 ``(R,)``: 0..L-1, or -1 for an empty slot, which gives 0.
-        output_size: bins ``(height, width)``, or one number for both.
-        strides: of the levels, in image pixels.
-        sampling_ratio: samples per bin and axis; 0 for ``ceil(RoI size / bins)``, where a RoI
-            without width or height takes no samples and gives 0.
+        features: feature maps of L levels, ``(B, C, H, W)`` each with its own H and W, of one
+            dtype.
+        rois: RoIs ``(R, 5)``: image index, x1, y1, x2, y2; or ``(R, 6)``: image index, cx, cy, w,
+            h, theta. Coordinates are image pixels; theta is in radians, positive = clockwise on
+            screen.
+        levels: level of each RoI ``(R,)``, int64, 0..L-1, or -1 for a padded slot, which gives 0.
+        output_size: number of bins ``(height, width)``, or one number for both.
+        strides: stride of each level, image pixels.
+        sampling_ratio: samples per bin and axis; 0 for ``ceil(RoI size / bins)``, which is 0 for a
+            RoI without width or height: it gives 0.
 
     Returns:
-        Tensor: ``(R, C, height, width)``, the dtype of ``features``; computed in float32 or wider.
+        Tensor: pooled features ``(R, C, height, width)``, the dtype of ``features``; computed in
+        float32 or wider.
 
     Raises:
-        ValueError: wrong shapes, dtypes or devices; on CPU, levels or images that ``features``
-            lack (not looked for on CUDA, where such RoIs give 0).
+        ValueError: shapes, dtypes or devices are wrong, or, on CPU, ``features`` has no such level
+            or image (not checked on CUDA, where such RoIs give 0).
     """
     bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     _check(features, rois, levels, strides)
     scales = [1 / stride for stride in strides]
+    form: Callable[..., Tensor]
     if use_triton(*features):
         from mtp.ops.triton.roi_align_levels import roi_align_levels as form
     else:
@@ -63,12 +67,12 @@ def roi_align_levels_torch(
     scales: Sequence[float],
     sampling_ratio: int,
 ) -> Tensor:
-    """:func:`roi_align_levels` level by level."""
+    """Compute :func:`roi_align_levels` in torch, level by level."""
     pooled, places = [], []
     for level, (features_l, scale) in enumerate(zip(features, scales)):
         place = (levels == level).nonzero().squeeze(1)
         places.append(place)
-        # without RoIs too: each map takes part in the graph of gradients
+        # also without RoIs: each map must be part of the autograd graph
         pooled.append(_pool(features_l, rois[place], (height, width), scale, sampling_ratio))
     output = pooled[0].new_zeros(len(rois), *pooled[0].shape[1:])
     return output.index_copy(0, torch.cat(places), torch.cat(pooled))
@@ -84,10 +88,10 @@ def roi_align_levels_backward_torch(
     scales: Sequence[float],
     sampling_ratio: int,
 ) -> list[Tensor]:
-    """Return the gradients of features ``(images, C, H, W)``, in :func:`roi_align_levels`.
+    """Return the gradients of :func:`roi_align_levels` by its feature maps ``(images, C, H, W)``.
 
     Args:
-        sizes: H, W of the first level, of the second, and so on.
+        sizes: H and W of each level in turn, ``[H_0, W_0, H_1, W_1, ...]``, pixels.
     """
     grads = []
     for level, (height, width, scale) in enumerate(zip(sizes[::2], sizes[1::2], scales)):
@@ -144,7 +148,7 @@ def _check(
             f'features are on {features[0].device}, rois on {rois.device}, levels on '
             f'{levels.device}: move them to one device'
         )
-    # A look at CUDA's values would make the host wait for the device.
+    # Reading values on CUDA would make the host wait for the device.
     if rois.device.type == 'cpu' and not torch.compiler.is_compiling():
         if ((levels < -1) | (levels >= len(shapes))).any():
             raise ValueError(

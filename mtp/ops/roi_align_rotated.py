@@ -1,6 +1,7 @@
-"""RoIAlign of rotated regions, and its gradient."""
+"""RoIAlign of rotated RoIs, and its gradient."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from mtp.ops.dispatch import MAX_ADAPTIVE_SAMPLES, twin_of, use_triton
 
-# Samples worked on at once: bounds the memory of large RoIs that are sampled adaptively.
+# Samples computed at once: bounds the memory of large RoIs that are sampled adaptively.
 _SAMPLES_PER_CHUNK = 1 << 18
 
 
@@ -23,27 +24,30 @@ def roi_align_rotated(
 ) -> Tensor:
     """Average-pool bilinear samples of a feature map on a grid that is rotated with each RoI.
 
-    Equal to ``mmcv.ops.roi_align_rotated``, differentiable in ``features``. A RoI that is not
+    Equal to ``mmcv.ops.roi_align_rotated``, and differentiable in ``features``. A RoI that is not
     finite gives 0.
 
     Args:
-        features: ``(B, C, H, W)``; the kernel reads them channels-last and copies others so.
-        rois: ``(N, 6)``: image index, cx, cy, w, h in image pixels, theta in radians.
-        output_size: bins ``(height, width)``, or one number for both.
+        features: feature maps ``(B, C, H, W)``; the kernel reads them channels-last, and copies
+            maps of another layout.
+        rois: RoIs ``(N, 6)``: image index, cx, cy, w, h in image pixels, theta in radians.
+        output_size: number of bins ``(height, width)``, or one number for both.
         spatial_scale: feature pixels per image pixel, 1 / stride.
-        sampling_ratio: samples per bin and axis; 0 for ``ceil(RoI size / bins)``, where a RoI
-            without width or height takes no samples and gives 0; 1024 at most.
-        aligned: pixel centres at half integers, as in ``torchvision.ops.roi_align``.
+        sampling_ratio: samples per bin and axis; 0 for ``ceil(RoI size / bins)``, at most 1024,
+            which is 0 for a RoI without width or height: it gives 0.
+        aligned: whether pixel centres are at half integers, as in ``torchvision.ops.roi_align``.
         clockwise: whether positive theta turns clockwise on screen, as in mmrotate.
 
     Returns:
-        Tensor: ``(N, C, height, width)``, the dtype of ``features``; computed in float32 or wider.
+        Tensor: pooled features ``(N, C, height, width)``, the dtype of ``features``; computed in
+        float32 or wider.
 
     Raises:
-        ValueError: wrong shapes, dtypes or devices, or, on CPU, a RoI of an image that
-            ``features`` lack (on CUDA, where RoIs are not looked at before, it gives 0).
+        ValueError: shapes, dtypes or devices are wrong, or, on CPU, ``features`` has no image of a
+            RoI's index (not checked on CUDA, where such a RoI gives 0).
     """
     bins = _check(features, rois, output_size)
+    form: Callable[..., Tensor]
     if use_triton(features):
         from mtp.ops.triton.roi_align_rotated import roi_align_rotated as form
     else:
@@ -60,14 +64,18 @@ def roi_align_rotated_backward(
     aligned: bool,
     clockwise: bool,
 ) -> Tensor:
-    """Gradient of :func:`roi_align_rotated` by its features, which are of ``shape`` (B, C, H, W).
+    """Return the gradient of :func:`roi_align_rotated` by its feature maps.
 
     Args:
-        grad_output: ``(N, C, height, width)``; its size and dtype are those of the output.
+        grad_output: gradient of the output ``(N, C, height, width)``, of the output's dtype.
+        rois: RoIs ``(N, 6)``.
+        shape: shape (B, C, H, W) of the feature maps.
+        spatial_scale, sampling_ratio, aligned, clockwise: arguments of :func:`roi_align_rotated`.
 
     Returns:
-        Tensor: ``(B, C, H, W)``, the dtype of ``grad_output``.
+        Tensor: gradient ``(B, C, H, W)``, the dtype of ``grad_output``.
     """
+    form: Callable[..., Tensor]
     if use_triton(grad_output):
         from mtp.ops.triton.roi_align_rotated import roi_align_rotated_backward as form
     else:
@@ -86,17 +94,19 @@ def roi_align_rotated_torch(
     aligned: bool,
     clockwise: bool,
 ) -> Tensor:
-    """:func:`roi_align_rotated` in torch."""
+    """Compute :func:`roi_align_rotated` in torch."""
     return _Pool.apply(
         features, rois, (height, width), spatial_scale, sampling_ratio, aligned, clockwise
     )
 
 
 class _Pool(torch.autograd.Function):
-    """A bin is the weighted sum of pixels, as many as its RoI needs: a bag of rows of a table."""
+    """Pooling as ``embedding_bag``: a bin is a weighted sum of a variable number of pixels."""
 
     @staticmethod
-    def forward(ctx, features: Tensor, rois: Tensor, bins: tuple[int, int], *settings) -> Tensor:
+    def forward(
+        ctx: Any, features: Tensor, rois: Tensor, bins: tuple[int, int], *settings: Any
+    ) -> Tensor:
         ctx.save_for_backward(rois)
         ctx.shape, ctx.settings = features.shape, settings
         dtype = torch.promote_types(features.dtype, torch.float32)
@@ -112,7 +122,7 @@ class _Pool(torch.autograd.Function):
         return output.permute(0, 3, 1, 2).to(features.dtype).contiguous()
 
     @staticmethod
-    def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         grad = roi_align_rotated_backward_torch(
             grad_output, *ctx.saved_tensors, ctx.shape, *ctx.settings
         )
@@ -121,15 +131,15 @@ class _Pool(torch.autograd.Function):
 
 @twin_of('roi_align_rotated_backward')
 def roi_align_rotated_backward_torch(
-    grad_output: Tensor, rois: Tensor, shape: list[int], *settings
+    grad_output: Tensor, rois: Tensor, shape: Sequence[int], *settings: Any
 ) -> Tensor:
-    """:func:`roi_align_rotated_backward` in torch."""
+    """Compute :func:`roi_align_rotated_backward` in torch."""
     dtype = torch.promote_types(grad_output.dtype, torch.float32)
     images, channels, height, width = shape
     grad_bins = grad_output.to(dtype).permute(0, 2, 3, 1).flatten(0, 2)
     grad = grad_bins.new_zeros(images * height * width, channels)
     for bag, _, pixels, weights in _chunks(rois.to(dtype), shape, grad_output.shape[2:], *settings):
-        # The other way round: a pixel is a bag of bins. Adding bin by bin takes 15 times as long.
+        # Here a pixel is a weighted sum of bins. Adding bin by bin takes 15 times as long.
         pixels, order = pixels.flatten().sort(stable=True)
         counts = torch.bincount(pixels, minlength=len(grad))
         grad += F.embedding_bag(
@@ -145,18 +155,18 @@ def roi_align_rotated_backward_torch(
 
 def _chunks(
     rois: Tensor,
-    shape: list[int],
-    bins: tuple[int, int],
+    shape: Sequence[int],
+    bins: Sequence[int],
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
     clockwise: bool,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """What the bins of consecutive RoIs take; S samples a chunk.
+    """Yield the samples of the bins of consecutive RoIs, in chunks of S samples.
 
     Yields:
-        tuple: bin of each sample, ``(S,)``, counted through all RoIs; first sample in the chunk
-        of each of its bins; pixels and weights, ``(S, 4)``, of the samples.
+        tuple: bin of each sample ``(S,)``, numbered through all RoIs; index in the chunk of the
+        first sample of each of its bins; pixels and weights ``(S, 4)`` of the samples.
     """
     present = rois[:, 1:].abs().sum(1).isfinite() & (rois[:, 0] >= 0) & (rois[:, 0] < shape[0])
     rois = rois.where(present[:, None], 0)
@@ -175,30 +185,32 @@ def _chunks(
     chunk = (ratio.prod(1) * bins[0] * bins[1]).cumsum(0) // _SAMPLES_PER_CHUNK
     lengths = chunk.unique_consecutive(return_counts=True)[1].tolist()
     first = 0
-    for image, *geometry in (
+    for image_i, centre_i, size_i, angle_i, ratio_i in (
         zip(*(part.split(lengths) for part in (rois[:, 0].long(), centre, size, angle, ratio)))
         if lengths
         else ()
     ):
-        x, y, bag, bags = _sample_points(*geometry, bins)
+        x, y, bag, bags = _sample_points(centre_i, size_i, angle_i, ratio_i, bins)
         roi = bag // (bins[0] * bins[1])
-        pixels, weights = _bilinear(x, y, image[roi], shape[2:])
-        yield first + bag, bags, pixels, weights / geometry[-1].prod(1)[roi, None]
+        pixels, weights = _bilinear(x, y, image_i[roi], shape[2:])
+        yield first + bag, bags, pixels, weights / ratio_i.prod(1)[roi, None]
         first += len(bags)
 
 
 def _sample_points(
-    centre: Tensor, size: Tensor, angle: Tensor, ratio: Tensor, bins: tuple[int, int]
+    centre: Tensor, size: Tensor, angle: Tensor, ratio: Tensor, bins: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where the bins of all RoIs are sampled, bin after bin; S samples in all.
+    """Return the S sampling positions of the bins of all RoIs, bin by bin.
 
     Args:
-        centre, size, angle: ``(N, 2)``, ``(N, 2)``, ``(N,)``, in feature pixels.
-        ratio: int64 ``(N, 2)``, samples per bin along x and y.
-        bins: height, width.
+        centre: centres (x, y) of the RoIs ``(N, 2)``, feature pixels.
+        size: width and height of the RoIs ``(N, 2)``, feature pixels.
+        angle: angles of the RoIs ``(N,)``, radians, positive = counter-clockwise on screen.
+        ratio: samples per bin along x and y ``(N, 2)``, int64.
+        bins: number of bins (height, width).
 
     Returns:
-        tuple: x, y and bin of each sample, ``(S,)``; first sample of each bin,
+        tuple: x, y and bin of each sample ``(S,)``; index of the first sample of each bin
         ``(N * height * width,)``.
     """
     per_bin = ratio.prod(1)
@@ -213,15 +225,15 @@ def _sample_points(
     u = ((column + 0.5) / (bins[1] * ratio_x) - 0.5) * size[roi, 0]
     v = ((row + 0.5) / (bins[0] * ratio_y) - 0.5) * size[roi, 1]
     cos, sin = angle.cos()[roi], angle.sin()[roi]
-    # theta turns counter-clockwise on screen here, where y points down
+    # theta turns counter-clockwise on screen: y points down
     return u * cos + v * sin + centre[roi, 0], v * cos - u * sin + centre[roi, 1], bag, bags
 
 
-def _bilinear(x: Tensor, y: Tensor, image: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The four pixels around each of S points and their weights, both ``(S, 4)``.
+def _bilinear(x: Tensor, y: Tensor, image: Tensor, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the four pixels around each of S points and their weights, both ``(S, 4)``.
 
-    A point up to one pixel outside takes the border's value, one further out has weight 0.
-    Pixels count row-major through all images of ``grid`` = (H, W).
+    A point up to one pixel outside takes the border's value; one further out has weight 0. Pixels
+    are numbered row by row through all images of ``grid`` = (H, W).
     """
     height, width = grid
     inside = (x >= -1) & (x <= width) & (y >= -1) & (y <= height)
@@ -246,7 +258,7 @@ def _bilinear(x: Tensor, y: Tensor, image: Tensor, grid: tuple[int, int]) -> tup
 
 
 def _check(features: Tensor, rois: Tensor, output_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Bins (height, width), if everything fits together."""
+    """Return the number of bins (height, width) after checking the arguments."""
     if features.dim() != 4 or rois.dim() != 2 or rois.shape[1] != 6:
         raise ValueError(
             'features must have shape (B, C, H, W) and rois (N, 6): image index, cx, '
@@ -264,7 +276,7 @@ def _check(features: Tensor, rois: Tensor, output_size: int | tuple[int, int]) -
     bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if len(bins) != 2 or min(bins) < 1:
         raise ValueError(f'output_size={output_size}: it takes one or two numbers of at least 1')
-    # A look at CUDA's values would make the host wait for the device.
+    # Reading values on CUDA would make the host wait for the device.
     if rois.device.type == 'cpu' and not torch.compiler.is_compiling():
         if ((rois[:, 0] < 0) | (rois[:, 0] >= len(features))).any():
             raise ValueError(

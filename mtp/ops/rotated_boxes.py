@@ -1,16 +1,18 @@
 """Overlaps and non-maximum suppression of rotated boxes.
 
 A rotated box is (cx, cy, w, h, theta): pixels, and radians with positive = clockwise on screen
-(y down). Shapes: B images, N, M numbers of boxes, P of pairs. Nothing here is differentiable.
+(y down). Shapes: B images, N and M boxes, P pairs. Nothing here is differentiable.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from mtp.ops.dispatch import twin_of, use_triton
 
-# Pairs whose overlaps are computed at once, and pairs looked at for whether they are near each
-# other: each bounds the memory of its temporaries to some 200 MB.
+# Pairs whose overlaps are computed at once, and pairs tested at once for being near each other:
+# each bounds the memory of its temporaries to some 200 MB.
 _PAIRS_PER_CHUNK = 1 << 17
 _LOOKS_PER_CHUNK = 1 << 22
 
@@ -18,24 +20,25 @@ _LOOKS_PER_CHUNK = 1 << 22
 def box_iou_rotated(
     boxes1: Tensor, boxes2: Tensor, mode: str = 'iou', aligned: bool = False
 ) -> Tensor:
-    """Intersection over union (or over the first box) of rotated boxes; not differentiable.
+    """Compute the intersection over union (or over the first box) of rotated boxes.
 
-    Equal to ``mmcv.ops.box_iou_rotated``. Boxes without area have overlap 0, and so have boxes
-    with NaN or infinite numbers, which are an error on CPU and not looked for on CUDA, where the
-    host would have to wait for the device.
+    Equal to ``mmcv.ops.box_iou_rotated``. Boxes without area have overlap 0. Boxes with NaN or
+    infinite values are an error on CPU. On CUDA they have overlap 0: checking them would make the
+    host wait for the device.
 
     Args:
-        boxes1: ``(N, 5)`` or ``(B, N, 5)``, of any floating-point dtype.
-        boxes2: ``(M, 5)`` or ``(B, M, 5)``; M = N when aligned.
-        mode: ``'iou'``, or ``'iof'``: intersection over the area of ``boxes1``.
-        aligned: compare row i with row i only; not for boxes of B images.
+        boxes1: boxes ``(N, 5)`` or ``(B, N, 5)``, of any floating-point dtype.
+        boxes2: boxes ``(M, 5)`` or ``(B, M, 5)``; M = N when aligned.
+        mode: ``'iou'``, or ``'iof'`` for intersection over the area of ``boxes1``.
+        aligned: whether to compare row i with row i only; not for boxes of B images.
 
     Returns:
-        Tensor: ``(N, M)``, or ``(B, N, M)``, each image's boxes with its own, or ``(N,)`` when
-        aligned; float32, or float64 for such boxes.
+        Tensor: overlaps ``(N, M)``; or ``(B, N, M)``, between boxes of the same image; or ``(N,)``
+        when aligned. float32, or float64 for float64 boxes.
 
     Raises:
-        ValueError: wrong shapes, dtypes, devices or mode; on CPU, NaN or infinite boxes.
+        ValueError: shapes, dtypes, devices or mode are wrong, or, on CPU, boxes are NaN or
+            infinite.
     """
     _check_boxes(boxes1, boxes2, dims=(2, 3))
     if boxes1.shape[:-2] != boxes2.shape[:-2]:
@@ -50,6 +53,7 @@ def box_iou_rotated(
             'aligned overlaps need equal numbers of boxes, twice (N, 5); got '
             f'{tuple(boxes1.shape)} and {tuple(boxes2.shape)}'
         )
+    form: Callable[..., Tensor]
     if use_triton(boxes1, boxes2):
         from mtp.ops.triton.rotated_boxes import box_iou_rotated as form
     else:
@@ -60,25 +64,25 @@ def box_iou_rotated(
 def nms_rotated(
     boxes: Tensor, scores: Tensor, iou_threshold: float, labels: Tensor | None = None
 ) -> Tensor:
-    """Greedy non-maximum suppression of rotated boxes.
+    """Apply greedy non-maximum suppression to rotated boxes.
 
-    Equal to ``mmcv.ops.nms_rotated``: by falling score, a box is dropped when a kept one overlaps
-    it by more than ``iou_threshold`` (and has its label, where labels are given). Among equal
-    scores the first box comes first, and NaN scores come before all others. Overlaps of boxes
-    with NaN are as in :func:`box_iou_rotated`: none.
+    Equal to ``mmcv.ops.nms_rotated``: by falling score, a box is dropped if a kept one overlaps it
+    by more than ``iou_threshold`` (and has the same label, if labels are given). Boxes of equal
+    scores keep their order, and NaN scores come before all others. Boxes with NaN overlap nothing,
+    as in :func:`box_iou_rotated`.
 
     Args:
-        boxes: ``(N, 5)``, of any floating-point dtype.
-        scores: ``(N,)``.
-        iou_threshold: 0..1.
-        labels: ``(N,)``, or None.
+        boxes: boxes ``(N, 5)``, of any floating-point dtype.
+        scores: scores ``(N,)``.
+        iou_threshold: IoU above which a box is dropped, 0..1.
+        labels: class of each box ``(N,)``, or None for a single class.
 
     Returns:
-        Tensor: int64 ``(K,)``, indices of the kept boxes by falling score. To learn K the host
-        waits for the device, once.
+        Tensor: indices of the K kept boxes by falling score, int64 ``(K,)``. The host waits once
+        for the device, to learn K.
 
     Raises:
-        ValueError: wrong shapes, dtypes or devices; on CPU, NaN or infinite boxes.
+        ValueError: shapes, dtypes or devices are wrong, or, on CPU, boxes are NaN or infinite.
     """
     _check_boxes(boxes)
     for name, tensor in (('scores', scores), ('labels', labels)):
@@ -93,6 +97,7 @@ def nms_rotated(
                 f'boxes are on {boxes.device}, {name} on {tensor.device}: move them to one device'
             )
     order = scores.detach().sort(descending=True).indices  # mmcv's order of equal scores
+    form: Callable[..., Tensor]
     if use_triton(boxes):
         from mtp.ops.triton.rotated_nms import kept_rotated as form
     else:
@@ -104,14 +109,14 @@ def nms_rotated(
 @twin_of('box_iou_rotated')
 @torch.library.custom_op('mtp::box_iou_rotated_torch', mutates_args=())
 def box_iou_rotated_torch(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bool) -> Tensor:
-    """Do what :func:`box_iou_rotated` does in torch.
+    """Compute :func:`box_iou_rotated` in torch.
 
-    An operator, because compiled code cannot look at which boxes are near each other.
+    It is an operator, because compiled code cannot depend on which boxes are near each other.
     """
     if boxes1.dim() == 2 and not aligned:
         return box_iou_rotated_torch(boxes1[None], boxes2[None], mode, aligned)[0]
     dtype = torch.promote_types(torch.promote_types(boxes1.dtype, boxes2.dtype), torch.float32)
-    # float32 would leave a thin box (0.01 x 50 pixels) with three correct digits
+    # in float32, a thin box (0.01 x 50 pixels) would have three correct digits
     boxes1, boxes2 = boxes1.double(), boxes2.double()
     if aligned:
         return _overlap(boxes1, boxes2, mode).to(dtype)
@@ -128,7 +133,7 @@ def box_iou_rotated_torch(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bo
 
 
 @box_iou_rotated_torch.register_fake
-def _(boxes1, boxes2, mode, aligned):
+def _(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bool) -> Tensor:
     dtype = torch.promote_types(torch.promote_types(boxes1.dtype, boxes2.dtype), torch.float32)
     return boxes1.new_empty(
         boxes1.shape[:-1] + (() if aligned else boxes2.shape[-2:-1]), dtype=dtype
@@ -137,21 +142,21 @@ def _(boxes1, boxes2, mode, aligned):
 
 @twin_of('kept_rotated')
 def kept_rotated_torch(boxes: Tensor, iou_threshold: float, labels: Tensor | None) -> Tensor:
-    """Which boxes :func:`nms_rotated` keeps, in torch.
+    """Return which boxes :func:`nms_rotated` keeps, in torch.
 
     Args:
-        boxes: ``(N, 5)`` by falling score.
-        iou_threshold: 0..1.
-        labels: ``(N,)``, or None.
+        boxes: boxes ``(N, 5)`` by falling score.
+        iou_threshold: IoU above which a box is dropped, 0..1.
+        labels: class of each box ``(N,)``, or None.
 
     Returns:
-        Tensor: bool ``(N,)``.
+        Tensor: flags of the kept boxes ``(N,)``, bool.
     """
     boxes = boxes.double()
     keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
 
     def overlapping(first: Tensor, second: Tensor, later: bool) -> tuple[Tensor, Tensor]:
-        """Pairs (places in the lists of boxes) where the one would suppress the other."""
+        """Return the pairs (positions in the lists) whose first box would suppress the second."""
         i, j = _near_pairs(boxes[first], boxes[second])
         asked = i < j if later else torch.ones_like(i, dtype=torch.bool)
         if labels is not None:
@@ -160,8 +165,8 @@ def kept_rotated_torch(boxes: Tensor, iou_threshold: float, labels: Tensor | Non
         over = _overlap(boxes, boxes, 'iou', first[i], second[j]) > iou_threshold
         return i[over], j[over]
 
-    # The best boxes settle among themselves, then suppress the others, and so on: the fewer at a
-    # time, the fewer pairs of boxes that go anyway.
+    # The best boxes are settled among themselves and then suppress the others, and so on. The fewer
+    # at a time, the fewer overlaps of already suppressed boxes are computed.
     rows = max(1, min(256, _LOOKS_PER_CHUNK // max(1, len(boxes))))
     for start in range(0, len(boxes), rows):
         best = keep[start : start + rows].nonzero().squeeze(1) + start
@@ -173,11 +178,16 @@ def kept_rotated_torch(boxes: Tensor, iou_threshold: float, labels: Tensor | Non
 
 
 def _greedy(num: int, better: Tensor, worse: Tensor) -> Tensor:
-    """Boxes (sorted by falling score) that greedy suppression keeps, given overlapping pairs.
+    """Return which boxes, sorted by falling score, greedy suppression keeps, given the overlaps.
 
-    A box is kept when no kept better box overlaps it. Applied to all boxes at once, this rule
-    settles the first box in the first sweep, and in each further sweep at least the next box of
-    every chain of overlaps: it ends after as many sweeps as the longest chain has boxes.
+    A box is kept if no kept better box overlaps it. Applied to all boxes at once, this rule settles
+    the first box in the first sweep, and in each further sweep at least the next box of every chain
+    of overlaps. It ends after as many sweeps as the longest chain has boxes.
+
+    Args:
+        num: number of boxes.
+        better: index of the better box of each overlapping pair ``(P,)``.
+        worse: index of the worse box of each overlapping pair ``(P,)``.
     """
     keep = torch.ones(num, dtype=torch.bool, device=better.device)
     while True:
@@ -189,9 +199,10 @@ def _greedy(num: int, better: Tensor, worse: Tensor) -> Tensor:
 
 
 def _near_pairs(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, ...]:
-    """Indices of the pairs whose circumscribed horizontal boxes overlap; few of all pairs do.
+    """Return the indices of the pairs whose circumscribed horizontal boxes overlap.
 
-    (i, j), or (image, i, j) of boxes ``(B, N, 5)`` and ``(B, M, 5)``.
+    These are few of all pairs. The indices are (i, j), or (image, i, j) for boxes ``(B, N, 5)`` and
+    ``(B, M, 5)``.
     """
     (c1, r1), (c2, r2) = _extent(boxes1.unsqueeze(-2)), _extent(boxes2.unsqueeze(-3))
     near_x, near_y = (
@@ -219,7 +230,7 @@ def _extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
 def _overlap(
     boxes1: Tensor, boxes2: Tensor, mode: str, i: Tensor | None = None, j: Tensor | None = None
 ) -> Tensor:
-    """Overlap of each pair of boxes, rows i and j or all of both, -> ``(P,)``."""
+    """Compute the overlap ``(P,)`` of each pair of boxes: rows i and j, or all rows of both."""
     num = len(boxes1 if i is None else i)
     parts = [boxes1.new_zeros(0)]
     for start in range(0, num, _PAIRS_PER_CHUNK):
@@ -238,21 +249,21 @@ def _overlap_of_rows(boxes1: Tensor, boxes2: Tensor, mode: str) -> Tensor:
     area1, area2 = boxes1[:, 2] * boxes1[:, 3], boxes2[:, 2] * boxes2[:, 3]
     intersection = _intersection(boxes1, boxes2)
     base = area1 if mode == 'iof' else area1 + area2 - intersection
-    tiny = 1e-14  # as in mmcv: a box below has no area
+    tiny = 1e-14  # as in mmcv: a smaller area counts as none
     overlap = intersection / base.clamp(min=tiny)
-    # NaN is greater than nothing
+    # False for NaN
     valid = (area1 >= tiny) & (area2 >= tiny) & (overlap > 0)
     return torch.where(valid, overlap, overlap.new_zeros(()))
 
 
 def _intersection(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Area of intersection of each pair of ``(P, 5)`` boxes -> ``(P,)``.
+    """Compute the area of intersection ``(P,)`` of each pair of ``(P, 5)`` boxes.
 
-    Green's theorem in the frame of the second box, where that is |x| <= a, |y| <= b: the area is
-    the integral of F(x, y) dy along the boundary of the first, with F = clamp(x, -a, a) + a for
-    |y| <= b and 0 beyond. On an edge F is linear between the points where it meets x = -a, x = a,
-    so that the trapezoid rule on these pieces is exact. Nothing is compared or sorted that could
-    go wrong for equal boxes, shared edges or touching corners.
+    Uses Green's theorem in the frame of the second box, which is |x| <= a, |y| <= b there. The area
+    is the integral of F(x, y) dy along the boundary of the first box, with
+    F = clamp(x, -a, a) + a for |y| <= b and 0 beyond. On an edge, F is linear between the points
+    where the edge meets x = -a and x = a, so the trapezoid rule on these pieces is exact. There is
+    no comparison or sorting that could fail for equal boxes, shared edges or touching corners.
     """
     cos, sin = boxes2[:, 4].cos(), boxes2[:, 4].sin()
     dx, dy = (boxes1[:, :2] - boxes2[:, :2]).unbind(-1)
@@ -267,7 +278,7 @@ def _intersection(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     a, b = boxes2[:, 2:3] / 2, boxes2[:, 3:4] / 2
 
     def crossing(start: Tensor, step: Tensor, level: Tensor) -> Tensor:
-        """Where along the edge (0..1) it meets ``level``; anything for a parallel edge."""
+        """Return where along the edge (0..1) it meets ``level``; any value for a parallel edge."""
         parallel = step.abs() <= 1e-12
         return ((level - start) / step.masked_fill(parallel, 1.0)).clamp(0, 1)
 
@@ -300,14 +311,15 @@ def _check_boxes(*boxes: Tensor, dims: tuple[int, ...] = (2,)) -> None:
         raise ValueError(
             f'boxes are on {boxes[0].device} and {boxes[-1].device}: move them to one device'
         )
-    # A look at CUDA's values would make the host wait for the device.
+    # Reading values on CUDA would make the host wait for the device.
     if boxes[0].device.type == 'cpu' and not torch.compiler.is_compiling():
         for tensor in boxes:
             tensor = tensor.flatten(0, -2)
             wrong = (~tensor.isfinite().all(1)).nonzero()
             if len(wrong):
+                row = int(wrong[0])
                 raise ValueError(
                     f'{len(wrong)} of {len(tensor)} boxes have NaN or infinite '
-                    f'numbers, the first of them row {wrong[0].item()}: '
-                    f'{tensor[wrong[0].item()].tolist()}; did training diverge?'
+                    f'numbers, the first of them row {row}: '
+                    f'{tensor[row].tolist()}; did training diverge?'
                 )

@@ -1,6 +1,6 @@
 """Rotated varied-size window attention (RVSA) on plain tensors.
 
-Shapes: ``B`` images, ``heads``, a grid of ``H x W`` tokens, ``d`` channels of a head, windows of
+Shapes: ``B`` images, ``heads``, a grid of ``H x W`` tokens, ``d`` channels per head, windows of
 ``s x s`` tokens; ``(H', W')`` is the grid padded to whole windows, ``n_h x n_w`` of them.
 
 Source: D. Wang et al., "Advancing Plain Vision Transformer Towards Remote Sensing Foundation
@@ -17,10 +17,10 @@ from mtp.ops.relative_position import relative_position_terms
 
 
 def window_padding(grid: tuple[int, int], window_size: int) -> tuple[int, int, int, int]:
-    """Zeros to add around an ``(H, W)`` grid to make whole windows, the odd one right or below.
+    """Return the padding of an ``(H, W)`` grid to whole windows, an odd token right or below.
 
     Returns:
-        tuple[int, int, int, int]: left, right, top, bottom: the order of ``F.pad``.
+        tuple[int, int, int, int]: tokens to add left, right, top and bottom, as in ``F.pad``.
     """
     vertical, horizontal = (-grid[0]) % window_size, (-grid[1]) % window_size
     left, top = horizontal // 2, vertical // 2
@@ -30,24 +30,24 @@ def window_padding(grid: tuple[int, int], window_size: int) -> tuple[int, int, i
 def rotated_window_grid(
     offsets: Tensor, scales: Tensor, angles: Tensor, grid: tuple[int, int], window_size: int
 ) -> Tensor:
-    """Where each window of each head samples its keys and values.
+    """Return where each window of each head samples its keys and values.
 
-    A window's regular positions are scaled and rotated about its centre, then shifted. All of it
-    happens in normalised units ([-1, 1] over the padded grid, corners aligned), so on a
-    non-square grid a rotation is not rigid in tokens. As in the released models, the x offset is
-    divided by ``H // s`` and the y offset by ``W // s``: the axes look exchanged, and trained
-    weights depend on it. Where a side is shorter than the window (there the released code
-    divides by zero) the divisor is 1.
+    A window's regular positions are scaled and rotated about its centre, then shifted. This is done
+    in normalised units ([-1, 1] over the padded grid, corners aligned), so on a non-square grid a
+    rotation is not rigid in tokens. As in the released models, the x offset is divided by
+    ``H // s`` and the y offset by ``W // s``: the axes look exchanged, but trained weights depend
+    on it. If a side is shorter than the window, the divisor is 1, where the released code divides
+    by zero.
 
     Args:
-        offsets: ``(B, heads, 2, n_h, n_w)``, x then y, before that division.
-        scales: ``(B, heads, 2, n_h, n_w)``, x then y, relative change of size.
-        angles: ``(B, heads, n_h, n_w)``, radians.
-        grid: ``(H, W)`` before padding.
-        window_size: ``s``.
+        offsets: offsets of the windows before that division, ``(B, heads, 2, n_h, n_w)``, x then y.
+        scales: relative changes of size, ``(B, heads, 2, n_h, n_w)``, x then y.
+        angles: angles of the windows ``(B, heads, n_h, n_w)``, radians.
+        grid: size ``(H, W)`` of the grid before padding, tokens.
+        window_size: side ``s`` of a window, tokens.
 
     Returns:
-        Tensor: ``(B, heads, H', W', 2)``, (x, y) as ``grid_sample`` takes them with
+        Tensor: sampling positions ``(B, heads, H', W', 2)``, (x, y) for ``grid_sample`` with
         ``align_corners=True``; float32 or wider.
     """
     dtype = torch.promote_types(angles.dtype, torch.float32)
@@ -91,32 +91,33 @@ def rotated_window_attention(
     rel_pos_w: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """Attention of each window's queries to keys sampled from a rotated window of another size.
+    """Compute attention of each window's queries to keys sampled from a rotated, resized window.
 
-    Padding has zero ``q``, ``k`` and ``v`` and is not masked: padded keys keep their place in the
-    softmax. Keys and values are sampled bilinearly, with zeros outside the padded grid. For query
-    ``(j, i)`` and key ``(m, n)``, by their places in the window, the logit is
+    Padding has zero ``q``, ``k`` and ``v`` and is not masked: padded keys take part in the softmax.
+    Keys and values are sampled bilinearly, with zeros outside the padded grid. For query ``(j, i)``
+    and key ``(m, n)``, by their positions in the window, the logit is
     ``q.k / sqrt(d) + q.rel_pos_h[j - m + s - 1] + q.rel_pos_w[i - n + s - 1] + bias``; unlike in
     full attention, the relative terms take the unscaled query.
 
-    A Triton kernel where :mod:`mtp.ops.dispatch` takes one, for windows of up to 8 x 8 tokens and
-    heads of up to 256 bytes a token (128 channels of bfloat16), which fit a program's shared
-    memory; :func:`rotated_window_attention_torch` for the rest.
+    A Triton kernel runs if :mod:`mtp.ops.dispatch` chooses it and the operands fit a program's
+    shared memory: windows of up to 8 x 8 tokens and heads of up to 256 bytes per token (128
+    channels of bfloat16). Otherwise :func:`rotated_window_attention_torch` runs.
 
     Args:
-        q, k, v: ``(B, H, W, heads, d)`` of one dtype, ``q`` unscaled; views will do.
-        offsets, scales, angles: see :func:`rotated_window_grid`.
-        rel_pos_h, rel_pos_w: ``(2 * s - 1, d)``; their length gives ``s``.
-        bias: ``(heads, s * s, s * s)``.
+        q, k, v: queries, keys and values ``(B, H, W, heads, d)`` of one dtype, ``q`` unscaled; they
+            may be views.
+        offsets, scales, angles: transforms of the windows, see :func:`rotated_window_grid`.
+        rel_pos_h, rel_pos_w: relative tables ``(2 * s - 1, d)``; their length determines ``s``.
+        bias: bias of the logits ``(heads, s * s, s * s)``.
 
     Returns:
-        Tensor: ``(B, H, W, heads, d)``.
+        Tensor: attention output ``(B, H, W, heads, d)``.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
     """
     size = _check(q, k, v, offsets, scales, angles, rel_pos_h, rel_pos_w, bias)
-    grid = rotated_window_grid(offsets, scales, angles, q.shape[1:3], size)
+    grid = rotated_window_grid(offsets, scales, angles, (q.shape[1], q.shape[2]), size)
     if size <= 8 and q.shape[4] * q.element_size() <= 256 and use_triton(q, k, v):
         from mtp.ops.triton import rotated_window
 
@@ -133,7 +134,7 @@ def rotated_window_attention_torch(
     rel_pos_w: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """:func:`rotated_window_attention` on the grid of :func:`rotated_window_grid`, in torch."""
+    """Compute :func:`rotated_window_attention` in torch, given the grid of its samples."""
     height, width, heads, channels = q.shape[1:]
     size = (rel_pos_h.shape[0] + 1) // 2
     n_h, n_w = grid.shape[2] // size, grid.shape[3] // size
@@ -151,7 +152,7 @@ def rotated_window_attention_torch(
     # (B, heads, 2, d, n_h, s, n_w, s) -> two of (B * n_h * n_w, heads, s * s, d)
     k, v = kv.permute(2, 0, 4, 6, 1, 5, 7, 3).flatten(5, 6).flatten(1, 3).unbind(0)
 
-    # dtypes as under autocast, which is over when gradients are computed
+    # dtypes as under autocast, which has ended when gradients are computed
     term_h, term_w = relative_position_terms(q, rel_pos_h.to(q.dtype), rel_pos_w.to(q.dtype))
     bias = bias + (term_h[..., None] + term_w[..., None, :]).flatten(4, 5).flatten(2, 3)
     out = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=bias.to(q.dtype))
@@ -164,7 +165,7 @@ def rotated_window_attention_torch(
 
 @twin_of('rotated_window_attention')
 def _twin(q: Tensor, *operands: Tensor) -> tuple[Tensor, Tensor]:
-    # its backward needs no log-sum-exp, and follows it to the twin
+    # the log-sum-exp is unused: the backward pass also runs in the twin
     return (
         rotated_window_attention_torch(q, *operands),
         q.new_full(q.shape[:-1], float('nan'), dtype=torch.float32),
@@ -188,7 +189,7 @@ def _check(
     rel_pos_w: Tensor,
     bias: Tensor,
 ) -> int:
-    """The window's side, if everything fits together."""
+    """Return the window's side after checking the arguments."""
     if q.dim() != 5:
         raise ValueError(f'q of shape {tuple(q.shape)}: it takes (B, H, W, heads, d)')
     if rel_pos_h.dim() != 2 or rel_pos_h.shape[0] < 3 or rel_pos_h.shape[0] % 2 == 0:

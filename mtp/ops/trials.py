@@ -1,4 +1,4 @@
-"""A small call of every operator that has a kernel, to learn which ones Triton refuses here."""
+"""Small trial calls of every operator with a kernel, to find those that Triton refuses here."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,12 +15,12 @@ from mtp.ops.roi_align_rotated import roi_align_rotated
 from mtp.ops.rotated_boxes import box_iou_rotated, nms_rotated
 from mtp.ops.rotated_window import rotated_window_attention
 
-# operator -> function of tensors, and the tensors
+# operator -> function of tensors, and its operands
 Calls = dict[str, tuple[Callable[..., Tensor], list[Tensor]]]
 
 
 def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
-    """Return a call of each operator with small operands, learned ones with ``requires_grad``."""
+    """Return a call of each operator with small operands; differentiable ones require gradients."""
 
     def learned(*shape: int) -> Tensor:
         return torch.rand(shape, device=device, dtype=dtype, requires_grad=True)
@@ -75,7 +75,7 @@ def _levels(rois: Tensor, levels: Tensor, *features: Tensor, strides: list[int])
 
 
 def refusals(device: torch.device | str) -> dict[str, str]:
-    """Run every call, forward and backward, and return what failed with its reason in a line."""
+    """Run every call, forward and backward, and return the failed ones with a one-line reason."""
     failed = {}
     for dtype in (torch.float32, torch.bfloat16):
         for name, (function, tensors) in calls(device, dtype).items():
@@ -83,6 +83,6 @@ def refusals(device: torch.device | str) -> dict[str, str]:
                 out = function(*tensors)
                 if out.requires_grad:
                     out.sum().backward()
-            except RuntimeError as error:  # under MTP_STRICT=1 a fall-back too
+            except RuntimeError as error:  # under MTP_STRICT=1 also a fall-back
                 failed[name] = reason_in_a_line(error)
     return fallen() | failed

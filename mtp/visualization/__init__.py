@@ -1,4 +1,4 @@
-"""From predictions and logs to pictures."""
+"""Pictures of predictions and of training logs."""
 
 from mtp.lazy import attribute_getter
 

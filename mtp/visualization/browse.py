@@ -1,6 +1,7 @@
-"""A page of a config's training samples: as loaded, and as the augmentations make them."""
+"""A picture of a config's training samples, as loaded and as augmented."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,27 +15,27 @@ from mtp.models.photometric import distort
 from mtp.visualization.samples import draw, with_legend
 from mtp.visualization.visualizer import captioned, frame
 
-# Height of an image in pixels, and the largest width of a picture of several.
+# Height of an image and largest width of a picture of several images, pixels.
 TILE, MAX_WIDTH = 320, 1400
-# How the transforms are called that load a sample and pack it; all others change it.
+# Prefixes of the transforms that load or pack a sample; all others change it.
 KEPT = ('Load', 'Convert', 'Pack')
-# What loads a part of a sample -> what loads all of it.
+# Transform that loads a part of a sample -> transforms that load the whole of it.
 WHOLE = {'LoadCrop': (dict(type=LoadImage), dict(type=LoadLabels))}
 
 
 def browse(cfg: Config, num: int = 8, seed: int = 0) -> np.ndarray:
-    """Draw samples of the training set with their labels: left as loaded, right as augmented.
+    """Draw samples of the training set with their labels: as loaded (left), as augmented (right).
 
     Args:
-        cfg: of any task, with a ``train_dataloader``.
+        cfg: config of any task, with a ``train_dataloader``.
         num: number of samples, drawn at random.
-        seed: of the choice and of the augmentations.
+        seed: seed of the choice of samples and of the augmentations.
 
     Returns:
-        ndarray: uint8 RGB.
+        ndarray: picture ``(H, W, 3)``, uint8 RGB.
 
     Raises:
-        ValueError: the pipeline packs no sample of a known kind.
+        ValueError: the pipeline packs samples of an unknown kind.
         FileNotFoundError: the data are missing.
     """
     init_default_scope(cfg.get('default_scope', 'mtp'))
@@ -68,8 +69,8 @@ def browse(cfg: Config, num: int = 8, seed: int = 0) -> np.ndarray:
     )
 
 
-def only_loading(node):
-    """A data set's config with the transforms that load and pack, without those that change."""
+def only_loading(node: Any) -> Any:
+    """Return a data set's config with only the transforms that load and pack samples."""
     if isinstance(node, dict):
         return ConfigDict(
             {
@@ -92,7 +93,7 @@ def _name(type_: type | str) -> str:
 
 
 def _images(inputs: torch.Tensor) -> list[np.ndarray]:
-    """``(3 or 6, H, W)`` BGR of one date or two -> RGB ``(H, W, 3)`` of each."""
+    """Convert BGR ``(3, H, W)``, or ``(6, H, W)`` for two dates, to RGB ``(H, W, 3)`` of each."""
     return [
         np.ascontiguousarray(image.numpy()[::-1].transpose(1, 2, 0))
         for image in inputs.to(torch.uint8).split(3)

@@ -1,4 +1,4 @@
-"""Losses and metrics of a training run as curves."""
+"""Curves of the losses and metrics of training runs."""
 
 import json
 from collections.abc import Iterable
@@ -14,21 +14,21 @@ INK = '#333333'
 
 
 def plot_curves(work_dir: str | Path, out: str | Path) -> Path:
-    """Draw losses (upper row) and, once evaluated, metrics in percent (lower row) of a run.
+    """Draw losses (upper row) and, if logged, metrics in percent (lower row) of a run.
 
-    The first panel is of all data sets together, then there is one for each task with a line for
-    each data set; the loss of a task is the sum of its terms.
+    The first panel shows all data sets together. Further panels show one task each, with a line per
+    data set. The loss of a task is the sum of its terms.
 
     Args:
-        work_dir: of ``tools/train.py``; what resumed runs logged is joined.
-        out: picture to write, of a kind that matplotlib knows by its suffix.
+        work_dir: work directory of ``tools/train.py``; logs of resumed runs are joined.
+        out: path of the picture, with a suffix that matplotlib supports.
 
     Returns:
         Path: ``out``.
 
     Raises:
-        FileNotFoundError: no run has logged there.
-        ValueError: a log cannot be read, holds no losses, or ``out`` has an unknown suffix.
+        FileNotFoundError: the directory has no log.
+        ValueError: a log is unreadable or has no losses, or ``out`` has an unknown suffix.
     """
     scalars = read_scalars(work_dir)
     losses, metrics = task_losses(scalars), task_metrics(scalars)
@@ -56,13 +56,15 @@ def plot_curves(work_dir: str | Path, out: str | Path) -> Path:
 
 
 def read_scalars(work_dir: str | Path) -> dict[str, Series]:
-    """All scalars that the runs in ``work_dir`` logged; a run replaces older ones from its start.
+    """Read all scalars logged in ``work_dir``; a run replaces older ones from its start.
 
     Raises:
-        FileNotFoundError: no run has logged there.
-        ValueError: a log cannot be read, or holds no losses.
+        FileNotFoundError: the directory has no log.
+        ValueError: a log is unreadable or has no losses.
     """
-    paths = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))  # by the time of their start
+    paths = sorted(
+        Path(work_dir).glob('*/vis_data/scalars.json')
+    )  # in the order of their start times
     if not paths:
         raise FileNotFoundError(
             f'no <time>/vis_data/scalars.json in {work_dir}: give the work '
@@ -88,7 +90,7 @@ def read_scalars(work_dir: str | Path) -> dict[str, Series]:
 
 def _read_lines(path: Path) -> Iterable[dict]:
     text = path.read_text()
-    # a run that is going on, or was stopped, may end in the midst of a line
+    # the log of a running or interrupted run may end within a line
     for number, line in enumerate(text[: text.rfind('\n') + 1].splitlines(), 1):
         try:
             yield json.loads(line)
@@ -97,7 +99,7 @@ def _read_lines(path: Path) -> Iterable[dict]:
 
 
 def task_losses(scalars: dict[str, Series]) -> dict[str, dict[str, Series]]:
-    """task -> data set -> sum of its loss terms, from the keys ``<data set>.<task>.<term>``."""
+    """Return task -> data set -> sum of loss terms, from the keys ``<data set>.<task>.<term>``."""
     losses: dict[str, dict[str, Series]] = {}
     for key, series in scalars.items():
         if key.count('.') != 2 or 'loss' not in key:
@@ -110,7 +112,7 @@ def task_losses(scalars: dict[str, Series]) -> dict[str, dict[str, Series]]:
 
 
 def task_metrics(scalars: dict[str, Series]) -> dict[str, dict[str, dict[str, Series]]]:
-    """task -> metric -> data set -> values, from the keys ``<data set>/<task>/<metric>``."""
+    """Return task -> metric -> data set -> values, from ``<data set>/<task>/<metric>``."""
     metrics: dict[str, dict[str, dict[str, Series]]] = {}
     for key, series in scalars.items():
         if key.count('/') == 2:
@@ -141,7 +143,7 @@ def _draw(
 
 
 def _save(figure: Figure, colours: dict[str, str], out: str | Path) -> Path:
-    """Add a legend of the colours, and write the picture."""
+    """Add a legend of the colours, write the picture, and return its path."""
     figure.legend(
         [Line2D([], [], color=colour) for colour in colours.values()],
         list(colours),
@@ -156,20 +158,20 @@ def _save(figure: Figure, colours: dict[str, str], out: str | Path) -> Path:
 
 
 def plot_starts(runs: dict[str, dict[str, Path]], metrics: dict[str, str], out: str | Path) -> Path:
-    """Draw runs that differ in their start only: training loss above, test metric below.
+    """Draw runs that differ only in their initial weights: training loss above, metric below.
 
     Args:
-        runs: title -> start -> work directory of ``tools/train.py``.
-        metrics: title -> key of the metric in the log; its values, in percent or not, are drawn
-            as they are, over the epochs at which they were measured.
-        out: picture to write.
+        runs: title -> name of the initial weights -> work directory of ``tools/train.py``.
+        metrics: title -> key of the metric in the log. Its values are drawn as logged, in percent
+            or not, over the epochs of their measurement.
+        out: path of the picture, with a suffix that matplotlib supports.
 
     Returns:
         Path: ``out``.
 
     Raises:
-        FileNotFoundError: a run has not logged.
-        ValueError: a log cannot be read, or lacks the metric.
+        FileNotFoundError: a run has no log.
+        ValueError: a log is unreadable or has no such metric.
     """
     figure = Figure(figsize=(3.4 * len(runs), 5.4), layout='constrained')
     panels = figure.subplots(2, len(runs), squeeze=False)

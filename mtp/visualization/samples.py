@@ -1,4 +1,4 @@
-"""Pictures of any task's sample: its image or pair, the truth, and predictions if there are any."""
+"""Pictures of a sample of any task: image or image pair, ground truth, and any predictions."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,9 +21,9 @@ ROWS = {'gt': 'truth', 'pred': 'prediction'}
 def draw_result(
     images: Sequence[np.ndarray], sample: BaseDataElement, meta: dict, score_thr: float = 0.3
 ) -> np.ndarray:
-    """One picture of a tested sample: predictions beside the truth, uint8 RGB.
+    """Draw one picture of a tested sample, predictions beside the ground truth, uint8 RGB.
 
-    Arguments and errors are those of :func:`draw`; predicted objects of a score below
+    Arguments and errors are those of :func:`draw`. Predicted objects with a score below
     ``score_thr`` are not drawn.
     """
     if isinstance(sample, DetDataSample):
@@ -40,24 +40,25 @@ def draw_result(
 
 
 def with_legend(tile: np.ndarray, labels: set[int], meta: dict) -> np.ndarray:
-    """A tile, uint8 RGB, above the legend of its classes."""
+    """Add the legend of its classes below a tile, uint8 RGB."""
     return np.concatenate([tile, legend(labels, meta, tile.shape[1])]) if labels else tile
 
 
 def draw(
     images: Sequence[np.ndarray], sample: BaseDataElement, meta: dict, side: int
 ) -> Iterator[Picture]:
-    """Pictures of a sample, uint8 RGB, what they show, and the labels that need a legend.
+    """Yield pictures of a sample, uint8 RGB, their captions, and the labels that need a legend.
 
     Args:
-        images: uint8 RGB ``(H, W, 3)``: one, or the two of a pair.
-        sample: of mtp, mmpretrain, mmdet, mmrotate or mmseg, in pixels of the images; truth or
-            prediction may be absent.
-        meta: ``classes`` and, for areas, ``palette``; of mtp's samples ``datasets``.
-        side: height of a picture in pixels; pictures of objects have sizes of their own.
+        images: image, or the two images of a pair, ``(H, W, 3)`` uint8 RGB.
+        sample: sample of mtp, mmpretrain, mmdet, mmrotate or mmseg, in pixels of the images; ground
+            truth or prediction may be missing.
+        meta: metadata of the data set: ``classes`` and, for label maps, ``palette``; for mtp's
+            samples ``datasets``.
+        side: height of a picture, pixels; pictures of objects have sizes of their own.
 
     Raises:
-        ValueError: another kind of sample.
+        ValueError: the sample is of another kind.
     """
     if isinstance(sample, DataSample):
         yield _scene(_scaled(images[0], side), sample, meta), _classes(sample, 'gt', meta), set()
@@ -71,7 +72,7 @@ def draw(
                 labels = {*np.unique(seg_map).tolist()} & {*range(len(meta['classes']))}
                 picture = images[-1].copy()
                 for label in labels:
-                    # of a pair drawn alone: the image shows only where it is ignored
+                    # opaque for a pair: the image shows only where it is ignored
                     shade(picture, seg_map == label, meta['palette'][label], 1 if pair else 0.6)
                 yield _scaled(picture, side), text, labels
     elif isinstance(sample, DetDataSample):
@@ -104,7 +105,7 @@ def _objects(
 ) -> np.ndarray:
     if 'datasets' in meta:
         return draw_sample(image, sample, meta['datasets'][sample.dataset], score_thr)
-    # mmdet and mmrotate keep any boxes under one name, and an empty entry where there is no truth
+    # mmdet and mmrotate use one name for all boxes, and an empty entry without ground truth
     fields = {}
     for row in ROWS:
         found = sample.get(f'{row}_instances')

@@ -1,15 +1,16 @@
-"""One picture of an image: truth and predictions of all tasks, side by side."""
+"""One picture of an image with the ground truth and predictions of all tasks, side by side."""
 
 from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
 from mmdet.structures import DetDataSample
+from mmengine.structures import BaseDataElement
 
 from mtp.painting import INK, write
 from mtp.sample_fields import label_table
 
-# Longer side of a tile in pixels: small images are enlarged, large ones reduced to stay within.
+# Bounds of the longer side of a tile, pixels: images are resized to stay within.
 MIN_TILE, MAX_TILE = 384, 800
 MARGIN, CAPTION, LINE = 8, 22, 18
 PAPER = (246, 246, 244)
@@ -18,19 +19,19 @@ PAPER = (246, 246, 244)
 def draw_sample(
     image: np.ndarray, sample: DetDataSample, meta: dict, score_thr: float = 0.3
 ) -> np.ndarray:
-    """Draw truth (upper row) and predictions (lower row) of each task beside the image.
+    """Draw ground truth (upper row) and predictions (lower row) of each task beside the image.
 
-    Each task is drawn as its row of the table of labels says. A task or a row of the picture that
-    the sample lacks is left out.
+    The label table defines how each task is drawn. Tasks and rows that are missing in the sample
+    are left out.
 
     Args:
-        image: uint8 RGB ``(H, W, 3)``.
-        sample: with ``gt_*`` and ``pred_*`` fields, in pixels of ``image``.
-        meta: ``classes`` and ``palette`` (RGB per class) of its data set.
-        score_thr: predicted objects of a lower score are not drawn.
+        image: image ``(H, W, 3)``, uint8 RGB.
+        sample: sample with ``gt_*`` and ``pred_*`` fields, in pixels of ``image``.
+        meta: ``classes`` and ``palette`` (RGB per class) of the sample's data set.
+        score_thr: smallest score of predicted objects that are drawn, 0..1.
 
     Returns:
-        ndarray: uint8 RGB.
+        ndarray: picture ``(H, W, 3)``, uint8 RGB.
     """
     height, width = image.shape[:2]
     longer = max(height, width)
@@ -72,14 +73,15 @@ def draw_sample(
     return frame([np.concatenate(first), *columns])
 
 
-def _certain(content, score_thr: float):
-    """Leave out predicted objects of a low score."""
-    has_scores = content is not None and 'scores' in content
-    return content[content.scores >= score_thr] if has_scores else content
+def _certain(content: BaseDataElement | None, score_thr: float) -> BaseDataElement | None:
+    """Leave out predicted objects with a score below ``score_thr``."""
+    if content is None or 'scores' not in content:
+        return content
+    return content[content.scores >= score_thr]
 
 
 def captioned(tile: np.ndarray, text: str) -> np.ndarray:
-    """A tile, uint8 RGB, with a line of text above."""
+    """Add a line of text above a tile, uint8 RGB."""
     canvas = np.full((tile.shape[0] + CAPTION, tile.shape[1] + MARGIN, 3), PAPER, np.uint8)
     canvas[CAPTION:, : tile.shape[1]] = tile
     write(canvas, text, (1, CAPTION - 7), INK)
@@ -87,19 +89,19 @@ def captioned(tile: np.ndarray, text: str) -> np.ndarray:
 
 
 def legend(labels: Iterable[int], meta: dict, width: int) -> np.ndarray:
-    """Colours and names of classes, uint8 RGB ``(H, width, 3)``."""
+    """Draw the colours and names of classes, uint8 RGB ``(H, width, 3)``."""
     labels = sorted(labels)
     canvas = np.full((CAPTION + LINE * len(labels), width, 3), PAPER, np.uint8)
     for number, label in enumerate(labels):
         y = CAPTION + LINE * number
         cv2.rectangle(canvas, (0, y), (12, y + 12), meta['palette'][label], cv2.FILLED)
-        cv2.rectangle(canvas, (0, y), (12, y + 12), INK, 1)  # white shows on paper
+        cv2.rectangle(canvas, (0, y), (12, y + 12), INK, 1)  # an outline: white is visible on paper
         write(canvas, meta['classes'][label], (19, y + 10), INK)
     return canvas
 
 
 def frame(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Columns side by side, the short ones filled up, within a margin."""
+    """Put columns side by side within a margin, and pad short ones."""
     height = MARGIN + max(len(column) for column in columns)
     canvas = np.full(
         (height, MARGIN + sum(column.shape[1] for column in columns), 3), PAPER, np.uint8

@@ -10,7 +10,7 @@ from torch import nn
 
 from mtp.engine import FastEMA
 from tests.engine.hooks.test_training import toy_runner
-from tools.benchmark.launches import LaunchCounter
+from tools.benchmark.counting.launches import LaunchCounter
 
 
 @pytest.mark.parametrize('settings', [{}, dict(interval=2), dict(update_buffers=True)])

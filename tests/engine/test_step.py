@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper
 from mtp.engine import MixedPrecisionOptimWrapper
 from mtp.engine.mixed_precision import autocast_dtype
 from tests.engine.hooks.test_training import toy_runner
-from tools.benchmark.launches import LaunchCounter
+from tools.benchmark.counting.launches import LaunchCounter
 
 CLIPPED = {'optim_wrapper.clip_grad': dict(max_norm=0.1)}
 THEIRS = {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools.benchmark.launches import LaunchCounter
+from tools.benchmark.counting.launches import LaunchCounter
 
 
 def test_forward_and_backward_launches_count_and_views_do_not():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tools.benchmark.comparison import Renamed, differences, flatten, read_figures
+from tools.benchmark.commits.differences import Renamed, differences, flatten, read_figures
 
 RENAMED = Renamed(
     {

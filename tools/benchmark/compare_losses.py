@@ -2,15 +2,15 @@
 
     python tools/benchmark/compare_losses.py OLD NEW
 
-Every config of configs/pretrain and configs/finetune is resolved in both commits; the names that
-mtp/old_names.py of NEW calls old are equal to the new ones. Then tiny models train for three
-iterations on a CPU, in float32 and without compilation, in one process and in two, and are tested;
-what is logged and measured has to be equal to the last digit. Runs on real data are left out where
-there is no data/real (tools/data/real_samples.py makes it).
+Every config of configs/pretrain and configs/finetune is resolved in both commits. Old names, those
+listed in mtp/old_names.py of NEW, are equal to the new ones. Then tiny models train for three
+iterations on a CPU, in float32 and without compilation, in one process and in two, and are tested.
+All logged and measured figures must be equal to the last digit. Runs on real data are left out
+where data/real is missing (tools/data/real_samples.py makes it).
 
-All is written below --out as it comes: start again after an interruption, and what is finished is
-not done again. The exit code is 1 where something differs or fails. The checkouts below --out are
-git worktrees: `git worktree remove` ends them.
+Results are written below --out at once: started again after an interruption, the command skips
+finished work. The exit code is 1 where something differs or fails. The checkouts below --out are
+git worktrees: `git worktree remove` removes them.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from comparison import Renamed, differences, read_figures
+from commits.differences import Renamed, differences, read_figures
 
 REPO = Path(__file__).resolve().parents[2]
-PROBE = Path(__file__).with_name('commit_probe.py')
+PROBE = Path(__file__).with_name('commits') / 'probe.py'
 PROCESSES, STEPS = (1, 2), 3
-# task -> the recipe that stands for it: both families of backbones, and one without windows
+# task -> its recipe to run; together both families of backbones, and one without windows
 RECIPES = {
     'classification': 'eurosat/internimage_xl',
     'segmentation': 'spacenet_v1/vit_l',
@@ -36,7 +36,7 @@ RECIPES = {
     'horizontal_detection': 'dior/internimage_xl',
     'rotated_detection': 'dior_r/vit_b_rvsa',
 }
-# run -> its config below configs, by the name of today
+# run -> its config below configs, by today's name
 RUNS = {
     'demo': 'pretrain/vit_tiny_rvsa_demo.py',
     **{
@@ -48,22 +48,22 @@ RUNS = {
 
 
 class RunError(Exception):
-    """A command has failed; the message names its log."""
+    """Failure of a command; the message names its log."""
 
 
 class Skipped(Exception):
-    """A run cannot be made here; the message says why."""
+    """Reason why a run cannot be made here."""
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit that is checked out.
+    """A commit with its checkout.
 
     Attributes:
         name: ``OLD`` or ``NEW``.
-        checkout: git worktree.
-        folder: for what it writes.
-        configs: path below ``configs`` by the name of today -> path in this commit.
+        checkout: folder of its git worktree.
+        folder: folder for the output of its runs.
+        configs: today's path below ``configs`` -> path in this commit.
     """
 
     name: str
@@ -74,11 +74,11 @@ class Commit:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of both commits.
+    """A run to make in both commits.
 
     Attributes:
         name: key of ``RUNS``.
-        processes: number of them.
+        processes: number of processes.
     """
 
     name: str
@@ -103,17 +103,19 @@ def parse_args() -> argparse.Namespace:
         metavar='NAME',
         choices=RUNS,
         default=list(RUNS),
-        help=f'of the runs {", ".join(RUNS)}',
+        help=f'runs to make (default: all): {", ".join(RUNS)}',
     )
-    parser.add_argument('--configs-only', action='store_true', help='train nothing')
+    parser.add_argument(
+        '--configs-only', action='store_true', help='compare the configs, train nothing'
+    )
     return parser.parse_args()
 
 
 def git(*args: object) -> str:
-    """Return what git prints.
+    """Run git and return its output.
 
     Raises:
-        RunError: it fails.
+        RunError: git fails.
     """
     result = subprocess.run(
         ['git', '-C', REPO, *map(str, args)], text=True, capture_output=True, check=False
@@ -124,7 +126,7 @@ def git(*args: object) -> str:
 
 
 def check_out(commit: str, out: Path) -> Path:
-    """Return the worktree of a commit, which is made if it is not there."""
+    """Return the worktree of a commit; make it if it is missing."""
     try:
         number = git('rev-parse', '--verify', f'{commit}^{{commit}}')
     except RunError as error:
@@ -137,10 +139,10 @@ def check_out(commit: str, out: Path) -> Path:
 
 
 def python(checkout: Path, out: Path, log: Path, *args: object) -> None:
-    """Run Python in ``out`` with the modules of a checkout; what it prints is added to a log.
+    """Run Python in ``out`` with the modules of a checkout; append its output to a log.
 
     Raises:
-        RunError: it fails.
+        RunError: the command fails.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, 'PYTHONPATH': str(checkout), 'CUDA_VISIBLE_DEVICES': ''}
@@ -162,12 +164,12 @@ def python(checkout: Path, out: Path, log: Path, *args: object) -> None:
 
 
 class Comparison:
-    """Two commits, and a folder that both write to.
+    """Two commits, and the folder that both write to.
 
     Args:
-        old: commit.
-        new: commit.
-        out: folder.
+        old: commit to compare with.
+        new: commit to compare.
+        out: folder for checkouts, data and runs.
     """
 
     def __init__(self, old: str, new: str, out: Path) -> None:
@@ -188,7 +190,7 @@ class Comparison:
         ]
 
     def _resolve(self, checkout: Path) -> dict[str, dict[str, str]]:
-        """Return the resolved configs of a commit, flat, by their path below ``configs``."""
+        """Return the resolved configs of a commit, flattened, by their path below ``configs``."""
         target = self.out / 'configs' / f'{checkout.name}.json'
         if not target.is_file():
             python(
@@ -197,7 +199,7 @@ class Comparison:
         return json.loads(target.read_text())
 
     def compare_configs(self) -> bool:
-        """Print what differs, configs of the same differences together; return whether any does."""
+        """Print differing configs, grouped by equal differences; return whether there are any."""
         paths = [commit.configs for commit in self.commits]
         found: dict[tuple[str, ...], list[str]] = {}
         for name in sorted({**paths[0], **paths[1]}):
@@ -220,7 +222,7 @@ class Comparison:
         return bool(found)
 
     def compare_run(self, run: Run) -> bool:
-        """Print a line; return whether the figures differ, or a commit fails."""
+        """Make and print a run of both commits; return whether figures differ or one fails."""
         try:
             self._make_data(run)
             old, new = (self._figures(commit, run) for commit in self.commits)
@@ -236,7 +238,7 @@ class Comparison:
         return _report(run, f'equal, {len(old)} figures', False)
 
     def _make_data(self, run: Run) -> None:
-        """Make the data of a run, by OLD, where its configs look for them."""
+        """Make the data of a run with the tools of OLD, where its configs look for them."""
         config, data = RUNS[run.name], self.out / 'data'
         for commit in self.commits:
             if config not in commit.configs:
@@ -261,12 +263,12 @@ class Comparison:
         done.touch()
 
     def _figures(self, commit: Commit, run: Run) -> dict[str, str]:
-        """Return the figures of a run of a commit, which is made unless it is finished."""
+        """Return the figures of a run of a commit; make the run unless it is finished."""
         folder = commit.folder / f'{run.name}_{run.processes}'
         kept = folder / 'figures.json'
         if kept.is_file():
             return json.loads(kept.read_text())
-        shutil.rmtree(folder, ignore_errors=True)  # it is begun again
+        shutil.rmtree(folder, ignore_errors=True)  # start the unfinished run anew
         log, small = folder / 'log.txt', commit.folder / 'small' / f'{run.name}.py'
         tools = commit.checkout / 'tools'
         if not small.is_file():

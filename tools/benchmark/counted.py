@@ -2,20 +2,22 @@
 
     python tools/benchmark/counted.py [--images N] [--objects N] [--size PIXELS] [--json FILE]
 
-Runs on fake tensors, which have shapes and no numbers, with the kernels that a GPU would take and
-without ``torch.compile``: ``ours`` under bfloat16 autocast, ``A`` the paper's plain operators in
-float32 and ``C`` these under autocast (of A and C the backbone only: the shapes in the libraries'
-heads depend on numbers). ``saved`` is what the forward pass keeps for the backward pass without
-recomputation, parameters left out, their casts to bfloat16 not. Launches are those of forward and
-backward; a wait of the host for the device would end this with an error, since fake tensors have
-no numbers to wait for, but for copies of whole tensors to the host.
+The step runs on fake tensors, which have shapes and no numbers, with the kernels that a GPU would
+take and without ``torch.compile``. ``ours`` runs under bfloat16 autocast, ``A`` is the paper's
+plain operators in float32, ``C`` is A under autocast. Of A and C only the backbone is counted: the
+shapes in the libraries' heads depend on numbers.
+
+``saved`` is what the forward pass keeps for the backward pass without recomputation; it includes
+casts of parameters to bfloat16, but not the parameters. Launches are those of forward and backward.
+A wait of the host for the device would be an error, since fake tensors have no numbers to wait for;
+the exception are copies of whole tensors to the host.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from recipes import RECIPES
+from training.recipes import RECIPES
 
 import mtp  # noqa: F401  (gives mmcv its operators: before the modules that import it)
 
@@ -30,17 +32,17 @@ def parse() -> argparse.Namespace:
         choices=RECIPES,
         default=['vit_b_rvsa', 'vit_l_rvsa', 'internimage_xl'],
     )
-    parser.add_argument('--images', type=int, default=2, help='per data set')
-    parser.add_argument('--objects', type=int, default=23, help='per image')
-    parser.add_argument('--size', type=int, default=448, help='of an image in pixels')
-    parser.add_argument('--json', type=Path, help='where to write the rows')
+    parser.add_argument('--images', type=int, default=2, help='images per data set')
+    parser.add_argument('--objects', type=int, default=23, help='objects per image')
+    parser.add_argument('--size', type=int, default=448, help='side of an image, pixels')
+    parser.add_argument('--json', type=Path, help='file to write the rows to')
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse()
-    import counted_step
-    import jobs
+    from counting import counted_step
+    from training import jobs
 
     rows = []
     print(

@@ -2,9 +2,9 @@
 
     python tools/benchmark/data.py [--textures IMAGE ...] [--json FILE]
 
-The files (PNG, JPEG, packed) are made first. Both pipelines load the same samples, first to compare
-their masks and label maps bit by bit, which also brings the files into memory, then by the clock,
-one after the other and in one thread, and once more by stage.
+The files (PNG, JPEG, packed) are made first. Then both pipelines load the same samples three times.
+The first pass compares their masks and label maps bit by bit, and brings the files into memory. The
+second is timed, one pipeline after the other in one thread. The third is timed by stage.
 """
 
 import argparse
@@ -25,14 +25,22 @@ def parse() -> argparse.Namespace:
         nargs='+',
         type=Path,
         default=[],
-        help='images to cut the ground from (default: noise)',
+        help='images to cut backgrounds from (default: noise)',
     )
-    parser.add_argument('--side', type=int, default=1024, help='of the images (default: 1024)')
-    parser.add_argument('--objects', type=int, default=30, help='per image (default: 30)')
-    parser.add_argument('--images', type=int, default=8, help='files (default: 8)')
-    parser.add_argument('--samples', type=int, default=64, help='to load (default: 64)')
-    parser.add_argument('--size', type=int, default=448, help='of the crops (default: 448)')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='to write the rows to')
+    parser.add_argument(
+        '--side', type=int, default=1024, help='side of the images, pixels (default: 1024)'
+    )
+    parser.add_argument('--objects', type=int, default=30, help='objects per image (default: 30)')
+    parser.add_argument(
+        '--images', type=int, default=8, help='number of images to make (default: 8)'
+    )
+    parser.add_argument(
+        '--samples', type=int, default=64, help='number of samples to load (default: 64)'
+    )
+    parser.add_argument(
+        '--size', type=int, default=448, help='side of the crops, pixels (default: 448)'
+    )
+    parser.add_argument('--json', type=Path, metavar='FILE', help='file to write the rows to')
     return parser.parse_args()
 
 
@@ -40,8 +48,8 @@ def main() -> None:
     args = parse()
     import cv2
     import torch
-    from data_files import make_files
-    from data_timing import measure, ours, papers
+    from loading.files import make_files
+    from loading.timing import measure, ours, papers
 
     from mtp.data import MultiTaskDataset, PackedDataset, SAMRSDataset
     from mtp.data.packed import pack
@@ -71,7 +79,7 @@ def main() -> None:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows as two tables."""
+    """Return the rows as tables in Markdown: times, then stages of each pipeline."""
     lines = [
         "| files | paper's transforms, ms | ours, ms | ratio | ours, images/s per core |",
         '| --- | --: | --: | --: | --: |',

@@ -1,9 +1,9 @@
-"""Time of evaluation: mtp's against mmrotate's and pycocotools' on the same made-up predictions.
+"""Time evaluation: mtp's against mmrotate's and pycocotools', on the same synthetic predictions.
 
     python tools/benchmark/evaluate.py [--images 2000] [--detections 50] [--json FILE]
 
-Four comparisons, all in one run, and how far the figures are apart in each: rotated mAP, COCO AP of
-boxes, COCO AP of masks, and the encoding of masks as run lengths.
+Four comparisons in one run: rotated mAP, COCO AP of boxes, COCO AP of masks, and the encoding of
+masks as run lengths. Each also reports how far the figures are apart.
 """
 
 import argparse
@@ -24,10 +24,10 @@ import mtp  # noqa: F401  (also in the processes of mmrotate's pool)
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--images', type=int, default=2000)
-    parser.add_argument('--detections', type=int, default=50, help='of an image (50)')
-    parser.add_argument('--repeats', type=int, default=1, help='the median of so many (1)')
-    parser.add_argument('--json', type=Path, help='write the rows of the table there')
+    parser.add_argument('--images', type=int, default=2000, help='number of images (2000)')
+    parser.add_argument('--detections', type=int, default=50, help='predictions per image (50)')
+    parser.add_argument('--repeats', type=int, default=1, help='runs to take the median of (1)')
+    parser.add_argument('--json', type=Path, help='file to write the rows of the table to')
     return parser.parse_args()
 
 
@@ -35,8 +35,8 @@ def main() -> None:
     options = parse()
     import numpy as np
     import torch
-    from evaluation_forms import CLASSES, OBJECTS, SIZE, comparisons, made_up
-    from op_timing import describe
+    from evaluation.forms import CLASSES, OBJECTS, SIZE, comparisons, made_up
+    from operators.timing import describe
 
     rng = np.random.default_rng(0)
     images = [made_up(rng, options.detections) for _ in range(options.images)]
@@ -76,12 +76,12 @@ def compare(
     difference: Callable[[Any, Any], float],
     repeats: int,
 ) -> list[dict[str, Any]]:
-    """Rows of the forms, which take turns; the first is mtp's."""
+    """Return a row for each implementation; they take turns, and the first is mtp's."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
     found = {}
     for _ in range(repeats):
         for name, form in forms.items():
-            call = form()  # what it prepares is not timed
+            call = form()  # its preparation is not timed
             begun = time.perf_counter(), processor_time()
             with contextlib.redirect_stdout(io.StringIO()):
                 found[name] = call()
@@ -100,7 +100,7 @@ def compare(
 
 
 def processor_time() -> float:
-    """Seconds of this process and of its children that have ended."""
+    """Return processor seconds of this process and of its children that have ended."""
     # not os.times(), which counts in hundredths of a second
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in spent)

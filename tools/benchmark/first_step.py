@@ -1,9 +1,9 @@
-"""Time the first training step by part: what stands between a command and its first iteration.
+"""Time everything between a command and the end of its first training step, by part.
 
     python tools/benchmark/first_step.py --model vit_b_rvsa --cache DIR [--images N] [--json FILE]
 
-Run it twice with one ``--cache``: from an empty folder it compiles everything (cold), then it finds
-everything there (warm). ``--compile on`` also compiles on a CPU.
+Run it twice with the same ``--cache``. With an empty folder it compiles everything (cold); the
+second time it finds everything there (warm). ``--compile on`` compiles on a CPU too.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-from recipes import RECIPES, image_size
+from training.recipes import RECIPES, image_size
 
 STARTED = time.perf_counter()
 
@@ -25,10 +25,9 @@ def main() -> None:
     import mtp  # noqa: F401  (gives mmcv its operators)
 
     # isort: split
-    import jobs
-    import measure
     import torch
-    from batches import make_samples
+    from training import jobs, measure
+    from training.batches import make_samples
 
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     cfg = jobs.load_recipe(
@@ -73,11 +72,13 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--model', choices=RECIPES, required=True)
-    parser.add_argument('--cache', type=Path, required=True, help='folder of compiled code')
-    parser.add_argument('--images', type=int, default=2, help='per data set; at least 2')
-    parser.add_argument('--size', type=int, help='of an image; default: 448, for tiny models 128')
+    parser.add_argument('--cache', type=Path, required=True, help='folder for compiled code')
+    parser.add_argument('--images', type=int, default=2, help='images per data set; at least 2')
+    parser.add_argument(
+        '--size', type=int, help='side of an image, pixels; default: 448, for tiny models 128'
+    )
     parser.add_argument('--compile', choices=('auto', 'on', 'off'), default='auto')
-    parser.add_argument('--json', type=Path, help='where to write all figures')
+    parser.add_argument('--json', type=Path, help='file to write all figures to')
     return parser.parse_args()
 
 

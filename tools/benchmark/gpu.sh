@@ -1,9 +1,9 @@
 #!/bin/sh
-# The one script for a GPU: first whether everything works there, then what docs/performance.md lacks
-# a GPU for. Results appear in OUT as they come, the most important ones first.
+# Run on a GPU, in one go: the smoke test, then every measurement of docs/benchmarks that needs a GPU.
+# Results appear in OUT as they come, the most important ones first.
 #     sh tools/benchmark/gpu.sh OUT [SAMRS]
 # Without the folder of SAMRS, synthetic images of 1024 pixels are made. MTP_SMOKE_ONLY=1 ends after
-# the checks, which take some six minutes from a cold cache.
+# the smoke test, which takes some six minutes from a cold cache.
 set -eu
 out=$(realpath -m "$1")
 data=${2:+$(realpath "$2")}
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$out"
 
-# step NAME COMMAND...: what fails is told, and the rest goes on
+# step NAME COMMAND...: run a command; report its failure and go on
 step() {
     name=$1
     shift

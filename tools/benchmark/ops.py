@@ -3,15 +3,18 @@
     python tools/benchmark/ops.py [--device cuda|cpu] [--json FILE] [--only NAME ...]
         [--repeats N] [--sizes paper|small|tiny]
 
-Each operator at each size: its Triton kernel (on a GPU), the twin in torch, a plain formulation as
-in the paper's code, and compiled packages where they are installed; in float32, and in bfloat16
-under autocast; forward, and forward with backward. Times are medians, by device events on a GPU
-with a cold cache; ``host ms`` is the processor time of the host in the call, which tells on a busy
-CPU too. ``GB/s`` and ``TFLOP/s`` are of the least bytes and operations that the operator
-needs (see ``op_cases.py``), also as part of what the device reaches in a copy and in a matrix
-product here. ``MB`` is the memory that the call takes beside its operands. The error is the
-largest difference to float64, over the largest value, of results and gradients; for NMS the part
-of the boxes on which the two decide differently.
+For each operator and size it times the Triton kernel (on a GPU), its twin in torch, a plain
+formulation as in the paper's code, and compiled packages where they are installed. Each runs in
+float32 and in bfloat16 under autocast, forward alone and forward with backward.
+
+- ``ms``: median, by device events on a GPU, with a cold cache.
+- ``host ms``: processor time of the host in the call; also meaningful on a busy CPU.
+- ``GB/s``, ``TFLOP/s``: of the fewest bytes and operations that the operator needs (see
+  ``operators/cases.py``); also as a share of what the device reaches here in a copy and in a matrix
+  product.
+- ``MB``: memory that the call takes in addition to its operands.
+- ``error``: largest difference of results and gradients to float64, over the largest value; for
+  NMS the share of boxes on which the two decide differently.
 """
 
 import argparse
@@ -41,7 +44,7 @@ def parse() -> argparse.Namespace:
     )
     options = parser.parse_args()
     import torch
-    from op_cases import cases
+    from operators.cases import cases
 
     has_gpu = torch.cuda.is_available()
     options.device = options.device or ('cuda' if has_gpu else 'cpu')
@@ -60,7 +63,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     options = parse()
     import torch
-    from op_timing import ceilings, describe, measure
+    from operators.timing import ceilings, describe, measure
 
     device = torch.device(options.device)
     report = {

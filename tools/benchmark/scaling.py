@@ -1,10 +1,11 @@
 """Predict how a training step scales: ``python tools/benchmark/scaling.py --model vit_l_rvsa``.
 
-Nothing is measured here. What processes exchange is counted on the model of the configs; how long
-that takes follows from the speeds of the links, given as arguments. A collective of ``S`` bytes
-among ``n`` GPUs takes ``(n - 1) / n * S / bandwidth`` (all-gather, reduce-scatter; all-reduce:
-twice) and a latency. Among several machines every GPU sends through its own network card, so that
-the bandwidth is that of NVLink or of all cards of a machine together, whichever is less.
+Nothing is measured here. The bytes that processes exchange are counted on the models of the
+configs; their time follows from the speeds of the links, which are arguments. A collective of ``S``
+bytes among ``n`` GPUs takes ``(n - 1) / n * S / bandwidth`` (all-gather, reduce-scatter;
+all-reduce: twice that) and a latency. Among several machines every GPU sends through its own
+network card. The bandwidth is then that of NVLink or of all cards of a machine together, whichever
+is less.
 """
 
 import argparse
@@ -13,18 +14,19 @@ from dataclasses import dataclass
 
 from mtp import resources
 
-# Model -> ms per image at the full matrix rate of one H200, counted (see docs/performance.md).
+# Model -> ms per image at the full matrix rate of one H200, from counted work; see
+# docs/benchmarks/scaling_predicted.md
 FLOOR_MS = {'vit_b_rvsa': 1.49, 'vit_l_rvsa': 2.90, 'internimage_xl': 2.48}
 GPUS = (8, 64, 512)
 BUCKET = 25 * 2**20  # bytes of gradients that DDP sends together
 # Small all-reduces that the losses wait for: sampled anchors and RoIs of two detectors, positive
-# RoIs of the masks, and what is logged.
+# RoIs of the masks, and logged values.
 NORMALISERS = 6
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is exchanged: parameters of the blocks, the decoders and the rest, and layers."""
+    """Sizes that decide what is exchanged: numbers of parameters, parts and batch norms."""
 
     blocks: int
     decoders: int
@@ -62,7 +64,7 @@ class Links:
         return 2 * (gpus - 1) / gpus * size / self._bandwidth(gpus) + number * latency
 
     def reduce_between(self, size: float, machines: int, number: int) -> float:
-        """The same among GPUs of which each machine has one."""
+        """Seconds of ``number`` all-reduces among GPUs, one of each machine (tree)."""
         latency = 14e-6 + 2 * math.log2(machines) * 8.5e-6
         return 2 * (machines - 1) / machines * size / self.network + number * latency
 
@@ -104,13 +106,13 @@ def count(name: str) -> Model:
 
 
 def exchange(model: Model, way: str, gpus: int, links: Links) -> tuple[float, int, float]:
-    """Seconds, number and bytes (of one GPU) of the collectives of a step that can be hidden.
+    """Return seconds, number and bytes (of one GPU) of a step's collectives that can be hidden.
 
     Args:
-        model: its sizes.
+        model: sizes of the model.
         way: ``'DDP'``, ``'DDP, bf16'``, ``'FSDP2'`` or ``'FSDP2 per machine'``.
-        gpus: in all.
-        links: their speeds.
+        gpus: number of GPUs in all.
+        links: speeds of the links.
     """
     if way.startswith('DDP'):
         size = model.parameters * (2 if 'bf16' in way else 4)
@@ -131,13 +133,13 @@ def exchange(model: Model, way: str, gpus: int, links: Links) -> tuple[float, in
 def efficiency(
     model: Model, way: str, gpus: int, links: Links, step: float, hidden: float
 ) -> float:
-    """A step's time on one GPU over its time among ``gpus``.
+    """Return a step's time on one GPU over its time among ``gpus``, 0 to 1.
 
     Args:
-        step: seconds on one GPU.
-        hidden: part of the step that collectives may run beside; what is longer, and the last
-            one in any case, is waited for, as are batch norm's (forward and backward) and the
-            normalisers'.
+        step: time of a step on one GPU, seconds.
+        hidden: share of the step that can hide collectives, 0 to 1. Waited for are the rest, the
+            last collective in any case, those of batch norm (forward and backward), and those of
+            the normalisers.
     """
     seconds, number, _ = exchange(model, way, gpus, links)
     waits = 2 * model.batch_norms + NORMALISERS
@@ -150,17 +152,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--model', choices=FLOOR_MS, action='append', help='default: all')
-    parser.add_argument('--images', type=int, default=6, help='of a GPU and step')
+    parser.add_argument('--images', type=int, default=6, help='images per GPU and step (6)')
     parser.add_argument(
-        '--step-ms', type=float, help='measured on one GPU; default: the counted work at --mfu'
+        '--step-ms', type=float, help='time measured on one GPU; default: the counted work at --mfu'
     )
     parser.add_argument(
-        '--mfu', type=float, default=1.0, help='part of the matrix rate; without --step-ms'
+        '--mfu',
+        type=float,
+        default=1.0,
+        help='reached share of the matrix rate (1.0); only without --step-ms',
     )
-    parser.add_argument('--nvlink', type=float, default=360, help='GB/s')
-    parser.add_argument('--network', type=float, default=45, help='GB/s of each GPU')
+    parser.add_argument('--nvlink', type=float, default=360, help='GB/s of each GPU (360)')
+    parser.add_argument('--network', type=float, default=45, help='GB/s of each GPU (45)')
     parser.add_argument(
-        '--hidden', type=float, default=0.5, help='part of a step that collectives may run beside'
+        '--hidden', type=float, default=0.5, help='share of a step that hides collectives (0.5)'
     )
     args = parser.parse_args()
     links = Links(args.nvlink * 1e9, args.network * 1e9)

@@ -1,12 +1,13 @@
-"""Check on the machine at hand that training works, a line PASS or FAIL for each check as it ends.
+"""Check that training works on the machine at hand; print PASS or FAIL for each check.
 
     python tools/benchmark/smoke.py OUT
 
-Meant for a GPU, where it takes some six minutes from a cold cache; without one it runs the same
-checks on the CPU, without compilation. The demo trains in one process, compiled and not, in float32
-and bfloat16, without dropout and drop path, and its losses are compared with those that a CPU found
-in float32 (``smoke_losses.json``; ``--record`` writes them anew). Other processes, which then find
-the code that this one compiled, do the rest. Lines go to ``OUT/smoke.jsonl`` too.
+It is meant for a GPU, where it takes some six minutes from a cold cache. Without one it runs the
+same checks on the CPU, without compilation. The demo trains in one process, compiled and not, in
+float32 and bfloat16, without dropout and drop path. Its losses are compared with those that a CPU
+found in float32 (``smoke_losses.json``; ``--record`` writes them anew). The other checks run in
+other processes, which find the code that this one compiled. Results also go to
+``OUT/smoke.jsonl``.
 """
 
 import argparse
@@ -27,7 +28,7 @@ REPO = Path(__file__).resolve().parents[2]
 CONFIG = resources.configs() / 'pretrain' / 'vit_tiny_rvsa_demo.py'
 RECORDED = Path(__file__).with_name('smoke_losses.json')
 ITERATIONS = 50
-# Nothing is left to chance in which devices differ, and the rate does not warm up for 50 steps.
+# Without randomness, in which devices differ, and without 50 steps of warm-up.
 STILL = {
     'model.backbone.drop_path_rate': 0.0,
     'model.tasks.semantic.dropout_ratio': 0.0,
@@ -36,10 +37,10 @@ STILL = {
 
 
 class Smoke:
-    """The checks, which share a folder, its data and its cache of compiled code.
+    """The checks; they share a folder, its data and its cache of compiled code.
 
     Args:
-        out: folder for everything that is written.
+        out: folder for all output.
     """
 
     def __init__(self, out: Path) -> None:
@@ -51,7 +52,7 @@ class Smoke:
         self.gpus = torch.cuda.device_count()
 
     def checks(self) -> Iterator[tuple[str, Callable[[], str]]]:
-        """Yield name and function of each check; a function returns what to say, or raises."""
+        """Yield name and function of each check; a function returns a text to print, or raises."""
         yield 'start', self.start
         for amp in ('off', 'on'):
             for compiled in ('off', 'on') if self.gpus else ('off',):
@@ -211,7 +212,7 @@ def main() -> int:
     parser.add_argument(
         '--record',
         action='store_true',
-        help='record the losses of this machine as those to compare with',
+        help='record the losses of this machine as the ones to compare with',
     )
     options = parser.parse_args()
     smoke = Smoke(options.out)

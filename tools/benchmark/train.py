@@ -5,20 +5,24 @@
         [--compile auto|on|off] [--cfg-options KEY=VALUE ...] [--only-ours] [--loader DIR]
         [--memory GB] [--profile FILE]
 
-``ours`` is the recipe of ``configs/pretrain``, ``A`` the paper's structure in float32 (see
-``paper.py``), ``C`` is A under bfloat16 autocast; they take turns on the same batches in memory.
-Utilisation is of the operations counted in a step, those that torch and ``mtp.engine.flops`` have
-formulas for, against the matrix products that the device reaches in the job's precision. ``saved``
-is what the forward pass keeps for the backward pass. Launches and waits of the host are counted on
-three batches: as asked for, with twice the images and with twice the objects. ``--repeats 0``
-counts only, which a CPU can do for the large models. ``--loader`` also trains from files: ours by
-the runner with the recipe's workers, A with its transforms in the main process.
+``ours`` is the recipe of ``configs/pretrain``. ``A`` is the paper's structure in float32 (see
+``paper/model.py``), ``C`` is A under bfloat16 autocast. They take turns on the same batches in
+memory.
+
+- Utilisation: the counted operations of a step (those that torch and ``mtp.engine.flops`` have
+  formulas for), over the matrix products that the device reaches in the job's precision.
+- ``saved``: what the forward pass keeps for the backward pass.
+- Launches and waits of the host: counted on three batches, as asked for, with twice the images and
+  with twice the objects.
+- ``--repeats 0`` only counts; a CPU can do that for the large models too.
+- ``--loader`` also trains from files: ours by the runner with the recipe's workers, A with its
+  transforms in the main process.
 """
 
 import argparse
 from pathlib import Path
 
-from recipes import RECIPES, image_size
+from training.recipes import RECIPES, image_size
 
 from mtp.cli.arguments import add_config_options
 
@@ -31,20 +35,22 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         '--device', choices=('cuda', 'cpu'), help='default: cuda where there is a GPU'
     )
-    parser.add_argument('--json', type=Path, help='where to write all figures')
-    parser.add_argument('--images', type=int, default=2, help='per data set; at least 2')
-    parser.add_argument('--objects', type=int, default=23, help='per image')
-    parser.add_argument('--size', type=int, help='of an image; default: 448, for tiny models 128')
-    parser.add_argument('--repeats', type=int, help='of a step; default: 20, on a CPU 5')
+    parser.add_argument('--json', type=Path, help='file to write all figures to')
+    parser.add_argument('--images', type=int, default=2, help='images per data set; at least 2')
+    parser.add_argument('--objects', type=int, default=23, help='objects per image')
+    parser.add_argument(
+        '--size', type=int, help='side of an image, pixels; default: 448, for tiny models 128'
+    )
+    parser.add_argument('--repeats', type=int, help='timed steps; default: 20, on a CPU 5')
     parser.add_argument('--amp', choices=('auto', 'on', 'off'), help='as in tools/train.py')
     parser.add_argument('--compile', choices=('auto', 'on', 'off'), help='as in tools/train.py')
     add_config_options(parser)
-    parser.add_argument('--only-ours', action='store_true', help='leave A and C out')
+    parser.add_argument('--only-ours', action='store_true', help='leave out A and C')
     parser.add_argument(
         '--loader',
         type=Path,
         metavar='DIR',
-        help='also train from SAMRS there, or what tools/data/make_synthetic.py made',
+        help='also train from files: a folder with SAMRS, or made by tools/data/make_synthetic.py',
     )
     parser.add_argument(
         '--memory',
@@ -56,7 +62,7 @@ def parse() -> argparse.Namespace:
         '--profile',
         type=Path,
         metavar='FILE',
-        help='also write the trace of a step there and print its summary',
+        help='also write the trace of a step to this file, and print its summary',
     )
     options = parser.parse_args()
     if options.images < 2:
@@ -79,9 +85,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    import training
+    from training import comparison
 
-    training.run(options)
+    comparison.run(options)
 
 
 if __name__ == '__main__':

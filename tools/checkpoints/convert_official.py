@@ -1,4 +1,4 @@
-"""Convert an official whole multi-task checkpoint to one of mtp.
+"""Convert an official checkpoint of the whole multi-task model to one of mtp.
 
     python tools/checkpoints/convert_official.py IN.pth OUT.pth
 

@@ -1,8 +1,8 @@
-"""Make one file of a sharded checkpoint's folder.
+"""Merge the folder of a sharded checkpoint into one file.
 
 ``python tools/checkpoints/merge_shards.py work_dirs/<name>/iter_80000.pth merged.pth``
 
-The file is what a run with ``ReplicatedModel`` would have saved: every tool takes it.
+The file equals one saved by a run with ``ReplicatedModel``: every tool takes it.
 """
 
 import argparse
@@ -15,8 +15,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('folder', type=Path, help='a checkpoint that is a folder')
-    parser.add_argument('file', type=Path, help='to write')
+    parser.add_argument('folder', type=Path, help='folder of the sharded checkpoint')
+    parser.add_argument('file', type=Path, help='file to write')
     args = parser.parse_args()
     from mtp.engine.shards import merge_shards
 

@@ -1,8 +1,8 @@
-"""See what a model is trained on: samples with their labels, as loaded and as augmented.
+"""Draw what a model is trained on: samples with their labels, as loaded and as augmented.
 
     python tools/data/browse.py configs/pretrain/vit_tiny_rvsa_demo.py
 
-Writes one picture, named like the config.
+Writes one picture, named after the config.
 """
 
 import argparse
@@ -16,15 +16,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='of any task')
+    parser.add_argument('config', help='a config of any task')
     parser.add_argument(
         '--out',
         type=Path,
         default=Path('work_dirs/browse'),
         help='folder for the picture (default: %(default)s)',
     )
-    parser.add_argument('--num', type=int, default=8, help='of samples (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of choice and augmentations')
+    parser.add_argument(
+        '--num', type=int, default=8, help='number of samples (default: %(default)s)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of choice and augmentation')
     add_config_options(parser)
     args = parser.parse_args()
     from PIL import Image

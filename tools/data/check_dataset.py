@@ -1,10 +1,10 @@
-"""Check a data root before hours of training find out.
+"""Check a data root before training on it for hours.
 
     python tools/data/check_dataset.py data/samrs
     python tools/data/check_dataset.py data/levir --dataset levir
 
-Uses all cores. Prints a table of the checks with examples of what is wrong; the exit code is 1
-if anything is.
+Uses all cores. Prints a table of the checks with examples of problems; the exit code is 1 if there
+are any.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from mtp.data.samrs.checking import CHECKS, Findings, check_subset, find_subsets
 
 
 def table(root: Path, findings: Findings, checks: Mapping[str, str], examples: int) -> Table:
-    """A row for each check."""
+    """Return a table with a row for each check."""
     counts = ', '.join(f'{count} {split} images' for split, count in findings.images.items())
     objects = f', {findings.objects} objects' if findings.objects else ''
     rows = Table(
@@ -41,15 +41,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        'root', type=Path, help='folder that holds SOTA, SIOR and FAST, or the root of one data set'
+        'root', type=Path, help='folder with SOTA, SIOR and FAST, or the root of one data set'
     )
     parser.add_argument(
         '--dataset',
         choices=DATASETS,
         metavar='NAME',
-        help=f'what the root holds if not a SAMRS: {", ".join(DATASETS)}',
+        help=f'data set in the root (default: SAMRS): {", ".join(DATASETS)}',
     )
-    parser.add_argument('--examples', type=int, default=3, help='of each problem to show')
+    parser.add_argument(
+        '--examples', type=int, default=3, help='examples of each problem to show (3)'
+    )
     args = parser.parse_args()
     failed = False
     try:

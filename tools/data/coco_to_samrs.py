@@ -1,10 +1,10 @@
-"""Make a multi-task data set (layout of SAMRS' SOTA) of any COCO annotations with masks.
+"""Make a multi-task data set (layout of SAMRS' SOTA) from any COCO annotations with masks.
 
     python tools/data/coco_to_samrs.py instances.json images/ data/mine
 
-Semantic maps come from the masks, rotated boxes are their rectangles of least area. A config
-reads it with ``dict(type=SAMRSDataset, subset='sota', name='mine', data_root='data/mine',
-classes=(...))``; this prints the classes.
+Semantic maps come from the masks; rotated boxes are their rectangles of least area. A config reads
+the result with ``dict(type=SAMRSDataset, subset='sota', name='mine', data_root='data/mine',
+classes=(...))``. The classes are printed.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from mtp.data.samrs.to_coco import Report
 
 
 def table(report: Report) -> str:
-    """Objects of each class in each split."""
+    """Return a table of the objects of each class in each split."""
     lines = [
         f'{"":<24}' + ''.join(f'{split:>8}' for split in report.images),
         f'{"images":<24}' + ''.join(f'{count:>8}' for count in report.images.values()),
@@ -41,12 +41,12 @@ def main() -> None:
         default=0.2,
         help='share of the images for validation (default: %(default)s)',
     )
-    parser.add_argument('--seed', type=int, default=0, help='of the division')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the division')
     parser.add_argument(
         '--valid-list',
         type=Path,
         metavar='FILE',
-        help='file names of the images for validation, a line each, instead of a random share',
+        help='list of the images for validation, a file name per line, instead of a random share',
     )
     args = parser.parse_args()
     try:

@@ -3,8 +3,8 @@
     python tools/data/make_synthetic.py data/synthetic
     python tools/data/make_synthetic.py downloads/dota --dataset dota_v1
 
-SAMRS is ready for training; the others have the form that their owner distributes, which
-tools/data/prepare.py reads.
+SAMRS is ready for training. The others have their publisher's layout, which tools/data/prepare.py
+reads.
 """
 
 import argparse
@@ -25,8 +25,8 @@ def main() -> None:
         metavar='NAME',
         help=f'one of {", ".join(DATASETS)} (default: SAMRS)',
     )
-    parser.add_argument('--seed', type=int, default=0)
-    sizes = parser.add_argument_group('of SAMRS only')
+    parser.add_argument('--seed', type=int, default=0, help='seed of everything (0)')
+    sizes = parser.add_argument_group('for SAMRS only')
     sizes.add_argument('--num-train', type=int, default=200, help='training images per subset')
     sizes.add_argument('--num-valid', type=int, default=40, help='validation images per subset')
     sizes.add_argument('--image-size', type=int, default=128, help='side in pixels')

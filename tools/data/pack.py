@@ -2,8 +2,8 @@
 
     python tools/data/pack.py data/samrs/SOTA data/packed/SOTA --subset sota
 
-Started again after an interruption it goes on where it stopped. The exit code is 1 if an image was
-left out.
+Started again after an interruption, it continues where it stopped. The exit code is 1 if an image
+was left out.
 """
 
 import argparse
@@ -17,12 +17,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('source', help='root of the data set, in the layout of SAMRS')
-    parser.add_argument('folder', help='to write to')
-    parser.add_argument('--subset', choices=SUBSETS, required=True, help='whose layout')
-    parser.add_argument('--split', default='train', help='default: %(default)s')
-    parser.add_argument('--name', help="of the data set (default: the subset's)")
-    parser.add_argument('--classes', nargs='+', help="in label order (default: the subset's)")
-    parser.add_argument('--workers', type=int, help='processes (default: one a core)')
+    parser.add_argument('folder', help='folder to write to')
+    parser.add_argument(
+        '--subset', choices=SUBSETS, required=True, help='subset whose layout the data set has'
+    )
+    parser.add_argument('--split', default='train', help='split to pack (default: %(default)s)')
+    parser.add_argument('--name', help="name of the data set (default: the subset's)")
+    parser.add_argument(
+        '--classes', nargs='+', help="classes in label order (default: the subset's)"
+    )
+    parser.add_argument('--workers', type=int, help='number of processes (default: one per core)')
     args = parser.parse_args()
     from mtp.data import SAMRSDataset
     from mtp.data.packed import pack

@@ -1,11 +1,11 @@
-"""From what a data set's owner distributes (archives unpacked) to what its config reads.
+"""Prepare a data set: from its publisher's files (archives unpacked) to what its config reads.
 
     python tools/data/prepare.py --list
     python tools/data/prepare.py levir downloads/LEVIR-CD data/levir
     python tools/data/prepare.py dota_v1 downloads/DOTA data/dota_v1_ms --multi-scale
 
-Uses all cores. Start it again after an interruption, or after mending files: it goes on where it
-was. Whatever cannot be used is named at the end, and the exit code is then 1.
+Uses all cores. Started again after an interruption, or after mending files, it continues where it
+stopped. Unusable files and labels are listed at the end, and the exit code is then 1.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from mtp.data.prepare import prepare
 
 
 def describe(name: str) -> str:
-    """What one needs to know in order to get a data set."""
+    """Return where to get a data set, its licence, size and layout, and what to cite."""
     dataset = DATASETS[name]
     task = dataset.task.replace('_', ' ')
     lines = [f'{name}: {dataset.title}, {task}, {len(dataset.classes)} classes']
@@ -36,7 +36,7 @@ def describe(name: str) -> str:
 
 
 class List(argparse.Action):
-    """Print all data sets and leave."""
+    """Action that prints all data sets and exits."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         print('\n\n'.join(map(describe, DATASETS)))
@@ -51,11 +51,11 @@ def main() -> None:
         '--list',
         action=List,
         nargs=0,
-        help='tell of each data set where it comes '
-        'from, its licence, size, the layout of SRC and what to cite',
+        help='list the data sets: where to get each, its licence, its size, '
+        'the layout of SRC and what to cite',
     )
     parser.add_argument('dataset', choices=DATASETS, metavar='DATASET', help=', '.join(DATASETS))
-    parser.add_argument('src', type=Path, metavar='SRC', help='what the owner distributes')
+    parser.add_argument('src', type=Path, metavar='SRC', help="folder of the publisher's files")
     parser.add_argument('dst', type=Path, metavar='DST', help='folder to write to')
     several = ', '.join(name for name, dataset in DATASETS.items() if dataset.multi_scale)
     parser.add_argument(

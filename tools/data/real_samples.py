@@ -1,11 +1,11 @@
-"""Make three small real data sets to try finetuning on, of samples of AID, OSCD and UCAS-AOD.
+"""Make three small real data sets to try finetuning on, from samples of AID, OSCD and UCAS-AOD.
 
     python tools/data/real_samples.py SAMPLES data/real
 
-SAMPLES holds ``aid_150px/<class>/*.jpg``, ``oscd/`` (the owner's folders) and ``ucas_aod/images``,
-``ucas_aod/labels`` (lines: class, four corners as shares of width and height). Two thirds of AID
-and three quarters of UCAS-AOD are for training; of OSCD seven cities. The configs of
-``configs/finetune/tiny`` read them.
+SAMPLES has ``aid_150px/<class>/*.jpg``, ``oscd/`` (the publisher's folders), and
+``ucas_aod/images`` with ``ucas_aod/labels`` (lines: class, four corners as shares of width and
+height). Two thirds of AID, three quarters of UCAS-AOD and seven cities of OSCD are for
+training. The configs of ``configs/finetune/tiny`` read the result.
 """
 
 import argparse
@@ -31,7 +31,7 @@ UCAS_TILING = Tiling(side=400, overlap=100)
 
 
 def make_aid(src: Path, dst: Path, report: Report) -> None:
-    """``{train,val}/<class>/*.jpg``."""
+    """Copy AID to ``{train,val}/<class>/*.jpg``."""
     for folder in sorted(path for path in src.iterdir() if path.is_dir()):
         images = images_in(folder, report)
         splits = deal(images, dict(train=2 / 3, val=1 / 3))
@@ -44,7 +44,7 @@ def make_aid(src: Path, dst: Path, report: Report) -> None:
 
 
 def make_oscd(src: Path, dst: Path, report: Report) -> None:
-    """``{train,test}/{A,B,label}/*.png``, tiles of 96 pixels."""
+    """Cut OSCD to ``{train,test}/{A,B,label}/*.png``, tiles of 96 pixels."""
     title = 'Onera Satellite Change Detection dataset - '
     with tempfile.TemporaryDirectory() as folder:
         cities = sorted(path.name for path in (src / f'{title}Images').iterdir() if path.is_dir())
@@ -63,7 +63,7 @@ def make_oscd(src: Path, dst: Path, report: Report) -> None:
 
 
 def make_ucas(src: Path, dst: Path, report: Report) -> None:
-    """``{train,val}/{images,annfiles}`` in tiles of 400 pixels, and ``{train,val}.json`` (COCO)."""
+    """Cut UCAS-AOD to ``{train,val}/{images,annfiles}``, tiles of 400 pixels; write COCO jsons."""
     images = images_in(src / 'images', report)
     splits = deal(images, dict(train=3 / 4, val=1 / 4))
     for split in ('train', 'val'):
@@ -92,7 +92,7 @@ def _boxes(path: Path, height: int, width: int) -> Iterator[Box]:
 
 
 def _as_coco(folder: Path) -> dict:
-    """Upright boxes around those of the tiles."""
+    """Return the upright boxes around the rotated boxes of the tiles, as COCO annotations."""
     coco = dict(
         images=[],
         annotations=[],
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('samples', type=Path, metavar='SAMPLES')
+    parser.add_argument('samples', type=Path, metavar='SAMPLES', help='folder of the samples')
     parser.add_argument('out', type=Path, help='folder to make')
     args = parser.parse_args()
     report = Report()

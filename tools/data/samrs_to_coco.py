@@ -1,9 +1,9 @@
-"""Make the COCO json files of SAMRS from the .pkl files that it is distributed with.
+"""Make the COCO json files of SAMRS from its .pkl files.
 
     python tools/data/samrs_to_coco.py data/samrs
 
-Uses all cores. Start it again after an interruption, or after mending files: it goes on where it
-was. Files that cannot be used are named at the end, and the exit code is then 1.
+Uses all cores. Started again after an interruption, or after mending files, it continues where it
+stopped. Unusable files are listed at the end, and the exit code is then 1.
 """
 
 import argparse
@@ -18,9 +18,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('root', type=Path, help='folder that holds SOTA, SIOR and FAST')
+    parser.add_argument('root', type=Path, help='folder with SOTA, SIOR and FAST')
     parser.add_argument(
-        '--subset', nargs='+', choices=SUBSETS, default=list(SUBSETS), help='default: all'
+        '--subset',
+        nargs='+',
+        choices=SUBSETS,
+        default=list(SUBSETS),
+        help='subsets to convert (default: all)',
     )
     parser.add_argument(
         '--val-fraction',
@@ -29,7 +33,7 @@ def main() -> None:
         help='share of the images for validation, where train.txt and valid.txt '
         'are missing (default: %(default)s)',
     )
-    parser.add_argument('--seed', type=int, default=0, help='of that division')
+    parser.add_argument('--seed', type=int, default=0, help='seed of that division')
     args = parser.parse_args()
 
     bad = []

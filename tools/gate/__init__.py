@@ -1,4 +1,4 @@
-"""Check, on a machine without a GPU, that what a training step compiles starts on one.
+"""Check, on a machine without a GPU, that the compiled code of a training step would run on one.
 
-``python -m tools.gate --help`` tells how to run it, ``docs/performance.md`` what it found.
+``python -m tools.gate --help`` says how to run it; docs/benchmarks has what it found.
 """

@@ -1,13 +1,13 @@
-"""Compile, on a machine without a GPU, all that training compiles on one; launch nothing.
+"""Compile, on a machine without a GPU, everything that training compiles on one; launch nothing.
 
     python -m tools.gate                     # everything, for capabilities 9.0 and 8.6
     python -m tools.gate 'vit_b_rvsa one' --capabilities 90
-    python -m tools.gate --report            # the table of what has been found so far
+    python -m tools.gate --report            # the table of results so far
 
-Steps of training are traced on tensors without numbers; each graph is lowered by inductor and each
-kernel compiled by Triton as if a GPU were there. What is found is written line by line below
---out, and a run that was ended goes on from there. Exits with 1 where a part breaks into several
-graphs, inductor does not lower one, or no configuration of a kernel can run.
+Training steps are traced on tensors without numbers. Inductor lowers each graph and Triton compiles
+each kernel as if a GPU were there. Results are written line by line below --out; started again, the
+command continues from there. The exit code is 1 where a part breaks into several graphs, inductor
+does not lower one, or no configuration of a kernel can run.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from tools.gate.workloads import HEAVIEST, WORKLOADS
 
 def main() -> None:
     options = parse()
-    os.environ.pop('TRITON_INTERPRET', None)  # which makes Triton's own library uncompilable
+    os.environ.pop('TRITON_INTERPRET', None)  # it makes Triton's own library uncompilable
     from tools.gate import report
     from tools.gate.run import Run
     from tools.gate.store import Store
@@ -47,7 +47,7 @@ def parse() -> argparse.Namespace:
         nargs='*',
         metavar='WORKLOAD',
         default=[name for name in WORKLOADS if name != 'quick'],
-        help=f'of {", ".join(WORKLOADS)}; default: all but quick, which is for the test suite',
+        help=f'{", ".join(WORKLOADS)}; default: all but quick, which is for the test suite',
     )
     parser.add_argument(
         '--capabilities',
@@ -55,7 +55,7 @@ def parse() -> argparse.Namespace:
         type=int,
         default=[90, 86],
         choices=DEVICES,
-        help='for which all is lowered and compiled (default: 90 86)',
+        help='compute capabilities to lower and compile everything for (default: 90 86)',
     )
     parser.add_argument(
         '--others',
@@ -63,22 +63,26 @@ def parse() -> argparse.Namespace:
         type=int,
         default=list(DEVICES),
         choices=DEVICES,
-        help=f'for which the {HEAVIEST} heaviest kernels of each part and the '
-        "project's own are compiled (default: all)",
+        help=f'compute capabilities to compile the {HEAVIEST} heaviest kernels of each part '
+        "and the project's own for (default: all)",
     )
     parser.add_argument(
         '--out',
         type=Path,
         default=Path('work_dirs/gate'),
-        help='folder of the results (default: work_dirs/gate)',
+        help='folder for the results (default: work_dirs/gate)',
     )
-    parser.add_argument('--minutes', type=float, default=45, help='after which to stop')
-    parser.add_argument('--processes', type=int, default=2, help='1: no further ones')
-    parser.add_argument('--report', action='store_true', help='run nothing')
+    parser.add_argument('--minutes', type=float, default=45, help='time after which to stop (45)')
+    parser.add_argument(
+        '--processes', type=int, default=2, help='number of processes (2); 1: only this one'
+    )
+    parser.add_argument('--report', action='store_true', help='only print the results so far')
     options = parser.parse_args()
     unknown = set(options.workloads) - set(WORKLOADS)
     if unknown:
-        parser.error(f'no workload {", ".join(sorted(unknown))}: choose of {", ".join(WORKLOADS)}')
+        parser.error(
+            f'no workload {", ".join(sorted(unknown))}: choose from {", ".join(WORKLOADS)}'
+        )
     return options
 
 

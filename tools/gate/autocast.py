@@ -1,4 +1,4 @@
-"""bfloat16 autocast as on a GPU, on the CPU too, for steps that need numbers."""
+"""bfloat16 autocast on the CPU as on a GPU, for steps that need numbers."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 # Operators that CUDA's autocast runs in bfloat16, and those that it runs in the widest type of
-# their operands (torch 2.11, aten/src/ATen/autocast_mode.h); what else it knows runs in float32.
+# their operands (torch 2.11, aten/src/ATen/autocast_mode.h). It runs its other ones in float32.
 LOWER = {
     '_convolution', 'conv1d', 'conv2d', 'conv3d', 'conv_tbc', 'conv_transpose1d',
     'conv_transpose2d', 'conv_transpose3d', 'convolution', 'prelu', 'addmm', 'addmv', 'addr',
@@ -37,7 +37,7 @@ CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
 @contextmanager
 def on_the_cpu() -> Iterator[None]:
-    """Run under bfloat16 autocast of CUDA, and of the CPU with CUDA's lists of operators."""
+    """Enable bfloat16 autocast of CUDA, and of the CPU with CUDA's lists of operators."""
     library = torch.library.Library('aten', 'IMPL')
     for name in torch._C._dispatch_get_all_op_names():
         if name.startswith('aten::'):
@@ -51,7 +51,7 @@ def on_the_cpu() -> Iterator[None]:
 
 @contextmanager
 def on_cuda() -> Iterator[None]:
-    """Run under bfloat16 autocast of CUDA; ``torch.autocast`` refuses where there is no GPU."""
+    """Enable bfloat16 autocast of CUDA, which ``torch.autocast`` refuses without a GPU."""
     before = torch.is_autocast_enabled('cuda'), torch.get_autocast_dtype('cuda')
     torch.set_autocast_enabled('cuda', True)
     torch.set_autocast_dtype('cuda', torch.bfloat16)
@@ -63,7 +63,7 @@ def on_cuda() -> Iterator[None]:
 
 
 def _replace(library: torch.library.Library, name: str) -> None:
-    """Give an operator on the CPU what CUDA's autocast does with it."""
+    """Give an operator the same autocast on the CPU as on CUDA."""
     packet, _, overload = name.removeprefix('aten::').partition('.')
     if torch._C._dispatch_has_kernel_for_dispatch_key(name, 'AutocastCUDA'):
         operator = getattr(getattr(torch.ops.aten, packet), overload or 'default')

@@ -1,7 +1,7 @@
 """Autograd's engine in Python, for fake CUDA tensors where there is no CUDA device.
 
-torch 2.11: the engine asks the driver for the stream of each CUDA tensor, fake ones included, and
-ends with an error where there is none. AOTAutograd needs it to trace a backward pass.
+AOTAutograd needs the engine to trace a backward pass. That of torch 2.11 asks the driver for the
+stream of each CUDA tensor, fake ones included, and fails where there is no driver.
 """
 
 import heapq
@@ -29,7 +29,7 @@ _running: list[Node] = []
 
 
 def running() -> Node | None:
-    """Return the node whose gradients are computed now."""
+    """Return the node whose gradients are being computed."""
     return _running[-1] if _running else None
 
 
@@ -87,7 +87,7 @@ def gradients(
 
 
 class _Queue:
-    """Nodes, the one that was made last first."""
+    """Priority queue of nodes; the most recently made one comes first."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Node]] = []
@@ -104,7 +104,7 @@ class _Queue:
 
 
 def _needed(roots: set[Node], ends: set[Node]) -> set[Node]:
-    """Return the nodes on the ways from ``roots`` to ``ends``."""
+    """Return the nodes on the paths from ``roots`` to ``ends``."""
     leads: dict[Node, bool] = {}
     stack = [(root, False) for root in roots]
     while stack:
@@ -144,7 +144,7 @@ def _apply(node: Node, grads: dict[int, Tensor]) -> tuple[Tensor | None, ...]:
 
 
 def _fitted(grad: Tensor, node: Node, place: int) -> Tensor:
-    """Return ``grad`` in the shape and dtype of what it is the gradient of."""
+    """Return ``grad`` in the shape and dtype of its tensor."""
     meta: Any = node._input_metadata[place]
     if tuple(grad.shape) != tuple(meta.shape):
         grad = grad.sum_to_size(meta.shape)

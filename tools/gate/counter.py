@@ -1,8 +1,8 @@
-"""How many kernels a piece of code launches on a GPU."""
+"""Count the kernels that code launches on a GPU."""
 
-from tools.benchmark import launches
+from tools.benchmark.counting import launches
 
-# Operators that are not one kernel, estimated from torch's sources, since no profile of a GPU was
+# Kernels of operators with more than one, estimated from torch's sources because no GPU profile was
 # at hand: sorts go over the digits of their keys, gradients are one kernel each.
 SEVERAL = {
     'aten::sort': 4,
@@ -14,11 +14,11 @@ SEVERAL = {
 
 
 class LaunchCounter(launches.LaunchCounter):
-    """Counts launches, on fake tensors too."""
+    """Counter of launches, on fake tensors too."""
 
     def total(self) -> int:
         """Return the launches so far."""
-        # fake tensors ask themselves for their device, optimisers tell the profiler of their steps
+        # not launches: fake tensors query their device, optimisers mark steps for the profiler
         return sum(
             number * SEVERAL.get(name, 1)
             for (name, _), number in self.launches.items()
@@ -30,7 +30,7 @@ def of_calls(calls: dict[str, int]) -> int:
     """Return the launches of a lowered graph from the calls in its code.
 
     Args:
-        calls: see :class:`tools.gate.lower.Lowered`; operators are named ``aten.sort.stable``.
+        calls: calls of :class:`tools.gate.lower.Lowered`; names are like ``aten.sort.stable``.
     """
     return sum(
         number * SEVERAL.get('::'.join(name.split('.')[:2]), 1) for name, number in calls.items()

@@ -1,4 +1,4 @@
-"""The GPUs that are pretended, and their limits; imports no torch."""
+"""The simulated GPUs and their limits; imports no torch."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ KIB = 1024
 class Device:
     """A GPU as ``torch.cuda.get_device_properties`` describes it.
 
-    Numbers are those of NVIDIA's CUDA programming guide (technical specifications per compute
+    Values are those of NVIDIA's CUDA programming guide (technical specifications per compute
     capability) and data sheets.
     """
 

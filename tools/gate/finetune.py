@@ -1,4 +1,4 @@
-"""Finetune on small real batches: the libraries' heads have shapes that depend on values."""
+"""Finetune on small batches of real values: shapes in the libraries' heads depend on them."""
 
 from typing import Any
 
@@ -15,21 +15,21 @@ from mmseg.structures import SegDataSample
 
 from mtp import resources
 from mtp.registry import MODELS
-from tools.benchmark.gpu_forms import forms_of_a_gpu
+from tools.benchmark.counting.gpu_forms import forms_of_a_gpu
 from tools.gate import autocast
 from tools.gate.trace import Tracer
 from tools.gate.uncompiled import Uncompiled
 from tools.gate.workloads import Finetuning
 
-IMAGES, SIDE = 2, 256  # of a batch, pixels
-OBJECTS = (5, 9)  # of each image of the first and of the second batch
+IMAGES, SIDE = 2, 256  # images per batch, their side in pixels
+OBJECTS = (5, 9)  # objects per image in the first and in the second batch
 
 
 def finetune(workload: Finetuning, tracer: Tracer) -> dict[str, int]:
     """Run two steps on the CPU, with a GPU's precision and full width, and trace their parts.
 
     Returns:
-        dict: the launches of what runs uncompiled, by where.
+        dict: place in the step -> launches of what runs uncompiled.
     """
     cfg = Config.fromfile(resources.configs() / 'finetune' / f'{workload.config}.py')
     cfg.model.backbone.update(img_size=SIDE, init_cfg=None)
@@ -65,7 +65,7 @@ def _batch(cfg: Config, objects: int) -> dict[str, Any]:
 
 def _sample(cfg: Config, objects: int) -> Any:
     meta = dict(
-        img_path='made_up.png',
+        img_path='synthetic.png',
         img_id=0,
         ori_shape=(SIDE, SIDE),
         img_shape=(SIDE, SIDE),

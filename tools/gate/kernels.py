@@ -1,4 +1,4 @@
-"""Compile Triton kernels for a GPU that is not there; nothing is launched."""
+"""Compile Triton kernels for a missing GPU; nothing is launched."""
 
 import logging
 import re
@@ -27,15 +27,15 @@ OF_DEVICE = re.compile(r'DeviceProperties\([^)]*\)')
 
 @dataclass
 class Compiled:
-    """What a kernel needs, of its configurations the one that needs most.
+    """Needs of a kernel: those of its most demanding configuration.
 
     Attributes:
-        seconds: processor time of all configurations.
-        configurations: how many the autotuner chooses from.
-        shared: bytes a block.
-        registers: of a thread.
-        spilled: bytes of a thread's stack.
-        refused: why no configuration can run, or None.
+        seconds: processor time of all configurations, seconds.
+        configurations: number of configurations that the autotuner chooses from.
+        shared: shared memory of a block, bytes.
+        registers: number of registers of a thread.
+        spilled: stack of a thread, bytes.
+        refused: reason why no configuration can run, or None.
     """
 
     seconds: float = 0.0
@@ -47,7 +47,7 @@ class Compiled:
 
 
 def compile_inductor(source: str, device: Device) -> Compiled:
-    """Compile a kernel's source as inductor wrote it, perhaps for another device."""
+    """Compile a kernel's source as inductor wrote it, for the given or another device."""
     logging.getLogger('torch._inductor.runtime.triton_heuristics').setLevel(logging.CRITICAL + 1)
     with present(device), torch._inductor.config.patch(use_static_triton_launcher=False):
         properties = repr(DeviceProperties.create(torch.device('cuda', 0)))
@@ -69,7 +69,7 @@ def compile_each(configurations: list[Callable[[], CompiledKernel]], device: Dev
         try:
             check(configuration(), device, found)
             found.configurations += 1
-        except (OutOfResources, PTXASError) as error:  # the autotuner drops such ones
+        except (OutOfResources, PTXASError) as error:  # the autotuner drops such a configuration
             reasons.append(reason_in_a_line(error))
         except Exception as error:  # anything else ends the run
             found.refused = _reason(error)
@@ -80,17 +80,17 @@ def compile_each(configurations: list[Callable[[], CompiledKernel]], device: Dev
 
 
 def _reason(error: Exception) -> str:
-    # Triton shows the code first, and says what is wrong with it in the last line
+    # Triton prints the code first, and the reason in the last line
     if isinstance(error, CompilationError):
         return f'CompilationError: {str(error).strip().splitlines()[-1]}'
     return reason_in_a_line(error)
 
 
 def check(kernel: CompiledKernel, device: Device, found: Compiled) -> None:
-    """Note what a compiled kernel needs.
+    """Add the needs of a compiled kernel to ``found``.
 
     Raises:
-        OutOfResources: more than the device has, as a launch would.
+        OutOfResources: the kernel needs more than the device has; a launch would raise the same.
     """
     shared, registers, stack = kernel.metadata.shared, *resources(kernel.asm['cubin'])
     threads = 32 * kernel.metadata.num_warps
@@ -107,7 +107,7 @@ def check(kernel: CompiledKernel, device: Device, found: Compiled) -> None:
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
-    """Return registers and stack bytes of a thread, as cuobjdump tells."""
+    """Return registers and stack bytes of a thread, read by cuobjdump."""
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(cubin)
         file.flush()

@@ -1,4 +1,4 @@
-"""Lower graphs by inductor for a GPU that is not there; kernels are written, not compiled."""
+"""Lower graphs by inductor for a missing GPU; kernels are written, not compiled."""
 
 import copy
 import hashlib
@@ -25,7 +25,7 @@ from tools.gate import backward, own
 from tools.gate.devices import Device
 from tools.gate.presence import present
 
-# What a lowered graph calls: its kernels, library calls and operators that stay whole, copies.
+# Calls of a lowered graph: its kernels, library calls and unfused operators, copies.
 CALLS = re.compile(
     r'(?P<kernel>\w+)\.run\(|\b(?:extern_kernels|torch\.ops|aten)\.(?P<op>[\w.]+)\('
     r'|\.(?P<copy>copy_|fill_|zero_)\('
@@ -34,7 +34,7 @@ CUDA = torch.device('cuda', 0)
 
 
 def processor_seconds() -> float:
-    """Return what this process and the compilers that it started have used so far."""
+    """Return processor seconds of this process and of the compilers that it has started."""
     return sum(os.times()[:4])
 
 
@@ -43,15 +43,15 @@ class Lowered:
     """A graph of AOTAutograd as inductor lowered it for one device.
 
     Attributes:
-        key: of the graph and the device: equal graphs have equal ones.
-        capability: of the device.
-        backward: whether it is a backward pass.
-        nodes: of the graph.
-        seconds: of lowering (processor time), without the compilation of kernels.
+        key: hash of the graph and the device; equal graphs have equal keys.
+        capability: compute capability of the device.
+        backward: whether the graph is a backward pass.
+        nodes: number of nodes of the graph.
+        seconds: processor time of lowering, seconds, without the compilation of kernels.
         kernels: key -> name of each kernel.
-        calls: operator or ``'triton'`` -> number of calls when the graph runs once; of an operator
-            of mtp that of its kernels.
-        refused: why inductor did not lower it, or None.
+        calls: operator or ``'triton'`` -> number of calls when the graph runs once; for an operator
+            of mtp the number of its kernel launches.
+        refused: reason why inductor did not lower the graph, or None.
     """
 
     key: str
@@ -65,14 +65,14 @@ class Lowered:
 
 
 class Lowering:
-    """Lowers graphs for some devices, each graph once.
+    """Backend that lowers graphs for several devices, each graph once.
 
     Args:
-        targets: the devices.
-        known: key -> what is known of a graph already, from this run or an earlier one.
-        keep: takes each new :class:`Lowered` as a dict.
-        keep_source: takes the key and the source of each kernel.
-        keep_launch: takes the launches of the project's own kernels.
+        targets: devices to lower for.
+        known: key -> graph that this run or an earlier one has already lowered.
+        keep: function that stores each new :class:`Lowered`, given as a dict.
+        keep_source: function that stores the source of a kernel, given after its key.
+        keep_launch: function that stores a launch of one of the project's own kernels.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Lowering:
             try:
                 _forget_strides()
                 code = compile_fx_inner(copy.deepcopy(graph), inputs, **settings).source_code
-            except Exception as error:  # whatever inductor ends with is what the gate reports
+            except Exception as error:  # the gate reports any error of inductor
                 lowered.refused = reason_in_a_line(error)
                 return lowered
             finally:
@@ -142,10 +142,10 @@ class Lowering:
         return lowered
 
     def _own_launches(self, graph: fx.GraphModule, device: Device) -> dict[str, int]:
-        """Count the launches of the project's kernels, which inductor calls as is, by operator."""
+        """Count the launches of the project's kernels, which inductor calls as is."""
         numbers = Counter()
         for node in graph.graph.nodes:
-            # an operator with an effect stands behind a token that keeps the order of effects
+            # an operator with side effects is wrapped with a token that keeps their order
             operator, *args = (
                 (*node.args[1:],) if node.target is with_effects else (node.target, *node.args)
             )
@@ -157,7 +157,7 @@ class Lowering:
     def note_own(
         self, operator: torch._ops.OpOverload, args: tuple, kwargs: dict, device: Device
     ) -> int:
-        """Keep the kernels that an operator of mtp launches; return the number of all launches."""
+        """Keep the kernel launches of an operator of mtp; return the number of all its launches."""
         launches, number = own.launches_of(operator, args, kwargs, device)
         for launch in launches:
             self.keep_launch(launch)
@@ -165,7 +165,7 @@ class Lowering:
 
 
 def _forget_strides() -> None:
-    """Let inductor note the strides of a graph's outputs once more, for the next device."""
+    """Forget the strides of a graph's outputs, which inductor notes anew for each device."""
     context = torch._guards.TracingContext.try_get()
     if context is not None and context.output_strides is not None:
         context.output_strides.clear()
@@ -180,7 +180,7 @@ _never_called._boxed_call = True
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """No caches: they would hide what lowering costs."""
+    """Disable caches, which would hide the cost of lowering."""
     with ExitStack() as stack:
         stack.enter_context(inductor.patch(fx_graph_cache=False, compile_threads=1))
         stack.enter_context(
@@ -190,7 +190,7 @@ def _settings() -> Iterator[None]:
 
 
 def on_cuda(graph: fx.GraphModule, inputs: list[Any]) -> tuple[fx.GraphModule, list[Any]]:
-    """Return a graph of Dynamo and its inputs on a fake GPU, with the strides they have."""
+    """Move a graph of Dynamo and its inputs to a fake GPU; keep their strides."""
     if any(isinstance(i, Tensor) and i.is_cuda for i in inputs):
         return graph, inputs
     mode = torch._guards.TracingContext.get().fake_mode
@@ -211,7 +211,7 @@ def on_cuda(graph: fx.GraphModule, inputs: list[Any]) -> tuple[fx.GraphModule, l
 
 
 def _on_cuda(tensor: FakeTensor) -> Tensor:
-    if tensor.item_memo is not None:  # a number of the host, which Dynamo passes in as a tensor
+    if tensor.item_memo is not None:  # a number of the host, which Dynamo passes as a tensor
         return tensor
     return torch.empty_strided(
         tensor.shape,
@@ -224,7 +224,7 @@ def _on_cuda(tensor: FakeTensor) -> Tensor:
 
 @contextmanager
 def kernels_written() -> Iterator[list[tuple[str, str]]]:
-    """Keep names and sources of Triton kernels instead of compiling them."""
+    """Collect names and sources of Triton kernels instead of compiling them."""
     sources: list[tuple[str, str]] = []
 
     def keep(_, name: str, source: str, device_str: str = 'cuda') -> None:
@@ -235,7 +235,7 @@ def kernels_written() -> Iterator[list[tuple[str, str]]]:
 
 
 def graph_key(graph: fx.GraphModule, device: Device, settings: dict[str, Any]) -> str:
-    """Return a hash of what inductor makes code from."""
+    """Return a hash of everything that inductor's code depends on."""
     lines = [f'{device} {bool(settings.get("is_backward"))} {settings.get("is_inference")}']
     for node in graph.graph.nodes:
         lines.append(f'{node.format_node()} {_layouts(node.meta.get("val"))}')
@@ -252,7 +252,7 @@ def _layouts(value: Any) -> str:
 
 
 def calls_of(code: str) -> dict[str, int]:
-    """Return what inductor's code of a graph launches, from its ``call``."""
+    """Count the launches in inductor's code of a graph, from its function ``call``."""
     body = code[code.index('def call(') :]
     return dict(
         Counter(

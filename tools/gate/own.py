@@ -1,7 +1,7 @@
 """The project's own kernels as real launches specialise them.
 
-An operator of mtp runs on fake tensors, and what it would launch is noted: Triton compiles a
-kernel anew for each set of types, constants, and integers that are 1 or divisible by 16.
+An operator of mtp runs on fake tensors, and its launches are noted. Triton compiles a kernel anew
+for each set of types, constants, and integers that are 1 or divisible by 16.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from tools.gate.counter import LaunchCounter
 from tools.gate.devices import Device
 from tools.gate.presence import present
 
-ALIGNED, ODD, LARGE = 16, 17, 1 << 40  # integers in a launch's place: what Triton looks at
+ALIGNED, ODD, LARGE = 16, 17, 1 << 40  # stand-ins for integers that Triton treats alike
 
 Launch = dict[str, Any]
 
-# torch 2.11 knows no shapes for the parts of a synchronised batch norm
+# torch 2.11 has no shape functions for the parts of a synchronised batch norm
 _META = torch.library.Library('aten', 'IMPL')
 _META.impl('batch_norm_stats', lambda x, *_: _per_channel(x, 2), 'Meta')
 _META.impl('batch_norm_elemt.out', lambda *_, out: out, 'Meta')
@@ -39,7 +39,7 @@ def _per_channel(x: Tensor, number: int) -> tuple[Tensor, ...]:
 
 
 def is_own(operator: Any) -> bool:
-    """Return whether an operator is one of mtp."""
+    """Return whether an operator is one of mtp's."""
     return isinstance(operator, torch._ops.OpOverload) and operator.namespace == 'mtp'
 
 
@@ -49,10 +49,10 @@ def launches_of(
     """Return the launches of mtp's kernels by an operator of mtp, and the number of all launches.
 
     Args:
-        operator: of the namespace ``mtp``.
-        args: fake tensors, of which shapes and types are taken, and numbers.
-        kwargs: the same by name.
-        device: that the launcher may ask about.
+        operator: operator of the namespace ``mtp``.
+        args: fake tensors, whose shapes and types are used, and numbers.
+        kwargs: keyword arguments of the same kinds.
+        device: device to answer the launcher's queries for.
     """
     found: list[Launch] = []
 
@@ -110,12 +110,12 @@ def _specialised(value: Any) -> Any:
 
 
 def key_of(launch: Launch) -> str:
-    """Return a hash of what decides a kernel's code."""
+    """Return a hash of everything that a kernel's code depends on."""
     return hashlib.sha256(json.dumps(launch, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def compiler_of(launch: Launch, device: Device) -> Callable[[], CompiledKernel]:
-    """Return what compiles a launch's kernel."""
+    """Return a function that compiles the kernel of a launch."""
     kernel = getattr(importlib.import_module(launch['module']), launch['kernel'])
     values = {
         name: MockTensor(getattr(torch, value[1:]))
@@ -126,8 +126,8 @@ def compiler_of(launch: Launch, device: Device) -> Callable[[], CompiledKernel]:
 
     def compile_it() -> CompiledKernel:
         with present(device):
-            kernel.device_caches.clear()  # of another device
-            # by place: an argument may be called as one of run's
+            kernel.device_caches.clear()  # they may be of another device
+            # by position: an argument may have the name of one of run's
             args = [values[name] for name in kernel.arg_names]
             options = {n: v for n, v in values.items() if n not in kernel.arg_names}
             return kernel.run(*args, grid=(1,), warmup=True, **options)

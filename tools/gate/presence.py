@@ -18,12 +18,12 @@ from triton.runtime import driver
 
 from tools.gate.devices import Device
 
-# functions of torch._inductor.utils that keep what they have once learnt of the device
+# functions of torch._inductor.utils that cache properties of the device
 CACHED = ('is_big_gpu', 'get_max_num_sms', 'using_b200', 'get_device_tflops', 'get_gpu_dram_gbps')
 
 
 class Driver:
-    """What Triton asks its driver while it compiles."""
+    """Answers to what Triton asks its driver while it compiles."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -59,7 +59,7 @@ def use_driver(device: Device) -> None:
 
 @contextmanager
 def present(device: Device) -> Iterator[None]:
-    """Answer what torch and inductor ask of a GPU as if ``device`` were there."""
+    """Answer the queries of torch and inductor as if ``device`` were there."""
     capability = (device.major, device.minor)
     cuda = dict(
         is_available=lambda: True,

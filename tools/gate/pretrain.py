@@ -16,10 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 import mtp  # noqa: F401  (gives mmcv its operators: before the modules that import it)
 
 # isort: split
-sys.path.insert(0, str(Path(__file__).parents[1] / 'benchmark'))  # whose scripts are no package
-import counted_step
-import jobs
-from batches import make_samples
+# the modules of the benchmarks import one another from their folder
+sys.path.insert(0, str(Path(__file__).parents[1] / 'benchmark'))
+from counting import counted_step
+from training import jobs
+from training.batches import make_samples
 
 from mtp.engine import parallel
 from mtp.registry import MODELS
@@ -28,11 +29,11 @@ from tools.gate.trace import Tracer
 from tools.gate.uncompiled import Uncompiled
 from tools.gate.workloads import Pretraining
 
-IMAGES, OBJECTS, SIDE = 2, 23, 448  # images of each data set, objects of each image, pixels
+IMAGES, OBJECTS, SIDE = 2, 23, 448  # images per data set, objects per image, side in pixels
 
 
 def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
-    """Trace the parts of a step; return the launches of what runs uncompiled, by where."""
+    """Trace the parts of a step; return place in the step -> launches of uncompiled code."""
     cfg = _config(workload)
     samples = make_samples(jobs.num_classes(cfg), IMAGES, OBJECTS, SIDE)
     with Uncompiled(tracer) as counter:
@@ -52,12 +53,12 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
         tracer.install(model)
         with counter, _foreach_of_fake_tensors():
             loss = counted_step.loss(model, data)
-            if tracer.only:  # of a part of a step the rest says nothing
+            if tracer.only:  # without the other parts the remaining launches mean nothing
                 return {}
             counter.take('forward')
             _differentiate(loss, model)
             counter.take('backward')
-            for _ in range(2):  # the first time it makes its state
+            for _ in range(2):  # the first step makes its state
                 optimizer.step()
                 counter.take('optimiser')
     return counter.taken
@@ -76,7 +77,7 @@ def _config(workload: Pretraining) -> Config:
 
 
 def _gather_in_bfloat16(model: nn.Module) -> None:
-    """Give the blocks the parameters that FSDP2 gathers for them."""
+    """Give the blocks bfloat16 parameters, as FSDP2 gathers them."""
     for block in parallel.parts(model)[0]:
         for module in block.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):

@@ -1,4 +1,4 @@
-"""Tables of what the gate has found."""
+"""Tables of the gate's results."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from tools.gate.workloads import HEAVIEST
 
 @dataclass
 class Part:
-    """What a part of a workload takes on a device.
+    """Costs of a part of a workload on a device.
 
     Attributes:
-        graphs: forward and backward passes, one for each shape that Dynamo compiles for.
+        graphs: number of forward and backward passes, one for each shape that Dynamo compiles for.
         serial: processor seconds of tracing and lowering.
-        compiling: those of its kernels.
-        longest: those of the slowest kernel.
-        launches: of a step.
+        compiling: processor seconds of compiling its kernels.
+        longest: processor seconds of compiling its slowest kernel.
+        launches: number of launches in a step.
     """
 
     graphs: int = 0
@@ -38,14 +38,15 @@ class Part:
 
 @dataclass
 class Found:
-    """What a run has found.
+    """Results of a run.
 
     Attributes:
-        parts: by workload and capability, then by title.
-        uncompiled: workload -> launches of what runs uncompiled, by where.
-        own: kernel of the project -> capability -> most bytes of shared memory, registers and
-            bytes of stack.
-        refused, breaks, cut: a line for each; the last are those that were not run.
+        parts: parts by workload and capability, then by title.
+        uncompiled: workload -> place in the step -> launches of what runs uncompiled.
+        own: kernel of the project -> capability -> largest shared memory (bytes), registers and
+            stack (bytes).
+        refused, breaks, cut: lines about refused graphs and kernels, graph breaks, and work that
+            was not run.
     """
 
     parts: dict[tuple[str, int], dict[str, Part]] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class Found:
 def collect(
     store: Store, workloads: list[str], capabilities: list[int], others: list[int]
 ) -> Found:
-    """Put together the rows of a store; the arguments are those of the command line."""
+    """Collect the rows of a store; the arguments are those of the command line."""
     found, graphs, kernels = Found(), store.graphs(), store.kernels()
     names: dict[str, str] = {}
     for workload in workloads:
@@ -170,7 +171,7 @@ def _add(part: Part, row: dict, graphs: list[dict], kernels: dict[tuple[str, int
 
 
 def graphs_of(store: Store, workloads: list[str]) -> Iterator[list[dict]]:
-    """Give the lowered graphs of each part of each workload."""
+    """Yield the lowered graphs of each part of each workload."""
     graphs = store.graphs()
     for workload in workloads:
         parts = defaultdict(list)
@@ -189,8 +190,8 @@ def heaviest_missing(
 ) -> dict[int, list[str]]:
     """Return capability -> keys of the heaviest kernels that have not been compiled for it.
 
-    Those are of each part the ones that need most shared memory, or most registers, on the first
-    of the ``capabilities``; the arguments are those of the command line.
+    The heaviest kernels of a part are those that need most shared memory, or most registers, on the
+    first of the ``capabilities``. The arguments are those of the command line.
     """
     done = store.kernels()
     chosen = _heaviest(store, workloads, capabilities[0])
@@ -252,7 +253,7 @@ def _sum(parts: dict[str, Part]) -> Part:
 
 
 def faults(found: Found) -> str:
-    """Return what failed and what was not run, a line each."""
+    """Return failures, and work that was not run, a line each."""
     sections = {'refused': found.refused, 'breaks': found.breaks, 'not run': found.cut}
     return '\n'.join(
         line

@@ -1,4 +1,4 @@
-"""Work off workloads and kernels in some processes."""
+"""Process workloads and kernels in several processes."""
 
 import argparse
 import multiprocessing
@@ -12,7 +12,7 @@ from tools.gate.store import Store
 
 
 class Run:
-    """Works off workloads, then kernels, in some processes and a time."""
+    """Run that processes workloads, then kernels, in several processes and a limited time."""
 
     def __init__(self, store: Store, options: argparse.Namespace) -> None:
         self.store, self.options = store, options
@@ -46,7 +46,7 @@ class Run:
                 process.terminate()
 
     def _all(self, jobs: Iterator[tuple]) -> None:
-        """Do jobs until the time is over; they write what they find."""
+        """Run jobs, which write their own results, until the time is over."""
         pending: set[Future] = set()
         for function, *args in jobs:
             if time.monotonic() < self.end:
@@ -89,7 +89,7 @@ class Run:
 
 
 class InThisProcess(Executor):
-    """Does each job at once."""
+    """Executor that runs each job at once."""
 
     def submit(self, function: Callable, /, *args: Any) -> Future:
         future = Future()

@@ -1,4 +1,4 @@
-"""What a run of the gate has found so far, in lines of JSON that a later run goes on from."""
+"""Results of the gate so far, as lines of JSON from which a later run continues."""
 
 import json
 import os
@@ -33,7 +33,7 @@ class Store:
         return found
 
     def graphs(self) -> dict[str, dict]:
-        """Return all lowered graphs by key, of whatever workload."""
+        """Return the lowered graphs of all workloads by key."""
         return {
             row['key']: row
             for path in self.folder.glob('steps/*.jsonl')
@@ -42,7 +42,7 @@ class Store:
         }
 
     def begin(self, workload: str) -> None:
-        """Keep of an unfinished workload the graphs that have been lowered, and their launches."""
+        """Restart an unfinished workload: keep its lowered graphs and their launches."""
         path = self.step(workload)
         kept = [row for row in _lines(path) if row['kind'] in ('graph', 'own')]
         path.unlink(missing_ok=True)
@@ -64,7 +64,7 @@ class Store:
         return (self.folder / 'sources' / f'{key}.py').read_text()
 
     def kernels(self) -> dict[tuple[str, int], dict]:
-        """Return what was found of each kernel on each device."""
+        """Return the result of each kernel on each device."""
         return {
             (row['key'], row['capability']): row for row in _lines(self.folder / 'kernels.jsonl')
         }
@@ -75,7 +75,7 @@ class Store:
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    """Write a line at once, so that no reader and no other writer meets half of it."""
+    """Write a line in one call, so that no reader or other writer sees half of it."""
     with path.open('ab', buffering=0) as file:
         file.write(json.dumps(row).encode() + b'\n')
         os.fsync(file.fileno())
@@ -86,5 +86,5 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         for line in path.read_text().splitlines():
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError:  # the run ended while it was written
+            except json.JSONDecodeError:  # the run ended while the line was written
                 continue

@@ -17,26 +17,26 @@ from mtp.fallback import reason_in_a_line
 from mtp.ops import dispatch
 from tools.gate.lower import Lowering, processor_seconds
 
-LEAVES = 2**63  # nodes that accumulate gradients of leaves count from above
+LEAVES = 2**63  # sequence numbers of nodes that accumulate gradients are from here on
 
 
 def _nothing_against(*_: Any) -> None:
-    """Choose the kernel of each operator, not its twin."""
+    """Let dispatch choose the kernel of each operator, not its twin."""
 
 
 class _Traced(Exception):
-    """Ends a compiled part before it runs: its code is for a GPU."""
+    """Raised to end a compiled part before it runs: its code is for a GPU."""
 
 
 class Tracer:
-    """Compiles the parts of a model for GPUs and runs them uncompiled.
+    """Tracer that compiles the parts of a model for GPUs and runs them uncompiled.
 
     Attributes:
-        rows: of all traced graphs: part, seconds of Dynamo and of AOTAutograd, keys of the lowered
-            graphs, and calls, the number of times that a step runs it.
-        breaks: part -> what keeps it from being one graph.
-        title: of the part that is being traced.
-        nodes: of the backward passes of the parts, as they run uncompiled.
+        rows: rows of all traced graphs, with part, seconds of Dynamo and of AOTAutograd, keys of
+            the lowered graphs, and ``calls``, the number of times that a step runs it.
+        breaks: part -> reason why it is not one graph.
+        title: title of the part that is being traced.
+        nodes: backward nodes of the parts, as they run uncompiled.
     """
 
     def __init__(self, lowering: Lowering, only: set[str] = frozenset()) -> None:
@@ -61,7 +61,7 @@ class Tracer:
             row['calls'] = 0
 
     def _part(self, title: str, eager: Callable) -> Callable:
-        # one backend for all: Dynamo shares code between the blocks of a backbone as in training
+        # a single backend: Dynamo shares code among the blocks of a backbone, as in training
         compiled = compile_method(eager, self._backend)
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -82,7 +82,7 @@ class Tracer:
             self.breaks[title] = 'runs uncompiled'
         except _Traced:
             pass
-        except Exception as error:  # whatever Dynamo ends with is what the gate reports
+        except Exception as error:  # the gate reports any error of Dynamo
             self.breaks[title] = reason_in_a_line(getattr(error, 'inner_exception', error))
         for row in self.rows[number:]:
             row['dynamo'] = processor_seconds() - begun - row.pop('backend')
@@ -103,7 +103,7 @@ class Tracer:
 
 @contextmanager
 def _uncounted() -> Iterator[None]:
-    """Leave a mode that counts operators: Dynamo compiles nothing under it."""
+    """Leave a mode that counts operators, under which Dynamo compiles nothing."""
     mode = _get_current_dispatch_mode()
     counts = mode is not None and not mode.is_infra_mode()
     with _pop_mode_temporarily() if counts else nullcontext():
@@ -111,7 +111,7 @@ def _uncounted() -> Iterator[None]:
 
 
 def _nodes_since(first: int, results: Any) -> set[Node]:
-    """Return the nodes of autograd that led to ``results``, from the ``first`` number on."""
+    """Return the autograd nodes behind ``results``, from the sequence number ``first`` on."""
     stack = [t.grad_fn for t in pytree.tree_leaves(results) if isinstance(t, torch.Tensor)]
     found: set[Node] = set()
     while stack:

@@ -1,4 +1,4 @@
-"""Launches of a training step outside of the parts that are compiled."""
+"""Launches of a training step outside the compiled parts."""
 
 from collections import Counter
 from typing import Any
@@ -11,10 +11,10 @@ from tools.gate.trace import Tracer
 
 
 class Uncompiled(LaunchCounter):
-    """Counts the launches outside the compiled parts.
+    """Counter of the launches outside the compiled parts.
 
     Attributes:
-        taken: where in the step -> launches.
+        taken: place in the step -> number of launches.
     """
 
     def __init__(self, tracer: Tracer) -> None:
@@ -36,6 +36,6 @@ class Uncompiled(LaunchCounter):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def take(self, where: str) -> None:
-        """Note the launches since the last time."""
+        """Record the launches since the last call under ``where``."""
         self.taken[where] = self.total()
         self.launches = Counter()

@@ -1,4 +1,4 @@
-"""What the gate's processes do: trace and lower a workload, compile a kernel."""
+"""Jobs of the gate's processes: trace and lower a workload, compile a kernel."""
 
 import os
 import sys
@@ -28,12 +28,12 @@ STEPS = {Pretraining: pretrain, Finetuning: finetune}
 
 
 def prepare(folder: Path) -> None:
-    """Set up a process: one thread, no cache of Triton's, what compilers say goes to a log."""
+    """Set up a process: one thread, no Triton cache, output of compilers to a log."""
     torch.set_num_threads(1)
     os.environ['TRITON_ALWAYS_COMPILE'] = '1'
     log = os.open(folder / 'compilers.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, sys.stderr.fileno())
-    MMLogger.get_instance('gate', log_level='WARNING')  # the one that libraries log to
+    MMLogger.get_instance('gate', log_level='WARNING')  # becomes the logger of the libraries
 
 
 def trace(folder: Path, name: str, capabilities: tuple[int, ...]) -> None:
@@ -42,7 +42,7 @@ def trace(folder: Path, name: str, capabilities: tuple[int, ...]) -> None:
     store.begin(name)
 
     def keep_launch(launch: Launch) -> None:
-        if not workload.only:  # of the others all is in a whole step
+        if not workload.only:  # the launches of the other workloads are part of a whole step
             store.add(name, 'own', launch)
 
     lowering = Lowering(
@@ -57,7 +57,7 @@ def trace(folder: Path, name: str, capabilities: tuple[int, ...]) -> None:
     try:
         with nullcontext() if workload.processes == 'one' else group_of_two():
             launches = STEPS[type(workload)](workload, tracer)
-    except Exception as error:  # one of the things that the gate is to find
+    except Exception as error:  # an error of the step is a result of the gate
         traceback.print_exc()
         tracer.breaks['the step itself'] = reason_in_a_line(error)
     for row in tracer.rows:
@@ -70,7 +70,7 @@ def trace(folder: Path, name: str, capabilities: tuple[int, ...]) -> None:
 
 @contextmanager
 def group_of_two() -> Iterator[None]:
-    """Be the first of two processes, the other of which is not there."""
+    """Act as the first of two processes without the second."""
     dist.init_process_group('fake', store=FakeStore(), rank=0, world_size=2)
     try:
         yield

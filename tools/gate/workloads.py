@@ -1,10 +1,10 @@
-"""The steps of training whose parts the gate compiles; imports no torch."""
+"""The training steps whose parts the gate compiles; imports no torch."""
 
 from dataclasses import dataclass
 
-HEAVIEST = 10  # kernels of a part that are compiled for the other capabilities
-# What depends on the number of classes, and the numbers to try, background included: around the
-# powers of two to which Triton rounds, and the largest of SAMRS. Background alone is no data set.
+HEAVIEST = 10  # number of kernels of a part to compile for the other capabilities
+# Parts that depend on the number of classes, and the numbers to try, background included: around
+# the powers of two to which Triton rounds, and the largest of SAMRS.
 BY_CLASSES = ('SemanticTask.terms', 'SharedRoIHead.targets', 'SharedRoIHead.box_terms')
 CLASSES = (2, 15, 16, 17, 31, 32, 33, 38)
 QUICK = ('SemanticTask.terms', 'MultiDatasetRPNHead.targets')  # for the test suite
@@ -14,7 +14,7 @@ FINETUNING = {  # a recipe of each kind
     'faster_rcnn': 'horizontal_detection/dior/vit_b_rvsa',
     'oriented_rcnn': 'rotated_detection/dior_r/vit_b_rvsa',
     'upernet': 'segmentation/loveda/vit_b_rvsa',
-    'change': 'change_detection/levir/vit_b_rvsa',
+    'change_detection': 'change_detection/levir/vit_b_rvsa',
 }
 
 
@@ -23,8 +23,8 @@ class Workload:
     """A training step.
 
     Attributes:
-        processes: ``'one'``; ``'DDP'`` or ``'FSDP2'``: the first of two.
-        only: titles of the parts to compile; all if empty.
+        processes: ``'one'`` for one process, ``'DDP'`` or ``'FSDP2'`` for the first of two.
+        only: titles of the parts to compile; empty for all.
     """
 
     processes: str = 'one'
@@ -36,9 +36,9 @@ class Pretraining(Workload):
     """A step of pretraining.
 
     Attributes:
-        model: a key of ``RECIPES`` in ``tools/benchmark/recipes.py``.
-        classes: of the data sets, background included, instead of the recipe's.
-        tasks: of the model, where ``classes`` are given.
+        model: key of ``RECIPES`` in ``tools/benchmark/training/recipes.py``.
+        classes: numbers of classes of the data sets, background included; empty for the recipe's.
+        tasks: tasks of the model where ``classes`` are given.
     """
 
     model: str
@@ -51,7 +51,7 @@ class Finetuning(Workload):
     """Two steps of finetuning.
 
     Attributes:
-        config: below ``configs/finetune``, without ``.py``.
+        config: path of the config below ``configs/finetune``, without ``.py``.
     """
 
     config: str
@@ -60,14 +60,14 @@ class Finetuning(Workload):
 WORKLOADS = {
     **{
         f'{model} {processes}': Pretraining(model=model, processes=processes)
-        # in this order, so that two at a time have little in common, which one finds done later
+        # in this order neighbours share little: two at a time, one does not repeat the other's work
         for processes in ('one', 'DDP', 'FSDP2')
         for model in ('vit_b_rvsa', 'internimage_xl', 'vit_l_rvsa')
     },
-    **{f'{task} one': Finetuning(config=config) for task, config in FINETUNING.items()},
+    **{f'{kind} one': Finetuning(config=config) for kind, config in FINETUNING.items()},
     **{
-        f'{task} DDP': Finetuning(config=FINETUNING[task], processes='DDP')
-        for task in ('upernet', 'change')
+        f'{kind} DDP': Finetuning(config=FINETUNING[kind], processes='DDP')
+        for kind in ('upernet', 'change_detection')
     },
     'classes': Pretraining(model='vit_tiny_rvsa', classes=CLASSES, only=BY_CLASSES),
     'quick': Pretraining(

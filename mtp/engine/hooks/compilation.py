@@ -177,7 +177,8 @@ def parts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """Yield (module, method name) of each part of a model that is compiled.
 
     The convolutions of necks and heads stay uncompiled: compiling them takes longer than all other
-    parts together, and saves no kernel launches (docs/performance.md).
+    parts together, and saves no kernel launches
+    (docs/benchmarks/compiled_without_gpu_2026-11-29.md).
     """
     for block in cast(Backbone, model.backbone).compiled_parts():
         yield block, 'forward'

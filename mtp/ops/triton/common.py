@@ -1,11 +1,11 @@
-"""What the kernels share."""
+"""Dtype names and the compile case, shared by all kernels."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-# The spelling of dtypes in a compile case's signature, e.g. '*bf16' for a pointer.
+# Names of dtypes in a compile case's signature; a pointer has a star before, e.g. '*bf16'.
 TRITON_NAMES = {
     torch.float32: 'fp32',
     torch.bfloat16: 'bf16',
@@ -19,14 +19,14 @@ TRITON_NAMES = {
 
 @dataclass(frozen=True)
 class CompileCase:
-    """A kernel with everything that decides its machine code.
+    """A kernel with everything that determines its machine code.
 
     Attributes:
         kernel: the ``@triton.jit`` function.
-        signature: argument -> Triton type, e.g. ``'*bf16'``, ``'i64'``; ``'constexpr'`` for those
-            in ``constants``.
+        signature: Triton type of each argument, e.g. ``'*bf16'`` or ``'i64'``; ``'constexpr'`` for
+            those in ``constants``.
         constants: values of the ``tl.constexpr`` arguments.
-        num_warps: of a program.
+        num_warps: number of warps of a program.
         num_stages: depth of software pipelining.
     """
 

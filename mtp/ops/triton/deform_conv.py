@@ -1,21 +1,22 @@
 """DCNv3 forward and backward, each in one pass.
 
-A row is a group at an output position: offsets, masks and outputs of consecutive rows lie side by
-side in memory, and so do the channels of consecutive groups in the input. A program takes a tile of
-rows x the channels of a group and goes through the taps: loads are 16 bytes wide along channels,
-small groups share a program, as do neighbouring positions, whose samples overlap in the cache.
-Neither samples nor a padded input ever exist in memory.
+A row is a group at an output position. Offsets, masks and outputs of consecutive rows are adjacent
+in memory, and so are the channels of consecutive groups in the input. A program takes a tile of
+rows x the channels of a group and loops over the taps. Loads are 16 bytes wide along channels.
+Small groups share a program, and so do neighbouring positions, whose samples overlap in the cache.
+Neither the samples nor a padded input are ever stored in memory.
 
-Bytes that an image of 56 x 56 pixels, 24 groups of 16 channels and a 3 x 3 kernel moves in float32:
-forward 4.8 MB of input, 5.4 of offsets, 2.7 of masks and 4.8 of output, 17.8 MB in all; backward
-the same again with the output's gradient, 8.1 MB of gradients of offsets and masks and twice 4.8
-of the input's gradient (cleared, then added to in the cache), 35.5 MB. As ``grid_sample`` and
-permutes (the paper's formulation) it is 287 MB and 351 MB.
+Memory traffic in float32 of an image of 56 x 56 pixels, 24 groups of 16 channels and a 3 x 3
+kernel: the forward pass moves 4.8 MB of input, 5.4 of offsets, 2.7 of masks and 4.8 of output,
+17.8 MB in all. The backward pass moves the same with the output's gradient, 8.1 MB of gradients of
+offsets and masks and twice 4.8 of the input's gradient (cleared, then added to in the cache),
+35.5 MB in all. With ``grid_sample`` and permutes (the paper's formulation) it is 287 MB and 351 MB.
 
-Shapes as in :mod:`mtp.ops.deform_conv`. Pixels of one image are counted in 32 bits, elements in 64.
+Shapes as in :mod:`mtp.ops.deform_conv`. Pixel indices of an image have 32 bits, element indices 64.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import triton
@@ -28,9 +29,16 @@ from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 @triton.jit
 def _rows(
-    positions, width_out, group, stride, origin, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr
-):
-    """The rows of this program: image, row, group, pixel of the kernel's middle, inside or not."""
+    positions: tl.tensor,
+    width_out: tl.tensor,
+    group: tl.tensor,
+    stride: tl.tensor,
+    origin: tl.tensor,
+    BLOCK_P: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+) -> tuple[tl.tensor, ...]:
+    """Return the rows of this program: image, row, group, pixel (x, y) of the kernel's centre, and
+    whether the row exists."""
     program = tl.program_id(0)
     lane = tl.arange(0, BLOCK_P * BLOCK_G)
     tiles = tl.cdiv(group, BLOCK_G)
@@ -52,8 +60,19 @@ def _rows(
 
 
 @triton.jit
-def _tap(offset, mask, index, x, y, tap_x, tap_y, offset_scale, present):
-    """Pixel left of and above a tap's sample, the sample's distance from it, and the mask."""
+def _tap(
+    offset: tl.tensor,
+    mask: tl.tensor,
+    index: tl.tensor,
+    x: tl.tensor,
+    y: tl.tensor,
+    tap_x: tl.tensor,
+    tap_y: tl.tensor,
+    offset_scale: tl.tensor,
+    present: tl.tensor,
+) -> tuple[tl.tensor, ...]:
+    """Return the pixel (x, y) above and left of a tap's sample, the distances from it, and the
+    mask."""
     # The integer part of the position stays out of float32: no digits are lost far from 0.
     dx = (tap_x + tl.load(offset + 2 * index, mask=present, other=0).to(tl.float32)) * offset_scale
     dy = (
@@ -68,27 +87,27 @@ def _tap(offset, mask, index, x, y, tap_x, tap_y, offset_scale, present):
 
 @triton.jit
 def dcnv3_forward_kernel(
-    input,
-    offset,
-    mask,
-    output,
-    height,
-    width,
-    positions,
-    width_out,
-    group,
-    channels,
-    kernel_size,
-    stride,
-    origin,
-    dilation,
-    offset_scale,
-    centre,
-    taps,
+    input: tl.tensor,
+    offset: tl.tensor,
+    mask: tl.tensor,
+    output: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    positions: tl.tensor,
+    width_out: tl.tensor,
+    group: tl.tensor,
+    channels: tl.tensor,
+    kernel_size: tl.tensor,
+    stride: tl.tensor,
+    origin: tl.tensor,
+    dilation: tl.tensor,
+    offset_scale: tl.tensor,
+    centre: tl.tensor,
+    taps: tl.tensor,
     BLOCK_P: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+) -> None:
     image, row, g, x, y, inside = _rows(
         positions, width_out, group, stride, origin, BLOCK_P, BLOCK_G
     )
@@ -132,30 +151,30 @@ def dcnv3_forward_kernel(
 
 @triton.jit
 def dcnv3_backward_kernel(
-    grad_output,
-    input,
-    offset,
-    mask,
-    grad_input,
-    grad_offset,
-    grad_mask,
-    height,
-    width,
-    positions,
-    width_out,
-    group,
-    channels,
-    kernel_size,
-    stride,
-    origin,
-    dilation,
-    offset_scale,
-    centre,
-    taps,
+    grad_output: tl.tensor,
+    input: tl.tensor,
+    offset: tl.tensor,
+    mask: tl.tensor,
+    grad_input: tl.tensor,
+    grad_offset: tl.tensor,
+    grad_mask: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    positions: tl.tensor,
+    width_out: tl.tensor,
+    group: tl.tensor,
+    channels: tl.tensor,
+    kernel_size: tl.tensor,
+    stride: tl.tensor,
+    origin: tl.tensor,
+    dilation: tl.tensor,
+    offset_scale: tl.tensor,
+    centre: tl.tensor,
+    taps: tl.tensor,
     BLOCK_P: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+) -> None:
     image, row, g, x, y, inside = _rows(
         positions, width_out, group, stride, origin, BLOCK_P, BLOCK_G
     )
@@ -226,7 +245,7 @@ def dcnv3(
     offset_scale: float,
     remove_center: bool,
 ) -> Tensor:
-    """:func:`mtp.ops.dcnv3`, of tensors that it has checked."""
+    """Launch the kernel of :func:`mtp.ops.dcnv3` on checked tensors."""
     input, offset, mask = input.contiguous(), offset.contiguous(), mask.contiguous()
     output = input.new_empty(*mask.shape[:3], input.shape[3])
     if len(input):
@@ -247,7 +266,7 @@ def dcnv3(
 
 
 @dcnv3.register_fake
-def _(input, offset, mask, *settings):
+def _(input: Tensor, offset: Tensor, mask: Tensor, *settings: Any) -> Tensor:
     return input.new_empty(*mask.shape[:3], input.shape[3])
 
 
@@ -266,9 +285,9 @@ def dcnv3_backward(
     offset_scale: float,
     remove_center: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of input, offset and mask."""
+    """Return the gradients of input, offset and mask."""
     input, offset, mask = input.contiguous(), offset.contiguous(), mask.contiguous()
-    grad_input = torch.zeros_like(input, dtype=torch.float32)  # many additions a pixel
+    grad_input = torch.zeros_like(input, dtype=torch.float32)  # many additions per pixel
     grad_offset, grad_mask = torch.empty_like(offset), torch.empty_like(mask)
     if len(input):
         _launch(
@@ -288,16 +307,18 @@ def dcnv3_backward(
 
 
 @dcnv3_backward.register_fake
-def _(grad_output, input, offset, mask, *settings):
+def _(
+    grad_output: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *settings: Any
+) -> tuple[Tensor, ...]:
     return tuple(tensor.new_empty(tensor.shape) for tensor in (input, offset, mask))
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:3])
     ctx.settings = inputs[3:]
 
 
-def _backward(ctx, grad_output):
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grads = dcnv3_backward(grad_output, *ctx.saved_tensors, *ctx.settings)
     return *grads, *(None for _ in ctx.settings)
 
@@ -306,7 +327,7 @@ dcnv3.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _launch(
-    kernel,
+    kernel: Any,
     tensors: tuple[Tensor, ...],
     input: Tensor,
     mask: Tensor,
@@ -345,20 +366,20 @@ def _launch(
         )
 
 
-def _tile(kernel, channels: int) -> tuple[dict[str, int], int]:
-    """Positions, groups and channels of a program, and its warps."""
+def _tile(kernel: Any, channels: int) -> tuple[dict[str, int], int]:
+    """Return the positions, groups and channels of a program, and its number of warps."""
     columns = max(16, triton.next_power_of_2(channels))
     groups = max(1, 64 // columns)
-    # Warps of the forward pass share what neighbouring positions sample; those of the backward
-    # pass would have to wait for each other at every tap.
+    # In the forward pass, warps share the samples of neighbouring positions. In the backward pass
+    # they would have to wait for each other at every tap.
     warps = 4 if kernel is dcnv3_forward_kernel else max(1, columns // 256)
-    wide = 8 if channels % 16 == 0 else 2  # channels a thread, as far as loads can be wide
+    wide = 8 if channels % 16 == 0 else 2  # channels per thread, limited by the width of a load
     positions = max(1, 32 * warps * wide // (columns * groups))
     return {'BLOCK_P': positions, 'BLOCK_G': groups, 'BLOCK_C': columns}, warps
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """Every tile; that of 16 channels in all types that training without and with autocast has."""
+    """Yield every tile; that of 16 channels in all dtypes of training with and without autocast."""
     mixed = torch.bfloat16, torch.float32, torch.float32
     cases = [(16, (dtype,) * 3) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
     cases += [(16, (dtype, dtype, torch.float32)) for dtype in (torch.bfloat16, torch.float16)]

@@ -1,14 +1,15 @@
 """Sigmoid focal loss and its derivative, each in one pass over the logits.
 
 A program takes consecutive elements of the ``(N, C)`` logits, whatever C is: loads and stores are
-16 bytes wide, and a row's target is read from the cache by its C elements.
+16 bytes wide, and the C elements of a row read its target from the cache.
 
-What moves, per element: forward the logit in and the loss out, 8 bytes in float32 and 4 in
-bfloat16; backward 12 and 6. As torch operators (the paper's is mmcv's kernel) it is some 20 times
-that.
+Memory traffic per element: the forward pass reads the logit and writes the loss, 8 bytes in
+float32 and 4 in bfloat16; the backward pass moves 12 and 6. A composition of torch operators moves
+some 20 times as much (the paper uses mmcv's kernel).
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import triton
@@ -18,14 +19,23 @@ from torch import Tensor
 from mtp.ops.dispatch import else_twin
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
-BLOCK = 1024  # elements of a program
+BLOCK = 1024  # elements per program
 
 
 @triton.jit
-def _elements(logits, target, weight, total, classes, alpha, BLOCK: tl.constexpr):
-    """Places of this program's elements, inside or not, sign, factor and logit of being right."""
+def _elements(
+    logits: tl.tensor,
+    target: tl.tensor,
+    weight: 'tl.tensor | None',
+    total: tl.tensor,
+    classes: tl.tensor,
+    alpha: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> tuple[tl.tensor, ...]:
+    """Return the indices of this program's elements, whether they exist, their sign and factor, and
+    the logit of the correct answer."""
     start = tl.program_id(0).to(tl.int64) * BLOCK
-    # One division in 64 bits; those of the elements fit in 32.
+    # One division in 64 bits; those for the elements fit in 32.
     first = start // classes
     lane = tl.arange(0, BLOCK)
     column = (start - first * classes).to(tl.int32) + lane
@@ -45,8 +55,8 @@ def _elements(logits, target, weight, total, classes, alpha, BLOCK: tl.constexpr
 
 
 @triton.jit
-def _log_sigmoids(x):
-    """Of x and -x, right to the last digits for large x too."""
+def _log_sigmoids(x: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """Return log sigmoid of x and of -x, accurate to the last digits for large x too."""
     small = tl.exp(-tl.abs(x))
     rounded = 1 + small
     # log(1 + small) to the precision of small (Kahan)
@@ -58,8 +68,16 @@ def _log_sigmoids(x):
 
 @triton.jit
 def _forward_kernel(
-    logits, target, weight, loss, total, classes, gamma, alpha, BLOCK: tl.constexpr
-):
+    logits: tl.tensor,
+    target: tl.tensor,
+    weight: 'tl.tensor | None',
+    loss: tl.tensor,
+    total: tl.tensor,
+    classes: tl.tensor,
+    gamma: tl.tensor,
+    alpha: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
     places, inside, sign, factor, x = _elements(
         logits, target, weight, total, classes, alpha, BLOCK
     )
@@ -69,17 +87,17 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    grad_loss,
-    logits,
-    target,
-    weight,
-    grad_logits,
-    total,
-    classes,
-    gamma,
-    alpha,
+    grad_loss: 'tl.tensor | None',
+    logits: tl.tensor,
+    target: tl.tensor,
+    weight: 'tl.tensor | None',
+    grad_logits: tl.tensor,
+    total: tl.tensor,
+    classes: tl.tensor,
+    gamma: tl.tensor,
+    alpha: tl.tensor,
     BLOCK: tl.constexpr,
-):
+) -> None:
     places, inside, sign, factor, x = _elements(
         logits, target, weight, total, classes, alpha, BLOCK
     )
@@ -96,7 +114,7 @@ def _backward_kernel(
 def sigmoid_focal_loss(
     logits: Tensor, target: Tensor, gamma: float, alpha: float, weight: Tensor | None
 ) -> Tensor:
-    """:func:`mtp.ops.sigmoid_focal_loss`, of tensors that it has checked."""
+    """Launch the kernel of :func:`mtp.ops.sigmoid_focal_loss` on checked tensors."""
     loss = _fake(logits)
     _launch(_forward_kernel, (), logits, target, weight, loss, gamma, alpha)
     return loss
@@ -114,7 +132,7 @@ def sigmoid_focal_loss_backward(
     alpha: float,
     weight: Tensor | None,
 ) -> Tensor:
-    """Gradient of the logits; the derivative of each element if ``grad_loss`` is None."""
+    """Return the gradient of the logits, or each element's derivative if ``grad_loss`` is None."""
     grad_logits = _fake(logits)
     grads = (None if grad_loss is None else grad_loss.contiguous(),)
     _launch(_backward_kernel, grads, logits, target, weight, grad_logits, gamma, alpha)
@@ -122,21 +140,21 @@ def sigmoid_focal_loss_backward(
 
 
 @sigmoid_focal_loss.register_fake
-def _fake(logits, *_):
+def _fake(logits: Tensor, *_: Any) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
 @sigmoid_focal_loss_backward.register_fake
-def _backward_fake(grad_loss, logits, *_):
+def _backward_fake(grad_loss: Tensor | None, logits: Tensor, *_: Any) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     logits, target, ctx.gamma, ctx.alpha, weight = inputs
     ctx.save_for_backward(logits, target, weight)
 
 
-def _gradients(ctx, grad_loss):
+def _gradients(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
     logits, target, weight = ctx.saved_tensors
     grad = sigmoid_focal_loss_backward(grad_loss, logits, target, ctx.gamma, ctx.alpha, weight)
     return grad, None, None, None, None
@@ -146,7 +164,7 @@ sigmoid_focal_loss.register_autograd(_gradients, setup_context=_save)
 
 
 def _launch(
-    kernel,
+    kernel: Any,
     grads: tuple[Tensor | None, ...],
     logits: Tensor,
     target: Tensor,
@@ -174,7 +192,7 @@ def _launch(
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """Every case that :func:`_launch` can pick; tables of class weights in float32."""
+    """Yield every case that :func:`_launch` can pick; class weights are float32."""
     cases = [
         (_forward_kernel, [['weight'], []]),
         (_backward_kernel, [['weight', 'grad_loss'], ['grad_loss'], ['weight'], []]),

@@ -1,19 +1,20 @@
-"""RoIAlign of rotated regions, forward and backward, each in one pass over the RoIs.
+"""RoIAlign of rotated RoIs, forward and backward, each in one pass over the RoIs.
 
-The kernels also know upright regions, and RoIs of several levels, of which a launch works on one:
-:mod:`mtp.ops.triton.roi_align_levels`.
+The kernels also take horizontal RoIs, and RoIs of several levels, of which a launch handles one
+(:mod:`mtp.ops.triton.roi_align_levels`).
 
-A program takes a tile of bins x channels of one RoI. Features are read channels-last, 16 bytes
-wide: a copy of features that are not costs less than reading single channels of scattered pixels.
-The gradient is added up in float32, channels-last too.
+A program takes a tile of bins x channels of one RoI. Feature maps are read channels-last, 16 bytes
+wide: copying maps of another layout costs less than reading single channels of scattered pixels.
+The gradient is accumulated in float32, channels-last too.
 
-What moves, for 2000 RoIs of 7 x 7 bins x 256 channels on a map of 2 x 128 x 128 pixels in float32:
-100 MB of output and 34 MB of features (67 more to lay NCHW ones channels-last), as much in the
-backward pass and once more the gradient of the features, which is cleared first. At two samples a
-bin and axis 1.6 GB are read from the cache, and added to it.
+Memory traffic for 2000 RoIs of 7 x 7 bins x 256 channels on a feature map of 2 x 128 x 128 pixels
+in float32: 100 MB of output and 34 MB of features (67 more to copy NCHW maps to channels-last); the
+same in the backward pass, and once more the gradient of the features, which is cleared first. With
+two samples per bin and axis, 1.6 GB are read from the cache, or added to it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import triton
@@ -24,32 +25,32 @@ from mtp.ops.dispatch import MAX_ADAPTIVE_SAMPLES, else_twin
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 MOST_SAMPLES = tl.constexpr(float(MAX_ADAPTIVE_SAMPLES))
-TILE = {'BLOCK_P': 32, 'BLOCK_C': 64}  # bins and channels of a program
+TILE = {'BLOCK_P': 32, 'BLOCK_C': 64}  # bins and channels per program
 WARPS = 4
 
 
 @triton.jit
 def _region(
-    rois,
-    levels,
-    level,
-    images,
-    channels,
-    height,
-    width,
-    bins_y,
-    bins_x,
-    scale,
-    shift,
-    smallest,
-    turn,
-    samples,
+    rois: tl.tensor,
+    levels: 'tl.tensor | None',
+    level: tl.tensor,
+    images: tl.tensor,
+    channels: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    bins_y: tl.tensor,
+    bins_x: tl.tensor,
+    scale: tl.tensor,
+    shift: tl.tensor,
+    smallest: tl.tensor,
+    turn: tl.tensor,
+    samples: tl.tensor,
     ROTATED: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
-    """RoI of this program, whether it is of the level, image and geometry; samples a bin along y
-    and x, 0 for none."""
+) -> tuple[tl.tensor, ...]:
+    """Return the RoI of this program, whether it belongs to the level, its image, channels, bins
+    and geometry, and the number of samples per bin along y and x, 0 for an invalid RoI."""
     program = tl.program_id(0)
     tiles = tl.cdiv(channels, BLOCK_C)
     c = program % tiles * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -70,7 +71,7 @@ def _region(
         centre_x, centre_y = (first_x + second_x) / 2 - shift, (first_y + second_y) / 2 - shift
         size_x, size_y = second_x - first_x, second_y - first_y
         angle = 0 * size_x
-    # Not below infinity where one of them is NaN or no sample's position would be finite.
+    # Infinite or NaN if one of them is NaN, or if the positions of samples would not be finite.
     extent = tl.abs(centre_x) + tl.abs(centre_y) + tl.abs(size_x) + tl.abs(size_y) + tl.abs(angle)
     wanted = True if levels is None else tl.load(levels + roi) == level
     present = (extent < float('inf')) & (image >= 0) & (image < images) & wanted
@@ -102,23 +103,23 @@ def _region(
 
 @triton.jit
 def _sample(
-    sample,
-    bin,
-    centre_x,
-    centre_y,
-    size_x,
-    size_y,
-    cos,
-    sin,
-    ratio_y,
-    ratio_x,
-    bins_y,
-    bins_x,
-    height,
-    width,
-):
-    """Where each bin takes this sample: left, top, right, bottom pixel, distances from the first
-    two, inside or not."""
+    sample: tl.tensor,
+    bin: tl.tensor,
+    centre_x: tl.tensor,
+    centre_y: tl.tensor,
+    size_x: tl.tensor,
+    size_y: tl.tensor,
+    cos: tl.tensor,
+    sin: tl.tensor,
+    ratio_y: tl.tensor,
+    ratio_x: tl.tensor,
+    bins_y: tl.tensor,
+    bins_x: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+) -> tuple[tl.tensor, ...]:
+    """Locate this sample of each bin: left, top, right and bottom pixel, distances from the first
+    two, and whether it is inside the feature map."""
     column = bin % bins_x * ratio_x + sample % ratio_x
     row = bin // bins_x * ratio_y + sample // ratio_x
     u = ((column + 0.5) / (bins_x * ratio_x) - 0.5) * size_x
@@ -141,26 +142,26 @@ def _sample(
 
 @triton.jit
 def _forward_kernel(
-    features,
-    rois,
-    output,
-    levels,
-    level,
-    images,
-    channels,
-    height,
-    width,
-    bins_y,
-    bins_x,
-    scale,
-    shift,
-    smallest,
-    turn,
-    samples,
+    features: tl.tensor,
+    rois: tl.tensor,
+    output: tl.tensor,
+    levels: 'tl.tensor | None',
+    level: tl.tensor,
+    images: tl.tensor,
+    channels: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    bins_y: tl.tensor,
+    bins_x: tl.tensor,
+    scale: tl.tensor,
+    shift: tl.tensor,
+    smallest: tl.tensor,
+    turn: tl.tensor,
+    samples: tl.tensor,
     ROTATED: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+) -> None:
     (roi, wanted, image, c, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, ratio_x) = (
         _region(
             rois,
@@ -216,26 +217,26 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    grad_output,
-    rois,
-    grad_features,
-    levels,
-    level,
-    images,
-    channels,
-    height,
-    width,
-    bins_y,
-    bins_x,
-    scale,
-    shift,
-    smallest,
-    turn,
-    samples,
+    grad_output: tl.tensor,
+    rois: tl.tensor,
+    grad_features: tl.tensor,
+    levels: 'tl.tensor | None',
+    level: tl.tensor,
+    images: tl.tensor,
+    channels: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    bins_y: tl.tensor,
+    bins_x: tl.tensor,
+    scale: tl.tensor,
+    shift: tl.tensor,
+    smallest: tl.tensor,
+    turn: tl.tensor,
+    samples: tl.tensor,
     ROTATED: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+) -> None:
     (roi, wanted, image, c, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, ratio_x) = (
         _region(
             rois,
@@ -306,7 +307,7 @@ def roi_align_rotated(
     aligned: bool,
     clockwise: bool,
 ) -> Tensor:
-    """:func:`mtp.ops.roi_align_rotated`, of tensors that it has checked."""
+    """Launch the kernel of :func:`mtp.ops.roi_align_rotated` on checked tensors."""
     output = _fake(features, rois, height, width)
     if not len(features):
         return output.zero_()
@@ -315,7 +316,7 @@ def roi_align_rotated(
 
 
 @roi_align_rotated.register_fake
-def _fake(features, rois, height, width, *_):
+def _fake(features: Tensor, rois: Tensor, height: int, width: int, *_: Any) -> Tensor:
     return features.new_empty(len(rois), features.shape[1], height, width)
 
 
@@ -332,7 +333,7 @@ def roi_align_rotated_backward(
     aligned: bool,
     clockwise: bool,
 ) -> Tensor:
-    """Gradient of features of ``shape`` (B, C, H, W), contiguous."""
+    """Return the contiguous gradient of feature maps of ``shape`` (B, C, H, W)."""
     grad = launch_backward(
         grad_output, rois, shape, spatial_scale, sampling_ratio, aligned, clockwise
     )
@@ -340,17 +341,17 @@ def roi_align_rotated_backward(
 
 
 @roi_align_rotated_backward.register_fake
-def _backward_fake(grad_output, rois, shape, *_):
+def _backward_fake(grad_output: Tensor, rois: Tensor, shape: list[int], *_: Any) -> Tensor:
     return grad_output.new_empty(shape)
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     features, rois, _, _, *ctx.settings = inputs
     ctx.save_for_backward(rois)
     ctx.shape = features.shape
 
 
-def _gradients(ctx, grad_output):
+def _gradients(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grad = roi_align_rotated_backward(grad_output, *ctx.saved_tensors, ctx.shape, *ctx.settings)
     return grad, *(None for _ in range(7))
 
@@ -358,14 +359,16 @@ def _gradients(ctx, grad_output):
 roi_align_rotated.register_autograd(_gradients, setup_context=_save)
 
 
-def launch_forward(features: Tensor, rois: Tensor, output: Tensor, *settings) -> None:
-    """Fill ``output`` where RoIs are of the level; settings as of :func:`_launch`."""
+def launch_forward(features: Tensor, rois: Tensor, output: Tensor, *settings: Any) -> None:
+    """Fill ``output`` where RoIs belong to the level; ``settings`` are those of :func:`_launch`."""
     features = features.contiguous(memory_format=torch.channels_last)
     _launch(_forward_kernel, features, rois, output, features.shape, output.shape[2:], *settings)
 
 
-def launch_backward(grad_output: Tensor, rois: Tensor, shape: list[int], *settings) -> Tensor:
-    """Gradient of the level's features, float32 and channels-last."""
+def launch_backward(
+    grad_output: Tensor, rois: Tensor, shape: Sequence[int], *settings: Any
+) -> Tensor:
+    """Return the gradient of the level's feature maps, float32 and channels-last."""
     grad = torch.empty(
         shape, dtype=torch.float32, device=grad_output.device, memory_format=torch.channels_last
     ).zero_()
@@ -382,12 +385,12 @@ def launch_backward(grad_output: Tensor, rois: Tensor, shape: list[int], *settin
 
 
 def _launch(
-    kernel,
+    kernel: Any,
     source: Tensor,
     rois: Tensor,
     target: Tensor,
-    shape: list[int],
-    bins: tuple[int, int],
+    shape: Sequence[int],
+    bins: Sequence[int],
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
@@ -427,12 +430,12 @@ def _launch(
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """Every case that :func:`_launch` can pick for RoIs of one level."""
+    """Yield every case that :func:`_launch` can pick for RoIs of one level."""
     yield from cases({'ROTATED': True, 'levels': None})
 
 
 def cases(constants: dict) -> Iterator[CompileCase]:
-    """The kernels with these constants, for all dtypes."""
+    """Yield the kernels with these constants, for all dtypes."""
     constants = constants | TILE
     for kernel, tensors in (
         (_forward_kernel, ('features', 'output')),

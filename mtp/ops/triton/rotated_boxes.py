@@ -1,18 +1,19 @@
-"""Overlaps of rotated boxes: the pairs of two lists, or row with row.
+"""Overlaps of rotated boxes: all pairs of two lists, or row with row.
 
-Boxes first become columns of a table (sines, cosines and circumscribed boxes once a box, not once
-a pair). A program then goes through rows of 32 pairs, one a thread. Where the circumscribed boxes
-of no pair in a row meet, that is all; else the pairs are computed in float32, in the frame of the
-second box and with a bound of the rounding error; and where that bound leaves a doubt (thin boxes,
-or an overlap at the threshold), once more in float64. So overlaps are right to 5e-5, and
-suppression (:mod:`mtp.ops.triton.rotated_nms`) decides as float64 does, at the speed of float32, on
-GPUs slow in float64 too.
+Boxes first become columns of a table, so that sines, cosines and circumscribed boxes are computed
+once per box, not once per pair. A program then goes through rows of 32 pairs, one per thread. If no
+pair of a row has circumscribed boxes that meet, the row is done. Otherwise the pairs are computed
+in float32, in the frame of the second box, with a bound of the rounding error. Where that bound
+leaves a doubt (thin boxes, or an overlap near the threshold), they are computed again in float64.
+So overlaps are accurate to 5e-5, and suppression (:mod:`mtp.ops.triton.rotated_nms`) decides as
+float64 does, at the speed of float32, also on GPUs with slow float64.
 
-Shapes: B images, N, M numbers of boxes of each, W a table's width: N padded to whole blocks with
-boxes of NaN, which overlap nothing.
+Shapes: B images, N and M boxes per image, and W, the width of a table: N padded to whole blocks
+with boxes of NaN, which overlap nothing.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import triton
@@ -22,23 +23,25 @@ from torch import Tensor
 from mtp.ops.dispatch import else_twin
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
-LANES = 32  # second boxes of a program, one a thread
-BLOCK = 64  # boxes to whose multiple a table is padded
-TABLE = 10  # numbers a box: see _table_kernel
-ROWS = 32  # first boxes of a program
-STEP = 1  # of these at once. One, so that rows without near pairs cost next to nothing
+LANES = 32  # second boxes per program, one per thread
+BLOCK = 64  # a table's width is a multiple of this number of boxes
+TABLE = 10  # values per box: see _table_kernel
+ROWS = 32  # first boxes per program
+STEP = 1  # first boxes at a time: with one, rows without near pairs cost next to nothing
 
-# Bound of the error of an intersection in float32, as a part of (the largest coordinate) x (half
-# the sides of the second box): five times the worst of 12 million random pairs.
+# Bound of the error of an intersection in float32, relative to (the largest coordinate) x (half
+# the sides of the second box): five times the worst error of 12 million random pairs.
 _ERROR = tl.constexpr(2.0**-19)
-_TOLERANCE = tl.constexpr(5e-5)  # of an overlap that float32 may settle
+_TOLERANCE = tl.constexpr(5e-5)  # accepted error of an overlap in float32
 _NO_AREA = tl.constexpr(1e-14)
 
 
 @triton.jit
-def _table_kernel(boxes, table, num, width, BLOCK: tl.constexpr):
-    """``(B, N, 5)`` boxes to ``(10, B, W)``: centre, half the circumscribed box, half the size,
-    cosine and sine as a float32 each, and what these lack of their float64 values."""
+def _table_kernel(
+    boxes: tl.tensor, table: tl.tensor, num: tl.tensor, width: tl.tensor, BLOCK: tl.constexpr
+) -> None:
+    """Convert ``(B, N, 5)`` boxes to a table ``(10, B, W)``: centre, half the circumscribed box,
+    half the size, cosine and sine in float32, and their remainders to the float64 values."""
     box = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     image = tl.program_id(1).to(tl.int64)
     inside = box < num
@@ -52,7 +55,7 @@ def _table_kernel(boxes, table, num, width, BLOCK: tl.constexpr):
     h = tl.load(boxes + 3, inside, other=nan).to(tl.float32) / 2
     angle = tl.load(boxes + 4, inside, other=nan).to(tl.float64)
     cos, sin = tl.cos(angle), tl.sin(angle)
-    # wider by more than float32 rounds off, so that no pair that meets is missed
+    # wider by more than the rounding error of float32, so that no meeting pair is missed
     reach_x = (w * tl.abs(cos) + h * tl.abs(sin)) * (1 + 1e-6)
     reach_y = (w * tl.abs(sin) + h * tl.abs(cos)) * (1 + 1e-6)
     tl.store(table, x)
@@ -68,8 +71,8 @@ def _table_kernel(boxes, table, num, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def extents(table, width, i):
-    """Centre and half the size of the circumscribed boxes; ``width`` that of all images."""
+def extents(table: tl.tensor, width: tl.tensor, i: tl.tensor) -> tuple[tl.tensor, ...]:
+    """Load centre and half the size of circumscribed boxes; ``width`` is that of all images."""
     table += i
     stride = width.to(tl.int64)
     return (
@@ -81,15 +84,17 @@ def extents(table, width, i):
 
 
 @triton.jit
-def meeting(extent1, extent2):
-    """Whether circumscribed boxes meet; never where a number is NaN."""
+def meeting(extent1: 'tuple[tl.tensor, ...]', extent2: 'tuple[tl.tensor, ...]') -> tl.tensor:
+    """Return whether circumscribed boxes meet; False where a value is NaN."""
     x1, y1, reach_x1, reach_y1 = extent1
     x2, y2, reach_x2, reach_y2 = extent2
     return (tl.abs(x1 - x2) <= reach_x1 + reach_x2) & (tl.abs(y1 - y2) <= reach_y1 + reach_y2)
 
 
 @triton.jit
-def _box(table, width, i, dtype: tl.constexpr):
+def _box(
+    table: tl.tensor, width: tl.tensor, i: tl.tensor, dtype: tl.constexpr
+) -> tuple[tl.tensor, ...]:
     table += i
     stride = width.to(tl.int64)
     x, y = tl.load(table).to(dtype), tl.load(table + stride).to(dtype)
@@ -102,23 +107,32 @@ def _box(table, width, i, dtype: tl.constexpr):
 
 
 @triton.jit
-def _inverse(step):
-    """Of an edge's extent; anything for a parallel edge."""
+def _inverse(step: tl.tensor) -> tl.tensor:
+    """Return the inverse of an edge's extent; any finite value for a parallel edge."""
     return 1.0 / tl.where(tl.abs(step) <= 1e-12, 1.0, step)
 
 
 @triton.jit
-def _overlap(table1, width1, i, table2, width2, j, IOF: tl.constexpr, dtype: tl.constexpr):
-    """Overlap of boxes i with boxes j, and a bound of its error in float32.
+def _overlap(
+    table1: tl.tensor,
+    width1: tl.tensor,
+    i: tl.tensor,
+    table2: tl.tensor,
+    width2: tl.tensor,
+    j: tl.tensor,
+    IOF: tl.constexpr,
+    dtype: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Return the overlap of boxes i with boxes j, and a bound of its error in float32.
 
-    The integral along the first box's edges of ``mtp.ops.rotated_boxes._intersection``.
+    Compute the integral along the first box's edges of ``mtp.ops.rotated_boxes._intersection``.
     """
     x1, y1, w, h, cos1, sin1 = _box(table1, width1, i, dtype)
     x2, y2, a, b, cos2, sin2 = _box(table2, width2, j, dtype)
     dx, dy = x1 - x2, y1 - y2
     x0, y0 = dx * cos2 + dy * sin2, dy * cos2 - dx * sin2
     cos, sin = cos1 * cos2 + sin1 * sin2, sin1 * cos2 - cos1 * sin2
-    # from the centre to the middle of an edge's neighbour behind, and to its own
+    # s leads from the centre to the middle of an edge, e from there to the edge's end
     sx, sy, ex, ey = h * sin, -h * cos, w * cos, w * sin
     inverse_sx, inverse_sy, inverse_ex, inverse_ey = (
         _inverse(2 * sx),
@@ -142,7 +156,7 @@ def _overlap(table1, width1, i, table2, width2, j, IOF: tl.constexpr, dtype: tl.
         total += ey * (
             (low - first) * (f0 + f1) + (high - low) * (f1 + f2) + (last - high) * (f2 + f3)
         )
-        sx, sy, ex, ey = ex, ey, -sx, -sy  # a quarter turn, on to the next edge
+        sx, sy, ex, ey = ex, ey, -sx, -sy  # a quarter turn to the next edge
         inverse_sx, inverse_sy, inverse_ex, inverse_ey = (
             inverse_ex,
             inverse_ey,
@@ -155,7 +169,7 @@ def _overlap(table1, width1, i, table2, width2, j, IOF: tl.constexpr, dtype: tl.
         base, least = area1, area1
     else:
         base, least = area1 + area2 - intersection, tl.maximum(area1, area2)
-    # NaN, of infinite boxes, is no overlap
+    # NaN, from infinite boxes, counts as no overlap
     valid = (area1 >= _NO_AREA) & (area2 >= _NO_AREA) & (intersection > 0)
     overlap = tl.where(valid, intersection / tl.maximum(base, _NO_AREA), 0.0)
     overlap = tl.where(overlap > 0, overlap, 0.0)
@@ -165,9 +179,18 @@ def _overlap(table1, width1, i, table2, width2, j, IOF: tl.constexpr, dtype: tl.
 
 @triton.jit
 def excess(
-    table1, width1, i, table2, width2, j, near, threshold, IOF: tl.constexpr, DECIDE: tl.constexpr
-):
-    """Overlap less threshold; exact in its sign if DECIDE, else to the tolerance."""
+    table1: tl.tensor,
+    width1: tl.tensor,
+    i: tl.tensor,
+    table2: tl.tensor,
+    width2: tl.tensor,
+    j: tl.tensor,
+    near: tl.tensor,
+    threshold: tl.tensor,
+    IOF: tl.constexpr,
+    DECIDE: tl.constexpr,
+) -> tl.tensor:
+    """Return overlap minus threshold: with an exact sign if DECIDE, else within the tolerance."""
     single = tl.cast(threshold, tl.float32)
     excess = tl.zeros(near.shape, tl.float32) - single
     if tl.max(near.to(tl.int32)) > 0:
@@ -177,7 +200,7 @@ def excess(
             sure = error < tl.abs(excess)
         else:
             sure = error < _TOLERANCE
-        doubt = near & (sure == 0)  # so also where the error is NaN
+        doubt = near & (sure == 0)  # true where the error is NaN, too
         if tl.max(doubt.to(tl.int32)) > 0:
             exact, _ = _overlap(table1, width1, i, table2, width2, j, IOF, tl.float64)
             excess = tl.where(doubt, (exact - threshold).to(tl.float32), excess)
@@ -186,19 +209,19 @@ def excess(
 
 @triton.jit
 def _pairwise_kernel(
-    table1,
-    table2,
-    overlaps,
-    num1,
-    width1,
-    num2,
-    width2,
+    table1: tl.tensor,
+    table2: tl.tensor,
+    overlaps: tl.tensor,
+    num1: tl.tensor,
+    width1: tl.tensor,
+    num2: tl.tensor,
+    width2: tl.tensor,
     IOF: tl.constexpr,
     ROWS: tl.constexpr,
     STEP: tl.constexpr,
     LANES: tl.constexpr,
-):
-    """``(B, N, M)`` overlaps: a program has ROWS of the first boxes and LANES of the second."""
+) -> None:
+    """Compute ``(B, N, M)`` overlaps: a program takes ROWS first boxes and LANES second boxes."""
     program = tl.program_id(0)
     images, image = tl.num_programs(1), tl.program_id(1).to(tl.int64)
     table1 += image * width1
@@ -216,8 +239,16 @@ def _pairwise_kernel(
 
 
 @triton.jit
-def _aligned_kernel(table1, table2, overlaps, num, width, IOF: tl.constexpr, LANES: tl.constexpr):
-    """``(N,)`` overlaps of row with row."""
+def _aligned_kernel(
+    table1: tl.tensor,
+    table2: tl.tensor,
+    overlaps: tl.tensor,
+    num: tl.tensor,
+    width: tl.tensor,
+    IOF: tl.constexpr,
+    LANES: tl.constexpr,
+) -> None:
+    """Compute ``(N,)`` overlaps of row i with row i."""
     i = tl.program_id(0) * LANES + tl.arange(0, LANES)
     near = meeting(extents(table1, width, i), extents(table2, width, i))
     overlap = excess(table1, width, i, table2, width, i, near, 0.0, IOF, False)
@@ -227,7 +258,7 @@ def _aligned_kernel(table1, table2, overlaps, num, width, IOF: tl.constexpr, LAN
 @torch.library.custom_op('mtp::box_iou_rotated', mutates_args=(), device_types=('cuda', 'cpu'))
 @else_twin()
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bool) -> Tensor:
-    """:func:`mtp.ops.box_iou_rotated`, of tensors that it has checked."""
+    """Launch the kernels of :func:`mtp.ops.box_iou_rotated` on checked tensors."""
     overlaps = _overlaps(boxes1, boxes2, mode, aligned)
     if overlaps.numel():
         with torch.cuda.device_of(boxes1):
@@ -236,7 +267,7 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bool) ->
 
 
 @box_iou_rotated.register_fake
-def _overlaps(boxes1, boxes2, mode, aligned):
+def _overlaps(boxes1: Tensor, boxes2: Tensor, mode: str, aligned: bool) -> Tensor:
     shape = boxes1.shape[:-1] if aligned else (*boxes1.shape[:-1], boxes2.shape[-2])
     return boxes1.new_empty(shape, dtype=torch.float32)
 
@@ -268,7 +299,7 @@ def _launch_overlaps(overlaps: Tensor, boxes1: Tensor, boxes2: Tensor, iof: bool
 
 
 def make_table(boxes: Tensor) -> Tensor:
-    """``(N, 5)`` or ``(B, N, 5)`` boxes to the float32 ``(10, [B,] W)`` of
+    """Convert boxes ``(N, 5)`` or ``(B, N, 5)`` to the float32 table ``(10, [B,] W)`` of
     :func:`_table_kernel`."""
     images, num = boxes.shape[:-2], boxes.shape[-2]
     width = triton.cdiv(num, BLOCK) * BLOCK
@@ -280,7 +311,7 @@ def make_table(boxes: Tensor) -> Tensor:
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """Every case that the launchers can pick."""
+    """Yield every case that the launchers can pick."""
     types = {
         'boxes': '*fp32',
         'table': '*fp32',
@@ -290,7 +321,7 @@ def compile_cases() -> Iterator[CompileCase]:
     }
     tile = {'ROWS': ROWS, 'STEP': STEP, 'LANES': LANES}
 
-    def case(kernel, constants: dict, num_warps: int = 1, **others: str) -> CompileCase:
+    def case(kernel: Any, constants: dict, num_warps: int = 1, **others: str) -> CompileCase:
         known = types | others | dict.fromkeys(constants, 'constexpr')
         return CompileCase(
             kernel,

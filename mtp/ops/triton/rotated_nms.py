@@ -1,19 +1,22 @@
-"""Greedy suppression of rotated boxes.
+"""Greedy non-maximum suppression of rotated boxes.
 
-Boxes are taken by falling score, ``CHUNK`` at a time: (1) a bit for each pair of the chunk that
-overlaps; (2) one program settles the chunk, a block of 64 boxes a step: by the block's own bits,
-then the rows of those it keeps are merged for the blocks to come; (3) the kept ones suppress the
-boxes after the chunk. Memory is 2 MB of bits, and 41 bytes a box. Nothing waits for the host: the
-result is a flag a box (only what turns flags into indices has to wait, for their number).
+Boxes are taken by falling score, ``CHUNK`` at a time. (1) The first kernel sets a bit for each
+overlapping pair of the chunk. (2) One program settles the chunk in blocks of 64 boxes: a block by
+its own bits, then the rows of its kept boxes are merged to suppress boxes of later blocks. (3) The
+kept boxes suppress the boxes after the chunk. Memory is 2 MB of bits, and 41 bytes per box. The
+host does not wait: the result is a flag per box (only turning flags into indices has to wait, for
+their number).
 
 Estimate for 10k boxes on an H200, not measured: one launch for the table and 8 for 3 chunks; at
 most 50 million pairs of some 300 instructions, 0.5 ms if all were near each other; 157 steps of
-about 2 microseconds, 0.3 ms. Boxes that each overlap the next alone take up to 64 sweeps a step.
+about 2 microseconds, 0.3 ms. A chain of boxes, each overlapping only the next, takes up to 64
+sweeps per step.
 
-What decides about a pair, and what a table of boxes is, tells :mod:`mtp.ops.triton.rotated_boxes`.
+:mod:`mtp.ops.triton.rotated_boxes` explains the table of boxes and how a pair is decided.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import triton
@@ -37,8 +40,19 @@ CHUNK = 4096  # boxes suppressed at a time
 
 
 @triton.jit
-def _suppressed(table, width, labels, num, i, j, asked, extent, label, threshold):
-    """Which of the asked pairs have boxes of one label that overlap too much.
+def _suppressed(
+    table: tl.tensor,
+    width: tl.tensor,
+    labels: 'tl.tensor | None',
+    num: tl.tensor,
+    i: tl.tensor,
+    j: tl.tensor,
+    asked: tl.tensor,
+    extent: 'tuple[tl.tensor, ...]',
+    label: tl.tensor,
+    threshold: tl.tensor,
+) -> tl.tensor:
+    """Return which of the ``asked`` pairs have boxes of one label that overlap too much.
 
     ``extent`` and ``label`` are those of boxes j.
     """
@@ -49,7 +63,7 @@ def _suppressed(table, width, labels, num, i, j, asked, extent, label, threshold
 
 
 @triton.jit
-def _label(labels, num, j):
+def _label(labels: 'tl.tensor | None', num: tl.tensor, j: tl.tensor) -> tl.tensor:
     if labels is None:
         label = j
     else:
@@ -59,22 +73,22 @@ def _label(labels, num, j):
 
 @triton.jit
 def _bits_kernel(
-    table,
-    labels,
-    keep,
-    bits,
-    num,
-    width,
-    start,
+    table: tl.tensor,
+    labels: 'tl.tensor | None',
+    keep: tl.tensor,
+    bits: tl.tensor,
+    num: tl.tensor,
+    width: tl.tensor,
+    start: tl.tensor,
     threshold: tl.float64,
     CHUNK: tl.constexpr,
     ROWS: tl.constexpr,
     STEP: tl.constexpr,
     LANES: tl.constexpr,
-):
-    """Bits ``(CHUNK, CHUNK / 32)`` of the later boxes that a box of the chunk would suppress.
+) -> None:
+    """Set bits ``(CHUNK, CHUNK / 32)`` for the later boxes that a box of the chunk would suppress.
 
-    Words left of the diagonal's blocks of ``2 * LANES`` boxes stay as they are.
+    Words left of the diagonal's blocks of ``2 * LANES`` boxes are not written.
     """
     row_tile, word = tl.program_id(0), tl.program_id(1)
     if row_tile * ROWS < (word // 2 + 1) * 2 * LANES:
@@ -92,19 +106,20 @@ def _bits_kernel(
 
 
 @triton.jit
-def _or(a, b):
+def _or(a: tl.tensor, b: tl.tensor) -> tl.tensor:
     return a | b
 
 
 @triton.jit
-def merge(rows):
-    """Bits set in any of the rows."""
+def merge(rows: tl.tensor) -> tl.tensor:
+    """Return the bits set in any of the rows."""
     return tl.reduce(rows, 0, _or)
 
 
 @triton.jit
-def _suppressed_by(own, out, lane):
-    """Bits of the boxes that a block's boxes suppress, those aside whose bits are in ``out``."""
+def _suppressed_by(own: tl.tensor, out: tl.tensor, lane: tl.tensor) -> tl.tensor:
+    """Return the bits of boxes that a block suppresses; boxes whose bit is in ``out`` suppress
+    none."""
     own = tl.where((out >> lane) & 1 == 0, own, 0)
     # a warp combines 32 bits in one instruction
     low, high = merge(own.to(tl.int32)), merge((own >> 32).to(tl.int32))
@@ -112,12 +127,12 @@ def _suppressed_by(own, out, lane):
 
 
 @triton.jit
-def settle(own, before, lane):
-    """Bits of a block's 64 boxes that go: by boxes ``before`` the block, or by kept ones of it.
+def settle(own: tl.tensor, before: tl.tensor, lane: tl.tensor) -> tl.tensor:
+    """Return the bits of a block's 64 boxes that are suppressed.
 
-    ``own`` has bits of the later boxes of the block that each box would suppress. As in the torch
-    twin each sweep settles at least the next box of every chain of overlaps, so that there are two
-    or three, and 64 at the most.
+    ``before`` has the bits of those that earlier blocks suppress, ``own`` for each box the bits of
+    the later boxes of the block that it would suppress. As in the torch twin, each sweep settles at
+    least the next box of every chain of overlaps: there are two or three sweeps, and 64 at most.
     """
     settled, out = before, before | _suppressed_by(own, before, lane)
     while out != settled:
@@ -127,9 +142,16 @@ def settle(own, before, lane):
 
 @triton.jit
 def _settle_kernel(
-    bits, keep, kept, num_kept, num, start, CHUNK: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Which boxes of the chunk stay, as flags and as a list. One program, block after block."""
+    bits: tl.tensor,
+    keep: tl.tensor,
+    kept: tl.tensor,
+    num_kept: tl.tensor,
+    num: tl.tensor,
+    start: tl.tensor,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Store the kept boxes of the chunk, as flags and as a list. One program takes all blocks."""
     WORDS: tl.constexpr = CHUNK // BLOCK
     lane, word = tl.arange(0, BLOCK), tl.arange(0, WORDS)
     box = start + word[:, None] * BLOCK + lane[None, :]
@@ -157,22 +179,22 @@ def _settle_kernel(
 
 @triton.jit
 def _suppress_kernel(
-    table,
-    labels,
-    keep,
-    kept,
-    num_kept,
-    num,
-    width,
-    stop,
+    table: tl.tensor,
+    labels: 'tl.tensor | None',
+    keep: tl.tensor,
+    kept: tl.tensor,
+    num_kept: tl.tensor,
+    num: tl.tensor,
+    width: tl.tensor,
+    stop: tl.tensor,
     threshold: tl.float64,
     ROWS: tl.constexpr,
     STEP: tl.constexpr,
     LANES: tl.constexpr,
-):
-    """Clears the flags of boxes from ``stop`` on that the chunk's kept ones suppress.
+) -> None:
+    """Clear the flags of boxes from ``stop`` on that the chunk's kept boxes suppress.
 
-    A program has LANES of the former and ROWS of the latter.
+    A program takes LANES of the former and ROWS of the latter.
     """
     count = tl.load(num_kept)
     row = tl.program_id(1) * ROWS
@@ -193,13 +215,17 @@ def _suppress_kernel(
 @torch.library.custom_op('mtp::kept_rotated', mutates_args=(), device_types=('cuda', 'cpu'))
 @else_twin()
 def kept_rotated(boxes: Tensor, iou_threshold: float, labels: Tensor | None) -> Tensor:
-    """:func:`mtp.ops.rotated_boxes.kept_rotated_torch`; nothing waits for the device."""
+    """Launch the kernels of :func:`mtp.ops.nms_rotated` on boxes sorted by falling score.
+
+    Arguments and result are those of :func:`mtp.ops.rotated_boxes.kept_rotated_torch`. The host
+    does not wait for the device.
+    """
     with torch.cuda.device_of(boxes):
         return _launch_kept(boxes, iou_threshold, labels)
 
 
 @kept_rotated.register_fake
-def _(boxes, iou_threshold, labels):
+def _(boxes: Tensor, iou_threshold: float, labels: Tensor | None) -> Tensor:
     return boxes.new_empty(len(boxes), dtype=torch.bool)
 
 
@@ -258,7 +284,7 @@ def _launch_kept(boxes: Tensor, iou_threshold: float, labels: Tensor | None) -> 
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """Every case that the launcher can pick, with labels of int64 and float32."""
+    """Yield every case that the launcher can pick, with labels of int64 and float32."""
     types = {
         'table': '*fp32',
         'labels': '*i64',
@@ -270,7 +296,7 @@ def compile_cases() -> Iterator[CompileCase]:
     }
     tile = {'ROWS': ROWS, 'STEP': STEP, 'LANES': LANES}
 
-    def case(kernel, constants: dict, num_warps: int = 1, **others: str) -> CompileCase:
+    def case(kernel: Any, constants: dict, num_warps: int = 1, **others: str) -> CompileCase:
         known = types | others | dict.fromkeys(constants, 'constexpr')
         return CompileCase(
             kernel,

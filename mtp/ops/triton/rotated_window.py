@@ -1,15 +1,18 @@
 """Rotated varied-size window attention in one pass: kernels, operator, gradient.
 
-A program takes one window of one head of one image, its tokens laid out as 8 x 8 whatever the
+A program takes one window of one head of one image. Its tokens are laid out as 8 x 8, whatever the
 window's side, so that sums over the rows or columns of keys are sums over an axis.
 
-What moves, per image of 448 px (28 x 28 tokens, 12 heads of 64 channels) in bfloat16: forward
-5 MB (q, k, v, grid in; out, log-sum-exp out) against 174 MB of the paper's code in float32;
-backward 19 MB, 12 of them for the gradients of k and v in float32 (zeroed, summed, rounded),
-against 345 MB. Products of the 64 x 64 tiles: 0.25 GFLOP forward, about 1 GFLOP backward.
+Memory traffic per image of 448 px (28 x 28 tokens, 12 heads of 64 channels) in bfloat16: the
+forward pass moves 5 MB (q, k, v, grid in; out, log-sum-exp out), the paper's code in float32
+174 MB. The backward pass moves 19 MB, 12 of them for the gradients of k and v in float32 (zeroed,
+summed, rounded), the paper's code 345 MB. Products of the 64 x 64 tiles take 0.25 GFLOP forward and
+about 1 GFLOP backward.
 """
 
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import triton
@@ -21,21 +24,31 @@ from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 SIDE = tl.constexpr(8)
 TOKENS = tl.constexpr(64)
-ROWS = tl.constexpr(16)  # of a relative table, 2 * 8 - 1 at most
+ROWS = tl.constexpr(16)  # of a relative table, padded: it has 2 * 8 - 1 at most
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+# TRITON_INTERPRET; triton.knobs tells it too, but not before Triton 3.4.
+INTERPRETED = tl.constexpr(
+    os.environ.get('TRITON_INTERPRET', '0').lower() in ('1', 'true', 'yes', 'on')
+)
 
 
 @triton.jit
-def _dot(a, b):
-    if INTERPRETED:  # Triton 3.6 multiplies the bits of bfloat16 there
+def _dot(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    if INTERPRETED:  # the interpreter of Triton 3.6 multiplies the bits of bfloat16
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision='ieee')
 
 
 @triton.jit
-def _program(height, width, heads, size, windows_y, windows_x):
-    """Image, head, and each token of the window: its row, column and whether it exists."""
+def _program(
+    height: tl.tensor,
+    width: tl.tensor,
+    heads: tl.tensor,
+    size: tl.tensor,
+    windows_y: tl.tensor,
+    windows_x: tl.tensor,
+) -> tuple[tl.tensor, ...]:
+    """Return the image, the head, and each token's index, existence, and row and column."""
     program = tl.program_id(0)
     head = program % heads
     window = program // heads % (windows_y * windows_x)
@@ -48,8 +61,20 @@ def _program(height, width, heads, size, windows_y, windows_x):
 
 
 @triton.jit
-def _positions(grid, image, head, heads, y, x, exists, height, width, rows, columns):
-    """Where in the grid each key is sampled, (x, y) in tokens, and its place in ``grid``."""
+def _positions(
+    grid: tl.tensor,
+    image: tl.tensor,
+    head: tl.tensor,
+    heads: tl.tensor,
+    y: tl.tensor,
+    x: tl.tensor,
+    exists: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+) -> tuple[tl.tensor, ...]:
+    """Return where each key is sampled, (x, y) in tokens, and its offset in ``grid``."""
     place = (((image * heads + head) * rows + y) * columns + x) * 2
     sample_x = tl.load(grid + place, exists, other=-4)
     sample_y = tl.load(grid + place + 1, exists, other=-4)
@@ -59,10 +84,18 @@ def _positions(grid, image, head, heads, y, x, exists, height, width, rows, colu
 
 
 @triton.jit
-def _corner(x, y, number, exists, height, width):
-    """A neighbour of each position: row, column, weights along x and y, whether in the grid."""
+def _corner(
+    x: tl.tensor,
+    y: tl.tensor,
+    number: tl.tensor,
+    exists: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+) -> tuple[tl.tensor, ...]:
+    """Return a neighbour of each position: row, column, weights along x and y, whether inside."""
     corner_x, corner_y = tl.floor(x) + number % 2, tl.floor(y) + number // 2
-    # Compared as floats: positions may be too far for an integer, or NaN, which compares false.
+    # Compared as floats: positions may exceed the range of integers, or be NaN, which is never
+    # inside.
     inside = exists & (corner_x >= 0) & (corner_x < width) & (corner_y >= 0) & (corner_y < height)
     weight_x = tl.where(inside, 1 - tl.abs(x - corner_x), 0)
     weight_y = tl.where(inside, 1 - tl.abs(y - corner_y), 0)
@@ -72,17 +105,37 @@ def _corner(x, y, number, exists, height, width):
 
 
 @triton.jit
-def _load(tensor, row, column, stride_y, stride_x, c, rows_inside, channels):
-    """Tokens of one image and head, ``(rows, BLOCK_D)``; zeros where outside."""
+def _load(
+    tensor: tl.tensor,
+    row: tl.tensor,
+    column: tl.tensor,
+    stride_y: tl.tensor,
+    stride_x: tl.tensor,
+    c: tl.tensor,
+    rows_inside: tl.tensor,
+    channels: tl.tensor,
+) -> tl.tensor:
+    """Load tokens of one image and head, ``(rows, BLOCK_D)``; zeros outside."""
     places = row.to(tl.int64) * stride_y + column.to(tl.int64) * stride_x
     return tl.load(tensor + places[:, None] + c, rows_inside[:, None] & (c < channels), other=0)
 
 
 @triton.jit
 def _sample(
-    k, v, x, y, exists, height, width, channels, stride_y, stride_x, c, BLOCK_D: tl.constexpr
-):
-    """Keys and values at the positions, bilinear, rounded to their dtype."""
+    k: tl.tensor,
+    v: tl.tensor,
+    x: tl.tensor,
+    y: tl.tensor,
+    exists: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    channels: tl.tensor,
+    stride_y: tl.tensor,
+    stride_x: tl.tensor,
+    c: tl.tensor,
+    BLOCK_D: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Sample keys and values bilinearly at the positions, rounded to their dtype."""
     keys = tl.zeros((TOKENS, BLOCK_D), tl.float32)
     values = tl.zeros((TOKENS, BLOCK_D), tl.float32)
     for number in range(4):
@@ -94,20 +147,37 @@ def _sample(
 
 
 @triton.jit
-def _table(rel_pos, size, channels, c, dtype):
-    """A relative table, ``(ROWS, BLOCK_D)``. Loaded where it is used: shared memory is scarce."""
+def _table(
+    rel_pos: tl.tensor, size: tl.tensor, channels: tl.tensor, c: tl.tensor, dtype: tl.dtype
+) -> tl.tensor:
+    """Load a relative table, ``(ROWS, BLOCK_D)``, where it is used: shared memory is scarce."""
     row = tl.arange(0, ROWS)[:, None]
     there = (row < 2 * size - 1) & (c < channels)
     return tl.load(rel_pos + row * channels + c, there, other=0).to(dtype)
 
 
 @triton.jit
-def _logits(q, keys, rel_pos_h, rel_pos_w, bias, token, exists, head, channels, size, scale, c):
-    """``(TOKENS, TOKENS)``, minus infinity where there is no key."""
+def _logits(
+    q: tl.tensor,
+    keys: tl.tensor,
+    rel_pos_h: tl.tensor,
+    rel_pos_w: tl.tensor,
+    bias: tl.tensor,
+    token: tl.tensor,
+    exists: tl.tensor,
+    head: tl.tensor,
+    channels: tl.tensor,
+    size: tl.tensor,
+    scale: tl.tensor,
+    c: tl.tensor,
+) -> tl.tensor:
+    """Compute the logits ``(TOKENS, TOKENS)``, minus infinity for missing keys."""
     key = tl.arange(0, SIDE)[None, :]
     table_h = _table(rel_pos_h, size, channels, c, q.dtype)
     table_w = _table(rel_pos_w, size, channels, c, q.dtype)
-    row_h = tl.maximum((token // SIDE)[:, None] - key + size - 1, 0)  # others have no key
+    row_h = tl.maximum(
+        (token // SIDE)[:, None] - key + size - 1, 0
+    )  # negative for missing keys only
     row_w = tl.maximum((token % SIDE)[:, None] - key + size - 1, 0)
     term_h = tl.gather(_dot(q, tl.trans(table_h)), row_h, 1)
     term_w = tl.gather(_dot(q, tl.trans(table_w)), row_w, 1)
@@ -120,8 +190,10 @@ def _logits(q, keys, rel_pos_h, rel_pos_w, bias, token, exists, head, channels, 
 
 
 @triton.jit
-def _bounds(positions, near, length):
-    """First and last token along an axis that a position has a share of; none: last < first."""
+def _bounds(
+    positions: tl.tensor, near: tl.tensor, length: tl.tensor
+) -> tuple[tl.tensor, tl.tensor]:
+    """Return the first and last token along an axis that samples touch; last < first if none."""
     before = tl.floor(positions).to(tl.int32)
     first = tl.min(tl.where(near, tl.maximum(before, 0), length), 0)
     return first, tl.max(tl.where(near, tl.minimum(before + 1, length - 1), -1), 0)
@@ -129,29 +201,29 @@ def _bounds(positions, near, length):
 
 @triton.jit
 def _forward_kernel(
-    q,
-    k,
-    v,
-    grid,
-    rel_pos_h,
-    rel_pos_w,
-    bias,
-    out,
-    logsumexp,
-    height,
-    width,
-    heads,
-    channels,
-    size,
-    windows_y,
-    windows_x,
-    scale,
-    stride_b,
-    stride_y,
-    stride_x,
-    stride_h,
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    grid: tl.tensor,
+    rel_pos_h: tl.tensor,
+    rel_pos_w: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    logsumexp: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    heads: tl.tensor,
+    channels: tl.tensor,
+    size: tl.tensor,
+    windows_y: tl.tensor,
+    windows_x: tl.tensor,
+    scale: tl.tensor,
+    stride_b: tl.tensor,
+    stride_y: tl.tensor,
+    stride_x: tl.tensor,
+    stride_h: tl.tensor,
     BLOCK_D: tl.constexpr,
-):
+) -> None:
     rows, columns = windows_y * size, windows_x * size
     image, head, token, exists, y, x = _program(height, width, heads, size, windows_y, windows_x)
     sample_x, sample_y, _ = _positions(
@@ -192,37 +264,37 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    q,
-    k,
-    v,
-    grid,
-    rel_pos_h,
-    rel_pos_w,
-    bias,
-    out,
-    logsumexp,
-    grad_out,
-    grad_q,
-    grad_k,
-    grad_v,
-    grad_grid,
-    grad_rel_pos_h,
-    grad_rel_pos_w,
-    grad_bias,
-    height,
-    width,
-    heads,
-    channels,
-    size,
-    windows_y,
-    windows_x,
-    scale,
-    stride_b,
-    stride_y,
-    stride_x,
-    stride_h,
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    grid: tl.tensor,
+    rel_pos_h: tl.tensor,
+    rel_pos_w: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    logsumexp: tl.tensor,
+    grad_out: tl.tensor,
+    grad_q: tl.tensor,
+    grad_k: tl.tensor,
+    grad_v: tl.tensor,
+    grad_grid: tl.tensor,
+    grad_rel_pos_h: tl.tensor,
+    grad_rel_pos_w: tl.tensor,
+    grad_bias: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    heads: tl.tensor,
+    channels: tl.tensor,
+    size: tl.tensor,
+    windows_y: tl.tensor,
+    windows_x: tl.tensor,
+    scale: tl.tensor,
+    stride_b: tl.tensor,
+    stride_y: tl.tensor,
+    stride_x: tl.tensor,
+    stride_h: tl.tensor,
     BLOCK_D: tl.constexpr,
-):
+) -> None:
     rows, columns = windows_y * size, windows_x * size
     image, head, token, exists, y, x = _program(height, width, heads, size, windows_y, windows_x)
     sample_x, sample_y, grid_places = _positions(
@@ -242,7 +314,7 @@ def _backward_kernel(
         query, keys, rel_pos_h, rel_pos_w, bias, token, exists, head, channels, size, scale, c
     )
 
-    # Gradients of the logits; none for queries in the padding, whose output is cut away.
+    # Gradients of the logits; none for queries in the padding, whose output is cropped.
     token_places = ((image * height + y) * width + x) * heads + head
     query_places = token_places[:, None] * channels + c
     query_mask = inside[:, None] & (c < channels)
@@ -253,11 +325,11 @@ def _backward_kernel(
     grad_values = _dot(tl.trans(weights).to(grad.dtype), grad)
     grad_logits = weights * (_dot(grad, tl.trans(values)) - mean[:, None])
     bias_places = (head * TOKENS + token[:, None]) * TOKENS + token[None, :]
-    # Places without a key get zeros: a mask on columns would forbid adding four at a time.
+    # Missing keys get zeros: a mask on columns would prevent adding four values at a time.
     tl.atomic_add(grad_bias + bias_places, grad_logits, exists[:, None], sem='relaxed')
     low = grad_logits.to(query.dtype)
 
-    # Relative terms: sum over the keys of a row, or of a column, then to the tables' rows.
+    # Relative terms: sum over the keys of a row, or of a column, then map to the tables' rows.
     sums = tl.reshape(grad_logits, (TOKENS, SIDE, SIDE))
     row = tl.arange(0, ROWS)
     key_h = (token // SIDE)[:, None] + size - 1 - row[None, :]
@@ -291,9 +363,9 @@ def _backward_kernel(
     tl.store(grad_grid + grid_places, grad_x * 0.5 * (columns - 1), exists)
     tl.store(grad_grid + grid_places + 1, grad_y * 0.5 * (rows - 1), exists)
 
-    # Keys and values: the tokens that were sampled lie in a rectangle; 64 of them at a time are
-    # summed over the window by a matrix product, so each is added to memory once and not four
-    # times per sample.
+    # Keys and values: the sampled tokens are in a rectangle. For 64 of them at a time, a matrix
+    # product sums over the window, so that each token is added to memory once, not four times per
+    # sample.
     near = exists & (sample_x > -1) & (sample_x < width) & (sample_y > -1) & (sample_y < height)
     near_x, near_y = tl.where(near, sample_x, 0), tl.where(near, sample_y, 0)
     left, right = _bounds(near_x, near, width)
@@ -330,18 +402,19 @@ def rotated_window_attention(
     rel_pos_w: Tensor,
     bias: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Forward kernel; differentiable in every argument.
+    """Launch the forward kernel; differentiable in every argument.
 
     Args:
-        q, k, v: ``(B, H, W, heads, d)`` of one dtype, ``d`` at most 128, in float32 64; any
-            strides, copied only where they differ or channels do not lie side by side.
-        grid: ``(B, heads, H', W', 2)`` float32, as of ``rotated_window_grid``.
-        rel_pos_h, rel_pos_w: ``(2 * s - 1, d)``, any dtype, ``s`` at most 8.
-        bias: ``(heads, s * s, s * s)``, any dtype.
+        q, k, v: queries, keys and values ``(B, H, W, heads, d)`` of one dtype, ``d`` at most 128,
+            or 64 in float32. They are copied only if their strides differ or channels are not
+            contiguous.
+        grid: sampling positions ``(B, heads, H', W', 2)`` of ``rotated_window_grid``, float32.
+        rel_pos_h, rel_pos_w: relative tables ``(2 * s - 1, d)``, any dtype, ``s`` at most 8.
+        bias: bias of the logits ``(heads, s * s, s * s)``, any dtype.
 
     Returns:
-        tuple[Tensor, Tensor]: ``(B, H, W, heads, d)``, and the log-sum-exp of each query's
-        logits, ``(B, H, W, heads)`` float32.
+        tuple[Tensor, Tensor]: attention output ``(B, H, W, heads, d)``, and the log-sum-exp of each
+        query's logits, ``(B, H, W, heads)`` float32.
     """
     out, logsumexp = _rotated_window_attention_fake(q, k, v, grid, rel_pos_h, rel_pos_w, bias)
     _launch(_forward_kernel, *_operands(q, k, v, grid, rel_pos_h, rel_pos_w, bias), out, logsumexp)
@@ -349,7 +422,7 @@ def rotated_window_attention(
 
 
 @rotated_window_attention.register_fake
-def _rotated_window_attention_fake(q, k, v, grid, rel_pos_h, rel_pos_w, bias):
+def _rotated_window_attention_fake(q: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:-1], dtype=torch.float32)
 
 
@@ -369,49 +442,50 @@ def rotated_window_attention_backward(
     logsumexp: Tensor,
     grad_out: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of all operands of :func:`rotated_window_attention`."""
+    """Return the gradients of all operands of :func:`rotated_window_attention`."""
     operands = _operands(q, k, v, grid, rel_pos_h, rel_pos_w, bias)
     heads, size = q.shape[3], (rel_pos_h.shape[0] + 1) // 2
-    wide = {'dtype': torch.float32}
     grads = [
         q.new_empty(q.shape),
-        q.new_zeros(q.shape, **wide),
-        q.new_zeros(q.shape, **wide),
+        q.new_zeros(q.shape, dtype=torch.float32),
+        q.new_zeros(q.shape, dtype=torch.float32),
         torch.empty_like(operands[3]),
-        *(q.new_zeros(rel_pos_h.shape, **wide) for _ in range(2)),
-        q.new_zeros(heads, *4 * [SIDE.value], **wide),
+        *(q.new_zeros(rel_pos_h.shape, dtype=torch.float32) for _ in range(2)),
+        q.new_zeros(heads, *4 * [SIDE.value], dtype=torch.float32),
     ]
     _launch(_backward_kernel, *operands, out, logsumexp, grad_out.contiguous(), *grads)
     grads[6] = grads[6][:, :size, :size, :size, :size].reshape(bias.shape)
-    return tuple(g.to(t.dtype) for g, t in zip(grads, (q, k, v, grid, rel_pos_h, rel_pos_w, bias)))
+    originals = q, k, v, grid, rel_pos_h, rel_pos_w, bias
+    return tuple(g.to(t.dtype) for g, t in zip(grads, originals))  # type: ignore[return-value]  # of seven
 
 
 @rotated_window_attention_backward.register_fake
-def _backward_fake(q, k, v, grid, rel_pos_h, rel_pos_w, bias, out, logsumexp, grad_out):
-    return tuple(t.new_empty(t.shape) for t in (q, k, v, grid, rel_pos_h, rel_pos_w, bias))
+def _backward_fake(*tensors: Tensor) -> tuple[Tensor, ...]:
+    *operands, _out, _logsumexp, _grad_out = tensors
+    return tuple(t.new_empty(t.shape) for t in operands)
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs, *output)
     ctx.mark_non_differentiable(output[1])
 
 
-def _gradients(ctx, grad_out, _):
+def _gradients(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor, ...]:
     return rotated_window_attention_backward(*ctx.saved_tensors, grad_out)
 
 
 rotated_window_attention.register_autograd(_gradients, setup_context=_save)
 
 
-def _operands(q, k, v, *tables: Tensor) -> tuple[Tensor, ...]:
-    """As the kernels take them: q, k, v strided alike, the rest contiguous and float32."""
+def _operands(q: Tensor, k: Tensor, v: Tensor, *tables: Tensor) -> tuple[Tensor, ...]:
+    """Prepare operands for the kernels: q, k, v with equal strides, the rest contiguous float32."""
     if not (q.stride() == k.stride() == v.stride() and q.stride(-1) == 1):
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     return q, k, v, *(t.float().contiguous() for t in tables)
 
 
 def _launch(
-    kernel, q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor, *others: Tensor
+    kernel: Any, q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor, *others: Tensor
 ) -> None:
     batch, height, width, heads, channels = q.shape
     size = (rel_pos_h.shape[0] + 1) // 2
@@ -448,12 +522,12 @@ def _block(channels: int) -> int:
 
 
 def _warps(dtype: torch.dtype, block: int) -> int:
-    # Hopper's warp groups, of 4, share no tile of 64 rows of 16 bits; else registers decide.
+    # Hopper's groups of 4 warps cannot share a 16-bit tile of 64 rows; otherwise registers decide.
     return 4 if dtype.itemsize == 2 and block <= 64 else 8
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """Every case that :func:`_launch` can pick."""
+    """Yield every case that :func:`_launch` can pick."""
     like_q = ('q', 'k', 'v', 'out', 'grad_out', 'grad_q')
     like_grid = (
         'grid',

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jobs import Job
-from measure import wait
 from mmcv.transforms import RandomResize
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -30,26 +28,28 @@ from mtp.data import (
     PackLabels,
     Resize,
 )
+from training.jobs import Job
+from training.measure import wait
 
 STEPS_PER_REPEAT = 3
 
 
 def ours(cfg: Config, root: Path, images: int, repeats: int, device: torch.device) -> float:
-    """Images per second of ``tools/train.py``, hooks and log included, without checkpoints.
+    """Measure images per second of ``tools/train.py`` with hooks and log, without checkpoints.
 
     Args:
-        cfg: of :func:`jobs.load_recipe`.
-        root: with a folder per data set, as the recipe's.
-        images: per data set and step.
-        repeats: a third of the steps.
-        device: that the runner takes.
+        cfg: config from :func:`training.jobs.load_recipe`.
+        root: folder with a folder per data set, named as in the recipe.
+        images: number of images per data set and step.
+        repeats: a third of the number of steps.
+        device: device that the runner takes.
     """
     cfg = copy.deepcopy(cfg)
     loader = cfg.train_dataloader
     _prepare(loader, root, cfg.model.data_preprocessor.pad_size_divisor)
     loader.batch_size = images * len(loader.dataset.datasets)
     loader.sampler.images_per_dataset = images
-    # What the workers have made before the first step must not count.
+    # Batches that the workers made before the first step must not count.
     warm = max(2, loader.num_workers * loader.get('prefetch_factor', 2))  # torch's default
     clock = Clock(warm, warm + STEPS_PER_REPEAT * repeats, device)
     cfg.train_cfg.update(max_iters=clock.last, val_interval=clock.last + 1)
@@ -83,7 +83,7 @@ class Clock(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Look at the clock."""
+        """Start or stop the clock at its two iterations."""
         if runner.iter + 1 in (self.first, self.last):
             wait(self.device)
             self.seconds = time.perf_counter() - self.seconds
@@ -92,7 +92,10 @@ class Clock(Hook):
 def papers(
     job: Job, cfg: Config, root: Path, images: int, repeats: int, device: torch.device
 ) -> float:
-    """Images per second with the paper's transforms in the main process; as :func:`ours`."""
+    """Measure images per second with the paper's transforms in the main process.
+
+    Arguments are those of :func:`ours`, and the job to train.
+    """
     loader = copy.deepcopy(cfg.train_dataloader)
     size = cfg.model.data_preprocessor.pad_size_divisor
     ratio_range = _prepare(loader, root, size)
@@ -129,7 +132,7 @@ def papers(
 
 
 def _prepare(loader: Any, root: Path, size: int) -> tuple[float, float]:
-    """Set a loader's data and size of crops; return its ratios of resizing."""
+    """Set the data and the crop size of a loader; return its resize ratios."""
     ratios = []
     for dataset in loader.dataset.datasets:
         dataset.data_root = str(root / Path(dataset.data_root).name)

@@ -1,4 +1,4 @@
-"""How many kernels a piece of code launches and how often it waits for them, counted on any device.
+"""Count the kernels that code launches, and how often it waits for them, on any device.
 
 A CPU counts what a GPU would do, because both dispatch the same operators::
 
@@ -12,6 +12,7 @@ import dis
 import os
 import sys
 from collections import Counter
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -34,31 +35,31 @@ NO_KERNEL = {
     'aten::promote_types',
     'aten::record_stream',
 }
-# Their results' shapes depend on the data, but torch does not tag them so.
+# The shapes of their results depend on the data, but torch does not tag them so.
 ALSO_WAIT = {'torchvision::nms'}
 COPIES = {'aten::_to_copy', 'aten::copy_'}
 TORCH = os.path.dirname(torch.__file__) + os.sep
 HERE = os.path.abspath(__file__)
-CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(HERE))) + os.sep
+CHECKOUT = str(Path(HERE).parents[3]) + os.sep
 
 
 class LaunchCounter(TorchDispatchMode):
-    """Counts operators that launch kernels, and those for which the host waits, by place.
+    """Counter of the operators that launch kernels or make the host wait, by place in the code.
 
-    A launch is an operator that is neither a view nor a mere allocation; a ``_foreach`` or fused
-    operator counts once, and so does one that takes several kernels (``sort``). What a custom
-    operator does inside is not looked into. The backward pass counts too.
+    A launch is an operator that is neither a view nor a mere allocation. A ``_foreach`` or fused
+    operator counts once, as does one that takes several kernels (``sort``). The inside of a custom
+    operator is not counted. The backward pass is.
 
     The host waits where a value or a shape comes from the device: ``item``, ``nonzero``, indexing
     by a mask, ``unique``, ``repeat_interleave`` without ``output_size``, ``equal``, blocking
-    copies between devices. ``constants`` are tensors built from numbers, lists or arrays: on a
-    GPU each of them is a copy for which the host waits, unless it stays on the host. On a CPU
-    they cannot be told apart, hence their own count.
+    copies between devices. ``constants`` are tensors built from numbers, lists or arrays. On a GPU
+    each of them is a copy for which the host waits, unless it stays on the host. On a CPU the two
+    cannot be told apart, hence the separate count.
 
     Attributes:
-        launches: ``(operator, place)`` -> number.
-        syncs: the same of what the host waits for.
-        constants: place -> number.
+        launches: ``(operator, place)`` -> number of launches.
+        syncs: ``(operator, place)`` -> number of waits of the host.
+        constants: place -> number of tensors built from host values.
     """
 
     def __init__(self) -> None:
@@ -83,7 +84,7 @@ class LaunchCounter(TorchDispatchMode):
         return out
 
     def report(self, top: int = 25) -> str:
-        """Totals, and the operators and places with the largest counts."""
+        """Return a text with totals, and the operators and places with the largest counts."""
         by_op, by_place = Counter(), Counter()
         for (name, place), number in self.launches.items():
             by_op[name] += number
@@ -108,7 +109,9 @@ def _waits(func, name: str, args: tuple, kwargs: dict, out: Any) -> bool:
     if name == 'aten::index':
         return _has_mask(args[1])
     if name in ('aten::index_put', 'aten::index_put_', 'aten::_index_put_impl_'):
-        return _has_mask(args[1]) and args[2].dim() > 0  # one number is filled in by the mask
+        return (
+            _has_mask(args[1]) and args[2].dim() > 0
+        )  # a single number is filled in through the mask, without a wait
     if name == 'aten::repeat_interleave':
         return kwargs.get('output_size') is None
     if name in COPIES:
@@ -131,7 +134,7 @@ def _assigns_number(frame: FrameType, value: Tensor) -> bool:
 
 
 def _innermost(frame: FrameType) -> FrameType:
-    """The innermost frame outside torch."""
+    """Return the innermost frame outside torch."""
     while frame.f_back and (
         frame.f_code.co_filename.startswith(TORCH) or frame.f_code.co_filename == HERE
     ):
@@ -140,7 +143,7 @@ def _innermost(frame: FrameType) -> FrameType:
 
 
 def _place(frame: FrameType) -> str:
-    """``file:line``, that of mtp which led there, and in the backward pass the node."""
+    """Return ``file:line``, the line of mtp that led there, and in the backward pass the node."""
     place = _line(frame)
     ours = frame
     while ours and not ours.f_code.co_filename.startswith(CHECKOUT + 'mtp' + os.sep):

@@ -1,4 +1,4 @@
-"""What differs between two commits: their resolved configs, and the figures of their runs."""
+"""Differences between two commits: their resolved configs, and the figures of their runs."""
 
 import json
 import re
@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# What a log tells of the machine differs from run to run.
+# Figures of a log that describe the machine; they differ from run to run.
 SPEED = re.compile('time|memory|images_per_s|data_share|utilisation')
 
 
 @dataclass(frozen=True)
 class Renamed:
-    """The old names that may stand for new ones.
+    """Old names of modules and configs, which are equal to the new ones.
 
     Attributes:
-        modules: old module -> new one.
-        configs: old path of a config, below the folder of all configs -> new one.
+        modules: old name of a module -> its new name.
+        configs: old path of a config, below the folder of all configs -> its new path.
     """
 
     modules: Mapping[str, str] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Renamed:
 
     @classmethod
     def read(cls, checkout: Path) -> 'Renamed':
-        """Return the table of a checkout, ``mtp/old_names.py``."""
+        """Read the table of a checkout, ``mtp/old_names.py``."""
         table = runpy.run_path(str(checkout / 'mtp' / 'old_names.py'))
         return cls(table['MODULES'], table['CONFIGS'])
 
@@ -37,8 +37,8 @@ class Renamed:
     def value(self, text: str) -> str:
         """Return a value of :func:`flatten` with new names in place of old ones.
 
-        A module counts where a class or function of it is the value, a config where its name
-        without suffix, that of a run, is a whole part of a path.
+        A module's name is replaced where the value is a class or function of it. A config's name,
+        without suffix, is replaced where it is a whole component of a path.
         """
         if not text.startswith("'"):
             return text
@@ -50,15 +50,15 @@ class Renamed:
             Path(old).stem: Path(new).stem
             for old, new in self.configs.items()
             if not old.startswith('_base_')
-        }  # of which nothing runs
+        }  # bases have no runs of their own
         return repr('/'.join(names.get(part, part) for part in text.split('/')))
 
 
 def flatten(tree: Any, key: str = '') -> dict[str, str]:
-    """Return dotted key -> value as Python writes it, of a tree of dicts, lists and tuples.
+    """Flatten a tree of dicts, lists and tuples: dotted key -> ``repr`` of the value.
 
-    A list or tuple also has an entry of its own, its kind and length. The order of a dict's keys
-    does not count.
+    A list or tuple also has an entry of its own, with its type and length. The order of a dict's
+    keys is ignored.
     """
     if isinstance(tree, Mapping) and tree:
         items = tree.items()
@@ -76,11 +76,11 @@ def flatten(tree: Any, key: str = '') -> dict[str, str]:
 def differences(
     old: Mapping[str, str], new: Mapping[str, str], renamed: Renamed | None = None
 ) -> list[str]:
-    """Return a line for each key whose value differs, or that one side alone has.
+    """Return a line for each key whose value differs or that only one side has.
 
     Args:
-        old: of :func:`flatten`.
-        new: of :func:`flatten`.
+        old: result of :func:`flatten` for the old commit.
+        new: result of :func:`flatten` for the new commit.
         renamed: old names that are equal to new ones; None for none.
     """
     renamed = renamed or Renamed()
@@ -96,11 +96,11 @@ def differences(
 
 
 def read_figures(work_dir: Path, steps: int) -> dict[str, str]:
-    """Return what a run logged and measured, flat: ``step 1.loss``, ``test.mIoU``.
+    """Return the logged and measured figures of a run, with keys ``step 1.loss``, ``test.mIoU``.
 
     Args:
-        work_dir: of ``tools/train.py``; ``test`` below it is that of ``tools/test.py``.
-        steps: number of training iterations, each of them logged.
+        work_dir: work directory of ``tools/train.py``, with that of ``tools/test.py`` as ``test``.
+        steps: number of training iterations, all of which are logged.
 
     Raises:
         ValueError: not every iteration has a loss.
@@ -108,7 +108,7 @@ def read_figures(work_dir: Path, steps: int) -> dict[str, str]:
     (scalars,) = work_dir.glob('*/vis_data/scalars.json')
     figures: dict[str, dict] = {}
     for record in map(json.loads, scalars.read_text().splitlines()):
-        # that of a validation joins that of the step, or the epoch, after which it came
+        # a validation's record joins that of the step, or the epoch, before it
         figures.setdefault(f'step {record.pop("step")}', {}).update(record)
     logged = [name for name, record in figures.items() if 'loss' in record]
     if logged != [f'step {step + 1}' for step in range(steps)]:

@@ -1,21 +1,21 @@
-"""A training step on fake tensors, in the forms that a GPU takes, counted by ``counted.py``."""
+"""A training step on fake tensors, with a GPU's implementations, counted by ``counted.py``."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
-import jobs
-import paper
 import torch
-from batches import make_samples
-from gpu_forms import forms_of_a_gpu
-from launches import LaunchCounter
-from measure import Kept
 from mmengine.config import Config
+from paper.model import plain_operators
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from training import jobs
+from training.batches import make_samples
+from training.measure import Kept
 
+from counting.gpu_forms import forms_of_a_gpu
+from counting.launches import LaunchCounter
 from mtp.engine import flops
 from mtp.models.backbones import build_backbone
 from mtp.ops import dispatch
@@ -25,15 +25,15 @@ BATCHES = {'': (1, 1), '_twice_images': (2, 1), '_twice_objects': (1, 2)}
 
 
 def of_backbone(cfg: Config, images: int, size: int, plain: bool, amp: bool) -> dict[str, float]:
-    """GFLOP of forward and backward, and MB kept between them, per image."""
+    """Return the backbone's GFLOP of forward and backward, and MB kept between, per image."""
     settings = {key: value for key, value in cfg.model.backbone.items() if key != 'type'}
-    operators = paper.plain_operators if plain else nullcontext
+    operators = plain_operators if plain else nullcontext
     with as_on_a_gpu('cuda', amp):
         with torch.device('cuda'):
             backbone, inputs = build_backbone(**settings), torch.rand(images, 3, size, size)
         with operators(), Kept(backbone) as kept:
             backbone(inputs)
-    # Autograd asks the GPU itself for a thread: what has a backward pass is counted on the CPU.
+    # Autograd asks the GPU for a thread: operations with a backward pass are counted on the CPU.
     with as_on_a_gpu('cpu', False):
         backbone, inputs = build_backbone(**settings), torch.rand(images, 3, size, size)
 
@@ -50,7 +50,7 @@ def of_backbone(cfg: Config, images: int, size: int, plain: bool, amp: bool) -> 
 
 
 def of_step(cfg: Config, images: int, objects: int, size: int) -> dict[str, float]:
-    """GFLOP and MB of our whole model per image, and launches of a step."""
+    """Return GFLOP and MB of our whole model per image, and the launches of a step."""
     row = {}
     for title, (more_images, more_objects) in BATCHES.items():
         samples = make_samples(
@@ -65,7 +65,7 @@ def of_step(cfg: Config, images: int, objects: int, size: int) -> dict[str, floa
             if not title:
                 row['gflop'] = flops.count(lambda: loss(model, data).backward())  # noqa: B023
                 row['gflop'] /= len(samples) * 1e9
-        # fake tensors ask themselves for their device
+        # fake tensors query their own device (prim::device), which launches nothing
         row[f'launches{title}'] = sum(
             number
             for (name, _), number in counter.launches.items()
@@ -96,7 +96,7 @@ def _always() -> bool:
 
 @contextmanager
 def as_on_a_gpu(device: str, amp: bool) -> Iterator[None]:
-    """Fake tensors, and for them the forms that a GPU takes; ``device`` is the one they are on."""
+    """Use fake tensors on ``device``, and for them the implementations that a GPU takes."""
     # torch.autocast refuses where there is no GPU
     before = torch.is_autocast_enabled('cuda')
     torch.set_autocast_enabled('cuda', amp)
@@ -106,10 +106,10 @@ def as_on_a_gpu(device: str, amp: bool) -> Iterator[None]:
         for context in (
             FakeTensorMode(allow_non_fake_inputs=True),
             patch.object(dispatch, '_reason_against', lambda *_: None),
-            # no look at the values, which the operators take on a CPU alone
+            # skip the checks of values, which the operators make only on a CPU
             patch.object(torch.compiler, 'is_compiling', _always),
             patch.object(Tensor, 'pin_memory', lambda tensor: tensor),
-            # cuDNN's form of grid_sample knows no fake tensors
+            # cuDNN's grid_sample does not support fake tensors
             torch.backends.cudnn.flags(enabled=False),
         ):
             stack.enter_context(context)

@@ -1,9 +1,9 @@
-"""What ``compare_losses.py`` asks of a commit, whose checkout is the ``PYTHONPATH``.
+"""Run by ``compare_losses.py`` in a commit, whose checkout is the ``PYTHONPATH``.
 
-    python tools/benchmark/commit_probe.py configs CHECKOUT TARGET.json
-    python tools/benchmark/commit_probe.py small CONFIG TARGET.py
+    python tools/benchmark/commits/probe.py configs CHECKOUT TARGET.json
+    python tools/benchmark/commits/probe.py small CONFIG TARGET.py
 
-The first writes all resolved configs, the second one of them in small.
+The first writes all resolved configs. The second writes a small form of one of them.
 """
 
 import inspect
@@ -12,16 +12,16 @@ import os
 import sys
 from pathlib import Path
 
-from comparison import flatten
+from differences import flatten
 from mmengine.config import Config, ConfigDict
 
 import mtp
 
-IMAGES = 4  # of a step, and of the whole training set where epochs are counted
+IMAGES = 4  # images of a step; of the whole training set where epochs are counted
 
 
 def write_configs(checkout: Path, target: Path) -> None:
-    """Write path below ``configs`` -> the resolved config, flat, of all leaves."""
+    """Write all resolved leaf configs as json: path below ``configs`` -> the config, flattened."""
     configs = checkout / 'configs'
     paths = sorted(
         path for kind in ('pretrain', 'finetune') for path in (configs / kind).rglob('*.py')
@@ -37,8 +37,8 @@ def write_configs(checkout: Path, target: Path) -> None:
 
 
 def write_small(config: Path, target: Path) -> None:
-    """Write a config that trains three steps: a tiny model, from nothing, on few images."""
-    from mtp.cli import finetuning  # every commit has `shrink` there, wherever it lies
+    """Write a config that trains a tiny model for three steps, from nothing, on few images."""
+    from mtp.cli import finetuning  # every commit has `shrink` there, wherever its module is
 
     shrink = finetuning.shrink
     cfg = Config.fromfile(config)
@@ -58,7 +58,7 @@ def write_small(config: Path, target: Path) -> None:
 
 
 def keep_few(dataset: ConfigDict, number: int, folder: Path) -> None:
-    """Let a data set have its first images only; pairs as links in a folder of their own."""
+    """Restrict a data set to its first images; image pairs become links in a new folder."""
     if {'indices', 'kwargs'} & set(inspect.signature(dataset.type).parameters):
         dataset.indices = number
         return

@@ -1,8 +1,8 @@
-"""What ``tools/benchmark/ops.py`` measures: operators, sizes, forms, counted work.
+"""The cases of ``tools/benchmark/ops.py``: operators, sizes, implementations, counted work.
 
-The bytes of an operator are those that any form must move: operands in and results out, once each,
-and in the backward pass operands and the gradient of the result in, the gradients of the operands
-out. The floating-point operations are those of its formula, an exponential counting as one.
+The bytes of an operator are those that any implementation must move: operands in and results out,
+once each; in the backward pass operands and the gradient of the result in, and the gradients of the
+operands out. The floating-point operations are those of its formula; an exponential counts as one.
 """
 
 import importlib.util
@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-import packages
-import plain
 import torch
+from paper import plain
 from torch import Tensor
 
 from mtp import ops
@@ -22,6 +21,7 @@ from mtp.ops.deform_conv import dcnv3_torch
 from mtp.ops.focal_loss import sigmoid_focal_loss_torch
 from mtp.ops.roi_align_rotated import roi_align_rotated_torch
 from mtp.ops.rotated_boxes import box_iou_rotated_torch, kept_rotated_torch
+from operators import packages
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,15 @@ class Case:
     Attributes:
         operator: name of the function in ``mtp.ops``.
         size: label of the size.
-        make: ``(images, dtype, device)`` -> operands.
-        learned: how many of the operands, from the first on, take a gradient.
-        images: in the timed batch; 1 where the operator knows no images. Errors are of one image.
-        forms: name -> callable of the operands. ``kernel`` is what ``mtp.ops`` runs on a GPU,
-            ``torch`` its twin and the reference in float64.
-        flops: forward and backward, of the whole batch.
-        low_precision: whether it takes bfloat16.
-        other_results: forms of another operator: their time counts, their results do not.
+        make: function ``(images, dtype, device)`` -> operands.
+        learned: number of operands that take a gradient, counted from the first.
+        images: number of images in the timed batch; 1 where the operator has no notion of images.
+            Errors are those of one image.
+        forms: name -> implementation, a callable of the operands. ``kernel`` is what ``mtp.ops``
+            runs on a GPU, ``torch`` its twin, which is the reference in float64.
+        flops: operations of forward and of backward, for the whole batch.
+        low_precision: whether the operator takes bfloat16.
+        other_results: names of forms that compute another operator: only their time is compared.
     """
 
     operator: str
@@ -53,7 +54,7 @@ class Case:
 
 
 def cases(sizes: str) -> Iterator[Case]:
-    """All cases at the ``paper``'s sizes, at ``small`` ones for a CPU, or at ``tiny`` ones."""
+    """Yield all cases, at the ``paper``'s sizes, ``small`` ones for a CPU, or ``tiny`` ones."""
     table = SIZES[sizes]
     for make, rows in table.items():
         for row in rows:
@@ -127,7 +128,7 @@ def dcnv3_case(
 
     def make(images: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         input = torch.randn(images, side, side, group * channels, dtype=dtype, device=device)
-        # Away from whole pixels, where the gradient of an offset has a step.
+        # Away from whole pixels, where the gradient of an offset jumps.
         shape = images, side, side, group * 18
         offset = torch.randint(-2, 3, shape, device=device) + 0.2
         offset = ((offset + 0.6 * torch.rand(shape, device=device)) / scale).to(dtype)
@@ -164,7 +165,7 @@ def dcnv3_case(
 def roi_case(
     label: str, rois: int, channels: int, side: int, bins: int = 7, samples: int = 2
 ) -> Case:
-    """On the map of stride 8 of two images."""
+    """Return a case on the feature map of stride 8 of two images."""
 
     def make(images: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         features = torch.randn(2, channels, side, side, dtype=dtype, device=device)
@@ -195,7 +196,7 @@ def roi_case(
 
 
 def boxes(number: int, device: torch.device) -> Tensor:
-    """Each near some ten others."""
+    """Return random boxes, each near some ten others."""
     place = torch.rand(number, 5, device=device)
     place[:, :2] *= 15 * number**0.5
     place[:, 2:4] = place[:, 2:4] * 32 + 8
@@ -224,7 +225,7 @@ def iou_case(label: str, first: int, second: int) -> Case:
 
 
 def nms_case(label: str, number: int, without: tuple[str, ...] = ()) -> Case:
-    """``without``: forms that would take minutes or an N x N matrix."""
+    """Return a case; ``without`` names forms that would take minutes or an N x N matrix."""
 
     def make(images: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         return [boxes(number, device), torch.rand(number, device=device)]
@@ -241,7 +242,7 @@ def nms_case(label: str, number: int, without: tuple[str, ...] = ()) -> Case:
     }
     if packages.compiled_mmcv():
         forms['mmcv'] = lambda b, s: packages.mmcv_nms_rotated(b, s, 0.1)
-    # the test whether a pair is near, which all of them need
+    # operations: the test whether a pair is near, which every implementation needs
     return Case(
         'nms_rotated',
         label,

@@ -1,6 +1,6 @@
-"""The forms that a GPU takes of some operators, for fake CUDA tensors where there is no GPU.
+"""The implementations that a GPU takes of some operators, for fake CUDA tensors without a GPU.
 
-ATen asks the GPU itself for the form of attention, and whether cuDNN takes bfloat16.
+ATen asks the GPU which implementation of attention to take, and whether cuDNN takes bfloat16.
 """
 
 import functools
@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 @contextmanager
 def forms_of_a_gpu() -> Iterator[None]:
-    """Let attention and convolutions of fake CUDA tensors take the forms that a GPU takes.
+    """Let attention and convolutions of fake CUDA tensors take the implementations of a GPU.
 
     The few real tensors that inductor makes on the GPU, to fold constants, are on the CPU.
     """
@@ -47,9 +47,9 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Choose as ATen does on a GPU: flash, where it cannot the memory-efficient form."""
+    """Choose as ATen does on a GPU: flash attention, else the memory-efficient one."""
     padding = -query.shape[-1] % 8
-    if padding:  # both forms read 16 bytes at a time
+    if padding:  # both implementations read 16 bytes at a time
         scale = scale or query.shape[-1] ** -0.5
         query, key, value = (F.pad(t, (0, padding)) for t in (query, key, value))
     if query.dtype.itemsize == 2 and attn_mask is None and query.shape[-1] <= 256:
@@ -76,5 +76,5 @@ _select_conv_backend = torch._C._select_conv_backend
 
 
 def _convolution_backend(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Choose for bfloat16 what is chosen for float32."""
+    """Choose the same backend for bfloat16 as for float32."""
     return _select_conv_backend(input.float(), weight.float(), *args, **kwargs)

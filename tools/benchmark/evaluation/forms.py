@@ -1,4 +1,4 @@
-"""What ``evaluate.py`` compares: the forms of each measure, on made-up predictions."""
+"""The comparisons of ``evaluate.py``: implementations of each metric, synthetic predictions."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -19,8 +19,8 @@ from mtp.evaluation.coco_metric import coco_precision, mean_precision
 from mtp.evaluation.mask_overlaps import encode_masks
 from mtp.evaluation.rotated_metric import RotatedImage, mean_of_classes, rotated_ap
 
-SIZE, CLASSES, OBJECTS = 1024, 20, 25  # pixels; true objects of an image
-ENCODED = 40  # images whose masks are encoded: whole, they take 3 ms each
+SIZE, CLASSES, OBJECTS = 1024, 20, 25  # pixels; ground-truth objects per image
+ENCODED = 40  # images whose masks are encoded: as whole bitmaps they take 3 ms each
 FIGURES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
 Figures = dict[str, float]
@@ -30,7 +30,7 @@ Form = Callable[[], Any]
 def comparisons(
     images: list[RotatedImage],
 ) -> Iterator[tuple[str, dict[str, Form], Callable[[Any, Any], float]]]:
-    """What is compared, its forms, and how far two results are apart."""
+    """Yield the title of a comparison, its implementations, and its measure of difference."""
     yield 'rotated mAP', rotated_forms(images), farthest
     truth, predicted = as_coco(images)
     for kind, title in (('bbox', 'COCO boxes'), ('segm', 'COCO masks')):
@@ -52,7 +52,7 @@ def farthest(found: Figures, expected: Figures) -> float:
 
 
 def unequal(found: list, expected: list) -> float:
-    """Part of the masks whose run lengths or areas differ."""
+    """Return the share of masks whose run lengths or areas differ, 0 to 1."""
     pairs = [
         (one, other)
         for image, same in zip(found, expected)
@@ -62,7 +62,7 @@ def unequal(found: list, expected: list) -> float:
 
 
 def made_up(rng: np.random.Generator, detections: int) -> RotatedImage:
-    """True objects at random; of the predictions four in five lie near one, a few on the same."""
+    """Make random ground truth and predictions, four in five of them near a true object."""
 
     def boxes(count: int) -> np.ndarray:
         return np.column_stack(
@@ -150,7 +150,7 @@ def rotated_forms(images: list[RotatedImage]) -> dict[str, Form]:
 
 
 def painted(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ellipses in rotated boxes: full-size masks ``(N, H, W)`` and the boxes around them."""
+    """Paint ellipses in rotated boxes: full-size masks ``(N, H, W)`` and the boxes around them."""
     extent = extents(boxes)
     masks = np.zeros((len(boxes), SIZE, SIZE), bool)
     for mask, box, (x1, y1, x2, y2) in zip(masks, boxes, extent.astype(int)):
@@ -159,7 +159,7 @@ def painted(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def extents(boxes: np.ndarray) -> np.ndarray:
-    """x1, y1, x2, y2 around the ellipses in rotated boxes, inside the image."""
+    """Return x1, y1, x2, y2 around the ellipses in rotated boxes, clipped to the image."""
     x, y, w, h, angle = boxes.astype(np.float64).T
     half_x = np.hypot(w * np.cos(angle), h * np.sin(angle)) / 2
     half_y = np.hypot(w * np.sin(angle), h * np.cos(angle)) / 2
@@ -180,7 +180,7 @@ def encode_whole(masks: np.ndarray) -> tuple[list[dict], list[float]]:
 
 
 def as_coco(images: list[RotatedImage]) -> tuple[dict, list[dict]]:
-    """The same objects as COCO's truth and results, with boxes and masks."""
+    """Return the objects as COCO ground truth and COCO results, with boxes and masks."""
     truth = dict(
         images=[dict(id=number, height=SIZE, width=SIZE) for number in range(len(images))],
         annotations=[],
@@ -213,7 +213,7 @@ def coco_forms(truth: dict, predicted: list[dict], kind: str) -> dict[str, Form]
     ]
 
     def ours(sizes: bool) -> Callable[[], Figures]:
-        own = copy.deepcopy((truth, predicted))  # both libraries write into what they are given
+        own = copy.deepcopy((truth, predicted))  # both libraries modify their arguments
 
         def call() -> Figures:
             numbers = (1, 10, 100) if sizes else (100,)

@@ -1,4 +1,4 @@
-"""What ``data.py`` measures: our pipeline and the paper's, on the same samples and by stage."""
+"""The measurements of ``data.py``: our pipeline and the paper's, on the same samples, by stage."""
 
 import time
 from collections import defaultdict
@@ -26,7 +26,7 @@ from mtp.data import (
     labels,
 )
 
-# Stage -> modules, and what of each it consists of.
+# Stage -> module -> the names in it that make up the stage.
 STAGES = {
     'decode': {crops: ('read_image',), labels: ('read_map',)},
     'masks': {labels: ('read_counts', 'crop_masks')},
@@ -36,7 +36,7 @@ STAGES = {
 
 
 def papers(size: int) -> list[dict[str, Any]]:
-    """The paper's transforms."""
+    """Return the paper's transforms."""
     return [
         dict(type=LoadImage),
         dict(type=LoadLabels),
@@ -56,19 +56,19 @@ def papers(size: int) -> list[dict[str, Any]]:
 
 
 def ours(size: int) -> list[dict[str, Any]]:
-    """What the configs use; the distortion drawn here is done on the device."""
+    """Return the transforms of the configs; they draw the distortion, the device applies it."""
     return [dict(type=LoadCrop, size=size), dict(type=DrawDistortion), dict(type=PackLabels)]
 
 
 class Watch:
-    """Seconds of this process by stage; a stage inside another is not counted twice."""
+    """Processor seconds of this process by stage; a stage inside another is not counted twice."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._inner = 0.0
 
     def timed(self, stage: str, function: Callable) -> Callable:
-        """``function``, its time added to ``stage``."""
+        """Return ``function`` with its time added to ``stage``."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
             outer, self._inner = self._inner, 0.0
@@ -83,7 +83,7 @@ class Watch:
         return run
 
     def watch(self, dataset: MultiTaskDataset) -> None:
-        """Count the transforms of a data set of one data set, and its records."""
+        """Time the transforms and the records of a :class:`MultiTaskDataset` of one data set."""
         inner = dataset.datasets[0]
         inner.get_data_info = self.timed('record', inner.get_data_info)
         for i, transform in enumerate(inner.pipeline.transforms):
@@ -92,7 +92,7 @@ class Watch:
 
 @contextmanager
 def split_crop(watch: Watch) -> Iterator[None]:
-    """Count the parts of :class:`LoadCrop` on their own."""
+    """Time the parts of :class:`LoadCrop` separately."""
     plain = {
         (module, name): getattr(module, name)
         for modules in STAGES.values()
@@ -116,7 +116,7 @@ def split_crop(watch: Watch) -> Iterator[None]:
 def measure(
     name: str, paper: MultiTaskDataset, mine: MultiTaskDataset, samples: int
 ) -> dict[str, Any]:
-    """Milliseconds a sample of both, the means over ``samples``; then again by stage."""
+    """Return mean milliseconds per sample of both pipelines, and again by stage."""
     seconds = [0.0, 0.0]
     pairs = [(seed % len(paper), seed) for seed in range(samples)]
     for pair in pairs:
@@ -153,7 +153,11 @@ def measure(
 
 
 def check_equal(paper: dict, mine: dict) -> None:
-    """Raise AssertionError unless masks and label maps are the same, bit by bit."""
+    """Check that masks, label maps and labels are the same, bit by bit.
+
+    Raises:
+        AssertionError: they are not.
+    """
     paper, mine = paper['data_samples'], mine['data_samples']
     assert np.array_equal(paper.gt_instances.masks.masks, mine.gt_instances.masks.masks)
     assert torch.equal(paper.gt_sem_seg.sem_seg, mine.gt_sem_seg.sem_seg)

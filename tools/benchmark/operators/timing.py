@@ -1,4 +1,4 @@
-"""The time of an operator in each form, and what the device reaches in copies and products."""
+"""Time of an operator in each implementation; peak rates of copies and matrix products."""
 
 import platform
 import statistics
@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from op_cases import Case
 from torch import Tensor
 
 from mtp.ops.dispatch import use_triton
+from operators.cases import Case
 
-LONGEST = 10.0  # seconds that a measurement may take before it has all its repeats
+LONGEST = 10.0  # seconds after which a measurement ends before it has all its repeats
 
 
 def measure(
     case: Case, device: torch.device, repeats: int, limits: dict[str, float]
 ) -> list[dict[str, Any]]:
-    """A row for each dtype, mode and form of a case."""
+    """Return a row for each dtype, mode and form of a case."""
     rows = []
     for dtype in (torch.float32, torch.bfloat16)[: 1 + case.low_precision]:
         name = str(dtype).removeprefix('torch.')
         for backward in (False, True)[: 1 + bool(case.learned)]:
             for form, function in case.forms.items():
-                torch.manual_seed(0)  # the same operands for all
+                torch.manual_seed(0)  # the same operands for all forms
                 operands = learn(case, case.make(case.images, dtype, device))
                 if form == 'kernel' and not use_triton(operands[0]):
                     continue
@@ -66,7 +66,7 @@ def measure(
 
 
 def learn(case: Case, operands: list[Tensor]) -> list[Tensor]:
-    """Operands with their gradients asked for."""
+    """Return the operands, the first of them requiring gradients."""
     return [
         operand.detach().requires_grad_() if number < case.learned else operand
         for number, operand in enumerate(operands)
@@ -80,7 +80,7 @@ def caller(
     dtype: torch.dtype,
     backward: bool,
 ) -> Callable[[], list[Tensor]]:
-    """A call that gives the result, and the gradients if ``backward``."""
+    """Return a function that computes the result, and with ``backward`` the gradients."""
     device = operands[0].device.type
     cotangent = None
 
@@ -102,7 +102,7 @@ def caller(
 
 
 def timed(call: Callable[[], Any], device: torch.device, repeats: int) -> dict[str, Any]:
-    """Median milliseconds, of the host's processor too; number of measurements; megabytes."""
+    """Measure a call: median milliseconds by clock and host processor, runs, peak megabytes."""
     on_gpu = device.type == 'cuda'
     call()  # compiles
     peak = None
@@ -137,7 +137,7 @@ def timed(call: Callable[[], Any], device: torch.device, repeats: int) -> dict[s
 def work(
     case: Case, operands: list[Tensor], results: list[Tensor], backward: bool
 ) -> tuple[int, float]:
-    """Least bytes, and floating-point operations, of a call."""
+    """Return the fewest bytes that a call moves, and its floating-point operations."""
     moved = sum(tensor.nbytes for tensor in [*operands, results[0]])
     if not backward:
         return moved, case.flops[0]
@@ -151,7 +151,10 @@ def error(
     device: torch.device,
     backward: bool,
 ) -> float | None:
-    """Largest difference to the twin in float64, on one image; None where the twin is left out."""
+    """Return the largest difference to the twin in float64, on one image.
+
+    None where the twin is left out.
+    """
     if 'torch' not in case.forms:
         return None
     torch.manual_seed(0)
@@ -172,7 +175,7 @@ def error(
 
 
 def ceilings(device: torch.device, tiny: bool) -> dict[str, float]:
-    """What the device reaches in a large copy and in large matrix products."""
+    """Measure the rates that the device reaches in a large copy and in large matrix products."""
     source = torch.empty(1 << (16 if tiny else 28), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     ms = timed(lambda: target.copy_(source), device, 10)['ms']

@@ -1,4 +1,4 @@
-"""Made-up training samples in memory, of a set size and number of objects."""
+"""Synthetic training samples in memory, of a set size and number of objects."""
 
 from typing import Any
 
@@ -20,15 +20,16 @@ def make_samples(
     seed: int = 0,
     distort: bool = True,
 ) -> list[dict[str, Any]]:
-    """Samples as the pipelines of training give them: ``images`` per data set, whole crops.
+    """Return samples as the training pipelines give them: whole crops, data set by data set.
 
     Args:
         num_classes: data set -> number of classes.
-        images: per data set.
-        objects: per image; rectangles turned at random, with sides of 2 to 25 % of the image's.
-        size: of the images in pixels.
-        seed: all is a function of it.
-        distort: ask for the photometric distortion that is done on the device.
+        images: number of images per data set.
+        objects: number of objects per image: rectangles at random angles, with sides of 2 to 25 %
+            of the image's side.
+        size: side of the images, pixels.
+        seed: seed of everything.
+        distort: whether to ask for the photometric distortion, which is done on the device.
     """
     rng = np.random.default_rng(seed)
     return [

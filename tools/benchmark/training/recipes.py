@@ -1,6 +1,6 @@
 """The models that the benchmarks train; imports no torch."""
 
-# model -> its recipe below configs/pretrain, and whether the decoders are the small ones
+# model -> its recipe below configs/pretrain, and whether it has the small decoders
 RECIPES = {
     'vit_b_rvsa': ('vit_b_rvsa_samrs', False),
     'vit_l_rvsa': ('vit_l_rvsa_samrs', False),
@@ -11,5 +11,5 @@ RECIPES = {
 
 
 def image_size(model: str) -> int:
-    """Return the side of an image in pixels where none is asked for."""
+    """Return the default side of an image, pixels."""
     return 128 if RECIPES[model][1] else 448

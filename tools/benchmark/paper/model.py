@@ -1,9 +1,9 @@
-"""The paper's model in its own structure: what the training benchmark compares with.
+"""The paper's model in its own structure: the reference of the training benchmark.
 
-One encoder pass over the images of all data sets, then for each data set a pass of each decoder,
-made of the libraries' own modules with their per-image assigners, samplers and NMS. What the data
-sets share is one module in several decoders. Parameters have the shapes of ours, and
-:func:`load` takes them over.
+The encoder passes once over the images of all data sets; then each decoder passes once over each
+data set. Decoders are the libraries' own modules with their per-image assigners, samplers and NMS.
+A part that the data sets share is one module in several decoders. Parameters have the shapes of
+ours, and :func:`load` copies them.
 """
 
 import re
@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
-import paper_heads
-import plain
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample, SampleList
@@ -25,8 +23,9 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mtp.models.backbones import Backbone, attention, dcnv3
+from paper import heads, plain
 
-# What belongs to a data set in a decoder -> where our model has it.
+# Names of what a decoder has per data set -> their names in our model.
 OWN = {
     r'^semantic\.(\w+)\.conv_seg\.': r'tasks.semantic.classifiers.\1.1.',
     r'^(\w+)\.(\w+)\.roi_head\.(bbox|mask)_head\.(fc_cls|fc_reg|conv_logits)\.': (
@@ -43,10 +42,10 @@ class PaperModel(BaseModel):
     """The multi-task model as the paper's code runs it.
 
     Args:
-        backbone: gives four maps.
+        backbone: backbone with four feature maps.
         num_classes: data set -> number of classes.
-        size: pixels that images are padded to.
-        small: the small decoders.
+        size: side to which images are padded, pixels.
+        small: whether to take the small decoders.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class PaperModel(BaseModel):
         channels = list(backbone.out_channels)
         with DefaultScope.overwrite_default_scope('mmdet'):
             for task in ('semantic', 'instance', 'rotated'):
-                make = getattr(paper_heads, task)
+                make = getattr(heads, task)
                 self.add_module(
                     task,
                     ModuleDict(
@@ -88,7 +87,7 @@ class PaperModel(BaseModel):
                     getattr(first, part).register_forward_hook(lambda *io: _in_float32(io[-1]))
 
     def forward(self, inputs: Tensor, data_samples: SampleList, mode: str) -> dict[str, Tensor]:
-        """Losses by ``<data set>.<task>.<term>``."""
+        """Return the losses by ``<data set>.<task>.<term>``."""
         features = self.backbone(inputs)
         losses = {}
         for name in self.semantic:
@@ -122,7 +121,7 @@ def _in_float32(maps: tuple) -> tuple:
 
 
 def _share(decoder: nn.Module, first: nn.Module) -> None:
-    """Give a decoder the modules of the first data set's, but for its last layers."""
+    """Give a decoder the modules of the first data set's decoder, except for its last layers."""
     if hasattr(decoder, 'conv_seg'):
         for name, child in first.named_children():
             if name != 'conv_seg':
@@ -153,12 +152,12 @@ def _rotated_sample(sample: DetDataSample) -> DetDataSample:
 
 
 def load(model: PaperModel, state: dict[str, Tensor]) -> None:
-    """Take over the parameters and statistics of our model's state dict."""
+    """Copy the parameters and statistics of our model's state dict."""
     model.load_state_dict({key: state[our_name(key)] for key in model.state_dict()})
 
 
 def our_name(key: str) -> str:
-    """The name that our model has for a parameter of :class:`PaperModel`."""
+    """Return our model's name of a parameter of :class:`PaperModel`."""
     for names in (OWN, SHARED):
         for pattern, ours in names.items():
             if re.match(pattern, key):
@@ -168,10 +167,10 @@ def our_name(key: str) -> str:
 
 @contextmanager
 def plain_operators() -> Iterator[None]:
-    """The backbones on the plain formulations of their operators.
+    """Let the backbones use the plain formulations of their operators.
 
-    RoIAlign, rotated overlaps and NMS stay mmcv's: compiled where it is, else our own, which are
-    no slower than what the paper's code had.
+    RoIAlign, rotated overlaps and NMS stay mmcv's: compiled ones where mmcv is compiled, else ours,
+    which are no slower than those of the paper's code.
     """
     with (
         patch.object(attention, 'rotated_window_attention', plain.rotated_window_attention),

@@ -1,6 +1,7 @@
-"""Compiled packages that have the same operators, or the nearest that they have.
+"""Compiled packages with the same operators, or with the nearest ones.
 
-Each takes the operands of :mod:`op_cases`; they are asked for only where they are installed.
+Each function takes the operands of :mod:`operators.cases`, and is called only where its package is
+installed.
 """
 
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from mtp.ops import mmcv_ext
 
 
 def compiled_mmcv() -> bool:
-    """Whether ``mmcv.ops`` runs on mmcv's own extension."""
+    """Return whether ``mmcv.ops`` runs on mmcv's own extension."""
     return mmcv_ext.choice() == 'native'
 
 
@@ -43,7 +44,7 @@ def mmcv_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def torchvision_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Of one-hot targets."""
+    """Compute the focal loss from one-hot targets."""
     from torchvision.ops import sigmoid_focal_loss
 
     labels = torch.nn.functional.one_hot(target, logits.shape[1] + 1)[:, :-1]
@@ -53,7 +54,7 @@ def torchvision_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
 def upright_roi_align(
     features: Tensor, rois: Tensor, bins: int, scale: float, samples: int
 ) -> Tensor:
-    """Of boxes of the same sizes that are not rotated."""
+    """Apply RoIAlign to unrotated boxes of the same sizes."""
     from torchvision.ops import roi_align
 
     return roi_align(
@@ -67,7 +68,7 @@ def upright_roi_align(
 
 
 def upright_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Of boxes of the same sizes that are not rotated."""
+    """Apply NMS to unrotated boxes of the same sizes."""
     from torchvision.ops import nms
 
     return nms(_upright(boxes[:, :4]), scores, threshold)
@@ -79,8 +80,11 @@ def _upright(boxes: Tensor) -> Tensor:
 
 
 class _DCNv3(torch.autograd.Function):
-    """OpenGVLab's extension: its operands, then 64 images a step; since 1.1 also whether the
-    kernel lacks its centre."""
+    """OpenGVLab's extension.
+
+    Its arguments are the operands, then 64 images a step, and since 1.1 whether the kernel's centre
+    is removed.
+    """
 
     @staticmethod
     def forward(ctx, *operands):
@@ -111,7 +115,7 @@ def dcnv3(
 def dcnv4(
     input: Tensor, offset: Tensor, mask: Tensor, group: int, channels: int, scale: float
 ) -> Tensor:
-    """DCNv4 on the same numbers, which it takes as one tensor, padded to 8 channels."""
+    """Apply DCNv4 to the same numbers, joined to one tensor and padded to 8 channels."""
     from DCNv4.functions import DCNv4Function
 
     both = torch.cat([offset, mask.to(offset)], -1).to(input)

@@ -1,4 +1,4 @@
-"""What ``train.py`` measures: our recipe's step and the paper's, in turn."""
+"""The measurements of ``train.py``: our recipe's step and the paper's, in turn."""
 
 import argparse
 import datetime
@@ -8,25 +8,21 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import jobs
-import loaders
-import measure
-import profiling
-import tables
 import torch
-from batches import make_samples
-from jobs import Job
-from op_timing import ceilings, describe
+from operators.timing import ceilings, describe
 
 from mtp.cli.config import override
 from mtp.cli.errors import users_errors
 from mtp.engine import flops
+from training import jobs, loaders, measure, profiling, tables
+from training.batches import make_samples
+from training.jobs import Job
 
 Report = dict[str, Any]
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure what is asked for, print it and write it."""
+    """Measure what the options ask for; print the report and write it."""
     device = torch.device(options.device)
     with users_errors():
         cfg = jobs.load_recipe(options.model, options.size, options.cfg_options)
@@ -73,7 +69,9 @@ def run(options: argparse.Namespace) -> None:
         timed = measure.timed_steps(running, [samples, make(seed=1)], options.repeats, device)
         for name, row in timed.items():
             rows[name] |= row
-        again = ceilings(device, tiny=False)  # the better of two: others may use the machine
+        again = ceilings(
+            device, tiny=False
+        )  # the better of two: other programs may use the machine
         report['ceilings'] = {
             key: max(rate, again[key]) for key, rate in report['ceilings'].items()
         }
@@ -82,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
         'twice_objects': make(objects=2 * options.objects),
     }
     for job in running:
-        # C is A with other numbers: it computes the same
+        # C computes the same as A, in another dtype
         rows[job.name] |= (
             {key: rows['A'][key] for key in ('gflop', 'backbone_gflop')}
             if job.name == 'C'
@@ -113,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def compare_losses(ours: Job, a: Job, samples: list[dict]) -> Report:
-    """Sums of the losses with nothing left to chance, and the term in which they differ most."""
+    """Return both sums of the losses without randomness, and the term that differs most."""
     found = [jobs.losses(job, samples) for job in (ours, a)]
     apart = {name: abs(found[0][name] - value) for name, value in found[1].items()}
     worst = max(apart, key=apart.get)
@@ -128,7 +126,7 @@ def compare_losses(ours: Job, a: Job, samples: list[dict]) -> Report:
 def counts(
     job: Job, samples: list[dict], more: dict[str, list[dict]], device: torch.device
 ) -> Report:
-    """Operations and launches."""
+    """Count the operations and launches of a step."""
     inputs = torch.randn(len(samples), *samples[0]['inputs'].shape, device=device)
     batch = job.collate(samples)
 
@@ -150,7 +148,7 @@ def counts(
 
 
 def rates(rows: dict[str, Report], name: str, report: Report) -> Report:
-    """What follows from a job's measurements."""
+    """Return the rates and ratios that follow from a job's measurements."""
     row, images = rows[name], report['images']
     found = {
         'saved_mb_per_image': row['saved_mb'] / images,
@@ -171,7 +169,7 @@ def rates(rows: dict[str, Report], name: str, report: Report) -> Report:
 def largest(
     job: Job, again: bool, make: Callable[[int], list[dict]], gigabytes: float, device: torch.device
 ) -> int:
-    """Images, of all data sets, that fit; ``again``: with activations computed again."""
+    """Return how many images of all data sets fit; ``again``: with activation recomputation."""
     with measure.recomputing(job.model.backbone, again):
         fits = measure.largest_batch(
             job, lambda images: job.collate(make(images)), gigabytes, device

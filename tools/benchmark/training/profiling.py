@@ -7,10 +7,11 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from jobs import Job
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
+
+from training.jobs import Job
 
 RANGE = 'part: '
 BACKWARD = 'autograd::engine::evaluate_function: '
@@ -22,8 +23,8 @@ def profile_step(
     """Profile a step of our model.
 
     Returns:
-        dict: ``parts``: milliseconds of each part, forward and backward, of the host on a CPU, of
-        the kernels on a GPU; ``operators``: the ``top`` by their own time, each with ``name``,
+        dict: ``parts``: milliseconds of each part, forward and backward (host time on a CPU, kernel
+        time on a GPU); ``operators``: the ``top`` operators by their own time, each with ``name``,
         ``calls`` and ``ms``; ``trace``: the profiler, to export.
     """
     activities = [ProfilerActivity.CPU]
@@ -81,7 +82,7 @@ def _recorded(function: Callable, name: str) -> Callable:
 
 
 def _parts(events: list[FunctionEvent], time: str) -> dict[str, float]:
-    """Milliseconds of each part; a node of the backward pass belongs where its forward was."""
+    """Return milliseconds of each part; a backward node belongs to the part of its forward."""
     parts, owners = Counter(), {}
     for event in events:
         if event.name.startswith(RANGE) and event.device_type == DeviceType.CPU:
@@ -103,7 +104,7 @@ def _below(event: FunctionEvent) -> Iterator[FunctionEvent]:
 
 
 def summary(found: dict[str, Any]) -> str:
-    """The result of :func:`profile_step` as text."""
+    """Return the result of :func:`profile_step` as text."""
     total = sum(found['parts'].values())
     lines = ['part                 ms      %']
     lines += [

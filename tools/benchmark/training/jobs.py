@@ -1,4 +1,4 @@
-"""What the training benchmark runs: our recipe, and the paper's structure in two precisions."""
+"""The jobs of the training benchmark: our recipe, and the paper's structure in two precisions."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import paper
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -15,7 +14,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
-from recipes import RECIPES
+from paper import model as paper_model
 from torch import Tensor, nn
 from torch.utils.data._utils.pin_memory import pin_memory
 
@@ -26,6 +25,7 @@ from mtp.engine.compiled_part import PartKind
 from mtp.engine.mixed_precision import autocast_dtype
 from mtp.models.backbones import build_backbone
 from mtp.registry import HOOKS, MODELS
+from training.recipes import RECIPES
 
 PHASES = ('data', 'forward', 'backward', 'optimizer')
 
@@ -34,15 +34,16 @@ class Job:
     """A way to train the model.
 
     Attributes:
-        name: in the table.
-        model: in training mode.
-        collate: samples -> a batch as the model takes it.
-        optimizer: steps once per batch.
-        dtype: of matrix products.
-        operators: a context in which the backbone's operators are the job's.
-        matmul_precision: of float32 products, as ``torch.set_float32_matmul_precision`` takes it.
-        build_seconds: that building the model took.
-        kinds: the kinds of its compiled parts by name.
+        name: name in the table.
+        model: model, in training mode.
+        collate: function from samples to a batch as the model takes it.
+        optimizer: optimiser wrapper, which steps once per batch.
+        dtype: dtype of matrix products.
+        operators: context in which the backbone uses the job's operators.
+        matmul_precision: precision of float32 products, as
+            ``torch.set_float32_matmul_precision`` takes it.
+        build_seconds: time that building the model took, seconds.
+        kinds: kinds of its compiled parts by name.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Job:
 
     @property
     def static_bytes(self) -> int:
-        """Of parameters, buffers and the optimiser's state."""
+        """Bytes of parameters, buffers and the optimiser's state."""
         state = [
             value
             for values in self.optimizer.optimizer.state.values()
@@ -74,7 +75,7 @@ class Job:
 
     @contextmanager
     def context(self) -> Iterator[None]:
-        """What a forward pass runs in."""
+        """Provide the precision, operators and autocast of a forward pass."""
         torch.set_float32_matmul_precision(self.matmul_precision)
         with self.operators(), self.optimizer.optim_context(self.model):
             yield
@@ -82,14 +83,14 @@ class Job:
     def forward(
         self, batch: dict[str, Any], tick: Callable[[], None] = lambda: None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of the losses, and each of them; as mmengine's ``train_step`` begins."""
+        """Return the sum of the losses, and each of them, as in mmengine's ``train_step``."""
         with self.context():
             data = self.model.data_preprocessor(batch, True)
             tick()
             return self.model.parse_losses(self.model(**data, mode='loss'))
 
     def step(self, batch: dict[str, Any], tick: Callable[[], None] = lambda: None) -> None:
-        """A training step; ``tick`` is called at the end of each of :data:`PHASES`."""
+        """Run a training step; call ``tick`` at the end of each of :data:`PHASES`."""
         loss = self.optimizer.scale_loss(self.forward(batch, tick)[0])
         tick()
         self.optimizer.backward(loss)
@@ -100,7 +101,7 @@ class Job:
 
 
 def load_recipe(model: str, size: int, options: dict[str, Any]) -> Config:
-    """The config of a model's pretraining, for images of ``size`` pixels, from nothing.
+    """Load the pretraining config of a model, for images of ``size`` pixels and random weights.
 
     Raises:
         ValueError: ``options`` do not fit the config.
@@ -117,12 +118,12 @@ def load_recipe(model: str, size: int, options: dict[str, Any]) -> Config:
 
 
 def num_classes(cfg: Config) -> dict[str, int]:
-    """Data set -> number of classes."""
+    """Return data set -> number of classes."""
     return {name: dataset['num_classes'] for name, dataset in cfg.model.datasets.items()}
 
 
 def ours(cfg: Config, device: torch.device) -> Job:
-    """The recipe as ``tools/train.py`` runs it."""
+    """Return our recipe as ``tools/train.py`` runs it."""
     compilation = HOOKS.build(cfg.default_hooks.compilation)
 
     def build() -> tuple[BaseModel, OptimWrapper]:
@@ -151,41 +152,41 @@ def ours(cfg: Config, device: torch.device) -> Job:
 
 
 def papers(cfg: Config, device: torch.device, state: dict[str, Tensor]) -> tuple[Job, Job]:
-    """A and C: one model and one optimiser, in float32 and under autocast.
+    """Return A and C: one model and one optimiser, in float32 and under autocast.
 
     Args:
-        cfg: ours, for the backbone and the data sets.
-        device: to run on.
-        state: our model's, to start from.
+        cfg: our config, for the backbone and the data sets.
+        device: device to run on.
+        state: state dict of our model, to start from.
     """
 
     def build() -> tuple[BaseModel, OptimWrapper]:
         settings = {key: value for key, value in cfg.model.backbone.items() if key != 'type'}
-        model = paper.PaperModel(
+        model = paper_model.PaperModel(
             build_backbone(**settings),
             num_classes(cfg),
             size=settings['img_size'],
             small=cfg.model.tasks.semantic.decode_head.channels < 256,
         )
-        paper.load(model, state)
+        paper_model.load(model, state)
         model = model.to(device).train()
         adamw = torch.optim.AdamW(
             model.parameters(), lr=6e-5, weight_decay=0.05, foreach=False, fused=False
         )
         return model, OptimWrapper(adamw, clip_grad=dict(max_norm=5.0))
 
-    a = Job('A', build, torch.float32, paper.plain_operators)
+    a = Job('A', build, torch.float32, paper_model.plain_operators)
 
     @contextmanager
     def under_autocast() -> Iterator[None]:
-        with paper.plain_operators(), torch.autocast(device.type, torch.bfloat16):
+        with paper_model.plain_operators(), torch.autocast(device.type, torch.bfloat16):
             yield
 
     return a, Job('C', lambda: (a.model, a.optimizer), torch.bfloat16, under_autocast)
 
 
 def losses(job: Job, samples: list[dict]) -> dict[str, float]:
-    """Each loss in float32 with nothing left to chance, to compare jobs by."""
+    """Return each loss in float32 without randomness, to compare jobs."""
     torch.set_float32_matmul_precision('highest')
     with torch.no_grad(), _still(job.model), job.operators():
         data = job.model.data_preprocessor(job.collate(samples), True)
@@ -195,7 +196,7 @@ def losses(job: Job, samples: list[dict]) -> dict[str, float]:
 
 @contextmanager
 def _still(model: nn.Module) -> Iterator[None]:
-    """No dropout, and all boxes sampled."""
+    """Disable dropout, and sample all boxes."""
     settings = {'p': 0.0, 'acts': False, 'num': 1 << 20}
     with ExitStack() as stack:
         for module in model.modules():

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jobs import PHASES, Job
-from launches import LaunchCounter
+from counting.launches import LaunchCounter
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+
+from training.jobs import PHASES, Job
 
 Batch = dict[str, Any]
 LAUNCHES = {
@@ -27,7 +28,7 @@ LAUNCHES = {
 
 
 def first_step(job: Job, batch: Batch, device: torch.device) -> float:
-    """Seconds from nothing to the end of the first step, compilation included."""
+    """Return seconds from building the model to the end of the first step, with compilation."""
     begun = time.perf_counter()
     job.step(batch)
     wait(device)
@@ -37,11 +38,11 @@ def first_step(job: Job, batch: Batch, device: torch.device) -> float:
 def timed_steps(
     jobs: list[Job], batches: list[list[dict]], repeats: int, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of a step and its phases for each job, and the memory it peaks at.
+    """Measure milliseconds of a step and its phases for each job, and its peak memory.
 
     Every repeat takes the next of the ``batches``, given as samples. The jobs take turns, so that
-    what disturbs the machine disturbs them alike. Given is the step of median length with its own
-    phases, which add up to it.
+    other load on the machine disturbs them alike. The result is the step of median length with its
+    own phases, which add up to it.
     """
     found = {job.name: [] for job in jobs}
     prepared = {job.name: [job.collate(samples) for samples in batches] for job in jobs}
@@ -69,7 +70,7 @@ def timed_steps(
 
 
 def _timed_step(job: Job, batch: Batch, device: torch.device) -> list[float]:
-    """Milliseconds of each phase."""
+    """Return milliseconds of each phase."""
     if device.type == 'cuda':
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(PHASES) + 1)]
         rest = iter(marks)
@@ -84,27 +85,27 @@ def _timed_step(job: Job, batch: Batch, device: torch.device) -> list[float]:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was given."""
+    """Wait until the device has done all its work."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 
 
 def saved_bytes(job: Job, batch: Batch) -> int:
-    """What a forward pass keeps for the backward pass, each storage once, parameters left out."""
+    """Return bytes that a forward pass keeps for the backward pass, without parameters."""
     with (kept := Kept(job.model)):
         job.forward(batch)
     return kept.nbytes
 
 
 class Kept:
-    """A context that sees what is kept for the backward pass, parameters of a model left out.
+    """Context that records what is kept for the backward pass, without a model's parameters.
 
     Attributes:
-        nbytes: of all that has been kept, each storage once.
+        nbytes: bytes of everything kept, each storage once.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        # held: the place of one that is gone would be taken by another
+        # storages are held: a freed one could give its address to another
         self._storages = {_address(p): None for p in model.parameters()}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
 
@@ -129,11 +130,12 @@ def _address(tensor: Tensor) -> int:
 
 
 def launches(job: Job, batch: Batch, device: torch.device) -> dict[str, int]:
-    """Kernel launches of a step, and how often it makes the host wait.
+    """Count the kernel launches of a step, and how often it makes the host wait.
 
-    On a GPU launches and copies are the driver's, and waits what torch warns of; on a CPU both
-    are what the same operators would do on a GPU, by :class:`launches.LaunchCounter`, and
-    ``constants`` are tensors made from numbers of the host, which a GPU waits for too.
+    On a GPU launches and copies are those of the driver, and waits are those that torch warns of.
+    On a CPU both are what the same operators would do on a GPU, counted by
+    :class:`counting.launches.LaunchCounter`; ``constants`` are tensors made from numbers of the
+    host, for which a GPU waits too.
     """
     if device.type == 'cpu':
         with LaunchCounter() as counter, torch.compiler.set_stance('force_eager'):
@@ -165,7 +167,7 @@ def launches(job: Job, batch: Batch, device: torch.device) -> dict[str, int]:
 def largest_batch(
     job: Job, make: Callable[[int], Batch], gigabytes: float, device: torch.device
 ) -> int:
-    """The most images per data set with which two steps fit into ``gigabytes`` of GPU memory."""
+    """Return the most images per data set with which two steps fit into ``gigabytes`` on a GPU."""
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 1e9 / total), device)
     try:
@@ -195,7 +197,7 @@ def _fits(job: Job, batch: Batch) -> bool:
 
 @contextmanager
 def recomputing(backbone: nn.Module, on: bool) -> Iterator[None]:
-    """With activation checkpointing of the backbone's blocks, or without."""
+    """Turn activation checkpointing of the backbone's blocks on or off."""
     before, backbone.with_cp = backbone.with_cp, on
     try:
         yield

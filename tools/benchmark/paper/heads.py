@@ -1,7 +1,7 @@
 """The decoders of the paper's code, as configs of the libraries' own modules.
 
-The settings of the MTP pretraining; ``small`` are those of ``multitask_small.py`` for a CPU. They
-are written out here, so that what is compared with does not change when ours does.
+The settings are those of the MTP pretraining; with ``small`` those of ``multitask_small.py`` for a
+CPU. They are written out here, so that the reference does not change with our configs.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from torch.nn import Identity
 
 
 def semantic(in_channels: list[int], classes: int, small: bool) -> dict[str, Any]:
-    """UPerNet of mmseg with a classifier of ``classes`` and the background."""
+    """Return mmseg's UPerNet with a classifier of ``classes`` and the background."""
     return dict(
         type='mmseg.UPerHead',
         in_channels=in_channels,
@@ -26,7 +26,7 @@ def semantic(in_channels: list[int], classes: int, small: bool) -> dict[str, Any
 
 
 def instance(in_channels: list[int], classes: int, small: bool) -> dict[str, Any]:
-    """Mask R-CNN of mmdet; its backbone passes on the features that it is given."""
+    """Return mmdet's Mask R-CNN; its backbone passes on the features that it is given."""
     width = 64 if small else 256
     cfg = _detector(in_channels, classes, small, low_quality=True, rotated=False)
     cfg['rpn_head'] |= dict(
@@ -57,7 +57,7 @@ def instance(in_channels: list[int], classes: int, small: bool) -> dict[str, Any
 
 
 def rotated(in_channels: list[int], classes: int, small: bool) -> dict[str, Any]:
-    """Oriented R-CNN of mmrotate (le90); its backbone passes on the features."""
+    """Return mmrotate's Oriented R-CNN (le90); its backbone passes on the features."""
     cfg = _detector(in_channels, classes, small, low_quality=False, rotated=True)
     cfg['rpn_head'] |= dict(
         type='mmrotate.OrientedRPNHead',
@@ -97,7 +97,7 @@ def rotated(in_channels: list[int], classes: int, small: bool) -> dict[str, Any]
 def _detector(
     in_channels: list[int], classes: int, small: bool, low_quality: bool, rotated: bool
 ) -> dict[str, Any]:
-    """What the two detectors have in common."""
+    """Return the settings that the two detectors share."""
     width = 64 if small else 256
     proposals = 2000 if rotated else 1000
     overlaps = [

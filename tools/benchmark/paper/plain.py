@@ -1,7 +1,7 @@
-"""The operators as the paper's code and the usual Python versions formulate them.
+"""The operators as written in the paper's code and in usual Python versions.
 
-To compare with, never to train with: intermediate tensors all reach memory, coordinates are made
-on the host, biases are materialised. Arguments and results are those of :mod:`mtp.ops`.
+They are for comparison, never for training: all intermediate tensors reach memory, coordinates are
+made on the host, biases are materialised. Arguments and results are those of :mod:`mtp.ops`.
 """
 
 import torch
@@ -20,7 +20,7 @@ def rotated_window_attention(
     rel_pos_w: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """``grid_sample`` of keys and of values, permutes, a bias of windows x keys x keys."""
+    """Sample keys and values by ``grid_sample``, permute, add a bias of windows x keys x keys."""
     batch, height, width, heads, channels = q.shape
     size = (len(rel_pos_h) + 1) // 2
     n_h, n_w = angles.shape[-2:]
@@ -69,7 +69,7 @@ def rotated_window_attention(
 def relative_position_attention(
     q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
 ) -> Tensor:
-    """N x N logits and bias in memory."""
+    """Compute attention with N x N logits and bias in memory."""
     q = q * q.shape[-1] ** -0.5
     logits = _add_relative(q @ k.transpose(-2, -1), q, rel_pos_h, rel_pos_w)
     return logits.softmax(-1).to(v.dtype) @ v
@@ -99,7 +99,7 @@ def dcnv3(
     group_channels: int,
     offset_scale: float,
 ) -> Tensor:
-    """Padding, positions, one ``grid_sample`` of all taps, product and sum."""
+    """Pad, compute positions, sample all taps by one ``grid_sample``, multiply and sum."""
     images, _, _, channels = input.shape
     rows, columns = offset.shape[1:3]
     taps = kernel_size**2
@@ -134,7 +134,7 @@ def dcnv3(
 def roi_align_rotated(
     features: Tensor, rois: Tensor, bins: int, spatial_scale: float, samples: int
 ) -> Tensor:
-    """Every sample's four corners gathered, weighted and averaged (aligned, clockwise)."""
+    """Gather, weight and average the four corners of every sample (aligned, clockwise)."""
     channels, height, width = features.shape[1:]
     centre, size = rois[:, 1:3] * spatial_scale - 0.5, rois[:, 3:5] * spatial_scale
     steps = (torch.arange(bins * samples, device=rois.device) + 0.5) / (bins * samples) - 0.5
@@ -159,7 +159,7 @@ def roi_align_rotated(
 
 
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Corners of either inside the other and crossings of edges, sorted by angle, shoelace."""
+    """Collect corners inside the other box and edge crossings; sort by angle; apply shoelace."""
     first, second = boxes1[:, None].expand(-1, len(boxes2), -1), boxes2.expand(len(boxes1), -1, -1)
     a, b = _corners(first), _corners(second)
     inside_a, inside_b = _inside(a, second), _inside(b, first)
@@ -201,7 +201,7 @@ def _inside(points: Tensor, boxes: Tensor) -> Tensor:
 
 
 def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """The N x N matrix of overlaps, then box by box on the host."""
+    """Compute the N x N matrix of overlaps, then suppress box by box on the host."""
     order = scores.sort(descending=True).indices
     overlapping = (box_iou_rotated(boxes[order], boxes[order]) > iou_threshold).cpu()
     alive, kept = torch.ones(len(boxes), dtype=torch.bool), []
@@ -213,7 +213,7 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 
 def sigmoid_focal_loss(logits: Tensor, target: Tensor, gamma: float, alpha: float) -> Tensor:
-    """One-hot targets, probabilities, binary cross entropy, product."""
+    """Multiply binary cross-entropy of one-hot targets by the focal factor."""
     labels = F.one_hot(target, logits.shape[1] + 1)[:, :-1].to(logits.dtype)
     p = logits.sigmoid()
     wrong = (1 - p) * labels + p * (1 - labels)

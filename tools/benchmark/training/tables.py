@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jobs import PHASES
+from training.jobs import PHASES
 
 ROWS = [  # key of a job's report, title, format
     ('images_s', 'images/s', '.2f'),
@@ -25,7 +25,7 @@ BATCHES = {
 
 
 def text(report: dict[str, Any]) -> str:
-    """All of it but the profile."""
+    """Return the report as text, without the profile."""
     jobs = report['jobs']
     lines = [
         f'{report["device"]}, torch {report["torch"]}, {report["date"]}',

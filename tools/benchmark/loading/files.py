@@ -1,4 +1,4 @@
-"""Files to measure the loader on: images of some texture with objects, in the layout of SOTA."""
+"""Files to measure the loader on: textured images with objects, in the layout of SOTA."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from mtp.data import SUBSETS
 
 FACTS = SUBSETS['sota']
-SIDES = 10, 120  # of an object, pixels in an image of 1024
+SIDES = 10, 120  # smallest and largest side of an object, pixels in an image of 1024
 
 
 def make_files(
@@ -18,17 +18,17 @@ def make_files(
 ) -> None:
     """Write ``num`` images of ``size`` pixels with ``objects`` each, and all their labels.
 
-    The same arguments give the same images for any suffix, but for JPEG's losses.
+    The same arguments give the same images for either suffix, except for JPEG's losses.
 
     Args:
         root: folder to make.
         suffix: ``'.png'`` or ``'.jpg'`` (quality 90).
         num: number of images.
-        size: side in pixels.
-        objects: per image: ellipses turned at random.
-        textures: images to cut the ground from, which decides how long decoding takes; none for
+        size: side of the images, pixels.
+        objects: number of objects per image: ellipses at random angles.
+        textures: images to cut backgrounds from, which decide how long decoding takes; empty for
             noise of several scales.
-        seed: of everything.
+        seed: seed of everything.
     """
     for folder in (FACTS.images, FACTS.semantic, FACTS.rotated):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def _annotation(mask: np.ndarray, label: int, image: int, number: int) -> dict:
 
 
 def _cut(textures: list[Path], rng: np.random.Generator, size: int) -> np.ndarray:
-    """A window of one of the images, which is mirrored at its border where it is too small."""
+    """Cut a random window from one of the images, mirrored at its border where it is too small."""
     image = cv2.imread(str(textures[rng.integers(len(textures))]))
     if image is None:
         raise ValueError(f'one of {len(textures)} files given as textures is no image')

@@ -1,0 +1,1 @@
+"""A training step counted without a GPU: work, memory, kernel launches, waits of the host."""

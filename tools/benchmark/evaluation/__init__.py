@@ -1,0 +1,1 @@
+"""Evaluation: the implementations that ``evaluate.py`` times against each other."""

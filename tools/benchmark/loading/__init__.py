@@ -1,0 +1,1 @@
+"""The data loader: files to measure it on, and the time of both pipelines by stage."""

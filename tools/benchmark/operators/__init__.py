@@ -1,0 +1,1 @@
+"""Operators: cases, compiled packages, and the time of each implementation."""

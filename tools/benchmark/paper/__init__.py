@@ -1,0 +1,1 @@
+"""The model, decoders and operators of the paper, in their own structure."""
