@@ -17,8 +17,11 @@ def users_errors() -> Iterator[None]:
 
 @contextmanager
 def file_errors() -> Iterator[None]:
-    """End the program with the message alone where a file that a user gave is at fault."""
+    """End the program with only the message of an :class:`~mtp.files.UnusableFileError`."""
     try:
         yield
     except UnusableFileError as error:
-        raise SystemExit(f'error: {error}') from error
+        # torch sends that of a loader's worker as the text of its traceback
+        text = str(error).strip()
+        message = text.rpartition('FileError: ')[2] if text.startswith('Caught ') else text
+        raise SystemExit(f'error: {message}') from error

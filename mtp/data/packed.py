@@ -158,6 +158,8 @@ def _write_shard(source: SAMRSDataset, folder: Path, shard: int, numbers: range)
 def _read(record: dict) -> tuple[np.ndarray, np.ndarray]:
     """Return the pixels of an image, and the runs of its label map."""
     size = record['labels'].size
+    if max(size) > np.iinfo(np.uint16).max:
+        raise ValueError(f'it has {size} pixels, but a packed label map has 65,535 a side at most')
     image = read_image(record['img_path'], size)
     if image.shape[:2] != size:
         raise ValueError(
