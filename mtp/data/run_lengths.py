@@ -5,14 +5,16 @@ is a column. To flip, resize and crop a mask, the ends of its runs are looked up
 the result is painted, in the mask's own box.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mtp.data.values import check_coordinates
+from mtp.data.values import find_fault
 
 _MAX_DIGITS = 7  # of 5 bits, of a run length
+_DAMAGED = 'its run lengths are damaged:'
 
 
 @dataclass
@@ -68,6 +70,18 @@ def encode_mask(segmentation: object, height: int, width: int) -> dict:
     Raises:
         ValueError: it is no mask of an image of this size; the message does not name the place.
     """
+    mask = compress_mask(segmentation, height, width)
+    damage = find_damage([mask['counts']], height * width)
+    if damage is not None:
+        raise ValueError(damage[1])
+    return mask
+
+
+def compress_mask(segmentation: object, height: int, width: int) -> dict:
+    """Convert a mask as :func:`encode_mask` does, but leave its ``counts``, bytes, to be checked.
+
+    Of many masks :func:`find_damage` checks them at once.
+    """
     if isinstance(segmentation, list):
         for number, polygon in enumerate(segmentation):
             _check_polygon(polygon, f'its polygon {number}', height, width)
@@ -85,10 +99,14 @@ def encode_mask(segmentation: object, height: int, width: int) -> dict:
             f'its mask is of size {shown!r:.60}, but its image has {(height, width)} pixels'
         )
     counts = segmentation['counts']
-    _check_counts(counts, height * width)
     if isinstance(counts, list):
+        if not all(isinstance(c, int | np.integer) and 0 <= c <= height * width for c in counts):
+            raise ValueError(f'{_DAMAGED} they are not all lengths within the image')
         return coco_mask.frPyObjects(dict(size=[height, width], counts=counts), height, width)
-    return segmentation
+    if not isinstance(counts, str | bytes):
+        raise ValueError(f'its counts are {counts!r:.60}, neither run lengths nor their text')
+    data = counts.encode() if isinstance(counts, str) else counts
+    return dict(size=[height, width], counts=data)
 
 
 def decode_mask(segmentation: object, height: int, width: int) -> np.ndarray:
@@ -104,84 +122,97 @@ def _check_polygon(polygon: object, what: str, height: int, width: int) -> None:
     """Refuse a polygon with which pycocotools crashes, or takes memory without bounds."""
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         raise ValueError(f'{what} is {polygon!r:.60}, not [x1, y1, x2, y2, x3, y3, ...]')
-    points = np.array(check_coordinates(polygon, what)).reshape(-1, 2)
+    fault = find_fault(polygon)
+    if fault is not None:
+        raise ValueError(f'{what} is at fault: {fault}')
+    points = np.array(polygon, np.float64).reshape(-1, 2)
     far = np.maximum(-points, points - (width, height)).max()
     if far > max(height, width):
-        raise ValueError(
-            f'{what} leaves the image of {width} x {height} pixels by {far:.0f}: correct or '
-            'remove it'
-        )
+        raise ValueError(f'{what} leaves the image of {width} x {height} pixels by {far:.0f}')
     # pycocotools walks along the outline, with some 100 bytes a pixel
     outline = np.abs(np.roll(points, -1, 0) - points).max(1).sum()
     if outline > 2 * height * width + 100_000:
-        raise ValueError(f'{what} has an outline of {outline:.0f} pixels: correct or remove it')
+        raise ValueError(f'{what} has an outline of {outline:.0f} pixels')
 
 
-def _check_counts(counts: object, pixels: int) -> None:
-    """Refuse run lengths that are not those of an image."""
-    if isinstance(counts, list):
-        good = all(isinstance(c, int | np.integer) and 0 <= c <= pixels for c in counts)
-        total = int(sum(counts)) if good else -1
-    elif isinstance(counts, str | bytes):
-        data = counts.encode() if isinstance(counts, str) else counts
-        good, total = _sum_counts(data, pixels)
-    else:
-        raise ValueError(f'its counts are {counts!r:.60}, neither run lengths nor their text')
-    if not good or total != pixels:
-        raise ValueError(
-            'its run lengths are damaged: '
-            + (
-                f'they sum up to {total}, but the image has {pixels} pixels'
-                if good
-                else 'they are not all lengths within the image'
+def find_damage(counts: Sequence[bytes], pixels: int) -> tuple[int, str] | None:
+    """Find the first of some compressed run lengths that are not those of an image.
+
+    Args:
+        counts: run lengths of each mask, COCO's compressed text.
+        pixels: number of pixels of the image.
+
+    Returns:
+        tuple | None: index of the mask, and what is wrong with it; None if all are good.
+    """
+    ends = np.cumsum([len(part) for part in counts], dtype=np.int64)
+    if not len(ends):
+        return None
+    digits = np.frombuffer(b''.join(counts), np.uint8).astype(np.int64) - 48
+    # a mask without a byte, or whose last number goes on, would be read with that after it
+    empty = np.diff(ends, prepend=0) == 0
+    strange = (digits < 0) | (digits > 63)
+    if not (empty.any() or strange.any() or (digits[ends - 1] & 32).any()):
+        last = np.flatnonzero((digits & 32) == 0)
+        strange[last] = np.diff(last, prepend=-1) > _MAX_DIGITS
+        if not strange.any():
+            runs, begins, _, place = _decode(digits, ends)
+            wrong = np.searchsorted(begins, np.flatnonzero((runs < 0) | (runs > pixels)), 'right')
+            if len(wrong):
+                return int(wrong[0]) - 1, f'{_DAMAGED} they are not all lengths within the image'
+            sums = np.add.reduceat(runs, begins)
+            wrong = np.flatnonzero(sums != pixels)
+            if not len(wrong):
+                return None
+            return int(wrong[0]), (
+                f'{_DAMAGED} they sum up to {sums[wrong[0]]}, but the image has {pixels} pixels'
             )
+    if len(counts) > 1:  # look at each by itself
+        return next(
+            (i, damage[1])
+            for i, part in enumerate(counts)
+            if (damage := find_damage([part], pixels)) is not None
         )
+    return 0, f'{_DAMAGED} their text is no list of numbers'
 
 
-def _sum_counts(data: bytes, pixels: int) -> tuple[bool, int]:
-    """Return whether compressed run lengths are well formed, and their sum."""
-    digits = np.frombuffer(data, np.uint8).astype(np.int64) - 48
-    if not len(digits) or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
-        return False, 0
-    runs = _signed(digits, np.flatnonzero((digits & 32) == 0))
-    if runs is None:
-        return False, 0
-    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
-    return bool(runs.min() >= 0 and runs.max() <= pixels), int(runs.sum())
+def read_counts(data: np.ndarray, ends: np.ndarray, height: int) -> Runs:
+    """Decode COCO's compressed run lengths, which are good.
+
+    Args:
+        data: bytes of all masks, concatenated, uint8.
+        ends: end of each mask's bytes in ``data``, int64 ``(M,)``.
+        height: height of the image in pixels.
+    """
+    runs, begins, mask, place = _decode(data.astype(np.int64) - 48, ends)
+    ends_of_runs = np.cumsum(runs)
+    # positions count down the columns, from each mask's own first pixel
+    base = np.concatenate([[0], ends_of_runs])[begins]
+    ones = np.flatnonzero(place % 2 == 1)
+    mask = mask[ones]
+    return split_runs(
+        mask, ends_of_runs[ones - 1] - base[mask], ends_of_runs[ones] - base[mask], height
+    )
 
 
-def _signed(digits: np.ndarray, last: np.ndarray) -> np.ndarray | None:
-    """Return the numbers whose last digits are at ``last``; None if one is longer than 32 bits."""
+def _decode(
+    digits: np.ndarray, ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return run lengths, the first run of each mask, and each run's mask and place in it.
+
+    Source: ``rleFrString`` of pycocotools. A byte holds 5 bits of a number, lowest first; bit 5
+    says that more follow. From the third on, a number is the difference to the one two before.
+    """
+    last = np.flatnonzero((digits & 32) == 0)
     first = np.empty_like(last)
     first[:1], first[1:] = 0, last[:-1] + 1
     size = last - first + 1
-    if size.max(initial=0) > _MAX_DIGITS:
-        return None
     values = digits[first] & 31
     for digit in range(1, size.max(initial=0)):
         longer = np.flatnonzero(size > digit)
         values[longer] |= (digits[first[longer] + digit] & 31) << 5 * digit
     negative = np.flatnonzero(digits[last] & 16)
     values[negative] |= np.int64(-1) << 5 * size[negative]
-    return values
-
-
-def read_counts(data: np.ndarray, ends: np.ndarray, height: int) -> Runs:
-    """Decode COCO's compressed run lengths.
-
-    Args:
-        data: bytes of all masks, concatenated, uint8.
-        ends: end of each mask's bytes in ``data``, int64 ``(M,)``.
-        height: height of the image in pixels.
-
-    Source: ``rleFrString`` of pycocotools. A byte holds 5 bits of a number, lowest first; bit 5
-    says that more follow. From the third on, a number is the difference to the one two before.
-    """
-    data = data.astype(np.int64) - 48
-    last = np.flatnonzero((data & 32) == 0)
-    values = _signed(data, last)
-    if values is None:  # an index holds none such
-        raise ValueError('run lengths of more than 32 bits')
 
     stops = np.searchsorted(last, ends)  # count of numbers up to the end of each mask
     begins = np.concatenate([[0], stops])[:-1]
@@ -193,14 +224,7 @@ def read_counts(data: np.ndarray, ends: np.ndarray, height: int) -> Runs:
     begin = np.repeat(begins, numbers)
     place = np.arange(len(values)) - begin
     before = begin + np.where(place == 0, 0, np.where(place % 2 == 1, 1, 2))
-    ends_of_runs = np.cumsum(sums[2:] - sums[before])
-    # positions count down the columns, from each mask's own first pixel
-    base = np.concatenate([[0], ends_of_runs])[begins]
-    ones = np.flatnonzero(place % 2 == 1)
-    mask = np.repeat(np.arange(len(ends)), numbers)[ones]
-    return split_runs(
-        mask, ends_of_runs[ones - 1] - base[mask], ends_of_runs[ones] - base[mask], height
-    )
+    return sums[2:] - sums[before], begins, np.repeat(np.arange(len(ends)), numbers), place
 
 
 def split_runs(mask: np.ndarray, start: np.ndarray, stop: np.ndarray, height: int) -> Runs:

@@ -26,23 +26,24 @@ def check_coordinates(values: Iterable[Any], place: str) -> list[float]:
         UnusableFileError: a value is no number, not finite, or larger than any image.
     """
     values = list(values)
+    fault = find_fault(values)
+    if fault is not None:
+        raise UnusableFileError(f'{place}: {fault}: correct or remove this object')
+    return [float(value) for value in values]
+
+
+def find_fault(values: Sequence[Any]) -> str | None:
+    """Return what is wrong with coordinates, numbers or texts of numbers; None if nothing is."""
     shown = ' '.join(f'{value!s:.20}' for value in values[:8])
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
-        raise UnusableFileError(
-            f'{place}: {shown!r} are not all numbers: correct or remove this object'
-        ) from None
+        return f'{shown!r} are not all numbers'
     if not all(map(math.isfinite, numbers)):
-        raise UnusableFileError(
-            f'{place}: {shown!r} are not all finite: correct or remove this object'
-        )
+        return f'{shown!r} are not all finite'
     if max(map(abs, numbers), default=0) > MAX_COORDINATE:
-        raise UnusableFileError(
-            f'{place}: {shown!r} are not all within {MAX_COORDINATE:,} pixels: correct or remove '
-            'this object'
-        )
-    return numbers
+        return f'{shown!r} are not all within {MAX_COORDINATE:,} pixels'
+    return None
 
 
 def check_boxes(annotations: Sequence[dict], path: object) -> None:

@@ -231,13 +231,11 @@ def image_entry(name: str, height: int, width: int) -> dict:
 def mask_entries(rle: dict) -> dict:
     """Return ``bbox`` (x, y, w, h), ``area`` and ``segmentation`` of an RLE, as COCO has them."""
     size = [int(side) for side in rle['size']]
-    counts = encode_mask(dict(size=size, counts=rle['counts']), *size)['counts']
-    counts = counts.encode() if isinstance(counts, str) else counts
-    encoded = dict(size=size, counts=counts)
+    encoded = encode_mask(dict(size=size, counts=rle['counts']), *size)
     return dict(
         bbox=coco_mask.toBbox(encoded).tolist(),
         area=float(coco_mask.area(encoded)),
-        segmentation=dict(encoded, counts=counts.decode()),
+        segmentation=dict(encoded, counts=encoded['counts'].decode()),
     )
 
 
