@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mtp.cli.arguments import add_run_arguments, run_options
-from mtp.cli.errors import users_errors
+from mtp.cli.errors import file_errors, users_errors
 from mtp.cli.own_gpu import show_own_gpu
 from mtp.cli.threads import sleep_while_waiting
 from mtp.signals import Stopped, StopSignals
@@ -135,14 +135,16 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
                 cfg.resume, cfg.load_from = True, begun.checkpoint
             if update:
                 replay.without_traces(cfg, update)
-        runner = launch.build_runner(cfg)
+        with file_errors():
+            runner = launch.build_runner(cfg)
         for line in filter(None, (division, moved, *begun.lines)):
             runner.logger.info(line)
         if begun.checkpoint:
             with users_errors():
                 check_checkpoint(runner.bare_model, cfg.load_from)
         try:
-            runner.train()
+            with file_errors():
+                runner.train()
         except replay.ReplayEndedError as ended:
             runner.logger.info(ended)
         except BadUpdatesError as error:  # on all processes
