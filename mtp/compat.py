@@ -166,20 +166,36 @@ def _execute(
     then(module)
 
 
-def load_checkpoints_safely(load: Callable[[str, Any], object]) -> None:
-    """Make mmengine's loader refuse what ``weights_only=True`` refuses.
+def load_checkpoints_safely(
+    load: Callable[[str, Any], object],
+    download: Callable[[str, Any], object],
+    refuse: Callable[[str, Any], object],
+) -> None:
+    """Make mmengine's loader refuse what ``weights_only=True`` refuses, whatever the scheme.
 
     If the safe load fails, onedl-mmengine 0.10.12 loads the file again with ``weights_only=False``,
-    which runs any code in the file.
+    which runs any code in the file. A file that it downloads is loaded in that way at once.
 
     Args:
         load: function that loads a file, given its path and ``map_location``, or raises.
+        download: function that loads a file from a web address, with the same arguments.
+        refuse: function that raises for an address of another storage, with the same arguments.
     """
-    from mmengine.runner.checkpoint import CheckpointLoader
+    from mmengine.runner import checkpoint
 
-    @CheckpointLoader.register_scheme('', force=True)
-    def load_from_local(filename: str, map_location: Any = None) -> object:
-        return load(filename, map_location)
+    for prefixes, loader in {
+        ('',): load,
+        ('http://', 'https://'): download,
+        ('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://'): refuse,
+    }.items():
+        checkpoint.CheckpointLoader.register_scheme(prefixes, loader, force=True)
+
+    def safe_torch_load(file: str, map_location: Any = None, weights_only: bool = True) -> object:
+        return load(file, map_location)
+
+    # The schemes of model zoos look up an address, and load it through these two.
+    checkpoint.load_from_http = download
+    checkpoint._safe_torch_load = safe_torch_load
 
 
 @functools.cache

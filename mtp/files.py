@@ -1,4 +1,4 @@
-"""Files that are written atomically: complete or missing, even after a crash or power loss."""
+"""Files that are written atomically, and one error for files that cannot be used."""
 
 import json
 import os
@@ -7,6 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+class UnusableFileError(ValueError):
+    """A file that someone gave cannot be used; the message says which, why and how to mend it.
+
+    The tools print the message alone, without a traceback.
+    """
+
+
+class MissingFileError(UnusableFileError, FileNotFoundError):
+    """A file that someone named does not exist."""
 
 
 @contextmanager

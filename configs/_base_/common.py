@@ -4,6 +4,7 @@ from mmengine.hooks import DistSamplerSeedHook, LoggerHook, ParamSchedulerHook
 from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 
 from mtp.engine import (
+    BadUpdatesHook,
     CompileHook,
     DeferredLogHook,
     DrawPredictionsHook,
@@ -22,6 +23,7 @@ default_hooks = dict(
     sampler_seed=dict(type=DistSamplerSeedHook),
     seed_iteration=dict(type=SeedIterationHook),
     rehearsal=dict(type=RehearsalHook),
+    bad_updates=dict(type=BadUpdatesHook),
     logger=dict(type=LoggerHook, interval=50),
     param_scheduler=dict(type=ParamSchedulerHook),
     compilation=dict(type=CompileHook),

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mtp.files import UnusableFileError
+
 
 @contextmanager
 def users_errors() -> Iterator[None]:
@@ -11,3 +13,15 @@ def users_errors() -> Iterator[None]:
         yield
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
+
+
+@contextmanager
+def file_errors() -> Iterator[None]:
+    """End the program with only the message of an :class:`~mtp.files.UnusableFileError`."""
+    try:
+        yield
+    except UnusableFileError as error:
+        # torch sends that of a loader's worker as the text of its traceback
+        text = str(error).strip()
+        message = text.rpartition('FileError: ')[2] if text.startswith('Caught ') else text
+        raise SystemExit(f'error: {message}') from error

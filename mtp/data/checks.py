@@ -1,6 +1,5 @@
 """Checks that a prepared data set to finetune on holds what its config reads."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -10,10 +9,13 @@ import numpy as np
 
 from mtp.data.datasets import DATASETS, DataSet, Split
 from mtp.data.decoding import check_unturned, read_size, read_stored
+from mtp.data.label_files import read_coco, read_lines
 from mtp.data.prepare.images import SUFFIXES
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.samrs.checking import Findings, Problem
 from mtp.data.samrs.to_coco import parallel
+from mtp.data.values import check_boxes, check_name
+from mtp.files import UnusableFileError
 
 CHECKS = {
     'split': 'the folders of the splits exist and hold images',
@@ -95,7 +97,8 @@ def _listed(
     for place, line in _lines(root / split.listed, findings):
         name, _, label = line.rpartition(' ')
         if label in map(str, range(len(classes))):
-            yield root / split.images / name
+            if found := _named(name, place, findings):
+                yield root / split.images / found
         else:
             findings.problems['class'].append(
                 f'{place}: {line!r} does not end with a label of 0 to {len(classes) - 1}'
@@ -117,11 +120,14 @@ def _horizontal(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Pa
     for split in dataset.splits:
         path = root / split.labels
         try:
-            coco = json.loads(path.read_text())
+            coco = read_coco(path)
             names = [c['name'] for c in sorted(coco['categories'], key=lambda c: c['id'])]
             ids = [c['id'] for c in coco['categories']]
-        except (OSError, ValueError, KeyError) as error:
-            findings.problems['annotation'].append(f'{path}: {error!r}')
+        except (OSError, TypeError, ValueError) as error:
+            problem = str(error)
+            findings.problems['annotation'].append(
+                problem if str(path) in problem else f'{path}: {problem}'
+            )
             continue
         num_classes = len(dataset.classes)
         if sorted(ids) != list(range(num_classes)) or not _alike(names, dataset.classes):
@@ -154,7 +160,8 @@ def _rotated(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Part]
         images, labels = root / split.images, root / split.labels
         image_suffix, label_suffix = split.suffixes
         if split.listed:
-            stems = [line for _, line in _lines(root / split.listed, findings)]
+            listed = _lines(root / split.listed, findings)
+            stems = [name for place, line in listed if (name := _named(line, place, findings))]
         else:
             stems = sorted(path.stem for path in images.glob(f'*{image_suffix}'))
         paths = [images / f'{stem}{image_suffix}' for stem in stems]
@@ -187,8 +194,19 @@ def _lines(path: Path, findings: Findings) -> Iterator[tuple[str, str]]:
     if not path.is_file():
         findings.problems['split'].append(f'{path}: no such list')
         return
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        yield f'{path}, line {number}', line
+    try:
+        yield from read_lines(path)
+    except UnusableFileError as error:
+        findings.problems['split'].append(str(error))
+
+
+def _named(name: str, place: str, findings: Findings) -> str | None:
+    """Return the name of a file in a list; None, with a finding, if it leads out of the folder."""
+    try:
+        return check_name(name, place)
+    except UnusableFileError as error:
+        findings.problems['split'].append(str(error))
+        return None
 
 
 def _images(where: Path) -> dict[str, Path]:
@@ -253,9 +271,14 @@ def _check_coco(folder: Path, ids: set[int], item: tuple[dict, list[dict]]) -> C
         problems.append(('size', f'{path}: {read_size(path)}, in the json {(height, width)}'))
     for annotation in annotations:
         place = f'{path}, annotation {annotation["id"]}'
-        x, y, w, h = annotation['bbox']
         if annotation['category_id'] not in ids:
             problems.append(('class', f'{place}: no category {annotation["category_id"]}'))
+        try:
+            check_boxes([annotation], path)
+        except UnusableFileError as error:
+            problems.append(('box', str(error)))
+            continue
+        x, y, w, h = annotation['bbox']
         if w <= 0 or h <= 0 or x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
             problems.append(('box', f'{place}: (x, y, w, h) = {annotation["bbox"]}'))
     return len(annotations), problems

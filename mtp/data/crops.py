@@ -203,7 +203,7 @@ def _nearest(size: int, resized: int, mirrored: bool) -> np.ndarray:
 
 
 def _load_image(results: dict, window: Window) -> np.ndarray:
-    image = results['img'] if 'img' in results else read_image(results['img_path'])
+    image = results['img'] if 'img' in results else read_image(results['img_path'], window.original)
     if image.shape[:2] != window.original:
         raise ValueError(
             f'{results["img_path"]} has shape {image.shape}, but its labels are for '

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -11,10 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from mmengine.logging import print_log
 
-from mtp.files import whole, write_json
+from mtp.files import UnusableFileError, whole, write_json
 
 VERSION = 1
+STAMP, DIGESTS = 'stamp.json', 'digests.json'
 Rows = np.ndarray | list[bytes]  # rows of an image in a column
 
 
@@ -156,6 +159,36 @@ def write_index(folder: Path, entries: Iterable[Entry], columns: Mapping[str, Co
     for name, array in arrays.items():
         with whole(folder / f'{name}.npy') as unfinished:
             np.save(unfinished, array)
+    write_json(folder / DIGESTS, {name: _file_digest(folder, name) for name in arrays})
+
+
+def verify_index(folder: Path) -> None:
+    """Check that the arrays of an index are those that were written.
+
+    Raises:
+        FileNotFoundError: the index has no digests; earlier versions wrote none.
+        UnusableFileError: the digests or an array are damaged, or an array is missing.
+    """
+    path = folder / DIGESTS
+    text = path.read_text()
+    try:
+        digests = json.loads(text)
+        if {path.stem for path in folder.glob('*.npy')} != set(digests):
+            raise ValueError('it lists other arrays than there are')
+        for name, digest in digests.items():
+            path = folder / f'{name}.npy'
+            if _file_digest(folder, name) != digest:
+                raise ValueError('it differs from its digest')
+    except (OSError, ValueError, AttributeError) as error:
+        raise UnusableFileError(f'{path} is damaged: {error}') from error
+
+
+def _file_digest(folder: Path, name: str) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with open(folder / f'{name}.npy', 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _ends(parts: Iterable[Sized]) -> np.ndarray:
@@ -169,7 +202,7 @@ def cached_index(
     columns: Mapping[str, Column],
     read: Callable[[], Iterable[Entry]],
 ) -> Index:
-    """Open the index of a data set; build it if it is missing or a source has changed.
+    """Open the index of a data set; build it if it is missing or damaged, or a source has changed.
 
     It is kept in ``.mtp_index`` in the data set's root or, if that is not writable, in the system's
     folder for temporary files. Processes that build it at the same time do not disturb each other.
@@ -187,16 +220,22 @@ def cached_index(
     if not os.access(root, os.W_OK):
         home = Path(tempfile.gettempdir()) / f'mtp_index_{os.getuid()}'
     folder = home / name
-    stamp_file = folder / 'stamp.json'
-    if not (stamp_file.is_file() and json.loads(stamp_file.read_text()) == stamp):
-        home.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix='partial_', dir=home))
-        try:
-            write_index(partial, read(), columns)
-            write_json(partial / stamp_file.name, stamp)
-            _replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    try:
+        if json.loads((folder / STAMP).read_text()) == stamp:
+            verify_index(folder)
+            return Index(folder, columns)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        print_log(f'{error}: the index {folder} is made again', 'current', logging.WARNING)
+    home.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix='partial_', dir=home))
+    try:
+        write_index(partial, read(), columns)
+        write_json(partial / STAMP, stamp)
+        _replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return Index(folder, columns)
 
 

@@ -17,7 +17,16 @@ from torch import Tensor
 from mtp.data.decoding import read_map
 from mtp.data.index import BytesColumn, Column
 from mtp.data.rotated_labels import read_rotated
-from mtp.data.run_lengths import crop_map, crop_masks, decode_mask, encode_mask, read_counts
+from mtp.data.run_lengths import (
+    compress_mask,
+    crop_map,
+    crop_masks,
+    decode_mask,
+    find_damage,
+    read_counts,
+)
+from mtp.data.values import check_map_values
+from mtp.files import UnusableFileError
 from mtp.painting import WHITE, outline, shade, write_names
 from mtp.registry import LABELS
 from mtp.sample_fields import IGNORED, Boxes, BoxMasks, Label, Map
@@ -84,7 +93,7 @@ def read_labels(record: dict, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _read_map(record: dict, shape: tuple[int, int]) -> np.ndarray:
-    loaded = read_map(record['seg_map_path'])
+    loaded = read_map(record['seg_map_path'], shape)
     if loaded.shape != shape:
         raise ValueError(
             f'{record["seg_map_path"]} has shape {loaded.shape}, but '
@@ -94,6 +103,7 @@ def _read_map(record: dict, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _as_labels(values: np.ndarray, record: dict) -> np.ndarray:
+    check_map_values(values, record['seg_map_path'])
     # uint8 wraps around: the file's background, 255, becomes 0
     labels = values.astype(np.uint8) + np.uint8(1)
     if labels.max(initial=0) > record['num_classes']:
@@ -129,11 +139,15 @@ class InstanceLabel(Label):
 
     def read(self, dataset: Any, image: dict, annotations: list[dict]) -> dict[str, Any]:
         """Convert the objects of the json."""
+        counts = [_counts(a, image, dataset.ann_file) for a in annotations]
+        damage = find_damage(counts, image['height'] * image['width'])
+        if damage is not None:
+            raise _unusable(annotations[damage[0]], image, dataset.ann_file, damage[1])
         return dict(
             boxes=np.array([_xyxy(a['bbox']) for a in annotations], np.float32).reshape(-1, 4),
             labels=np.array([a['label'] for a in annotations], np.int64),
             crowd=np.array([a.get('iscrowd', 0) for a in annotations], bool),
-            counts=[_counts(a, image) for a in annotations],
+            counts=counts,
         )
 
     def load(self, results: dict) -> None:
@@ -209,17 +223,20 @@ def _xyxy(box: Sequence[float]) -> tuple[float, ...]:
     return x, y, x + w, y + h
 
 
-def _counts(annotation: dict, image: dict) -> bytes:
-    """Return the compressed run lengths of an annotation's mask."""
-    mask = encode_mask(annotation['segmentation'], image['height'], image['width'])
-    if list(mask['size']) != [image['height'], image['width']]:
-        raise ValueError(
-            f'annotation {annotation["id"]}: its mask is for an image of size '
-            f'{mask["size"]}, but {image["file_name"]} has '
-            f'{[image["height"], image["width"]]}'
-        )
-    counts = mask['counts']
-    return counts.encode() if isinstance(counts, str) else counts
+def _counts(annotation: dict, image: dict, path: str) -> bytes:
+    """Return the compressed run lengths of an annotation's mask, which are to be checked."""
+    size = image['height'], image['width']
+    try:
+        return compress_mask(annotation.get('segmentation'), *size)['counts']
+    except ValueError as error:
+        raise _unusable(annotation, image, path, str(error)) from error
+
+
+def _unusable(annotation: dict, image: dict, path: str, reason: str) -> UnusableFileError:
+    return UnusableFileError(
+        f'{path}, annotation {annotation["id"]} of {image["file_name"]}: {reason}. Correct or '
+        'remove it'
+    )
 
 
 @LABELS.register_module()

@@ -19,10 +19,11 @@ from mmengine.dataset import BaseDataset
 from tqdm import tqdm
 
 from mtp.data.decoding import read_image
-from mtp.data.index import Index, write_index
+from mtp.data.index import DIGESTS, Index, verify_index, write_index
+from mtp.data.label_files import read_json
 from mtp.data.labels import read_labels
 from mtp.data.samrs.records import TASKS, SAMRSDataset, index_columns, palette
-from mtp.files import remove_unfinished, whole, write_text
+from mtp.files import UnusableFileError, remove_unfinished, whole, write_text
 from mtp.registry import DATASETS
 from mtp.sample_fields import find_labels
 
@@ -156,7 +157,10 @@ def _write_shard(source: SAMRSDataset, folder: Path, shard: int, numbers: range)
 
 def _read(record: dict) -> tuple[np.ndarray, np.ndarray]:
     """Return the pixels of an image, and the runs of its label map."""
-    image, size = read_image(record['img_path']), record['labels'].size
+    size = record['labels'].size
+    if max(size) > np.iinfo(np.uint16).max:
+        raise ValueError(f'it has {size} pixels, but a packed label map has 65,535 a side at most')
+    image = read_image(record['img_path'], size)
     if image.shape[:2] != size:
         raise ValueError(
             f'{record["img_path"]} has shape {image.shape}, but its labels are for '
@@ -182,6 +186,21 @@ def map_runs(labels: np.ndarray) -> np.ndarray:
     )
 
 
+def _read_description(path: Path) -> dict:
+    try:
+        what = read_json(path)
+        return {key: what[key] for key in ('version', 'name', 'classes', 'tasks', 'sizes')}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UnusableFileError:
+    return UnusableFileError(
+        f'{path} is damaged ({type(error).__name__}: {error}): copy the packed folder again, or '
+        'remove it and pack again'
+    )
+
+
 class Shards:
     """Images and label maps of a packed folder. A copy in another process maps the files again.
 
@@ -195,7 +214,10 @@ class Shards:
 
     def __init__(self, folder: Path, sizes: Sequence[int]) -> None:
         self.folder, self.sizes = folder, list(sizes)
-        self.places = np.load(folder / 'places.npy')
+        try:
+            self.places = np.array(np.load(folder / 'places.npy', mmap_mode='r'))
+        except (OSError, ValueError, EOFError) as error:
+            raise _damaged(folder / 'places.npy', error) from error
         self._maps = []
         for number, size in enumerate(sizes):
             path = _names(folder, number)[0]
@@ -226,7 +248,10 @@ class Shards:
         """
         shard, start, runs = self.places[number].tolist()
         length = size[0] * size[1] * 3
-        data = np.frombuffer(self._maps[shard], np.uint8, length + runs * 8, start)
+        try:
+            data = np.frombuffer(self._maps[shard], np.uint8, length + runs * 8, start)
+        except (IndexError, ValueError) as error:
+            raise _damaged(self.folder / 'places.npy', error) from error
         return data[:length].reshape(*size, 3), data[length:].view(np.uint16).reshape(-1, 4)
 
 
@@ -265,7 +290,7 @@ class PackedDataset(BaseDataset):
                 f'no {path}: pack the data set with tools/data/pack.py, or '
                 'start it again if it was interrupted'
             )
-        what = json.loads(path.read_text())
+        what = _read_description(path)
         if what['version'] != VERSION:
             raise ValueError(
                 f'{path} is of version {what["version"]}, this mtp reads {VERSION}: pack again'
@@ -274,7 +299,12 @@ class PackedDataset(BaseDataset):
         tasks = tuple(row.task for row in self.rows)
         if not set(tasks) <= set(what['tasks']):
             raise ValueError(f'tasks={tasks!r}, but {root} was packed with {what["tasks"]}')
-        self.index = Index(root / 'index', index_columns(self.rows))
+        try:
+            if (root / 'index' / DIGESTS).is_file():  # packs of release 0.1 have none
+                verify_index(root / 'index')
+            self.index = Index(root / 'index', index_columns(self.rows))
+        except (OSError, ValueError) as error:
+            raise _damaged(root / 'index', error) from error
         self.shards = Shards(root, what['sizes'])
         classes = tuple(what['classes'])
         super().__init__(

@@ -1,9 +1,9 @@
 """Preparation of any data set, resumable after an interruption."""
 
-import json
 from pathlib import Path
 
 from mtp.data.datasets import DATASETS
+from mtp.data.label_files import read_json
 from mtp.data.prepare.base import Report
 from mtp.files import remove_unfinished, write_json
 
@@ -39,7 +39,7 @@ def prepare(name: str, src: Path, dst: Path, multi_scale: bool = False) -> Repor
 def _claim(dst: Path, request: dict) -> None:
     stamp = dst / STAMP
     if dst.is_dir() and any(path != stamp for path in dst.iterdir()):
-        if not stamp.is_file() or json.loads(stamp.read_text()) != request:
+        if not stamp.is_file() or read_json(stamp) != request:
             raise FileExistsError(
                 f'{dst} holds something else than {request}: remove it, or choose another folder'
             )

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
+
+from mtp.data.label_files import parse_xml, read_lines
+from mtp.data.values import check_coordinates
+from mtp.files import UnusableFileError
 
 CORNER_TAGS = (
     'x_left_top',
@@ -30,7 +33,8 @@ def read_rotated(path: str | Path, labels: dict[str, int]) -> list[dict]:
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: a class is not in ``labels``, or a line cannot be read; the message says where.
+        UnusableFileError: a class is not in ``labels``, or a line cannot be read; the message says
+            where.
     """
     path = Path(path)
     if not path.is_file():
@@ -42,7 +46,7 @@ def read_rotated(path: str | Path, labels: dict[str, int]) -> list[dict]:
     boxes = []
     for place, name, corners in read(path):
         if name not in labels:
-            raise ValueError(f'{path}, {place}: unknown class {name!r}; known are {list(labels)}')
+            raise UnusableFileError(f'{place}: unknown class {name!r}; known are {list(labels)}')
         points = [corners[i : i + 2] for i in range(0, 8, 2)]
         if all(points[i] != points[i - 1] for i in range(4)):
             boxes.append(dict(bbox=corners, bbox_label=labels[name]))
@@ -50,32 +54,25 @@ def read_rotated(path: str | Path, labels: dict[str, int]) -> list[dict]:
 
 
 def _read_dota(path: Path) -> Iterator[tuple[str, str, list[float]]]:
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for place, line in read_lines(path):
         fields = line.split()
         if not fields or fields[0].startswith(('imagesource', 'gsd')):
             continue
-        try:
-            corners, name = [float(field) for field in fields[:8]], fields[8]
-        except (ValueError, IndexError):
-            raise ValueError(
-                f'{path}, line {number}: {line!r} is not of the form "x1 y1 x2 y2 x3 '
-                'y3 x4 y4 class difficulty"'
-            ) from None
-        yield f'line {number}', name, corners
+        if len(fields) < 9:
+            raise UnusableFileError(
+                f'{place}: {line!r} is not of the form "x1 y1 x2 y2 x3 y3 x4 y4 class difficulty"'
+            )
+        yield place, fields[8], check_coordinates(fields[:8], place)
 
 
 def _read_xml(path: Path) -> Iterator[tuple[str, str, list[float]]]:
-    try:
-        objects = ElementTree.parse(path).getroot().findall('object')
-    except ElementTree.ParseError as error:
-        raise ValueError(f'{path} is no valid xml: {error}') from error
-    for number, obj in enumerate(objects, 1):
+    for number, obj in enumerate(parse_xml(path).findall('object'), 1):
+        place = f'{path}, object {number}'
         name, box = obj.findtext('name'), obj.find('robndbox')
         found = [] if box is None else [box.findtext(tag) for tag in CORNER_TAGS]
         corners = [corner for corner in found if corner is not None]
         if name is None or len(corners) < len(CORNER_TAGS):
-            raise ValueError(
-                f'{path}, object {number}: it lacks a name or a corner of robndbox '
-                f'({", ".join(CORNER_TAGS)})'
+            raise UnusableFileError(
+                f'{place}: it lacks a name or a corner of robndbox ({", ".join(CORNER_TAGS)})'
             )
-        yield f'object {number}', name.lower(), [float(corner) for corner in corners]
+        yield place, name.lower(), check_coordinates(corners, place)

@@ -5,10 +5,16 @@ is a column. To flip, resize and crop a mask, the ends of its runs are looked up
 the result is painted, in the mask's own box.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from pycocotools import mask as coco_mask
+
+from mtp.data.values import find_fault
+
+_MAX_DIGITS = 7  # of 5 bits, of a run length
+_DAMAGED = 'its run lengths are damaged:'
 
 
 @dataclass
@@ -50,45 +56,162 @@ class Axis:
         return (self.length - stop, self.length - start) if self.flipped else (start, stop)
 
 
-def encode_mask(segmentation: dict | list, height: int, width: int) -> dict:
+def encode_mask(segmentation: object, height: int, width: int) -> dict:
     """Convert a mask as COCO stores it (run lengths or list of polygons) to compressed run lengths.
+
+    Args:
+        segmentation: mask of an annotation, which is not trusted: pycocotools checks nothing.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
 
     Returns:
         dict: ``size`` and ``counts``, as pycocotools takes them.
+
+    Raises:
+        ValueError: it is no mask of an image of this size; the message does not name the place.
     """
-    if isinstance(segmentation, list) or isinstance(segmentation['counts'], list):
-        segmentation = coco_mask.frPyObjects(segmentation, height, width)
+    mask = compress_mask(segmentation, height, width)
+    damage = find_damage([mask['counts']], height * width)
+    if damage is not None:
+        raise ValueError(damage[1])
+    return mask
+
+
+def compress_mask(segmentation: object, height: int, width: int) -> dict:
+    """Convert a mask as :func:`encode_mask` does, but leave its ``counts``, bytes, to be checked.
+
+    Of many masks :func:`find_damage` checks them at once.
+    """
     if isinstance(segmentation, list):
-        return coco_mask.merge(segmentation)
-    return segmentation
+        for number, polygon in enumerate(segmentation):
+            _check_polygon(polygon, f'its polygon {number}', height, width)
+        if not segmentation:
+            raise ValueError('its mask has no polygon')
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    if not isinstance(segmentation, dict) or not {'size', 'counts'} <= set(segmentation):
+        raise ValueError(
+            f'its segmentation is {segmentation!r:.60}, neither polygons nor size and counts'
+        )
+    size = segmentation['size']
+    if not isinstance(size, list | tuple) or tuple(size) != (height, width):
+        shown = tuple(size) if isinstance(size, list) else size
+        raise ValueError(
+            f'its mask is of size {shown!r:.60}, but its image has {(height, width)} pixels'
+        )
+    counts = segmentation['counts']
+    if isinstance(counts, list):
+        if not all(isinstance(c, int | np.integer) and 0 <= c <= height * width for c in counts):
+            raise ValueError(f'{_DAMAGED} they are not all lengths within the image')
+        return coco_mask.frPyObjects(dict(size=[height, width], counts=counts), height, width)
+    if not isinstance(counts, str | bytes):
+        raise ValueError(f'its counts are {counts!r:.60}, neither run lengths nor their text')
+    data = counts.encode() if isinstance(counts, str) else counts
+    return dict(size=[height, width], counts=data)
 
 
-def decode_mask(segmentation: dict | list, height: int, width: int) -> np.ndarray:
-    """Decode a mask as COCO stores it (run lengths or list of polygons): uint8 ``(H, W)``."""
+def decode_mask(segmentation: object, height: int, width: int) -> np.ndarray:
+    """Decode a mask as COCO stores it (run lengths or list of polygons): uint8 ``(H, W)``.
+
+    Raises:
+        ValueError: as in :func:`encode_mask`.
+    """
     return coco_mask.decode(encode_mask(segmentation, height, width))
 
 
+def _check_polygon(polygon: object, what: str, height: int, width: int) -> None:
+    """Refuse a polygon with which pycocotools crashes, or takes memory without bounds."""
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        raise ValueError(f'{what} is {polygon!r:.60}, not [x1, y1, x2, y2, x3, y3, ...]')
+    fault = find_fault(polygon)
+    if fault is not None:
+        raise ValueError(f'{what} is at fault: {fault}')
+    points = np.array(polygon, np.float64).reshape(-1, 2)
+    far = np.maximum(-points, points - (width, height)).max()
+    if far > max(height, width):
+        raise ValueError(f'{what} leaves the image of {width} x {height} pixels by {far:.0f}')
+    # pycocotools walks along the outline, with some 100 bytes a pixel
+    outline = np.abs(np.roll(points, -1, 0) - points).max(1).sum()
+    if outline > 2 * height * width + 100_000:
+        raise ValueError(f'{what} has an outline of {outline:.0f} pixels')
+
+
+def find_damage(counts: Sequence[bytes], pixels: int) -> tuple[int, str] | None:
+    """Find the first of some compressed run lengths that are not those of an image.
+
+    Args:
+        counts: run lengths of each mask, COCO's compressed text.
+        pixels: number of pixels of the image.
+
+    Returns:
+        tuple | None: index of the mask, and what is wrong with it; None if all are good.
+    """
+    ends = np.cumsum([len(part) for part in counts], dtype=np.int64)
+    if not len(ends):
+        return None
+    digits = np.frombuffer(b''.join(counts), np.uint8).astype(np.int64) - 48
+    # a mask without a byte, or whose last number goes on, would be read with that after it
+    empty = np.diff(ends, prepend=0) == 0
+    strange = (digits < 0) | (digits > 63)
+    if not (empty.any() or strange.any() or (digits[ends - 1] & 32).any()):
+        last = np.flatnonzero((digits & 32) == 0)
+        strange[last] = np.diff(last, prepend=-1) > _MAX_DIGITS
+        if not strange.any():
+            runs, begins, _, place = _decode(digits, ends)
+            wrong = np.searchsorted(begins, np.flatnonzero((runs < 0) | (runs > pixels)), 'right')
+            if len(wrong):
+                return int(wrong[0]) - 1, f'{_DAMAGED} they are not all lengths within the image'
+            sums = np.add.reduceat(runs, begins)
+            wrong = np.flatnonzero(sums != pixels)
+            if not len(wrong):
+                return None
+            return int(wrong[0]), (
+                f'{_DAMAGED} they sum up to {sums[wrong[0]]}, but the image has {pixels} pixels'
+            )
+    if len(counts) > 1:  # look at each by itself
+        return next(
+            (i, damage[1])
+            for i, part in enumerate(counts)
+            if (damage := find_damage([part], pixels)) is not None
+        )
+    return 0, f'{_DAMAGED} their text is no list of numbers'
+
+
 def read_counts(data: np.ndarray, ends: np.ndarray, height: int) -> Runs:
-    """Decode COCO's compressed run lengths.
+    """Decode COCO's compressed run lengths, which are good.
 
     Args:
         data: bytes of all masks, concatenated, uint8.
         ends: end of each mask's bytes in ``data``, int64 ``(M,)``.
         height: height of the image in pixels.
+    """
+    runs, begins, mask, place = _decode(data.astype(np.int64) - 48, ends)
+    ends_of_runs = np.cumsum(runs)
+    # positions count down the columns, from each mask's own first pixel
+    base = np.concatenate([[0], ends_of_runs])[begins]
+    ones = np.flatnonzero(place % 2 == 1)
+    mask = mask[ones]
+    return split_runs(
+        mask, ends_of_runs[ones - 1] - base[mask], ends_of_runs[ones] - base[mask], height
+    )
+
+
+def _decode(
+    digits: np.ndarray, ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return run lengths, the first run of each mask, and each run's mask and place in it.
 
     Source: ``rleFrString`` of pycocotools. A byte holds 5 bits of a number, lowest first; bit 5
     says that more follow. From the third on, a number is the difference to the one two before.
     """
-    data = data.astype(np.int64) - 48
-    last = np.flatnonzero((data & 32) == 0)
+    last = np.flatnonzero((digits & 32) == 0)
     first = np.empty_like(last)
     first[:1], first[1:] = 0, last[:-1] + 1
     size = last - first + 1
-    values = data[first] & 31
-    for byte in range(1, size.max(initial=0)):
-        longer = np.flatnonzero(size > byte)
-        values[longer] |= (data[first[longer] + byte] & 31) << 5 * byte
-    negative = np.flatnonzero(data[last] & 16)
+    values = digits[first] & 31
+    for digit in range(1, size.max(initial=0)):
+        longer = np.flatnonzero(size > digit)
+        values[longer] |= (digits[first[longer] + digit] & 31) << 5 * digit
+    negative = np.flatnonzero(digits[last] & 16)
     values[negative] |= np.int64(-1) << 5 * size[negative]
 
     stops = np.searchsorted(last, ends)  # count of numbers up to the end of each mask
@@ -101,14 +224,7 @@ def read_counts(data: np.ndarray, ends: np.ndarray, height: int) -> Runs:
     begin = np.repeat(begins, numbers)
     place = np.arange(len(values)) - begin
     before = begin + np.where(place == 0, 0, np.where(place % 2 == 1, 1, 2))
-    ends_of_runs = np.cumsum(sums[2:] - sums[before])
-    # positions count down the columns, from each mask's own first pixel
-    base = np.concatenate([[0], ends_of_runs])[begins]
-    ones = np.flatnonzero(place % 2 == 1)
-    mask = np.repeat(np.arange(len(ends)), numbers)[ones]
-    return split_runs(
-        mask, ends_of_runs[ones - 1] - base[mask], ends_of_runs[ones] - base[mask], height
-    )
+    return sums[2:] - sums[before], begins, np.repeat(np.arange(len(ends)), numbers), place
 
 
 def split_runs(mask: np.ndarray, start: np.ndarray, stop: np.ndarray, height: int) -> Runs:

@@ -12,6 +12,7 @@ from mmdet.datasets import transforms as mmdet
 from mmdet.structures import DetDataSample
 from mmseg.datasets.transforms import PhotoMetricDistortion
 
+from mtp.data.decoding import check_file, naming_faults
 from mtp.registry import TRANSFORMS
 from mtp.sample_fields import Label, find_labels, label_table
 
@@ -21,19 +22,18 @@ class LoadImage(MMCVLoadImageFromFile):
     """Load ``img_path`` as uint8 BGR.
 
     Raises:
-        ValueError: the file is missing, damaged or not an image; the message names it.
+        UnusableFileError: the file is missing, damaged, not an image or too large; the message
+            names it.
     """
 
     def transform(self, results: dict) -> dict:
         """Add ``img``, ``img_shape`` and ``ori_shape``."""
         path = results['img_path']
-        try:
+        labelled = 'height' in results and 'width' in results
+        with naming_faults(path):
+            if self.backend_args is None:  # a file of this machine
+                check_file(path, (results['height'], results['width']) if labelled else None)
             return super().transform(results)
-        except Exception as error:  # whatever the file backend and the decoder raise
-            raise ValueError(
-                f'{path} is missing or no readable image: restore the file, or find '
-                'all such files with tools/data/check_dataset.py'
-            ) from error
 
 
 @TRANSFORMS.register_module()

@@ -2,6 +2,7 @@
 
 from mtp import compat
 from mtp.engine.ema import FastEMA
+from mtp.engine.hooks.bad_updates import BadUpdatesError, BadUpdatesHook
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 from mtp.engine.hooks.checkpoint import VerifiedCheckpointHook
 from mtp.engine.hooks.compilation import CompileHook
@@ -18,13 +19,15 @@ from mtp.engine.loops import AccumulatingEpochLoop, AccumulatingIterLoop
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
 from mtp.engine.parallel import ReplicatedModel, ShardedModel
 from mtp.engine.runner import Runner
-from mtp.models.weights.loading import load_safely
+from mtp.models.weights.safe_loading import load_from_elsewhere, load_from_local, load_from_web
 
-compat.load_checkpoints_safely(load_safely)
+compat.load_checkpoints_safely(load_from_local, load_from_web, load_from_elsewhere)
 
 __all__ = [
     'AccumulatingEpochLoop',
     'AccumulatingIterLoop',
+    'BadUpdatesError',
+    'BadUpdatesHook',
     'CheckDatasetsHook',
     'CompileHook',
     'DeferredLogHook',

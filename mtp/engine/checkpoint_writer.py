@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mtp.engine.checkpoints import checksum_file, digest, write_checksums
+from mtp.engine.finite import not_finite
 from mtp.fallback import fall_back
 from mtp.files import whole
 
@@ -81,7 +82,7 @@ def write_file(checkpoint: Mapping[str, Any], path: Path) -> None:
     Raises:
         CheckpointError: a value is not finite, or the file could not be written.
     """
-    refuse_not_finite(not_finite(checkpoint), path)
+    refuse_not_finite(bad_values(checkpoint), path)
     with writing(path), whole(path) as unfinished:
         with open(unfinished, 'wb') as file:
             hashed = _HashedFile(file)
@@ -134,22 +135,13 @@ def to_host(value: Any) -> Any:
     return copied
 
 
-def not_finite(checkpoint: Mapping[str, Any]) -> list[str]:
+def bad_values(checkpoint: Mapping[str, Any]) -> list[str]:
     """Return the names of a checkpoint's weights and optimiser states that hold NaN or infinity.
 
     Of a tensor in shards the part of this process is looked at.
     """
-    tensors = [*_named_tensors(checkpoint)]
-    # A sum is cheap, and finite unless a value is not, or values are huge.
-    sums = [(name, value, _local(value).sum()) for name, value in tensors]
-    if not sums:
-        return []
-    doubtful = torch.stack([total.float().cpu() for *_, total in sums]).isfinite().logical_not()
-    return [
-        name
-        for (name, value, _), doubt in zip(sums, doubtful.tolist())
-        if doubt and not bool(_local(value).isfinite().all())
-    ]
+    parts = {key: checkpoint.get(key, {}) for key in ('state_dict', 'ema_state_dict')}
+    return not_finite({**parts, 'optimizer': checkpoint.get('optimizer', {}).get('state', {})})
 
 
 def refuse_not_finite(names: list[str], path: Path) -> None:
@@ -216,16 +208,6 @@ def _to_host(value: Tensor) -> Tensor:
         except RuntimeError as error:
             fall_back('copying to pinned memory', 'it is pageable', error)
     return value.cpu() if value.device.type != 'cpu' else value.clone()
-
-
-def _named_tensors(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    states = checkpoint.get('optimizer', {}).get('state', {})
-    groups = {key: checkpoint.get(key, {}) for key in ('state_dict', 'ema_state_dict')}
-    groups |= {f'optimizer.{index}': state for index, state in states.items()}
-    for prefix, group in groups.items():
-        for name, value in group.items():
-            if isinstance(value, Tensor) and value.is_floating_point():
-                yield f'{prefix}.{name}', value
 
 
 def _local(value: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mtp.files import write_text
-from mtp.models.weights.loading import load_safely
+from mtp.models.weights.safe_loading import load_safely
 
 POINTER = 'last_checkpoint'
 REST = 'rest.pth'  # of a folder: everything but the tensors

@@ -14,19 +14,24 @@ from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.registry import OPTIM_WRAPPERS
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import BaseLoop, CheckpointLoader
 from mmengine.runner import Runner as MMEngineRunner
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from mtp import fallback
+from mtp.data.sample_seeds import SeededSampler, seed_samples
 from mtp.engine.checkpoint_writer import CheckpointWriter, to_host, write_file
 from mtp.engine.loader_workers import watch_workers
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
 from mtp.engine.parallel import ShardedModel, unwrap
-from mtp.engine.shards import distribute, load_shards, start_shards
+from mtp.engine.shards import check_progress, distribute, load_shards, start_shards
+from mtp.files import UnusableFileError
+from mtp.models.weights.loading import state_dict_of
+from mtp.models.weights.safe_loading import load_safely
 from mtp.ops.deterministic import replace_pools
 
 
@@ -38,6 +43,7 @@ class Runner(MMEngineRunner):
     one from a file.
     """
 
+    _train_dataloader: DataLoader | dict | None
     _group: ProcessGroup | None = None
     _in_background = False
 
@@ -64,12 +70,27 @@ class Runner(MMEngineRunner):
     def set_randomness(
         self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False
     ) -> None:
-        """Set the seeds as in mmengine; ``deterministic`` also configures cuBLAS."""
+        """Set the seeds as in mmengine; ``deterministic`` also configures cuBLAS.
+
+        A resumed run takes the seed of its checkpoint after the loader has been built, so that the
+        loader takes it too.
+        """
         if deterministic:
             # mmengine 0.10 does not set it, and torch refuses matrix products without it
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
             torch.backends.cudnn.benchmark = False
         super().set_randomness(seed, diff_rank_seed, deterministic)
+        loop = getattr(self, '_train_loop', None)
+        if isinstance(loop, BaseLoop) and not diff_rank_seed:
+            sampler = getattr(loop.dataloader.batch_sampler, 'sampler', None)
+            if isinstance(sampler, SeededSampler):
+                sampler.seed = self.seed
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the loop as in mmengine; its loader seeds samples and can begin anywhere."""
+        if isinstance(loop, dict) and isinstance(self._train_dataloader, dict):
+            self._train_dataloader = seed_samples(self._train_dataloader)
+        return super().build_train_loop(loop)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model as in mmengine; if deterministic, replace pools that are not."""
@@ -195,22 +216,69 @@ class Runner(MMEngineRunner):
         strict: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Load as in mmengine, or from a folder, whose entries must all fit the model."""
-        folder = Path(filename).is_dir()
-        if not folder and not self._shards:
-            return super().load_checkpoint(filename, map_location, strict, **kwargs)
-        built = isinstance(self.optim_wrapper, OptimWrapper)
-        optimizer = self.optim_wrapper.optimizer if built else None
-        if folder:
-            checkpoint = load_shards(filename, self.bare_model, optimizer)
-        else:
-            checkpoint = CheckpointLoader.load_checkpoint(filename, 'cpu')
-            distribute(checkpoint, self.bare_model, optimizer)
-        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        self.bare_model.load_state_dict(checkpoint['state_dict'], strict=strict)
+        """Load as in mmengine, or from a folder, whose entries must all fit the model.
+
+        Raises:
+            UnusableFileError: the file or folder cannot be read, or does not fit the model.
+        """
+        with _faults_of(filename):
+            folder = Path(filename).is_dir()
+            built = isinstance(self.optim_wrapper, OptimWrapper)
+            optimizer = self.optim_wrapper.optimizer if built else None
+            if folder:
+                checkpoint = load_shards(filename, self.bare_model, optimizer)
+            else:
+                checkpoint = self._read_checkpoint(
+                    filename, 'cpu' if self._shards else map_location
+                )
+                if self._shards:
+                    distribute(checkpoint, self.bare_model, optimizer)
+            if self._resume:
+                check_progress(checkpoint, filename)
+            self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+            if folder or self._shards:
+                self.bare_model.load_state_dict(checkpoint['state_dict'], strict=strict)
+            else:
+                _load_checkpoint_to_model(self.bare_model, checkpoint, strict, **kwargs)
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Resume as in mmengine.
+
+        Raises:
+            UnusableFileError: the file or folder is no checkpoint of this training.
+        """
+        with _faults_of(filename):
+            super().resume(filename, *args, **kwargs)
+
+    def _read_checkpoint(self, filename: str, map_location: str | Callable) -> dict[str, Any]:
+        """Return what a file holds, its weights under ``state_dict``."""
+        if self._resume:  # exactly this file, never one of weights alone beside it
+            content = load_safely(filename, map_location)
+        else:
+            content = CheckpointLoader.load_checkpoint(filename, map_location)
+        weights = state_dict_of(content, filename)
+        if isinstance(content.get('state_dict'), dict):
+            return content
+        return {'state_dict': weights}
+
+
+@contextmanager
+def _faults_of(filename: str) -> Iterator[None]:
+    """Turn what goes wrong with the content of a checkpoint into one error that names it."""
+    try:
+        yield
+    except UnusableFileError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines() or ['']
+        raise UnusableFileError(
+            f'{filename} is no checkpoint that this run can load '
+            f'({type(error).__name__}: {reason[0][:200]}). Use the config that it was trained '
+            'with, or start from its weights alone with load_from'
+        ) from error
 
 
 def _states(schedulers: Sequence[_ParamScheduler]) -> list[dict[str, Any]]:
@@ -223,4 +291,5 @@ def _compute_dtype(optim_wrapper: dict) -> torch.dtype | None:
     type_ = OPTIM_WRAPPERS.get(type_) if isinstance(type_, str) else type_
     if not issubclass(type_, MixedPrecisionOptimWrapper):
         return None
-    return autocast_dtype(optim_wrapper.get('amp', 'auto'))
+    settings = {key: optim_wrapper[key] for key in ('amp', 'dtype') if key in optim_wrapper}
+    return autocast_dtype(**{'amp': 'auto', **settings})

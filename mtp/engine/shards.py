@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,14 +18,16 @@ import torch.distributed.checkpoint as dcp
 from mmengine.dist import barrier, get_rank, is_main_process
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from mtp.engine.checkpoint_writer import not_finite, refuse_not_finite, to_host, writing
+from mtp.engine.checkpoint_writer import bad_values, refuse_not_finite, to_host, writing
 from mtp.engine.checkpoints import REST, checksum_file, digest, write_checksums
-from mtp.files import put_in_place, whole
-from mtp.models.weights.loading import check_state, load_safely, read_state_dict
+from mtp.engine.shard_metadata import INDEX, SafeReader, read_index
+from mtp.files import MissingFileError, UnusableFileError, put_in_place, whole
+from mtp.models.weights.loading import check_state, read_state_dict
+from mtp.models.weights.safe_loading import load_safely
 
 
 def whole_state_dict(module: nn.Module) -> dict[str, Tensor]:
@@ -56,7 +58,7 @@ def start_shards(
         CheckpointError: a value is not finite, on any process.
     """
     folder = Path(folder)
-    names = set(chain.from_iterable(_gather(not_finite(checkpoint), group)))
+    names = set(chain.from_iterable(_gather(bad_values(checkpoint), group)))
     refuse_not_finite(sorted(names), folder)
     tensors, rest = _split(checkpoint)
     rest = to_host(rest)
@@ -144,11 +146,11 @@ def load_shards(
         dict: the checkpoint in mmengine's layout; ``optimizer`` is sharded if the model is.
     """
     folder = Path(folder)
-    checkpoint = cast(dict[str, Any], load_safely(folder / REST))
+    entries, checkpoint = _entries(folder), load_safely(folder / REST)
     state_dict = model.state_dict()
     states: dict[int, dict[str, Tensor]] = {}
     if optimizer is not None:
-        for key, (size, dtype) in _entries(folder).items():
+        for key, (size, dtype) in entries.items():
             kind, index, *name = key.split('.', 2)
             if kind == 'optimizer':
                 like = _parameters(optimizer)[int(index)]
@@ -157,11 +159,7 @@ def load_shards(
                     if size == like.shape
                     else torch.zeros(size, dtype=dtype)
                 )
-    dcp.load(
-        _flat(state_dict, states),
-        checkpoint_id=folder,
-        no_dist=not dist.is_initialized(),
-    )
+    _read_tensors(_flat(state_dict, states), folder, dist.is_initialized())
     checkpoint['state_dict'] = state_dict
     if optimizer is None:
         checkpoint.pop('optimizer', None)
@@ -219,22 +217,42 @@ def merge_shards(folder: str | Path, path: str | Path) -> None:
         FileNotFoundError, ValueError: as in :func:`read_entries`.
     """
     folder, path = Path(folder), Path(path)
-    _entries(folder)
-    rest = cast(dict[str, Any], load_safely(folder / REST))
-    checkpoint: dict[str, Any] = {**rest, 'state_dict': {}}
-    with whole(path) as unfinished:
-        dcp_to_torch_save(folder, unfinished)
-        tensors = cast(dict[str, Tensor], load_safely(unfinished))
-        for key, value in tensors.items():
-            kind, name = key.split('.', 1)
-            if kind == 'state_dict':
-                checkpoint['state_dict'][name] = value
-            else:
-                index, name = name.split('.', 1)
-                states = checkpoint['optimizer'].setdefault('state', {})
-                states.setdefault(int(index), {})[name] = value
-        with open(unfinished, 'wb') as file:
-            torch.save(checkpoint, file)
+    tensors = {
+        key: torch.empty(size, dtype=dtype) for key, (size, dtype) in _entries(folder).items()
+    }
+    checkpoint: dict[str, Any] = {**load_safely(folder / REST), 'state_dict': {}}
+    _read_tensors(tensors, folder, together=False)
+    for key, value in tensors.items():
+        kind, name = key.split('.', 1)
+        if kind == 'state_dict':
+            checkpoint['state_dict'][name] = value
+        else:
+            index, name = name.split('.', 1)
+            states = checkpoint['optimizer'].setdefault('state', {})
+            states.setdefault(int(index), {})[name] = value
+    with whole(path) as unfinished, open(unfinished, 'wb') as file:
+        torch.save(checkpoint, file)
+
+
+def _read_tensors(tensors: dict[str, Tensor], folder: Path, together: bool) -> None:
+    """Fill tensors from a folder.
+
+    Args:
+        tensors: tensors by their keys in the folder, changed in place.
+        folder: folder of shards.
+        together: whether all processes call, and each reads its own part.
+
+    Raises:
+        UnusableFileError: an entry is missing, of another shape or damaged.
+    """
+    try:
+        dcp.load(tensors, storage_reader=SafeReader(folder), no_dist=not together)
+    except CheckpointException as error:  # which is no Exception
+        causes = [str(cause) or type(cause).__name__ for cause, _ in error.failures.values()]
+        raise UnusableFileError(
+            f'{folder} cannot be read into this model: {causes[0].splitlines()[0][:200]}. Use the '
+            'config that it was trained with, or copy the folder again'
+        ) from error
 
 
 def _flat(
@@ -252,12 +270,12 @@ def _flat(
 
 def _entries(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Return key -> (size, dtype) of every tensor in a folder."""
-    if not (folder / '.metadata').is_file() or not (folder / REST).is_file():
-        raise FileNotFoundError(
-            f'no checkpoint in the folder {folder}: it lacks .metadata or '
+    if not (folder / INDEX).is_file() or not (folder / REST).is_file():
+        raise MissingFileError(
+            f'no checkpoint in the folder {folder}: it lacks {INDEX} or '
             f'{REST}; give a folder that training wrote'
         )
-    entries = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    entries = read_index(folder).state_dict_metadata
     return {
         key: (entry.size, entry.properties.dtype)  # type: ignore[union-attr]  # all are tensors
         for key, entry in entries.items()
@@ -283,3 +301,26 @@ def check_checkpoint(model: nn.Module, path: str | Path) -> None:
         ValueError: the file is damaged, or its keys or shapes differ from those of the model.
     """
     check_state(model, read_entries(path), path)
+
+
+def check_progress(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a checkpoint that does not record how far training had come.
+
+    Raises:
+        UnusableFileError: the iteration or epoch is missing or negative, or the log is missing.
+    """
+    meta, hub = checkpoint.get('meta'), checkpoint.get('message_hub')
+    meta = meta if isinstance(meta, dict) else {}
+    for key in ('iter', 'epoch'):
+        value = meta.get(key)
+        if type(value) is not int or value < 0:
+            raise UnusableFileError(
+                f'{path} is no checkpoint to resume from: its meta information '
+                + (f'has {value!r:.40} as {key}' if key in meta else f'names no {key}')
+                + '. Give a checkpoint of training, or start from its weights with load_from'
+            )
+    if not isinstance(hub, dict):
+        raise UnusableFileError(
+            f'{path} is no checkpoint to resume from: it has no message_hub, the log of training. '
+            'Start from its weights with load_from'
+        )

@@ -66,7 +66,7 @@ DAMAGE = [
     ('dota_v1', TXT, edit('ship', ''), 'class', 'trainval_1.txt, line 1'),
     ('dota_v1', TXT, lambda path: path.write_text('1 2 3'), 'annotation', 'line 1'),
     ('dior_r', XML, edit('HARBOR', 'PIER'), 'class', "unknown class 'pier'"),
-    ('dior_r', XML, cut, 'annotation', 'trainval_1.xml is no valid xml'),
+    ('dior_r', XML, cut, 'annotation', 'trainval_1.xml is no whole xml'),
     ('dior_r', 'JPEGImages-trainval/trainval_1.jpg', delete, 'image', 'trainval_1.jpg is missing'),
     ('dior_r', 'ImageSets/Main/val.txt', delete, 'split', 'val.txt'),
     ('dior', JSON, cut, 'annotation', JSON),

@@ -1,11 +1,13 @@
 """A model and data so small that a whole training run takes a second."""
 
 import os
+import random
 import signal
 import time
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
@@ -29,6 +31,20 @@ class ToyDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {'inputs': torch.randn(4, generator=torch.Generator().manual_seed(index))}
+
+
+class NoisyDataset(ToyDataset):
+    """Vectors with noise of each generator that transforms draw from; upright and lying images."""
+
+    read: ClassVar[list[int]] = []  # indices, in the process that reads
+
+    def get_data_info(self, index: int) -> dict[str, int]:
+        return {'width': 1 + index % 3, 'height': 2}
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        self.read.append(index)
+        noise = [random.random(), np.random.rand(), torch.rand(()), float(index)]
+        return {'inputs': super().__getitem__(index)['inputs'] + torch.tensor(noise)}
 
 
 class ToyModel(BaseModel):

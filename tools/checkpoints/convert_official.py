@@ -9,6 +9,7 @@ OUT loads with ``tools/test.py configs/pretrain/<backbone>_samrs.py OUT.pth``, a
 import argparse
 from pathlib import Path
 
+from mtp.cli.errors import users_errors
 from mtp.files import whole
 
 
@@ -32,7 +33,8 @@ def main() -> None:
     from mtp.models.weights.loading import read_state_dict
     from mtp.models.weights.official import convert_official
 
-    state = convert_official(read_state_dict(args.source), args.datasets)
+    with users_errors():
+        state = convert_official(read_state_dict(args.source), args.datasets)
     with whole(args.target) as unfinished, open(unfinished, 'wb') as file:
         torch.save({'state_dict': state}, file)
     print(

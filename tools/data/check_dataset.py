@@ -63,7 +63,7 @@ def main() -> None:
             findings = check(root, name)
             Console().print(table(root, findings, checks, args.examples))
             failed |= bool(findings.problems)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     sys.exit(int(failed))
 

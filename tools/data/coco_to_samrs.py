@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mtp.data.label_files import read_text
 from mtp.data.samrs.from_coco import coco_to_samrs
 from mtp.data.samrs.to_coco import Report
 
@@ -50,7 +51,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     try:
-        valid = args.valid_list and set(args.valid_list.read_text().splitlines())
+        valid = args.valid_list and set(read_text(args.valid_list).splitlines())
         report = coco_to_samrs(
             args.annotations, args.images, args.out, args.val_fraction, args.seed, valid
         )

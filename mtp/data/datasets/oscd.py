@@ -7,10 +7,12 @@ import cv2
 import numpy as np
 
 from mtp.data.datasets.base import CHANGE, DataSet, pair_splits
+from mtp.data.label_files import read_lines
 from mtp.data.prepare.base import Report, folder
 from mtp.data.prepare.change_detection import Scene, cut_scenes
 from mtp.data.synthetic.change_pairs import draw_pair
 from mtp.data.synthetic.drawing import write_image
+from mtp.data.values import check_name
 from mtp.files import write_text
 
 TITLE = 'Onera Satellite Change Detection dataset - '
@@ -63,9 +65,9 @@ def _cities(images: Path) -> Iterator[tuple[str, str, str]]:
     for split, cities in CITIES.items():
         path = images / f'{split}.txt'
         if path.is_file():
-            for number, line in enumerate(path.read_text().splitlines(), 1):
+            for place, line in read_lines(path):
                 yield from (
-                    (split, city.strip(), f'{path}, line {number}')
+                    (split, check_name(city.strip(), place), place)
                     for city in line.split(',')
                     if city.strip()
                 )

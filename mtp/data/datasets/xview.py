@@ -9,10 +9,12 @@ import numpy as np
 
 from mtp.data.datasets.base import DataSet, Split
 from mtp.data.decoding import read_size
+from mtp.data.label_files import read_features
 from mtp.data.prepare.base import Report, folder, process
 from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
 from mtp.data.prepare.images import deal, images_in, read_rgb, write_png
 from mtp.data.synthetic.drawing import draw, write_image
+from mtp.data.values import check_coordinates
 
 # Type ids in label order, as in the public YOLO conversion.
 TYPES = (11, 12, 13, 15, 17, 18, 19, 20, 21, 23, 24, 25, 26, 27, 28, 29, 32, 33, 34, 35, 36, 37, 38,
@@ -67,16 +69,15 @@ def _features(
     """
     if not path.is_file():
         raise FileNotFoundError(f'no {path}: unpack the archive of train labels there')
-    try:
-        features = json.loads(path.read_text())['features']
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{path} is no whole geojson: {error!r}') from error
+    features = read_features(path)
     known = {image.name for image in images.values()}
     found: dict[str, list[tuple[str, dict]]] = defaultdict(list)
-    others: Counter[str | None] = Counter()
+    others: Counter[str] = Counter()
     for number, feature in enumerate(features, 1):
         properties = feature.get('properties') or {}
-        name = properties.get('image_id')
+        if not isinstance(properties, dict):
+            raise ValueError(f'{path}, feature {number}: its properties are no entries by name')
+        name = str(properties.get('image_id'))
         if name in known:
             found[name].append((f'{path}, feature {number}', properties))
         else:
@@ -141,17 +142,16 @@ def _boxes(
         if kind in UNNAMED:
             count['objects of the type ids 75 and 82, which have no name'] += 1
             continue
-        if kind not in TYPES:
+        if type(kind) is not int or kind not in TYPES:
             raise ValueError(f'{place}: unknown type_id {kind!r}')
         if not bounds:
             count['objects without a box'] += 1
             continue
-        try:
-            x1, y1, x2, y2 = (float(value) for value in bounds.split(','))
-        except (ValueError, AttributeError):
-            raise ValueError(f'{place}: bounds_imcoords are {bounds!r}, not four numbers') from None
-        box = np.clip((x1, y1, x2, y2), 0, (width, height, width, height))
-        if not (box[2:] > box[:2]).all():  # nan too
+        if not isinstance(bounds, str) or bounds.count(',') != 3:
+            raise ValueError(f'{place}: bounds_imcoords are {bounds!r:.60}, not four numbers')
+        numbers = check_coordinates(bounds.split(','), f'{place}, bounds_imcoords')
+        box = np.clip(numbers, 0, (width, height, width, height))
+        if not (box[2:] > box[:2]).all():
             count['objects without extent in the image'] += 1
             continue
         labels.append(TYPES.index(kind))

@@ -1,6 +1,5 @@
 """Shared by all preparations: multiprocessing, progress, restart, report of unusable files."""
 
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -71,7 +70,7 @@ def _first(item: object) -> object:
 def _attempt(function: Callable, item: object) -> tuple[object, str | None]:
     try:
         return function(item), None
-    except (OSError, ValueError, KeyError, SyntaxError, zlib.error) as error:
+    except Exception as error:  # whatever a bad file raises must not end the run; it is reported
         return None, str(error) if isinstance(error, OSError | ValueError) else repr(error)
 
 

@@ -11,7 +11,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from mtp.data.label_files import parse_xml, read_lines
 from mtp.data.rotated_labels import CORNER_TAGS
+from mtp.data.values import check_coordinates, check_size
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ def read_dota(path: Path) -> Iterator[Box]:
         FileNotFoundError: the file is missing.
         ValueError: a line has another form.
     """
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        place, fields = f'{path}, line {number}', line.split()
+    for place, line in read_lines(path):
+        fields = line.split()
         if not fields or fields[0].startswith(('imagesource', 'gsd')):
             continue
-        if len(fields) != 10 or not fields[9].isdigit():
+        if len(fields) != 10 or not re.fullmatch('[0-9]{1,9}', fields[9]):
             raise ValueError(
                 f'{place}: {line!r} is not of the form "x1 y1 x2 y2 x3 y3 x4 y4 class difficulty"'
             )
@@ -91,18 +93,15 @@ def read_xml(path: Path) -> tuple[ElementTree.Element, list[tuple[str, ElementTr
         FileNotFoundError: the file is missing.
         ValueError: the file is not xml, or truncated.
     """
-    text = path.read_text()
-    try:
-        root = ElementTree.fromstring(text.encode())
-    except ElementTree.ParseError as error:
-        raise ValueError(f'{path} is no whole xml: {error}') from error
+    root, data = parse_xml(path), path.read_bytes()
     lines = [
-        text.count('\n', 0, match.start()) + 1 for match in re.finditer(r'<object[\s/>]', text)
+        data.count(b'\n', 0, match.start()) + 1 for match in re.finditer(rb'<object[\s/>]', data)
     ]
-    return root, [
-        (f'{path}, line {line}', element)
-        for line, element in zip(lines, root.iter('object'), strict=True)
-    ]
+    elements = [*root.iter('object')]
+    places = [f'{path}, line {line}' for line in lines]
+    if len(places) != len(elements):  # one is in a comment, or the file is UTF-16
+        places = [f'{path}, object {number}' for number in range(1, len(elements) + 1)]
+    return root, list(zip(places, elements))
 
 
 def read_size(path: Path, root: ElementTree.Element) -> tuple[int, int]:
@@ -112,12 +111,12 @@ def read_size(path: Path, root: ElementTree.Element) -> tuple[int, int]:
         ValueError: the xml does not give them.
     """
     size = [root.findtext(f'size/{side}', '') for side in ('height', 'width')]
-    if not all(side.strip().isdigit() for side in size):
+    if not all(re.fullmatch(r'\s*[0-9]{1,9}\s*', side) for side in size):
         raise ValueError(
             f'{path} does not give the size of its image: it has no integer at '
             'size/width and size/height'
         )
-    return int(size[0]), int(size[1])
+    return check_size(int(size[0]), int(size[1]), str(path))
 
 
 def horizontal(objects: list[tuple[str, ElementTree.Element]]) -> Iterator[Box]:
@@ -177,18 +176,8 @@ def _text(place: str, element: ElementTree.Element, tag: str) -> str:
 
 
 def _numbers(place: str, element: ElementTree.Element, tags: list[str]) -> np.ndarray:
-    return _finite(place, [_text(place, element, tag) for tag in tags])
+    return np.array(check_coordinates([_text(place, element, tag) for tag in tags], place))
 
 
 def _corners(place: str, texts: list[str]) -> np.ndarray:
-    return _finite(place, texts).reshape(4, 2)
-
-
-def _finite(place: str, texts: list[str]) -> np.ndarray:
-    try:
-        values = np.array([float(text) for text in texts])
-    except ValueError:
-        raise ValueError(f'{place}: {" ".join(texts)!r} are not all numbers') from None
-    if not np.isfinite(values).all():
-        raise ValueError(f'{place}: {" ".join(texts)!r} are not all finite')
-    return values
+    return np.array(check_coordinates(texts, place)).reshape(4, 2)

@@ -274,6 +274,10 @@ def _changed(scene: Scene, label: np.ndarray) -> np.ndarray:
             raise ValueError(f'{scene.label} is in colour: a grey label is expected')
         label = cv2.cvtColor(label, cv2.COLOR_RGB2GRAY) if not scene.values else label[..., 0]
     if not scene.values:
+        if label.dtype != np.uint8:
+            raise ValueError(
+                f'{scene.label} holds {label.dtype}: grey values of 8 bits are expected'
+            )
         return (label >= 128).astype(np.uint8) * np.uint8(255)
     found = {*np.unique(label).tolist()}
     for low, high in scene.values:

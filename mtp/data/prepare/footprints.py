@@ -8,6 +8,10 @@ import numpy as np
 import shapely
 from PIL import Image
 
+from mtp.data.decoding import naming_faults
+from mtp.data.label_files import read_features
+from mtp.files import UnusableFileError
+
 # Tags of GeoTIFF: size of a pixel; a pixel and the map coordinates of its corner.
 PIXEL_SCALE, TIEPOINT = 33550, 33922
 
@@ -19,12 +23,12 @@ def geotransform(path: Path) -> tuple[np.ndarray, np.ndarray]:
         ``origin`` ``(2,)`` and ``step`` ``(2,)``, x and y in map units; the step in y is negative.
 
     Raises:
-        ValueError: the tags are missing.
+        UnusableFileError: the tags are missing.
     """
-    with Image.open(path) as image:
+    with naming_faults(path, '{path} is missing or no GeoTIFF: {error}'), Image.open(path) as image:
         tags = image.tag_v2
         if PIXEL_SCALE not in tags or TIEPOINT not in tags:
-            raise ValueError(
+            raise UnusableFileError(
                 f'{path} does not tell where it lies: it lacks the tags '
                 f'ModelPixelScale and ModelTiepoint of GeoTIFF'
             )
@@ -71,11 +75,7 @@ def burn(
 
 
 def _polygons(path: Path) -> Iterator[shapely.Geometry]:
-    try:
-        features = json.loads(path.read_text())['features']
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{path} is no whole geojson: {error!r}') from error
-    for number, feature in enumerate(features, 1):
+    for number, feature in enumerate(read_features(path), 1):
         try:
             # a building without a footprint has a null geometry, or a polygon without points
             if feature['geometry'] and feature['geometry']['coordinates']:
@@ -83,6 +83,8 @@ def _polygons(path: Path) -> Iterator[shapely.Geometry]:
                     shapely.force_2d(shapely.from_geojson(json.dumps(feature['geometry'])))
                 )
                 if not geometry.is_empty:
+                    if not np.isfinite(geometry.bounds).all():
+                        raise ValueError('its coordinates are not all finite')
                     yield geometry
-        except (KeyError, TypeError, shapely.GEOSException) as error:
+        except (KeyError, TypeError, ValueError, RecursionError, shapely.GEOSException) as error:
             raise ValueError(f'{path}, feature {number}: {error!r}') from error

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from mtp.data.decoding import check_unturned, read_stored
+from mtp.data.label_files import read_lines
 from mtp.data.prepare.base import Report
 from mtp.files import whole
 
@@ -100,9 +101,9 @@ def read_lists(paths: Mapping[str, Path]) -> Iterator[tuple[str, str, str]]:
                 f'no list {path}, but one of another split exists: add '
                 'it, or remove the others to have the images divided'
             )
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for place, line in read_lines(path):
             if line.strip():
-                yield split, f'{path}, line {number}', line.strip()
+                yield split, place, line.strip()
 
 
 def by_lists(paths: Mapping[str, Path], known: Iterable[str], report: Report) -> dict[str, str]:

@@ -8,6 +8,9 @@ from mmdet.datasets.api_wrappers import COCO
 from mmrotate.datasets import DOTADataset
 
 from mtp.data.datasets import DATASETS
+from mtp.data.label_files import read_coco, read_lines
+from mtp.data.values import check_boxes, check_coordinates
+from mtp.files import UnusableFileError
 from mtp.registry import DATASETS as REGISTRY
 
 
@@ -44,7 +47,18 @@ class COCODetection(CocoDataset):
 
     def COCOAPI(self, path: str) -> COCO:
         """Read the json; refuse other categories, whose objects mmdet would silently leave out."""
-        coco = COCO(path)
+        content = read_coco(path)
+        check_boxes(content['annotations'], path)
+        known = {image['id'] for image in content['images']}
+        for annotation in content['annotations']:
+            if annotation['image_id'] not in known:
+                raise UnusableFileError(
+                    f'{path}, annotation {annotation["id"]}: no image {annotation["image_id"]}: '
+                    'correct or remove it'
+                )
+        coco = COCO()
+        coco.dataset = content
+        coco.createIndex()
         found = {category['name'] for category in coco.dataset['categories']}
         classes = set(self.metainfo['classes'])
         if found != classes:
@@ -96,24 +110,19 @@ class DOTATiles(DOTADataset):
             raise FileNotFoundError(
                 f'no *.{suffix} in {folder}: make them with tools/data/prepare.py, or set data_root'
             )
-        try:
-            records = super().load_data_list()
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(self._bad_line() or str(error)) from error
-        return sorted(records, key=lambda record: record['img_id'])
+        if self.ann_file:
+            for path in sorted(folder.glob('*.txt')):
+                self._check_lines(path)
+        return sorted(super().load_data_list(), key=lambda record: record['img_id'])
 
-    def _bad_line(self) -> str | None:
+    def _check_lines(self, path: Path) -> None:
+        """Refuse what mmrotate would take, such as NaN, or refuse without naming the line."""
         classes = self.metainfo['classes']
-        for path in sorted(Path(self.ann_file).glob('*.txt')):
-            for number, line in enumerate(path.read_text().splitlines(), 1):
-                fields = line.split()
-                if len(fields) < 10 or fields[8] not in classes:
-                    return (
-                        f'{path}, line {number}: expected eight coordinates, a class and a '
-                        f'difficulty, got {line!r}; classes are {", ".join(classes)}'
-                    )
-                try:
-                    [float(value) for value in (*fields[:8], fields[9])]
-                except ValueError:
-                    return f'{path}, line {number}: a coordinate is no number in {line!r}'
-        return None
+        for place, line in read_lines(path):
+            fields = line.split()
+            if len(fields) < 10 or fields[8] not in classes or not fields[9].isdecimal():
+                raise UnusableFileError(
+                    f'{place}: expected eight coordinates, a class and a difficulty, got '
+                    f'{line!r}; classes are {", ".join(classes)}'
+                )
+            check_coordinates(fields[:8], place)

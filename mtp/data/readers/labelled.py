@@ -7,6 +7,9 @@ from mmpretrain.datasets import CustomDataset
 from mmseg.datasets.transforms import LoadAnnotations
 
 from mtp.data.datasets import DATASETS
+from mtp.data.decoding import check_file, naming_faults, read_deep
+from mtp.data.label_files import read_lines
+from mtp.data.values import check_map_values, check_name
 from mtp.registry import DATASETS as REGISTRY
 from mtp.registry import TRANSFORMS
 from mtp.sample_fields import IGNORED
@@ -43,11 +46,12 @@ class SceneDataset(CustomDataset):
             raise FileNotFoundError(
                 f'no list of images at {path}: make it with tools/data/prepare.py'
             )
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for place, line in read_lines(path):
             image, _, label = line.strip().rpartition(' ')
+            check_name(image or '?', place)
             if not image or not label.isdecimal() or int(label) >= len(self.CLASSES):
                 raise ValueError(
-                    f'{path}, line {number}: {line!r} is not "<image> <label>" with a '
+                    f'{place}: {line!r} is not "<image> <label>" with a '
                     f'label of 0 to {len(self.CLASSES) - 1}'
                 )
 
@@ -83,13 +87,16 @@ class LoadClassMap(LoadAnnotations):
 
     def _load_seg_map(self, results: dict) -> None:
         path = results['seg_map_path']
-        try:
+        image = str(results['img_path']).replace('{', '{{').replace('}', '}}')
+        with naming_faults(
+            path,
+            f'{{path}}, the label of {image}, is missing or no readable image: restore the file',
+        ):
+            check_file(path, results['ori_shape'])
+            deep = read_deep(path)
+            if deep is not None:  # mmseg converts to 8 bits without a look
+                check_map_values(deep, path)
             super()._load_seg_map(results)
-        except Exception as error:  # whatever the file backend and the decoder raise
-            raise ValueError(
-                f'{path}, the label of {results["img_path"]}, is missing or no '
-                'readable image: restore the file'
-            ) from error
         label = results['gt_seg_map']
         if label.shape != tuple(results['ori_shape']):
             raise ValueError(

@@ -13,7 +13,9 @@ from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
 from mmseg.datasets.transforms import PhotoMetricDistortion
 
+from mtp.data.decoding import read_deep
 from mtp.data.transforms import LoadImage
+from mtp.files import UnusableFileError
 from mtp.registry import DATASETS, TRANSFORMS
 
 FOLDERS = ('A', 'B', 'label')  # earlier date, later date, change map
@@ -109,6 +111,11 @@ class LoadChange(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Add ``gt_seg_map``, uint8 ``(H, W)``: 0 unchanged, 1 changed."""
         path = results['seg_map_path']
+        if read_deep(path) is not None:  # OpenCV would divide its values by 256
+            raise UnusableFileError(
+                f'{path} has more than 8 bits a pixel; a change map holds 0 and 255 in 8 bits: '
+                'prepare it with tools/data/prepare.py'
+            )
         grey = LoadImage(color_type='grayscale').transform(dict(img_path=path))['img']
         if grey.shape != results['ori_shape']:
             raise ValueError(

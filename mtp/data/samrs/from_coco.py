@@ -1,6 +1,5 @@
 """Conversion of COCO annotations with masks to the files that :class:`SAMRSDataset` reads."""
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -12,6 +11,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mtp.data.decoding import read_image
+from mtp.data.label_files import read_coco
 from mtp.data.run_lengths import decode_mask
 from mtp.data.samrs.subsets import SUBSETS, Subset
 from mtp.data.samrs.to_coco import (
@@ -27,7 +28,7 @@ from mtp.data.samrs.to_coco import (
     parallel,
     rectangle,
 )
-from mtp.files import write_json
+from mtp.files import UnusableFileError, write_json
 
 
 def coco_to_samrs(
@@ -63,7 +64,7 @@ def coco_to_samrs(
     """
     if out.exists():
         raise FileExistsError(f'{out} exists: remove it or choose another folder')
-    coco = json.loads(annotations.read_text())
+    coco = read_coco(annotations)
     _check_coco(coco, annotations, valid or ())
     categories = sorted(coco['categories'], key=lambda category: category['id'])
     # a DOTA text file separates by spaces
@@ -140,11 +141,13 @@ def _convert_coco_image(
     """Write an image and its labels; return its entries for the COCO json, and its problems."""
     image, annotations = item
     source = images / image['file_name']
-    pixels = cv2.imread(str(source))
-    if pixels is None:
-        return None, [f'{source}: no such image, or it cannot be read']
-    shape = pixels.shape[:2]
     recorded = image['height'], image['width']
+    if not source.is_file():
+        return None, [f'{source}: no such image']
+    try:
+        shape = read_image(source, recorded).shape[:2]
+    except UnusableFileError as error:
+        return None, [str(error)]
     if shape != recorded:
         return None, [f'{source}: (height, width) is {shape}, but in the json {recorded}']
     objects, masks, bad = [], [], []
@@ -191,6 +194,4 @@ def _read_mask(
         mask = decode_mask(annotation['segmentation'], *shape)
     except Exception as error:  # pycocotools raises plain Exceptions of a dozen kinds
         return None, f'the mask cannot be read: {error}'
-    if mask.shape != shape:
-        return None, f'a mask of size {mask.shape} on an image of {shape}'
     return (mask, None) if mask.any() else (None, 'the mask is empty')

@@ -1,6 +1,5 @@
 """Reader of SAMRS (images with three kinds of labels) in the layout of its publisher."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,8 +7,11 @@ from pathlib import Path
 from mmengine.dataset import BaseDataset
 
 from mtp.data.index import Column, Entry, cached_index
+from mtp.data.label_files import read_coco
 from mtp.data.rotated_labels import CORNER_TAGS as CORNER_TAGS  # its place in earlier versions
 from mtp.data.samrs.subsets import PALETTE, SUBSETS
+from mtp.data.values import check_boxes
+from mtp.files import UnusableFileError
 from mtp.registry import DATASETS
 from mtp.sample_fields import Label, find_labels
 
@@ -126,8 +128,7 @@ class SAMRSDataset(BaseDataset):
 
     def _entries(self, path: Path) -> Iterator[Entry]:
         """Yield the labels of each image in the json's order, from it and other label files."""
-        with open(path) as file:
-            coco = json.load(file)
+        coco = read_coco(path)
         names = {category['id']: category['name'] for category in coco['categories']}
         unknown = set(names.values()) - set(self.labels)
         if unknown:
@@ -136,11 +137,19 @@ class SAMRSDataset(BaseDataset):
                 f'the classes {list(self.labels)}: set `classes` of the data set'
             )
         annotations = defaultdict(list)
+        check_boxes(coco['annotations'], path)
         for annotation in coco['annotations']:
+            if annotation['category_id'] not in names:
+                raise UnusableFileError(
+                    f'{path}, annotation {annotation["id"]}: no category '
+                    f'{annotation["category_id"]}: correct or remove it'
+                )
             annotations[annotation['image_id']].append(annotation)
         # The index holds the json's objects even if they are not used: the json is read anyway.
         rows = find_labels(dict.fromkeys(('instance', *self._metainfo['tasks'])))
         for image in coco['images']:
+            if type(image['id']) is not int or abs(image['id']) >= 2**63:
+                raise UnusableFileError(f'{path}: the id {image["id"]!r:.40} is no integer')
             chosen = [
                 dict(a, label=self.labels[names[a['category_id']]])
                 for a in annotations[image['id']]

@@ -14,10 +14,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from mtp.data.decoding import read_size
+from mtp.data.run_lengths import encode_mask
 from mtp.data.samrs.subsets import SUBSETS, Subset
 from mtp.files import write_json, write_text
 
@@ -206,8 +207,7 @@ def _convert_pickle(
     try:
         if image_name is None:
             raise ValueError(f'no image of that name in {root / facts.images}')
-        with Image.open(root / facts.images / image_name) as image:
-            width, height = image.size
+        height, width = read_size(root / facts.images / image_name)
         annotations = []
         for instance in read_pickle(path):
             label, rle = int(instance['label']), instance['mask']
@@ -230,14 +230,12 @@ def image_entry(name: str, height: int, width: int) -> dict:
 
 def mask_entries(rle: dict) -> dict:
     """Return ``bbox`` (x, y, w, h), ``area`` and ``segmentation`` of an RLE, as COCO has them."""
-    if isinstance(rle['counts'], list):
-        rle = coco_mask.frPyObjects(rle, *rle['size'])
-    counts = rle['counts'].encode() if isinstance(rle['counts'], str) else rle['counts']
-    encoded = dict(size=[int(side) for side in rle['size']], counts=counts)
+    size = [int(side) for side in rle['size']]
+    encoded = encode_mask(dict(size=size, counts=rle['counts']), *size)
     return dict(
         bbox=coco_mask.toBbox(encoded).tolist(),
         area=float(coco_mask.area(encoded)),
-        segmentation=dict(encoded, counts=counts.decode()),
+        segmentation=dict(encoded, counts=encoded['counts'].decode()),
     )
 
 

@@ -1,5 +1,6 @@
 """Hooks: the actions of a run besides its training steps."""
 
+from mtp.engine.hooks.bad_updates import BadUpdatesError, BadUpdatesHook
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 from mtp.engine.hooks.checkpoint import VerifiedCheckpointHook
 from mtp.engine.hooks.compilation import CompileHook
@@ -13,6 +14,8 @@ from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
 from mtp.engine.hooks.time_limits import TimeLimitHook
 
 __all__ = [
+    'BadUpdatesError',
+    'BadUpdatesHook',
     'CheckDatasetsHook',
     'CompileHook',
     'DeferredLogHook',

@@ -26,7 +26,7 @@ from mtp.engine.hooks.export_encoder import ExportEncoderHook
 from mtp.engine.parallel import ShardedModel
 from mtp.engine.shards import load_shards
 from mtp.evaluation import Submission
-from mtp.models.weights.loading import load_safely
+from mtp.models.weights.safe_loading import load_safely
 from mtp.registry import HOOKS
 
 

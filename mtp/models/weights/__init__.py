@@ -3,11 +3,11 @@
 from mtp.models.weights.loading import (
     LoadReport,
     load_backbone_checkpoint,
-    load_safely,
     read_state_dict,
 )
 from mtp.models.weights.official import convert_official
 from mtp.models.weights.released import FOLDER, RELEASED, checkpoint_path
+from mtp.models.weights.safe_loading import load_safely
 
 __all__ = [
     'FOLDER',

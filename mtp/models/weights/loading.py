@@ -1,20 +1,16 @@
 """Checkpoint files -> state dicts -> backbones: official MTP, MAE, ImageNet and our own files."""
 
-import argparse
 import logging
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import safetensors.torch
-import torch
-from mmengine.logging import HistoryBuffer, print_log
-from safetensors import SafetensorError
+from mmengine.logging import print_log
 from torch import Tensor, nn
+
+from mtp.files import UnusableFileError
+from mtp.models.weights.safe_loading import load_safely, weights_file
 
 # Possible prefixes of a backbone's entries: of a backbone alone, of a finetuned model or one of
 # ours, of an official multi-task model.
@@ -104,7 +100,7 @@ def load_backbone_checkpoint(backbone: nn.Module, path: str | Path) -> LoadRepor
     }
     prefix = max(matches, key=matches.__getitem__)
     if not matches[prefix]:
-        raise ValueError(
+        raise UnusableFileError(
             f'{path} matches nothing in {type(backbone).__name__}: it has entries such as '
             f'{_examples(source)}, the model {_examples(model)}. Is it a checkpoint of this '
             'kind of backbone?'
@@ -114,7 +110,7 @@ def load_backbone_checkpoint(backbone: nn.Module, path: str | Path) -> LoadRepor
     try:
         missing, unexpected = backbone.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(
+        raise UnusableFileError(
             f'{path} does not fit this {type(backbone).__name__}. Build it with the sizes of the '
             'checkpoint (channels, heads or groups, MLP ratio, window size); only positions are '
             'resized.\n' + _head(str(error).splitlines())
@@ -153,16 +149,20 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         ValueError: the file is damaged, holds objects that cannot be read safely, or holds no
             state dict.
     """
-    path = _existing(path)
-    content: object
-    if path.suffix == '.safetensors':
-        try:
-            content = safetensors.torch.load_file(path)
-        except SafetensorError as error:
-            raise ValueError(_damaged(path, error)) from error
-    else:
-        content = load_safely(path)
+    path = weights_file(path)
+    return state_dict_of(load_safely(path), path)
 
+
+def state_dict_of(content: object, path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint, freed of wrappers and of a prefix that all keys share.
+
+    Args:
+        content: what the file holds.
+        path: path of the file, for the message.
+
+    Raises:
+        UnusableFileError: it holds no state dict.
+    """
     for wrapper in ('state_dict', 'model'):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -172,8 +172,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if isinstance(content, dict)
         else {}
     )
-    if not state:
-        raise ValueError(
+    if not state or not all(isinstance(key, str) for key in state):
+        raise UnusableFileError(
             f"{path} holds no state dict: expected a dict of tensors, or one under 'state_dict' "
             "or 'model'"
         )
@@ -210,81 +210,11 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path)
         if names
     ]
     if lines:
-        raise ValueError(
+        raise UnusableFileError(
             f'{path} does not fit the model of the config ({len(target)} entries):\n'
             + '\n'.join(lines)
             + '\nUse the config that it was trained with'
         )
-
-
-def _existing(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'no checkpoint at {path}: check the path, or download the file')
-    return path
-
-
-def load_safely(path: str | Path, map_location: str | torch.device | None = 'cpu') -> object:
-    """Load the whole content of a pickled checkpoint, with ``weights_only=True``.
-
-    Args:
-        path: checkpoint file of ``torch.save``.
-        map_location: device of the tensors, as in ``torch.load``.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged, or holds objects that cannot be read safely.
-    """
-    path = _existing(path)
-    try:
-        with torch.serialization.safe_globals(_safe_globals()):
-            return torch.load(path, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        found = re.search(r'GLOBAL (\S+)|Unsupported class (\S+)', str(error))
-        if found is None:
-            raise ValueError(_damaged(path, error)) from error
-        raise ValueError(
-            f'{path} holds a {found[1] or found[2]}, which cannot be read safely. If you trust '
-            "the file, save only its tensors: torch.save({'state_dict': ...}, path)"
-        ) from error
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    return (
-        f'{path} cannot be read: it is truncated, damaged or no checkpoint '
-        f'({str(error).splitlines()[0] if str(error) else type(error).__name__}). '
-        'Download or copy it again'
-    )
-
-
-def _safe_globals() -> list:
-    """Return harmless types that training scripts save beside the weights.
-
-    They are numbers and arrays of numpy (loss lists; under the names of both numpy 1 and 2),
-    ``argparse.Namespace`` (MAE) and mmengine's log history (a training checkpoint of ours).
-    """
-    functions: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]]
-    dtypes = {type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'bool')}
-    return [
-        np.ndarray,
-        np.dtype,
-        *dtypes,
-        argparse.Namespace,
-        HistoryBuffer,
-        (_history_buffer_method, 'builtins.getattr'),
-        *(
-            (function, f'numpy.{core}.multiarray.{function.__name__}')
-            for function in functions
-            for core in ('core', '_core')
-        ),
-    ]
-
-
-def _history_buffer_method(owner: type, name: str) -> object:
-    """Stand in for ``getattr`` in the one use that a pickled log history makes of it."""
-    if owner is not HistoryBuffer:
-        raise pickle.UnpicklingError(f'GLOBAL getattr of {owner}')
-    return getattr(owner, name)
 
 
 def _head(lines: list[str], count: int = 8) -> str:

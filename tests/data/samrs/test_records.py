@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 
 from mtp.data import SUBSETS, MultiTaskDataset, SAMRSDataset
@@ -90,7 +91,7 @@ def test_a_mask_of_another_size_is_named(tmp_path):
     coco = json.loads(path.read_text())
     coco['annotations'][2]['segmentation']['size'] = [64, 64]
     path.write_text(json.dumps(coco))
-    with pytest.raises(ValueError, match=r'annotation 2.*\[64, 64\].*train_0.png.*\[128, 128\]'):
+    with pytest.raises(ValueError, match=r'annotation 2 of train_0.png.*\(64, 64\).*\(128, 128\)'):
         SAMRSDataset('sota', root, classes=CLASSES)
 
 
@@ -138,7 +139,7 @@ def test_rotated_files(tmp_path):
     with pytest.raises(ValueError, match='object 1: it lacks'):
         read_rotated(xml, LABELS)
     xml.write_text('<annotation><object>')
-    with pytest.raises(ValueError, match='no valid xml'):
+    with pytest.raises(ValueError, match='no whole xml'):
         read_rotated(xml, LABELS)
 
 
@@ -159,3 +160,32 @@ def test_names_must_differ(tmp_path):
     one = SAMRSDataset('sota', root, classes=CLASSES)
     with pytest.raises(ValueError, match='a `name` of its own'):
         MultiTaskDataset([one, one])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 0x40
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ('name', 'damage'),
+    [
+        ('stamp.json', lambda path: path.write_bytes(b'')),
+        ('digests.json', lambda path: path.write_bytes(b'{}')),
+        ('digests.json', lambda path: path.unlink()),  # of an earlier version
+        ('boxes.npy', lambda path: path.write_bytes(b'')),
+        ('boxes.npy', lambda path: path.write_bytes(path.read_bytes()[:-16])),
+        ('boxes.npy', flip),
+        ('object_ends.npy', lambda path: np.save(path, np.load(path) * 0 + 1)),
+        ('names.npy', lambda path: np.save(path, np.array([{}]), allow_pickle=True)),
+        ('names.npy', lambda path: path.unlink()),
+    ],
+)
+def test_a_damaged_index_is_made_again(tmp_path, name, damage):
+    root = make_subset(tmp_path)
+    before = SAMRSDataset('sota', root, classes=CLASSES)
+    expected = [before[i]['labels'].boxes.tolist() for i in range(len(before))]
+    damage(before.index.folder / name)
+    after = SAMRSDataset('sota', root, classes=CLASSES)
+    assert [after[i]['labels'].boxes.tolist() for i in range(len(after))] == expected

@@ -16,7 +16,7 @@ from mmengine.runner import ValLoop
 
 from mtp.engine import agreement, checkpoint_writer
 from mtp.engine import runner as runner_module
-from mtp.engine.checkpoint_writer import CheckpointError, not_finite, to_host
+from mtp.engine.checkpoint_writer import CheckpointError, bad_values, to_host
 from mtp.engine.checkpoints import candidates, newest, verify
 from tests.engine.hooks.test_training import TOY, toy_runner
 
@@ -202,12 +202,12 @@ def test_values_that_are_not_finite_are_named():
         'ema_state_dict': {'module.a': torch.tensor(float('nan'))},
         'optimizer': {'state': {0: {'exp_avg': torch.tensor([float('-inf')]), 'step': 2}}},
     }
-    assert not_finite(checkpoint) == [
+    assert bad_values(checkpoint) == [
         'state_dict.b',
         'ema_state_dict.module.a',
         'optimizer.0.exp_avg',
     ]
-    assert not_finite({'state_dict': {}}) == []
+    assert bad_values({'state_dict': {}}) == []
 
 
 def test_a_checkpoint_of_shards_is_verified_file_by_file(tmp_path):

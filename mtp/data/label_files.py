@@ -1,0 +1,143 @@
+"""Reading of text and json that label files hold: each fault is one error with file and place."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from mtp.data.values import check_name, check_size
+from mtp.files import UnusableFileError
+
+_BOM = b'\xef\xbb\xbf'
+
+
+def read_text(path: str | Path) -> str:
+    """Read a label file.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        UnusableFileError: it is not plain UTF-8.
+    """
+    data = Path(path).read_bytes()
+    if data.startswith(_BOM):
+        raise UnusableFileError(
+            f'{path}, line 1: it begins with a byte order mark: save it as UTF-8 without one '
+            f"(sed -i '1s/^\\xef\\xbb\\xbf//' FILE)"
+        )
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b'\n', 0, error.start) + 1
+        raise UnusableFileError(
+            f'{path}, line {line}: the byte 0x{data[error.start]:02x} is no UTF-8: convert the '
+            'file (iconv -f latin1 -t utf8)'
+        ) from error
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
+    """Yield the place (file and line) and the text of each line of a label file.
+
+    Raises:
+        FileNotFoundError, UnusableFileError: as in :func:`read_text`.
+    """
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        yield f'{path}, line {number}', line
+
+
+def read_json(path: str | Path, kind: str = 'json') -> Any:
+    """Read a json file.
+
+    Args:
+        path: path of the file.
+        kind: name of its format, for the message.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        UnusableFileError: it is damaged, or too deep or too large to read.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        raise UnusableFileError(
+            f'{path} is no whole {kind}: {reason}. Copy or make it again'
+        ) from error
+
+
+def read_features(path: str | Path) -> list[dict[str, Any]]:
+    """Read the features of a geojson.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        UnusableFileError: it is damaged, or no geojson.
+    """
+    content = read_json(path, 'geojson')
+    features = content.get('features') if isinstance(content, dict) else None
+    if not isinstance(features, list) or not all(isinstance(f, dict) for f in features):
+        raise UnusableFileError(
+            f'{path} is no whole geojson: it has no list of features. Copy it again'
+        )
+    return features
+
+
+def parse_xml(path: str | Path) -> ElementTree.Element:
+    """Return the root of an xml file; what could grow in memory, expat refuses.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        UnusableFileError: it is damaged, or of an unknown encoding.
+    """
+    try:
+        return ElementTree.fromstring(Path(path).read_bytes())
+    except (ElementTree.ParseError, ValueError, LookupError, RecursionError, MemoryError) as error:
+        raise UnusableFileError(
+            f'{path} is no whole xml: {str(error) or type(error).__name__}. Copy or make it again'
+        ) from error
+
+
+def read_coco(path: str | Path) -> dict[str, Any]:
+    """Read a COCO json, and check its structure, the sizes and the names of its images.
+
+    Boxes and masks are left to :func:`mtp.data.values.check_boxes` and
+    :func:`mtp.data.run_lengths.encode_mask`.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        UnusableFileError: it is damaged, or an entry is missing or of another type; the message
+            names the image or annotation.
+    """
+    coco = read_json(path)
+    for kind, keys in _KEYS.items():
+        entries = coco.get(kind) if isinstance(coco, dict) else None
+        if not isinstance(entries, list):
+            raise UnusableFileError(
+                f'{path} has no list of {kind}: it is no COCO json with images, annotations and '
+                'categories'
+            )
+        for number, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                raise UnusableFileError(f'{path}, {kind}[{number}]: {entry!r:.60} is no entry')
+            for key, types in keys.items():
+                if not isinstance(entry.get(key), types):
+                    called = entry.get('id', f'number {number} of {kind}')
+                    raise UnusableFileError(
+                        f'{path}, {_SINGULAR[kind]} {called!r:.40}: its {key} is '
+                        + (f'{entry[key]!r:.40}' if key in entry else 'missing')
+                        + ': correct or remove it'
+                    )
+    for image in coco['images']:
+        place = f'{path}, image {image["id"]}'
+        check_name(image['file_name'], place)
+        check_size(image.get('height'), image.get('width'), place)
+    return coco
+
+
+_ID = (int, str)
+_KEYS: dict[str, dict[str, Any]] = dict(
+    images=dict(id=_ID, file_name=str),
+    annotations=dict(id=_ID, image_id=_ID, category_id=_ID),
+    categories=dict(id=_ID, name=str),
+)
+_SINGULAR = dict(images='image', annotations='annotation', categories='category')

@@ -1,0 +1,43 @@
+"""Decoders that fail in unusual ways, and headers that tell the size of an image."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mtp.data import decoding
+from mtp.files import UnusableFileError
+
+
+class PanicException(BaseException):
+    """What a decoder in Rust raises when it panics; it is no Exception."""
+
+
+@pytest.mark.parametrize('error', [PanicException('capacity overflow'), MemoryError()])
+def test_any_fault_of_a_decoder_names_the_file(tmp_path, monkeypatch, error):
+    def decode(*_: object) -> None:
+        raise error
+
+    Image.new('RGB', (8, 8)).save(tmp_path / 'a.png')
+    monkeypatch.setattr(decoding.kornia, 'decode_image_png_u8', decode)
+    with pytest.raises(UnusableFileError, match=r'a\.png'):
+        decoding.read_image(tmp_path / 'a.png')
+
+
+def test_an_interruption_is_no_fault_of_the_image(tmp_path):
+    with pytest.raises(KeyboardInterrupt), decoding.naming_faults(tmp_path):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('kind', ['png', 'jpeg', 'tiff', 'bmp', 'webp', 'ppm'])
+def test_size_in_the_header(kind):
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((12, 34, 3), np.uint8)).save(file, kind)
+    file.seek(0)
+    assert decoding.header_size(file) == (12, 34)
+
+
+def test_labels_of_16_bits_do_not_wrap(tmp_path):
+    Image.fromarray(np.full((8, 8), 2, np.uint16)).save(tmp_path / 'a.png')
+    assert decoding.read_deep(tmp_path / 'a.png').max() == 2  # good values may have 16 bits
