@@ -201,6 +201,8 @@ def _write(runner: Runner, bad: Sequence[_Update], here: set[int]) -> list[Path]
 
 def _content(runner: Runner, update: _Update, of_ranks: Sequence[tuple]) -> dict[str, Any]:
     epoch_length = len(runner.train_dataloader)
+    if (writer := getattr(runner, 'writer', None)) is not None:
+        writer.wait()  # the newest one may still be written
     checkpoint = next(
         iter(checkpoints_before(runner.work_dir, update.iteration, epoch_length)), None
     )
