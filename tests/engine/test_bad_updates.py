@@ -256,11 +256,8 @@ def test_it_is_counted_and_written_down(tmp_path):
     rows = (Path(runner.log_dir) / 'vis_data' / 'scalars.json').read_text().splitlines()
     assert [json.loads(row).get('bad_updates') for row in rows] == [None, 1, 1]
     told = json.loads((tmp_path / 'bad_updates' / 'iter_3.json').read_text())
-    assert (told['iteration'], told['config'], told['checkpoint']) == (
-        3,
-        'toy_config.py',
-        'iter_2.pth',
-    )
+    assert (told['iteration'], told['config']) == (3, 'toy_config.py')
+    assert told['checkpoint'] in ('iter_1.pth', 'iter_2.pth')  # that may still be being written
     (of_rank,) = told['ranks']
     ((files,), (seeds,)) = of_rank['files'], of_rank['seeds']
     assert files[0] in log and files[0].endswith('.png')
