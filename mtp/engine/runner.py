@@ -25,8 +25,6 @@ from torch.utils.data import DataLoader
 from mtp import fallback
 from mtp.data.sample_seeds import SeededSampler, seed_samples
 from mtp.engine.checkpoint_writer import CheckpointWriter, to_host, write_file
-from mtp.engine.hooks.preemption import PreemptionHook
-from mtp.engine.hooks.time_limits import TimeLimitHook
 from mtp.engine.loader_workers import watch_workers
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
 from mtp.engine.parallel import ShardedModel, unwrap
@@ -51,7 +49,7 @@ class Runner(MMEngineRunner):
 
     @functools.cached_property
     def writer(self) -> CheckpointWriter:
-        """The thread that writes checkpoints."""
+        """Thread that writes checkpoints."""
         return CheckpointWriter()
 
     @property
@@ -105,7 +103,7 @@ class Runner(MMEngineRunner):
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """As in mmengine; the workers outlive signals and report what they read."""
+        """Build a loader as in mmengine; its workers outlive signals and report what they read."""
         loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
         if loader.num_workers:
             watch_workers(loader)
@@ -123,13 +121,13 @@ class Runner(MMEngineRunner):
             super()._init_model_weights()
 
     def train(self) -> nn.Module:
-        """As in mmengine; the threads of hooks end with it, whatever ends it."""
+        """Train as in mmengine; whatever ends it, hooks that have ``close`` end their threads."""
         try:
             return super().train()
         finally:
             for hook in self.hooks:
-                if isinstance(hook, PreemptionHook | TimeLimitHook):
-                    hook.close()
+                if close := getattr(hook, 'close', None):
+                    close()
 
     def save_checkpoint(
         self,
@@ -142,7 +140,7 @@ class Runner(MMEngineRunner):
         by_epoch: bool = True,
         backend_args: dict | None = None,
     ) -> None:
-        """As in mmengine, whole and with a checksum; shards are written by all processes.
+        """Save as in mmengine, atomically and with a checksum; all processes write the shards.
 
         Raises:
             CheckpointError: this one, or one before it, could not be written.

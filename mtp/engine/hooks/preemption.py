@@ -114,10 +114,10 @@ class PreemptionHook(Hook):
     def _stop(self, runner: Runner, agreement: StepAgreement, name: str) -> None:
         """Ask all processes to stop; end this one when they do not within the deadline."""
         runner.logger.info(f'{name}: a checkpoint is saved at the end of this step')
-        agreement.stop()
         self._timer = threading.Timer(self.deadline, self._leave, (runner, False))
         self._timer.daemon = True
         self._timer.start()
+        agreement.stop()  # from now on the run may end, which cancels the timer
 
     def _leave(self, runner: Runner, written: bool) -> None:
         """End the process from a thread: in a validation, or since no checkpoint is possible."""
