@@ -357,6 +357,7 @@ LABELS: dict[str, Provoke] = {
     'COCO: a bbox with 1e30, to finetune': coco(detection, bbox=[5, 1e30, 10, 10]),
     'COCO: a bbox with infinity, to finetune': coco(detection, bbox=[5, 5, float('inf'), 10]),
     'COCO: an area that is infinite': coco(detection, area=float('inf')),
+    'COCO: iscrowd is a list': coco(iscrowd=[1]),
     'COCO: an annotation of no image': coco(detection, image_id=5),
     'polygon with NaN': mask([[0, 0, float('nan'), 0, 9, 9]]),
     'polygon with infinity': mask([[0, 0, float('inf'), 0, 9, 9]]),

@@ -120,13 +120,22 @@ def read_coco(path: str | Path) -> dict[str, Any]:
             if not isinstance(entry, dict):
                 raise UnusableFileError(f'{path}, {kind}[{number}]: {entry!r:.60} is no entry')
             for key, types in keys.items():
-                if not isinstance(entry.get(key), types):
+                if not isinstance(entry.get(key), types) or isinstance(entry[key], bool):
                     called = entry.get('id', f'number {number} of {kind}')
                     raise UnusableFileError(
                         f'{path}, {_SINGULAR[kind]} {called!r:.40}: its {key} is '
                         + (f'{entry[key]!r:.40}' if key in entry else 'missing')
                         + ': correct or remove it'
                     )
+    if len({type(category['id']) for category in coco['categories']}) > 1:
+        raise UnusableFileError(f'{path}: ids of categories are numbers and texts: use numbers')
+    for annotation in coco['annotations']:
+        crowd = annotation.get('iscrowd', 0)
+        if crowd not in (0, 1):
+            raise UnusableFileError(
+                f'{path}, annotation {annotation["id"]}: its iscrowd is {crowd!r:.40}, not 0 or 1: '
+                'correct or remove it'
+            )
     for image in coco['images']:
         place = f'{path}, image {image["id"]}'
         check_name(image['file_name'], place)

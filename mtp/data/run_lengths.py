@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mtp.data.values import find_fault
+from mtp.data.values import find_fault, is_number
 
 _MAX_DIGITS = 7  # of 5 bits, of a run length
 _DAMAGED = 'its run lengths are damaged:'
@@ -122,6 +122,8 @@ def _check_polygon(polygon: object, what: str, height: int, width: int) -> None:
     """Refuse a polygon with which pycocotools crashes, or takes memory without bounds."""
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         raise ValueError(f'{what} is {polygon!r:.60}, not [x1, y1, x2, y2, x3, y3, ...]')
+    if not all(map(is_number, polygon)):
+        raise ValueError(f'{what} holds other things than numbers: {polygon!r:.60}')
     fault = find_fault(polygon)
     if fault is not None:
         raise ValueError(f'{what} is at fault: {fault}')

@@ -57,10 +57,16 @@ def check_boxes(annotations: Sequence[dict], path: object) -> None:
         UnusableFileError: a box or an area is missing, or its numbers are not allowed.
     """
     try:
-        boxes = np.array([annotation['bbox'] for annotation in annotations], np.float64)
-        areas = np.array([annotation['area'] for annotation in annotations], np.float64)
-        good = boxes.shape == (len(annotations), 4) and areas.ndim == 1
-        good = good and bool((np.abs(boxes) <= MAX_COORDINATE).all() and np.isfinite(areas).all())
+        boxes = np.array([annotation['bbox'] for annotation in annotations])
+        areas = np.array([annotation['area'] for annotation in annotations])
+        good = (
+            boxes.shape == (len(annotations), 4)
+            and areas.ndim == 1
+            and boxes.dtype.kind in 'if'
+            and areas.dtype.kind in 'if'
+            and bool((np.abs(boxes) <= MAX_COORDINATE).all())
+            and bool((np.abs(areas) < MAX_COORDINATE**2).all())
+        )
     except (KeyError, TypeError, ValueError, OverflowError):
         good = False
     if good or not annotations:
@@ -68,13 +74,18 @@ def check_boxes(annotations: Sequence[dict], path: object) -> None:
     for annotation in annotations:  # find the first that is at fault
         place = f'{path}, annotation {annotation["id"]}'
         box, area = annotation.get('bbox'), annotation.get('area')
-        if not isinstance(box, list) or len(box) != 4:
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             raise UnusableFileError(
                 f'{place}: its bbox is {box!r:.60}, not [x, y, width, height]: correct or remove it'
             )
         check_coordinates(box, place)
-        if not isinstance(area, int | float) or not math.isfinite(area):
+        if not is_number(area) or not abs(area) < MAX_COORDINATE**2:
             raise UnusableFileError(f'{place}: its area is {area!r:.60}: correct or remove it')
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value of a json is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_size(height: object, width: object, place: str) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Detection data sets: mmdet's and mmrotate's readers, with the classes and clear errors."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,6 +57,12 @@ class COCODetection(CocoDataset):
                     f'{path}, annotation {annotation["id"]}: no image {annotation["image_id"]}: '
                     'correct or remove it'
                 )
+        ids = Counter(annotation['id'] for annotation in content['annotations'])
+        if ids and max(ids.values()) > 1:
+            raise UnusableFileError(
+                f'{path}: {ids.most_common(1)[0][1]} annotations have the id '
+                f'{ids.most_common(1)[0][0]}: give each its own'
+            )
         coco = COCO()
         coco.dataset = content
         coco.createIndex()

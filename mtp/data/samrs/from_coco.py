@@ -108,6 +108,8 @@ def coco_to_samrs(
 
 
 def _check_coco(coco: dict, path: Path, valid: Collection[str]) -> None:
+    if not coco['images']:
+        raise ValueError(f'{path} lists no images')
     if not any(annotation.get('segmentation') for annotation in coco['annotations']):
         raise ValueError(f'{path} has no masks (`segmentation`): boxes alone are not enough')
     if len(coco['categories']) > BACKGROUND:
