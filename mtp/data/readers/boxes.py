@@ -66,6 +66,8 @@ class COCODetection(CocoDataset):
         coco = COCO()
         coco.dataset = content
         coco.createIndex()
+        # mmdet's names for these, given in the constructor
+        coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
         found = {category['name'] for category in coco.dataset['categories']}
         classes = set(self.metainfo['classes'])
         if found != classes:
