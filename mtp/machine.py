@@ -1,5 +1,7 @@
 """A process's rank and GPUs without torch, from launchers' variables and device files."""
 
+import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,3 +40,25 @@ LAUNCHERS = {
 def nvidia_device_files() -> list[Path]:
     """Return the device files of NVIDIA GPUs, including those that this process may not open."""
     return sorted(path for path in DEVICES.glob('nvidia*') if path.name[6:].isdigit())
+
+
+def started(pid: object) -> str | None:
+    """Return when a process of this machine was started, which tells it from later ones.
+
+    Returns:
+        str | None: clock ticks since the machine was started; None where it is no process.
+    """
+    try:
+        fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == 'Z' else fields[19]
+
+
+def machine_id() -> str:
+    """Return what tells this machine, since it was started, and its processes from others."""
+    try:
+        boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+        return f'{boot}/{os.readlink("/proc/self/ns/pid")}'
+    except OSError:
+        return socket.gethostname()

@@ -90,7 +90,7 @@ def sharded(damage: Callable[[Path], None]) -> Provoke:
     def provoke(folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of one process
-            shards.save_shards(SAVED, folder / 'iter_5.pth')
+            shards.start_shards(SAVED, folder / 'iter_5.pth')()
         damage(folder / 'iter_5.pth')
         shards.merge_shards(folder / 'iter_5.pth', folder / 'merged.pth')
 

@@ -12,13 +12,21 @@ import torch.multiprocessing as mp
 import mtp  # noqa: F401  (a spawned process has no conftest)
 
 
-def run_processes(function, world_size: int, *args) -> list:
-    """Results by rank of ``function(rank, *args)``, called on ``world_size`` processes."""
+def run_processes(function, world_size: int, *args, start: str = 'spawn') -> list:
+    """Results by rank of ``function(rank, *args)``, called on ``world_size`` processes.
+
+    ``start='fork'`` spares them the imports, where nothing has started a thread.
+    """
     with socket.socket() as sock:
         sock.bind(('127.0.0.1', 0))
         port = sock.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_worker, (function, world_size, port, folder, args), nprocs=world_size)
+        mp.start_processes(
+            _worker,
+            (function, world_size, port, folder, args),
+            nprocs=world_size,
+            start_method=start,
+        )
         return [
             torch.load(Path(folder) / f'{rank}.pt', weights_only=False)
             for rank in range(world_size)

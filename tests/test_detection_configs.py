@@ -85,22 +85,8 @@ def test_recipe(path, tmp_path, request):
         assert again.state_dict().keys() == model.state_dict().keys()
 
 
-@pytest.mark.parametrize(
-    'path',
-    [
-        path
-        for path in CONFIGS
-        if name(path)
-        in ('dior/vit_b_rvsa', 'xview/vit_b_rvsa', 'dior_r/vit_b_rvsa', 'dota_v1/internimage_xl')
-    ],
-    ids=name,
-)
-def test_tiny_version_trains_and_predicts(path):
-    cfg = Config.fromfile(path)
-    shrink(cfg, 128)
-    rotated = 'rotated' in str(path)
-    model = build(cfg, 'cpu')
-    model.init_weights()
+def make_sample(rotated: bool) -> tuple[torch.Tensor, DetDataSample]:
+    """An image of 128 x 128 pixels with two objects."""
     # Objects as large as the anchors that lie inside so small an image.
     boxes = torch.tensor([[32.0, 40.0, 60.0, 24.0, 0.4], [90.0, 80.0, 50.0, 30.0, -0.7]])
     if rotated:
@@ -119,6 +105,26 @@ def test_tiny_version_trains_and_predicts(path):
     sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([1, 3]))
     sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.zeros(0).long())
     image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)
+    return image, sample
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        path
+        for path in CONFIGS
+        if name(path)
+        in ('dior/vit_b_rvsa', 'xview/vit_b_rvsa', 'dior_r/vit_b_rvsa', 'dota_v1/internimage_xl')
+    ],
+    ids=name,
+)
+def test_tiny_version_trains_and_predicts(path):
+    cfg = Config.fromfile(path)
+    shrink(cfg, 128)
+    rotated = 'rotated' in str(path)
+    model = build(cfg, 'cpu')
+    model.init_weights()
+    image, sample = make_sample(rotated)
     data = dict(inputs=[image] * 2, data_samples=[sample, sample.clone()])
 
     losses = model(**model.data_preprocessor(data, training=True), mode='loss')

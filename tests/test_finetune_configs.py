@@ -156,7 +156,7 @@ def test_tiny_version_trains_and_predicts(path):
     model = build(cfg, 'cpu')
     model.init_weights()
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-    samples = [_sample(task, cfg, i) for i in range(2)]
+    samples = [make_sample(task, cfg, i) for i in range(2)]
     data = dict(zip(('inputs', 'data_samples'), map(list, zip(*samples))))
 
     losses = model(**model.data_preprocessor(data, training=True), mode='loss')
@@ -188,7 +188,7 @@ def test_tiny_version_trains_and_predicts(path):
         assert found.pred_sem_seg.data.max() < classes
 
 
-def _sample(task: str, cfg: Config, seed: int) -> tuple:
+def make_sample(task: str, cfg: Config, seed: int) -> tuple:
     generator = torch.Generator().manual_seed(seed)
     side = 64
     image = torch.randint(

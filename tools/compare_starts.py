@@ -42,6 +42,8 @@ def train(config: Path, work_dir: Path, start: str | None) -> None:
             config,
             '--work-dir',
             work_dir,
+            '--resume',
+            'auto',
             '--cfg-options',
             option,
         ],

@@ -54,7 +54,7 @@ each data set.
 ```bash
 python tools/data/prepare.py DATASET DOWNLOADED data/DATASET      # multi-scale: see below
 python tools/train.py CONFIG                                      # one GPU or CPU
-torchrun --nproc-per-node 8 tools/train.py CONFIG --launcher pytorch
+torchrun --nproc-per-node 8 tools/train.py CONFIG --launcher pytorch --resume auto
 python tools/test.py CONFIG work_dirs/TASK/DATASET/MODEL/epoch_N.pth
 python tools/reproduce.py DATASET MODEL --checkpoint RELEASED.pth --data data/DATASET
 python tools/finetune_all.py                                      # all data sets in data/

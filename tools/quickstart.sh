@@ -20,11 +20,7 @@ fi
 
 step "Training: $config"
 if [[ ! -f $work_dir/encoder.pth ]]; then
-    resume=()
-    if [[ -f $work_dir/last_checkpoint ]]; then
-        resume=(--resume)
-    fi
-    "$PYTHON" tools/train.py "$config" --work-dir "$work_dir" ${resume[@]+"${resume[@]}"}
+    "$PYTHON" tools/train.py "$config" --work-dir "$work_dir" --resume auto
 fi
 trained=$work_dir/$(basename "$(<"$work_dir/last_checkpoint")")
 

@@ -1,21 +1,20 @@
 """Logging, checkpoints and seeds of every run, whatever it trains."""
 
-from mmengine.hooks import (
-    CheckpointHook,
-    DistSamplerSeedHook,
-    LoggerHook,
-    ParamSchedulerHook,
-)
+from mmengine.hooks import DistSamplerSeedHook, LoggerHook, ParamSchedulerHook
 from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 
 from mtp.engine import (
+    BadUpdatesHook,
     CompileHook,
     DeferredLogHook,
     DrawPredictionsHook,
+    PreemptionHook,
     RehearsalHook,
     ReplicatedModel,
     SeedIterationHook,
     ThroughputHook,
+    TimeLimitHook,
+    VerifiedCheckpointHook,
 )
 
 default_hooks = dict(
@@ -24,11 +23,15 @@ default_hooks = dict(
     sampler_seed=dict(type=DistSamplerSeedHook),
     seed_iteration=dict(type=SeedIterationHook),
     rehearsal=dict(type=RehearsalHook),
+    bad_updates=dict(type=BadUpdatesHook),
     logger=dict(type=LoggerHook, interval=50),
     param_scheduler=dict(type=ParamSchedulerHook),
     compilation=dict(type=CompileHook),
-    # Keep at least two: while one is written, the previous one is complete.
-    checkpoint=dict(type=CheckpointHook, interval=1, save_last=True, max_keep_ckpts=2),
+    # Two are kept: one that was damaged after it had been verified has one before it.
+    checkpoint=dict(type=VerifiedCheckpointHook, interval=1, save_last=True, max_keep_ckpts=2),
+    # a crash costs 15 minutes at most
+    preemption=dict(type=PreemptionHook, minutes=15),
+    time_limits=dict(type=TimeLimitHook, step=5, long=30),  # minutes
     visualization=dict(type=DrawPredictionsHook),
 )
 
@@ -39,7 +42,7 @@ visualizer = dict(
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    dist_cfg=dict(backend='nccl', timeout=1800),
 )
 randomness = dict(seed=0, deterministic=False)
 # With several processes: a copy of the model on each, or ShardedModel; see docs/distributed.md.

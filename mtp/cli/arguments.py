@@ -42,9 +42,18 @@ class ConfigOptions(argparse.Action):
         DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that training and testing share."""
-    parser.add_argument('config', help='a config file, e.g. configs/pretrain/vit_b_rvsa_samrs.py')
+def add_run_arguments(parser: argparse.ArgumentParser, needs_config: bool = True) -> None:
+    """Add the arguments that training and testing share.
+
+    Args:
+        parser: parser to add them to.
+        needs_config: whether the config must be given.
+    """
+    parser.add_argument(
+        'config',
+        nargs=None if needs_config else '?',
+        help='a config file, e.g. configs/pretrain/vit_b_rvsa_samrs.py',
+    )
     parser.add_argument(
         '--work-dir',
         type=Path,

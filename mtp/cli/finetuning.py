@@ -109,8 +109,7 @@ def finetune(tools: Path, dataset: str, config: Path, folder: Path) -> dict:
     """
     log, results = folder / 'log.txt', table.read_results()[dataset]
     step(log, count_images, config, folder / 'images.txt')
-    resume = ['--resume'] if (folder / 'last_checkpoint').is_file() else []
-    step(log, tool, tools / 'train.py', config, '--work-dir', folder, *resume)
+    step(log, tool, tools / 'train.py', config, '--work-dir', folder, '--resume', 'auto')
     submission = [] if results.key else ['--submission', folder / 'submission']
     step(
         log,

@@ -1,11 +1,16 @@
 """Processes of a run, started by a launcher."""
 
 import os
+from datetime import timedelta
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import init_dist
+from mmengine.utils.dl_utils import set_multi_processing
 
 from mtp.machine import LAUNCHERS
+
+LIMIT = 1800  # seconds that processes wait for each other where the config has no limit
 
 
 def join_processes(cfg: Config) -> None:
@@ -17,9 +22,15 @@ def join_processes(cfg: Config) -> None:
     if cfg.launcher == 'none':
         return
     _check_launcher(cfg.launcher)
-    if not torch.cuda.is_available():
+    settings = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    if torch.cuda.is_available():
+        # as the runner does it later: before that the processes agree on what they go on from
+        set_multi_processing(**cfg.get('env_cfg', {}).get('mp_cfg', {}), distributed=True)
+        init_dist(cfg.launcher, **settings)
+    else:
         # mmengine selects a GPU per process before it looks at the backend.
-        torch.distributed.init_process_group('gloo')
+        limit = timedelta(seconds=settings.get('timeout', LIMIT))
+        torch.distributed.init_process_group('gloo', timeout=limit)
         cfg.sync_bn = None  # torch's batch norm of a user's config works on accelerators only
 
 

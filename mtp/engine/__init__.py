@@ -2,14 +2,18 @@
 
 from mtp import compat
 from mtp.engine.ema import FastEMA
+from mtp.engine.hooks.bad_updates import BadUpdatesError, BadUpdatesHook
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
+from mtp.engine.hooks.checkpoint import VerifiedCheckpointHook
 from mtp.engine.hooks.compilation import CompileHook
 from mtp.engine.hooks.deferred_log import DeferredLogHook, TaskLossLogProcessor
 from mtp.engine.hooks.draw_predictions import DrawPredictionsHook
 from mtp.engine.hooks.export_encoder import ExportEncoderHook
+from mtp.engine.hooks.preemption import PreemptionHook
 from mtp.engine.hooks.rehearsal import RehearsalHook
 from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
+from mtp.engine.hooks.time_limits import TimeLimitHook
 from mtp.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mtp.engine.loops import AccumulatingEpochLoop, AccumulatingIterLoop
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
@@ -22,6 +26,8 @@ compat.load_checkpoints_safely(load_from_local, load_from_web, load_from_elsewhe
 __all__ = [
     'AccumulatingEpochLoop',
     'AccumulatingIterLoop',
+    'BadUpdatesError',
+    'BadUpdatesHook',
     'CheckDatasetsHook',
     'CompileHook',
     'DeferredLogHook',
@@ -30,6 +36,7 @@ __all__ = [
     'FastEMA',
     'LayerDecayOptimWrapperConstructor',
     'MixedPrecisionOptimWrapper',
+    'PreemptionHook',
     'RehearsalHook',
     'ReplicatedModel',
     'Runner',
@@ -37,5 +44,7 @@ __all__ = [
     'ShardedModel',
     'TaskLossLogProcessor',
     'ThroughputHook',
+    'TimeLimitHook',
     'TraceHook',
+    'VerifiedCheckpointHook',
 ]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from mtp.engine.memory import allocations_recorded, explain_shortage, write_snapshot
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
+from mtp.engine.resume_position import DueValidation, EndlessBatches, begin_after
 from mtp.registry import LOOPS
 
 
@@ -66,6 +67,12 @@ class _Accumulating(BaseLoop):
         self.accumulation = accumulation
         self._fits = False  # until a step has run
         super().__init__(runner, dataloader, *args, **kwargs)
+
+    def run(self) -> torch.nn.Module:
+        """Train; a resumed run first makes the validation that is due."""
+        # After all other hooks: the one that saves the best checkpoint must know its folder.
+        self.runner.register_hook(DueValidation(), priority='LOWEST')
+        return super().run()
 
     @property
     def dataloader(self) -> DataLoader | GroupedLoader:
@@ -139,6 +146,18 @@ class AccumulatingIterLoop(_Accumulating, IterBasedTrainLoop):
         kwargs: arguments of ``IterBasedTrainLoop``: ``max_iters`` and ``val_interval``, in updates.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.dataloader_iterator = EndlessBatches(self.dataloader)
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether an uninterrupted run validates between the last step and the next one."""
+        self._decide_current_val_interval()
+        return self._iter >= self.val_begin and (
+            self._iter % self.val_interval == 0 or self._iter == self._max_iters
+        )
+
 
 @LOOPS.register_module()
 class AccumulatingEpochLoop(_Accumulating, EpochBasedTrainLoop):
@@ -152,6 +171,51 @@ class AccumulatingEpochLoop(_Accumulating, EpochBasedTrainLoop):
         accumulation: number of batches in an update (:mod:`mtp.engine.batch_size` derives it).
         kwargs: arguments of ``EpochBasedTrainLoop``: ``max_epochs``, ``val_interval``.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._done = 0  # updates of the first epoch that were made before the interruption
+
+    def run(self) -> torch.nn.Module:
+        """Train; a resumed run continues within its epoch."""
+        self._done = self._updates_done()
+        return super().run()
+
+    def run_epoch(self) -> None:
+        """Run an epoch, or in a resumed run the rest of it."""
+        done, self._done = self._done, 0
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        unread = begin_after(self.dataloader.batch_sampler, done * self.accumulation)
+        batches = iter(self.dataloader) if unread else islice(self.dataloader, done, None)
+        for index, batch in enumerate(batches, done):
+            self.run_iter(index, batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether an uninterrupted run validates between the last step and the next one."""
+        self._decide_current_val_interval()
+        return (
+            not self._done
+            and self._epoch >= self.val_begin
+            and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs)
+        )
+
+    def _updates_done(self) -> int:
+        """Return the number of updates that a resumed run has made in its epoch.
+
+        If the length of an epoch has changed, with the batch size or the data, this is the same
+        fraction of it.
+        """
+        length = len(self.dataloader)
+        saved = self.runner.message_hub.runtime_info
+        before = length
+        if 'max_iters' in saved and 'max_epochs' in saved:
+            before = saved['max_iters'] // saved['max_epochs']
+        done = self._iter - self._epoch * before
+        return done * length // before if 0 <= done <= before else 0
 
 
 def _mean(outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

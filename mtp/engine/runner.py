@@ -1,27 +1,34 @@
 """mmengine's runner, extended for sharded models."""
 
+import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mmengine
 import torch
+from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.registry import OPTIM_WRAPPERS
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import BaseLoop, CheckpointLoader
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from mtp import fallback
+from mtp.data.sample_seeds import SeededSampler, seed_samples
+from mtp.engine.checkpoint_writer import CheckpointWriter, to_host, write_file
+from mtp.engine.loader_workers import watch_workers
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
 from mtp.engine.parallel import ShardedModel, unwrap
-from mtp.engine.shards import check_progress, distribute, load_shards, save_shards
+from mtp.engine.shards import check_progress, distribute, load_shards, start_shards
 from mtp.files import UnusableFileError
 from mtp.models.weights.loading import state_dict_of
 from mtp.models.weights.safe_loading import load_safely
@@ -35,6 +42,15 @@ class Runner(MMEngineRunner):
     folder on any number of processes. An unsharded model may resume from a folder, and a sharded
     one from a file.
     """
+
+    _train_dataloader: DataLoader | dict | None
+    _group: ProcessGroup | None = None
+    _in_background = False
+
+    @functools.cached_property
+    def writer(self) -> CheckpointWriter:
+        """Thread that writes checkpoints."""
+        return CheckpointWriter()
 
     @property
     def bare_model(self) -> nn.Module:
@@ -54,12 +70,27 @@ class Runner(MMEngineRunner):
     def set_randomness(
         self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False
     ) -> None:
-        """Set the seeds as in mmengine; ``deterministic`` also configures cuBLAS."""
+        """Set the seeds as in mmengine; ``deterministic`` also configures cuBLAS.
+
+        A resumed run takes the seed of its checkpoint after the loader has been built, so that the
+        loader takes it too.
+        """
         if deterministic:
             # mmengine 0.10 does not set it, and torch refuses matrix products without it
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
             torch.backends.cudnn.benchmark = False
         super().set_randomness(seed, diff_rank_seed, deterministic)
+        loop = getattr(self, '_train_loop', None)
+        if isinstance(loop, BaseLoop) and not diff_rank_seed:
+            sampler = getattr(loop.dataloader.batch_sampler, 'sampler', None)
+            if isinstance(sampler, SeededSampler):
+                sampler.seed = self.seed
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the loop as in mmengine; its loader seeds samples and can begin anywhere."""
+        if isinstance(loop, dict) and isinstance(self._train_dataloader, dict):
+            self._train_dataloader = seed_samples(self._train_dataloader)
+        return super().build_train_loop(loop)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model as in mmengine; if deterministic, replace pools that are not."""
@@ -67,6 +98,16 @@ class Runner(MMEngineRunner):
         if self.deterministic:
             replace_pools(built)
         return built
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Build a loader as in mmengine; its workers outlive signals and report what they read."""
+        loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if loader.num_workers:
+            watch_workers(loader)
+        return loader
 
     def build_optim_wrapper(self, optim_wrapper: OptimWrapper | Optimizer | dict) -> OptimWrapper:
         """Build the wrapper as in mmengine; before that, initialise and shard a sharded model."""
@@ -79,6 +120,15 @@ class Runner(MMEngineRunner):
         if not self._shards:  # a sharded model was initialised before
             super()._init_model_weights()
 
+    def train(self) -> nn.Module:
+        """Train as in mmengine; whatever ends it, hooks that have ``close`` end their threads."""
+        try:
+            return super().train()
+        finally:
+            for hook in self.hooks:
+                if close := getattr(hook, 'close', None):
+                    close()
+
     def save_checkpoint(
         self,
         out_dir: str,
@@ -90,38 +140,74 @@ class Runner(MMEngineRunner):
         by_epoch: bool = True,
         backend_args: dict | None = None,
     ) -> None:
-        """Save as in mmengine; all processes write the shards, and ``meta`` must be given."""
-        if not self._shards:
-            super().save_checkpoint(
-                out_dir,
-                filename,
-                file_client_args,
-                save_optimizer,
-                save_param_scheduler,
-                meta,
-                by_epoch,
-                backend_args,
-            )
-            return
+        """Save as in mmengine, atomically and with a checksum; all processes write the shards.
+
+        Raises:
+            CheckpointError: this one, or one before it, could not be written.
+            ValueError: a backend of files is given.
+        """
+        if file_client_args or backend_args:
+            raise ValueError('checkpoints are written to a file system: leave out backend_args')
+        meta = dict(meta or {})
+        meta.setdefault('epoch', self.epoch + by_epoch)
+        meta.setdefault('iter', self.iter + (not by_epoch))
+        checkpoint = self._checkpoint(meta, save_optimizer, save_param_scheduler)
+        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+        path = Path(out_dir) / filename
+        self.writer.wait()  # at most one copy is in host memory
+        if self._shards:
+            self.writer.submit(start_shards(checkpoint, path, self._writers()))
+        elif is_main_process():
+            self.writer.submit(functools.partial(write_file, to_host(checkpoint), path))
+        if not self._in_background:
+            self.writer.wait()
+
+    @contextmanager
+    def saving_in_background(self) -> Iterator[None]:
+        """Make :meth:`save_checkpoint` return when the checkpoint is in host memory.
+
+        ``writer.wait()`` waits for the disk.
+        """
+        self._in_background = True
+        try:
+            yield
+        finally:
+            self._in_background = False
+
+    def _checkpoint(
+        self, meta: dict[str, Any], save_optimizer: bool, save_param_scheduler: bool
+    ) -> dict[str, Any]:
+        """Return what mmengine saves, the tensors still where training has them."""
+        meta.update(
+            cfg=self.cfg.pretty_text,
+            seed=self.seed,
+            experiment_name=self.experiment_name,
+            time=time.strftime('%Y%m%d_%H%M%S'),
+            mmengine_version=mmengine.__version__,
+        )
+        if hasattr(self.train_dataloader.dataset, 'metainfo'):
+            meta['dataset_meta'] = self.train_dataloader.dataset.metainfo
         checkpoint: dict[str, Any] = {
-            'meta': dict(
-                meta,  # type: ignore[arg-type]  # given by the checkpoint hook
-                cfg=self.cfg.pretty_text,
-                seed=self.seed,
-                experiment_name=self.experiment_name,
-                time=time.strftime('%Y%m%d_%H%M%S'),
-                mmengine_version=mmengine.__version__,
-                dataset_meta=getattr(self.train_dataloader.dataset, 'metainfo', None),
-            ),
+            'meta': meta,
             'state_dict': self.bare_model.state_dict(),
             'message_hub': self.message_hub.state_dict(),
         }
         if save_optimizer:
             checkpoint['optimizer'] = self.optim_wrapper.state_dict()
         if save_param_scheduler:
-            checkpoint['param_schedulers'] = [s.state_dict() for s in self.param_schedulers or ()]
-        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
-        save_shards(checkpoint, Path(out_dir) / filename)
+            schedulers = self.param_schedulers or []
+            checkpoint['param_schedulers'] = (
+                {name: _states(of_one) for name, of_one in schedulers.items()}
+                if isinstance(schedulers, dict)  # of several optimisers
+                else _states(schedulers)
+            )
+        return checkpoint
+
+    def _writers(self) -> ProcessGroup:
+        """Return a group of CPUs for the threads that write; that of training stays as it is."""
+        if self._group is None:
+            self._group = torch.distributed.new_group(backend='gloo')
+        return self._group
 
     def load_checkpoint(
         self,
@@ -195,10 +281,15 @@ def _faults_of(filename: str) -> Iterator[None]:
         ) from error
 
 
+def _states(schedulers: Sequence[_ParamScheduler]) -> list[dict[str, Any]]:
+    return [scheduler.state_dict() for scheduler in schedulers]
+
+
 def _compute_dtype(optim_wrapper: dict) -> torch.dtype | None:
     """Return the autocast dtype that the config of an optimiser wrapper selects, or None."""
     type_ = optim_wrapper.get('type', OptimWrapper)
     type_ = OPTIM_WRAPPERS.get(type_) if isinstance(type_, str) else type_
     if not issubclass(type_, MixedPrecisionOptimWrapper):
         return None
-    return autocast_dtype(optim_wrapper.get('amp', 'auto'))
+    settings = {key: optim_wrapper[key] for key in ('amp', 'dtype') if key in optim_wrapper}
+    return autocast_dtype(**{'amp': 'auto', **settings})

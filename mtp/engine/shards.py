@@ -5,25 +5,29 @@ The folder has the content of mmengine's checkpoint file. The tensors of ``state
 (schedules, log, meta information) is in ``rest.pth``.
 """
 
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import barrier, get_rank, is_main_process
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from mtp.engine.checkpoint_writer import bad_values, refuse_not_finite, to_host, writing
+from mtp.engine.checkpoints import REST, checksum_file, digest, write_checksums
 from mtp.engine.shard_metadata import INDEX, SafeReader, read_index
 from mtp.files import MissingFileError, UnusableFileError, put_in_place, whole
 from mtp.models.weights.loading import check_state, read_state_dict
 from mtp.models.weights.safe_loading import load_safely
-
-REST = 'rest.pth'
 
 
 def whole_state_dict(module: nn.Module) -> dict[str, Tensor]:
@@ -34,34 +38,98 @@ def whole_state_dict(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def save_shards(checkpoint: dict[str, Any], folder: str | Path) -> None:
-    """Write a sharded checkpoint atomically; all processes must call it.
+def start_shards(
+    checkpoint: dict[str, Any], folder: str | Path, group: ProcessGroup | None = None
+) -> Callable[[], None]:
+    """Copy a sharded checkpoint to host memory and begin to write it; all processes must call it.
 
     The folder has a temporary name until all processes have written.
 
     Args:
         checkpoint: checkpoint in mmengine's layout; tensors of a sharded model are ``DTensor``s.
-        folder: path of the checkpoint, which must not exist.
+        folder: folder to write, which may replace an older one.
+        group: process group of CPUs that nothing else uses meanwhile; None where there is no other
+            process.
+
+    Returns:
+        callable: the job that ends the writing, for a thread; all processes must call it.
+
+    Raises:
+        CheckpointError: a value is not finite, on any process.
     """
     folder = Path(folder)
-    unfinished = folder.with_name(f'{folder.name}.unfinished')
+    names = set(chain.from_iterable(_gather(bad_values(checkpoint), group)))
+    refuse_not_finite(sorted(names), folder)
+    tensors, rest = _split(checkpoint)
+    rest = to_host(rest)
+    unfinished = _begin(folder, group)
+    written = dcp.async_save(tensors, checkpoint_id=unfinished, process_group=group)
+
+    def finish() -> None:
+        with writing(folder):
+            written.result()  # type: ignore[union-attr]  # what the default stager returns
+            _finish(unfinished, folder, rest, group)
+
+    return finish
+
+
+def _split(checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a checkpoint by key, and all else."""
     rest = dict(checkpoint)
     tensors = _flat(rest.pop('state_dict'), rest.get('optimizer', {}).get('state', {}))
     if 'optimizer' in rest:
         rest['optimizer'] = {
             key: value for key, value in rest['optimizer'].items() if key != 'state'
         }
+    return tensors, rest
+
+
+def _begin(folder: Path, group: ProcessGroup | None) -> Path:
+    """Return an empty folder, to be filled by all processes."""
+    unfinished = folder.with_name(f'{folder.name}.unfinished')
     if is_main_process():
-        shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed run
-        unfinished.mkdir(parents=True)
+        with writing(folder):
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+            unfinished.mkdir(parents=True)
+    barrier(group)
+    return unfinished
+
+
+def _finish(
+    unfinished: Path, folder: Path, rest: dict[str, Any], group: ProcessGroup | None
+) -> None:
+    """Give a folder its name and its checksums once all processes have written."""
+    digests = {
+        path.name: digest(path, written=True)
+        for path in unfinished.glob(f'__{get_rank()}_*.distcp')
+    }
+    for theirs in _gather(digests, group):
+        digests |= theirs
+    if is_main_process():
         with whole(unfinished / REST) as path, open(path, 'wb') as file:
             torch.save(rest, file)
-    barrier()
-    dcp.save(tensors, checkpoint_id=unfinished)
-    barrier()
-    if is_main_process():
+        digests |= {name: digest(unfinished / name, written=True) for name in (REST, '.metadata')}
+        # A checksum of an older folder of this name would refuse the new one.
+        checksum_file(folder).unlink(missing_ok=True)
+        replaced = folder.with_name(f'{folder.name}.replaced')
+        if folder.exists():
+            os.replace(folder, replaced)
         put_in_place(unfinished, folder)
-    barrier()
+        shutil.rmtree(replaced, ignore_errors=True)
+        names = sorted(digests)
+        write_checksums(
+            folder, rest['meta'], {f'{folder.name}/{name}': digests[name] for name in names}
+        )
+    barrier(group)
+
+
+def _gather(value: Any, group: ProcessGroup | None) -> list[Any]:
+    """Return what all processes give."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values
 
 
 def load_shards(
@@ -70,7 +138,7 @@ def load_shards(
     """Load the weights of a sharded checkpoint into a model; all processes must call it.
 
     Args:
-        folder: checkpoint written by :func:`save_shards` on any number of processes.
+        folder: checkpoint written by :func:`start_shards` on any number of processes.
         model: model to load into, sharded or not.
         optimizer: optimiser of the model; None to skip its states.
 
@@ -91,7 +159,7 @@ def load_shards(
                     if size == like.shape
                     else torch.zeros(size, dtype=dtype)
                 )
-    _read_tensors(_flat(state_dict, states), folder, torch.distributed.is_initialized())
+    _read_tensors(_flat(state_dict, states), folder, dist.is_initialized())
     checkpoint['state_dict'] = state_dict
     if optimizer is None:
         checkpoint.pop('optimizer', None)

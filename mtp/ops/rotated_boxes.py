@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mtp.ops.dispatch import twin_of, use_triton
+from mtp.ops.value_checks import checks_values
 
 # Pairs whose overlaps are computed at once, and pairs tested at once for being near each other:
 # each bounds the memory of its temporaries to some 200 MB.
@@ -22,9 +23,9 @@ def box_iou_rotated(
 ) -> Tensor:
     """Compute the intersection over union (or over the first box) of rotated boxes.
 
-    Equal to ``mmcv.ops.box_iou_rotated``. Boxes without area have overlap 0. Boxes with NaN or
-    infinite values are an error on CPU. On CUDA they have overlap 0: checking them would make the
-    host wait for the device.
+    Equal to ``mmcv.ops.box_iou_rotated``. Boxes without area have overlap 0, and so have boxes with
+    NaN or infinite values. These are an error on a CPU outside of a training step; on CUDA,
+    checking them would make the host wait for the device.
 
     Args:
         boxes1: boxes ``(N, 5)`` or ``(B, N, 5)``, of any floating-point dtype.
@@ -38,7 +39,7 @@ def box_iou_rotated(
 
     Raises:
         ValueError: shapes, dtypes, devices or mode are wrong, or, on CPU, boxes are NaN or
-            infinite.
+            infinite outside of :func:`mtp.ops.value_checks.values_unchecked`.
     """
     _check_boxes(boxes1, boxes2, dims=(2, 3))
     if boxes1.shape[:-2] != boxes2.shape[:-2]:
@@ -82,7 +83,8 @@ def nms_rotated(
         for the device, to learn K.
 
     Raises:
-        ValueError: shapes, dtypes or devices are wrong, or, on CPU, boxes are NaN or infinite.
+        ValueError: shapes, dtypes or devices are wrong, or, on CPU, boxes are NaN or infinite
+            outside of :func:`mtp.ops.value_checks.values_unchecked`.
     """
     _check_boxes(boxes)
     for name, tensor in (('scores', scores), ('labels', labels)):
@@ -312,7 +314,8 @@ def _check_boxes(*boxes: Tensor, dims: tuple[int, ...] = (2,)) -> None:
             f'boxes are on {boxes[0].device} and {boxes[-1].device}: move them to one device'
         )
     # Reading values on CUDA would make the host wait for the device.
-    if boxes[0].device.type == 'cpu' and not torch.compiler.is_compiling():
+    on_cpu = boxes[0].device.type == 'cpu'
+    if on_cpu and not torch.compiler.is_compiling() and checks_values():
         for tensor in boxes:
             tensor = tensor.flatten(0, -2)
             wrong = (~tensor.isfinite().all(1)).nonzero()

@@ -28,12 +28,13 @@ def test_half_written_folder_is_no_checkpoint(tmp_path, monkeypatch, saved):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr(checkpoint.dcp, 'save', killed)
+        context.setattr(checkpoint.dcp, 'async_save', killed)
         with pytest.raises(KeyboardInterrupt):
-            checkpoint.save_shards(saved, folder)
+            checkpoint.start_shards(saved, folder)()
     assert not folder.exists()
-    checkpoint.save_shards(saved, folder)
-    assert [path.name for path in tmp_path.iterdir()] == ['iter_5.pth']
+    checkpoint.start_shards(saved, folder)()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ['iter_5.pth', 'iter_5.pth.sha256']
 
     (folder / '.metadata').unlink()
     with pytest.raises(FileNotFoundError, match=r'lacks \.metadata'):
@@ -41,7 +42,7 @@ def test_half_written_folder_is_no_checkpoint(tmp_path, monkeypatch, saved):
 
 
 def test_merged_file_holds_what_was_saved(tmp_path, saved):
-    checkpoint.save_shards(saved, tmp_path / 'folder')
+    checkpoint.start_shards(saved, tmp_path / 'folder')()
     checkpoint.merge_shards(tmp_path / 'folder', tmp_path / 'file.pth')
     merged = torch.load(tmp_path / 'file.pth', weights_only=True)
     assert merged.keys() == saved.keys() and merged['meta'] == saved['meta']

@@ -6,9 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config
-
-from mtp.cli.resume import checkpoint_to_resume
 
 REPO = Path(__file__).parents[2]
 
@@ -42,30 +39,3 @@ def test_a_run_whose_process_was_killed_goes_on_from_its_last_checkpoint(tmp_pat
     assert 'resumed epoch: 0, iter: 3' in result.stdout + result.stderr
     assert (tmp_path / 'last_checkpoint').read_text().endswith('iter_6.pth')
     assert (tmp_path / 'iter_6.pth').is_dir() and (tmp_path / 'encoder.pth').is_file()
-
-
-@pytest.mark.parametrize(
-    ('variable', 'restarts', 'asked', 'found'),
-    [
-        ('TORCHELASTIC_RESTART_COUNT', 0, None, None),
-        ('TORCHELASTIC_RESTART_COUNT', 1, None, 'iter_3.pth'),
-        ('SLURM_RESTART_COUNT', 2, 'other.pth', 'iter_3.pth'),
-        ('SLURM_RESTART_COUNT', 0, 'other.pth', 'other.pth'),
-        ('SLURM_RESTART_COUNT', 0, 'last', 'iter_3.pth'),
-    ],
-)
-def test_only_processes_started_again_resume_by_themselves(
-    tmp_path, monkeypatch, variable, restarts, asked, found
-):
-    monkeypatch.setenv(variable, str(restarts))
-    cfg = Config(dict(work_dir=str(tmp_path), launcher='pytorch'))
-    pointer = tmp_path / 'last_checkpoint'
-    pointer.write_text('/elsewhere/iter_3.pth')
-    checkpoint = checkpoint_to_resume(cfg, asked)
-    assert (checkpoint and checkpoint.name) == found
-    # A new run must not find an older one's when it is started again.
-    assert pointer.exists() == (found == 'iter_3.pth')
-    if restarts:
-        pointer.unlink()
-        checkpoint = checkpoint_to_resume(cfg, asked)
-        assert checkpoint == (asked and Path(asked)), 'killed before it had saved anything'

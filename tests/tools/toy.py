@@ -1,10 +1,13 @@
 """A model and data so small that a whole training run takes a second."""
 
 import os
+import random
 import signal
+import time
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
@@ -28,6 +31,20 @@ class ToyDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {'inputs': torch.randn(4, generator=torch.Generator().manual_seed(index))}
+
+
+class NoisyDataset(ToyDataset):
+    """Vectors with noise of each generator that transforms draw from; upright and lying images."""
+
+    read: ClassVar[list[int]] = []  # indices, in the process that reads
+
+    def get_data_info(self, index: int) -> dict[str, int]:
+        return {'width': 1 + index % 3, 'height': 2}
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        self.read.append(index)
+        noise = [random.random(), np.random.rand(), torch.rand(()), float(index)]
+        return {'inputs': super().__getitem__(index)['inputs'] + torch.tensor(noise)}
 
 
 class ToyModel(BaseModel):
@@ -70,4 +87,20 @@ class KillOnce(Hook):
         killed = Path(runner.work_dir) / 'killed'
         if runner.rank == 1 and runner.iter == 4 and not killed.exists():
             killed.touch()
+            # The checkpoint of the third iteration is written meanwhile.
+            while not (Path(runner.work_dir) / 'last_checkpoint').exists():
+                time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class StopOnce(Hook):
+    """Asks process 1 to stop the first time that it comes to the fifth iteration."""
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        asked = Path(runner.work_dir) / 'asked'
+        if runner.rank == 1 and runner.iter == 4 and not asked.exists():
+            asked.touch()
+            os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.05)

@@ -1,23 +1,32 @@
 """Hooks: the actions of a run besides its training steps."""
 
+from mtp.engine.hooks.bad_updates import BadUpdatesError, BadUpdatesHook
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
+from mtp.engine.hooks.checkpoint import VerifiedCheckpointHook
 from mtp.engine.hooks.compilation import CompileHook
 from mtp.engine.hooks.deferred_log import DeferredLogHook, TaskLossLogProcessor
 from mtp.engine.hooks.draw_predictions import DrawPredictionsHook
 from mtp.engine.hooks.export_encoder import ExportEncoderHook
+from mtp.engine.hooks.preemption import PreemptionHook
 from mtp.engine.hooks.rehearsal import RehearsalHook
 from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
+from mtp.engine.hooks.time_limits import TimeLimitHook
 
 __all__ = [
+    'BadUpdatesError',
+    'BadUpdatesHook',
     'CheckDatasetsHook',
     'CompileHook',
     'DeferredLogHook',
     'DrawPredictionsHook',
     'ExportEncoderHook',
+    'PreemptionHook',
     'RehearsalHook',
     'SeedIterationHook',
     'TaskLossLogProcessor',
     'ThroughputHook',
+    'TimeLimitHook',
     'TraceHook',
+    'VerifiedCheckpointHook',
 ]

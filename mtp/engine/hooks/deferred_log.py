@@ -1,5 +1,8 @@
 """Logging: values fetched from the device once per interval, and a short line per interval."""
 
+from collections.abc import Callable
+from itertools import islice
+
 import numpy as np
 import torch
 from mmengine.hooks import Hook, LoggerHook, RuntimeInfoHook
@@ -25,11 +28,18 @@ class DeferredLogHook(RuntimeInfoHook):
     Losses and the gradient norm stay on the device until a ``LoggerHook`` logs, a checkpoint is
     saved or training ends. Then one transfer fetches all of them into the message hub. Logs and
     checkpoints have the same values as with mmengine's hook.
+
+    Attributes:
+        take_outcomes: function that is given the outcomes of the updates since its last call (the
+            numbers of ``MixedPrecisionOptimWrapper.outcome``), which the same transfer fetches;
+            None to fetch none.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._pending: dict[str, list[Tensor | float]] = {}
+        self._outcomes: list[Tensor] = []
+        self.take_outcomes: Callable[[list[list[float]]], None] | None = None
 
     def after_train_iter(
         self,
@@ -47,6 +57,8 @@ class DeferredLogHook(RuntimeInfoHook):
         for name, value in values.items():
             value = value.detach() if isinstance(value, Tensor) else value
             self._pending.setdefault(f'train/{name}', []).append(value)
+        if self.take_outcomes is not None and runner.optim_wrapper.outcome is not None:
+            self._outcomes.append(runner.optim_wrapper.outcome)
         if is_log_step(runner, batch_idx):
             self._fetch(runner.message_hub)
 
@@ -68,12 +80,16 @@ class DeferredLogHook(RuntimeInfoHook):
     def _fetch(self, hub: MessageHub) -> None:
         pending, self._pending = self._pending, {}
         tensors = [
-            value.reshape(())
+            value.reshape(1)
             for series in pending.values()
             for value in series
             if isinstance(value, Tensor)
         ]
-        numbers = iter(torch.stack(tensors).tolist() if tensors else ())
+        outcomes, self._outcomes = self._outcomes, []
+        values = [*(outcome.reshape(-1) for outcome in outcomes), *tensors]
+        numbers = iter(torch.cat(values).tolist() if values else ())
+        if self.take_outcomes is not None:
+            self.take_outcomes([list(islice(numbers, len(outcome))) for outcome in outcomes])
         for key, series in pending.items():
             first, *rest = (
                 next(numbers) if isinstance(value, Tensor) else value for value in series

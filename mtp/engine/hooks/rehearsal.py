@@ -2,7 +2,6 @@
 
 import logging
 import random
-import shutil
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
+from mtp.engine import checkpoints
 from mtp.engine.hooks.export_encoder import ExportEncoderHook
 from mtp.engine.parallel import ShardedModel
 from mtp.engine.shards import load_shards
@@ -270,7 +270,7 @@ def _export(runner: Runner, hook: ExportEncoderHook) -> None:
 
 def _remove(path: Path) -> None:
     if is_main_process():
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        checkpoints.remove(path)
 
 
 def _local(value: Tensor) -> Tensor:

@@ -1,0 +1,108 @@
+"""Numbers that are not finite: found in checkpoints, and kept out of a model's buffers."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+
+class SavedBuffers:
+    """Persistent buffers of a model as they are now, to go back to without a wait for the device.
+
+    Every persistent buffer is saved, since torch has no reliable sign of the ones that a step
+    changes: batch norm's kernels do not raise the version of a tensor. Other buffers are caches,
+    which a resumed run does not have either.
+
+    Args:
+        model: model, wrapped or not.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        groups: dict[tuple[torch.device, torch.dtype], list[tuple[dict, str]]] = {}
+        for module in model.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None and name not in module._non_persistent_buffers_set:
+                    key = buffer.device, buffer.dtype
+                    groups.setdefault(key, []).append((module._buffers, name))
+        self._owners = list(groups.values())
+        self._saved = self._read()
+
+    def become_not_finite(self) -> list[Tensor]:
+        """Return, as a boolean of the device by kind of buffer, whether finite ones no longer are.
+
+        A huge activation makes a running variance infinite, and leaves the loss as it should be.
+        """
+        return [
+            (saved.isfinite() & ~now.isfinite()).any()
+            for saved, now in zip(self._saved, self._read())
+            if saved.is_floating_point() and saved.shape == now.shape
+        ]
+
+    @torch.no_grad()
+    def restore(self, wanted: Tensor) -> None:
+        """Go back to the saved values where ``wanted``, a boolean of the device, is true."""
+        for owners, saved, now in zip(self._owners, self._saved, self._read()):
+            if now.shape != saved.shape:  # a buffer has another size since: nothing to go back to
+                continue
+            live = _named(owners)
+            values = torch.where(wanted, saved, now).split([buffer.numel() for buffer in live])
+            torch._foreach_copy_(
+                live, [value.view_as(buffer) for value, buffer in zip(values, live)]
+            )
+
+    def _read(self) -> list[Tensor]:
+        """Return the values of all buffers of a kind one after the other, by kind."""
+        return [
+            torch.cat([buffer.detach().reshape(-1) for buffer in _named(owners)])
+            for owners in self._owners
+        ]
+
+
+def _named(owners: Sequence[tuple[dict, str]]) -> list[Tensor]:
+    return [buffers[name] for buffers, name in owners]
+
+
+def not_finite(state: Any) -> list[str]:
+    """Return the names of the tensors and numbers in a checkpoint that are NaN or infinite.
+
+    Logged values (``message_hub``) and what describes a run (``meta``) may be.
+
+    Args:
+        state: checkpoint, or a part of one: nested mappings and sequences; of a ``DTensor`` this
+            process's shard is looked at.
+
+    Returns:
+        list[str]: names as ``'state_dict.head.weight'``.
+    """
+    bad: list[str] = []
+    on_device: dict[torch.device, dict[str, Tensor]] = {}
+    for name, flag in _not_finite(state, ''):
+        if isinstance(flag, Tensor):
+            on_device.setdefault(flag.device, {})[name] = flag
+        elif flag:
+            bad.append(name)
+    for flags in on_device.values():  # one transfer for each device
+        numbers = torch.stack(list(flags.values())).tolist()
+        bad += [name for name, flag in zip(flags, numbers) if flag]
+    return bad
+
+
+def _not_finite(state: Any, name: str) -> Iterator[tuple[str, Tensor | bool]]:
+    """Yield each name, and whether it has values that are not finite: of a tensor as a tensor."""
+    if isinstance(state, DTensor):
+        state = state.to_local()
+    if isinstance(state, Tensor):
+        if state.is_floating_point() or state.is_complex():
+            yield name, ~state.detach().isfinite().all()
+    elif isinstance(state, float):
+        yield name, not math.isfinite(state)
+    elif isinstance(state, Mapping):
+        for key, value in state.items():
+            if name or key not in ('message_hub', 'meta'):
+                yield from _not_finite(value, f'{name}.{key}' if name else str(key))
+    elif isinstance(state, list | tuple):
+        for index, value in enumerate(state):
+            yield from _not_finite(value, f'{name}.{index}' if name else str(index))
