@@ -79,7 +79,7 @@ def check_boxes(annotations: Sequence[dict], path: object) -> None:
                 f'{place}: its bbox is {box!r:.60}, not [x, y, width, height]: correct or remove it'
             )
         check_coordinates(box, place)
-        if not is_number(area) or not abs(area) < MAX_COORDINATE**2:
+        if not isinstance(area, int | float) or not abs(area) < MAX_COORDINATE**2:
             raise UnusableFileError(f'{place}: its area is {area!r:.60}: correct or remove it')
 
 

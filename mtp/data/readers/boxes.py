@@ -63,11 +63,8 @@ class COCODetection(CocoDataset):
                 f'{path}: {ids.most_common(1)[0][1]} annotations have the id '
                 f'{ids.most_common(1)[0][0]}: give each its own'
             )
-        coco = COCO()
-        coco.dataset = content
-        coco.createIndex()
-        # mmdet's names for these, given in the constructor
-        coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
+        del content  # mmdet reads the file by itself
+        coco = COCO(path)
         found = {category['name'] for category in coco.dataset['categories']}
         classes = set(self.metainfo['classes'])
         if found != classes:
