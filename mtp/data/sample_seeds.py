@@ -221,7 +221,8 @@ class SeededDataset:
         if isinstance(index, SeededIndex):
             return self._read(int(index), index.sample_seed, self._read_seeded)
         if isinstance(index, tuple):
-            return self._read(*index, lambda number, seed: self._dataset[number, seed])
+            number, sample_seed = index
+            return self._read(number, sample_seed, lambda *candidate: self._dataset[candidate])
         return self._dataset[index]
 
     def _read_seeded(self, index: int, sample_seed: int) -> Any:

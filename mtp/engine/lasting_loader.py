@@ -46,7 +46,7 @@ class LastingLoader:
 
     def __init__(self, loader: DataLoader) -> None:
         self.loader = loader
-        self._indices = _Indices(loader.batch_sampler)
+        self._indices = _Indices(loader.batch_sampler or ())  # mmengine never leaves it out
         self._reader: DataLoader = DataLoader(
             batch_sampler=self._indices, **{name: getattr(loader, name) for name in _SAME}
         )

@@ -50,7 +50,7 @@ class WorkerReports:
             self.before(worker)
 
     def _tell(self, worker: int, sample_seed: int, candidate: int) -> None:
-        self.reading[2 * worker : 2 * worker + 2] = (sample_seed, candidate)
+        self.reading[2 * worker : 2 * worker + 2] = [sample_seed, candidate]
 
     def clear(self) -> None:
         """Forget what workers read that have ended."""
