@@ -52,12 +52,14 @@ def main() -> None:
 
     # isort: split
     import torch
+    from campaign import injection
     from campaign.trial import Campaign
 
     from mtp.cli import finetuning
 
     torch.set_num_threads(1)
     finetuning._import_heavy()
+    injection._environment()  # once for all processes
     results = out / 'results.jsonl'
     known = _read(results)
     campaign, rows = Campaign(out), []
@@ -104,8 +106,9 @@ def _table(rows: list[dict]) -> str:
     lines = ['| fault | tried | recovered | samples lost | differences |', '|---|---|---|---|---|']
     groups = {kind: [row for row in rows if row['kind'] == kind] for kind in KINDS}
     for kind, group in {**groups, '**all**': rows}.items():
-        lost, different = sum(row['lost'] for row in group), sum(
-            len(row['differences']) for row in group
+        lost, different = (
+            sum(row['lost'] for row in group),
+            sum(len(row['differences']) for row in group),
         )
         recovered = sum(row['recovered'] for row in group)
         lines.append(f'| {kind} | {len(group)} | {recovered} | {lost} | {different} |')

@@ -4,6 +4,7 @@ The fault is a JSON object in the variable :data:`FAULT`; mtp itself knows nothi
 """
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -14,9 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mmengine.runner.runner
 import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
+from mmengine.utils.dl_utils import collect_env
 from torch import Tensor, nn
 
 from campaign.plan import WRITING
@@ -41,9 +44,7 @@ class Record(Hook):
     def __init__(self, folder: str, rank: int) -> None:
         self._path = Path(folder) / f'steps.{rank}.jsonl'
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Record file, seed and pixels of each sample."""
         batches = data_batch if isinstance(data_batch, list) else [data_batch]
         self._append(runner.iter, 'read', [_read(batch) for batch in batches])
@@ -92,9 +93,7 @@ class BadNumber(Hook):
         self.kind, self.step, self.rank, self.batch = kind, step, rank, batch
         self._undo: list[Callable[[], object]] = []
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the fault up for the first batch of an update."""
         if runner.iter != self.step:
             return
@@ -231,6 +230,12 @@ class _Failing:
         self._file.flush()
 
 
+@functools.cache
+def _environment() -> dict[str, str]:
+    """Return what mmengine logs of the machine."""
+    return collect_env()
+
+
 def train(arguments: Sequence[str]) -> None:
     """Run ``tools/train.py`` in this process, with the record and the fault."""
     fault = json.loads(os.environ.get(FAULT, '{}'))
@@ -244,6 +249,7 @@ def train(arguments: Sequence[str]) -> None:
         return runner
 
     launch.build_runner = build_recorded
+    mmengine.runner.runner.collect_env = _environment  # which takes a second
     if fault.get('kind') in ('kill in writing', 'disk full'):
         DiskFault(**fault).install()
     sys.argv = ['tools/train.py', *arguments]

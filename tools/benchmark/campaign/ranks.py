@@ -79,9 +79,9 @@ class Launch:
             if failed_at is None and any(code not in (None, 0) for code in codes):
                 failed_at = time.monotonic()
             waited = time.monotonic() - failed_at if failed_at else 0
-            if waited > 30 or time.monotonic() > self._end:
+            if waited > 5 or time.monotonic() > self._end:
                 self.kill(range(len(self.processes)))
-            elif waited > 5:
+            elif waited > 1:
                 for process in self.processes:
                     process.terminate()
             time.sleep(0.05)

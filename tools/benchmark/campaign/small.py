@@ -13,7 +13,7 @@ from mtp.recipes import shrink, table
 from mtp.registry import DATASETS
 
 TOOLS = Path(__file__).parents[2]
-STEPS, EVERY = 14, 2  # length of a run, and steps between two checkpoints
+STEPS, EVERY = 10, 2  # length of a run, and steps between two checkpoints
 BATCHES = {'pretraining': 6, 'mmpretrain': 12}  # images a step; 4 in the others
 EMA = dict(type='EMAHook', ema_type='mtp.engine.FastEMA', momentum=0.1)
 
