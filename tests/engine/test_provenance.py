@@ -111,3 +111,6 @@ def test_each_start_is_written_down_and_a_checkpoint_of_other_classes_is_refused
     other = {'train_dataloader.dataset.type': OtherToys}
     with pytest.raises(UnusableFileError, match='sota: its predictions would get'):
         toy_runner(tmp_path / 'other', **go_on, **other).train()
+    tested = {'test_dataloader.dataset.type': OtherToys, 'load_from': checkpoint}
+    with pytest.raises(UnusableFileError, match='2 classes .plane, ship., not 2 classes .ship'):
+        toy_runner(tmp_path / 'tested', **tested).test()
