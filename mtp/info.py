@@ -8,6 +8,7 @@ import os
 import pkgutil
 import platform
 import sys
+from contextlib import suppress
 
 import torch
 
@@ -18,6 +19,7 @@ from mtp.ops import dispatch, mmcv_ext, trials
 PACKAGES = (
     'torch',
     'torchvision',
+    'triton',
     'timm',
     'numpy',
     'opencv-python',
@@ -32,14 +34,20 @@ PACKAGES = (
 )
 
 
+def versions() -> dict[str, str]:
+    """Return package -> version, of mtp and of those installed that it builds on."""
+    found = {'mtp': mtp.__version__}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
 def report() -> str:
     """Return a description of this installation as text."""
     lines = [f'mtp {mtp.__version__}, Python {platform.python_version()}, {sys.platform}']
-    for name in PACKAGES:
-        try:
-            lines.append(f'  {name:<22}{importlib.metadata.version(name)}')
-        except importlib.metadata.PackageNotFoundError:
-            lines.append(f'  {name:<22}not installed')
+    found = versions()
+    lines += [f'  {name:<22}{found.get(name, "not installed")}' for name in PACKAGES]
     lines.append(
         'devices: '
         + (

@@ -8,7 +8,8 @@
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,14 +67,20 @@ class ReplicatedModel(MMDistributedDataParallel):
         if compress_gradients:
             self.register_comm_hook(None, bf16_compress_hook)
         self._knows_graph = False
+        self._own: _OwnGradients | None = None
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         """Skip the reduction of gradients; a later step reduces them with its own."""
-        # DDP learns a static graph in a first step with reduction. Reducing early changes nothing:
-        # the mean of sums is the sum of means.
-        with super().no_sync() if self._knows_graph else nullcontext():
-            yield
+        if self._knows_graph:
+            with super().no_sync():
+                yield
+            return
+        # DDP learns a static graph in a first step with reduction, which is taken back afterwards:
+        # the sum of means differs from the mean of sums in rounding, and thus a resumed run from
+        # the uninterrupted one.
+        self._own = _OwnGradients(self)
+        yield
 
     def train_step(
         self, data: dict | tuple | list, optim_wrapper: OptimWrapper
@@ -81,7 +88,35 @@ class ReplicatedModel(MMDistributedDataParallel):
         """Run a training step as in mmengine."""
         log_vars = super().train_step(data, optim_wrapper)
         self._knows_graph = True
+        if self._own is not None:
+            self._own.restore()
+            self._own = None
         return log_vars
+
+
+class _OwnGradients:
+    """Gradients that this process computes in its next backward pass, before their reduction."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._gradients: dict[nn.Parameter, Tensor] = {}
+        self._handles = [
+            parameter.register_hook(partial(self._keep, parameter))
+            for parameter in module.parameters()
+            if parameter.requires_grad
+        ]
+
+    def _keep(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        known = self._gradients.get(parameter)
+        self._gradients[parameter] = gradient if known is None else known + gradient
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put them in the place of the reduced ones."""
+        for handle in self._handles:
+            handle.remove()
+        for parameter, gradient in self._gradients.items():
+            if parameter.grad is not None:
+                parameter.grad.copy_(gradient)
 
 
 def parts(model: nn.Module) -> tuple[list[nn.Module], list[Task]]:

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from mtp import fallback
 from mtp.data.sample_seeds import SeededSampler, seed_samples
+from mtp.engine import provenance
 from mtp.engine.checkpoint_writer import CheckpointWriter, to_host, write_file
 from mtp.engine.loader_workers import watch_workers
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
@@ -46,6 +47,7 @@ class Runner(MMEngineRunner):
     _train_dataloader: DataLoader | dict | None
     _group: ProcessGroup | None = None
     _in_background = False
+    _training: dict[str, Any] | None = None  # what checkpoints tell of it
 
     @functools.cached_property
     def writer(self) -> CheckpointWriter:
@@ -129,6 +131,19 @@ class Runner(MMEngineRunner):
                 if close := getattr(hook, 'close', None):
                     close()
 
+    def load_or_resume(self) -> None:
+        """Load or resume as in mmengine; before training, note what the run is made from."""
+        trains = isinstance(self._train_loop, BaseLoop)
+        if trains:
+            dataset = self.train_dataloader.dataset
+            self._training = provenance.of_training(self.cfg, dataset, is_main_process())
+        super().load_or_resume()
+        if trains and is_main_process():
+            start = self._load_from and dict(path=str(self._load_from), resumed=bool(self._resume))
+            provenance.append_start(
+                self.work_dir, self._training or {}, start=start, iteration=self.iter
+            )
+
     def save_checkpoint(
         self,
         out_dir: str,
@@ -187,6 +202,8 @@ class Runner(MMEngineRunner):
         )
         if hasattr(self.train_dataloader.dataset, 'metainfo'):
             meta['dataset_meta'] = self.train_dataloader.dataset.metainfo
+        if self._training is not None:
+            meta['provenance'] = self._training
         checkpoint: dict[str, Any] = {
             'meta': meta,
             'state_dict': self.bare_model.state_dict(),
@@ -219,7 +236,8 @@ class Runner(MMEngineRunner):
         """Load as in mmengine, or from a folder, whose entries must all fit the model.
 
         Raises:
-            UnusableFileError: the file or folder cannot be read, or does not fit the model.
+            UnusableFileError: the file or folder cannot be read, does not fit the model, or was
+                trained for other classes.
         """
         with _faults_of(filename):
             folder = Path(filename).is_dir()
@@ -235,6 +253,7 @@ class Runner(MMEngineRunner):
                     distribute(checkpoint, self.bare_model, optimizer)
             if self._resume:
                 check_progress(checkpoint, filename)
+            self._tell_differences(checkpoint.get('meta'), filename)
             self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
             if folder or self._shards:
                 self.bare_model.load_state_dict(checkpoint['state_dict'], strict=strict)
@@ -243,6 +262,17 @@ class Runner(MMEngineRunner):
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+    def _tell_differences(self, meta: object, filename: str) -> None:
+        """Warn of what differs between a checkpoint's training and this run."""
+        loops = (self._train_loop, self._test_loop)
+        loop = next((loop for loop in loops if isinstance(loop, BaseLoop)), None)
+        if loop is None or not isinstance(meta, dict):
+            return
+        now = self._training or dict(classes=provenance.classes(loop.dataloader.dataset))
+        goes_on = self._resume or loop is self._test_loop
+        for line in provenance.differences(meta, self.cfg, now, filename, goes_on):
+            self.logger.warning(line)
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Resume as in mmengine.

@@ -250,3 +250,18 @@ def test_two_processes_resume_exactly_and_see_what_one_sees(whole, tmp_path):
     for one, *two in zip(no_begin(calls), *(no_begin(rank[0]) for rank in ranks)):
         if one[0] == 'before_train_iter' and one[3] < 3:  # the last has what makes it divisible
             assert one[-1] == two[0][-1] + two[1][-1]
+
+
+def _accumulated_on_two(rank: int, folder: Path) -> tuple[dict, dict]:
+    changes = {'train_cfg.max_iters': 4, 'train_cfg.accumulation': 2, 'launcher': 'pytorch'}
+    # without the validation, which makes it longer
+    changes |= {'val_cfg': None, 'val_dataloader': None, 'val_evaluator': None}
+    changes |= {'model_wrapper_cfg': dict(type='mtp.engine.ReplicatedModel')}
+    run, _ = train(folder / 'whole', changes)
+    resumed, _ = resume(folder / 'resumed', run, changes, 2)
+    return tuple(runner.optim_wrapper.optimizer.state_dict() for runner in (run, resumed))
+
+
+def test_gradients_summed_over_batches_and_processes_have_one_order(tmp_path):
+    for whole, resumed in run_processes(_accumulated_on_two, 2, tmp_path, start='fork'):
+        assert_equal(resumed['state'], whole['state'])

@@ -1,0 +1,1 @@
+"""Faults that are done to training, and what is compared afterwards."""
