@@ -17,7 +17,10 @@ def users_errors() -> Iterator[None]:
 
 @contextmanager
 def file_errors() -> Iterator[None]:
-    """End the program with only the message of an :class:`~mtp.files.UnusableFileError`."""
+    """End the program with only the message of an :class:`~mtp.files.UnusableFileError`.
+
+    The death of a loader's worker is reported in one line too, with the file that it read.
+    """
     try:
         yield
     except UnusableFileError as error:
@@ -25,3 +28,12 @@ def file_errors() -> Iterator[None]:
         text = str(error).strip()
         message = text.rpartition('FileError: ')[2] if text.startswith('Caught ') else text
         raise SystemExit(f'error: {message}') from error
+    except RuntimeError as error:  # a worker of an evaluation, in which nothing is left out
+        from mtp.engine.loader_workers import (
+            explain_death,
+        )  # a program that starts has no torch yet
+
+        death = explain_death(error)
+        if death is None:
+            raise
+        raise SystemExit(f'error: {death}') from error

@@ -195,9 +195,10 @@ def _read_description(path: Path) -> dict:
 
 
 def _damaged(path: Path, error: Exception) -> UnusableFileError:
+    reason = ' '.join(str(error).split())
     return UnusableFileError(
-        f'{path} is damaged ({type(error).__name__}: {error}): copy the packed folder again, or '
-        'remove it and pack again'
+        f'{path} is damaged ({type(error).__name__}: {reason:.200}): copy the packed folder again, '
+        'or remove it and pack again'
     )
 
 
@@ -216,7 +217,7 @@ class Shards:
         self.folder, self.sizes = folder, list(sizes)
         try:
             self.places = np.array(np.load(folder / 'places.npy', mmap_mode='r'))
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # numpy reads the header as Python's text, with all its errors
             raise _damaged(folder / 'places.npy', error) from error
         self._maps = []
         for number, size in enumerate(sizes):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -93,6 +94,22 @@ def describe_workers() -> str:
         f'worker {pid} ({_STUCK.get(state, "at work")}), the file that it opened last: {path}'
         for pid, state, path in stuck[:8]
     )
+
+
+def explain_death(error: RuntimeError) -> str | None:
+    """Return torch's message of a worker's death with the file that it read.
+
+    Returns:
+        str | None: message in one line; None if the error is another one.
+    """
+    text = ' '.join(str(error).split()).rstrip(' .')
+    found = re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)', text)
+    if found is None:
+        return None
+    pids = found[1].split(', ')
+    reports = [report.value.decode(errors='replace') for report in chain.from_iterable(_opened)]
+    files = [path for pid, _, path in (report.partition(' ') for report in reports) if pid in pids]
+    return f'{text}, the file that it opened last: {", ".join(filter(None, files)) or "none"}'
 
 
 _STUCK = {'T': 'stopped', 'D': 'waiting for a disk or file server', 'Z': 'ended'}

@@ -85,3 +85,13 @@ def test_the_tool_names_what_it_left_out(tmp_path):
         'train_0.png',
         'train_2.png',
     ]
+
+
+def test_a_header_that_numpy_cannot_parse_is_damage(tmp_path):
+    pack(source(make_subset(tmp_path / 'a')), tmp_path / 'b', workers=1)
+    places = tmp_path / 'b' / 'places.npy'
+    data = places.read_bytes()
+    for header in (b'{\0', b'{('):  # SyntaxError and TokenError
+        places.write_bytes(data[:10] + header + data[10 + len(header) :])
+        with pytest.raises(ValueError, match=r'^[^\n]*places\.npy is damaged[^\n]*$'):
+            PackedDataset(tmp_path / 'b')

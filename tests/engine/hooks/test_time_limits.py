@@ -13,6 +13,7 @@ import torch
 from torch.distributed import HashStore
 from torch.utils.data import DataLoader
 
+from mtp.cli.errors import file_errors
 from mtp.engine import lasting_loader, loader_workers
 from mtp.engine.hooks import time_limits
 from mtp.engine.hooks.time_limits import TimeLimitHook
@@ -110,3 +111,23 @@ def test_a_worker_outlives_a_signal_to_the_whole_group_and_ends_with_its_parent(
     while Path(f'/proc/{worker}/stat').read_text().split()[2] != 'Z':
         assert time.monotonic() - begin < 5
         time.sleep(0.02)
+
+
+class Fatal(Hanging):
+    """The fifth image ends its worker."""
+
+    def __getitem__(self, index: int) -> dict:
+        (self.folder / f'{index}.txt').read_text()
+        if index == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {'inputs': torch.ones(4)}
+
+
+def test_a_worker_of_an_evaluation_that_dies_is_named_with_its_file(tmp_path):
+    for index in range(8):
+        (tmp_path / f'{index}.txt').touch()
+    loader = DataLoader(Fatal(str(tmp_path)), num_workers=1)
+    loader_workers.watch_workers(loader)
+    with pytest.raises(SystemExit, match=rf'^error: .*worker.*opened last: {tmp_path}/4\.txt$'):
+        with file_errors():
+            list(loader)
