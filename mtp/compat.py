@@ -225,3 +225,19 @@ def support_ordered_effects() -> None:
         return result
 
     lowering.lowerings[with_effects] = lower_in_order
+
+
+def leave_dead_workers_to_the_loader(batches: Any) -> None:
+    """Have a loader's dead worker found by the loader alone, while it waits for a batch.
+
+    torch 2.11: its handler of SIGCHLD raises wherever the main thread is, also within a step of the
+    optimiser, after which a run could not go on.
+
+    Args:
+        batches: iterator of a ``torch.utils.data.DataLoader``.
+    """
+    from torch.utils.data._utils import signal_handling
+
+    if getattr(batches, '_worker_pids_set', False):
+        signal_handling._remove_worker_pids(id(batches))
+        batches._worker_pids_set = False

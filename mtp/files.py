@@ -13,7 +13,12 @@ class UnusableFileError(ValueError):
     """A file that someone gave cannot be used; the message says which, why and how to mend it.
 
     The tools print the message alone, without a traceback.
+
+    Attributes:
+        path: path of the file, where what raises the error knows it.
     """
+
+    path: str | None = None
 
 
 class MissingFileError(UnusableFileError, FileNotFoundError):

@@ -101,7 +101,7 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
     from mtp.cli.config import check_deterministic, override
     from mtp.cli.processes import leave_processes, number_of_processes
     from mtp.cli.resume import go_on_under_old_name, start
-    from mtp.engine import BadUpdatesError
+    from mtp.engine import BadUpdatesError, ReplacedSamplesError
     from mtp.engine.batch_size import share_batch
     from mtp.engine.checkpoint_writer import CheckpointError
     from mtp.engine.devices import require_usable_gpu
@@ -147,7 +147,7 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
                 runner.train()
         except replay.ReplayEndedError as ended:
             runner.logger.info(ended)
-        except BadUpdatesError as error:  # on all processes
+        except (BadUpdatesError, ReplacedSamplesError) as error:  # on all processes
             raise SystemExit(f'error: {error}' if runner.rank == 0 else 1) from error
         except CheckpointError as error:
             raise SystemExit(f'error: {error}') from error

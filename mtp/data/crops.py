@@ -11,6 +11,7 @@ from mmcv.transforms import BaseTransform
 
 from mtp.data.decoding import read_image
 from mtp.data.run_lengths import Axis
+from mtp.files import UnusableFileError
 from mtp.registry import TRANSFORMS
 from mtp.sample_fields import find_labels
 
@@ -205,7 +206,7 @@ def _nearest(size: int, resized: int, mirrored: bool) -> np.ndarray:
 def _load_image(results: dict, window: Window) -> np.ndarray:
     image = results['img'] if 'img' in results else read_image(results['img_path'], window.original)
     if image.shape[:2] != window.original:
-        raise ValueError(
+        raise UnusableFileError(
             f'{results["img_path"]} has shape {image.shape}, but its labels are for '
             f'{window.original}: make the labels again from this image'
         )

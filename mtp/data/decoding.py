@@ -279,4 +279,6 @@ def naming_faults(path: str | Path, message: str = _UNREADABLE) -> Iterator[None
             raise
         if isinstance(error, MemoryError):
             message = '{path} takes more memory to decode than is free: cut it into tiles'
-        raise UnusableFileError(message.format(path=path, error=error)) from error
+        unusable = UnusableFileError(message.format(path=path, error=error))
+        unusable.path = str(path)
+        raise unusable from error

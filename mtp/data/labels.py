@@ -95,7 +95,7 @@ def read_labels(record: dict, shape: tuple[int, int]) -> np.ndarray:
 def _read_map(record: dict, shape: tuple[int, int]) -> np.ndarray:
     loaded = read_map(record['seg_map_path'], shape)
     if loaded.shape != shape:
-        raise ValueError(
+        raise UnusableFileError(
             f'{record["seg_map_path"]} has shape {loaded.shape}, but '
             f'{record["img_path"]} has {shape}: it must be grey and of the same size'
         )
@@ -107,7 +107,7 @@ def _as_labels(values: np.ndarray, record: dict) -> np.ndarray:
     # uint8 wraps around: the file's background, 255, becomes 0
     labels = values.astype(np.uint8) + np.uint8(1)
     if labels.max(initial=0) > record['num_classes']:
-        raise ValueError(
+        raise UnusableFileError(
             f'{record["seg_map_path"]} holds the value {int(labels.max()) - 1}, but '
             f'the data set has {record["num_classes"]} classes: 0 to '
             f'{record["num_classes"] - 1}, and 255 for background'

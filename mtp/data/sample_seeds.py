@@ -4,7 +4,7 @@ mmengine seeds each worker once. The draws of a sample then depend on the sample
 read before: on the number of workers, and on where a run was resumed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from mmengine.structures import BaseDataElement
 from torch.utils.data import Dataset, Sampler
 
 from mtp.data.multitask_dataset import seeded, stable_hash
+from mtp.data.replaced_samples import KEY, BadFile, candidates, read_candidate
 
 
 def seed_samples(loader: dict[str, Any]) -> dict[str, Any]:
@@ -176,12 +177,15 @@ class SkippingBatchSampler(Sampler):
 
 
 class SeededDataset:
-    """Data set that seeds the draws of each sample; otherwise it acts as the one it wraps.
+    """Data set that seeds the draws of each sample, and replaces samples that cannot be read.
 
-    The global generators of Python, NumPy and torch are seeded while a sample is made. All draws of
-    its pipeline, the images that it mixes in, and the image that replaces it if the pipeline
-    returns None, are then functions of the seed. The metainfo of the sample's ``data_samples``
-    holds the ``sample_seed``.
+    Otherwise it acts as the data set that it wraps. The global generators of Python, NumPy and
+    torch are seeded while a sample is made. All draws of its pipeline, the images that it mixes in,
+    and the image that replaces it if the pipeline returns None, are then functions of the seed. The
+    metainfo of the sample's ``data_samples`` holds the ``sample_seed``.
+
+    A sample whose files cannot be read is replaced (:mod:`mtp.data.replaced_samples`). The metainfo
+    then holds ``replaced_samples``, a list of (file, reason).
 
     Args:
         dataset: data set of any library, or its config.
@@ -191,17 +195,64 @@ class SeededDataset:
         self.__dict__['_dataset'] = (
             DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         )
+        self.__dict__['_fatal'] = {}
+        self.__dict__['_tell'] = None
+
+    def tell(self, tell: Callable[[int, int], None]) -> None:
+        """Have a function called before and after each reading; for a worker of a loader.
+
+        Args:
+            tell: function of the sample's seed and the number of the candidate that is read, -1
+                and 0 when none is.
+        """
+        self.__dict__['_tell'] = tell
+
+    def condemn(self, sample_seed: int, candidate: int, reason: str) -> None:
+        """Have a candidate for a sample replaced without being read, since reading it is fatal."""
+        self._fatal[sample_seed, candidate] = reason
 
     def __getitem__(self, index: Any) -> Any:
-        """Return a sample, seeded where the index is a :class:`SeededIndex`."""
-        if not isinstance(index, SeededIndex):
-            return self._dataset[index]
-        with seeded(index.sample_seed):
-            sample = self._dataset[int(index)]
-        labels = sample.get('data_samples') if isinstance(sample, dict) else None
-        if isinstance(labels, BaseDataElement):
-            labels.set_metainfo(dict(sample_seed=index.sample_seed))
+        """Return a sample, seeded where the index is a :class:`SeededIndex` or has a seed.
+
+        Raises:
+            OSError, UnusableFileError: neither the sample nor any candidate in its place can be
+                read, or the sample has no ``data_samples`` to tell that it was replaced.
+        """
+        if isinstance(index, SeededIndex):
+            return self._read(int(index), index.sample_seed, self._read_seeded)
+        if isinstance(index, tuple):
+            number, sample_seed = index
+            return self._read(number, sample_seed, lambda *candidate: self._dataset[candidate])
+        return self._dataset[index]
+
+    def _read_seeded(self, index: int, sample_seed: int) -> Any:
+        with seeded(sample_seed):
+            sample = self._dataset[index]
+        if (labels := _labels(sample)) is not None:
+            labels.set_metainfo(dict(sample_seed=sample_seed))
         return sample
+
+    def _read(self, index: int, sample_seed: int, read: Callable[[int, int], Any]) -> Any:
+        """Return the first candidate for a sample that can be read."""
+        bad: list[BadFile] = []
+        for number, candidate in enumerate(candidates(self._dataset, index, sample_seed)):
+            try:
+                if self._tell is not None:
+                    self._tell(sample_seed, number)
+                fatal = self._fatal.get((sample_seed, number))
+                sample = read_candidate(self._dataset, candidate, sample_seed, read, fatal)
+            except BadFile as error:
+                bad.append(error)
+                continue
+            finally:
+                if self._tell is not None:
+                    self._tell(-1, 0)
+            if bad:
+                if (labels := _labels(sample)) is None:
+                    break
+                labels.set_metainfo({KEY: [(error.file, error.reason) for error in bad]})
+            return sample
+        raise bad[0].error
 
     def __getitems__(self, indices: Sequence[Any]) -> list[Any]:
         # torch would otherwise call the wrapped data set's own method, which ignores the seeds
@@ -218,3 +269,8 @@ class SeededDataset:
     def __setattr__(self, name: str, value: Any) -> None:
         # for example the pipeline, which hooks of the libraries replace
         setattr(self._dataset, name, value)
+
+
+def _labels(sample: Any) -> BaseDataElement | None:
+    labels = sample.get('data_samples') if isinstance(sample, dict) else None
+    return labels if isinstance(labels, BaseDataElement) else None

@@ -11,6 +11,7 @@ from mtp.engine.hooks.draw_predictions import DrawPredictionsHook
 from mtp.engine.hooks.export_encoder import ExportEncoderHook
 from mtp.engine.hooks.preemption import PreemptionHook
 from mtp.engine.hooks.rehearsal import RehearsalHook
+from mtp.engine.hooks.replaced_samples import ReplacedSamplesError, ReplacedSamplesHook
 from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
 from mtp.engine.hooks.time_limits import TimeLimitHook
@@ -39,6 +40,8 @@ __all__ = [
     'PreemptionHook',
     'RehearsalHook',
     'ReplicatedModel',
+    'ReplacedSamplesError',
+    'ReplacedSamplesHook',
     'Runner',
     'SeedIterationHook',
     'ShardedModel',

@@ -1,4 +1,4 @@
-"""What a loader's workers need besides loading: signals left to the main process, and a report."""
+"""What a loader's workers need besides loading: signals left to the main process, and reports."""
 
 import multiprocessing
 import os
@@ -6,12 +6,15 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from ctypes import Array, c_char
+from ctypes import Array, c_char, c_longlong
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
+
+from mtp.data.sample_seeds import SeededDataset
 
 _LENGTH = 1024  # bytes of a path that are kept
 _NO_DATA = ('/proc/', '/dev/', '/sys/')
@@ -19,11 +22,59 @@ _NO_DATA = ('/proc/', '/dev/', '/sys/')
 _opened: list[list['Array[c_char]']] = []
 
 
+@dataclass(frozen=True)
+class WorkerReports:
+    """What workers report to the main process in shared memory; a loader's ``worker_init_fn``.
+
+    Attributes:
+        before: loader's own ``worker_init_fn``, if any.
+        opened: process, and path that it has opened last, of each worker.
+        reading: seed of the sample that each worker reads, -1 for none, and the number of the
+            candidate for it, one after the other.
+    """
+
+    before: Callable[[int], None] | None
+    opened: list['Array[c_char]']
+    reading: 'Array[c_longlong]'
+
+    def __call__(self, worker: int) -> None:
+        """Begin as a worker."""
+        _outlive_signals()
+        report = self.opened[worker]
+        report.value = f'{os.getpid()} '.encode()
+        sys.addaudithook(partial(_note, report, f'{os.getpid()} '.encode()))
+        dataset = getattr(get_worker_info(), 'dataset', None)
+        if isinstance(dataset, SeededDataset):
+            dataset.tell(partial(self._tell, worker))
+        if self.before is not None:
+            self.before(worker)
+
+    def _tell(self, worker: int, sample_seed: int, candidate: int) -> None:
+        self.reading[2 * worker : 2 * worker + 2] = [sample_seed, candidate]
+
+    def clear(self) -> None:
+        """Forget what workers read that have ended."""
+        self.reading[:] = [-1, 0] * len(self.opened)
+
+    def sample_of(self, worker: int) -> tuple[int, int] | None:
+        """Return seed and number of the candidate that a worker reads; None if it reads none."""
+        sample_seed, candidate = self.reading[2 * worker : 2 * worker + 2]
+        return None if sample_seed < 0 else (sample_seed, candidate)
+
+    def file_of(self, worker: int) -> str:
+        """Return the path that a worker has opened last, 'none' without one."""
+        return self.opened[worker].value.decode(errors='replace').partition(' ')[2] or 'none'
+
+
 def watch_workers(loader: DataLoader) -> None:
-    """Make the workers of a loader outlive signals, and report the file that they open last."""
-    reports = [multiprocessing.RawArray('c', _LENGTH) for _ in range(loader.num_workers)]
-    _opened.append(reports)
-    loader.worker_init_fn = partial(_begin, loader.worker_init_fn, reports)
+    """Make the workers of a loader outlive signals, and report what they read."""
+    opened = [multiprocessing.RawArray('c', _LENGTH) for _ in range(loader.num_workers)]
+    reports = WorkerReports(
+        loader.worker_init_fn, opened, multiprocessing.RawArray('q', 2 * loader.num_workers)
+    )
+    reports.clear()
+    _opened.append(opened)
+    loader.worker_init_fn = reports
 
 
 def describe_workers() -> str:
@@ -53,17 +104,6 @@ def _state(pid: str) -> str:
         return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
     except OSError:
         return ''
-
-
-def _begin(
-    before: Callable[[int], None] | None, reports: list['Array[c_char]'], worker: int
-) -> None:
-    _outlive_signals()
-    report = reports[worker]
-    report.value = f'{os.getpid()} '.encode()
-    sys.addaudithook(partial(_note, report, f'{os.getpid()} '.encode()))
-    if before is not None:
-        before(worker)
 
 
 def _note(report: 'Array[c_char]', prefix: bytes, event: str, args: tuple) -> None:

@@ -13,6 +13,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, R
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mtp.engine.lasting_loader import LastingLoader
 from mtp.engine.memory import allocations_recorded, explain_shortage, write_snapshot
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
 from mtp.engine.resume_position import DueValidation, EndlessBatches, begin_after
@@ -31,7 +32,7 @@ class GroupedLoader:
             sampler.
     """
 
-    def __init__(self, loader: DataLoader, accumulation: int) -> None:
+    def __init__(self, loader: DataLoader | LastingLoader, accumulation: int) -> None:
         self.loader = loader
         self.accumulation = accumulation
         self.batch_size = loader.batch_size and loader.batch_size * accumulation
@@ -75,15 +76,16 @@ class _Accumulating(BaseLoop):
         return super().run()
 
     @property
-    def dataloader(self) -> DataLoader | GroupedLoader:
-        """Loader; with accumulation, it yields the batches of an update as one list."""
+    def dataloader(self) -> DataLoader | LastingLoader | GroupedLoader:
+        """Loader that outlasts its workers; with accumulation, a list of batches per update."""
         return self._dataloader
 
     @dataloader.setter
     def dataloader(self, loader: DataLoader) -> None:
         # set by mmengine's constructor, before it asks for the length
+        lasting = LastingLoader(loader) if loader.num_workers else loader
         self._dataloader = (
-            loader if self.accumulation == 1 else GroupedLoader(loader, self.accumulation)
+            lasting if self.accumulation == 1 else GroupedLoader(lasting, self.accumulation)
         )
 
     def run_iter(self, *args: Any) -> None:

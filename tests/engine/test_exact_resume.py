@@ -191,6 +191,22 @@ def test_checkpoints_of_epochs_and_the_choice_of_the_best(tmp_path):
         assert all(map(torch.equal, *(list(r.model.state_dict().values()) for r in (run, resumed))))
 
 
+class Interrupted(ToyMetric):
+    """A metric in which a run ends."""
+
+    def compute_metrics(self, results):
+        raise InterruptedError
+
+
+def test_a_run_that_ends_in_a_validation_validates_first(tmp_path):
+    changes = {**ITERATIONS, 'default_hooks.checkpoint': dict(interval=100, by_epoch=False)}
+    with pytest.raises(InterruptedError):
+        train(tmp_path, changes, val_evaluator=dict(type=Interrupted))
+    saved = tmp_path / 'iter_4.pth'  # begun by PreemptionHook before the validation
+    _, calls = train(tmp_path, changes, resume=True, load_from=str(saved))
+    assert calls[0] == ('before_val_epoch', 0, 4)
+
+
 def test_a_seed_left_to_chance_is_that_of_the_checkpoint(tmp_path):
     runs = {**EPOCHS, 'randomness.seed': None}
     run, calls = train(tmp_path / 'whole', runs)

@@ -10,6 +10,7 @@ from mtp.data.datasets import DATASETS
 from mtp.data.decoding import check_file, naming_faults, read_deep
 from mtp.data.label_files import read_lines
 from mtp.data.values import check_map_values, check_name
+from mtp.files import UnusableFileError
 from mtp.registry import DATASETS as REGISTRY
 from mtp.registry import TRANSFORMS
 from mtp.sample_fields import IGNORED
@@ -99,14 +100,14 @@ class LoadClassMap(LoadAnnotations):
             super()._load_seg_map(results)
         label = results['gt_seg_map']
         if label.shape != tuple(results['ori_shape']):
-            raise ValueError(
+            raise UnusableFileError(
                 f'{path} has shape {label.shape}, but {results["img_path"]} has '
                 f'{results["ori_shape"]}: it must be grey and of the same size'
             )
         wrong = label[(label >= self.num_classes) & (label != IGNORED)]
         if wrong.size:
             shift = int(bool(results['reduce_zero_label']))
-            raise ValueError(
+            raise UnusableFileError(
                 f'{path} holds the value {int(wrong[0]) + shift}; the classes are '
                 f'{shift} to {self.num_classes - 1 + shift}: prepare the data set '
                 'with tools/data/prepare.py'

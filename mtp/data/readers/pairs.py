@@ -90,7 +90,7 @@ class LoadPair(BaseTransform):
             for key in ('img_path', 'img_path2')
         )
         if before.shape != after.shape:
-            raise ValueError(
+            raise UnusableFileError(
                 f'{results["img_path"]} is {before.shape[:2]} pixels, but '
                 f'{results["img_path2"]} is {after.shape[:2]}: a pair has one size'
             )
@@ -118,7 +118,7 @@ class LoadChange(BaseTransform):
             )
         grey = LoadImage(color_type='grayscale').transform(dict(img_path=path))['img']
         if grey.shape != results['ori_shape']:
-            raise ValueError(
+            raise UnusableFileError(
                 f'{path} is {grey.shape} pixels, but {results["img_path"]} is '
                 f'{results["ori_shape"]}: label and images have one size'
             )

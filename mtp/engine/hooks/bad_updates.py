@@ -14,7 +14,7 @@ from torch import nn
 
 from mtp.engine.checkpoints import candidates
 from mtp.engine.ema import FastEMA
-from mtp.engine.hooks.deferred_log import DeferredLogHook, is_log_step
+from mtp.engine.hooks.deferred_log import DeferredLogHook, add_to_log, is_log_step
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
 from mtp.files import write_json
 from mtp.registry import HOOKS
@@ -103,7 +103,7 @@ class BadUpdatesHook(Hook):
             if isinstance(average, FastEMA):
                 average.skipped = runner.optim_wrapper.skipped
         batches = data_batch if isinstance(data_batch, list) else [data_batch]
-        samples = [_samples(batch) for batch in batches]
+        samples = [sample_facts(batch) for batch in batches]
         self._updates.append(
             _Update(
                 runner.iter + 1,
@@ -124,7 +124,7 @@ class BadUpdatesHook(Hook):
         told = list(zip(self._updates, self._outcomes, strict=True))
         self._updates.clear()
         self._outcomes.clear()
-        _count(runner, BACKOFFS, sum(reduced > 0 for _, (_, _, reduced) in told))
+        add_to_log(runner, BACKOFFS, sum(reduced > 0 for _, (_, _, reduced) in told))
         bad, longest = [], self._in_a_row
         for update, (skipped, _, reduced) in told:
             if reduced:  # the way in which float16 training finds its scale
@@ -134,7 +134,7 @@ class BadUpdatesHook(Hook):
             bad += [update] if skipped else []
         if not bad:
             return
-        _count(runner, COUNT, len(bad))
+        add_to_log(runner, COUNT, len(bad))
         here = {update.iteration for update, (_, loss, _) in told if loss}
         paths = _write(runner, bad, here)
         runner.logger.warning(_warning(bad, paths))
@@ -154,7 +154,7 @@ def _update_unless_skipped(
         update(model)
 
 
-def _samples(batch: Any) -> list[Mapping[str, Any]]:
+def sample_facts(batch: Any) -> list[Mapping[str, Any]]:
     """Return what the samples of a batch tell of themselves, as mmengine's libraries collate it."""
     samples = batch.get('data_samples') if isinstance(batch, Mapping) else None
     return [sample.metainfo for sample in samples or () if hasattr(sample, 'metainfo')]
@@ -175,14 +175,6 @@ def _paths(samples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _seeds(samples: Sequence[Mapping[str, Any]]) -> list[int]:
     return [int(sample['sample_seed']) for sample in samples if 'sample_seed' in sample]
-
-
-def _count(runner: Runner, key: str, number: int) -> None:
-    """Add a number to a count of the log, which is there from 1 on, and goes on after a resume."""
-    hub = runner.message_hub
-    if number:
-        before = hub.get_scalar(key).current() if key in hub.log_scalars else 0
-        hub.update_scalar(key, before + number)
 
 
 def _write(runner: Runner, bad: Sequence[_Update], here: set[int]) -> list[Path]:

@@ -21,6 +21,14 @@ def is_log_step(runner: Runner, batch_idx: int) -> bool:
     )
 
 
+def add_to_log(runner: Runner, key: str, number: int) -> None:
+    """Add a number to a count of the log, which is there from 1 on, and goes on after a resume."""
+    hub = runner.message_hub
+    if number:
+        before = hub.get_scalar(key).current() if key in hub.log_scalars else 0
+        hub.update_scalar(key, before + number)
+
+
 @HOOKS.register_module()
 class DeferredLogHook(RuntimeInfoHook):
     """mmengine's ``RuntimeInfoHook`` without waiting for the device in every step.
