@@ -26,7 +26,7 @@ from campaign.plan import WRITING
 from campaign.small import TOOLS
 from mtp.cli import launch
 from mtp.engine import checkpoint_writer
-from mtp.engine.hooks.bad_updates import _paths, _samples, _seeds
+from mtp.engine.hooks.bad_updates import _paths, _seeds, sample_facts
 from mtp.engine.parallel import unwrap
 
 FAULT = 'CAMPAIGN_FAULT'
@@ -68,7 +68,7 @@ class Record(Hook):
 
 
 def _read(batch: Mapping[str, Any]) -> list[list]:
-    samples = _samples(batch)
+    samples = sample_facts(batch)
     pixels = [
         hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()[:16]
         for image in batch['inputs']
