@@ -3,44 +3,17 @@
 Each kernel is tried with a small call, so that those which fail on this machine are listed.
 """
 
-import importlib.metadata
 import os
 import pkgutil
 import platform
 import sys
-from contextlib import suppress
 
 import torch
 
 import mtp
 import mtp.ops.triton
+from mtp.machine import PACKAGES, versions
 from mtp.ops import dispatch, mmcv_ext, trials
-
-PACKAGES = (
-    'torch',
-    'torchvision',
-    'triton',
-    'timm',
-    'numpy',
-    'opencv-python',
-    'onedl-mmengine',
-    'onedl-mmcv',
-    'onedl-mmdetection',
-    'onedl-mmsegmentation',
-    'onedl-mmrotate',
-    'onedl-mmpretrain',
-    'pycocotools',
-    'faster-coco-eval',
-)
-
-
-def versions() -> dict[str, str]:
-    """Return package -> version, of mtp and of those installed that it builds on."""
-    found = {'mtp': mtp.__version__}
-    for name in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def report() -> str:

@@ -1,11 +1,29 @@
-"""A process's rank and GPUs without torch, from launchers' variables and device files."""
+"""A process's rank, GPUs and packages without torch."""
 
+import importlib.metadata
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 DEVICES = Path('/dev')
+PACKAGES = (
+    'torch',
+    'torchvision',
+    'triton',
+    'timm',
+    'numpy',
+    'opencv-python',
+    'onedl-mmengine',
+    'onedl-mmcv',
+    'onedl-mmdetection',
+    'onedl-mmsegmentation',
+    'onedl-mmrotate',
+    'onedl-mmpretrain',
+    'pycocotools',
+    'faster-coco-eval',
+)
 
 
 @dataclass(frozen=True)
@@ -62,3 +80,12 @@ def machine_id() -> str:
         return f'{boot}/{os.readlink("/proc/self/ns/pid")}'
     except OSError:
         return socket.gethostname()
+
+
+def versions() -> dict[str, str]:
+    """Return package -> version, of the installed ones that mtp builds on."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -23,8 +23,7 @@ from mmengine.dist import get_world_size
 import mtp
 from mtp.fallback import fall_back
 from mtp.files import UnusableFileError, write_json
-from mtp.info import versions
-from mtp.recipes.table import nodes
+from mtp.machine import versions
 
 NAME = 'provenance.json'
 _ROOT = Path(mtp.__file__).parents[1]
@@ -63,7 +62,12 @@ def append_start(work_dir: str | Path, training: Mapping[str, Any], **about: Any
         processes=get_world_size(),
         **about,
         **_code(),
-        versions=dict(python=platform.python_version(), cuda=torch.version.cuda, **versions()),
+        versions=dict(
+            python=platform.python_version(),
+            cuda=torch.version.cuda,
+            mtp=mtp.__version__,
+            **versions(),
+        ),
         hardware=_hardware(),
         **training,
     )
@@ -85,12 +89,11 @@ def image_size(cfg: Config) -> Any:
 
 def sources(cfg: Config) -> list[str]:
     """Return the last part of each folder of training data in a config, and what it reads there."""
-    loader = cfg.get('train_dataloader') or {}
     found = set()
-    for node in nodes(loader.get('dataset')):
-        if node.get('data_root'):
-            part = next((node[key] for key in ('ann_file', 'split') if node.get(key)), '')
-            found.add(f'{Path(node["data_root"]).name} {part}'.strip())
+    for part in _parts((cfg.get('train_dataloader') or {}).get('dataset')):
+        if root := getattr(part, 'data_root', None):
+            read = getattr(part, 'ann_file', None) or getattr(part, 'split', None) or ''
+            found.add(f'{Path(root).name} {read}'.strip())
     return sorted(found)
 
 
@@ -182,7 +185,7 @@ def _other_data(saved: Any, now: Sequence[Mapping[str, Any]], path: str) -> list
 
 
 def _parts(dataset: Any) -> Iterator[Any]:
-    """Yield the data sets that a data set is made of."""
+    """Yield the data sets, or their configs, that a data set or its config is made of."""
     inner = getattr(dataset, 'datasets', None)
     if inner is None and getattr(dataset, 'dataset', None) is not None:
         inner = [dataset.dataset]  # one that repeats or mixes another

@@ -20,9 +20,6 @@ from pathlib import Path
 
 from campaign.plan import KINDS, RECIPES, plan
 
-# Faults of the table that cannot be tried yet, and why.
-NOT_TRIED = {'image missing or damaged': 'training does not replace bad samples yet'}
-
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -112,7 +109,6 @@ def _table(rows: list[dict]) -> str:
         )
         recovered = sum(row['recovered'] for row in group)
         lines.append(f'| {kind} | {len(group)} | {recovered} | {lost} | {different} |')
-    lines += [f'| {kind} | not tried: {why} | | | |' for kind, why in NOT_TRIED.items()]
     return '\n'.join(lines)
 
 

@@ -26,7 +26,7 @@ from campaign.plan import WRITING
 from campaign.small import TOOLS
 from mtp.cli import launch
 from mtp.engine import checkpoint_writer
-from mtp.engine.hooks.bad_updates import _paths, _samples, _seeds
+from mtp.engine.hooks.bad_updates import _paths, _seeds, sample_facts
 from mtp.engine.parallel import unwrap
 
 FAULT = 'CAMPAIGN_FAULT'
@@ -68,7 +68,7 @@ class Record(Hook):
 
 
 def _read(batch: Mapping[str, Any]) -> list[list]:
-    samples = _samples(batch)
+    samples = sample_facts(batch)
     pixels = [
         hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()[:16]
         for image in batch['inputs']
@@ -101,9 +101,11 @@ class BadNumber(Hook):
             self._leave_out(runner)
         elif self.kind == 'pixel' and runner.rank == self.rank:
             batches = data_batch if isinstance(data_batch, list) else [data_batch]
-            inputs = batches[self.batch]['inputs']
-            inputs[0] = inputs[0].float()
-            inputs[0].view(-1)[7] = float('nan')
+            batch = batches[self.batch]
+            images = [image.float().contiguous() for image in batch['inputs']]
+            images[0].view(-1)[7] = float('nan')
+            stacked = isinstance(batch['inputs'], Tensor)
+            batch['inputs'] = torch.stack(images) if stacked else images
         self.before_train_batch(runner, 0)
 
     def before_train_batch(self, runner: Runner, batch_idx: int) -> None:
@@ -147,7 +149,7 @@ class BadNumber(Hook):
 
 def _spoilt(values: Tensor) -> Tensor:
     """Return a copy of some values of which one is NaN."""
-    spoilt = values.clone()
+    spoilt = values.clone(memory_format=torch.contiguous_format)
     spoilt.view(-1)[3] = float('nan')
     return spoilt
 

@@ -31,8 +31,13 @@ NAN: dict[str, dict[str, Any]] = {
     'NaN in a micro-batch': dict(kind='pixel', rank=1, batch=1),
 }
 NAN_STEP = 4
+# Where a data set lists the files of a folder, a missing one is not in it.
+IMAGES = {
+    'image damaged': tuple(RECIPES),
+    'image missing': ('pretraining', 'mmdet', 'mmrotate'),
+}
 OTHERS = ('rank replaced', 'disk full')
-KINDS = (*KILLS, OTHERS[0], *DAMAGE, OTHERS[1], *NAN)
+KINDS = (*KILLS, OTHERS[0], *DAMAGE, OTHERS[1], *IMAGES, *NAN)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def plan(kills: int, only: Collection[str]) -> list[Fault]:
             recipe = recipes[0] if kind == 'index damaged' else recipes[(number + 1) % 6]
             faults.append(Fault(kind, recipe, number, how))
     faults += [Fault(kind, recipe, 0) for kind in NAN for recipe in recipes]
+    faults += [Fault(kind, recipe, 0) for kind, some in IMAGES.items() for recipe in some]
     kinds = set(only) & set(KINDS) or set(KINDS)
     chosen = set(only) & set(recipes) or set(recipes)
     # A campaign that is ended early has tried some of each kind.

@@ -12,7 +12,7 @@ from typing import Any
 
 from campaign import digests, small
 from campaign.injection import LEFT_OUT
-from campaign.plan import DAMAGE, NAN, NAN_STEP, WRITING, Fault
+from campaign.plan import DAMAGE, IMAGES, NAN, NAN_STEP, WRITING, Fault
 from campaign.ranks import Launch
 from mtp.engine.checkpoints import POINTER, checksum_file
 from mtp.files import write_json
@@ -53,12 +53,15 @@ class Campaign:
         hit: dict[str, Any] = {}
         for _ in range(TRIES):
             shutil.rmtree(folder, ignore_errors=True)
-            if fault.kind == 'index damaged':
-                config = _own_data(config, folder)
+            own = config
+            if fault.kind == 'index damaged' or fault.kind in IMAGES:
+                own = _own_data(config, folder)
+            if fault.kind in IMAGES:
+                expected = _with_bad_image(fault, own, folder, expected)
             with _disk(fault, folder, expected['bytes']) as disk:
-                hit = _strike(fault, config, folder, steps, arguments, bad, disk)
+                hit = _strike(fault, own, folder, steps, arguments, bad, disk)
                 if not hit['missed']:
-                    row = _recover(fault, config, folder, arguments, bad, disk, expected)
+                    row = _recover(fault, own, folder, arguments, bad, disk, expected)
                     break
         else:
             row = dict(recovered=False, lost=0, differences=['the fault never came'])
@@ -83,7 +86,6 @@ class Campaign:
                 raise RuntimeError(f'an undisturbed run ended with {codes}: {folder}/output.txt')
             size = max(path.stat().st_size for path in (folder / 'run').glob('*.pth'))
             found = digests.read(folder)
-            # A count of its own is no fault of a run that leaves an update out.
             write_json(kept, dict(found, bytes=size))
             shutil.rmtree(folder)
         return json.loads(kept.read_text())
@@ -207,6 +209,26 @@ def _own_data(config: Path, folder: Path) -> Path:
     own = folder / config.name
     own.write_text(config.read_text().replace(f'{config.parent}/data', f'{folder}/data'))
     return own
+
+
+def _with_bad_image(
+    fault: Fault, config: Path, folder: Path, expected: dict[str, Any]
+) -> dict[str, Any]:
+    """Damage or remove an image of the first step; return what a run makes of that by itself."""
+    file = Path(expected['steps']['0 0 read'][0][0][0][0])
+    (path,) = (folder / 'data').rglob(str(Path(*file.parts[1:])))
+    if fault.kind == 'image missing':
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:100])
+    alone = folder / 'alone'
+    codes = Launch(config, alone).wait()
+    if any(codes):
+        raise RuntimeError(f'a run with a bad image ended with {codes}: {alone}/output.txt')
+    found = digests.read(alone)
+    if found['steps']['0 0 read'] == expected['steps']['0 0 read']:
+        raise RuntimeError(f'{path} was read though it is bad')
+    return dict(found, bytes=expected['bytes'])
 
 
 @contextlib.contextmanager
