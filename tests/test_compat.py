@@ -5,6 +5,8 @@ import inspect
 import os
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 from torch._higher_order_ops import effects
 from torch._inductor import lowering, scheduler
+from torch.utils.data import DataLoader
 
 from mtp import compat
 from mtp.ops import mmcv_ext
@@ -208,3 +211,14 @@ def test_info_names_what_falls_back(monkeypatch):
     monkeypatch.delenv('MTP_STRICT', raising=False)
     monkeypatch.setattr(fallback, '_fallen', {'dcnv3': 'OutOfResources: shared memory'})
     assert 'to slower forms:\n  dcnv3: OutOfResources: shared memory\n' in report()
+
+
+@pytest.mark.parametrize('left', [False, True])
+def test_torch_still_raises_of_a_dead_worker_wherever_the_main_thread_is(left):
+    batches = iter(DataLoader(range(8), num_workers=1, prefetch_factor=1))
+    if left:
+        compat.leave_dead_workers_to_the_loader(batches)
+    with nullcontext() if left else pytest.raises(RuntimeError, match='killed by signal'):
+        batches._workers[0].kill()
+        for _ in range(5 if left else 100):  # a handler of Python runs between two of its steps
+            time.sleep(0.1)
