@@ -14,7 +14,7 @@ from mmengine.structures import BaseDataElement
 from torch.utils.data import Dataset, Sampler
 
 from mtp.data.multitask_dataset import seeded, stable_hash
-from mtp.data.replaced_samples import KEY, BadFile, candidates, read_candidate
+from mtp.data.unreadable_samples import KEY, BadFile, candidates, read_candidate
 
 
 def seed_samples(loader: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class SeededDataset:
     and the image that replaces it if the pipeline returns None, are then functions of the seed. The
     metainfo of the sample's ``data_samples`` holds the ``sample_seed``.
 
-    A sample whose files cannot be read is replaced (:mod:`mtp.data.replaced_samples`). The metainfo
+    A sample whose files cannot be read is replaced (:mod:`mtp.data.unreadable_samples`). The metainfo
     then holds ``replaced_samples``, a list of (file, reason).
 
     Args:

@@ -35,7 +35,7 @@ class LastingLoader:
     """Proxy of a loader with workers that starts them again, at the same batch, when one dies.
 
     The batches are those of a loader whose workers live. A sample whose worker dies twice while it
-    reads that sample is replaced (:mod:`mtp.data.replaced_samples`).
+    reads that sample is replaced (:mod:`mtp.data.unreadable_samples`).
 
     Args:
         loader: loader that :class:`mtp.engine.Runner` has built for training.

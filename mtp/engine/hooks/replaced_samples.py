@@ -7,7 +7,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mtp.data.replaced_samples import KEY
+from mtp.data.unreadable_samples import KEY
 from mtp.engine.hooks.bad_updates import sample_facts
 from mtp.engine.hooks.deferred_log import add_to_log, is_log_step
 from mtp.files import write_json
