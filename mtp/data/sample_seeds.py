@@ -184,8 +184,8 @@ class SeededDataset:
     and the image that replaces it if the pipeline returns None, are then functions of the seed. The
     metainfo of the sample's ``data_samples`` holds the ``sample_seed``.
 
-    A sample whose files cannot be read is replaced (:mod:`mtp.data.unreadable_samples`). The metainfo
-    then holds ``replaced_samples``, a list of (file, reason).
+    A sample whose files cannot be read is replaced (:mod:`mtp.data.unreadable_samples`). The
+    metainfo then holds ``replaced_samples``, a list of (file, reason).
 
     Args:
         dataset: data set of any library, or its config.
