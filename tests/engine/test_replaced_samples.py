@@ -11,7 +11,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from mtp.data import replaced_samples
+from mtp.data import unreadable_samples
 from mtp.data.multitask_dataset import MultiTaskDataset
 from mtp.data.sample_seeds import SeededDataset, SeededIndex
 from mtp.engine import ReplacedSamplesError
@@ -57,7 +57,7 @@ class Files(NoisyDataset):
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch):
-    monkeypatch.setattr(replaced_samples, 'PAUSES', (0, 0))
+    monkeypatch.setattr(unreadable_samples, 'PAUSES', (0, 0))
     # how often a loader looks for dead workers, seconds
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, '__defaults__', (0.3,))
 
