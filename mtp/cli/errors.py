@@ -28,7 +28,8 @@ def file_errors() -> Iterator[None]:
         text = str(error).strip()
         message = text.rpartition('FileError: ')[2] if text.startswith('Caught ') else text
         raise SystemExit(f'error: {message}') from error
-    except RuntimeError as error:  # a worker of an evaluation, in which nothing is left out
+    # A worker of an evaluation, in which nothing is left out.
+    except (RuntimeError, ConnectionError) as error:
         from mtp.engine.loader_workers import (
             explain_death,
         )  # a program that starts has no torch yet

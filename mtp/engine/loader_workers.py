@@ -6,7 +6,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from ctypes import Array, c_char, c_longlong
 from dataclasses import dataclass
 from functools import partial
@@ -96,20 +97,38 @@ def describe_workers() -> str:
     )
 
 
-def explain_death(error: RuntimeError) -> str | None:
+def explain_death(error: RuntimeError | ConnectionError) -> str | None:
     """Return torch's message of a worker's death with the file that it read.
+
+    The connection to a worker may be lost before torch sees that it has died.
 
     Returns:
         str | None: message in one line; None if the error is another one.
     """
     text = ' '.join(str(error).split()).rstrip(' .')
     found = re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)', text)
-    if found is None:
-        return None
-    pids = found[1].split(', ')
     reports = [report.value.decode(errors='replace') for report in chain.from_iterable(_opened)]
-    files = [path for pid, _, path in (report.partition(' ') for report in reports) if pid in pids]
+    workers = {pid: path for pid, _, path in (report.partition(' ') for report in reports)}
+    if found is not None:
+        pids = found[1].split(', ')
+    elif isinstance(error, ConnectionError):
+        pids = _ended(workers)
+        text = f'DataLoader worker {", ".join(pids)} has ended ({text})'
+    else:
+        return None
+    if not pids:
+        return None
+    files = [path for pid, path in workers.items() if pid in pids]
     return f'{text}, the file that it opened last: {", ".join(filter(None, files)) or "none"}'
+
+
+def _ended(workers: Iterable[str]) -> list[str]:
+    """Return the processes that have ended; one that is ending gets a second for it."""
+    for _ in range(20):
+        if pids := [pid for pid in workers if _state(pid) == 'Z']:
+            return pids
+        time.sleep(0.05)
+    return []
 
 
 _STUCK = {'T': 'stopped', 'D': 'waiting for a disk or file server', 'Z': 'ended'}

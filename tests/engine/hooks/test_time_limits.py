@@ -130,8 +130,8 @@ def test_a_worker_of_an_evaluation_that_dies_is_named_with_its_file(tmp_path):
     loader = DataLoader(Fatal(str(tmp_path)), num_workers=1)
     loader_workers.watch_workers(loader)
     batches = iter(loader)
+    # torch's handler would raise wherever this process is when a child of it ends
+    leave_dead_workers_to_the_loader(batches)
     with pytest.raises(SystemExit, match=rf'^error: .*worker.*opened last: {tmp_path}/4\.txt$'):
         with file_errors():
             list(batches)
-    # torch's handler would raise again wherever this process is when its next child ends
-    leave_dead_workers_to_the_loader(batches)
