@@ -30,9 +30,8 @@ def file_errors() -> Iterator[None]:
         raise SystemExit(f'error: {message}') from error
     # A worker of an evaluation, in which nothing is left out.
     except (RuntimeError, ConnectionError) as error:
-        from mtp.engine.loader_workers import (
-            explain_death,
-        )  # a program that starts has no torch yet
+        # Imported here: a program that starts has no torch yet.
+        from mtp.engine.loader_workers import explain_death
 
         death = explain_death(error)
         if death is None:

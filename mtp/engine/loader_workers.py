@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from ctypes import Array, c_char, c_longlong
 from dataclasses import dataclass
 from functools import partial
@@ -65,7 +65,7 @@ class WorkerReports:
 
     def file_of(self, worker: int) -> str:
         """Return the path that a worker has opened last, 'none' without one."""
-        return self.opened[worker].value.decode(errors='replace').partition(' ')[2] or 'none'
+        return _read(self.opened[worker])[1] or 'none'
 
 
 def watch_workers(loader: DataLoader) -> None:
@@ -86,8 +86,7 @@ def describe_workers() -> str:
         str: process, state and last file of each; '' without workers.
     """
     workers = []
-    for report in chain.from_iterable(_opened):
-        pid, _, path = report.value.decode(errors='replace').partition(' ')
+    for pid, path in _workers():
         if state := _state(pid):
             workers.append((pid, state, path or 'none'))
     stuck = [worker for worker in workers if worker[1] in _STUCK] or workers
@@ -107,8 +106,7 @@ def explain_death(error: RuntimeError | ConnectionError) -> str | None:
     """
     text = ' '.join(str(error).split()).rstrip(' .')
     found = re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)', text)
-    reports = [report.value.decode(errors='replace') for report in chain.from_iterable(_opened)]
-    workers = {pid: path for pid, _, path in (report.partition(' ') for report in reports)}
+    workers = dict(_workers())
     if found is not None:
         pids = found[1].split(', ')
     elif isinstance(error, ConnectionError):
@@ -120,6 +118,19 @@ def explain_death(error: RuntimeError | ConnectionError) -> str | None:
         return None
     files = [path for pid, path in workers.items() if pid in pids]
     return f'{text}, the file that it opened last: {", ".join(filter(None, files)) or "none"}'
+
+
+def _read(report: 'Array[c_char]') -> tuple[str, str]:
+    """Return the process of a worker, and the path that it has opened last, '' without one."""
+    pid, _, path = report.value.decode(errors='replace').partition(' ')
+    return pid, path
+
+
+def _workers() -> Iterator[tuple[str, str]]:
+    """Yield the process, and the path opened last, of each worker that has ever started."""
+    for pid, path in map(_read, chain.from_iterable(_opened)):
+        if pid:
+            yield pid, path
 
 
 def _ended(workers: Iterable[str]) -> list[str]:

@@ -114,6 +114,12 @@ def test_a_worker_outlives_a_signal_to_the_whole_group_and_ends_with_its_parent(
         time.sleep(0.02)
 
 
+def test_workers_that_have_not_started_are_not_described(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader_workers, '_opened', [])
+    loader_workers.watch_workers(DataLoader(Hanging(str(tmp_path)), num_workers=2))
+    assert loader_workers.describe_workers() == ''
+
+
 class Fatal(Hanging):
     """The fifth image ends its worker."""
 
