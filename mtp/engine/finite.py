@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,14 +38,14 @@ class SavedBuffers:
         """
         return [
             (saved.isfinite() & ~now.isfinite()).any()
-            for saved, now in zip(self._saved, self._read())
+            for saved, now in zip(self._saved, self._now)
             if saved.is_floating_point() and saved.shape == now.shape
         ]
 
     @torch.no_grad()
     def restore(self, wanted: Tensor) -> None:
         """Go back to the saved values where ``wanted``, a boolean of the device, is true."""
-        for owners, saved, now in zip(self._owners, self._saved, self._read()):
+        for owners, saved, now in zip(self._owners, self._saved, self._now):
             if now.shape != saved.shape:  # a buffer has another size since: nothing to go back to
                 continue
             live = _named(owners)
@@ -52,6 +53,11 @@ class SavedBuffers:
             torch._foreach_copy_(
                 live, [value.view_as(buffer) for value, buffer in zip(values, live)]
             )
+
+    @cached_property
+    def _now(self) -> list[Tensor]:
+        """Values at the end of the update, read at the first use."""
+        return self._read()
 
     def _read(self) -> list[Tensor]:
         """Return the values of all buffers of a kind one after the other, by kind."""
