@@ -220,6 +220,11 @@ class AccumulatingEpochLoop(_Accumulating, EpochBasedTrainLoop):
         return done * length // before if 0 <= done <= before else 0
 
 
+def batches_of(data_batch: Any) -> list[Any]:
+    """Return the batches of an update, as hooks get them: one batch, or a list of several."""
+    return data_batch if isinstance(data_batch, list) else [data_batch]
+
+
 def _mean(outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the mean of the batches' log values, without waiting for the device."""
     values = torch.stack(

@@ -15,6 +15,7 @@ from torch import nn
 from mtp.engine.checkpoints import candidates
 from mtp.engine.ema import FastEMA
 from mtp.engine.hooks.deferred_log import DeferredLogHook, add_to_log, is_log_step
+from mtp.engine.loops import batches_of
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
 from mtp.files import write_json
 from mtp.registry import HOOKS
@@ -102,8 +103,7 @@ class BadUpdatesHook(Hook):
         for average in _averages(runner):
             if isinstance(average, FastEMA):
                 average.skipped = runner.optim_wrapper.skipped
-        batches = data_batch if isinstance(data_batch, list) else [data_batch]
-        samples = [sample_facts(batch) for batch in batches]
+        samples = [sample_facts(batch) for batch in batches_of(data_batch)]
         self._updates.append(
             _Update(
                 runner.iter + 1,

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from mtp.data.unreadable_samples import KEY
 from mtp.engine.hooks.bad_updates import sample_facts
 from mtp.engine.hooks.deferred_log import add_to_log, is_log_step
+from mtp.engine.loops import batches_of
 from mtp.files import write_json
 from mtp.registry import HOOKS
 
@@ -54,7 +55,7 @@ class ReplacedSamplesHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Keep what was replaced; at a log line, report."""
-        for batch in data_batch if isinstance(data_batch, list) else [data_batch]:
+        for batch in batches_of(data_batch):
             for sample in sample_facts(batch):
                 for file, reason in sample.get(KEY, ()):
                     self._news.append((runner.iter + 1, file, reason))

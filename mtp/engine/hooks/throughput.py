@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mtp.engine import flops
 from mtp.engine.hooks.deferred_log import is_log_step
+from mtp.engine.loops import batches_of
 from mtp.engine.runner import Runner
 from mtp.fallback import reason_in_a_line
 from mtp.registry import HOOKS
@@ -39,7 +40,7 @@ class ThroughputHook(IterTimerHook):
         self._waited += time.time() - self.t
         super().before_train_iter(runner, batch_idx, data_batch)
         if runner.iter == self.start_iter and torch.cuda.is_available() and is_main_process():
-            self._share_of_second = _share_of_second(runner, _batches(data_batch)[0])
+            self._share_of_second = _share_of_second(runner, batches_of(data_batch)[0])
 
     def after_train_iter(
         self,
@@ -49,7 +50,7 @@ class ThroughputHook(IterTimerHook):
         outputs: dict | None = None,
     ) -> None:
         """Count the images of the batch; at a log line, log the figures."""
-        self._images += sum(len(batch['inputs']) for batch in _batches(data_batch))
+        self._images += sum(len(batch['inputs']) for batch in batches_of(data_batch))
         self._seconds += time.time() - self.t
         if is_log_step(runner, batch_idx):
             speed = self._images / self._seconds
@@ -68,13 +69,6 @@ class ThroughputHook(IterTimerHook):
     def after_val(self, runner: Runner) -> None:
         """Restart the clock, so that validation does not count as waiting time."""
         self.t = time.time()
-
-
-def _batches(data_batch: dict | list[dict] | None) -> list[dict]:
-    """Return the batches of an update (:mod:`mtp.engine.loops`)."""
-    if isinstance(data_batch, list):
-        return data_batch
-    return [data_batch]  # type: ignore[list-item]  # the training loops always give one
 
 
 def _share_of_second(runner: Runner, batch: dict) -> float:

@@ -27,6 +27,7 @@ from campaign.small import TOOLS
 from mtp.cli import launch
 from mtp.engine import checkpoint_writer
 from mtp.engine.hooks.bad_updates import _paths, _seeds, sample_facts
+from mtp.engine.loops import batches_of
 from mtp.engine.parallel import unwrap
 
 FAULT = 'CAMPAIGN_FAULT'
@@ -46,7 +47,7 @@ class Record(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Record file, seed and pixels of each sample."""
-        batches = data_batch if isinstance(data_batch, list) else [data_batch]
+        batches = batches_of(data_batch)
         self._append(runner.iter, 'read', [_read(batch) for batch in batches])
 
     def after_train_iter(
@@ -100,7 +101,7 @@ class BadNumber(Hook):
         if self.kind == LEFT_OUT:
             self._leave_out(runner)
         elif self.kind == 'pixel' and runner.rank == self.rank:
-            batches = data_batch if isinstance(data_batch, list) else [data_batch]
+            batches = batches_of(data_batch)
             batch = batches[self.batch]
             images = [image.float().contiguous() for image in batch['inputs']]
             images[0].view(-1)[7] = float('nan')
