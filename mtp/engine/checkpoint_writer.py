@@ -13,7 +13,6 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from mtp.engine.checkpoints import checksum_file, digest, write_checksums
 from mtp.engine.finite import not_finite
@@ -208,10 +207,6 @@ def _to_host(value: Tensor) -> Tensor:
         except RuntimeError as error:
             fall_back('copying to pinned memory', 'it is pageable', error)
     return value.cpu() if value.device.type != 'cpu' else value.clone()
-
-
-def _local(value: Tensor) -> Tensor:
-    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def _free(path: Path) -> str:

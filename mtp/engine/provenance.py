@@ -249,9 +249,8 @@ def _sizes_of(paths: Sequence[str]) -> list[int]:
 
 def _code() -> dict[str, Any]:
     """Return the commit of mtp, and whether files differ from it; None where git does not tell."""
-    if not (
-        _ROOT / '.git'
-    ).exists():  # an installed package, perhaps in a folder of another project
+    # An installed package is perhaps in a folder of another project.
+    if not (_ROOT / '.git').exists():
         return dict(commit=None, dirty=None)
     commands = (['rev-parse', 'HEAD'], ['status', '--porcelain', '--untracked-files=no'])
     try:

@@ -62,9 +62,8 @@ def read_scalars(work_dir: str | Path) -> dict[str, Series]:
         FileNotFoundError: the directory has no log.
         ValueError: a log is unreadable or has no losses.
     """
-    paths = sorted(
-        Path(work_dir).glob('*/vis_data/scalars.json')
-    )  # in the order of their start times
+    # in the order of their start times
+    paths = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
     if not paths:
         raise FileNotFoundError(
             f'no <time>/vis_data/scalars.json in {work_dir}: give the work '

@@ -145,8 +145,8 @@ def _broken_on_the_first(rank, folder):
         runner = launch.build_runner(cfg)
         with (
             patch.object(PartKind, 'lower', lower),
-            patch.object(runner.bare_model.backbone, 'compiled_parts', list),
-        ):  # saves time
+            patch.object(runner.bare_model.backbone, 'compiled_parts', list),  # saves time
+        ):
             runner.train()
         (hook,) = (hook for hook in runner.hooks if isinstance(hook, CompileHook))
         failed = [name for name, kind in hook.kinds.items() if kind.failed]

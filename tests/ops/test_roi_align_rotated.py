@@ -68,9 +68,10 @@ def test_quarter_turn_permutes_bins():
 
 
 def test_gradient_in_double():
+    # the last lies outside
     rois = torch.tensor(
         [[0, 4.0, 4, 5, 3, 0.4], [0, 1, 7, 9, 2, -1.1], [1, 30, 30, 2, 2, 0]], dtype=torch.float64
-    )  # the last lies outside
+    )
     features = torch.randn(2, 2, 8, 9, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: roi_align_rotated(x, rois, 2, 1.0), (features,))
     assert not roi_align_rotated(features, rois, 2, 1.0)[2].any()

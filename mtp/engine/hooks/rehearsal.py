@@ -163,10 +163,8 @@ def _without_traces(evaluator: Evaluator) -> Iterator[None]:
     evaluator.metrics = [metric for metric in evaluator.metrics if not _only_writes(metric)]
     for metric in evaluator.metrics:
         metric.results = []
-        for name in (
-            'outfile_prefix',
-            'output_dir',
-        ):  # the first: mmdet, mmrotate; the second: mmseg
+        # the first: mmdet, mmrotate; the second: mmseg
+        for name in ('outfile_prefix', 'output_dir'):
             if hasattr(metric, name):
                 setattr(metric, name, None)
     try:

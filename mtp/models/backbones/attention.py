@@ -126,9 +126,8 @@ class RotatedWindowAttention(nn.Module):
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
         index = torch.arange(window_size)
-        offset = (
-            index[:, None] - index + window_size - 1
-        )  # from key k to query i, shifted to start at 0
+        # from key k to query i, shifted to start at 0
+        offset = index[:, None] - index + window_size - 1
         self.register_buffer(
             'relative_position_index',
             (offset[:, None, :, None] * span + offset[None, :, None, :]).reshape(

@@ -130,8 +130,8 @@ def _launch(keep: Tensor, boxes: Tensor, valid: Tensor, iou_threshold: float) ->
         words,
         _float32_below(iou_threshold),
         num_warps=4,
-        enable_fp_fusion=False,
-    )  # torchvision rounds each product
+        enable_fp_fusion=False,  # torchvision rounds each product
+    )
     _settle_kernel[(groups,)](bits, valid, keep, num, blocks, WORDS=words, num_warps=_warps(words))
 
 

@@ -175,9 +175,8 @@ def _logits(
     key = tl.arange(0, SIDE)[None, :]
     table_h = _table(rel_pos_h, size, channels, c, q.dtype)
     table_w = _table(rel_pos_w, size, channels, c, q.dtype)
-    row_h = tl.maximum(
-        (token // SIDE)[:, None] - key + size - 1, 0
-    )  # negative for missing keys only
+    # Negative for missing keys only.
+    row_h = tl.maximum((token // SIDE)[:, None] - key + size - 1, 0)
     row_w = tl.maximum((token % SIDE)[:, None] - key + size - 1, 0)
     term_h = tl.gather(_dot(q, tl.trans(table_h)), row_h, 1)
     term_w = tl.gather(_dot(q, tl.trans(table_w)), row_w, 1)

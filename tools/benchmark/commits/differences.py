@@ -46,11 +46,12 @@ class Renamed:
         for old in sorted(self.modules, key=len, reverse=True):
             if text.startswith(f'{old}.'):
                 return repr(self.modules[old] + text.removeprefix(old))
+        # Bases have no runs of their own.
         names = {
             Path(old).stem: Path(new).stem
             for old, new in self.configs.items()
             if not old.startswith('_base_')
-        }  # bases have no runs of their own
+        }
         return repr('/'.join(names.get(part, part) for part in text.split('/')))
 
 

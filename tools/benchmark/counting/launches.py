@@ -109,9 +109,8 @@ def _waits(func, name: str, args: tuple, kwargs: dict, out: Any) -> bool:
     if name == 'aten::index':
         return _has_mask(args[1])
     if name in ('aten::index_put', 'aten::index_put_', 'aten::_index_put_impl_'):
-        return (
-            _has_mask(args[1]) and args[2].dim() > 0
-        )  # a single number is filled in through the mask, without a wait
+        # A single number is filled in through the mask, without a wait.
+        return _has_mask(args[1]) and args[2].dim() > 0
     if name == 'aten::repeat_interleave':
         return kwargs.get('output_size') is None
     if name in COPIES:

@@ -69,9 +69,8 @@ def run(options: argparse.Namespace) -> None:
         timed = measure.timed_steps(running, [samples, make(seed=1)], options.repeats, device)
         for name, row in timed.items():
             rows[name] |= row
-        again = ceilings(
-            device, tiny=False
-        )  # the better of two: other programs may use the machine
+        # The better of two: other programs may use the machine.
+        again = ceilings(device, tiny=False)
         report['ceilings'] = {
             key: max(rate, again[key]) for key, rate in report['ceilings'].items()
         }

@@ -144,9 +144,8 @@ def ours(cfg: Config, device: torch.device) -> Job:
         batch = collate(samples)
         return pin_memory(batch) if device.type == 'cuda' and loader.pin_memory else batch
 
-    job = Job(
-        'ours', build, dtype, collate=collate_and_pin, matmul_precision='high'
-    )  # as tools/train.py sets it
+    # The precision of matrix products as tools/train.py sets it.
+    job = Job('ours', build, dtype, collate=collate_and_pin, matmul_precision='high')
     job.kinds = compilation.kinds
     return job
 

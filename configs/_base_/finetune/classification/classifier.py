@@ -49,8 +49,8 @@ train_pipeline = [
         total_level=10,
         magnitude_level=9,
         magnitude_std=0.5,
-        hparams=dict(pad_val=[104, 116, 124], interpolation='bicubic'),
-    ),  # the mean, BGR
+        hparams=dict(pad_val=[104, 116, 124], interpolation='bicubic'),  # the mean, BGR
+    ),
     dict(
         type=RandomErasing,
         erase_prob=0.25,
