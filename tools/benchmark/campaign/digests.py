@@ -2,19 +2,16 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from commits.differences import SPEED
 from torch import Tensor
 
 from mtp.cli.resume import last_checkpoint
+from mtp.engine.hooks.bad_updates import COUNT
 from mtp.models.weights.safe_loading import load_safely
-
-# What depends on the machine and the moment.
-SPEED = re.compile('time|memory|images_per_s|data_share')
-COUNT = 'train/bad_updates'
 
 
 def read(folder: Path) -> dict[str, Any]:
