@@ -86,7 +86,8 @@ def tally_of(dataset: Dataset) -> Tally:
     """Return the counts of a data set; those of its parts together, if it has any."""
     total = Tally()
     for part in _parts(dataset):
-        total.add(getattr(part, 'tally', Tally(images=len(part))))  # type: ignore[arg-type]  # all have a length
+        tally = getattr(part, 'tally', None)
+        total.add(tally or Tally(images=len(part)))  # type: ignore[arg-type]  # all have a length
     return total
 
 
