@@ -12,6 +12,7 @@ _NAMES = {
     'mtp.data.packed': ('PackedDataset',),
     'mtp.data.readers.boxes': ('COCODetection', 'DIORDetection', 'DOTATiles', 'XViewDetection'),
     'mtp.data.readers.labelled': ('LoadClassMap', 'SceneDataset'),
+    'mtp.data.readers.maps': ('SegmentationDataset',),
     'mtp.data.readers.pairs': (
         'ChangeDataset',
         'DistortPair',

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from kornia_rs import io as kornia
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from mtp.data.values import check_pixels
@@ -18,6 +19,8 @@ from mtp.files import UnusableFileError
 
 # An image that has so many times the pixels that its labels are for is not decoded.
 MAX_GROWTH = 4
+# Kinds of label maps by their stored values, and the maximum of each type that has one.
+MAP_KINDS = dict(uint8=255, uint16=65535, bool=1, int=None, rgb=None, jpeg=None)
 _UNREADABLE = (
     '{path} is missing or no readable image: restore the file, or find all such files with '
     'tools/data/check_dataset.py'
@@ -100,6 +103,76 @@ def read_stored(path: Path) -> np.ndarray:
             if pixels.ndim == 3:
                 pixels = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
         return np.ascontiguousarray(pixels)
+
+
+def read_map_values(
+    path: str | Path, size: tuple[int, int] | None = None
+) -> tuple[str, np.ndarray]:
+    """Read the values of a label map as they are stored: grey values, or indices of a palette.
+
+    Args:
+        path: path of the file.
+        size: height and width of its image in pixels; None if they are unknown.
+
+    Returns:
+        Kind of the values, a key of :data:`MAP_KINDS`, and values ``(H, W)``, an integer dtype;
+        colours are ``0xRRGGBB``. Transparency is dropped.
+
+    Raises:
+        UnusableFileError: the file is missing, damaged, not an image or too large, or its values
+            are no integers.
+    """
+    with naming_faults(path, '{path} is missing or no readable label map: {error}'):
+        data = Path(path).read_bytes()
+        check_header(path, BytesIO(data), size)
+        if _is_png(data, _GREY):
+            return 'uint8', kornia.decode_image_png_u8(data, _png_size(data), 'mono')[..., 0]
+        try:
+            with _of_any_size(), Image.open(BytesIO(data)) as image:
+                return _sort_values(*_stored(image))
+        except UnidentifiedImageError:  # a TIFF of a kind that Pillow does not read
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            if pixels is None:
+                raise
+            return _sort_values('', pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+
+
+def _stored(image: ImageFile) -> tuple[str, np.ndarray]:
+    """Return the kind of a label map where its format decides it, and its pixels."""
+    arguments = image.tile[0][3] if image.tile else None
+    raw = str(arguments[0] if isinstance(arguments, tuple) else arguments)  # e.g. 'RGB;16N'
+    if image.format == 'JPEG' or image.info.get('compression') == 'jpeg':
+        return 'jpeg', np.array(image.convert('L'))
+    if image.mode in ('RGB', 'RGBA') and ';16' in raw:
+        raise ValueError('it has colours of 16 bits; colours of 8 bits are read')
+    pixels = np.array(image)
+    if image.mode == 'L' and raw[:3] in ('L;2', 'L;4'):
+        pixels //= 255 // (2 ** int(raw[2]) - 1)  # Pillow spreads them over 0 to 255
+    return '', pixels
+
+
+def _sort_values(kind: str, pixels: np.ndarray) -> tuple[str, np.ndarray]:
+    """Return the kind of a label map and its values ``(H, W)``."""
+    if pixels.ndim == 3 and pixels.shape[2] == 2:
+        pixels = pixels[..., 0]  # grey and alpha, or a palette and alpha
+    if kind:
+        return kind, pixels
+    if pixels.ndim == 3:
+        if pixels.dtype != np.uint8 or pixels.shape[2] not in (3, 4):
+            raise ValueError(
+                f'it has {pixels.shape[2]} bands of type {pixels.dtype}: save it with one band, or '
+                'as RGB of 8 bits'
+            )
+        red, green, blue = (pixels[..., band].astype(np.int32) for band in range(3))
+        return 'rgb', red << 16 | green << 8 | blue
+    if pixels.dtype.kind == 'f':
+        wrong = pixels[~(np.abs(pixels) < 2**31) | (pixels % 1 != 0)]
+        if wrong.size:
+            raise ValueError(f'it holds {wrong[0]}: the values of a label map are integers')
+        pixels = pixels.astype(np.int32)
+    if pixels.dtype in (bool, np.uint8, np.uint16):
+        return pixels.dtype.name, pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+    return 'int', pixels
 
 
 def read_size(path: Path) -> tuple[int, int]:

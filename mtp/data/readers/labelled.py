@@ -151,6 +151,8 @@ def _is_split(path: Path) -> bool:
 class LoadClassMap(LoadAnnotations):
     """mmseg's ``LoadAnnotations`` for a known number of classes.
 
+    The label maps of a :class:`mtp.data.SegmentationDataset` are read by its rule instead.
+
     Args:
         num_classes: number of classes. After the data set's shift, values are below it, or 255 for
             ignored pixels.
@@ -165,7 +167,11 @@ class LoadClassMap(LoadAnnotations):
         self.num_classes = num_classes
 
     def _load_seg_map(self, results: dict) -> None:
-        path = results['seg_map_path']
+        path, rule = results['seg_map_path'], results.get('map_rule')
+        if rule is not None:
+            results['gt_seg_map'] = rule.read(path, results['ori_shape'])
+            results['seg_fields'].append('gt_seg_map')
+            return
         image = str(results['img_path']).replace('{', '{{').replace('}', '}}')
         with naming_faults(
             path,
