@@ -1,6 +1,7 @@
 """Reading of text and json that label files hold: each fault is one error with file and place."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,29 +10,37 @@ from xml.etree import ElementTree
 from mtp.data.values import check_name, check_size
 from mtp.files import UnusableFileError
 
-_BOM = b'\xef\xbb\xbf'
+# byte order mark -> encoding
+_MARKS = {b'\xef\xbb\xbf': 'utf-8', b'\xff\xfe': 'utf-16-le', b'\xfe\xff': 'utf-16-be'}
+_DECLARED = re.compile(rb'<\?xml[^>]*?encoding\s*=\s*["\']([A-Za-z0-9._-]+)')
+# declared encoding -> that of the file: files that declare the smaller sets hold signs of the
+# larger one, and one whose declaration can be read byte by byte is not in UTF-16
+_TRUE = {'gb2312': 'gb18030', 'gbk': 'gb18030', 'utf-16': 'utf-8'}
 
 
 def read_text(path: str | Path) -> str:
-    """Read a label file.
+    """Read a label file; a byte order mark of UTF-8 is passed over.
 
     Raises:
         FileNotFoundError: the file is missing.
-        UnusableFileError: it is not plain UTF-8.
+        UnusableFileError: it is not UTF-8.
     """
-    data = Path(path).read_bytes()
-    if data.startswith(_BOM):
-        raise UnusableFileError(
-            f'{path}, line 1: it begins with a byte order mark: save it as UTF-8 without one '
-            f"(sed -i '1s/^\\xef\\xbb\\xbf//' FILE)"
-        )
+    return _decode(Path(path).read_bytes().removeprefix(b'\xef\xbb\xbf'), 'utf-8', path)
+
+
+def _decode(data: bytes, encoding: str, path: str | Path) -> str:
     try:
-        return data.decode()
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b'\n', 0, error.start) + 1
+        name = encoding.upper()
         raise UnusableFileError(
-            f'{path}, line {line}: the byte 0x{data[error.start]:02x} is no UTF-8: convert the '
-            'file (iconv -f latin1 -t utf8)'
+            f'{path}, line {line}: the byte 0x{data[error.start]:02x} is no {name}: convert the '
+            'file to UTF-8 (iconv -f latin1 -t utf8)'
+        ) from error
+    except (LookupError, UnicodeError) as error:
+        raise UnusableFileError(
+            f'{path} is said to be in the unknown encoding {encoding!r}: convert it to UTF-8'
         ) from error
 
 
@@ -82,16 +91,23 @@ def read_features(path: str | Path) -> list[dict[str, Any]]:
     return features
 
 
-def parse_xml(path: str | Path) -> ElementTree.Element:
-    """Return the root of an xml file; what could grow in memory, expat refuses.
+def parse_xml(path: str | Path) -> tuple[ElementTree.Element, str]:
+    """Return the root and the text of an xml file; what could grow in memory, expat refuses.
+
+    The encoding is that of the byte order mark, or the one that the file declares, or UTF-8.
 
     Raises:
         FileNotFoundError: the file is missing.
         UnusableFileError: it is damaged, or of an unknown encoding.
     """
+    data = Path(path).read_bytes()
+    mark = next((mark for mark in _MARKS if data.startswith(mark)), b'')
+    declared = _DECLARED.match(data)
+    encoding = _MARKS.get(mark) or (declared[1].decode().lower() if declared else 'utf-8')
+    text = _decode(data.removeprefix(mark), _TRUE.get(encoding, encoding), path)
     try:
-        return ElementTree.fromstring(Path(path).read_bytes())
-    except (ElementTree.ParseError, ValueError, LookupError, RecursionError, MemoryError) as error:
+        return ElementTree.fromstring(text), text
+    except (ElementTree.ParseError, ValueError, RecursionError, MemoryError) as error:
         raise UnusableFileError(
             f'{path} is no whole xml: {str(error) or type(error).__name__}. Copy or make it again'
         ) from error

@@ -49,12 +49,16 @@ class Tally:
         for text in other.notes:
             self.note(text)
 
+    def counts(self) -> Counter[str]:
+        """Return how many things were left out for each reason."""
+        return Counter({reason: len(places) for reason, places in self.left_out.items() if places})
+
     def summary(self) -> str:
         """Return a line such as ``images 520, objects 3,651, left out 3: objects without area``."""
         parts = [f'images {self.images:,}']
         if self.objects is not None:
             parts.append(f'objects {self.objects:,}')
-        counts = {reason: len(places) for reason, places in self.left_out.items() if places}
+        counts = self.counts()
         if counts:
             reasons = ', '.join(
                 reason if len(counts) == 1 else f'{count:,} {reason}'
