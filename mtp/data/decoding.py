@@ -221,6 +221,32 @@ def read_orientation(path: Path) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
+def check_shape(path: str | Path, shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    """Refuse an image whose labels are for another size.
+
+    Args:
+        path: path of the image.
+        shape: shape of its pixels as training sees them, height and width first.
+        size: height and width in pixels that its labels are for.
+
+    Raises:
+        UnusableFileError: the sizes differ.
+    """
+    if shape[:2] == size:
+        return
+    orientation = read_orientation(Path(path))
+    turned = orientation > 4 and shape[1::-1] == size
+    raise UnusableFileError(
+        f'{path} has shape {shape}, but its labels are for {size}: '
+        + (
+            f'it is turned by its EXIF orientation {orientation}, and they are for the image as '
+            'stored. Remove the orientation (exiftool -Orientation= FILE)'
+            if turned
+            else 'make the labels again from this image'
+        )
+    )
+
+
 def check_unturned(path: Path) -> None:
     """Refuse an image that training would rotate: its labels refer to the stored pixels.
 

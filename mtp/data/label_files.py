@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
@@ -114,15 +114,17 @@ def parse_xml(path: str | Path) -> tuple[ElementTree.Element, str]:
 
 
 def read_coco(path: str | Path) -> dict[str, Any]:
-    """Read a COCO json, and check its structure, the sizes and the names of its images.
+    """Read a COCO json, and check its structure, its ids, and the sizes and names of its images.
 
-    Boxes and masks are left to :func:`mtp.data.values.check_boxes` and
-    :func:`mtp.data.run_lengths.encode_mask`.
+    Ids and sizes that are whole numbers of another type (``'7'``, ``7.0``) become integers, and
+    backslashes in file names slashes. Boxes and masks are left to
+    :func:`mtp.data.values.check_boxes` and :func:`mtp.data.run_lengths.encode_mask`.
 
     Raises:
         FileNotFoundError: the file is missing.
-        UnusableFileError: it is damaged, or an entry is missing or of another type; the message
-            names the image or annotation.
+        UnusableFileError: it is damaged, an entry is missing or of another type, or two images,
+            annotations or categories share an id, or two images a file; the message names the image
+            or annotation.
     """
     coco = read_json(path)
     for kind, keys in _KEYS.items():
@@ -133,16 +135,7 @@ def read_coco(path: str | Path) -> dict[str, Any]:
                 'categories'
             )
         for number, entry in enumerate(entries):
-            if not isinstance(entry, dict):
-                raise UnusableFileError(f'{path}, {kind}[{number}]: {entry!r:.60} is no entry')
-            for key, types in keys.items():
-                if not isinstance(entry.get(key), types) or isinstance(entry[key], bool):
-                    called = entry.get('id', f'number {number} of {kind}')
-                    raise UnusableFileError(
-                        f'{path}, {_SINGULAR[kind]} {called!r:.40}: its {key} is '
-                        + (f'{entry[key]!r:.40}' if key in entry else 'missing')
-                        + ': correct or remove it'
-                    )
+            _check_entry(entry, keys, path, kind, number)
     if len({type(category['id']) for category in coco['categories']}) > 1:
         raise UnusableFileError(f'{path}: ids of categories are numbers and texts: use numbers')
     for annotation in coco['annotations']:
@@ -154,9 +147,58 @@ def read_coco(path: str | Path) -> dict[str, Any]:
             )
     for image in coco['images']:
         place = f'{path}, image {image["id"]}'
-        check_name(image['file_name'], place)
-        check_size(image.get('height'), image.get('width'), place)
+        image['file_name'] = check_name(image['file_name'].replace('\\', '/'), place)
+        image['height'], image['width'] = map(_whole, map(image.get, ('height', 'width')))
+        check_size(image['height'], image['width'], f'{place} ({image["file_name"]})')
+    _check_twice(coco, path)
     return coco
+
+
+def _check_entry(
+    entry: Any, keys: dict[str, Any], path: str | Path, kind: str, number: int
+) -> None:
+    """Check that an entry has its keys; turn the ids among them into integers where they are."""
+    if not isinstance(entry, dict):
+        raise UnusableFileError(f'{path}, {kind}[{number}]: {entry!r:.60} is no entry')
+    for key, types in keys.items():
+        if types is _ID and key in entry:
+            entry[key] = _whole(entry[key])
+        if not isinstance(entry.get(key), types) or isinstance(entry[key], bool):
+            called = entry.get('id', f'number {number} of {kind}')
+            raise UnusableFileError(
+                f'{path}, {_SINGULAR[kind]} {called!r:.40}: its {key} is '
+                + (f'{entry[key]!r:.40}' if key in entry else 'missing')
+                + ': correct or remove it'
+            )
+
+
+def _whole(value: Any) -> Any:
+    """Return a whole number of another type, such as ``'7'`` or ``7.0``, as int; others as is."""
+    if isinstance(value, str) and value.isdecimal() and value == str(int(value[:18])):
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _check_twice(coco: dict[str, Any], path: str | Path) -> None:
+    """Refuse entries that share an id, and images that share a file."""
+    for kind, name in (('images', 'file_name'), ('categories', 'name'), ('annotations', None)):
+        seen: dict[int | str, dict] = {}
+        for entry in coco[kind]:
+            other = seen.setdefault(entry['id'], entry)
+            if other is entry or (kind == 'categories' and other['name'] == entry['name']):
+                continue
+            names = f' ({other[name]!s:.80} and {entry[name]!s:.80})' if name else ''
+            raise UnusableFileError(
+                f'{path}: two {kind} have the id {entry["id"]!r:.40}{names}: give each its own'
+            )
+    files: dict[PurePosixPath, dict] = {}
+    for image in coco['images']:
+        other = files.setdefault(PurePosixPath(image['file_name']), image)
+        if other is not image:
+            raise UnusableFileError(
+                f'{path}: the images {other["id"]!r:.40} and {image["id"]!r:.40} are both of the '
+                f'file {image["file_name"]!s:.80}: keep one, with the annotations of both'
+            )
 
 
 _ID = (int, str)

@@ -41,7 +41,8 @@ test_pipeline = [
     dict(type=LoadAnnotations, with_bbox=True),
     dict(
         type=PackDetInputs,
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+        # the metric judges against `instances`, the reader's objects
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances'),
     ),
 ]
 
