@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,7 +84,7 @@ def test_openmmlab_imports_without_noise_beside_transformers_5(transformers_5):
 
 
 def test_upstream_still_notices_onedl():
-    # when this fails, silence_onedl_notices() can go
+    # when this fails, silence_notices() needs no 'Could not import OneDL'
     assert (
         'Could not import OneDL'
         in run_python(
@@ -91,6 +92,28 @@ def test_upstream_still_notices_onedl():
             'import mmdet.datasets'
         ).stdout
     )
+
+
+def test_upstream_still_warns_of_its_own_file_client(monkeypatch):
+    # when this fails, silence_notices() needs no 'FileClient' and no 'HardDiskBackend'
+    from mmengine.fileio import file_client
+
+    said = []
+    monkeypatch.setattr(file_client, 'print_log', lambda text, **_: said.append(text))
+    file_client.FileClient.infer_client(uri='/tmp')
+    assert len(said) == 2 and all(text.startswith(compat.NOTICES) for text in said)
+
+
+def test_upstream_still_advises_on_cross_entropy():
+    # when this fails, silence_advice_on_cross_entropy() can go
+    from mmseg.models.losses import CrossEntropyLoss
+
+    with pytest.warns(UserWarning, match='avg_non_ignore'):
+        CrossEntropyLoss()
+    with warnings.catch_warnings(record=True) as said:
+        compat.silence_advice_on_cross_entropy(sys.modules['mmseg.models.losses'])
+        CrossEntropyLoss()
+    assert not said
 
 
 def test_upstream_still_breaks_beside_transformers_5(transformers_5):

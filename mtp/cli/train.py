@@ -132,7 +132,7 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
                 ]
             if args.images_per_gpu is not None:
                 cfg.images_per_gpu = args.images_per_gpu
-            division = share_batch(cfg, number_of_processes(cfg.launcher), args.cfg_options)
+            share_batch(cfg, number_of_processes(cfg.launcher), args.cfg_options)
             moved = go_on_under_old_name(cfg) if args.resume in ('last', 'auto') else None
             begun = stack.enter_context(start(cfg, args.resume))
             stop_signals.at_exit.append(stack.close)
@@ -142,8 +142,8 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
                 replay.without_traces(cfg, update)
         with file_errors():
             runner = launch.build_runner(cfg)
-        for line in filter(None, (division, moved, *begun.lines)):
-            runner.logger.info(line)
+        for line in filter(None, (moved, *begun.lines)):
+            runner.say(line)
         if begun.checkpoint:
             with users_errors():
                 check_checkpoint(runner.bare_model, cfg.load_from)

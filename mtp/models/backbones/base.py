@@ -7,7 +7,7 @@ import torch
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
-from mtp.models.weights.loading import load_backbone_checkpoint
+from mtp.models.weights.loading import LoadReport, load_backbone_checkpoint
 
 
 class BackboneBase(BaseModule):
@@ -20,6 +20,7 @@ class BackboneBase(BaseModule):
 
     Attributes:
         first_conv: name of the convolution that takes the images.
+        load_report: what became of each entry of the initial checkpoint; None before it is loaded.
 
     Raises:
         ValueError: ``init_cfg`` is anything else, or ``in_chans`` is not positive.
@@ -27,6 +28,7 @@ class BackboneBase(BaseModule):
 
     is_init: bool
     first_conv: ClassVar[str]
+    load_report: LoadReport | None = None
 
     def __init__(self, init_cfg: dict[str, Any] | None, in_chans: int) -> None:
         if in_chans < 1:
@@ -45,7 +47,7 @@ class BackboneBase(BaseModule):
     def init_weights(self) -> None:
         """Load ``init_cfg``'s checkpoint, once; without one, keep the constructor's values."""
         if self.init_cfg and not self.is_init:
-            load_backbone_checkpoint(self, self.init_cfg['checkpoint'])
+            self.load_report = load_backbone_checkpoint(self, self.init_cfg['checkpoint'])
         self.is_init = True
 
     def frozen_modules(self) -> list[nn.Module]:
