@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mtp.data.tally import Tally
 from mtp.files import UnusableFileError
@@ -33,6 +33,18 @@ def check_classes(classes: object) -> tuple[str, ...]:
         alike = [each for each in classes if _fold(each) == name]
         raise ValueError(f'classes has {" and ".join(map(repr, alike))}: give each class once')
     return tuple(classes)
+
+
+def merge_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the classes that names mean, sorted: those that :class:`ClassNames` equates are one.
+
+    Args:
+        names: names in any order, e.g. of folders; they may repeat.
+    """
+    classes: dict[str, str] = {}
+    for name in sorted(names):
+        classes.setdefault(_fold(name), name)
+    return tuple(classes.values())
 
 
 class ClassNames:

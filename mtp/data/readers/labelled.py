@@ -1,14 +1,18 @@
 """Readers of mmpretrain's and mmseg's labels, with errors that name the file and its fault."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets.transforms import LoadAnnotations
 
+from mtp.data.class_names import ClassNames, check_classes, merge_names
 from mtp.data.datasets import DATASETS
 from mtp.data.decoding import check_file, naming_faults, read_deep
+from mtp.data.image_files import LOOKED_FOR, find_images, holds_images, is_hidden, is_image
 from mtp.data.label_files import read_lines
+from mtp.data.tally import Tally
 from mtp.data.values import check_map_values, check_name
 from mtp.files import UnusableFileError
 from mtp.registry import DATASETS as REGISTRY
@@ -18,31 +22,51 @@ from mtp.sample_fields import IGNORED
 
 @REGISTRY.register_module()
 class SceneDataset(CustomDataset):
-    """mmpretrain's ``CustomDataset`` with known classes: folders named after them, or a list.
+    """mmpretrain's ``CustomDataset`` with folders named after the classes, or a list.
 
-    A line of the list is ``<image, below data_prefix> <label, from 0>``.
+    A line of the list is ``<image, below data_prefix> <label, from 0>``. Without ``dataset`` and
+    ``classes``, the classes are the folders of all splits, sorted: those of ``data_prefix`` and of
+    the folders beside it. A class so has one label in all splits.
 
     Args:
         dataset: key of :data:`mtp.data.datasets.DATASETS`, for the classes.
+        classes: names in label order, for data of one's own.
         kwargs: further arguments, as in mmpretrain.
+
+    Attributes:
+        tally: counts of what was read and left out.
 
     Raises:
         FileNotFoundError: the list or the folder is missing.
-        ValueError: the folders are not those of the classes, or a line has another form.
+        ValueError: a folder is no class, there are no images, or a line has another form.
     """
 
-    def __init__(self, dataset: str, **kwargs: Any) -> None:
-        super().__init__(classes=DATASETS[dataset].classes, **kwargs)
+    def __init__(
+        self, dataset: str | None = None, classes: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
+        if dataset is not None:
+            classes = DATASETS[dataset].classes
+        elif classes is not None:
+            classes = check_classes(classes)  # mmpretrain takes a text for a file
+        self._known = dataset is not None
+        self.tally = Tally()
+        super().__init__(classes=classes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Check the labels, then load the records as in mmpretrain."""
+        self.tally = Tally()
         if self.ann_file:
             self._check_list(Path(self.ann_file))
-        else:
-            self._check_folders(Path(self.img_prefix))
-        return super().load_data_list()
+        records = super().load_data_list()
+        self.tally.images = len(records)
+        self.tally.of_class.update(self.CLASSES[record['gt_label']] for record in records)
+        return records
 
     def _check_list(self, path: Path) -> None:
+        if self.CLASSES is None:
+            raise ValueError(
+                f'{path}: a list of images needs the names of the classes: set classes'
+            )
         if not path.is_file():
             raise FileNotFoundError(
                 f'no list of images at {path}: make it with tools/data/prepare.py'
@@ -56,17 +80,71 @@ class SceneDataset(CustomDataset):
                     f'label of 0 to {len(self.CLASSES) - 1}'
                 )
 
-    def _check_folders(self, root: Path) -> None:
+    def _find_samples(self) -> list[tuple[str, int]]:
+        """Return path below ``data_prefix`` and label of each image, in the order of the paths."""
+        root = Path(self.img_prefix)
         if not root.is_dir():
             raise FileNotFoundError(f'no folder {root}: make it with tools/data/prepare.py')
-        found = {path.name for path in root.iterdir() if path.is_dir()}
-        missing, unknown = sorted(set(self.CLASSES) - found), sorted(found - set(self.CLASSES))
-        if missing or unknown:
+        if self.CLASSES is None:
+            self._metainfo['classes'] = self._find_classes(root)
+        names = ClassNames(self.CLASSES, self.tally)
+        folders = self._class_folders(root, names)
+        samples: list[tuple[str, int]] = []
+        empty: list[str] = []
+        for folder in folders:
+            images = find_images(folder, self.tally)
+            label = names.label(folder.name, str(folder))
+            samples += [(str(path.relative_to(root)), label) for path in images]
+            empty += [] if images else [folder.name]
+        if not samples:
+            raise UnusableFileError(
+                f'no images in the folders of {root}: looked for {LOOKED_FOR} in '
+                f'<class>/ ({", ".join(folder.name for folder in folders[:5]) or "no folders"})'
+            )
+        there = {label for _, label in samples}
+        for label, name in enumerate(names.classes):
+            if label not in there:
+                how = 'is empty' if name in empty else 'is missing'
+                self.tally.note(f'{root}: the folder of the class {name!r} {how}')
+        return samples
+
+    def _find_classes(self, root: Path) -> tuple[str, ...]:
+        """Return the names of the class folders of all splits."""
+        if self.data_root and root == Path(self.data_root):
+            raise ValueError(
+                f'{root}: splits must number their classes alike: set data_root to the folder '
+                'above the splits and data_prefix to the split, or give classes'
+            )
+        splits = [path for path in root.parent.iterdir() if path == root or _is_split(path)]
+        return merge_names(path.name for split in splits for path in _folders(split))
+
+    def _class_folders(self, root: Path, names: ClassNames) -> list[Path]:
+        """Return the folders of a split that are classes; count what else is there."""
+        for path in sorted(root.iterdir()):
+            if path.is_dir() and is_hidden(path.name):
+                self.tally.leave_out('hidden folders', str(path))
+            elif not path.is_dir():
+                kind = 'images outside' if is_image(path.name) else 'files outside'
+                self.tally.leave_out(f'{kind} of the class folders', str(path))
+        folders = _folders(root)
+        found = {names.find(path.name) for path in folders}
+        missing = [name for label, name in enumerate(names.classes) if label not in found]
+        unknown = [path.name for path in folders if names.find(path.name) is None]
+        if unknown or (self._known and missing):
             raise ValueError(
                 f'{root} must have one folder per class: missing are '
-                f'{", ".join(missing) or "none"}; no classes are '
-                f'{", ".join(unknown) or "none"}'
+                f'{", ".join(missing) or "none"}; no classes are {", ".join(unknown) or "none"}'
             )
+        return folders
+
+
+def _folders(split: Path) -> list[Path]:
+    """Return the folders in a split that are not hidden, sorted."""
+    return sorted(path for path in split.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+def _is_split(path: Path) -> bool:
+    return path.is_dir() and not is_hidden(path.name) and any(map(holds_images, _folders(path)))
 
 
 @TRANSFORMS.register_module()

@@ -49,6 +49,32 @@ def test_folders(tmp_path):
         scenes(tmp_path, data_prefix='val')
 
 
+def test_a_class_has_one_label_in_all_splits(tmp_path):
+    """Folders that are hidden, empty, or in one split only."""
+    for name in (
+        'train/beach/1.JPG train/farm/2.tif train/farm/Thumbs.db train/.ipynb_checkpoints/3.jpg '
+        'train/__MACOSX/beach/4.jpg train/readme.txt val/Farm/5.jpg val/farm/._5.jpg '
+        'val/port/6/6.jpg other/notes/7.txt'
+    ).split():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / 'val' / 'beach').mkdir()
+    train, val = (SceneDataset(data_root=str(tmp_path), data_prefix=n) for n in ('train', 'val'))
+    assert train.CLASSES == val.CLASSES == ('Farm', 'beach', 'port')
+    assert [r['gt_label'] for r in train.load_data_list()] == [1, 0]
+    assert [r['gt_label'] for r in val.load_data_list()] == [0, 2]
+    assert 'images 2, left out 4' in train.tally.summary() and val.tally.of_class['port'] == 1
+    notes = ' '.join(train.tally.notes + val.tally.notes)
+    for text in ("'farm' is read as the class 'Farm'", "'port' is missing", "'beach' is empty"):
+        assert text in notes
+    with pytest.raises(ValueError, match='no classes are port'):
+        SceneDataset(classes=('beach', 'farm'), data_root=str(tmp_path), data_prefix='val')
+    with pytest.raises(ValueError, match='set data_root to the folder above the splits'):
+        SceneDataset(data_root=str(tmp_path / 'train'))
+    with pytest.raises(ValueError, match=r'no images in the folders of .*other: looked for \*.png'):
+        SceneDataset(data_root=str(tmp_path), data_prefix='other')
+
+
 def class_map(tmp_path, values, reduce_zero_label=True, shape=(4, 6)):
     label = np.resize(np.array(values, np.uint8), (4, 6))
     cv2.imwrite(str(tmp_path / 'label.png'), label)
