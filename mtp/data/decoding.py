@@ -30,6 +30,7 @@ _TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _GREY, _RGB = 0, 2  # colour types of PNG
 _ORIENTATION = 0x0112  # tag of EXIF
+_NODATA = 42113  # tag of GeoTIFF, by GDAL
 
 
 def read_image(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -160,6 +161,18 @@ def read_deep(path: str | Path) -> np.ndarray | None:
             return None  # its decoder says what it is
         with image:
             return np.asarray(image) if image.mode.startswith(('I', 'F')) else None
+
+
+def read_nodata(path: str | Path) -> float | None:
+    """Return the value of pixels without data that a GeoTIFF names; None if there is none."""
+    if Path(path).suffix.lower() not in ('.tif', '.tiff'):
+        return None
+    try:
+        with _of_any_size(), Image.open(path) as image:
+            text = getattr(image, 'tag_v2', {}).get(_NODATA)
+            return None if text is None else float(str(text).strip('\0 '))
+    except (OSError, ValueError):  # its decoder says what it is
+        return None
 
 
 def header_size(file: BinaryIO) -> tuple[int, int] | None:
