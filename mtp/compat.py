@@ -12,9 +12,12 @@ import importlib.machinery
 import importlib.metadata
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
+
+from mtp.resources import configs
 
 # The original OpenMMLab distributions -> their maintained OneDL successors. Both install into the
 # same folders, so the files of one overwrite those of the other.
@@ -64,12 +67,21 @@ def provide_mmcv_extension() -> importlib.machinery.ModuleSpec | None:
     return mmcv_ext.find_spec()
 
 
-def silence_onedl_notices(logging: ModuleType) -> None:
-    """Suppress the message "Could not import OneDL", which concerns OneDL's own data sets alone.
+# How messages begin that a user can do nothing about.
+NOTICES = (
+    'Could not import OneDL',
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+)
+
+
+def silence_notices(logging: ModuleType) -> None:
+    """Suppress messages of the libraries that concern only the libraries; all others pass.
 
     onedl-mmdetection 3.5.1, onedl-mmsegmentation 1.4.2, onedl-mmrotate 1.2.1 and onedl-mmpretrain
-    1.3.6 print it on import if that optional package is missing; ``print_log`` without a logger
-    ignores the log level. All other messages pass.
+    1.3.6 print on import if their optional package OneDL is missing; ``print_log`` without a logger
+    ignores the log level. onedl-mmengine 0.10.12 warns of its own ``FileClient``, which its
+    ``CheckpointHook`` uses.
 
     Args:
         logging: module ``mmengine.logging``.
@@ -78,10 +90,40 @@ def silence_onedl_notices(logging: ModuleType) -> None:
 
     @functools.wraps(print_log)
     def filtered(msg: object, *args: object, **kwargs: object) -> None:
-        if not str(msg).startswith('Could not import OneDL'):
+        if not str(msg).startswith(NOTICES):
             print_log(msg, *args, **kwargs)
 
     vars(logging).update(print_log=filtered)
+
+
+def find_own_configs(config: ModuleType) -> None:
+    """Let ``from mtp.configs._base_ import ...`` in configs find the folder of a checkout.
+
+    onedl-mmengine 0.10.12 looks for an absolute import within the package's own folder, and in a
+    checkout, installed editably or not, the configs are beside it.
+
+    Args:
+        config: module ``mmengine.config.config``.
+    """
+    installed_path = config.get_installed_path
+
+    @functools.wraps(installed_path)
+    def path_of(package: str) -> str:
+        return str(configs().parent) if package == 'mtp' else installed_path(package)
+
+    vars(config).update(get_installed_path=path_of)
+
+
+def silence_advice_on_cross_entropy(losses: ModuleType) -> None:
+    """Suppress mmseg's advice to average the loss differently than the paper did.
+
+    onedl-mmsegmentation 1.4.2 gives it whenever the loss is built with the default
+    ``avg_non_ignore=False``.
+
+    Args:
+        losses: module ``mmseg.models.losses.cross_entropy_loss``.
+    """
+    warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
 
 
 def leave_out_multimodal_models(dependency: ModuleType) -> None:
@@ -129,7 +171,9 @@ BEFORE: dict[str, Callable[[], importlib.machinery.ModuleSpec | None]] = {
     'sympy': enlarge_cache_of_sympy,
 }
 AFTER: dict[str, Callable[[ModuleType], None]] = {
-    'mmengine.logging': silence_onedl_notices,
+    'mmengine.config.config': find_own_configs,
+    'mmengine.logging': silence_notices,
+    'mmseg.models.losses.cross_entropy_loss': silence_advice_on_cross_entropy,
     'mmpretrain.utils.dependency': leave_out_multimodal_models,
 }
 

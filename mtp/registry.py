@@ -29,7 +29,8 @@ TRANSFORMS = root.Registry(
     scope='mtp',
     parent=root.TRANSFORMS,
     locations=[
-        f'mtp.data.{name}' for name in ('crops', 'readers.labelled', 'readers.pairs', 'transforms')
+        f'mtp.data.{name}'
+        for name in ('band_transforms', 'crops', 'readers.labelled', 'readers.pairs', 'transforms')
     ],
 )
 DATA_SAMPLERS = root.Registry(

@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
 from mmengine.utils import get_object_from_string
 
-from mtp.cli.old_bases import hint, is_old_base, old_bases_accepted
+from mtp import resources
+from mtp.cli.old_bases import hint, is_old_config, old_bases_accepted
 from mtp.engine.runner import Runner
 from mtp.evaluation import Submission
 from mtp.old_names import new_config
@@ -21,14 +22,15 @@ from mtp.spelling import suggest
 def read_config(path: str | Path) -> Config:
     """Read a config file; accept old names of configs and bases that have moved.
 
+    Args:
+        path: path of the file, or name of one of mtp's configs, such as
+            ``pretrain/vit_b_rvsa_samrs``; a file that exists wins.
+
     Raises:
         FileNotFoundError: the config, or a file that it reads, does not exist.
         ValueError: the config is not valid Python, or mmengine cannot read it or its bases.
     """
-    path = new_config(Path(path))
-    if not path.is_file():
-        near = suggest(path.name, [file.name for file in path.parent.glob('*.py')])
-        raise FileNotFoundError(f'no config at {path}{near}')
+    path = _find(Path(path))
     try:
         return _from_file(path)
     except SyntaxError as error:
@@ -40,12 +42,28 @@ def read_config(path: str | Path) -> Config:
         raise ValueError(f'{path} cannot be read: {error}{_hint(error)}') from error
 
 
+def _find(path: Path) -> Path:
+    """Return the file of a config, given its path or the name of one of mtp's.
+
+    Raises:
+        FileNotFoundError: there is none; the message suggests similar ones.
+    """
+    paths = [path, path.with_name(f'{path.name}.py')]
+    for candidate in (*paths, *map(resources.packaged_config, paths)):
+        if candidate.is_file() or is_old_config(candidate):
+            return new_config(candidate)
+    near = suggest(path.name, [file.name for file in path.parent.glob('*.py')]) or suggest(
+        path.with_suffix('').as_posix(), resources.config_names()
+    )
+    raise FileNotFoundError(f'no config at {path}{near}')
+
+
 def _from_file(path: Path) -> Config:
     try:
         return Config.fromfile(path)
     except ConfigParsingError as error:
         missing = _missing_base(error)
-        if missing is None or not is_old_base(missing):
+        if missing is None or not is_old_config(missing):
             raise
     with old_bases_accepted():
         return Config.fromfile(path)
@@ -69,8 +87,10 @@ def default_work_dir(config: str | Path) -> Path:
     set>/<backbone>``; a config elsewhere gives ``work_dirs/<its name>``.
     """
     parts = Path(config).resolve().with_suffix('').parts
-    below = parts[parts.index('configs') + 2 :] if 'configs' in parts else parts[-1:]
-    return Path('work_dirs', *below)
+    for depth in reversed(range(len(parts))):
+        if parts[depth] == 'configs':
+            return Path('work_dirs', *parts[depth + 2 :])
+    return Path('work_dirs', parts[-1])
 
 
 def override(cfg: Config, options: Mapping[str, Any]) -> None:

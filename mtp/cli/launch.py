@@ -10,7 +10,6 @@ from mmengine.registry import init_default_scope
 from mtp.cli.arguments import RunOptions
 from mtp.cli.config import default_work_dir, override, read_config
 from mtp.cli.processes import join_processes
-from mtp.engine.devices import describe_device
 from mtp.engine.runner import Runner
 from mtp.files import write_text
 
@@ -34,10 +33,7 @@ def load_config(options: RunOptions) -> Config:
 def build_runner(cfg: Config) -> Runner:
     """Build a runner, which writes the resolved config into its work directory."""
     init_default_scope(cfg.get('default_scope', 'mtp'))
-    runner = Runner.from_cfg(cfg)
-    for line in describe_device():
-        runner.logger.info(line)
-    return runner
+    return Runner.from_cfg(cfg)
 
 
 def evaluate(runner: Runner) -> dict[str, float]:

@@ -7,6 +7,7 @@ import torch.
 from mtp.lazy import attribute_getter
 
 _NAMES = {
+    'mtp.data.band_transforms': ('LoadBands',),
     'mtp.data.crops': ('LoadCrop',),
     'mtp.data.multitask_dataset': ('MultiTaskDataset',),
     'mtp.data.packed': ('PackedDataset',),

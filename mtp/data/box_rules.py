@@ -9,6 +9,7 @@ import numpy as np
 # shape only where a side vanishes; corners beyond the rounding of 32-bit floats tell one from none.
 MIN_SIDE = 1.0
 MIN_ROTATED_SIDE = 0.1
+_ROUNDING = 1e-6  # of sides that are differences of coordinates, pixels
 
 NO_AREA = 'objects without area'
 OUTSIDE = 'objects outside of their image'
@@ -34,7 +35,7 @@ def find_unusable(
     if rotated:
         flat = np.array([_shorter_side(box) for box in corners]) < MIN_ROTATED_SIDE
     else:
-        flat = ((high - low) < MIN_SIDE).any(1)
+        flat = ((high - low) < MIN_SIDE - _ROUNDING).any(1)
     outside = np.zeros(len(corners), bool)
     if size is not None:
         outside = (high <= 0).any(1) | (low >= np.array(size[::-1])).any(1)

@@ -14,6 +14,7 @@ from mtp.data.label_files import read_coco, read_lines
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.samrs.checking import Findings, Problem
 from mtp.data.samrs.to_coco import parallel
+from mtp.data.tally import Tally
 from mtp.data.values import check_boxes, check_name
 from mtp.files import UnusableFileError
 
@@ -155,7 +156,7 @@ def _alike(names: Iterable[str], classes: Iterable[str]) -> bool:
 
 
 def _rotated(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Part]:
-    check = partial(_check_rotated, {name: label for label, name in enumerate(dataset.classes)})
+    check = partial(_check_rotated, dataset.classes)
     for split in dataset.splits:
         images, labels = root / split.images, root / split.labels
         image_suffix, label_suffix = split.suffixes
@@ -284,28 +285,29 @@ def _check_coco(folder: Path, ids: set[int], item: tuple[dict, list[dict]]) -> C
     return len(annotations), problems
 
 
-def _check_rotated(labels: dict[str, int], item: tuple[Path, Path]) -> Checked:
+def _check_rotated(classes: Sequence[str], item: tuple[Path, Path]) -> Checked:
     image, annotations = item
     _, problems = _check_files(None, (image,))
     if not annotations.is_file():
         return 0, [*problems, ('partner', f'{annotations}: missing')]
+    size, tally = None if problems else read_size(image), Tally()
     try:
-        boxes = read_rotated(annotations, labels)
+        boxes = read_rotated(annotations, classes, tally, size)
     except ValueError as error:
         return 0, [
             *problems,
-            ('class' if 'unknown class' in str(error) else 'annotation', str(error)),
+            ('class' if 'is no class' in str(error) else 'annotation', str(error)),
         ]
-    if not problems:
-        height, width = read_size(image)
-        for number, box in enumerate(boxes, 1):
+    problems += [('box', line) for line in tally.lines()]
+    if size is not None:
+        height, width = size
+        for box in boxes:
             x, y = np.reshape(box['bbox'], (4, 2)).mean(0)
             if not (0 <= x <= width and 0 <= y <= height):
                 problems.append(
                     (
                         'box',
-                        f'{annotations}, box {number}: its centre ({x:.0f}, '
-                        f'{y:.0f}) is outside the image',
+                        f'{box["place"]}: its centre ({x:.0f}, {y:.0f}) is outside the image',
                     )
                 )
     return len(boxes), problems

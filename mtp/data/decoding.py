@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +34,7 @@ _TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _GREY, _RGB = 0, 2  # colour types of PNG
 _ORIENTATION = 0x0112  # tag of EXIF
+_NODATA = 42113  # tag of GeoTIFF, by GDAL
 
 
 def read_image(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -105,18 +107,28 @@ def read_stored(path: Path) -> np.ndarray:
         return np.ascontiguousarray(pixels)
 
 
-def read_map_values(
-    path: str | Path, size: tuple[int, int] | None = None
-) -> tuple[str, np.ndarray]:
-    """Read the values of a label map as they are stored: grey values, or indices of a palette.
+@dataclass(frozen=True)
+class StoredMap:
+    """Values of a label map as they are stored: grey values, or indices of a palette.
+
+    Attributes:
+        kind: kind of the values, a key of :data:`MAP_KINDS`.
+        values: values ``(H, W)``, of an integer dtype; colours are ``0xRRGGBB``.
+        missing: pixels with the nodata value of a GeoTIFF, or NaN, bool ``(H, W)``; None if the
+            file has none.
+    """
+
+    kind: str
+    values: np.ndarray
+    missing: np.ndarray | None = None
+
+
+def read_map_values(path: str | Path, size: tuple[int, int] | None = None) -> StoredMap:
+    """Read the values of a label map as they are stored; transparency is dropped.
 
     Args:
         path: path of the file.
         size: height and width of its image in pixels; None if they are unknown.
-
-    Returns:
-        Kind of the values, a key of :data:`MAP_KINDS`, and values ``(H, W)``, an integer dtype;
-        colours are ``0xRRGGBB``. Transparency is dropped.
 
     Raises:
         UnusableFileError: the file is missing, damaged, not an image or too large, or its values
@@ -126,15 +138,17 @@ def read_map_values(
         data = Path(path).read_bytes()
         check_header(path, BytesIO(data), size)
         if _is_png(data, _GREY):
-            return 'uint8', kornia.decode_image_png_u8(data, _png_size(data), 'mono')[..., 0]
+            return StoredMap(
+                'uint8', kornia.decode_image_png_u8(data, _png_size(data), 'mono')[..., 0]
+            )
         try:
             with _of_any_size(), Image.open(BytesIO(data)) as image:
-                return _sort_values(*_stored(image))
+                return _stored_map(*_stored(image), _nodata(image))
         except UnidentifiedImageError:  # a TIFF of a kind that Pillow does not read
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
             if pixels is None:
                 raise
-            return _sort_values('', pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+            return _stored_map('', pixels[..., ::-1] if pixels.ndim == 3 else pixels, None)
 
 
 def _stored(image: ImageFile) -> tuple[str, np.ndarray]:
@@ -151,12 +165,21 @@ def _stored(image: ImageFile) -> tuple[str, np.ndarray]:
     return '', pixels
 
 
-def _sort_values(kind: str, pixels: np.ndarray) -> tuple[str, np.ndarray]:
-    """Return the kind of a label map and its values ``(H, W)``."""
+def _stored_map(kind: str, pixels: np.ndarray, nodata: float | None) -> StoredMap:
+    """Return the values of a label map, one per pixel.
+
+    Args:
+        kind: kind where the format of the file decides it, else empty.
+        pixels: pixels as stored, ``(H, W)`` or ``(H, W, N)``, RGB.
+        nodata: value of pixels without data; None if there is none.
+
+    Raises:
+        ValueError: they have other bands, or are no integers.
+    """
     if pixels.ndim == 3 and pixels.shape[2] == 2:
         pixels = pixels[..., 0]  # grey and alpha, or a palette and alpha
     if kind:
-        return kind, pixels
+        return StoredMap(kind, pixels)
     if pixels.ndim == 3:
         if pixels.dtype != np.uint8 or pixels.shape[2] not in (3, 4):
             raise ValueError(
@@ -164,15 +187,17 @@ def _sort_values(kind: str, pixels: np.ndarray) -> tuple[str, np.ndarray]:
                 'as RGB of 8 bits'
             )
         red, green, blue = (pixels[..., band].astype(np.int32) for band in range(3))
-        return 'rgb', red << 16 | green << 8 | blue
+        return StoredMap('rgb', red << 16 | green << 8 | blue)
+    missing = None if nodata is None else pixels == nodata
     if pixels.dtype.kind == 'f':
+        missing = np.isnan(pixels) | (pixels == nodata)
+        pixels = np.where(missing, 0, pixels)
         wrong = pixels[~(np.abs(pixels) < 2**31) | (pixels % 1 != 0)]
         if wrong.size:
             raise ValueError(f'it holds {wrong[0]}: the values of a label map are integers')
         pixels = pixels.astype(np.int32)
-    if pixels.dtype in (bool, np.uint8, np.uint16):
-        return pixels.dtype.name, pixels.astype(np.uint8) if pixels.dtype == bool else pixels
-    return 'int', pixels
+    kind = pixels.dtype.name if pixels.dtype in (bool, np.uint8, np.uint16) else 'int'
+    return StoredMap(kind, pixels.astype(np.uint8) if kind == 'bool' else pixels, missing)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -235,6 +260,26 @@ def read_deep(path: str | Path) -> np.ndarray | None:
             return np.asarray(image) if image.mode.startswith(('I', 'F')) else None
 
 
+def read_nodata(path: str | Path) -> float | None:
+    """Return the value of pixels without data that a GeoTIFF names; None if there is none."""
+    if Path(path).suffix.lower() not in ('.tif', '.tiff'):
+        return None
+    try:
+        with _of_any_size(), Image.open(path) as image:
+            return _nodata(image)
+    except OSError:  # its decoder says what it is
+        return None
+
+
+def _nodata(image: Image.Image) -> float | None:
+    """Return the value of pixels without data that a GeoTIFF names; None if there is none."""
+    text = getattr(image, 'tag_v2', {}).get(_NODATA)
+    try:
+        return None if text is None else float(str(text).strip('\0 '))
+    except ValueError:
+        return None
+
+
 def header_size(file: BinaryIO) -> tuple[int, int] | None:
     """Read height and width from the header of an image; None if it is of an unknown kind."""
     start = file.read(26)
@@ -292,6 +337,32 @@ def read_orientation(path: Path) -> int:
     except Exception:  # a TIFF of a kind that Pillow does not read, or damaged EXIF data
         return 1
     return orientation if orientation in range(1, 9) else 1
+
+
+def check_shape(path: str | Path, shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    """Refuse an image whose labels are for another size.
+
+    Args:
+        path: path of the image.
+        shape: shape of its pixels as training sees them, height and width first.
+        size: height and width in pixels that its labels are for.
+
+    Raises:
+        UnusableFileError: the sizes differ.
+    """
+    if shape[:2] == size:
+        return
+    orientation = read_orientation(Path(path))
+    turned = orientation > 4 and shape[1::-1] == size
+    raise UnusableFileError(
+        f'{path} has shape {shape}, but its labels are for {size}: '
+        + (
+            f'it is turned by its EXIF orientation {orientation}, and they are for the image as '
+            'stored. Remove the orientation (exiftool -Orientation= FILE)'
+            if turned
+            else 'make the labels again from this image'
+        )
+    )
 
 
 def check_unturned(path: Path) -> None:

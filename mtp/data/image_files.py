@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mtp.data.tally import Tally
-from mtp.files import UnusableFileError
+from mtp.files import MissingFileError, UnusableFileError
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
 LOOKED_FOR = ', '.join(f'*{suffix}' for suffix in SUFFIXES)
@@ -95,3 +95,26 @@ def _by_name(folder: Path, tally: Tally) -> dict[str, Path]:
             )
         images[name] = path
     return images
+
+
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """Return the images in a folder, stem -> path, in the order of their stems.
+
+    Other files, such as world files, and hidden files are passed over.
+
+    Raises:
+        MissingFileError: the folder is missing.
+        UnusableFileError: two images have one stem.
+    """
+    if not folder.is_dir():
+        raise MissingFileError(f'no folder {folder}: it should hold images ({", ".join(SUFFIXES)})')
+    images: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if is_image(path.name):
+            if path.stem in images:
+                raise UnusableFileError(
+                    f'{path}: {images[path.stem].name} has the same name, by which labels go: '
+                    'rename or remove one of the two'
+                )
+            images[path.stem] = path
+    return dict(sorted(images.items()))

@@ -18,7 +18,7 @@ from mmengine.logging import print_log
 
 from mtp.files import UnusableFileError, home, whole, write_json
 
-VERSION = 1
+VERSION = 2  # raised when readers take other objects than before
 STAMP, DIGESTS = 'stamp.json', 'digests.json'
 Rows = np.ndarray | list[bytes]  # rows of an image in a column
 

@@ -264,7 +264,8 @@ class RotatedLabel(Label):
         """Read the image's rotated-box file."""
         (folder,) = self.sources(dataset)
         name = Path(image['file_name']).stem + dataset.subset.rotated_suffix
-        boxes = read_rotated(folder / name, dataset.labels)
+        size = image['height'], image['width']
+        boxes = read_rotated(folder / name, dataset.labels, getattr(dataset, 'tally', None), size)
         return dict(
             rotated=to_rotated([box['bbox'] for box in boxes]),
             rotated_labels=np.array([box['bbox_label'] for box in boxes], np.int64),

@@ -28,7 +28,7 @@ from mtp.files import UnusableFileError
 from mtp.sample_fields import IGNORED
 
 LabelValues = Mapping[int | str, str | None]
-KINDS = tuple(MAP_KINDS)
+KINDS = (*MAP_KINDS, 'missing')  # the last one for pixels without data, under the value 0
 CUT = 128  # grey values of a JPEG from here on are the second class
 _GREY = 0x010101  # the colour of grey 1
 _UNKNOWN = 254  # label of a value that the rule does not know
@@ -77,7 +77,8 @@ class MapRule:
             UnusableFileError: the file is missing, damaged or of another size, or holds a value
                 that it did not hold when the values were counted.
         """
-        kind, values = read_map_values(path, size)
+        stored = read_map_values(path, size)
+        kind, values = stored.kind, stored.values
         if values.shape != tuple(size):
             raise UnusableFileError(
                 f'{path} has shape {values.shape}, but its image has {tuple(size)}: a label map '
@@ -93,6 +94,8 @@ class MapRule:
         else:
             places = np.searchsorted(known, values).clip(max=known.size - 1)
             found = np.where(known[places] == values, labels[places], np.uint8(_UNKNOWN))
+        if stored.missing is not None:
+            found[stored.missing] = IGNORED
         wrong = found == _UNKNOWN
         if wrong.any():
             raise UnusableFileError(
@@ -162,8 +165,8 @@ def _entries(counts: Counts) -> Iterator[Entry]:
 
 def _scan(paths: Sequence[Path]) -> Counts:
     counts: Counts = defaultdict(lambda: defaultdict(Count))
-    for path, (kind, values) in zip(paths, _count_all(paths)):
-        for value, pixels in values.items():
+    for path, found in zip(paths, _count_all(paths)):
+        for (kind, value), pixels in found.items():
             count = counts[kind][value]
             count.files += 1
             count.pixels += pixels
@@ -171,7 +174,7 @@ def _scan(paths: Sequence[Path]) -> Counts:
     return counts
 
 
-def _count_all(paths: Sequence[Path]) -> Iterator[tuple[str, dict[int, int]]]:
+def _count_all(paths: Sequence[Path]) -> Iterator[dict[tuple[str, int], int]]:
     """Count the values of each file, on all cores where there are many."""
     if not paths:
         return
@@ -189,27 +192,30 @@ def _count_all(paths: Sequence[Path]) -> Iterator[tuple[str, dict[int, int]]]:
         yield from map(count_file, paths[done:])
 
 
-def count_file(path: Path) -> tuple[str, dict[int, int]]:
-    """Return the kind of a label map, and the number of pixels of each value.
+def count_file(path: Path) -> dict[tuple[str, int], int]:
+    """Return the number of pixels of each value of a label map: (kind, value) -> number.
 
     Raises:
         UnusableFileError: the file is damaged, or no label map.
     """
-    kind, values = read_map_values(path)
-    flat = values.reshape(-1)
-    counts: dict[int, int] = defaultdict(int)
+    stored = read_map_values(path)
+    flat = stored.values.reshape(-1)
+    counts: dict[tuple[str, int], int] = defaultdict(int)
+    if stored.missing is not None and stored.missing.any():
+        flat = flat[~stored.missing.reshape(-1)]
+        counts['missing', 0] = stored.missing.size - flat.size
     for start in range(0, flat.size, _BLOCK):
         block = flat[start : start + _BLOCK]
         starts = np.flatnonzero(np.concatenate([[True], block[1:] != block[:-1]]))
         found, inverse = np.unique(block[starts], return_inverse=True)
         lengths = np.diff(starts, append=block.size)
         for value, pixels in zip(found.tolist(), np.bincount(inverse, lengths).tolist()):
-            counts[value] += int(pixels)
+            counts[stored.kind, value] += int(pixels)
         if len(counts) > MAX_VALUES:
             raise UnusableFileError(
                 f'{path} holds more than {MAX_VALUES:,} values: it is an image, and no label map'
             )
-    return kind, dict(counts)
+    return dict(counts)
 
 
 # ---- judging ----
@@ -228,6 +234,13 @@ def judge(
         UnusableFileError: the values have no one meaning.
         ValueError: ``label_values`` names no value or no class.
     """
+    counts = dict(counts)
+    missing = counts.pop('missing', {})
+    if missing:
+        tally.note(
+            fX
+            'have the nodata value of their GeoTIFF, or NaN, and are ignored'
+        )
     if label_values is None:
         given, meanings = None, _self_evident(counts, classes)
     else:

@@ -18,7 +18,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from tqdm import tqdm
 
-from mtp.data.decoding import read_image
+from mtp.data.decoding import check_shape, read_image
 from mtp.data.index import DIGESTS, Index, verify_index, write_index
 from mtp.data.label_files import read_json
 from mtp.data.labels import read_labels
@@ -161,11 +161,7 @@ def _read(record: dict) -> tuple[np.ndarray, np.ndarray]:
     if max(size) > np.iinfo(np.uint16).max:
         raise ValueError(f'it has {size} pixels, but a packed label map has 65,535 a side at most')
     image = read_image(record['img_path'], size)
-    if image.shape[:2] != size:
-        raise ValueError(
-            f'{record["img_path"]} has shape {image.shape}, but its labels are for '
-            f'{size}: make the labels again from this image'
-        )
+    check_shape(record['img_path'], image.shape, size)
     if 'semantic' not in record['tasks']:
         return np.ascontiguousarray(image), np.zeros((0, 4), np.uint16)
     return np.ascontiguousarray(image), map_runs(read_labels(record, size))

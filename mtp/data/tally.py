@@ -11,10 +11,12 @@ class Tally:
 
     Attributes:
         images: number of images that are used.
-        objects: number of objects in them; None for labels that are no objects.
+        objects: number of objects in them, positive samples; None for labels that are no objects.
         of_class: class name -> number of its objects (or images, where images have a class).
         left_out: what was left out and why, e.g. ``'objects without area'`` -> places, each a file
             and a line or an object in it.
+        ignored: kind, e.g. ``'crowds'`` -> number of objects of it in these images that are neither
+            positive nor negative samples.
         notes: what was read otherwise than it stands, a line each, e.g. a class name.
     """
 
@@ -22,6 +24,7 @@ class Tally:
     objects: int | None = None
     of_class: Counter[str] = field(default_factory=Counter)
     left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    ignored: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
     def leave_out(self, reason: str, place: str) -> None:
@@ -44,23 +47,30 @@ class Tally:
         if other.objects is not None:
             self.objects = (self.objects or 0) + other.objects
         self.of_class += other.of_class
+        self.ignored += other.ignored
         for reason, places in other.left_out.items():
             self.left_out[reason] += places
         for text in other.notes:
             self.note(text)
+
+    def counts(self) -> Counter[str]:
+        """Return how many things were left out for each reason."""
+        return Counter({reason: len(places) for reason, places in self.left_out.items() if places})
 
     def summary(self) -> str:
         """Return a line such as ``images 520, objects 3,651, left out 3: objects without area``."""
         parts = [f'images {self.images:,}']
         if self.objects is not None:
             parts.append(f'objects {self.objects:,}')
-        counts = {reason: len(places) for reason, places in self.left_out.items() if places}
-        if counts:
-            reasons = ', '.join(
+        parts += [
+            f'{what} {sum(counts.values()):,}: '
+            + ', '.join(
                 reason if len(counts) == 1 else f'{count:,} {reason}'
                 for reason, count in counts.items()
             )
-            parts.append(f'left out {sum(counts.values()):,}: {reasons}')
+            for what, counts in (('ignored', self.ignored), ('left out', self.counts()))
+            if counts
+        ]
         return ', '.join(parts)
 
     def lines(self) -> Iterable[str]:

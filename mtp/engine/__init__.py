@@ -11,6 +11,7 @@ from mtp.engine.hooks.deferred_log import DeferredLogHook, TaskLossLogProcessor
 from mtp.engine.hooks.draw_predictions import DrawPredictionsHook
 from mtp.engine.hooks.export_encoder import ExportEncoderHook
 from mtp.engine.hooks.preemption import PreemptionHook
+from mtp.engine.hooks.progress_bars import ProgressBarsHook
 from mtp.engine.hooks.rehearsal import RehearsalHook
 from mtp.engine.hooks.replaced_samples import ReplacedSamplesError, ReplacedSamplesHook
 from mtp.engine.hooks.seed_iteration import SeedIterationHook
@@ -40,6 +41,7 @@ __all__ = [
     'LayerDecayOptimWrapperConstructor',
     'MixedPrecisionOptimWrapper',
     'PreemptionHook',
+    'ProgressBarsHook',
     'RehearsalHook',
     'ReplicatedModel',
     'ReplacedSamplesError',

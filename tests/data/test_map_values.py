@@ -95,7 +95,11 @@ def test_values_that_speak_for_themselves(tmp_path, label_map, classes, labels):
 
 
 def test_other_formats(tmp_path):
-    assert read(tmp_path, grey(0, 1, dtype=np.float32), suffix='.tif')[0] == [0, 1]
+    path = save(tmp_path / 'nodata.tif', Image.fromarray(grey(0, 1, 9)))
+    Image.open(path).save(path, tiffinfo={42113: '9'})
+    for content in (grey(0, 1, np.nan, dtype=np.float32), path.read_bytes()):
+        found, notes = read(tmp_path, content, suffix='.tif')
+        assert found == [0, 1, 255] and '32 pixels in 1 files have the nodata value' in notes
     found, notes = read(tmp_path / 'jpeg', grey(0, 255).repeat(8, 1)[:, :12], suffix='.jpg')
     assert found == [0, 1] and 'cut at 128' in notes
 

@@ -11,9 +11,18 @@ import pytest
 from mmrotate.datasets import DIORDataset
 
 from mtp.data.checks import check_prepared
+from mtp.data.class_names import ClassNames
 from mtp.data.datasets import DATASETS, xview
+from mtp.data.formats import usable
+from mtp.data.formats.dota_text import read_dota
+from mtp.data.formats.object_xml import (
+    CORNER_TAGS,
+    read_dior_r,
+    read_fair1m,
+    read_objects,
+)
 from mtp.data.prepare import prepare
-from mtp.data.prepare.box_files import checked, oriented, read_dota, read_fair1m, read_xml
+from mtp.data.tally import Tally
 from tests.data.tiles import boxes_of, place
 
 NUM_CLASSES = dict(xview=60, dior=20, dior_r=20, fair1m=37, dota_v1=15, dota_v2=18)
@@ -59,7 +68,7 @@ def test_dior_json_holds_the_boxes_of_the_xml(detection_set):
         ]
         for image in coco['images']:
             stem = Path(image['file_name']).stem
-            root, _ = read_xml(src / f'Annotations/Horizontal Bounding Boxes/{stem}.xml')
+            root, _ = read_objects(src / f'Annotations/Horizontal Bounding Boxes/{stem}.xml')
             expected = []
             for element in root.iter('object'):
                 x1, y1, x2, y2 = (
@@ -80,17 +89,14 @@ def test_dior_json_holds_the_boxes_of_the_xml(detection_set):
 def test_dior_r_is_read_by_mmrotate_without_degenerate_boxes(detection_source, tmp_path):
     src = detection_source('dior_r')
     path = src / 'Annotations/Oriented Bounding Boxes/00001.xml'
-    original = [box.corners for box in oriented(read_xml(path)[1])]
+    original = [box.corners for box in read_dior_r(path)]
     text = path.read_text()
-    x1, x2 = (re.search(f'<x_{side}_top>(.*?)<', text)[1] for side in ('left', 'right'))
-    y1, y2 = (re.search(f'<y_{side}_top>(.*?)<', text)[1] for side in ('left', 'right'))
-    path.write_text(
-        text.replace(f'right_top>{x2}<', f'right_top>{x1}<', 1).replace(
-            f'right_top>{y2}<', f'right_top>{y1}<', 1
-        )
-    )
+    for tag in CORNER_TAGS:  # four different corners of the first object on one line
+        if tag.startswith('y'):
+            text = re.sub(f'<{tag}>.*?<', f'<{tag}>9<', text, count=1)
+    path.write_text(text)
     report = prepare('dior_r', src, tmp_path / 'dst')
-    assert report.left_out['objects with two equal corners'] == 1
+    assert report.left_out['objects without area'] == 1
     dataset = DIORDataset(
         data_root=str(tmp_path / 'dst'),
         ann_file='ImageSets/Main/train.txt',
@@ -160,10 +166,10 @@ def test_xview_tiles_are_evenly_spaced():
 
 def test_real_labels_of_fair1m(shared):
     paths = sorted((shared / 'data' / 'fair1m_labels').rglob('*.xml'))
-    total = sum(
-        len(checked(read_fair1m(path), DATASETS['fair1m'].classes, (3000, 3000))) for path in paths
-    )
-    assert (len(paths), total) == (350, 12103)
+    tally = Tally()
+    names = ClassNames(DATASETS['fair1m'].classes, tally)
+    total = sum(len(usable(read_fair1m(path), names, (3000, 3000), True, tally)) for path in paths)
+    assert (len(paths), total, tally.counts()) == (350, 12081, {'objects without area': 22})
 
 
 def test_real_images_of_dota(shared, tmp_path):
@@ -189,8 +195,10 @@ def test_real_images_of_dota(shared, tmp_path):
         for box in read_dota(path)
     }
     assert seen == expected and len(seen) > 50
+    tally = Tally()
+    names = ClassNames(DATASETS['dota_v2'].classes, tally)
     for path in (data / 'labels_without_image').iterdir():
-        assert checked(read_dota(path), DATASETS['dota_v2'].classes, (20000, 20000))
+        assert usable(read_dota(path), names, (20000, 20000), True, tally)
 
 
 def test_the_real_image_of_dior_r(shared, tmp_path):

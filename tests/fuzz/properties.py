@@ -20,12 +20,14 @@ from mmrotate.structures import RotatedBoxes
 from torch import Tensor
 
 from mtp.data import Crop, FilterInstances, Flip, LoadCrop, PackLabels, Resize
+from mtp.data.box_rules import find_unusable
 from mtp.data.decoding import read_image, read_map
+from mtp.data.formats.dota_text import read_dota
+from mtp.data.formats.object_xml import CORNER_TAGS
 from mtp.data.index import BytesColumn, Column, Entry, Index, verify_index, write_index
 from mtp.data.multitask_dataset import seeded
 from mtp.data.packed import map_runs
-from mtp.data.prepare.box_files import read_dota
-from mtp.data.rotated_labels import CORNER_TAGS, read_rotated
+from mtp.data.rotated_labels import read_rotated
 from mtp.data.run_lengths import Axis, crop_map, crop_masks, decode_mask, encode_mask, read_counts
 from mtp.data.samrs.to_coco import dota_line
 from mtp.models.weights.loading import read_state_dict
@@ -282,8 +284,7 @@ def in_folder(use: Callable[[Path], None]) -> None:
 
 
 def have_area(corners: list[float]) -> bool:
-    points = [corners[i : i + 2] for i in range(0, 8, 2)]
-    return all(points[i] != points[i - 1] for i in range(4))
+    return find_unusable(np.array(corners), None, rotated=True) == [None]
 
 
 @property_of(QUADS)

@@ -25,9 +25,10 @@ from PIL import Image
 from mtp.data import PackedDataset, SAMRSDataset
 from mtp.data.datasets import xview
 from mtp.data.decoding import read_image, read_map, read_size, read_stored
+from mtp.data.formats import object_xml
+from mtp.data.formats.dota_text import read_dota
 from mtp.data.label_files import read_features
 from mtp.data.packed import pack
-from mtp.data.prepare import box_files
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.data.samrs.to_coco import _convert_pickle, image_entry, mask_entries
@@ -305,7 +306,7 @@ TARGETS: dict[str, Target] = {
         'a.txt',
         both(
             lambda path: read_rotated(path, {'plane': 0}),
-            lambda path: list(box_files.read_dota(path)),
+            lambda path: list(read_dota(path)),
         ),
         lambda: dict(two=f'imagesource:x\ngsd:0.1\n{BOX}{BOX}'.encode()),
     ),
@@ -316,13 +317,10 @@ TARGETS: dict[str, Target] = {
     ),
     'voc': Target(
         'a.xml',
-        both(
-            lambda path: list(box_files.horizontal(box_files.read_xml(path)[1])),
-            lambda path: box_files.read_size(path, box_files.read_xml(path)[0]),
-        ),
+        lambda path: list(object_xml.read_voc(path, (64, 64))),
         voc,
     ),
-    'fair1m': Target('a.xml', lambda path: list(box_files.read_fair1m(path)), fair1m),
+    'fair1m': Target('a.xml', lambda path: list(object_xml.read_fair1m(path)), fair1m),
     'xview': Target('a.geojson', bounds, geojson),
     'samrs': Target(f'{SUBSETS["sota"].masks}/a.pkl', one_pickle, samrs_pickles, picture_of_pickle),
     'images': Target('a.png', pictures, images),

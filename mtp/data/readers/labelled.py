@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets.transforms import LoadAnnotations
 
 from mtp.data.class_names import ClassNames, check_classes, merge_names
 from mtp.data.datasets import DATASETS
-from mtp.data.decoding import check_file, naming_faults, read_deep
+from mtp.data.decoding import check_file, naming_faults, read_deep, read_nodata
 from mtp.data.image_files import LOOKED_FOR, find_images, holds_images, is_hidden, is_image
 from mtp.data.label_files import read_lines
 from mtp.data.tally import Tally
@@ -151,7 +152,9 @@ def _is_split(path: Path) -> bool:
 class LoadClassMap(LoadAnnotations):
     """mmseg's ``LoadAnnotations`` for a known number of classes.
 
-    The label maps of a :class:`mtp.data.SegmentationDataset` are read by its rule instead.
+    The label maps of a :class:`mtp.data.SegmentationDataset` are read by its rule instead. Ignored
+    are also pixels with the nodata value of a GeoTIFF, and those where the image has no data
+    (:class:`mtp.data.LoadBands`).
 
     Args:
         num_classes: number of classes. After the data set's shift, values are below it, or 255 for
@@ -169,7 +172,10 @@ class LoadClassMap(LoadAnnotations):
     def _load_seg_map(self, results: dict) -> None:
         path, rule = results['seg_map_path'], results.get('map_rule')
         if rule is not None:
-            results['gt_seg_map'] = rule.read(path, results['ori_shape'])
+            label = rule.read(path, results['ori_shape'])
+            if 'no_data' in results:
+                label[results['no_data']] = IGNORED
+            results['gt_seg_map'] = label
             results['seg_fields'].append('gt_seg_map')
             return
         image = str(results['img_path']).replace('{', '{{').replace('}', '}}')
@@ -178,9 +184,10 @@ class LoadClassMap(LoadAnnotations):
             f'{{path}}, the label of {image}, is missing or no readable image: restore the file',
         ):
             check_file(path, results['ori_shape'])
-            deep = read_deep(path)
+            deep, nodata = read_deep(path), read_nodata(path)
             if deep is not None:  # mmseg converts to 8 bits without a look
-                check_map_values(deep, path)
+                lost = np.isnan(deep) | (deep == nodata)
+                check_map_values(np.where(lost, IGNORED, deep), path)
             super()._load_seg_map(results)
         label = results['gt_seg_map']
         if label.shape != tuple(results['ori_shape']):
@@ -188,9 +195,15 @@ class LoadClassMap(LoadAnnotations):
                 f'{path} has shape {label.shape}, but {results["img_path"]} has '
                 f'{results["ori_shape"]}: it must be grey and of the same size'
             )
+        shift = int(bool(results['reduce_zero_label']))
+        if deep is not None:
+            label[lost] = IGNORED
+        elif nodata is not None:
+            label[label == nodata - shift] = IGNORED
+        if 'no_data' in results:
+            label[results['no_data']] = IGNORED
         wrong = label[(label >= self.num_classes) & (label != IGNORED)]
         if wrong.size:
-            shift = int(bool(results['reduce_zero_label']))
             raise UnusableFileError(
                 f'{path} holds the value {int(wrong[0]) + shift}; the classes are '
                 f'{shift} to {self.num_classes - 1 + shift}: prepare the data set '

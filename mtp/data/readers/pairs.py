@@ -1,7 +1,7 @@
 """Change detection: reader of image pairs, and transforms of both dates and the label together.
 
-A pair is one array of six channels, BGR of the earlier date first: mmseg's transforms then move
-both dates and the label in the same way.
+A pair is one array with the channels of the earlier date first (twice BGR, or twice N bands):
+mmseg's transforms then move both dates and the label in the same way.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from mtp.data.transforms import LoadImage
 from mtp.files import UnusableFileError
 from mtp.registry import DATASETS as REGISTRY
 from mtp.registry import TRANSFORMS
+from mtp.sample_fields import IGNORED
 
 
 @REGISTRY.register_module()
@@ -69,18 +70,25 @@ class ChangeDataset(MapDataset):
 
 @TRANSFORMS.register_module()
 class LoadPair(BaseTransform):
-    """Load both dates as one array, uint8 ``(H, W, 6)``.
+    """Load both dates as one array: uint8 ``(H, W, 6)``, or what ``image`` loads, twice.
+
+    Args:
+        image: config of the transform that loads a date, such as :class:`mtp.data.LoadBands`; None
+            for :class:`mtp.data.LoadImage`.
 
     Raises:
         ValueError: an image cannot be read, or the dates differ in size.
     """
 
+    def __init__(self, image: dict | None = None) -> None:
+        self.load = TRANSFORMS.build(image or dict(type=LoadImage))
+
     def transform(self, results: dict) -> dict:
         """Add ``img``, ``img_shape`` and ``ori_shape``."""
-        before, after = (
-            LoadImage().transform(dict(img_path=results[key]))['img']
-            for key in ('img_path', 'img_path2')
-        )
+        dates = [
+            self.load.transform(dict(img_path=results[key])) for key in ('img_path', 'img_path2')
+        ]
+        before, after = (date['img'] for date in dates)
         if before.shape != after.shape:
             raise UnusableFileError(
                 f'{results["img_path"]} is {before.shape[:2]} pixels, but '
@@ -88,6 +96,9 @@ class LoadPair(BaseTransform):
             )
         results['img'] = np.concatenate([before, after], axis=2)
         results['img_shape'] = results['ori_shape'] = before.shape[:2]
+        for date in dates:  # what was not seen at one date cannot be judged
+            if 'no_data' in date:
+                results['no_data'] = results.get('no_data', False) | date['no_data']
         return results
 
 
@@ -107,6 +118,8 @@ class LoadChange(BaseTransform):
             results['gt_seg_map'] = self._cut(results)
         else:
             results['gt_seg_map'] = rule.read(results['seg_map_path'], results['ori_shape'])
+        if 'no_data' in results:
+            results['gt_seg_map'][results['no_data']] = IGNORED
         results['seg_fields'].append('gt_seg_map')
         return results
 
@@ -139,8 +152,8 @@ class SwapDates(BaseTransform):
     """Swap the two dates; the change map stays the same."""
 
     def transform(self, results: dict) -> dict:
-        """Move the last three channels of ``(H, W, 6)`` before the first three."""
-        results['img'] = np.roll(results['img'], 3, axis=2)
+        """Move the last N channels of ``(H, W, 2 N)`` before the first N."""
+        results['img'] = np.roll(results['img'], results['img'].shape[2] // 2, axis=2)
         return results
 
 

@@ -15,6 +15,7 @@ from mtp.data.rotated_labels import read_rotated
 from mtp.data.run_lengths import decode_mask
 from mtp.data.samrs.subsets import SUBSETS, Subset
 from mtp.data.samrs.to_coco import BACKGROUND, SPLITS, parallel, rectangle
+from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
 from mtp.files import UnusableFileError
 
@@ -30,7 +31,7 @@ CHECKS = {
     'annotation': 'annotations belong to an image and a category',
     'box': 'boxes have an extent and lie inside the image',
     'mask': 'masks can be read and are not empty',
-    'rotated': 'rotated boxes can be read and have known classes',
+    'rotated': 'rotated boxes can be read, have known classes and an area, and are in the image',
     'masks on map': 'the semantic map shows the class of each mask',
     'boxes on masks': 'each rotated box lies on a mask of its class',
     'masks in boxes': 'each mask lies in a rotated box of its class',
@@ -179,16 +180,21 @@ def _check_image(
             if not (semantic[mask > 0] == label).any()
         ]
     rotated_path = root / facts.rotated / (path.stem + facts.rotated_suffix)
+    tally = Tally()
     try:
-        boxes = read_rotated(rotated_path, {name: label for label, name in names.items()})
+        boxes = read_rotated(rotated_path, names.values(), tally, shape)
     except (ValueError, FileNotFoundError) as error:
         return [*problems, ('rotated', str(error))]
+    problems += [('rotated', line) for line in tally.lines()]
+    ids = list(names)
+    for box in boxes:
+        box['bbox_label'] = ids[box['bbox_label']]
     overlaps = _overlaps(boxes, masks, labels, shape)
     for kind, best, where in (
         (
             'boxes on masks',
             overlaps.max(1, initial=0),
-            [f'{rotated_path}, box {number + 1}' for number in range(len(boxes))],
+            [box['place'] for box in boxes],
         ),
         ('masks in boxes', overlaps.max(0, initial=0), places),
     ):

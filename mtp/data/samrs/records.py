@@ -8,7 +8,6 @@ from mmengine.dataset import BaseDataset
 
 from mtp.data.index import Column, Entry, cached_index
 from mtp.data.label_files import read_coco
-from mtp.data.rotated_labels import CORNER_TAGS as CORNER_TAGS  # its place in earlier versions
 from mtp.data.samrs.subsets import PALETTE, SUBSETS
 from mtp.data.values import check_boxes
 from mtp.files import UnusableFileError

@@ -136,7 +136,7 @@ def test_masks(root):
     edit_annotation(segmentation=EMPTY)(root)
     problems = check_subset(root, 'sota').problems
     assert [line.split(', ')[1] for line in problems['mask']] == ['annotation 1: empty']
-    assert 'box 2' in problems['boxes on masks'][0], 'its rotated box is left alone'
+    assert 'line 4' in problems['boxes on masks'][0], 'its rotated box is left alone'
     edit_annotation(segmentation=dict(size=[9, 9], counts=[80, 1]))(root)
     assert '(9, 9)' in check_subset(root, 'sota').problems['mask'][0]
 
@@ -156,7 +156,7 @@ def test_a_wrong_angle_is_found(root):
     problems = check_subset(root, 'sota').problems
     assert set(problems) == {'boxes on masks', 'masks in boxes'}
     (line,) = problems['boxes on masks']
-    assert 'train_1.txt, box 3' in line
+    assert 'train_1.txt, line 5' in line
 
 
 def test_an_image_in_both_splits(root):

@@ -10,6 +10,7 @@ from mtp.data import SUBSETS, MultiTaskDataset, SAMRSDataset
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.run_lengths import decode_mask
 from mtp.data.samrs.subsets import PALETTE
+from mtp.data.tally import Tally
 from tests.data.small import CLASSES, make_subset
 
 LABELS = {name: i for i, name in enumerate(CLASSES)}
@@ -122,12 +123,14 @@ def test_wrong_arguments(tmp_path, arguments, error, message):
 
 def test_rotated_files(tmp_path):
     path = tmp_path / 'a.txt'
-    path.write_text('gsd:0.3\n0 0 4 0 4 2 0 2 ship 1\n0 0 0 0 4 2 0 2 ship 0\n')
-    assert read_rotated(path, LABELS) == [dict(bbox=[0, 0, 4, 0, 4, 2, 0, 2], bbox_label=1)], (
-        'the second box has no area'
-    )
+    path.write_text('gsd:0.3\n0 0 4 0 4 2 0 2 ship 1\n0 0 1 0 2 0 3 0 ship 0\n')
+    tally = Tally()
+    assert read_rotated(path, LABELS, tally) == [
+        dict(bbox=[0, 0, 4, 0, 4, 2, 0, 2], bbox_label=1, place=f'{path}, line 2')
+    ]
+    assert tally.left_out == {'objects without area': [f'{path}, line 3']}
     path.write_text('0 0 4 0 4 2 0 2 tank 0\n')
-    with pytest.raises(ValueError, match=r"a.txt, line 1: unknown class 'tank'"):
+    with pytest.raises(ValueError, match=r"a.txt, line 1: 'tank' is no class"):
         read_rotated(path, LABELS)
     path.write_text('0 0 4 0\n')
     with pytest.raises(ValueError, match='line 1.*x1 y1'):
@@ -136,7 +139,7 @@ def test_rotated_files(tmp_path):
         read_rotated(tmp_path / 'b.txt', LABELS)
     xml = tmp_path / 'a.xml'
     xml.write_text('<annotation><object><name>ship</name></object></annotation>')
-    with pytest.raises(ValueError, match='object 1: it lacks'):
+    with pytest.raises(ValueError, match='line 1: the object has no robndbox'):
         read_rotated(xml, LABELS)
     xml.write_text('<annotation><object>')
     with pytest.raises(ValueError, match='no whole xml'):
