@@ -238,7 +238,7 @@ def judge(
     missing = counts.pop('missing', {})
     if missing:
         tally.note(
-            fX
+            f'label maps of {root}: {missing[0].pixels:,} pixels in {missing[0].files:,} files '
             'have the nodata value of their GeoTIFF, or NaN, and are ignored'
         )
     if label_values is None:
