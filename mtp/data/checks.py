@@ -9,8 +9,8 @@ import numpy as np
 
 from mtp.data.datasets import DATASETS, DataSet, Split
 from mtp.data.decoding import check_unturned, read_size, read_stored
+from mtp.data.image_files import SUFFIXES
 from mtp.data.label_files import read_coco, read_lines
-from mtp.data.prepare.images import SUFFIXES
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.samrs.checking import Findings, Problem
 from mtp.data.samrs.to_coco import parallel
