@@ -16,6 +16,7 @@ DATASETS = root.Registry(
         for name in (
             'multitask_dataset',
             'packed',
+            'readers.box_files',
             'readers.boxes',
             'readers.labelled',
             'readers.pairs',

@@ -11,6 +11,7 @@ _NAMES = {
     'mtp.data.crops': ('LoadCrop',),
     'mtp.data.multitask_dataset': ('MultiTaskDataset',),
     'mtp.data.packed': ('PackedDataset',),
+    'mtp.data.readers.box_files': ('BoxFilesDetection',),
     'mtp.data.readers.boxes': ('COCODetection', 'DIORDetection', 'DOTATiles', 'XViewDetection'),
     'mtp.data.readers.labelled': ('LoadClassMap', 'SceneDataset'),
     'mtp.data.readers.maps': ('SegmentationDataset',),

@@ -365,6 +365,26 @@ def check_shape(path: str | Path, shape: tuple[int, ...], size: tuple[int, int])
     )
 
 
+def read_turned_size(path: Path) -> tuple[int, int] | None:
+    """Read the height and width of an image as training sees it, rotated by its EXIF orientation.
+
+    Only the header is read.
+
+    Returns:
+        Height and width in pixels; None if this is no image of a known kind.
+
+    Raises:
+        UnusableFileError: it is larger than any image of the data sets.
+    """
+    with open(path, 'rb') as file:
+        size = header_size(file)
+    if size is not None:
+        check_pixels(*size, path)
+        if read_orientation(path) > 4:
+            size = size[::-1]
+    return size
+
+
 def check_unturned(path: Path) -> None:
     """Refuse an image that training would rotate: its labels refer to the stored pixels.
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from mmrotate.datasets import DIORDataset
+from mmengine.config import Config
+from mmrotate.datasets import DIORDataset, DOTADataset
 
+from mtp.data import BoxFilesDetection
 from mtp.data.checks import check_prepared
 from mtp.data.class_names import ClassNames
 from mtp.data.datasets import DATASETS, xview
@@ -23,9 +25,21 @@ from mtp.data.formats.object_xml import (
 )
 from mtp.data.prepare import prepare
 from mtp.data.tally import Tally
+from tests.conftest import REPO
 from tests.data.tiles import boxes_of, place
 
 NUM_CLASSES = dict(xview=60, dior=20, dior_r=20, fair1m=37, dota_v1=15, dota_v2=18)
+
+
+def dior_r(root):
+    return BoxFilesDetection(
+        'dior_r',
+        dataset='dior_r',
+        data_root=str(root),
+        ann_file='Annotations/Oriented Bounding Boxes',
+        image_set='ImageSets/Main/train.txt',
+        data_prefix=dict(img_path='JPEGImages-trainval'),
+    )
 
 
 def test_classes():
@@ -86,7 +100,40 @@ def test_dior_json_holds_the_boxes_of_the_xml(detection_set):
             assert (src / where).read_bytes() == (dst / where).read_bytes()
 
 
-def test_dior_r_is_read_by_mmrotate_without_degenerate_boxes(detection_source, tmp_path):
+@pytest.mark.parametrize('name', ['dior_r', 'dota_v1'])
+def test_mtp_reads_what_mmrotate_reads(name, detection_set):
+    _, dst, _ = detection_set(name)
+    config = Config.fromfile(REPO / f'configs/_base_/finetune/rotated_detection/{name}.py')
+    data = config.train_dataloader.dataset
+    parts = [dict(part, pipeline=[]) for part in data.get('datasets', [data])]
+    for part in parts:
+        part.pop('type')
+        part['data_root'] = str(dst)
+        if name == 'dior_r':
+            theirs = DIORDataset(
+                ann_file=part['image_set'],
+                **{key: part[key] for key in ('data_root', 'data_prefix', 'filter_cfg')},
+            )
+        else:
+            theirs = DOTADataset(
+                metainfo=dict(classes=DATASETS[name].classes),
+                **{key: part[key] for key in ('data_root', 'ann_file', 'data_prefix')},
+            )
+        found = BoxFilesDetection(**part)
+        records = sorted(theirs, key=lambda record: record['img_id'])
+        assert len(found) == len(records) > 0
+        for ours, record in zip(found, records):
+            assert all(ours[key] == record[key] for key in ('img_id', 'img_path'))
+            assert [
+                (list(each['bbox']), each['bbox_label'], each['ignore_flag'])
+                for each in ours['instances']
+            ] == [
+                (list(each['bbox']), each['bbox_label'], each['ignore_flag'])
+                for each in record['instances']
+            ]
+
+
+def test_dior_r_is_read_without_boxes_without_area(detection_source, tmp_path):
     src = detection_source('dior_r')
     path = src / 'Annotations/Oriented Bounding Boxes/00001.xml'
     original = [box.corners for box in read_dior_r(path)]
@@ -97,14 +144,10 @@ def test_dior_r_is_read_by_mmrotate_without_degenerate_boxes(detection_source, t
     path.write_text(text)
     report = prepare('dior_r', src, tmp_path / 'dst')
     assert report.left_out['objects without area'] == 1
-    dataset = DIORDataset(
-        data_root=str(tmp_path / 'dst'),
-        ann_file='ImageSets/Main/train.txt',
-        data_prefix=dict(img_path='JPEGImages-trainval'),
-    )
+    dataset = dior_r(tmp_path / 'dst')
     assert [Path(info['img_path']).name for info in dataset] == ['00001.jpg', '00003.jpg']
     np.testing.assert_array_equal(
-        [i['bbox'].reshape(4, 2) for i in dataset[0]['instances']], original[1:]
+        [np.reshape(i['bbox'], (4, 2)) for i in dataset[0]['instances']], original[1:]
     )
 
 
@@ -214,9 +257,5 @@ def test_the_real_image_of_dior_r(shared, tmp_path):
         (src / 'Main' / f'{split}.txt').write_text(listed)
     report = prepare('dior_r', src, tmp_path / 'dst')
     assert report.bad == [] and report.made['train objects'] == 1
-    dataset = DIORDataset(
-        data_root=str(tmp_path / 'dst'),
-        ann_file='ImageSets/Main/train.txt',
-        data_prefix=dict(img_path='JPEGImages-trainval'),
-    )
-    assert dataset[0]['instances'][0]['bbox'].tolist() == [133, 237, 684, 237, 684, 672, 133, 672]
+    dataset = dior_r(tmp_path / 'dst')
+    assert dataset[0]['instances'][0]['bbox'] == [133, 237, 684, 237, 684, 672, 133, 672]

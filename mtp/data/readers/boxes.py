@@ -1,4 +1,4 @@
-"""Detection data sets: readers of horizontal and of rotated boxes, with clear errors."""
+"""Detection data sets with a COCO json: by one rule for known data sets and for one's own."""
 
 import os
 import re
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmdet.datasets import BaseDetDataset
-from mmrotate.datasets import DOTADataset
 
 from mtp.data.class_names import ClassNames
 from mtp.data.coco_objects import (
@@ -18,10 +17,11 @@ from mtp.data.coco_objects import (
     take_objects,
 )
 from mtp.data.datasets import DATASETS
-from mtp.data.label_files import read_coco, read_lines
-from mtp.data.prepare.images import SUFFIXES
+from mtp.data.image_files import is_image
+from mtp.data.label_files import read_coco
+from mtp.data.readers.box_files import BoxFilesDetection
 from mtp.data.tally import Tally
-from mtp.data.values import check_boxes, check_coordinates
+from mtp.data.values import check_boxes
 from mtp.files import MissingFileError, UnusableFileError
 from mtp.registry import DATASETS as REGISTRY
 
@@ -171,11 +171,7 @@ class COCODetection(BaseDetDataset):
                 + (f' (there is {alike})' if alike else '')
                 + ': correct `data_prefix`, restore the images, or correct `file_name`'
             )
-        extra = {
-            path
-            for path in there - listed
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith('.')
-        }
+        extra = {path for path in there - listed if is_image(path.name)}
         if extra:
             extra -= {root / name for name in _listed_beside(Path(self.ann_file))}
         for path in sorted(extra):
@@ -207,43 +203,8 @@ class XViewDetection(COCODetection):
 
 
 @REGISTRY.register_module()
-class DOTATiles(DOTADataset):
-    """mmrotate's ``DOTADataset`` for any data set of tiles; errors name the line.
-
-    Args:
-        dataset: key of :data:`mtp.data.datasets.DATASETS`, for the classes.
-        kwargs: further arguments, as in mmrotate.
-    """
+class DOTATiles(BoxFilesDetection):
+    """Tiles with DOTA's text, as configs of release 0.1 name them."""
 
     def __init__(self, dataset: str, **kwargs: Any) -> None:
-        super().__init__(metainfo=dict(classes=DATASETS[dataset].classes, palette=None), **kwargs)
-
-    def load_data_list(self) -> list[dict]:
-        """Load the records, as in mmrotate, in the order of their names.
-
-        Raises:
-            FileNotFoundError: there are no images, or no label files.
-            ValueError: a line of a label file is malformed, or names an unknown class.
-        """
-        folder = Path(self.ann_file or self.data_prefix['img_path'])
-        suffix = 'txt' if self.ann_file else self.img_suffix
-        if not any(folder.glob(f'*.{suffix}')):
-            raise FileNotFoundError(
-                f'no *.{suffix} in {folder}: make them with tools/data/prepare.py, or set data_root'
-            )
-        if self.ann_file:
-            for path in sorted(folder.glob('*.txt')):
-                self._check_lines(path)
-        return sorted(super().load_data_list(), key=lambda record: record['img_id'])
-
-    def _check_lines(self, path: Path) -> None:
-        """Refuse what mmrotate would take, such as NaN, or refuse without naming the line."""
-        classes = self.metainfo['classes']
-        for place, line in read_lines(path):
-            fields = line.split()
-            if len(fields) < 10 or fields[8] not in classes or not fields[9].isdecimal():
-                raise UnusableFileError(
-                    f'{place}: expected eight coordinates, a class and a difficulty, got '
-                    f'{line!r}; classes are {", ".join(classes)}'
-                )
-            check_coordinates(fields[:8], place)
+        super().__init__('dota', dataset=dataset, **kwargs)
