@@ -1,12 +1,14 @@
 """Labels of a data set as arrays on disk, mapped into memory and shared by all processes."""
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 from mmengine.logging import print_log
 
-from mtp.files import UnusableFileError, whole, write_json
+from mtp.files import UnusableFileError, home, whole, write_json
 
 VERSION = 2  # raised when readers take other objects than before
 STAMP, DIGESTS = 'stamp.json', 'digests.json'
@@ -204,8 +206,9 @@ def cached_index(
 ) -> Index:
     """Open the index of a data set; build it if it is missing or damaged, or a source has changed.
 
-    It is kept in ``.mtp_index`` in the data set's root or, if that is not writable, in the system's
-    folder for temporary files. Processes that build it at the same time do not disturb each other.
+    It is kept in ``.mtp_index`` in the data set's root; if that is not writable, in
+    :func:`mtp.files.home`; if that is not either, in the system's folder for temporary files. One
+    process builds it; others that need it meanwhile wait, if the file system has locks.
 
     Args:
         root: root folder of the data set.
@@ -216,27 +219,72 @@ def cached_index(
     """
     stamp = _digest((VERSION, key, *map(_state, sources)))
     name = _digest((str(root.resolve()), key))
-    home = root / '.mtp_index'
-    if not os.access(root, os.W_OK):
-        home = Path(tempfile.gettempdir()) / f'mtp_index_{os.getuid()}'
-    folder = home / name
-    try:
-        if json.loads((folder / STAMP).read_text()) == stamp:
-            verify_index(folder)
-            return Index(folder, columns)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        print_log(f'{error}: the index {folder} is made again', 'current', logging.WARNING)
-    home.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix='partial_', dir=home))
-    try:
-        write_index(partial, read(), columns)
-        write_json(partial / STAMP, stamp)
-        _replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    places = [
+        root / '.mtp_index',
+        home() / 'index',
+        Path(tempfile.gettempdir()) / f'mtp_index_{os.getuid()}',
+    ]
+    for place in places:
+        try:
+            if _is_current(place / name, stamp):
+                return Index(place / name, columns)
+        except (OSError, ValueError) as error:
+            message = f'{error}: the index {place / name} is made again'
+            print_log(message, 'current', logging.WARNING)
+    place = _first_writable(places)
+    folder = place / name
+    with _alone_in(place):
+        with suppress(OSError, ValueError):
+            if _is_current(folder, stamp):  # made by another process meanwhile
+                return Index(folder, columns)
+        partial = Path(tempfile.mkdtemp(prefix='partial_', dir=place))
+        try:
+            write_index(partial, read(), columns)
+            write_json(partial / STAMP, stamp)
+            _replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return Index(folder, columns)
+
+
+def _is_current(folder: Path, stamp: str) -> bool:
+    """Return whether an index is there, and is that of the sources as they are.
+
+    Raises:
+        OSError, ValueError: it is damaged.
+    """
+    try:
+        if json.loads((folder / STAMP).read_text()) != stamp:
+            return False
+        verify_index(folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _first_writable(folders: Sequence[Path]) -> Path:
+    """Return the first of some folders that can be written to; it is made if it is missing."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    raise PermissionError(
+        f'no index of labels can be written to {" or ".join(map(str, folders))}: set MTP_HOME to a '
+        'folder that can be written to'
+    )
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; do without where the file system has none."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _replace(new: Path, folder: Path) -> None:

@@ -152,8 +152,9 @@ def _is_split(path: Path) -> bool:
 class LoadClassMap(LoadAnnotations):
     """mmseg's ``LoadAnnotations`` for a known number of classes.
 
-    Ignored are also pixels with the nodata value of a GeoTIFF, and those where the image has no
-    data (:class:`mtp.data.LoadBands`).
+    The label maps of a :class:`mtp.data.SegmentationDataset` are read by its rule instead. Ignored
+    are also pixels with the nodata value of a GeoTIFF, and those where the image has no data
+    (:class:`mtp.data.LoadBands`).
 
     Args:
         num_classes: number of classes. After the data set's shift, values are below it, or 255 for
@@ -169,7 +170,14 @@ class LoadClassMap(LoadAnnotations):
         self.num_classes = num_classes
 
     def _load_seg_map(self, results: dict) -> None:
-        path = results['seg_map_path']
+        path, rule = results['seg_map_path'], results.get('map_rule')
+        if rule is not None:
+            label = rule.read(path, results['ori_shape'])
+            if 'no_data' in results:
+                label[results['no_data']] = IGNORED
+            results['gt_seg_map'] = label
+            results['seg_fields'].append('gt_seg_map')
+            return
         image = str(results['img_path']).replace('{', '{{').replace('}', '}}')
         with naming_faults(
             path,
