@@ -16,10 +16,11 @@ from types import SimpleNamespace
 import numpy as np
 from mmengine.logging import print_log
 
+from mtp.data.tally import Tally
 from mtp.files import UnusableFileError, home, whole, write_json
 
 VERSION = 2  # raised when readers take other objects than before
-STAMP, DIGESTS = 'stamp.json', 'digests.json'
+STAMP, DIGESTS, TALLY = 'stamp.json', 'digests.json', 'tally.json'
 Rows = np.ndarray | list[bytes]  # rows of an image in a column
 
 
@@ -116,6 +117,16 @@ class Index:
         }
         self._things = {column.of for column in columns.values()}
 
+    @property
+    def tally(self) -> Tally:
+        """Counts of what the index holds and of what was left out, read from the folder."""
+        path = self.folder / TALLY
+        if not path.is_file():  # packs of release 0.1 have none
+            return Tally(images=len(self))
+        tally = Tally()
+        tally.add(Tally(**json.loads(path.read_text())))
+        return tally
+
     def __reduce__(self) -> tuple:
         return Index, (self.folder, self.columns)
 
@@ -143,8 +154,10 @@ def _range(ends: np.ndarray, number: int) -> slice:
     return slice(int(ends[number - 1]) if number else 0, int(ends[number]))
 
 
-def write_index(folder: Path, entries: Iterable[Entry], columns: Mapping[str, Column]) -> None:
-    """Write the arrays of ``entries`` into an existing folder.
+def write_index(
+    folder: Path, entries: Iterable[Entry], columns: Mapping[str, Column], tally: Tally
+) -> None:
+    """Write the arrays of ``entries``, and their counts, into an existing folder.
 
     An entry without the attribute of a column gets no rows in it.
     """
@@ -161,7 +174,8 @@ def write_index(folder: Path, entries: Iterable[Entry], columns: Mapping[str, Co
     for name, array in arrays.items():
         with whole(folder / f'{name}.npy') as unfinished:
             np.save(unfinished, array)
-    write_json(folder / DIGESTS, {name: _file_digest(folder, name) for name in arrays})
+    write_json(folder / TALLY, vars(tally))
+    write_json(folder / DIGESTS, {name: _file_digest(folder, name) for name in (*arrays, TALLY)})
 
 
 def verify_index(folder: Path) -> None:
@@ -175,19 +189,24 @@ def verify_index(folder: Path) -> None:
     text = path.read_text()
     try:
         digests = json.loads(text)
-        if {path.stem for path in folder.glob('*.npy')} != set(digests):
+        there = {path.stem for path in folder.glob('*.npy')}
+        if there != set(digests) - {TALLY}:
             raise ValueError('it lists other arrays than there are')
         for name, digest in digests.items():
-            path = folder / f'{name}.npy'
+            path = _file(folder, name)
             if _file_digest(folder, name) != digest:
                 raise ValueError('it differs from its digest')
     except (OSError, ValueError, AttributeError) as error:
         raise UnusableFileError(f'{path} is damaged: {error}') from error
 
 
+def _file(folder: Path, name: str) -> Path:
+    return folder / (name if name == TALLY else f'{name}.npy')
+
+
 def _file_digest(folder: Path, name: str) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    with open(folder / f'{name}.npy', 'rb') as file:
+    with open(_file(folder, name), 'rb') as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -203,6 +222,7 @@ def cached_index(
     sources: Iterable[Path],
     columns: Mapping[str, Column],
     read: Callable[[], Iterable[Entry]],
+    tally: Tally,
 ) -> Index:
     """Open the index of a data set; build it if it is missing or damaged, or a source has changed.
 
@@ -216,6 +236,7 @@ def cached_index(
         sources: files, and folders for all files in them, whose sizes and times are compared.
         columns: columns of the entries, by name.
         read: function that returns the entries.
+        tally: counts that ``read`` fills; they are kept with the index.
     """
     stamp = _digest((VERSION, key, *map(_state, sources)))
     name = _digest((str(root.resolve()), key))
@@ -239,7 +260,7 @@ def cached_index(
                 return Index(folder, columns)
         partial = Path(tempfile.mkdtemp(prefix='partial_', dir=place))
         try:
-            write_index(partial, read(), columns)
+            write_index(partial, read(), columns, tally)
             write_json(partial / STAMP, stamp)
             _replace(partial, folder)
         finally:

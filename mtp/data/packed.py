@@ -18,11 +18,13 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from tqdm import tqdm
 
+from mtp.data.coco_objects import count_objects
 from mtp.data.decoding import check_shape, read_image
-from mtp.data.index import DIGESTS, Index, verify_index, write_index
+from mtp.data.index import DIGESTS, Entry, Index, verify_index, write_index
 from mtp.data.label_files import read_json
 from mtp.data.labels import read_labels
 from mtp.data.samrs.records import TASKS, SAMRSDataset, index_columns, palette
+from mtp.data.tally import Tally
 from mtp.files import UnusableFileError, remove_unfinished, whole, write_text
 from mtp.registry import DATASETS
 from mtp.sample_fields import find_labels
@@ -97,12 +99,25 @@ def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None) -
             report.bad.append(f'{name}: left out by an earlier run; remove {folder} to try again')
     report.images = len(numbers)
     (folder / 'index').mkdir(exist_ok=True)
-    write_index(folder / 'index', (source.index[n] for n in numbers), source.index.columns)
+    entries = [source.index[n] for n in numbers]
+    tally = _count(source, entries)
+    for line in report.bad:
+        tally.leave_out('images that cannot be packed', line)
+    write_index(folder / 'index', entries, source.index.columns, tally)
     with whole(folder / 'places.npy') as unfinished:
         np.save(unfinished, places)
     sizes = [_names(folder, i)[0].stat().st_size for i in range(len(plan))]
     write_text(folder / 'pack.json', json.dumps(dict(what, sizes=sizes), indent=1))
     return report
+
+
+def _count(source: SAMRSDataset, entries: Sequence[Entry]) -> Tally:
+    """Return the counts of packed images, with what their source left out."""
+    tally = Tally()
+    tally.add(Tally(0, 0, left_out=source.tally.left_out, notes=source.tally.notes))
+    for entry in entries:
+        tally.add(count_objects(entry.labels.tolist(), entry.crowd.tolist(), source.names))
+    return tally
 
 
 def _plan(source: SAMRSDataset) -> list[range]:
@@ -302,6 +317,7 @@ class PackedDataset(BaseDataset):
             self.index = Index(root / 'index', index_columns(self.rows))
         except (OSError, ValueError) as error:
             raise _damaged(root / 'index', error) from error
+        self.tally = self.index.tally
         self.shards = Shards(root, what['sizes'])
         classes = tuple(what['classes'])
         super().__init__(
