@@ -1,5 +1,7 @@
 """Readers of mmpretrain's and mmseg's labels, with errors that name the file and its fault."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,33 +30,39 @@ class SceneDataset(CustomDataset):
 
     Raises:
         FileNotFoundError: the list or the folder is missing.
-        ValueError: the folders are not those of the classes, or a line has another form.
+        ValueError: the folders are not those of the classes, a line has another form, or the list
+            is empty.
     """
 
     def __init__(self, dataset: str, **kwargs: Any) -> None:
         super().__init__(classes=DATASETS[dataset].classes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Check the labels, then load the records as in mmpretrain."""
+        """Load the records of the list, or check the folders and load theirs as in mmpretrain."""
         if self.ann_file:
-            self._check_list(Path(self.ann_file))
-        else:
-            self._check_folders(Path(self.img_prefix))
+            # mmpretrain splits lines at other characters than the check of them would.
+            return list(self._read_list(Path(self.ann_file)))
+        self._check_folders(Path(self.img_prefix))
         return super().load_data_list()
 
-    def _check_list(self, path: Path) -> None:
+    def _read_list(self, path: Path) -> Iterator[dict]:
         if not path.is_file():
             raise FileNotFoundError(
                 f'no list of images at {path}: make it with tools/data/prepare.py'
             )
-        for place, line in read_lines(path):
+        lines = list(read_lines(path))
+        if not lines:
+            raise ValueError(f'{path} lists no image: make it again with tools/data/prepare.py')
+        for place, line in lines:
             image, _, label = line.strip().rpartition(' ')
             check_name(image or '?', place)
-            if not image or not label.isdecimal() or int(label) >= len(self.CLASSES):
+            number = int(label) if label.isdecimal() and len(label) < 9 else -1
+            if not image or not 0 <= number < len(self.CLASSES):
                 raise ValueError(
-                    f'{place}: {line!r} is not "<image> <label>" with a '
+                    f'{place}: {line!r:.200} is not "<image> <label>" with a '
                     f'label of 0 to {len(self.CLASSES) - 1}'
                 )
+            yield dict(img_path=os.path.join(self.img_prefix, image), gt_label=number)
 
     def _check_folders(self, root: Path) -> None:
         if not root.is_dir():
