@@ -64,6 +64,19 @@ class Column:
         joined = np.concatenate([self.nothing, *images]).astype(self.dtype, copy=False)
         return dict(zip(self.files(name), (joined, _ends(images))))
 
+    def check(self, name: str, arrays: dict[str, np.ndarray], images: int) -> None:
+        """Check the arrays of :meth:`files` in an index of a number of images.
+
+        Raises:
+            ValueError: one is of another type or shape, or does not fit the others.
+        """
+        _, *ends = self.files(name)
+        _check_type(name, arrays, self.dtype, self.shape)
+        count = images
+        for end, parts in zip(ends, (*ends[1:], name)):
+            _check_ends(end, arrays, count, parts)
+            count = len(arrays[parts])
+
     def take(self, name: str, arrays: dict[str, np.ndarray], rows: slice) -> Rows:
         """Return a copy of some rows."""
         return arrays[name][rows].copy()
@@ -110,9 +123,8 @@ class Index:
     def __init__(self, folder: Path, columns: Mapping[str, Column]) -> None:
         self.folder, self.columns = folder, columns
         names = {file for name, column in columns.items() for file in column.files(name)}
-        # a plain view of the map: the subclass memmap makes each slice slower
         self._arrays = {
-            name: np.asarray(np.load(folder / f'{name}.npy', mmap_mode='r'))
+            name: load_array(folder / f'{name}.npy')
             for name in {'ids', 'sizes', 'names', 'name_ends', *names}
         }
         self._things = {column.of for column in columns.values()}
@@ -127,8 +139,35 @@ class Index:
         tally.add(Tally(**json.loads(path.read_text())))
         return tally
 
+    def check(self) -> None:
+        """Check that each entry can be read; its values may still be any.
+
+        Raises:
+            UnusableFileError: an array is of another type or shape, or does not fit the others, or
+                a name is no text.
+        """
+        arrays = self._arrays
+        try:
+            _check_type('ids', arrays, np.int64)
+            _check_type('sizes', arrays, np.int32, (2,))
+            _check_type('names', arrays, np.uint8)
+            if len(arrays['sizes']) != len(self):
+                raise ValueError(f'sizes.npy has {len(arrays["sizes"])} rows, ids.npy {len(self)}')
+            _check_ends('name_ends', arrays, len(self), 'names')
+            for name, column in self.columns.items():
+                column.check(name, arrays, len(self))
+            for number in range(len(self)):
+                arrays['names'][_range(arrays['name_ends'], number)].tobytes().decode()
+        except ValueError as error:
+            raise UnusableFileError(f'{self.folder} is damaged: {error}') from error
+
     def __reduce__(self) -> tuple:
         return Index, (self.folder, self.columns)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Height and width of each image in pixels, int32 ``(N, 2)``."""
+        return self._arrays['sizes']
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -148,6 +187,56 @@ class Index:
                 for name, column in self.columns.items()
             },
         )
+
+
+def load_array(path: Path) -> np.ndarray:
+    """Map an array of a file into memory.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        UnusableFileError: it holds no array.
+    """
+    try:
+        # a plain view of the map: the subclass memmap makes each slice slower
+        return np.asarray(np.load(path, mmap_mode='r'))
+    except OSError:
+        raise
+    except Exception as error:  # numpy reads the header as Python's text, with all its errors
+        reason = ' '.join(str(error).split())
+        raise UnusableFileError(
+            f'{path} is damaged ({type(error).__name__}: {reason:.200})'
+        ) from error
+
+
+def _check_type(
+    name: str, arrays: dict[str, np.ndarray], dtype: type, shape: tuple[int, ...] = ()
+) -> None:
+    """Check the type of an array, and the shape of its rows.
+
+    Raises:
+        ValueError: they differ.
+    """
+    array = arrays[name]
+    if array.dtype != dtype or array.ndim != 1 + len(shape) or array.shape[1:] != shape:
+        raise ValueError(
+            f'{name}.npy holds {array.dtype}, {array.shape}, not {np.dtype(dtype)}, {("n", *shape)}'
+        )
+    # numpy counts on it that bools are 0 or 1
+    if dtype is bool and array.view(np.uint8).max(initial=0) > 1:
+        raise ValueError(f'{name}.npy holds bools that are neither 0 nor 1')
+
+
+def _check_ends(name: str, arrays: dict[str, np.ndarray], count: int, parts: str) -> None:
+    """Check that ``count`` ends divide the array ``parts``.
+
+    Raises:
+        ValueError: they do not.
+    """
+    _check_type(name, arrays, np.int64)
+    ends = arrays[name]
+    steps = np.concatenate([[0], ends, [len(arrays[parts])]])
+    if len(ends) != count or (steps[1:] < steps[:-1]).any() or steps[-1] != steps[-2]:
+        raise ValueError(f'{name}.npy does not divide {parts}.npy among {count}')
 
 
 def _range(ends: np.ndarray, number: int) -> slice:

@@ -435,8 +435,8 @@ def a_checkpoint_is_read_as_written(arrays: dict) -> None:
 
 def _attack(name: str) -> Callable[[], None]:
     @given(damaged(name))
-    def any_bytes(data: bytes) -> None:
-        attack(TARGETS[name], data)
+    def any_bytes(made: tuple[str, bytes]) -> None:
+        attack(TARGETS[name], *made)
 
     return any_bytes
 
