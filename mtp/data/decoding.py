@@ -234,8 +234,18 @@ def check_header(path: str | Path, file: BinaryIO, size: tuple[int, int] | None 
             ``MAX_GROWTH`` times as large as its labels say.
     """
     found = header_size(file)
-    if found is None:
-        return  # its decoder says what it is
+    if found is not None:  # else its decoder says what it is
+        check_extent(path, found, size)
+
+
+def check_extent(path: str | Path, found: tuple[int, int], size: tuple[int, int] | None) -> None:
+    """Refuse an image that is too large; arguments and errors are those of :func:`check_header`.
+
+    Args:
+        path: path of the image, for the message.
+        found: height and width of the image, pixels.
+        size: height and width in pixels that its labels are for; None if they are unknown.
+    """
     height, width = found
     check_pixels(height, width, path)
     if size is not None and height * width > MAX_GROWTH * size[0] * size[1]:
