@@ -19,6 +19,7 @@ from mtp.data.band_transforms import MOVING, BandErasing, BandRandAugment
 from mtp.recipes import multispectral
 from mtp.recipes.shrink import shrink
 from mtp.recipes.table import nodes
+from mtp.visualization.browse import browse
 from tests.conftest import REPO
 from tests.test_finetuning_docs import SNIPPETS, TASKS, make
 
@@ -89,10 +90,13 @@ def test_five_bands_of_16_bits_train(task, tmp_path, monkeypatch):
     cfg.model.backbone.in_chans = 5
     cfg.model.data_preprocessor.update(mean=[1500.0] * 5, std=[866.0] * 5)
     notes = multispectral.adapt(cfg)
+    assert cfg.default_hooks.visualization.bands == [5, 1, 2]
     assert LEFT_OUT.get(task, '') in ''.join(notes) and bool(notes) == (task in LEFT_OUT)
     cfg.dump(tmp_path / 'dumped.py')  # the same again, as resumed
     again = Config.fromfile(tmp_path / 'dumped.py')
     assert not multispectral.adapt(again)
+    if task in ('segmentation', 'change_detection'):  # one and two dates of 16 bits
+        assert browse(again, num=1).std() > 10
     losses = step(again)
     assert losses and all(np.isfinite(value) for value in losses.values())
     for bands, loader in ((1, 'train'), (4, 'train'), (13, 'train'), (13, 'test')):
