@@ -14,6 +14,7 @@ _NAMES = {
     'mtp.data.readers.box_files': ('BoxFilesDetection',),
     'mtp.data.readers.boxes': ('COCODetection', 'DIORDetection', 'DOTATiles', 'XViewDetection'),
     'mtp.data.readers.labelled': ('LoadClassMap', 'SceneDataset'),
+    'mtp.data.readers.maps': ('SegmentationDataset',),
     'mtp.data.readers.pairs': (
         'ChangeDataset',
         'DistortPair',
