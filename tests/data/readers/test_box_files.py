@@ -32,7 +32,7 @@ def read(root: Path, format: str = 'dota', **kwargs: object) -> BoxFilesDetectio
         classes=CLASSES,
         data_root=str(root),
         ann_file='labels',
-        data_prefix=dict(img_path='images'),
+        data_prefix=dict(img='of a json', img_path='images'),
         filter_cfg=dict(filter_empty_gt=True),
     )
     return BoxFilesDetection(format, **{**arguments, **kwargs})
