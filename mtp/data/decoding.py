@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 from kornia_rs import io as kornia
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from mtp.data.values import check_pixels
@@ -18,6 +20,8 @@ from mtp.files import UnusableFileError
 
 # An image that has so many times the pixels that its labels are for is not decoded.
 MAX_GROWTH = 4
+# Kinds of label maps by their stored values, and the maximum of each type that has one.
+MAP_KINDS = dict(uint8=255, uint16=65535, bool=1, int=None, rgb=None, jpeg=None)
 _UNREADABLE = (
     '{path} is missing or no readable image: restore the file, or find all such files with '
     'tools/data/check_dataset.py'
@@ -103,6 +107,99 @@ def read_stored(path: Path) -> np.ndarray:
         return np.ascontiguousarray(pixels)
 
 
+@dataclass(frozen=True)
+class StoredMap:
+    """Values of a label map as they are stored: grey values, or indices of a palette.
+
+    Attributes:
+        kind: kind of the values, a key of :data:`MAP_KINDS`.
+        values: values ``(H, W)``, of an integer dtype; colours are ``0xRRGGBB``.
+        missing: pixels with the nodata value of a GeoTIFF, or NaN, bool ``(H, W)``; None if the
+            file has none.
+    """
+
+    kind: str
+    values: np.ndarray
+    missing: np.ndarray | None = None
+
+
+def read_map_values(path: str | Path, size: tuple[int, int] | None = None) -> StoredMap:
+    """Read the values of a label map as they are stored; transparency is dropped.
+
+    Args:
+        path: path of the file.
+        size: height and width of its image in pixels; None if they are unknown.
+
+    Raises:
+        UnusableFileError: the file is missing, damaged, not an image or too large, or its values
+            are no integers.
+    """
+    with naming_faults(path, '{path} is missing or no readable label map: {error}'):
+        data = Path(path).read_bytes()
+        check_header(path, BytesIO(data), size)
+        if _is_png(data, _GREY):
+            return StoredMap(
+                'uint8', kornia.decode_image_png_u8(data, _png_size(data), 'mono')[..., 0]
+            )
+        try:
+            with _of_any_size(), Image.open(BytesIO(data)) as image:
+                return _stored_map(*_stored(image), _nodata(image))
+        except UnidentifiedImageError:  # a TIFF of a kind that Pillow does not read
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            if pixels is None:
+                raise
+            return _stored_map('', pixels[..., ::-1] if pixels.ndim == 3 else pixels, None)
+
+
+def _stored(image: ImageFile) -> tuple[str, np.ndarray]:
+    """Return the kind of a label map where its format decides it, and its pixels."""
+    arguments = image.tile[0][3] if image.tile else None
+    raw = str(arguments[0] if isinstance(arguments, tuple) else arguments)  # e.g. 'RGB;16N'
+    if image.format == 'JPEG' or image.info.get('compression') == 'jpeg':
+        return 'jpeg', np.array(image.convert('L'))
+    if image.mode in ('RGB', 'RGBA') and ';16' in raw:
+        raise ValueError('it has colours of 16 bits; colours of 8 bits are read')
+    pixels = np.array(image)
+    if image.mode == 'L' and raw[:3] in ('L;2', 'L;4'):
+        pixels //= 255 // (2 ** int(raw[2]) - 1)  # Pillow spreads them over 0 to 255
+    return '', pixels
+
+
+def _stored_map(kind: str, pixels: np.ndarray, nodata: float | None) -> StoredMap:
+    """Return the values of a label map, one per pixel.
+
+    Args:
+        kind: kind where the format of the file decides it, else empty.
+        pixels: pixels as stored, ``(H, W)`` or ``(H, W, N)``, RGB.
+        nodata: value of pixels without data; None if there is none.
+
+    Raises:
+        ValueError: they have other bands, or are no integers.
+    """
+    if pixels.ndim == 3 and pixels.shape[2] == 2:
+        pixels = pixels[..., 0]  # grey and alpha, or a palette and alpha
+    if kind:
+        return StoredMap(kind, pixels)
+    if pixels.ndim == 3:
+        if pixels.dtype != np.uint8 or pixels.shape[2] not in (3, 4):
+            raise ValueError(
+                f'it has {pixels.shape[2]} bands of type {pixels.dtype}: save it with one band, or '
+                'as RGB of 8 bits'
+            )
+        red, green, blue = (pixels[..., band].astype(np.int32) for band in range(3))
+        return StoredMap('rgb', red << 16 | green << 8 | blue)
+    missing = None if nodata is None else pixels == nodata
+    if pixels.dtype.kind == 'f':
+        missing = np.isnan(pixels) | (pixels == nodata)
+        pixels = np.where(missing, 0, pixels)
+        wrong = pixels[~(np.abs(pixels) < 2**31) | (pixels % 1 != 0)]
+        if wrong.size:
+            raise ValueError(f'it holds {wrong[0]}: the values of a label map are integers')
+        pixels = pixels.astype(np.int32)
+    kind = pixels.dtype.name if pixels.dtype in (bool, np.uint8, np.uint16) else 'int'
+    return StoredMap(kind, pixels.astype(np.uint8) if kind == 'bool' else pixels, missing)
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """Read the height and width of an image as stored, from its header alone.
 
@@ -137,8 +234,18 @@ def check_header(path: str | Path, file: BinaryIO, size: tuple[int, int] | None 
             ``MAX_GROWTH`` times as large as its labels say.
     """
     found = header_size(file)
-    if found is None:
-        return  # its decoder says what it is
+    if found is not None:  # else its decoder says what it is
+        check_extent(path, found, size)
+
+
+def check_extent(path: str | Path, found: tuple[int, int], size: tuple[int, int] | None) -> None:
+    """Refuse an image that is too large; arguments and errors are those of :func:`check_header`.
+
+    Args:
+        path: path of the image, for the message.
+        found: height and width of the image, pixels.
+        size: height and width in pixels that its labels are for; None if they are unknown.
+    """
     height, width = found
     check_pixels(height, width, path)
     if size is not None and height * width > MAX_GROWTH * size[0] * size[1]:
@@ -169,9 +276,17 @@ def read_nodata(path: str | Path) -> float | None:
         return None
     try:
         with _of_any_size(), Image.open(path) as image:
-            text = getattr(image, 'tag_v2', {}).get(_NODATA)
-            return None if text is None else float(str(text).strip('\0 '))
-    except (OSError, ValueError):  # its decoder says what it is
+            return _nodata(image)
+    except OSError:  # its decoder says what it is
+        return None
+
+
+def _nodata(image: Image.Image) -> float | None:
+    """Return the value of pixels without data that a GeoTIFF names; None if there is none."""
+    text = getattr(image, 'tag_v2', {}).get(_NODATA)
+    try:
+        return None if text is None else float(str(text).strip('\0 '))
+    except ValueError:
         return None
 
 
