@@ -284,7 +284,7 @@ class RotatedLabel(Label):
         (folder,) = self.sources(dataset)
         name = Path(image['file_name']).stem + dataset.subset.rotated_suffix
         size = image['height'], image['width']
-        boxes = read_rotated(folder / name, dataset.labels, getattr(dataset, 'tally', None), size)
+        boxes = read_rotated(folder / name, dataset.labels, dataset.tally, size)
         return dict(
             rotated=to_rotated([box['bbox'] for box in boxes]),
             rotated_labels=np.array([box['bbox_label'] for box in boxes], np.int64),

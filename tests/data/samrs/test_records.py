@@ -89,6 +89,16 @@ def test_categories_twice_and_texts_as_ids(tmp_path):
         SAMRSDataset('sota', root, classes=CLASSES)
 
 
+def test_rotated_boxes_without_area_are_left_out_and_counted(tmp_path):
+    root = make_subset(tmp_path)
+    path = root / 'trainval/rbbtxts/train_0.txt'
+    path.write_text(path.read_text() + '70 70 80 80 90 90 100 100 ship 0\n')
+    for _ in range(2):  # the second one reads the index
+        dataset = SAMRSDataset('sota', root, classes=CLASSES)
+        assert len(dataset.get_data_info(0)['labels'].rotated) == 4
+        assert dataset.tally.left_out == {'objects without area': [f'{path}, line 7']}
+
+
 def test_the_index_follows_the_labels(tmp_path):
     root = make_subset(tmp_path)
 
