@@ -12,6 +12,7 @@ import importlib.machinery
 import importlib.metadata
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -104,6 +105,17 @@ def find_own_configs(config: ModuleType) -> None:
     vars(config).update(get_installed_path=path_of)
 
 
+def silence_average_of_losses(losses: ModuleType) -> None:
+    """Suppress the warning that ``avg_non_ignore`` has its default value.
+
+    onedl-mmsegmentation 1.4.2 warns of it for each loss that it builds.
+
+    Args:
+        losses: module ``mmseg.models.losses.cross_entropy_loss``.
+    """
+    warnings.filterwarnings('ignore', 'Default ``avg_non_ignore`` is False', UserWarning)
+
+
 def leave_out_multimodal_models(dependency: ModuleType) -> None:
     """Keep mmpretrain from importing its multi-modal models if transformers 5 is installed.
 
@@ -151,6 +163,7 @@ BEFORE: dict[str, Callable[[], importlib.machinery.ModuleSpec | None]] = {
 AFTER: dict[str, Callable[[ModuleType], None]] = {
     'mmengine.config.config': find_own_configs,
     'mmengine.logging': silence_onedl_notices,
+    'mmseg.models.losses.cross_entropy_loss': silence_average_of_losses,
     'mmpretrain.utils.dependency': leave_out_multimodal_models,
 }
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,6 +60,16 @@ def test_upstream_still_looks_for_configs_within_the_package_alone():
     from mmengine.utils import get_installed_path
 
     assert get_installed_path('mtp') != str(resources.configs().parent)
+
+
+def test_upstream_still_warns_of_a_default_of_losses():
+    # when this fails, silence_average_of_losses() can go
+    from mmseg.models.losses import CrossEntropyLoss
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('always')
+        with pytest.warns(UserWarning, match='Default ``avg_non_ignore`` is False'):
+            CrossEntropyLoss()
 
 
 @pytest.fixture

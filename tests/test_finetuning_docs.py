@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
 
+from mtp.cli.config_check import check_config
 from tests.conftest import REPO
 
 SNIPPETS = dict(
@@ -88,6 +89,7 @@ def test_config(task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     cfg = Config.fromfile(path)
+    check_config(cfg)
     init_default_scope(cfg.default_scope)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
