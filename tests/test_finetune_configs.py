@@ -13,6 +13,7 @@ from mmengine.structures import PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
+from mtp.cli.config_check import check_config
 from mtp.data.datasets import DATASETS
 from mtp.models import build_backbone, list_backbones
 from mtp.recipes.shrink import shrink
@@ -95,6 +96,7 @@ def test_recipe(path, tmp_path):
     classes, side, images, length, warm_up, _ = RECIPES[data]
     _, layers, drop_path, lr, decay = BACKBONES[backbone]
     cfg = Config.fromfile(path)
+    check_config(cfg)
     model = build(cfg)
 
     head = getattr(model, 'decode_head', None) or model.head
@@ -131,7 +133,9 @@ def test_recipe(path, tmp_path):
     if backbone == 'vit_b_rvsa':
         # a run writes its config beside its results: it must give the same model
         cfg.dump(tmp_path / 'dumped.py')
-        again = build(Config.fromfile(tmp_path / 'dumped.py'))
+        dumped = Config.fromfile(tmp_path / 'dumped.py')
+        check_config(dumped)
+        again = build(dumped)
         assert again.state_dict().keys() == model.state_dict().keys()
 
 

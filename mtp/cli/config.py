@@ -1,16 +1,15 @@
 """Read configs, override them by dotted keys, and check them."""
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
-from mmengine.utils import get_object_from_string
 
 from mtp import resources
+from mtp.cli.known_keys import find_type, keys_of
 from mtp.cli.old_bases import hint, is_old_config, old_bases_accepted
 from mtp.engine.runner import Runner
 from mtp.evaluation import Submission
@@ -98,7 +97,7 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
 
     A key must exist already, or be an argument of the ``type`` beside it (at the top level: of the
     runner). So a misspelt key is an error instead of an option without effect. If the ``type``
-    accepts ``**kwargs``, other keys are valid too, unless they are very similar to a known one.
+    accepts any ``**kwargs``, other keys are valid too, unless they are very similar to a known one.
 
     Raises:
         ValueError: a key is unknown; the message suggests similar ones.
@@ -106,7 +105,7 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
     for key in options:
         node, path = cfg, key.split('.')
         for depth, name in enumerate(path):
-            known, passes_on = _keys(node, Runner if depth == 0 else None)
+            known, passes_on = keys_of(node, Runner if depth == 0 else None)
             if name not in known and (not passes_on or suggest(name, known, cutoff=0.8)):
                 where = '.'.join(path[:depth]) or 'the config'
                 raise ValueError(
@@ -118,27 +117,6 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
     cfg.merge_from_dict(dict(options))
 
 
-def _keys(node: Any, built_by: Callable | None) -> tuple[list[str], bool]:
-    """Return valid next parts of a dotted key, and whether others are accepted (``**kwargs``)."""
-    if isinstance(node, list):
-        return [str(index) for index in range(len(node))], False
-    if not isinstance(node, Mapping | Config):
-        return [], False
-    built_by = built_by or _built_by(node.get('type'))
-    arguments = inspect.signature(built_by).parameters.values() if built_by else []
-    names = [
-        argument.name
-        for argument in arguments
-        if argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
-    ]
-    passes_on = any(argument.kind is argument.VAR_KEYWORD for argument in arguments)
-    return list(dict.fromkeys([*node.keys(), *names])), passes_on
-
-
-def _built_by(type_: Any) -> Callable | None:
-    return get_object_from_string(type_) if isinstance(type_, str) else type_
-
-
 def set_submission(cfg: Config, folder: str | None) -> None:
     """Set the folder for predictions of a test split whose labels only the benchmark's server has.
 
@@ -146,7 +124,7 @@ def set_submission(cfg: Config, folder: str | None) -> None:
         ValueError: there is a folder for a data set that is evaluated locally, or none for one that
             is not.
     """
-    writes = issubclass(cast(type, _built_by(cfg.test_evaluator.type)), Submission)
+    writes = issubclass(cast(type, find_type(cfg.test_evaluator.type)), Submission)
     if writes and folder is None:
         raise ValueError(
             'the labels of this test split are kept by the server of its benchmark: '

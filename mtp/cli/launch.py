@@ -9,6 +9,7 @@ from mmengine.registry import init_default_scope
 
 from mtp.cli.arguments import RunOptions
 from mtp.cli.config import default_work_dir, override, read_config
+from mtp.cli.config_check import check_config
 from mtp.cli.processes import join_processes
 from mtp.engine.runner import Runner
 from mtp.files import write_text
@@ -20,11 +21,12 @@ def load_config(options: RunOptions) -> Config:
 
     Raises:
         FileNotFoundError: no such config.
-        ValueError: the config cannot be read, an option has an unknown key, or this process was not
-            started as its launcher requires.
+        ValueError: the config cannot be read or has a misspelt key, an option has an unknown key,
+            or this process was not started as its launcher requires.
     """
     cfg = read_config(options.config)
     override(cfg, options.cfg_options)
+    check_config(cfg)
     cfg.work_dir = str(options.work_dir or default_work_dir(cfg.filename))
     cfg.launcher = options.launcher
     join_processes(cfg)

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 
 from mtp.cli.arguments import add_run_arguments, run_options
-from mtp.cli.errors import file_errors, users_errors
+from mtp.cli.errors import users_errors
 from mtp.cli.threads import sleep_while_waiting
 
 
@@ -42,6 +42,12 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     """Run the command."""
     sleep_while_waiting()
     args = parse_args(arguments, prog)
+    with users_errors(args.debug):
+        evaluate(args)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Evaluate as the command line says."""
     from mtp.cli import launch
     from mtp.cli.config import override, set_submission
     from mtp.cli.processes import leave_processes
@@ -49,26 +55,22 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     from mtp.engine.shards import read_entries
     from mtp.models.weights.loading import check_state
 
-    with users_errors():
-        require_usable_gpu()
-        cfg = launch.load_config(run_options(args))
-        cfg.resume = False
-        cfg.load_from = None if args.checkpoint == 'untrained' else args.checkpoint
-        # before anything is written: a file that cannot be used leaves nothing behind
-        entries = read_entries(cfg.load_from) if cfg.load_from else {}
-        set_submission(cfg, args.submission)
-        if args.show_dir:
-            if 'visualization' not in cfg.default_hooks:
-                raise ValueError('--show-dir: the hooks of this config draw nothing; leave it out')
-            override(cfg, {'default_hooks.visualization.out_dir': args.show_dir})
-    with file_errors():
-        runner = launch.build_runner(cfg)
+    require_usable_gpu()
+    cfg = launch.load_config(run_options(args))
+    cfg.resume = False
+    cfg.load_from = None if args.checkpoint == 'untrained' else args.checkpoint
+    # before anything is written: a file that cannot be used leaves nothing behind
+    entries = read_entries(cfg.load_from) if cfg.load_from else {}
+    set_submission(cfg, args.submission)
+    if args.show_dir:
+        if 'visualization' not in cfg.default_hooks:
+            raise ValueError('--show-dir: the hooks of this config draw nothing; leave it out')
+        override(cfg, {'default_hooks.visualization.out_dir': args.show_dir})
+    runner = launch.build_runner(cfg)
     model = runner.bare_model
     if cfg.load_from is None:
         model.init_weights()  # type: ignore[operator]  # a method of mmengine's BaseModule
     else:
-        with users_errors():
-            check_state(model, entries, cfg.load_from)
-    with file_errors():
-        launch.evaluate(runner)
+        check_state(model, entries, cfg.load_from)
+    launch.evaluate(runner)
     leave_processes()

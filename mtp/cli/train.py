@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mtp.cli.arguments import add_run_arguments, run_options
-from mtp.cli.errors import file_errors, users_errors
+from mtp.cli.errors import users_errors
 from mtp.cli.own_gpu import show_own_gpu
 from mtp.cli.threads import sleep_while_waiting
 from mtp.signals import Stopped, StopSignals
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     """Run the command."""
     sleep_while_waiting()
     args = parse_args(arguments, prog)
-    with StopSignals() as stop_signals:
+    with users_errors(args.debug), StopSignals() as stop_signals:
         try:
             train(args, stop_signals)
         except Stopped:
@@ -130,58 +130,50 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
     from mtp.cli.config import check_deterministic, override
     from mtp.cli.processes import leave_processes, number_of_processes
     from mtp.cli.resume import go_on_under_old_name, start
-    from mtp.engine import BadUpdatesError, ReplacedSamplesError
+    from mtp.cli.schedule import follow_length
     from mtp.engine.batch_size import share_batch
-    from mtp.engine.checkpoint_writer import CheckpointError
     from mtp.engine.devices import require_usable_gpu
     from mtp.engine.shards import check_checkpoint
 
     # What stays in float32 under autocast may take TF32; torch allows it to convolutions by itself.
     torch.set_float32_matmul_precision('high')
+    require_usable_gpu()
+    update = replay.begin(args) if args.replay else None
+    if args.data:
+        _write_own_config(args)
+    cfg = launch.load_config(run_options(args))
+    chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
+    override(cfg, {key: value for key, value in chosen.items() if value})
+    scaled = follow_length(cfg, args.cfg_options)
+    if args.deterministic:
+        cfg.randomness = dict(cfg.get('randomness', {}), deterministic=True)
+    check_deterministic(cfg)
+    if args.profile:
+        begin, end = args.profile
+        cfg.custom_hooks = [
+            *cfg.get('custom_hooks', []),
+            dict(type='mtp.engine.TraceHook', start=begin, stop=end),
+        ]
+    if args.images_per_gpu is not None:
+        cfg.images_per_gpu = args.images_per_gpu
+    share_batch(cfg, number_of_processes(cfg.launcher), args.cfg_options)
+    moved = go_on_under_old_name(cfg) if args.resume in ('last', 'auto') else None
     with ExitStack() as stack:
-        with users_errors():
-            require_usable_gpu()
-            update = replay.begin(args) if args.replay else None
-            if args.data:
-                _write_own_config(args)
-            cfg = launch.load_config(run_options(args))
-            chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
-            override(cfg, {key: value for key, value in chosen.items() if value})
-            if args.deterministic:
-                cfg.randomness = dict(cfg.get('randomness', {}), deterministic=True)
-            check_deterministic(cfg)
-            if args.profile:
-                begin, end = args.profile
-                cfg.custom_hooks = [
-                    *cfg.get('custom_hooks', []),
-                    dict(type='mtp.engine.TraceHook', start=begin, stop=end),
-                ]
-            if args.images_per_gpu is not None:
-                cfg.images_per_gpu = args.images_per_gpu
-            share_batch(cfg, number_of_processes(cfg.launcher), args.cfg_options)
-            moved = go_on_under_old_name(cfg) if args.resume in ('last', 'auto') else None
-            begun = stack.enter_context(start(cfg, args.resume))
-            stop_signals.at_exit.append(stack.close)
-            if begun.checkpoint:
-                cfg.resume, cfg.load_from = True, begun.checkpoint
-            if update:
-                replay.without_traces(cfg, update)
-        with file_errors():
-            runner = launch.build_runner(cfg)
-        for line in filter(None, (moved, *begun.lines)):
+        begun = stack.enter_context(start(cfg, args.resume))
+        stop_signals.at_exit.append(stack.close)
+        if begun.checkpoint:
+            cfg.resume, cfg.load_from = True, begun.checkpoint
+        if update:
+            replay.without_traces(cfg, update)
+        runner = launch.build_runner(cfg)
+        for line in filter(None, (scaled, moved, *begun.lines)):
             runner.say(line)
         if begun.checkpoint:
-            with users_errors():
-                check_checkpoint(runner.bare_model, cfg.load_from)
+            check_checkpoint(runner.bare_model, cfg.load_from)
         try:
-            with file_errors():
-                runner.train()
+            runner.train()
         except replay.ReplayEndedError as ended:
             runner.logger.info(ended)
-        except (BadUpdatesError, ReplacedSamplesError) as error:  # on all processes
-            raise SystemExit(f'error: {error}' if runner.rank == 0 else 1) from error
-        except CheckpointError as error:
-            raise SystemExit(f'error: {error}') from error
     leave_processes()
 
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mtp.cli.errors import add_debug, users_errors
 from mtp.data.datasets.oscd import prepare as prepare_oscd
 from mtp.data.decoding import read_size
 from mtp.data.formats.dota_text import read_dota
@@ -114,14 +115,13 @@ def main() -> None:
     )
     parser.add_argument('samples', type=Path, metavar='SAMPLES', help='folder of the samples')
     parser.add_argument('out', type=Path, help='folder to make')
+    add_debug(parser)
     args = parser.parse_args()
     report = Report()
-    try:
+    with users_errors(args.debug):
         make_aid(args.samples / 'aid_150px', args.out / 'aid', report)
         make_oscd(args.samples / 'oscd', args.out / 'oscd', report)
         make_ucas(args.samples / 'ucas_aod', args.out / 'ucas_aod', report)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
     print(json.dumps(report.made, indent=1))
     if report.bad:
         print(f'{len(report.bad)} could not be used:', *report.bad, sep='\n  ', file=sys.stderr)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtp.cli.arguments import RunOptions, add_config_options
-from mtp.cli.errors import users_errors
+from mtp.cli.errors import add_debug, users_errors
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of choice and augmentation')
     add_config_options(parser)
+    add_debug(parser)
     args = parser.parse_args(arguments)
     from PIL import Image
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     from mtp.recipes import multispectral
     from mtp.visualization.browse import browse
 
-    with users_errors():
+    with users_errors(args.debug):
         cfg = launch.load_config(RunOptions(args.config, cfg_options=args.cfg_options))
         multispectral.adapt(cfg)
         page = browse(cfg, args.num, args.seed)

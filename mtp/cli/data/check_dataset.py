@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mtp.cli.errors import add_debug, users_errors
 from mtp.data.checks import CHECKS as PREPARED_CHECKS
 from mtp.data.checks import check_prepared
 from mtp.data.datasets import DATASETS
@@ -53,9 +54,10 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument(
         '--examples', type=int, default=3, help='examples of each problem to show (3)'
     )
+    add_debug(parser)
     args = parser.parse_args(arguments)
     failed = False
-    try:
+    with users_errors(args.debug):
         roots = {args.dataset: args.root} if args.dataset else find_subsets(args.root)
         for name, root in roots.items():
             check, checks = (
@@ -64,6 +66,4 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
             findings = check(root, name)
             Console().print(table(root, findings, checks, args.examples))
             failed |= bool(findings.problems)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
     sys.exit(int(failed))

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mtp.cli.errors import add_debug, users_errors
 from mtp.data.label_files import read_text
 from mtp.data.samrs.from_coco import coco_to_samrs
 from mtp.data.samrs.to_coco import Report
@@ -51,14 +52,13 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         metavar='FILE',
         help='list of the images for validation, a file name per line, instead of a random share',
     )
+    add_debug(parser)
     args = parser.parse_args(arguments)
-    try:
+    with users_errors(args.debug):
         valid = args.valid_list and set(read_text(args.valid_list).splitlines())
         report = coco_to_samrs(
             args.annotations, args.images, args.out, args.val_fraction, args.seed, valid
         )
-    except (FileExistsError, FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
 
     print(table(report))
     print(*report.notes, sep='\n', end='\n' if report.notes else '')

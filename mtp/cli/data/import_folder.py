@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtp.cli.errors import users_errors
+from mtp.cli.errors import add_debug, users_errors
 from mtp.data.own.recognition import FORMS
 
 EXAMPLES = 10
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         '--boxes-as-rotated', action='store_true', help='make rotated boxes of horizontal ones'
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of the division (0)')
+    add_debug(parser)
     args = parser.parse_args(arguments)
     if args.tile is not None and not 0 <= args.overlap < args.tile:
         parser.error('--overlap must be from 0 to below --tile')
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     options = Options(
         args.split, args.group, args.tile, args.overlap, args.seed, args.boxes_as_rotated
     )
-    with users_errors():
+    with users_errors(args.debug):
         data = read_data(recognise(args.src, args.format))
         report = import_data(data, args.dst, options)
     for what, count in report.made.items():

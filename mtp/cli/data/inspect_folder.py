@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtp.cli.errors import users_errors
+from mtp.cli.errors import add_debug, users_errors
 from mtp.data.own.recognition import FORMS
 
 
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         default=Path('work_dirs/inspect'),
         help='folder for the picture of samples (default: %(default)s)',
     )
+    add_debug(parser)
     args = parser.parse_args(arguments)
     from PIL import Image
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     from mtp.data.own.recognition import recognise
     from mtp.data.own.samples import read_data
 
-    with users_errors():
+    with users_errors(args.debug):
         data = read_data(recognise(args.folder, args.format))
         found = inspect(data)
     print(json.dumps(found.as_dict(), indent=1) if args.json else report(found))

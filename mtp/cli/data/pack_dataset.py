@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from mtp.cli.errors import add_debug, users_errors
 from mtp.data.samrs.subsets import SUBSETS
 
 
@@ -29,15 +30,14 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         '--classes', nargs='+', help="classes in label order (default: the subset's)"
     )
     parser.add_argument('--workers', type=int, help='number of processes (default: one per core)')
+    add_debug(parser)
     args = parser.parse_args(arguments)
     from mtp.data import SAMRSDataset
     from mtp.data.packed import pack
 
-    try:
+    with users_errors(args.debug):
         source = SAMRSDataset(args.subset, args.source, args.split, args.classes, args.name)
         report = pack(source, args.folder, args.workers)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
     print(f'{args.folder}: {report.images} of {len(source)} images')
     if report.bad:
         print(f'{len(report.bad)} were left out:', *report.bad, sep='\n  ', file=sys.stderr)

@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from mtp.cli.errors import add_debug, users_errors
 from mtp.data.datasets import DATASETS
 from mtp.data.prepare import prepare
 
@@ -65,11 +66,10 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         action='store_true',
         help=f'cut tiles at the rates 0.5, 1 and 1.5 ({several})',
     )
+    add_debug(parser)
     args = parser.parse_args(arguments)
-    try:
+    with users_errors(args.debug):
         report = prepare(args.dataset, args.src, args.dst, args.multi_scale)
-    except (FileExistsError, FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
     for what, count in report.made.items():
         print(f'{args.dst}: {count} {what}')
     for what, count in report.left_out.items():

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mtp.cli.errors import add_debug, users_errors
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.data.samrs.to_coco import samrs_to_coco
 
@@ -36,16 +37,15 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         'are missing (default: %(default)s)',
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of that division')
+    add_debug(parser)
     args = parser.parse_args(arguments)
 
     bad = []
     for subset in args.subset:
-        try:
+        with users_errors(args.debug):
             report = samrs_to_coco(
                 args.root / subset.upper(), subset, val_fraction=args.val_fraction, seed=args.seed
             )
-        except (FileNotFoundError, ValueError) as error:
-            parser.error(str(error))
         for split in report.skipped:
             print(f'{subset} {split}: its json is there already')
         for split, count in report.images.items():

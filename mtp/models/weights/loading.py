@@ -247,6 +247,12 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path)
     """
     source = {name: tuple(value.shape) for name, value in state.items()}
     target = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if source and all(f'backbone.{name}' in target for name in source):
+        raise UnusableFileError(
+            f'{path} is an encoder alone: give a checkpoint of the whole model, such as '
+            'iter_<N>.pth or epoch_<N>.pth. To train from this encoder: --cfg-options '
+            f'model.backbone.init_cfg.checkpoint={path}'
+        )
     problems = {
         'missing from the file': [name for name in target if name not in source],
         'unknown to the model': [name for name in source if name not in target],
