@@ -17,7 +17,9 @@ from pycocotools.cocoeval import COCOeval
 from mtp.data.datasets import DATASETS
 from mtp.recipes.table import config_of
 
-CLASSES = {name: DATASETS[name].classes for name in ('dior', 'dior_r', 'spacenet_v1', 'levir')}
+CLASSES = {
+    name: DATASETS[name].classes for name in ('eurosat', 'dior', 'dior_r', 'spacenet_v1', 'levir')
+}
 
 
 def evaluator_of(dataset: str, **options):

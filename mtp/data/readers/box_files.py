@@ -13,13 +13,13 @@ from mtp.data.formats import FORMATS, Box, Size, usable
 from mtp.data.formats.yolo_text import NAME_FILES, find_names, name_classes
 from mtp.data.image_files import SUFFIXES, images_by_stem
 from mtp.data.label_files import read_lines
+from mtp.data.readers.box_records import filter_records
 from mtp.data.tally import Tally
 from mtp.data.values import check_name
 from mtp.files import MissingFileError, UnusableFileError
 from mtp.registry import DATASETS as REGISTRY
 from mtp.spelling import suggest
 
-NO_OBJECTS = 'images without objects'
 NO_IMAGE = 'label files without an image'
 
 
@@ -112,16 +112,10 @@ class BoxFilesDetection(BaseDetDataset):
 
     def filter_data(self) -> list[dict]:
         """Leave out the images that ``filter_cfg`` names; count what is left."""
-        cfg = {} if self.test_mode else self.filter_cfg or {}
-        smallest = cfg.get('min_size', 0)
-        left = []
-        for record in self.data_list:
-            if cfg.get('filter_empty_gt') and not record['instances']:
-                self.tally.leave_out(NO_OBJECTS, record['img_path'])
-            elif min(record.get(side, smallest) for side in ('height', 'width')) < smallest:
-                self.tally.leave_out(f'images of less than {smallest} px', record['img_path'])
-            else:
-                left.append(record)
+        cfg = None if self.test_mode else self.filter_cfg
+        left = filter_records(self.data_list, cfg, self.names, self.tally)
+        if not self.ann_file:
+            self.tally.objects = None
         if not left:
             raise UnusableFileError(
                 f'no image is left of those in {self._folder} '
@@ -129,11 +123,6 @@ class BoxFilesDetection(BaseDetDataset):
                 f'in *{self.format.suffix} in {self.ann_file}; label some, or set '
                 'filter_cfg=dict(filter_empty_gt=False)'
             )
-        found = [each['bbox_label'] for record in left for each in record['instances']]
-        self.tally.images = len(left)
-        if self.ann_file:
-            self.tally.objects = len(found)
-            self.tally.of_class.update(self.names.classes[label] for label in found)
         return left
 
     @property

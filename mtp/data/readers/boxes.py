@@ -11,7 +11,6 @@ from mmdet.datasets import BaseDetDataset
 from mtp.data.class_names import ClassNames
 from mtp.data.coco_objects import (
     by_image,
-    count_objects,
     find_area,
     match_categories,
     take_objects,
@@ -20,6 +19,7 @@ from mtp.data.datasets import DATASETS
 from mtp.data.image_files import is_image
 from mtp.data.label_files import read_coco
 from mtp.data.readers.box_files import BoxFilesDetection
+from mtp.data.readers.box_records import filter_records
 from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
 from mtp.files import MissingFileError, UnusableFileError
@@ -92,26 +92,9 @@ class COCODetection(BaseDetDataset):
 
     def filter_data(self) -> list[dict]:
         """Leave out the images that ``filter_cfg`` names; count what is left."""
-        cfg = {} if self.test_mode else self.filter_cfg or {}
-        smallest = cfg.get('min_size', 0)
-        left = []
-        for record in self.data_list:
-            if cfg.get('filter_empty_gt') and not record['instances']:
-                self.tally.leave_out('images without objects', record['img_path'])
-            elif min(record['height'], record['width']) < smallest:
-                self.tally.leave_out(f'images of less than {smallest} px', record['img_path'])
-            else:
-                left.append(record)
         self.tally.add(Tally(objects=0))
-        for record in left:
-            found = record['instances']
-            self.tally.add(
-                count_objects(
-                    [each['bbox_label'] for each in found],
-                    [each['ignore_flag'] for each in found],
-                    self.names,
-                )
-            )
+        cfg = None if self.test_mode else self.filter_cfg
+        left = filter_records(self.data_list, cfg, self.names, self.tally)
         if not left:
             raise UnusableFileError(
                 f'{self.ann_file}: no image is left ({self.tally.summary()}); looked for objects '
