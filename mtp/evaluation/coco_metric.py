@@ -1,6 +1,7 @@
 """COCO average precision with faster-coco-eval: pycocotools' figures in less time."""
 
 import gc
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from mmdet.evaluation import CocoMetric
 from mmengine.fileio import get_local_path
 
+from mtp.evaluation.tables import SHOWN_HEAD, count_shown, log_figures
 from mtp.registry import METRICS
 
 
@@ -39,12 +41,12 @@ def coco_precision(
     wanted = dict(bbox='bbox', segm='segmentation')[kind]
     with _no_collection():
         # given both, loadRes would use the boxes' areas for the masks
-        found = truth.loadRes(
-            [
-                {key: entry[key] for key in ('image_id', 'category_id', 'score', wanted)}
-                for entry in predicted
-            ]
-        )
+        entries = [
+            {key: entry[key] for key in ('image_id', 'category_id', 'score', wanted)}
+            for entry in predicted
+        ]
+        # loadRes takes no empty list
+        found = truth.loadRes(entries) if entries else COCO(dict(truth.dataset, annotations=[]))
         evaluation = COCOeval_faster(truth, found, kind, print_function=lambda *_: None)
         params = evaluation.params
         params.maxDets, params.catIds = list(max_detections), list(categories)
@@ -79,9 +81,11 @@ def mean_precision(precision: np.ndarray) -> float:
 
 @METRICS.register_module()
 class DetectionMetric(CocoMetric):
-    """mmdet's ``CocoMetric`` of boxes in a fraction of the time.
+    """mmdet's ``CocoMetric`` of boxes in a fraction of the time, with figures of each class.
 
-    Keys and figures are the same (``coco/bbox_mAP``, ``coco/bbox_mAP_50``, ...), but not rounded.
+    Keys and figures are the same (``coco/bbox_mAP``, ``coco/bbox_mAP_50``, ...), but not rounded,
+    and 0 without predictions; all are 0..1, or -1 without ground truth. ``coco/<class>/AP`` and
+    ``AP50`` are those of one class, nan without ground truth.
 
     Args:
         ann_file: COCO annotation file with the ground truth of the split.
@@ -96,7 +100,7 @@ class DetectionMetric(CocoMetric):
             self._coco_api = COCO(path)
 
     def compute_metrics(self, results: list[tuple[dict, dict]]) -> dict[str, float]:
-        """Return the figures, 0..1, or -1 without ground truth; none at all without predictions."""
+        """Compute the figures, and print them as a table."""
         categories = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
         predicted = []
         for _, found in results:
@@ -108,8 +112,6 @@ class DetectionMetric(CocoMetric):
                     boxes.tolist(), found['scores'].tolist(), found['labels'].tolist()
                 )
             ]
-        if not predicted:
-            return {}
         precision = coco_precision(
             self._coco_api, predicted, 'bbox', (100, 1000), categories, sizes=True
         )
@@ -123,4 +125,45 @@ class DetectionMetric(CocoMetric):
             mAP_m=medium,
             mAP_l=large,
         )
-        return {f'bbox_{key}': mean_precision(part) for key, part in parts.items()}
+        metrics = {f'bbox_{key}': mean_precision(part) for key, part in parts.items()}
+        of_classes = [
+            (name, _defined(parts['mAP'][:, :, k]), _defined(parts['mAP_50'][:, k]))
+            for k, name in enumerate(self.dataset_meta['classes'])
+        ]
+        self._log(results, categories, of_classes, metrics)
+        for name, *values in of_classes:
+            metrics |= {f'{name}/{key}': value for key, value in zip(('AP', 'AP50'), values)}
+        return metrics
+
+    def _log(
+        self,
+        results: list[tuple[dict, dict]],
+        categories: list[int],
+        of_classes: list[tuple[str, float, float]],
+        metrics: dict[str, float],
+    ) -> None:
+        objects = Counter(
+            entry['category_id']
+            for entry in self._coco_api.dataset['annotations']
+            if not entry.get('iscrowd')
+        )
+        shown = count_shown((found['scores'], found['labels']) for _, found in results)
+        log_figures(
+            f'{len(results)} images evaluated, in percent:',
+            ('class', 'objects', SHOWN_HEAD, 'AP', 'AP50'),
+            [
+                (name, objects[category], shown[k], 100 * precision, 100 * at_50)
+                for k, (category, (name, precision, at_50)) in enumerate(
+                    zip(categories, of_classes)
+                )
+            ],
+            {
+                f'{self.prefix}/{key}': 100 * value if value >= 0 else float('nan')
+                for key, value in metrics.items()
+            },
+        )
+
+
+def _defined(precision: np.ndarray) -> float:
+    mean = mean_precision(precision)
+    return mean if mean >= 0 else float('nan')
