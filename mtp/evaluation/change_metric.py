@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
-from mmengine.logging import print_log
 
+from mtp.evaluation.label_maps import judge_labels, mean_of_defined
+from mtp.evaluation.tables import log_figures
 from mtp.registry import METRICS
 from mtp.sample_fields import IGNORED
 
@@ -17,10 +18,11 @@ SCORES = ('F1', 'precision', 'recall', 'IoU')
 class ChangeMetric(BaseMetric):
     """F1, precision, recall and IoU of each class, from the counts over all images, in percent.
 
-    Keys are ``<class>/<score>``, ``mIoU`` (mean over the classes that occur) and ``accuracy``
-    (share of correct pixels). Pixels labelled 255 are ignored. An undefined score (precision
-    without predictions, recall without labels) is nan. An image counts once, however many processes
-    share the loader.
+    Keys are ``<class>/<score>``, ``mIoU`` (mean over the classes that occur), ``accuracy`` (share
+    of correct pixels) and ``classes_without_labels``. Pixels labelled 255 are ignored. An undefined
+    score (precision without predictions, recall without labels) is nan; so is ``mIoU`` if only one
+    class is labelled, for then an answer without any change seems perfect. An image counts once,
+    however many processes share the loader.
 
     Args:
         collect_device, prefix, collect_dir: arguments of :class:`mmengine.evaluator.BaseMetric`.
@@ -59,12 +61,18 @@ class ChangeMetric(BaseMetric):
             for i, name in enumerate(names)
             for score, values in table.items()
         }
-        metrics['mIoU'] = 100 * float(np.nanmean(table['IoU']))
+        missing, says_something = judge_labels(names, true)
+        metrics['mIoU'] = 100 * mean_of_defined(table['IoU']) if says_something else float('nan')
         metrics['accuracy'] = 100 * float(accuracy)
-        rows = [f'{"":<12}' + ''.join(f'{score:>12}' for score in SCORES)]
-        rows += [
-            f'{name:<12}' + ''.join(f'{metrics[f"{name}/{score}"]:>12.2f}' for score in SCORES)
-            for name in names
-        ]
-        print_log(f'{len(images)} pairs evaluated, in percent:\n' + '\n'.join(rows), 'current')
+        metrics['classes_without_labels'] = missing
+        share = 100 * true / max(true.sum(), 1)
+        log_figures(
+            f'{len(images)} pairs evaluated, in percent:',
+            ('class', 'of all pixels', *SCORES),
+            [
+                (name, share[i].item(), *(metrics[f'{name}/{score}'] for score in SCORES))
+                for i, name in enumerate(names)
+            ],
+            {key: value for key, value in metrics.items() if '/' not in key},
+        )
         return metrics

@@ -29,7 +29,7 @@ class ClassificationMetric(Accuracy):
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Compute the figures, and print them as a table."""
-        names = self.dataset_meta['classes']
+        names = self.dataset_meta['classes'] or _numbers(results)  # mmpretrain's may have no names
         self.topk = tuple(k for k in self.topk if k <= len(names))
         metrics = super().compute_metrics(results)
         true = torch.cat([result['gt_label'] for result in results]).numpy()
@@ -57,3 +57,7 @@ class ClassificationMetric(Accuracy):
 def _best(result: dict) -> int:
     scored = 'pred_score' in result
     return int(result['pred_score'].argmax() if scored else result['pred_label'])
+
+
+def _numbers(results: list[dict]) -> list[str]:
+    return [str(label) for label in range(len(results[0]['pred_score']))]

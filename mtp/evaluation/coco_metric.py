@@ -1,6 +1,7 @@
 """COCO average precision with faster-coco-eval: pycocotools' figures in less time."""
 
 import gc
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from mmengine.evaluator import BaseMetric
 
+from mtp.evaluation.tables import SHOWN_HEAD, count_shown, log_figures
 from mtp.registry import METRICS
 
 
@@ -39,12 +41,12 @@ def coco_precision(
     wanted = dict(bbox='bbox', segm='segmentation')[kind]
     with _no_collection():
         # given both, loadRes would use the boxes' areas for the masks
-        found = truth.loadRes(
-            [
-                {key: entry[key] for key in ('image_id', 'category_id', 'score', wanted)}
-                for entry in predicted
-            ]
-        )
+        entries = [
+            {key: entry[key] for key in ('image_id', 'category_id', 'score', wanted)}
+            for entry in predicted
+        ]
+        # loadRes takes no empty list
+        found = truth.loadRes(entries) if entries else COCO(dict(truth.dataset, annotations=[]))
         evaluation = COCOeval_faster(truth, found, kind, print_function=lambda *_: None)
         params = evaluation.params
         params.maxDets, params.catIds = list(max_detections), list(categories)
@@ -82,7 +84,9 @@ class DetectionMetric(BaseMetric):
     """COCO AP of boxes: the keys and figures of mmdet's ``CocoMetric``, but not rounded.
 
     The ground truth is what the reader took: ``instances`` in the meta information of a sample,
-    which ``meta_keys`` of ``PackDetInputs`` lists.
+    which ``meta_keys`` of ``PackDetInputs`` lists. All figures are 0..1, 0 without predictions, or
+    -1 without ground truth. ``coco/<class>/AP`` and ``AP50`` are those of one class, nan without
+    ground truth.
 
     Args:
         ann_file: not used; configs of release 0.1 give it.
@@ -123,7 +127,7 @@ class DetectionMetric(BaseMetric):
             self.results.append(dict(img_id=sample['img_id'], truth=truth, predicted=predicted))
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Return the figures, 0..1, or -1 without ground truth."""
+        """Compute the figures, and print them as a table."""
         categories = range(len(self.dataset_meta['classes']))
         truth: dict[str, list[dict]] = dict(
             images=[],
@@ -156,7 +160,48 @@ class DetectionMetric(BaseMetric):
             mAP_m=medium,
             mAP_l=large,
         )
-        return {f'bbox_{key}': mean_precision(part) for key, part in parts.items()}
+        metrics = {f'bbox_{key}': mean_precision(part) for key, part in parts.items()}
+        of_classes = [
+            (name, _defined(parts['mAP'][:, :, k]), _defined(parts['mAP_50'][:, k]))
+            for k, name in enumerate(self.dataset_meta['classes'])
+        ]
+        self._log(results, truth['annotations'], of_classes, metrics)
+        for name, *values in of_classes:
+            metrics |= {f'{name}/{key}': value for key, value in zip(('AP', 'AP50'), values)}
+        return metrics
+
+    def _log(
+        self,
+        results: list[dict],
+        truth: list[dict],
+        of_classes: list[tuple[str, float, float]],
+        metrics: dict[str, float],
+    ) -> None:
+        objects = Counter(entry['category_id'] for entry in truth if not entry['iscrowd'])
+        shown = count_shown(
+            (
+                np.array([entry['score'] for entry in result['predicted']]),
+                np.array([entry['category_id'] for entry in result['predicted']]),
+            )
+            for result in results
+        )
+        log_figures(
+            f'{len(results)} images evaluated, in percent:',
+            ('class', 'objects', SHOWN_HEAD, 'AP', 'AP50'),
+            [
+                (name, objects[k], shown[k], 100 * precision, 100 * at_50)
+                for k, (name, precision, at_50) in enumerate(of_classes)
+            ],
+            {
+                f'{self.prefix}/{key}': 100 * value if value >= 0 else float('nan')
+                for key, value in metrics.items()
+            },
+        )
+
+
+def _defined(precision: np.ndarray) -> float:
+    mean = mean_precision(precision)
+    return mean if mean >= 0 else float('nan')
 
 
 def _entry(instance: dict) -> dict:

@@ -1,8 +1,9 @@
 """Evaluation of all tasks of all data sets in one pass over a validation loader."""
 
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,18 @@ import torch
 from faster_coco_eval import COCO
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.evaluator import BaseMetric
-from mmengine.logging import print_log
 from mmseg.evaluation.metrics import IoUMetric
 
 from mtp.evaluation.coco_metric import coco_precision, mean_precision
 from mtp.evaluation.mask_overlaps import encode_masks
-from mtp.evaluation.rotated_metric import RotatedImage, mean_of_classes, rotated_ap
+from mtp.evaluation.rotated_metric import (
+    RotatedImage,
+    mean_angle_error,
+    mean_of_classes,
+    per_class,
+    rotated_ap,
+)
+from mtp.evaluation.tables import SHOWN_HEAD, SHOWN_SCORE, count_shown, log_figures
 from mtp.registry import METRICS
 from mtp.sample_fields import IGNORED, label_table
 
@@ -24,8 +31,8 @@ class TaskMetric(ABC):
     """Metric of one task: reduces each image, and computes figures from all reduced images.
 
     Attributes:
-        figures: names of the figures that :meth:`evaluate` returns, in the order of the table's
-            columns.
+        figures: names of the figures of a data set that :meth:`evaluate` returns, in the order of
+            the table's columns.
         averaged: names of those that enter the average over all tasks; they are in percent.
     """
 
@@ -42,8 +49,12 @@ class TaskMetric(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, images: list, num_classes: int) -> dict[str, float]:
-        """Return the figures of a data set, given its reduced images."""
+    def evaluate(self, images: list, num_classes: int) -> dict[str, Any]:
+        """Return the figures of a data set, given its reduced images.
+
+        A figure is a number, or a sequence of one number for each class in label order, perhaps
+        followed by one for the background. Counts of a class are integers: they are shown only.
+        """
 
 
 @METRICS.register_module()
@@ -55,7 +66,10 @@ class MultiTaskMetric(BaseMetric):
     - ``<data set>/instance/bbox_mAP`` and ``segm_mAP``: COCO AP over IoU 0.50:0.95, at most 100
       objects of a class per image (pycocotools' definition, computed by faster-coco-eval).
     - ``<data set>/rotated/mAP``: VOC07 11-point AP at rotated IoU 0.5, mean over the classes that
-      occur in the ground truth (mmrotate's definition for DOTA).
+      occur in the ground truth (mmrotate's definition for DOTA); ``mAP_75``: the same at IoU 0.75;
+      ``mean_angle_error``: mean of the boxes matched at IoU 0.5, degrees.
+    - ``<data set>/semantic/mIoU_without_background``: the mean IoU without the background.
+    - ``<data set>/<task>/<class>/<figure>``: figures of one class.
     - ``<data set>/<task>/<figure>``: figures of further tasks, in the units of their metrics.
     - ``average``: mean of mIoU, segm_mAP and rotated mAP over the data sets: nine numbers for
       three data sets.
@@ -108,25 +122,53 @@ class MultiTaskMetric(BaseMetric):
         grouped = defaultdict(list)
         for result in images.values():
             grouped[result['dataset']].append(result)
-        metrics = {}
+        metrics: dict[str, float] = {}
+        of_classes: dict[str, dict[str, Sequence]] = defaultdict(dict)
         for name, group in grouped.items():
             meta = self.dataset_meta['datasets'][name]
             for task in meta['tasks']:
                 figures = self.tasks[task].evaluate(
                     [result[task] for result in group], len(meta['classes'])
                 )
-                for key, value in figures.items():
-                    metrics[f'{name}/{task}/{key}'] = value
+                of_classes[name] |= {
+                    f'{task}\n{key}': values
+                    for key, values in figures.items()
+                    if isinstance(values, Sequence)
+                }
+                metrics |= _named(f'{name}/{task}', figures, (*meta['classes'], 'background'))
         averaged = columns(self.tasks, 'averaged')
         metrics['average'] = _mean(
             value for key, value in metrics.items() if key.endswith(averaged)
         )
-        print_log(
-            f'{len(images)} images evaluated, in percent:\n'
-            f'{_table(grouped, metrics, columns(self.tasks, "figures"), averaged)}',
-            'current',
+        for name in grouped:
+            _log_classes(name, self.dataset_meta['datasets'][name]['classes'], of_classes[name])
+        heads = columns(self.tasks, 'figures')
+        log_figures(
+            f'{len(images)} images evaluated, in percent and degrees:',
+            ('data set', *(head.replace('/', '\n') for head in heads)),
+            [(name, *(metrics.get(f'{name}/{head}') for head in heads)) for name in grouped],
+            {f'average of {", ".join(averaged)}': metrics['average']},
         )
         return metrics
+
+
+def _named(prefix: str, figures: dict[str, Any], classes: Sequence[str]) -> dict[str, float]:
+    """Return the figures of a data set and of its classes by their names in ``metrics.json``."""
+    named = {}
+    for key, value in figures.items():
+        if not isinstance(value, Sequence):
+            named[f'{prefix}/{key}'] = value
+        elif not all(isinstance(one, int) for one in value):
+            named |= {f'{prefix}/{name}/{key}': one for name, one in zip(classes, value)}
+    return named
+
+
+def _log_classes(dataset: str, classes: Sequence[str], found: dict[str, Sequence]) -> None:
+    """Log the figures of a data set's classes, if any metric gives them."""
+    if found:
+        names = [*classes, 'background'][: max(map(len, found.values()))]
+        rows = zip_longest(names, *found.values())
+        log_figures(f'{dataset}, in percent and degrees:', ('class', *found), rows)
 
 
 def columns(tasks: dict[str, TaskMetric], kind: str) -> tuple[str, ...]:
@@ -141,28 +183,11 @@ def _mean(values: Iterable[float]) -> float:
     return torch.tensor(list(values), dtype=torch.float64).nanmean().item()
 
 
-def _table(
-    names: Iterable[str],
-    metrics: dict[str, float],
-    figures: tuple[str, ...],
-    averaged: tuple[str, ...],
-) -> str:
-    lines = [('data set', *figures)]
-    for name in names:
-        values = (metrics.get(f'{name}/{column}') for column in figures)
-        lines.append((name, *('-' if value is None else f'{value:.2f}' for value in values)))
-    width = max(len(line[0]) for line in lines)
-    rows = [
-        f'{first:<{width}}' + ''.join(f'{cell:>19}' for cell in cells) for first, *cells in lines
-    ]
-    rows.append(f'average of {", ".join(averaged)}: {metrics["average"]:.2f}')
-    return '\n'.join(rows)
-
-
 class SemanticMetric(TaskMetric):
-    """Mean IoU over classes and background."""
+    """Mean IoU over classes and background; that without the background is not averaged."""
 
-    figures = averaged = ('mIoU',)
+    figures = ('mIoU', 'mIoU_without_background')
+    averaged = ('mIoU',)
 
     def reduce(self, sample: dict, num_classes: int) -> tuple[np.ndarray, ...]:
         """Count pixels per class and background: intersection, union, prediction, label."""
@@ -174,11 +199,17 @@ class SemanticMetric(TaskMetric):
         )
         return tuple(area.numpy() for area in areas)
 
-    def evaluate(self, images: list[tuple[np.ndarray, ...]], num_classes: int) -> dict[str, float]:
-        """Return mIoU."""
+    def evaluate(self, images: list[tuple[np.ndarray, ...]], num_classes: int) -> dict[str, Any]:
+        """Return the means, and the IoU of each class."""
         # counts in mmseg's float32 are inexact from 2^24 pixels on: sixteen images of 1024 x 1024
         areas = [torch.from_numpy(np.sum(kind, axis=0, dtype=np.float64)) for kind in zip(*images)]
-        return {'mIoU': 100 * _mean(IoUMetric.total_area_to_metrics(*areas, ['mIoU'])['IoU'])}
+        background, *ious = IoUMetric.total_area_to_metrics(*areas, ['mIoU'])['IoU'].tolist()
+        has_objects = bool(areas[3][1:].any())  # otherwise to find none seems perfect
+        return {
+            'mIoU': 100 * _mean([background, *ious]) if has_objects else float('nan'),
+            'mIoU_without_background': 100 * _mean(ious),
+            'IoU': [100 * iou for iou in (*ious, background)],
+        }
 
 
 class InstanceMetric(TaskMetric):
@@ -201,8 +232,8 @@ class InstanceMetric(TaskMetric):
         height, width = sample['ori_shape'][:2]
         return dict(image=dict(height=height, width=width), truth=truth, predicted=predicted)
 
-    def evaluate(self, images: list[dict], num_classes: int) -> dict[str, float]:
-        """Return the AP of boxes and that of masks."""
+    def evaluate(self, images: list[dict], num_classes: int) -> dict[str, Any]:
+        """Return the AP of boxes and that of masks, of all classes and of each."""
         truth = dict(
             images=[],
             annotations=[],
@@ -216,18 +247,26 @@ class InstanceMetric(TaskMetric):
                     dict(entry, id=len(truth['annotations']) + 1, image_id=number)
                 )
             predicted += [dict(entry, image_id=number) for entry in image['predicted']]
-        if not any(not entry['iscrowd'] for entry in truth['annotations']):
-            return dict.fromkeys(self.figures, float('nan'))
-        if not predicted:  # loadRes takes no empty list
-            return dict.fromkeys(self.figures, 0.0)
         coco = COCO(truth)
-        return {
-            f'{kind}_mAP': 100
-            * mean_precision(
-                coco_precision(coco, predicted, kind, [100], range(num_classes), sizes=False)
-            )
-            for kind in ('bbox', 'segm')
+        counts = Counter(e['category_id'] for e in truth['annotations'] if not e['iscrowd'])
+        shown = Counter(e['category_id'] for e in predicted if e['score'] >= SHOWN_SCORE)
+        figures: dict[str, Any] = {
+            'objects': [counts[label] for label in range(num_classes)],
+            SHOWN_HEAD: [shown[label] for label in range(num_classes)],
         }
+        for kind in ('bbox', 'segm'):
+            precision = coco_precision(
+                coco, predicted, kind, [100], range(num_classes), sizes=False
+            )
+            figures[f'{kind}_mAP'] = _percent(precision)
+            figures[f'{kind}_AP'] = [_percent(precision[:, :, k]) for k in range(num_classes)]
+        return figures
+
+
+def _percent(precision: np.ndarray) -> float:
+    """Return the mean of a part of :func:`coco_precision` in percent, nan without ground truth."""
+    mean = mean_precision(precision)
+    return 100 * mean if mean >= 0 else float('nan')
 
 
 def _true_objects(instances: dict, **common: int) -> list[dict]:
@@ -255,9 +294,10 @@ def _objects(instances: dict, masks: np.ndarray, extent: np.ndarray, **common: i
 
 
 class RotatedTaskMetric(TaskMetric):
-    """VOC07 AP of rotated boxes at IoU 0.5."""
+    """VOC07 AP of rotated boxes at IoU 0.5; that at 0.75 and the angle's error are not averaged."""
 
-    figures = averaged = ('mAP',)
+    figures = ('mAP', 'mAP_75', 'mean_angle_error')
+    averaged = ('mAP',)
 
     def reduce(self, sample: dict, num_classes: int) -> RotatedImage:
         """Keep predicted and ground-truth boxes."""
@@ -265,9 +305,20 @@ class RotatedTaskMetric(TaskMetric):
             sample['pred_rotated_instances'], sample['gt_rotated_instances']
         )
 
-    def evaluate(self, images: list[RotatedImage], num_classes: int) -> dict[str, float]:
-        """Return the mean AP over the classes that occur in the ground truth."""
-        return {'mAP': 100 * mean_of_classes(rotated_ap(images, num_classes), float('nan'))}
+    def evaluate(self, images: list[RotatedImage], num_classes: int) -> dict[str, Any]:
+        """Return the figures of the classes in the ground truth, and those of each."""
+        at_50, at_75 = (rotated_ap(images, num_classes, threshold) for threshold in (0.5, 0.75))
+        of_classes = per_class(at_50, at_75)
+        shown = count_shown((image.scores, image.labels) for image in images)
+        return {
+            'mAP': 100 * mean_of_classes(at_50, float('nan')),
+            'mAP_75': 100 * mean_of_classes(at_75, float('nan')),
+            'mean_angle_error': mean_angle_error(at_50),
+            SHOWN_HEAD: [shown[label] for label in range(num_classes)],
+            'AP50': [100 * value for value in of_classes['AP50']],
+            'AP75': [100 * value for value in of_classes['AP75']],
+            'angle_error': of_classes['angle_error'],
+        }
 
 
 TASKS = {'semantic': SemanticMetric(), 'instance': InstanceMetric(), 'rotated': RotatedTaskMetric()}

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from mmdet.evaluation.functional import average_precision
 from mmdet.structures.bbox import get_box_tensor
-from mmengine.logging import MMLogger
 from mmrotate.evaluation import DOTAMetric
-from mmrotate.evaluation.functional.mean_ap import print_map_summary
 
+from mtp.evaluation.tables import SHOWN_HEAD, count_shown, log_figures
 from mtp.ops import box_iou_rotated
 from mtp.registry import METRICS
 
+# A box whose sides differ by less than this share looks the same after a quarter turn.
+_SQUARE = 0.1
 # Pairs of boxes processed at once: some 200 MB of temporaries.
 _PAIRS_PER_CHUNK = 1 << 21
 
@@ -76,7 +77,8 @@ def rotated_ap(
 
     Returns:
         list: a dict for each class: ``num_gts``, ``num_dets``, ``recall`` and ``precision`` after
-        each prediction by falling score, and ``ap``, 0..1. Ignored objects are not counted.
+        each prediction by falling score, ``ap``, 0..1, and ``angle_errors`` of the true positives,
+        degrees. Ignored objects are not counted.
 
     Raises:
         ValueError: the threshold is 0 or less, so that disjoint boxes would match.
@@ -110,11 +112,18 @@ def rotated_ap(
     true_positive[first] = counted[first]
     false_positive = ~true_positive & (counted | ~fits)
 
+    errors = _angle_errors(
+        joined['boxes'][order[true_positive]], joined['true_boxes'][match[true_positive]]
+    )
     num_gts = np.bincount(true_labels[~ignored], minlength=num_classes)
     ends = np.bincount(labels, minlength=num_classes).cumsum()
+    matched = np.bincount(labels[order[true_positive]], minlength=num_classes).cumsum()
     results = []
-    for hits, misses, count in zip(
-        np.split(true_positive, ends[:-1]), np.split(false_positive, ends[:-1]), num_gts.tolist()
+    for hits, misses, count, of_class in zip(
+        np.split(true_positive, ends[:-1]),
+        np.split(false_positive, ends[:-1]),
+        num_gts.tolist(),
+        np.split(errors, matched[:-1]),
     ):
         # mmrotate's float32 matters where a recall is compared with 0.1, 0.2, ...
         hits, misses = (np.cumsum(part, dtype=np.float32) for part in (hits, misses))
@@ -127,6 +136,7 @@ def rotated_ap(
                 recall=recall,
                 precision=precision,
                 ap=average_precision(recall, precision, mode),
+                angle_errors=of_class,
             )
         )
     return results
@@ -136,6 +146,28 @@ def mean_of_classes(results: list[dict], default: float) -> float:
     """Return the mean AP, 0..1, of the classes in the ground truth, or ``default`` without any."""
     found = [result['ap'] for result in results if result['num_gts']]
     return np.mean(found).item() if found else default
+
+
+def mean_angle_error(results: list[dict]) -> float:
+    """Return the mean angle error of all true positives, degrees, or nan if there are none."""
+    errors = np.concatenate([result['angle_errors'] for result in results])
+    return errors.mean().item() if len(errors) else float('nan')
+
+
+def _angle_errors(boxes: np.ndarray, true_boxes: np.ndarray) -> np.ndarray:
+    """Return the angles between the long sides of pairs of boxes, 0 to 90 degrees ``(P,)``.
+
+    A true box that is nearly square has no long side: there the error is the angle between any two
+    sides, 0 to 45 degrees.
+    """
+    directions = [
+        part[:, 4] + np.where(part[:, 2] < part[:, 3], np.pi / 2, 0) for part in (boxes, true_boxes)
+    ]
+    width, height = true_boxes[:, 2], true_boxes[:, 3]
+    square = np.abs(width - height) < _SQUARE * np.maximum(width, height)
+    period = np.where(square, np.pi / 2, np.pi)
+    turn = (directions[0] - directions[1]) % period
+    return np.degrees(np.minimum(turn, period - turn))
 
 
 def _best_matches(
@@ -196,7 +228,9 @@ class RotatedMetric(DOTAMetric):
     """mmrotate's ``DOTAMetric`` in a fraction of the time and without a pool of processes.
 
     Keys and figures are the same (``dota/mAP``, ``dota/AP50``, ...), and so are merged patches and
-    files, except that json is only written if ``outfile_prefix`` is set.
+    files, except that json is only written if ``outfile_prefix`` is set. There are also
+    ``dota/AP75``, ``dota/angle_error`` (mean of the boxes matched at IoU 0.5, degrees), and all
+    three of each class, ``dota/<class>/AP50``; nan if a class has no objects or matches.
 
     Args:
         kwargs: arguments of mmrotate's, except ``scale_ranges`` (which it does not support either).
@@ -236,19 +270,52 @@ class RotatedMetric(DOTAMetric):
             )
 
     def compute_metrics(self, results: list[tuple[RotatedImage, dict]]) -> dict[str, float]:
-        """Compute the figures, 0..1, and print those of each class."""
+        """Compute the figures, 0..1 or degrees, and print them as a table."""
         if self.merge_patches or self.format_only:
             return super().compute_metrics(results)
         images, predictions = zip(*results)
         if self.outfile_prefix is not None:
             self.results2json(predictions, self.outfile_prefix)
-        logger = MMLogger.get_current_instance()
         classes = self.dataset_meta['classes']
-        metrics, means = {}, []
-        for threshold in self.iou_thrs:
-            of_classes = rotated_ap(images, len(classes), threshold, self.mode)
-            means.append(mean_of_classes(of_classes, default=0.0))
-            logger.info(f'\n{"-" * 15}iou_thr: {threshold}{"-" * 15}')
-            print_map_summary(means[-1], of_classes, classes, logger=logger)
-            metrics[f'AP{int(threshold * 100):02d}'] = round(means[-1], 3)
-        return {'mAP': sum(means) / len(means), **metrics}
+        found = {
+            threshold: rotated_ap(images, len(classes), threshold, self.mode)
+            for threshold in dict.fromkeys([*self.iou_thrs, 0.5, 0.75])
+        }
+        means = {threshold: mean_of_classes(part, default=0.0) for threshold, part in found.items()}
+        metrics = {'mAP': sum(means[key] for key in self.iou_thrs) / len(self.iou_thrs)}
+        metrics |= {f'AP{int(key * 100):02d}': round(mean, 3) for key, mean in means.items()}
+        metrics['angle_error'] = mean_angle_error(found[0.5])
+        of_classes = per_class(found[0.5], found[0.75])
+        at_50, at_75, error = of_classes.values()
+        shown = count_shown((image.scores, image.labels) for image in images)
+        log_figures(
+            f'{len(images)} images evaluated, in percent and degrees:',
+            ('class', 'objects', SHOWN_HEAD, 'AP50', 'AP75', 'angle error'),
+            [
+                (name, part['num_gts'], shown[k], 100 * at_50[k], 100 * at_75[k], error[k])
+                for k, (name, part) in enumerate(zip(classes, found[0.5]))
+            ],
+            {
+                f'{self.prefix}/{key}': value * (1 if key == 'angle_error' else 100)
+                for key, value in metrics.items()
+            },
+        )
+        return metrics | {
+            f'{name}/{key}': values[k]
+            for k, name in enumerate(classes)
+            for key, values in of_classes.items()
+        }
+
+
+def per_class(at_50: list[dict], at_75: list[dict]) -> dict[str, list[float]]:
+    """Return ``AP50``, ``AP75`` (0..1), ``angle_error`` (degrees) of each class, nan if undefined.
+
+    Args:
+        at_50: result of :func:`rotated_ap` at IoU 0.5.
+        at_75: the same at IoU 0.75.
+    """
+    return dict(
+        AP50=[mean_of_classes([result], float('nan')) for result in at_50],
+        AP75=[mean_of_classes([result], float('nan')) for result in at_75],
+        angle_error=[mean_angle_error([result]) for result in at_50],
+    )

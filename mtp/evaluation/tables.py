@@ -2,7 +2,9 @@
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from mmengine.logging import MMLogger
 from rich import box
@@ -11,8 +13,21 @@ from rich.table import Table
 
 # Score from which predicted objects are counted in tables and drawn in pictures, 0..1.
 SHOWN_SCORE = 0.3
+SHOWN_HEAD = f'predicted >= {SHOWN_SCORE}'  # head of a column of these counts
 
 Cell = float | int | str | None
+
+
+def count_shown(predictions: Iterable[tuple[Any, Any]]) -> Counter[int]:
+    """Count predicted objects of each class with a score of at least ``SHOWN_SCORE``.
+
+    Args:
+        predictions: scores ``(N,)``, 0..1, and labels ``(N,)`` of each image.
+    """
+    counts: Counter[int] = Counter()
+    for scores, labels in predictions:
+        counts.update(labels[scores >= SHOWN_SCORE].tolist())
+    return counts
 
 
 def log_figures(
@@ -37,7 +52,8 @@ def log_figures(
         table.add_row(*map(_text, row))
     text = io.StringIO()
     Console(file=text, width=1000, color_system=None, markup=False, emoji=False).print(table)
-    lines = [title, *(line.rstrip() for line in text.getvalue().splitlines())]
+    # plain ASCII, whatever the encoding of the console
+    lines = [title, *(line.rstrip() for line in text.getvalue().replace('─', '-').splitlines())]
     if summary:
         lines += ['  '.join(f'{name}: {_text(value)}' for name, value in summary.items())]
     # The mark tells the console that mmengine's line of the same figures is not needed.

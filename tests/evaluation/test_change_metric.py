@@ -59,14 +59,16 @@ def test_counts_beyond_float32_are_exact():
     assert evaluator.compute_metrics(evaluator.results)['accuracy'] < 100
 
 
-def test_undefined_scores_are_nan():
+def test_an_answer_without_change_is_not_perfect_where_nothing_has_changed(warnings):
     zeros = np.zeros((4, 4), int)
     evaluator = metric()
     evaluator.process({}, [sample('a', zeros, zeros)])
     scores = evaluator.evaluate(1)
-    assert scores['unchanged/F1'] == 100 and scores['mIoU'] == 100
-    assert np.isnan(scores['changed/F1']) and np.isnan(scores['changed/recall'])
-    evaluator.process({}, [sample('a', 1 - zeros, zeros)])
-    scores = evaluator.evaluate(1)
+    assert scores['unchanged/F1'] == 100 and scores['classes_without_labels'] == 1
+    assert all(np.isnan(scores[key]) for key in ('mIoU', 'changed/F1', 'changed/recall'))
+    assert 'labelled changed: ' in warnings.pop() and not warnings
+    evaluator.process({}, [sample('a', 1 - zeros, zeros), sample('b', zeros, zeros)])
+    scores = evaluator.evaluate(2)
     assert scores['changed/F1'] == scores['changed/recall'] == scores['changed/IoU'] == 0
-    assert np.isnan(scores['changed/precision'])
+    assert np.isnan(scores['changed/precision']) and scores['mIoU'] == 25
+    assert not warnings

@@ -21,12 +21,26 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mtp.evaluation import MultiTaskMetric
-from mtp.evaluation import multitask_metric as multitask
 from tests.distributed import run_processes
 
 TASKS = ('semantic', 'instance', 'rotated')
 SIZE = 64
 CLASSES = ('plane', 'ship', 'harbor')
+FIGURES = (
+    'semantic/mIoU',
+    'semantic/mIoU_without_background',
+    'instance/bbox_mAP',
+    'instance/segm_mAP',
+    'rotated/mAP',
+    'rotated/mAP_75',
+)
+OF_A_CLASS = (
+    'semantic/{}/IoU',
+    'instance/{}/bbox_AP',
+    'instance/{}/segm_AP',
+    'rotated/{}/AP50',
+    'rotated/{}/AP75',
+)
 
 
 def make_metric(**tasks):
@@ -111,22 +125,15 @@ def test_perfect_predictions_give_100_everywhere():
     metrics = evaluate(
         [make_sample(BOXES, LABELS, dataset=name) for name in ('sota', 'sior', 'fast')], metric
     )
-    assert metrics == pytest.approx(
-        dict.fromkeys(
-            [
-                f'{name}/{key}'
-                for name in ('sota', 'sior', 'fast')
-                for key in (
-                    'semantic/mIoU',
-                    'instance/bbox_mAP',
-                    'instance/segm_mAP',
-                    'rotated/mAP',
-                )
-            ]
-            + ['average'],
-            100,
-        )
-    )
+    assert metrics['average'] == 100
+    for name in ('sota', 'sior', 'fast'):
+        assert {metrics[f'{name}/{figure}'] for figure in FIGURES} == {100}
+        assert metrics[f'{name}/rotated/mean_angle_error'] == 0
+        for label, occurs in zip(CLASSES, (True, True, False)):
+            of_class = [metrics[f'{name}/{key}'.format(label)] for key in OF_A_CLASS]
+            assert of_class == [100] * 5 if occurs else all(map(math.isnan, of_class))
+        assert metrics[f'{name}/semantic/background/IoU'] == 100
+    assert not any('objects' in key or 'predicted' in key for key in metrics), 'for the table'
 
 
 def test_values_worked_out_by_hand():
@@ -153,7 +160,11 @@ def test_values_worked_out_by_hand():
         'sota/rotated/mAP': 600 / 11,
     }
     expected['average'] = (expected['sota/semantic/mIoU'] + 60 + 600 / 11) / 3
-    assert metrics == pytest.approx(expected)
+    expected['sota/semantic/mIoU_without_background'] = 100 * plane
+    expected['sota/semantic/plane/IoU'] = 100 * plane
+    expected['sota/rotated/ship/AP50'] = expected['sota/rotated/mAP_75'] = 600 / 11
+    expected['sota/rotated/mean_angle_error'] = 0
+    assert {key: metrics[key] for key in expected} == pytest.approx(expected)
 
 
 def test_equals_pycocotools_and_mmrotate(monkeypatch):
@@ -241,11 +252,10 @@ def test_task_without_labels_is_left_out():
         ],
         metric,
     )
-    assert set(metrics) == {
-        'sota/semantic/mIoU',
-        'sota/rotated/mAP',
-        'sior/instance/bbox_mAP',
-        'sior/instance/segm_mAP',
+    assert {'/'.join(key.split('/')[:2]) for key in metrics} == {
+        'sota/semantic',
+        'sota/rotated',
+        'sior/instance',
         'average',
     }
     with pytest.raises(ValueError, match="labels for the task 'instance', but the model"):
@@ -270,7 +280,7 @@ def test_without_predictions_or_without_objects():
         with_alarm.get(field).scores += 0.1
     alone = evaluate([with_alarm])
     assert math.isnan(alone['sota/instance/segm_mAP']) and math.isnan(alone['sota/rotated/mAP'])
-    assert alone['average'] == pytest.approx(100)
+    assert math.isnan(alone['sota/semantic/mIoU']) and math.isnan(alone['average'])
     full = make_sample(BOXES, LABELS)
     assert evaluate([full, empty])['average'] == pytest.approx(100)
     both = evaluate([full, with_alarm])
@@ -312,13 +322,17 @@ def test_an_image_counts_once_and_ids_belong_to_their_data_set():
     assert metrics['sota/rotated/mAP'] == once['sota/rotated/mAP'] != metrics['sior/rotated/mAP']
 
 
-def test_prints_one_table(monkeypatch):
-    printed = []
-    monkeypatch.setattr(multitask, 'print_log', lambda text, logger: printed.append(text))
+def test_prints_a_table_of_each_data_set_and_one_of_all(tables):
     metric = make_metric(sota=TASKS, sior=('semantic',))
     evaluate(
         [make_sample(BOXES, LABELS), make_sample(BOXES, LABELS, 0, 'sior', ('semantic',))], metric
     )
-    rows = [line.split() for line in ''.join(printed).splitlines()]
-    assert rows[2:4] == [['sota', *['100.00'] * 4], ['sior', '100.00', '-', '-', '-']]
-    assert rows[4][0] == 'average' and rows[4][-1] == '100.00' and len(rows) == 5
+    sota, sior, of_all = ([line.split() for line in text.splitlines()] for text in tables)
+    assert sota[4] == ['plane', '100.00', '1', '1', *['100.00'] * 2, '1', *['100.00'] * 2, '0.00']
+    assert sota[6] == ['harbor', '-', '0', '0', '-', '-', '0', '-', '-', '-']
+    assert sota[7][:2] == sior[7] == ['background', '100.00']
+    assert of_all[4:6] == [
+        ['sota', *['100.00'] * 6, '0.00'],
+        ['sior', '100.00', '100.00', *['-'] * 5],
+    ]
+    assert of_all[6][0] == 'average' and of_all[6][-1] == '100.00' and len(of_all) == 7

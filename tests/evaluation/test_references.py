@@ -1,5 +1,6 @@
 """The metrics of the finetuning configs equal reference implementations, on random predictions."""
 
+import math
 from itertools import starmap
 from types import SimpleNamespace
 
@@ -180,17 +181,22 @@ def test_coco_ap():
     evaluation.accumulate()
     evaluation.summarize()
     assert 0.02 < evaluation.stats[0] < 0.9 and evaluation.stats[5] == -1
-    assert found == {
+    assert {key: value for key, value in found.items() if key.count('/') == 1} == {
         f'coco/bbox_mAP{part}': pytest.approx(expected, abs=1e-7)
         for part, expected in zip(('', '_50', '_75', '_s', '_m', '_l'), evaluation.stats)
     }
 
+    of_classes = evaluation.eval['precision'][..., 0, -1]  # (IoU, recall, class)
+    for label, name in enumerate(CLASSES['dior'][:3]):
+        assert found[f'coco/{name}/AP'] == pytest.approx(of_classes[:, :, label].mean())
+        assert found[f'coco/{name}/AP50'] == pytest.approx(of_classes[0, :, label].mean())
+
     nothing = dict(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long())
     metric.process({}, [dict(samples[0], pred_instances=nothing)])
-    assert metric.evaluate(1) == {
-        f'coco/bbox_mAP{part}': value
-        for part, value in zip(('', '_50', '_75', '_s', '_m', '_l'), (0, 0, 0, 0, -1, -1))
-    }
+    none = metric.evaluate(1)
+    assert none.keys() == found.keys()
+    assert none['coco/bbox_mAP'] == none[f'coco/{CLASSES["dior"][0]}/AP50'] == 0
+    assert none['coco/bbox_mAP_l'] == -1 and math.isnan(none[f'coco/{CLASSES["dior"][3]}/AP'])
 
 
 @pytest.mark.parametrize('mode', ['11points', 'area'])

@@ -102,7 +102,7 @@ def test_equals_mmrotate(kind, mode):
         found = rotated_ap(images, len(CLASSES), threshold, mode)
         assert 0.02 < max(one['ap'] for one in expected) < 1
         for ours, theirs in zip(found, expected, strict=True):
-            assert set(ours) == set(theirs)
+            assert set(ours) == {*theirs, 'angle_errors'}
             for key, value in theirs.items():
                 np.testing.assert_allclose(ours[key], value, rtol=0, atol=1e-7, err_msg=key)
 
@@ -163,8 +163,53 @@ def test_metric_gives_mmrotates_figures():
     images = images_of('ignored', np.random.default_rng(1))
     for options in (dict(), dict(eval_mode='area', iou_thrs=[0.5, 0.75])):
         expected = evaluated(DOTAMetric, images, **options)
-        assert evaluated(RotatedMetric, images, **options) == pytest.approx(expected, abs=1e-7)
+        found = evaluated(RotatedMetric, images, **options)
+        assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-7)
         assert 0.02 < expected['dota/mAP'] < 0.98
+
+
+def turned(degrees, size):
+    """A box of class 0, and one turned by an angle as the only prediction."""
+    box = np.array([[50, 50, *size, 0.2]], np.float32)
+    found = box + np.array([[0, 0, 0, 0, np.radians(degrees)]], np.float32)
+    one, zero = np.ones(1, np.float32), np.zeros(1, int)
+    return [RotatedImage(found, one, zero, box, zero, np.zeros(1, bool))]
+
+
+@pytest.mark.parametrize(
+    ('degrees', 'size', 'expected'),
+    [
+        (4, (40, 12), 4),
+        (-176, (40, 12), 4),  # the same box, turned by half a circle
+        (86, (30, 29), 4),  # a square looks the same after a quarter
+        (4, (12, 40), 4),
+    ],
+)
+def test_angle_error_knows_which_turns_change_nothing(degrees, size, expected):
+    metrics = evaluated(RotatedMetric, turned(degrees, size))
+    assert metrics['dota/angle_error'] == pytest.approx(expected, abs=1e-4)
+    assert metrics[f'dota/{CLASSES[0]}/angle_error'] == metrics['dota/angle_error']
+
+
+def test_sides_that_are_exchanged_are_the_same_box():
+    (image,) = turned(90 - 4, (40, 12))
+    image.boxes[:, 2:4] = image.boxes[:, 3:1:-1]
+    assert evaluated(RotatedMetric, [image])['dota/angle_error'] == pytest.approx(4, abs=1e-4)
+
+
+def test_stricter_threshold_and_nothing_found():
+    image = images_of('plain', np.random.default_rng(3))
+    metrics = evaluated(RotatedMetric, image)
+    stricter = evaluated(RotatedMetric, image, iou_thrs=[0.75])
+    assert (
+        metrics['dota/AP75']
+        == stricter['dota/AP75']
+        == pytest.approx(stricter['dota/mAP'], abs=1e-3)
+    )
+    assert metrics['dota/AP75'] < metrics['dota/AP50'] == stricter['dota/AP50']
+    none = evaluated(RotatedMetric, [random_image(np.random.default_rng(0), 3, 0)])
+    assert none.keys() == metrics.keys() and none['dota/mAP'] == none['dota/AP75'] == 0
+    assert np.isnan(none['dota/angle_error'])
 
 
 def test_metric_merges_and_writes_as_mmrotates_does(tmp_path):

@@ -15,7 +15,7 @@ def metric():
     return result
 
 
-def test_iou_of_each_class_and_their_mean():
+def test_iou_of_each_class_and_their_mean(warnings):
     rng = np.random.default_rng(0)
     evaluator = metric()
     images = [
@@ -44,6 +44,8 @@ def test_iou_of_each_class_and_their_mean():
         assert scores[f'{name}/IoU'] == pytest.approx(iou)
     assert np.isnan(scores['water/IoU'])  # it does not occur
     assert scores['mIoU'] == pytest.approx(np.mean(ious), abs=0.005)  # mmseg rounds
+    assert scores['mIoU_without_background'] == pytest.approx(np.mean(ious[1:]))
+    assert 'labelled water: ' in warnings.pop() and not warnings
 
 
 def test_counts_beyond_float32_are_exact():
@@ -53,3 +55,14 @@ def test_counts_beyond_float32_are_exact():
     assert evaluator.compute_metrics(evaluator.results)['background/IoU'] == pytest.approx(
         100 * (2**24 + 2) / (2**25 + 2), rel=1e-12
     )
+
+
+def test_all_background_is_seen():
+    evaluator = metric()
+    pixels = torch.tensor([90.0, 10.0, 0.0, 0.0])
+    found = torch.tensor([100.0, 0.0, 0.0, 0.0])
+    hit = torch.minimum(pixels, found)
+    evaluator.results = [(hit, pixels + found - hit, found, pixels)]
+    scores = evaluator.compute_metrics(evaluator.results)
+    assert scores['mIoU'] == 45 and scores['mIoU_without_background'] == 0
+    assert scores['classes_without_labels'] == 2

@@ -61,8 +61,9 @@ def history(runner, name):
 def table_of_metrics(runner):
     text = next(Path(runner.log_dir).glob('*.log')).read_text()
     lines = text[text.rindex('images evaluated, in percent') :].splitlines()
-    _, _, *figures = lines[1].split()  # after 'data set'
-    return {name: dict(zip(figures, cells)) for name, *cells in map(str.split, lines[2:5])}
+    tasks, (_, _, *figures) = lines[1].split(), lines[2].split()  # after 'data set'
+    figures = [f'{task}/{figure}' for task, figure in zip(tasks, figures)]
+    return {name: dict(zip(figures, cells)) for name, *cells in map(str.split, lines[4:7])}
 
 
 def make_dataset(data, tmp_path):
