@@ -1,6 +1,7 @@
-"""Recipes of the five tasks, as docs/finetuning.md writes them, on other than 8-bit RGB."""
+"""Recipes of the five tasks, as the documentation writes them, on other than 8-bit RGB."""
 
 import copy
+import re
 import shutil
 from pathlib import Path
 
@@ -19,10 +20,16 @@ from mtp.data.band_transforms import MOVING, BandErasing, BandRandAugment
 from mtp.recipes import multispectral
 from mtp.recipes.shrink import shrink
 from mtp.recipes.table import nodes
+from mtp.visualization.browse import browse
 from tests.conftest import REPO
 from tests.test_finetuning_docs import SNIPPETS, TASKS, make
 
 pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
+DOCUMENTED = re.search(
+    r'```python\n(from mtp.data import LoadBands\n.+?)```',
+    (REPO / 'docs' / 'bands.md').read_text(),
+    re.DOTALL,
+)[1]
 LEFT_OUT = {
     'classification': 'operations of RandAugment',
     'segmentation': 'PhotoMetricDistortion',
@@ -30,11 +37,11 @@ LEFT_OUT = {
 }
 
 
-def config(task: str, root: Path) -> Config:
+def config(task: str, root: Path, more: str = '') -> Config:
     shutil.copytree(REPO / 'configs' / '_base_', root / 'configs' / '_base_', dirs_exist_ok=True)
     path = root / 'configs' / 'finetune' / task / 'mine' / 'vit_b_rvsa.py'
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(SNIPPETS[task])
+    path.write_text(SNIPPETS[task] + more)
     cfg = Config.fromfile(path)
     shrink(cfg, SIDES[cfg.default_scope])
     return cfg
@@ -83,16 +90,21 @@ def step(cfg: Config) -> dict[str, float]:
 def test_five_bands_of_16_bits_train(task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data(task, tmp_path, 13, 'uint16')
-    cfg = config(task, tmp_path)
-    original = copy.deepcopy(cfg)
-    use_bands(cfg, [5, 1, 2, 3, 4], dtype='uint16')
-    cfg.model.backbone.in_chans = 5
-    cfg.model.data_preprocessor.update(mean=[1500.0] * 5, std=[866.0] * 5)
+    documented = DOCUMENTED
+    if task == 'change_detection':
+        documented = DOCUMENTED.replace('import ', 'import LoadPair, ').replace(
+            '= _load\n', '= dict(type=LoadPair, image=_load)\n'
+        )
+    original = config(task, tmp_path)
+    cfg = config(task, tmp_path, documented)
     notes = multispectral.adapt(cfg)
+    assert cfg.default_hooks.visualization.bands == [4, 3, 2]
     assert LEFT_OUT.get(task, '') in ''.join(notes) and bool(notes) == (task in LEFT_OUT)
     cfg.dump(tmp_path / 'dumped.py')  # the same again, as resumed
     again = Config.fromfile(tmp_path / 'dumped.py')
     assert not multispectral.adapt(again)
+    if task in ('segmentation', 'change_detection'):  # one and two dates of 16 bits
+        assert browse(again, num=1).std() > 10
     losses = step(again)
     assert losses and all(np.isfinite(value) for value in losses.values())
     for bands, loader in ((1, 'train'), (4, 'train'), (13, 'train'), (13, 'test')):

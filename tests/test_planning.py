@@ -7,8 +7,8 @@ from mtp.recipes.planning import MAX_UPDATES, MEMORY, MIN_UPDATES, Facts, plan
 # facts -> side, batch, images at once, epochs
 CASES = [
     (Facts('rotated_detection', 12_000, 1024, 'vit_b_rvsa', memory=80), (1024, 4, None, 12)),
-    (Facts('rotated_detection', 24, 600, 'vit_b_rvsa'), (608, 4, None, 167)),
-    (Facts('horizontal_detection', 30, 1100, 'vit_tiny_rvsa'), (800, 4, None, 125)),
+    (Facts('rotated_detection', 24, 600, 'vit_b_rvsa'), (448, 4, None, 167)),
+    (Facts('horizontal_detection', 30, 1100, 'vit_tiny_rvsa'), (448, 4, None, 125)),
     (Facts('horizontal_detection', 30, 300, 'vit_tiny_rvsa', False), (320, 4, None, 250)),
     (Facts('horizontal_detection', 3, 100, 'vit_b'), (224, 1, None, 334)),
     (Facts('horizontal_detection', 1, 100, 'vit_b', processes=2), (224, 2, None, 1000)),

@@ -135,6 +135,38 @@ class Stretch:
         return np.nan_to_num(scaled.clip(0, 255)).round().astype(np.uint8)
 
 
+def read_picture(path: str | Path, bands: Sequence[int]) -> np.ndarray:
+    """Read bands for a picture, uint8 ``(H, W, 3)``; see :func:`as_picture`.
+
+    Args:
+        path: path of the image.
+        bands: indices of the bands, from 1 on, shown as red, green and blue.
+
+    Raises:
+        UnusableFileError: as in :func:`read_bands`.
+    """
+    raster = read_bands(path, bands)
+    return as_picture(raster.pixels, raster.missing)
+
+
+def as_picture(pixels: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
+    """Show bands as red, green and blue: uint8 ``(H, W, 3)``.
+
+    The first three are shown, of one or two the first in grey. 8 bits are shown as they are, others
+    stretched between the percentiles 2 and 98 of each band.
+
+    Args:
+        pixels: bands ``(H, W, N)`` of any type.
+        missing: pixels without data, bool ``(H, W, N)``; None if there are none.
+    """
+    chosen = [0, 1, 2] if pixels.shape[2] > 2 else [0, 0, 0]
+    raster = Raster(pixels[..., chosen], None if missing is None else missing[..., chosen])
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(raster.pixels)
+    limits = (np.percentile(v, (2, 98)) if v.size else (0, 1) for v in _with_data(raster))
+    return Stretch(tuple((float(low), float(high)) for low, high in limits)).apply(raster.pixels)
+
+
 def parse_rule(rule: str) -> tuple[float, float, bool]:
     """Return the two numbers of a rule of ``--stretch``, and whether they are percentiles.
 

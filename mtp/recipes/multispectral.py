@@ -25,7 +25,7 @@ def adapt(cfg: Config) -> list[str]:
 
     For other than three bands of 8 bits, colour augmentations are left out, and transforms of
     mmpretrain that take RGB alone are replaced. :class:`mtp.data.LoadBands` fills pixels without
-    data with the mean of ``model.data_preprocessor``.
+    data with the mean of ``model.data_preprocessor``; pictures show its first three bands.
 
     Args:
         cfg: config of any task, changed in place.
@@ -56,6 +56,9 @@ def adapt(cfg: Config) -> list[str]:
     for load in chosen:
         if load.get('mean') is None:
             load['mean'] = mean
+    hook = cfg.get('default_hooks', {}).get('visualization', {})
+    if _name(hook) == 'DrawPredictionsHook' and hook.get('bands') is None:
+        hook['bands'] = list(chosen[-1]['bands'])[:RGB]  # of the test, the last of the loaders
     if bands == RGB and eight_bits:
         return []
     fill = (mean[::-1], std[::-1]) if bands == RGB else (mean, std)

@@ -23,7 +23,7 @@ MIN_UPDATES, MIN_UPDATES_UNTRAINED, MAX_UPDATES = 1_000, 2_000, 80_000
 MIN_STEPS = 4  # steps of an epoch: below that a batch is a large part of the data
 VALIDATIONS = 10
 SIDE_STEP = 32  # sides are multiples of it, which all encoders divide
-MIN_SIDE = 224
+MIN_SIDE, MAX_SIDE_ON_CPU = 224, 448
 # Encoder -> GiB that a step keeps for an image of 448 x 448 pixels and its decoders, and GiB of
 # weights, gradients and optimiser: 16 bytes a parameter. Those of ViT-B and ViT-L with RVSA were
 # measured on an H200 without recomputation; the others are estimates from width and depth.
@@ -137,6 +137,8 @@ def _side(facts: Facts, usual: int) -> tuple[int, str]:
     if facts.task == 'classification':
         return usual, 'as in the recipe; images are resized'
     fitting = max(MIN_SIDE, math.ceil(facts.side / SIDE_STEP) * SIDE_STEP)
+    if facts.memory is None and min(fitting, usual) > MAX_SIDE_ON_CPU:
+        return MAX_SIDE_ON_CPU, f'a CPU takes long for {min(fitting, usual)}, as on a GPU'
     if fitting < usual:
         return fitting, f'the images have {facts.side} pixels'
     return usual, 'as in the recipe'

@@ -9,7 +9,7 @@ import rasterio
 
 from mtp.data import LoadBands, LoadImage
 from mtp.data.band_transforms import resize_bands
-from mtp.data.bands import Stretch, measure, read_bands, stored_type
+from mtp.data.bands import Stretch, as_picture, measure, read_bands, read_picture, stored_type
 from mtp.data.readers.labelled import LoadClassMap
 from mtp.data.readers.pairs import LoadChange, LoadPair, SwapDates
 
@@ -139,6 +139,19 @@ def test_stretch_is_linear_per_band_and_scene(tmp_path):
     for rule in ('3000', '5,1', 'p2,98', 'p2,p101', '0,inf'):
         with pytest.raises(ValueError, match='give MIN,MAX'):
             LoadBands(bands=[1], stretch=rule)
+
+
+def test_pictures_show_three_bands(tmp_path):
+    pixels = noise('uint16', bands=4, high=3000) + 1
+    pixels[0] = 0
+    picture = read_picture(write(tmp_path / 'a.tif', pixels, nodata=0), [4, 2, 1])
+    values = pixels[1:, :, 1]
+    low, high = np.percentile(values, (2, 98))
+    expected = ((values - low) / (high - low) * 255).clip(0, 255).round()
+    np.testing.assert_array_equal(picture[1:, :, 1], expected)
+    grey = read_picture(write(tmp_path / 'b.tif', noise(bands=2)), [2, 1])
+    np.testing.assert_array_equal(grey, noise(bands=2)[..., [1, 1, 1]])
+    assert not as_picture(np.zeros((2, 2, 1)), np.ones((2, 2, 1), bool)).any()
 
 
 def test_measured_over_all_pixels_with_data(tmp_path, monkeypatch):

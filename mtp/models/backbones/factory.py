@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mtp.models.backbones.internimage import InternImage
 from mtp.models.backbones.vit_rvsa import ViTRVSA
 from mtp.models.weights.loading import load_backbone_checkpoint
-from mtp.models.weights.released import checkpoint_path
+from mtp.models.weights.released import find_released
 from mtp.spelling import suggest
 
 
@@ -146,9 +146,9 @@ def build_backbone(
     if 'img_size' in arguments:
         config['img_size'] = img_size
     if 'checkpoint' in (overrides.get('init_cfg') or {}):
-        path = checkpoint_path(name, overrides['init_cfg']['checkpoint'])
+        path = find_released(name, overrides['init_cfg']['checkpoint'])
         overrides['init_cfg'] = {**overrides['init_cfg'], 'checkpoint': str(path)}
     backbone = backbone_class(**{**config, **overrides})
     if pretrained is not None:
-        load_backbone_checkpoint(backbone, checkpoint_path(name, pretrained))
+        load_backbone_checkpoint(backbone, find_released(name, pretrained))
     return backbone
