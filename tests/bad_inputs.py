@@ -314,6 +314,7 @@ def corner_xml(corner: str) -> str:
 def tiles(line: str) -> Provoke:
     def read(path: Path) -> None:
         root = path.parent
+        (root / 'a.png').write_bytes(png(64, 64))
         DOTATiles('dota_v1', data_root=str(root), ann_file='.', data_prefix=dict(img_path='.'))
 
     return file_of(f'1 1 9 1 9 9 1 9 plane 0\n{line}\n'.encode(), read, 'a.txt')

@@ -33,13 +33,26 @@ def find_unusable(
     corners = np.asarray(corners, np.float64).reshape(-1, 4, 2)
     low, high = corners.min(1), corners.max(1)
     if rotated:
-        flat = np.array([_shorter_side(box) for box in corners]) < MIN_ROTATED_SIDE
+        flat = ~_surely_wide(corners)  # a rectangle around each would take long for millions
+        flat[flat] = np.array([_shorter_side(box) for box in corners[flat]]) < MIN_ROTATED_SIDE
     else:
         flat = ((high - low) < MIN_SIDE - _ROUNDING).any(1)
     outside = np.zeros(len(corners), bool)
     if size is not None:
         outside = (high <= 0).any(1) | (low >= np.array(size[::-1])).any(1)
     return [NO_AREA if f else OUTSIDE if o else None for f, o in zip(flat, outside)]
+
+
+def _surely_wide(corners: np.ndarray) -> np.ndarray:
+    """Return whether boxes have an area for sure, bool ``(N,)``.
+
+    The area of four corners is at most that of the rectangle around them, whose longer side is at
+    most the diagonal of their extent.
+    """
+    x, y = np.moveaxis(corners - corners[:, :1], -1, 0)
+    area = np.abs((x * np.roll(y, -1, 1) - y * np.roll(x, -1, 1)).sum(1)) / 2
+    diagonal = np.hypot(*np.moveaxis(np.ptp(corners, axis=1), -1, 0))
+    return area > 2 * MIN_ROTATED_SIDE * diagonal
 
 
 def _shorter_side(corners: np.ndarray) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from kornia_rs import io as kornia
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from mtp.data.values import check_pixels
 from mtp.files import UnusableFileError
@@ -32,7 +32,10 @@ _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # start of a frame, wh
 _JPEG_ALONE = {0x01, *range(0xD0, 0xDA)}  # markers without a length
 _TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_TIFF_BITS, _TIFF_COLOURS, _TIFF_SAMPLES, _TIFF_EXTRA = 258, 262, 277, 338
+_TIFF_CONVERTED = (3, 5, 6)  # a palette, CMYK and YCbCr become three colours
 _GREY, _RGB = 0, 2  # colour types of PNG
+_PNG_BANDS = {0: 1, 4: 1}  # colour types of PNG that are grey
 _ORIENTATION = 0x0112  # tag of EXIF
 _NODATA = 42113  # tag of GeoTIFF, by GDAL
 
@@ -40,18 +43,19 @@ _NODATA = 42113  # tag of GeoTIFF, by GDAL
 def read_image(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read an image as training sees it: uint8 ``(H, W, 3)``, RGB, rotated by its EXIF orientation.
 
-    The pixels equal OpenCV's; grey, 16-bit and palette images are converted as OpenCV does.
+    The pixels equal OpenCV's; grey and palette images are converted as OpenCV does.
 
     Args:
         path: path of the file.
         size: height and width in pixels that its labels are for; None if they are unknown.
 
     Raises:
-        UnusableFileError: the file is missing, damaged, not an image or too large.
+        UnusableFileError: the file is missing, damaged, not an image, too large, or has other bands
+            than grey or three colours of 8 bits.
     """
     with naming_faults(path):
         data = Path(path).read_bytes()
-        check_header(path, BytesIO(data), size)
+        check_image(path, BytesIO(data), size)
         if _is_png(data, _RGB):
             return kornia.decode_image_png_u8(data, _png_size(data), 'rgb')
         if data.startswith(_JPEG) and b'Exif' not in data[:4096]:
@@ -221,7 +225,9 @@ def check_file(path: str | Path, size: tuple[int, int] | None = None) -> None:
         check_header(path, file, size)
 
 
-def check_header(path: str | Path, file: BinaryIO, size: tuple[int, int] | None = None) -> None:
+def check_header(
+    path: str | Path, file: BinaryIO, size: tuple[int, int] | None = None
+) -> 'Header | None':
     """Refuse an image that is too large, by its header alone: decoding it could take all memory.
 
     Args:
@@ -229,13 +235,17 @@ def check_header(path: str | Path, file: BinaryIO, size: tuple[int, int] | None 
         file: content of the image, from its beginning.
         size: height and width in pixels that its labels are for; None if they are unknown.
 
+    Returns:
+        Its header; None if it is of an unknown kind.
+
     Raises:
         UnusableFileError: it is larger than any image of the data sets, or more than
             ``MAX_GROWTH`` times as large as its labels say.
     """
-    found = header_size(file)
-    if found is not None:  # else its decoder says what it is
-        check_extent(path, found, size)
+    header = read_header(file)
+    if header is not None:  # else its decoder says what it is
+        check_extent(path, header.size, size)
+    return header
 
 
 def check_extent(path: str | Path, found: tuple[int, int], size: tuple[int, int] | None) -> None:
@@ -252,6 +262,33 @@ def check_extent(path: str | Path, found: tuple[int, int], size: tuple[int, int]
         raise UnusableFileError(
             f'{path} has (height, width) {found}, but its labels are for {size}: restore the '
             'file, or make the labels again from this image'
+        )
+
+
+def check_image(path: str | Path, file: BinaryIO, size: tuple[int, int] | None = None) -> None:
+    """Refuse, by its header alone, what OpenCV would cut to three bands of 8 bits.
+
+    Args:
+        path: path of the image, for the message.
+        file: content of the image, from its beginning.
+        size: height and width in pixels that its labels are for; None if they are unknown.
+
+    Raises:
+        UnusableFileError: as in :func:`check_header`, or it has more than 8 bits a band, or other
+            bands than grey or three colours; a band marked as alpha does not count.
+    """
+    header = check_header(path, file, size)
+    if header is None:
+        return
+    if header.bits > 8:
+        raise UnusableFileError(
+            f'{path} has {header.bits} bits a band, and would be cut to 8: convert it to 8 bits '
+            '(gdal_translate -ot Byte -scale), or load its values by mtp.data.LoadBands'
+        )
+    if header.bands not in (1, 3):
+        raise UnusableFileError(
+            f'{path} has {header.bands} bands, none of them marked as alpha, and would be cut to '
+            '3: keep three (gdal_translate -b 1 -b 2 -b 3), or load the bands by mtp.data.LoadBands'
         )
 
 
@@ -290,19 +327,40 @@ def _nodata(image: Image.Image) -> float | None:
         return None
 
 
-def header_size(file: BinaryIO) -> tuple[int, int] | None:
-    """Read height and width from the header of an image; None if it is of an unknown kind."""
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image says.
+
+    Attributes:
+        size: height and width in pixels.
+        bits: bits of a band.
+        bands: number of bands, without one that is marked as alpha; those of a palette's colours.
+    """
+
+    size: tuple[int, int]
+    bits: int = 8
+    bands: int = 3
+
+
+def read_header(file: BinaryIO) -> Header | None:
+    """Read the header of an image; None if it is of an unknown kind."""
     start = file.read(26)
     file.seek(0)
     if start.startswith(_PNG):
-        return _png_size(start) if len(start) == 26 else None
+        if len(start) < 26:
+            return None
+        return Header(_png_size(start), bits=start[24], bands=_PNG_BANDS.get(start[25], 3))
     if start.startswith(_JPEG):
-        return _jpeg_size(file)
+        size = _jpeg_size(file)
+        return None if size is None else Header(size)
     try:
         with _of_any_size(), Image.open(file) as image:
-            return image.height, image.width
+            size = image.height, image.width
+            if isinstance(image, TiffImageFile):
+                return _tiff_header(image.tag_v2, size)
+            return Header(size, bits=16 if image.mode.startswith(('I', 'F')) else 8)
     except Exception:  # Pillow does not read all kinds of TIFF
-        return _tiff_size(file, start)
+        return _tiff_directory(file, start)
 
 
 def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
@@ -322,8 +380,8 @@ def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
             file.seek(int.from_bytes(file.read(2), 'big') - 2, os.SEEK_CUR)
 
 
-def _tiff_size(file: BinaryIO, start: bytes) -> tuple[int, int] | None:
-    """Read the size from the first directory of a TIFF."""
+def _tiff_directory(file: BinaryIO, start: bytes) -> Header | None:
+    """Read the header from the first directory of a TIFF."""
     if start[:4] not in _TIFF:
         return None
     header = start[: 16 if start[2] == 43 or start[3] == 43 else 8]
@@ -331,9 +389,19 @@ def _tiff_size(file: BinaryIO, start: bytes) -> tuple[int, int] | None:
         directory = ImageFileDirectory_v2(header)
         file.seek(directory.next)
         directory.load(file)
-        return int(directory[_TIFF_HEIGHT]), int(directory[_TIFF_WIDTH])
+        size = int(directory[_TIFF_HEIGHT]), int(directory[_TIFF_WIDTH])
+        return _tiff_header(directory, size)
     except Exception:  # damaged: OpenCV refuses it, and has a limit of its own
         return None
+
+
+def _tiff_header(tags: ImageFileDirectory_v2, size: tuple[int, int]) -> Header:
+    bands, extra = tags.get(_TIFF_SAMPLES, 1), tags.get(_TIFF_EXTRA, ())
+    if tags.get(_TIFF_COLOURS) in _TIFF_CONVERTED:
+        bands = 3
+    elif {1, 2} & set(extra):
+        bands -= 1  # alpha
+    return Header(size, max(tags.get(_TIFF_BITS, (1,))), bands)
 
 
 def read_orientation(path: Path) -> int:
@@ -342,6 +410,10 @@ def read_orientation(path: Path) -> int:
     From 5 on, height and width are swapped.
     """
     try:
+        with open(path, 'rb') as file:
+            start = file.read(4096)
+        if start.startswith((_PNG, _JPEG)) and not (b'Exif' in start or b'eXIf' in start):
+            return 1  # without a decoder: this is asked for each sample
         with _of_any_size(), Image.open(path) as image:
             orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a TIFF of a kind that Pillow does not read, or damaged EXIF data
@@ -387,12 +459,10 @@ def read_turned_size(path: Path) -> tuple[int, int] | None:
         UnusableFileError: it is larger than any image of the data sets.
     """
     with open(path, 'rb') as file:
-        size = header_size(file)
-    if size is not None:
-        check_pixels(*size, path)
-        if read_orientation(path) > 4:
-            size = size[::-1]
-    return size
+        header = check_header(path, file)
+    if header is None:
+        return None
+    return header.size[::-1] if read_orientation(path) > 4 else header.size
 
 
 def check_unturned(path: Path) -> None:

@@ -113,6 +113,16 @@ def read_description(path: Path) -> Description:
     )
 
 
+def read_names(path: Path) -> tuple[str, ...]:
+    """Return the class names in a ``data.yaml``, by label; empty if it has none.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        UnusableFileError: it is no yaml, or ``names`` is of another kind.
+    """
+    return _names(path, _read_yaml(path).get('names', ()))
+
+
 def write_description(path: Path, content: Mapping[str, Any]) -> None:
     """Write a ``data.yaml`` with keys of :data:`KEYS`, atomically."""
     assert set(content) <= set(KEYS)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from mtp.data.class_names import ClassNames
-from mtp.data.decoding import MAP_KINDS, header_size, read_map_values
+from mtp.data.decoding import MAP_KINDS, read_header, read_map_values
 from mtp.data.image_files import find_images
 from mtp.data.index import Column, Entry, cached_index
 from mtp.data.samrs.to_coco import parallel
@@ -184,7 +184,8 @@ def _count_all(paths: Sequence[Path]) -> Iterator[dict[tuple[str, int], int]]:
     if not paths:
         return
     with open(paths[0], 'rb') as file:
-        height, width = header_size(file) or (0, 0)
+        header = read_header(file)
+    height, width = header.size if header else (0, 0)
     cost, done = max(1, height * width // 10**6), 0
     if len(paths) * cost < FEW:
         yield from map(count_file, paths)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtp.data import LoadClassMap, SegmentationDataset
+from mtp.data import LoadClassMap, LoadImage, SegmentationDataset
 from mtp.data.map_values import count_values
 
 TWO, THREE = ('ground', 'building'), ('ground', 'water', 'forest')
@@ -154,6 +154,23 @@ def test_files_that_are_no_label_maps(tmp_path):
         read(tmp_path / 'key', grey(0, 1), TWO, label_values={'red': 'ground'})
     with pytest.raises(ValueError, match='did you mean building'):
         read(tmp_path / 'name', grey(0, 1), TWO, label_values={0: 'ground', 1: 'buildin'})
+
+
+def test_a_turned_image_does_not_fit_its_label_map(tmp_path):
+    read(tmp_path, grey(0, 1))
+    path = tmp_path / 'train' / 'images' / 'a b.1.tif'
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new('RGB', (12, 8)).save(path.with_suffix('.jpg'), exif=exif)
+    path.unlink()
+    data = SegmentationDataset(
+        str(tmp_path),
+        'train',
+        TWO,
+        pipeline=[dict(type=LoadImage), dict(type=LoadClassMap, num_classes=2)],
+    )
+    with pytest.raises(ValueError, match=r'a b.1.jpg has the EXIF orientation 3'):
+        data[0]
 
 
 def test_all_splits_are_judged_together(tmp_path):

@@ -169,6 +169,13 @@ BAD = {
         ),
         r"feature 1: bounds_imcoords are '7,.*', not four numbers",
     ),
+    'xview corners': (
+        'xview',
+        lambda s: spoil(
+            s / 'xView_train.geojson', '"bounds_imcoords": "', '"bounds_imcoords": "99'
+        ),
+        r'geojson, feature 1: its second corner .* exchange them, or',
+    ),
     'xview image': (
         'xview',
         lambda s: truncate(s / 'train_images/114.tif'),

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from mtp.data.description import read_names
 from mtp.data.formats.base import Box, Size
 from mtp.data.label_files import read_lines, read_text
 from mtp.data.values import check_coordinates
@@ -114,18 +114,18 @@ def name_classes(boxes: Iterable[Box], names: Sequence[str]) -> Iterator[Box]:
         yield replace(box, name=names[int(box.name)])
 
 
-def find_names(folders: Iterable[Path]) -> tuple[Path, list[str]] | None:
+def find_names(folders: Iterable[Path]) -> tuple[Path, tuple[str, ...]] | None:
     """Return the file that names the classes, and the names by index; None if there is none.
 
     Args:
         folders: folders in which the file may be.
 
     Raises:
-        UnusableFileError: a file does not list names, or two files list different ones.
+        UnusableFileError: a file cannot be read, or two files list different names.
     """
     paths = [folder / name for folder in folders for name in NAME_FILES]
     found = {path.resolve(): path for path in paths if path.is_file()}
-    lists = [(path, _read_names(path)) for path in found.values()]
+    lists = [(path, names) for path in found.values() if (names := _read_names(path))]
     for path, names in lists[1:]:
         if names != lists[0][1]:
             raise UnusableFileError(
@@ -135,18 +135,7 @@ def find_names(folders: Iterable[Path]) -> tuple[Path, list[str]] | None:
     return lists[0] if lists else None
 
 
-def _read_names(path: Path) -> list[str]:
-    if path.suffix not in ('.yaml', '.yml'):
-        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise UnusableFileError(f'{path} is no whole yaml: {error}') from error
-    names = content.get('names') if isinstance(content, dict) else None
-    if isinstance(names, dict) and sorted(map(str, names)) == sorted(map(str, range(len(names)))):
-        names = [names[key] for key in sorted(names, key=int)]
-    if not isinstance(names, list) or not names:
-        raise UnusableFileError(
-            f'{path} has no list of `names`, nor names by the indices 0, 1, ...: add it'
-        )
-    return [str(name) for name in names]
+def _read_names(path: Path) -> tuple[str, ...]:
+    if path.suffix in ('.yaml', '.yml'):
+        return read_names(path)
+    return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())

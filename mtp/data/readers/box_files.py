@@ -99,8 +99,8 @@ class BoxFilesDetection(BaseDetDataset):
 
     def load_data_list(self) -> list[dict]:
         """Load a record of each image."""
-        (folder,) = map(Path, self.data_prefix.values())
-        images = images_by_stem(folder)
+        folder = self._folder
+        images = images_by_stem(folder, self.tally, self.format.suffix)
         if not images:
             raise MissingFileError(
                 f'no images ({", ".join(SUFFIXES)}) in {folder}: {self._remedy("data_prefix")}'
@@ -124,7 +124,7 @@ class BoxFilesDetection(BaseDetDataset):
                 left.append(record)
         if not left:
             raise UnusableFileError(
-                f'no image is left of those in {next(iter(self.data_prefix.values()))} '
+                f'no image is left of those in {self._folder} '
                 f'({self.tally.summary()}): looked for objects of {", ".join(self.names.classes)} '
                 f'in *{self.format.suffix} in {self.ann_file}; label some, or set '
                 'filter_cfg=dict(filter_empty_gt=False)'
@@ -135,6 +135,12 @@ class BoxFilesDetection(BaseDetDataset):
             self.tally.objects = len(found)
             self.tally.of_class.update(self.names.classes[label] for label in found)
         return left
+
+    @property
+    def _folder(self) -> Path:
+        """Folder of the images; a recipe for a json has set another one as ``img``."""
+        prefix = self.data_prefix
+        return Path(prefix['img_path'] if 'img_path' in prefix else prefix['img'])
 
     def _find_classes(
         self, classes: Sequence[str] | None, folders: list[Path]
@@ -187,7 +193,7 @@ class BoxFilesDetection(BaseDetDataset):
             stem = Path(name).stem if name.lower().endswith(SUFFIXES) else name
             if check_name(stem, place) not in images:
                 raise UnusableFileError(
-                    f'{place}: no image {name!r:.80} in {next(iter(self.data_prefix.values()))}: '
+                    f'{place}: no image {name!r:.80} in {self._folder}: '
                     'restore it, or remove the line'
                 )
             if stem in listed:

@@ -11,7 +11,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 
 from mtp.data.class_names import ClassNames, check_classes, merge_names
 from mtp.data.datasets import DATASETS
-from mtp.data.decoding import check_file, naming_faults, read_deep, read_nodata
+from mtp.data.decoding import check_file, check_unturned, naming_faults, read_deep, read_nodata
 from mtp.data.image_files import LOOKED_FOR, find_images, holds_images, is_hidden, is_image
 from mtp.data.label_files import read_lines
 from mtp.data.tally import Tally
@@ -181,6 +181,7 @@ class LoadClassMap(LoadAnnotations):
     def _load_seg_map(self, results: dict) -> None:
         path, rule = results['seg_map_path'], results.get('map_rule')
         if rule is not None:
+            check_unturned(Path(results['img_path']))
             label = rule.read(path, results['ori_shape'])
             if 'no_data' in results:
                 label[results['no_data']] = IGNORED

@@ -14,7 +14,7 @@ from mmseg.datasets.transforms import PhotoMetricDistortion
 
 from mtp.data.datasets import DATASETS
 from mtp.data.datasets.base import CHANGE
-from mtp.data.decoding import read_deep
+from mtp.data.decoding import check_unturned, read_deep
 from mtp.data.map_values import LabelValues
 from mtp.data.readers.maps import MapDataset
 from mtp.data.transforms import LoadImage
@@ -117,6 +117,8 @@ class LoadChange(BaseTransform):
         if rule is None:
             results['gt_seg_map'] = self._cut(results)
         else:
+            for key in ('img_path', 'img_path2'):
+                check_unturned(Path(results[key]))
             results['gt_seg_map'] = rule.read(results['seg_map_path'], results['ori_shape'])
         if 'no_data' in results:
             results['gt_seg_map'][results['no_data']] = IGNORED

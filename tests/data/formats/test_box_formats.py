@@ -162,7 +162,7 @@ def test_names_of_indices(text: str | None, tmp_path: Path) -> None:
     else:
         (tmp_path / 'data.yaml').write_text(text)
     path, names = find_names([tmp_path, tmp_path])
-    assert path.parent == tmp_path and names == ['car', 'ship']
+    assert path.parent == tmp_path and names == ('car', 'ship')
     boxes = FORMATS['yolo'].read(write(tmp_path, 'yolo', f'{TEXTS["yolo"]}\n2 0 0 1 1'), SIZE)
     named = name_classes(boxes, names)
     assert next(named).name == 'ship'

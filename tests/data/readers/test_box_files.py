@@ -32,7 +32,7 @@ def read(root: Path, format: str = 'dota', **kwargs: object) -> BoxFilesDetectio
         classes=CLASSES,
         data_root=str(root),
         ann_file='labels',
-        data_prefix=dict(img_path='images'),
+        data_prefix=dict(img='of a json', img_path='images'),
         filter_cfg=dict(filter_empty_gt=True),
     )
     return BoxFilesDetection(format, **{**arguments, **kwargs})
@@ -57,6 +57,7 @@ def test_objects_are_counted_and_so_is_what_is_left_out(tmp_path: Path) -> None:
     ], 'an object that is difficult is an object'
     labels = tmp_path / 'labels'
     assert found.tally.left_out == {
+        'files that are no images': [f'{tmp_path}/images/a.pgw'],
         'label files without an image': [f'{labels}/other.txt'],
         'objects without area': [f'{labels}/b.1 x.txt, line 3'],
         'objects outside of their image': [f'{labels}/a.txt, line 2'],
