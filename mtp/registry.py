@@ -31,7 +31,14 @@ TRANSFORMS = root.Registry(
     parent=root.TRANSFORMS,
     locations=[
         f'mtp.data.{name}'
-        for name in ('band_transforms', 'crops', 'readers.labelled', 'readers.pairs', 'transforms')
+        for name in (
+            'band_transforms',
+            'crops',
+            'load_bands',
+            'readers.labelled',
+            'readers.pairs',
+            'transforms',
+        )
     ],
 )
 DATA_SAMPLERS = root.Registry(

@@ -319,9 +319,9 @@ def tiles(line: str) -> Provoke:
     return file_of(f'1 1 9 1 9 9 1 9 plane 0\n{line}\n'.encode(), read, 'a.txt')
 
 
-def scenes(line: str) -> Provoke:
+def scenes(text: str) -> Provoke:
     return file_of(
-        f'{line}\n'.encode(),
+        text.encode(),
         lambda path: SceneDataset('resisc45', ann_file=str(path), data_prefix=str(path.parent)),
         'train.txt',
     )
@@ -410,6 +410,7 @@ LABELS: dict[str, Provoke] = {
     'geojson without features': file_of(b'[]', read_features, 'a.geojson'),
     'scenes: an image outside of the folder': scenes('../x.png 0'),
     'scenes: a label that is unknown': scenes('x.png 99'),
+    'scenes: an empty list': scenes(''),
     'SAMRS pickle that calls a function': samrs_pickle,
 }  # fmt: skip
 

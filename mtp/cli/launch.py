@@ -12,6 +12,7 @@ from mtp.cli.config import default_work_dir, override, read_config
 from mtp.cli.processes import join_processes
 from mtp.engine.runner import Runner
 from mtp.files import write_text
+from mtp.recipes import multispectral
 
 
 def load_config(options: RunOptions) -> Config:
@@ -31,9 +32,17 @@ def load_config(options: RunOptions) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build a runner, which writes the resolved config into its work directory."""
+    """Build a runner, which writes the resolved config into its work directory.
+
+    Raises:
+        UnusableFileError: the parts of the config are for different numbers of bands.
+    """
     init_default_scope(cfg.get('default_scope', 'mtp'))
-    return Runner.from_cfg(cfg)
+    notes = multispectral.adapt(cfg)
+    runner = Runner.from_cfg(cfg)
+    for line in notes:
+        runner.say(line)
+    return runner
 
 
 def evaluate(runner: Runner) -> dict[str, float]:

@@ -7,8 +7,8 @@ import torch.
 from mtp.lazy import attribute_getter
 
 _NAMES = {
-    'mtp.data.band_transforms': ('LoadBands',),
     'mtp.data.crops': ('LoadCrop',),
+    'mtp.data.load_bands': ('LoadBands',),
     'mtp.data.multitask_dataset': ('MultiTaskDataset',),
     'mtp.data.packed': ('PackedDataset',),
     'mtp.data.readers.box_files': ('BoxFilesDetection',),

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mtp.data.decoding import check_file, check_unturned, naming_faults
-from mtp.data.values import check_pixels
+from mtp.data.decoding import check_extent, check_unturned, naming_faults
 from mtp.files import UnusableFileError
 
 _CHUNK = 1 << 22  # pixels of a band that are read at once to measure them
@@ -280,14 +279,15 @@ def _opened(
     """Open an image, and check its header before its pixels are read."""
     rasterio = _rasterio(path)
     with naming_faults(path, '{path} is missing or no readable image: {error}. Restore the file'):
-        check_file(path, size)
-        check_unturned(Path(path))
+        with open(path, 'rb'):  # GDAL would fetch what a name such as /vsicurl/... says
+            pass
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-            # It is a file of this machine, opened above: GDAL fetches nothing from elsewhere.
             source = rasterio.open(Path(path).resolve())
         with source:
-            check_pixels(source.height, source.width, path)
+            check_extent(path, (source.height, source.width), size)
+            if source.driver != 'GTiff':
+                check_unturned(Path(path))
             unknown = [band for band in bands if not 1 <= band <= source.count]
             if unknown:
                 raise UnusableFileError(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mtp.data.box_rules import MIN_SIDE
+from mtp.data.class_names import ClassNames
 from mtp.data.datasets import DATASETS, DataSet, Split
 from mtp.data.decoding import check_unturned, read_size, read_stored
 from mtp.data.image_files import SUFFIXES
@@ -27,7 +29,7 @@ CHECKS = {
     'size': 'all files of an image have one size',
     'label': 'label files hold known values only',
     'annotation': 'annotations can be read and belong to an image',
-    'box': 'boxes have an extent and lie inside the image',
+    'box': 'boxes have an extent of 1 px or more and lie inside the image',
 }
 
 
@@ -122,19 +124,15 @@ def _horizontal(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Pa
         path = root / split.labels
         try:
             coco = read_coco(path)
-            names = [c['name'] for c in sorted(coco['categories'], key=lambda c: c['id'])]
-            ids = [c['id'] for c in coco['categories']]
-        except (OSError, TypeError, ValueError) as error:
-            problem = str(error)
-            findings.problems['annotation'].append(
-                problem if str(path) in problem else f'{path}: {problem}'
-            )
+        except (OSError, ValueError) as error:
+            findings.problems['annotation'].append(str(error))
             continue
-        num_classes = len(dataset.classes)
-        if sorted(ids) != list(range(num_classes)) or not _alike(names, dataset.classes):
+        names, num_classes = ClassNames(dataset.classes, Tally()), len(dataset.classes)
+        if {names.find(c['name']) for c in coco['categories']} != set(range(num_classes)):
             findings.problems['class'].append(
-                f'{path}: the categories are not the {num_classes} classes from 0 on'
+                f'{path}: the categories are not the {num_classes} classes'
             )
+        ids = {category['id'] for category in coco['categories']}
         of_image = defaultdict(list)
         images = {image['id']: image for image in coco['images']}
         for annotation in coco['annotations']:
@@ -146,13 +144,9 @@ def _horizontal(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Pa
                 )
         yield (
             split.name,
-            partial(_check_coco, root / split.images, set(ids)),
+            partial(_check_coco, root / split.images, ids),
             [(image, of_image[number]) for number, image in images.items()],
         )
-
-
-def _alike(names: Iterable[str], classes: Iterable[str]) -> bool:
-    return [name.lower() for name in names] == [name.lower() for name in classes]
 
 
 def _rotated(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Part]:
@@ -280,7 +274,7 @@ def _check_coco(folder: Path, ids: set[int], item: tuple[dict, list[dict]]) -> C
             problems.append(('box', str(error)))
             continue
         x, y, w, h = annotation['bbox']
-        if w <= 0 or h <= 0 or x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
+        if min(w, h) < MIN_SIDE or x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
             problems.append(('box', f'{place}: (x, y, w, h) = {annotation["bbox"]}'))
     return len(annotations), problems
 

@@ -28,9 +28,9 @@ def check_classes(classes: object) -> tuple[str, ...]:
         raise ValueError(f'classes is {classes!r:.80}: give a tuple of names, in label order')
     if not classes or not all(name.strip() for name in classes):
         raise ValueError(f'classes is {classes!r:.80}: give at least one name, and none empty')
-    name, times = Counter(map(_fold, classes)).most_common(1)[0]
+    name, times = Counter(map(fold, classes)).most_common(1)[0]
     if times > 1:
-        alike = [each for each in classes if _fold(each) == name]
+        alike = [each for each in classes if fold(each) == name]
         raise ValueError(f'classes has {" and ".join(map(repr, alike))}: give each class once')
     return tuple(classes)
 
@@ -43,7 +43,7 @@ def merge_names(names: Iterable[str]) -> tuple[str, ...]:
     """
     classes: dict[str, str] = {}
     for name in sorted(names):
-        classes.setdefault(_fold(name), name)
+        classes.setdefault(fold(name), name)
     return tuple(classes.values())
 
 
@@ -62,7 +62,7 @@ class ClassNames:
         self.classes = check_classes(classes)
         self._tally = tally
         self._labels = {name: label for label, name in enumerate(self.classes)}
-        self._folded = {_fold(name): label for label, name in enumerate(self.classes)}
+        self._folded = {fold(name): label for label, name in enumerate(self.classes)}
 
     def label(self, name: str, place: str) -> int:
         """Return the label of a class, from 0.
@@ -87,7 +87,7 @@ class ClassNames:
         """Return the label of a class, from 0; None if there is no such class."""
         label = self._labels.get(name)
         if label is None:
-            label = self._folded.get(_fold(name))
+            label = self._folded.get(fold(name))
             if label is None:
                 return None
             self._labels[name] = label
@@ -95,5 +95,6 @@ class ClassNames:
         return label
 
 
-def _fold(name: str) -> str:
+def fold(name: str) -> str:
+    """Return what all spellings of a class name have in common."""
     return re.sub(r'[\s_-]+', ' ', name.strip()).casefold()

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,23 @@ def by_image(coco: dict[str, Any], path: object) -> dict[int | str, list[dict]]:
                 )
         found[annotation['image_id']].append(annotation)
     return found
+
+
+def check_stems(images: Sequence[dict], path: object) -> None:
+    """Refuse images whose names differ in folder or suffix only: label files go by the stem.
+
+    Raises:
+        UnusableFileError: two images have one stem.
+    """
+    seen: dict[str, str] = {}
+    for image in images:
+        name = image['file_name']
+        other = seen.setdefault(PurePosixPath(name).stem, name)
+        if other != name:
+            raise UnusableFileError(
+                f'{path}: the images {other!r:.80} and {name!r:.80} have one stem, by which their '
+                'labels go: rename one of them'
+            )
 
 
 def take_objects(

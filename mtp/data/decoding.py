@@ -243,16 +243,26 @@ def check_header(
             ``MAX_GROWTH`` times as large as its labels say.
     """
     header = read_header(file)
-    if header is None:
-        return None  # its decoder says what it is
-    height, width = header.size
+    if header is not None:  # else its decoder says what it is
+        check_extent(path, header.size, size)
+    return header
+
+
+def check_extent(path: str | Path, found: tuple[int, int], size: tuple[int, int] | None) -> None:
+    """Refuse an image that is too large; arguments and errors are those of :func:`check_header`.
+
+    Args:
+        path: path of the image, for the message.
+        found: height and width of the image, pixels.
+        size: height and width in pixels that its labels are for; None if they are unknown.
+    """
+    height, width = found
     check_pixels(height, width, path)
     if size is not None and height * width > MAX_GROWTH * size[0] * size[1]:
         raise UnusableFileError(
-            f'{path} has (height, width) {header.size}, but its labels are for {size}: restore the '
+            f'{path} has (height, width) {found}, but its labels are for {size}: restore the '
             'file, or make the labels again from this image'
         )
-    return header
 
 
 def check_image(path: str | Path, file: BinaryIO, size: tuple[int, int] | None = None) -> None:

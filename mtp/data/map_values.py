@@ -141,7 +141,12 @@ def count_values(root: Path, folders: Sequence[Path]) -> Counts:
     sources = sorted({*folders, *(path.parent for path in paths)})
     names = tuple(os.path.relpath(folder, root) for folder in folders)
     index = cached_index(
-        root, ('map values', *names), sources, _COLUMNS, lambda: _entries(_scan(paths))
+        root,
+        ('map values', *names),
+        sources,
+        _COLUMNS,
+        lambda: _entries(_scan(paths)),
+        Tally(),
     )
     counts: Counts = defaultdict(dict)
     for entry in (index[number] for number in range(len(index))):

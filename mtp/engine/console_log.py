@@ -15,8 +15,6 @@ from tqdm import tqdm
 # Arguments of a record that is shown even before the summary of the start, or never.
 SHOWN: dict[str, Any] = dict(extra=dict(on_console=True))
 FILE_ONLY: dict[str, Any] = dict(extra=dict(on_console=False))
-# The same of a record with an evaluation's figures, so that mmengine's line of them is not shown.
-FIGURES: dict[str, Any] = dict(extra=dict(on_console=True, figures=True))
 
 
 class ConsoleFilter(logging.Filter):
@@ -37,6 +35,7 @@ class ConsoleFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the console shows a record."""
         marked: bool | None = getattr(record, 'on_console', None)
+        # mtp/evaluation/tables.py marks its tables
         self._figures_shown |= hasattr(record, 'figures')
         if record.levelno >= logging.WARNING:
             return True

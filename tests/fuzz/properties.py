@@ -30,6 +30,7 @@ from mtp.data.packed import map_runs
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.run_lengths import Axis, crop_map, crop_masks, decode_mask, encode_mask, read_counts
 from mtp.data.samrs.to_coco import dota_line
+from mtp.data.tally import Tally
 from mtp.models.weights.loading import read_state_dict
 from mtp.models.weights.safe_loading import load_safely
 from mtp.ops import box_iou_rotated, nms_rotated
@@ -346,7 +347,7 @@ def entries(draw: Any) -> list[Entry]:
 @property_of(entries())
 def an_index_is_read_as_written(written: list[Entry]) -> None:
     def use(folder: Path) -> None:
-        write_index(folder, written, COLUMNS)
+        write_index(folder, written, COLUMNS, Tally())
         verify_index(folder)
         index = Index(folder, COLUMNS)
         assert len(index) == len(written)
@@ -434,8 +435,8 @@ def a_checkpoint_is_read_as_written(arrays: dict) -> None:
 
 def _attack(name: str) -> Callable[[], None]:
     @given(damaged(name))
-    def any_bytes(data: bytes) -> None:
-        attack(TARGETS[name], data)
+    def any_bytes(made: tuple[str, bytes]) -> None:
+        attack(TARGETS[name], *made)
 
     return any_bytes
 

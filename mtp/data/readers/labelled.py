@@ -1,6 +1,7 @@
 """Readers of mmpretrain's and mmseg's labels, with errors that name the file and its fault."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class SceneDataset(CustomDataset):
 
     Raises:
         FileNotFoundError: the list or the folder is missing.
-        ValueError: a folder is no class, there are no images, or a line has another form.
+        ValueError: a folder is no class, there are no images, a line has another form, or the list
+            is empty.
     """
 
     def __init__(
@@ -54,16 +56,18 @@ class SceneDataset(CustomDataset):
         super().__init__(classes=classes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Check the labels, then load the records as in mmpretrain."""
+        """Load the records of the list, or of the folders as in mmpretrain."""
         self.tally = Tally()
         if self.ann_file:
-            self._check_list(Path(self.ann_file))
-        records = super().load_data_list()
+            # mmpretrain splits lines at other characters than the check of them would.
+            records = list(self._read_list(Path(self.ann_file)))
+        else:
+            records = super().load_data_list()
         self.tally.images = len(records)
         self.tally.of_class.update(self.CLASSES[record['gt_label']] for record in records)
         return records
 
-    def _check_list(self, path: Path) -> None:
+    def _read_list(self, path: Path) -> Iterator[dict]:
         if self.CLASSES is None:
             raise ValueError(
                 f'{path}: a list of images needs the names of the classes: set classes'
@@ -72,14 +76,19 @@ class SceneDataset(CustomDataset):
             raise FileNotFoundError(
                 f'no list of images at {path}: make it with tools/data/prepare.py'
             )
-        for place, line in read_lines(path):
+        lines = list(read_lines(path))
+        if not lines:
+            raise ValueError(f'{path} lists no image: make it again with tools/data/prepare.py')
+        for place, line in lines:
             image, _, label = line.strip().rpartition(' ')
             check_name(image or '?', place)
-            if not image or not label.isdecimal() or int(label) >= len(self.CLASSES):
+            number = int(label) if label.isdecimal() and len(label) < 9 else -1
+            if not image or not 0 <= number < len(self.CLASSES):
                 raise ValueError(
-                    f'{place}: {line!r} is not "<image> <label>" with a '
+                    f'{place}: {line!r:.200} is not "<image> <label>" with a '
                     f'label of 0 to {len(self.CLASSES) - 1}'
                 )
+            yield dict(img_path=os.path.join(self.img_prefix, image), gt_label=number)
 
     def _find_samples(self) -> list[tuple[str, int]]:
         """Return path below ``data_prefix`` and label of each image, in the order of the paths."""

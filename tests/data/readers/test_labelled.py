@@ -28,10 +28,16 @@ def test_list(tmp_path):
     found = scenes(tmp_path, data_prefix='all_img', ann_file='list.txt')
     assert [found.get_data_info(i)['gt_label'] for i in range(2)] == [2, 0]
     assert found.get_data_info(0)['img_path'] == str(tmp_path / 'all_img' / 'a b.jpg')
-    for line in ('c.jpg 3', 'c.jpg river', 'c.jpg', 'c.jpg -1', ''):
+    for line in ('c.jpg 3', 'c.jpg river', 'c.jpg', 'c.jpg -1', '', f'c.jpg {"0" * 5000}'):
         path.write_text(f'a.jpg 2\n{line}\n')
         with pytest.raises(ValueError, match=r'list.txt, line 2: .* label of 0 to 2'):
             scenes(tmp_path, data_prefix='all_img', ann_file='list.txt')
+    path.write_text('a.jpg 2\fb.jpg 1\n')  # of two lines, as each line is checked
+    found = scenes(tmp_path, data_prefix='all_img', ann_file='list.txt')
+    assert [found.get_data_info(i)['gt_label'] for i in range(2)] == [2, 1]
+    path.write_text('')
+    with pytest.raises(ValueError, match=r'list.txt lists no image'):
+        scenes(tmp_path, data_prefix='all_img', ann_file='list.txt')
     with pytest.raises(FileNotFoundError, match=r'no list of images at .*other.txt'):
         scenes(tmp_path, data_prefix='all_img', ann_file='other.txt')
 

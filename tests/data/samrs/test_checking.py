@@ -85,6 +85,10 @@ EMPTY = dict(size=[128, 128], counts=[128 * 128])
 
 DAMAGE = {
     'categories': (edit_json(lambda coco: coco['categories'].reverse(), 'valid'), 'valid'),
+    'categories twice': (
+        edit_json(lambda coco: coco['categories'].append(dict(id=3, name='Ship'))),
+        "train: the categories 1 and 3 are all called 'ship'",
+    ),
     'image cut off': (cut_image, 'train_0.png'),
     'image shrunk': (shrink_image, r'(64, 128)'),
     'image lost': (lambda root: (root / FACTS.images / 'train_1.png').unlink(), 'train_1.png'),
@@ -99,7 +103,7 @@ DAMAGE = {
         'annotation 50: no image 9',
     ),
     'box outside': (edit_annotation(bbox=[100, 20, 40, 10]), 'annotation 1'),
-    'box flat': (edit_annotation(bbox=[10, 20, 0, 10]), 'annotation 1'),
+    'box flat': (edit_annotation(bbox=[10, 20, 0.5, 10]), 'annotation 1'),
     'rotated class': (edit_boxes(lambda lines: [lines[2].replace('ship', 'boat')]), "'boat'"),
     'rotated lost': (lambda root: (root / FACTS.rotated / 'train_1.txt').unlink(), 'train_1.txt'),
 }

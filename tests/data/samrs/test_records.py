@@ -38,9 +38,12 @@ def test_official_facts():
 def test_labels_go_by_name_not_by_place(tmp_path):
     root = make_subset(tmp_path)
     shuffled = ('harbor', 'plane', 'ship')
-    found = SAMRSDataset('sota', root, classes=shuffled).get_data_info(0)['labels']
+    tasks = ('instance', 'rotated')
+    found = SAMRSDataset('sota', root, classes=shuffled, tasks=tasks).get_data_info(0)['labels']
     for labels in (found.labels, found.rotated_labels):
         assert [shuffled[label] for label in labels] == ['ship', 'plane', 'ship', 'harbor']
+    with pytest.raises(ValueError, match='0: plane.*not in the order of the classes'):
+        SAMRSDataset('sota', root, classes=shuffled, tasks=('semantic',))
 
 
 def test_unusable_annotations_are_left_out(tmp_path):
@@ -49,14 +52,41 @@ def test_unusable_annotations_are_left_out(tmp_path):
     coco = json.loads(path.read_text())
     good = coco['annotations'][0]
     coco['annotations'] += [
-        dict(good, bbox=[200, 0, 10, 10]),
-        dict(good, area=0),
-        dict(good, bbox=[5, 5, 0.5, 9]),
+        dict(good, id=10, bbox=[200, 0, 10, 10]),
+        dict(good, id=11, bbox=[5, 5, 0.5, 9]),
+        dict(good, id=12, area=0),
+        dict(good, id=13, iscrowd=1),
     ]
-    coco['annotations'].append(dict(good, iscrowd=1))
     path.write_text(json.dumps(coco))
-    labels = SAMRSDataset('sota', root, classes=CLASSES).get_data_info(0)['labels']
-    assert labels.crowd.tolist() == [False] * 4 + [True]
+    for _ in range(2):  # the second from the index
+        dataset = SAMRSDataset('sota', root, classes=CLASSES)
+        labels = dataset.get_data_info(0)['labels']
+        assert labels.crowd.tolist() == [False] * 5 + [True], 'a wrong area is no reason'
+        assert dataset.tally.summary() == (
+            'images 1, objects 5, ignored 1: crowds, left out 2: 1 objects outside of their image, '
+            '1 objects without area'
+        )
+        assert f'{path}, annotation 11 of train_0.png' in list(dataset.tally.lines())[1]
+        assert dataset.tally.of_class['ship'] == 3
+
+
+def test_categories_twice_and_texts_as_ids(tmp_path):
+    root = make_subset(tmp_path, sizes=((128, 128),))
+    path = root / 'trainval/sota_rbb_train_ins_segmentation.json'
+    coco = json.loads(path.read_text())
+    coco['categories'].append(dict(id=3, name='Ship'))
+    coco['annotations'][0]['category_id'] = '3'
+    coco['images'][0]['id'] = 'first'
+    for annotation in coco['annotations']:
+        annotation['image_id'] = 'first'
+    path.write_text(json.dumps(coco))
+    dataset = SAMRSDataset('sota', root, classes=CLASSES, tasks=('instance', 'rotated'))
+    assert [CLASSES[label] for label in dataset.get_data_info(0)['labels'].labels] == [
+        'ship', 'plane', 'ship', 'harbor'
+    ]  # fmt: skip
+    assert any("read as one class, 'ship'" in note for note in dataset.tally.notes)
+    with pytest.raises(ValueError, match=r'3: ship\) are not in the order'):
+        SAMRSDataset('sota', root, classes=CLASSES)
 
 
 def test_the_index_follows_the_labels(tmp_path):
@@ -110,7 +140,11 @@ def test_tasks_can_be_left_out(tmp_path):
         (dict(tasks=('semantic', 'depth')), ValueError, 'tasks'),
         (dict(split='valid'), FileNotFoundError, 'samrs_to_coco'),
         (dict(data_root='nowhere'), FileNotFoundError, 'docs/pretraining.md'),
-        (dict(classes=('plane', 'ship')), ValueError, r"\['harbor'\]"),
+        (
+            dict(classes=('plane', 'ship')),
+            ValueError,
+            "category 2, of 3 objects: 'harbor' is no class",
+        ),
     ],
 )
 def test_wrong_arguments(tmp_path, arguments, error, message):
