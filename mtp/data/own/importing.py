@@ -9,9 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
+from tqdm import tqdm
 
 from mtp.data.decoding import read_image, read_map
 from mtp.data.description import write_description
+from mtp.data.own.sam_masks import SAM_SIDE, MaskPredictor, masks_from_boxes
 from mtp.data.own.samples import Data, LabelledObject, Sample
 from mtp.data.own.scene_truth import scene_entry
 from mtp.data.own.splitting import blocks, counted, divide, scene_of
@@ -60,6 +62,7 @@ class Options:
     seed: int = 0
     as_rotated: bool = False
     kind: str | None = None
+    predict: MaskPredictor | None = None
 
 
 @dataclass(frozen=True)
@@ -111,13 +114,17 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
     if (dst / 'data.yaml').exists():
         raise FileExistsError(f'{dst} holds a finished import: remove it or choose another folder')
     kind = options.kind or kind_of(data, options.as_rotated)
+    if options.predict is not None:
+        if kind not in ('horizontal', 'rotated', 'masks'):
+            raise ValueError(f'--masks: {data.found.root} has no boxes ({data.found.form})')
+        kind = 'masks'
     if options.tile is not None and kind == 'classes':
         raise ValueError('--tile: an image with one class for all of it is not cut')
     report = Report(bad=list(data.faults))
     report.left_out.update({reason: len(places) for reason, places in data.tally.left_out.items()})
     pieces = list(_pieces(data, options, report))
     if kind == 'masks':
-        splits = _write_masks(data, pieces, dst, report)
+        splits = _write_masks(data, pieces, dst, report, options.predict)
     else:
         splits = _WRITERS[kind](data, pieces, dst, report)
         if options.tile is not None:
@@ -274,22 +281,40 @@ def _write_scenes(pieces: Sequence[Piece], kind: str, dst: Path) -> None:
         write_json(dst / 'scenes' / f'{split}.json', dict(scenes=scenes))
 
 
-def _write_masks(data: Data, pieces: list[Piece], dst: Path, report: Report) -> dict[str, str]:
+def _write_masks(
+    data: Data,
+    pieces: list[Piece],
+    dst: Path,
+    report: Report,
+    predict: MaskPredictor | None,
+) -> dict[str, str]:
     """Write the layout of SAMRS: semantic maps, masks and rotated boxes."""
     staging = dst.with_name(f'.{dst.name}.pieces')
     entries, valid = [], set()
-    for piece in pieces:
+    if predict is not None:
+        _note_large(data, pieces)
+    for piece in pieces if predict is None else tqdm(pieces, 'masks'):
         if piece.split == 'test':
             report.left_out['images of the test split, which pretraining does not have'] += 1
             continue
         _write((piece, (staging / piece.name,)))
         objects = []
         for each, mask in _masks(piece, report):
-            entry = mask_entries(coco_mask.encode(np.asfortranarray(mask)))
-            objects.append(dict(category_id=each.label, iscrowd=int(each.crowd), **entry))
+            objects.append(_mask_entry(each, mask))
+        if predict is not None:
+            boxes = [pair for pair in _inside(piece, report) if not pair[0].mask]
+            image = staging / piece.name
+            for each, corners, mask in masks_from_boxes(predict, image, boxes, report.left_out):
+                drawn = dict(corners=corners.reshape(-1).tolist()) if data.rotated else {}
+                objects.append(_mask_entry(each, mask) | drawn)
         entries.append(coco_image(piece.name, _size(piece), objects))
         if piece.split == 'val':
             valid.add(piece.name)
+    if predict is not None and not any(objects for _, objects in entries):
+        counts = ', '.join(f'{count:,} {reason}' for reason, count in report.left_out.items())
+        raise ValueError(
+            f'--masks: no mask is left of {data.found.root} ({counts or "no objects"})'
+        )
     annotations = staging.with_name(f'.{dst.name}.json')
     write_json(annotations, assemble(entries, data.classes))
     made = coco_to_samrs(annotations, staging, dst, valid=valid)
@@ -300,6 +325,20 @@ def _write_masks(data: Data, pieces: list[Piece], dst: Path, report: Report) -> 
         report.made[f'{split} objects'] = sum(made.objects[split].values())
     report.bad += made.bad
     return dict(train='trainval/images', val='trainval/images')
+
+
+def _mask_entry(each: LabelledObject, mask: np.ndarray) -> dict:
+    entry = mask_entries(coco_mask.encode(np.asfortranarray(mask)))
+    return dict(category_id=each.label, iscrowd=int(each.crowd), **entry)
+
+
+def _note_large(data: Data, pieces: Sequence[Piece]) -> None:
+    large = sum(max(_size(piece)) > SAM_SIDE for piece in pieces)
+    if large:
+        data.tally.note(
+            f'{large:,} images are larger than the {SAM_SIDE} pixels at which SAM sees them: masks '
+            f'of small objects are coarse; --tile {SAM_SIDE} makes finer ones'
+        )
 
 
 _WRITERS = dict(
@@ -390,8 +429,10 @@ def _inside(piece: Piece, report: Report) -> Iterator[tuple[LabelledObject, np.n
 
 
 def _masks(piece: Piece, report: Report) -> Iterator[tuple[LabelledObject, np.ndarray]]:
-    """Yield the objects that a piece holds, with their masks, uint8 ``(H, W)``, in its pixels."""
+    """Yield the masked objects that a piece holds, with masks, uint8 ``(H, W)``, in its pixels."""
     for each in piece.sample.objects:
+        if not each.mask:
+            continue
         try:
             mask = decode_mask(each.mask, *piece.sample.size)
         except ValueError as error:
