@@ -126,6 +126,17 @@ def silence_advice_on_cross_entropy(losses: ModuleType) -> None:
     warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
 
 
+def silence_clip_of_rotated_boxes(boxes: ModuleType) -> None:
+    """Suppress mmrotate's warning that its rotated boxes are not clipped, which mtp relies on.
+
+    onedl-mmrotate 1.2.1 gives it in each process, whenever mmdet's transforms ask for it.
+
+    Args:
+        boxes: module ``mmrotate.structures.bbox.rotated_boxes``.
+    """
+    warnings.filterwarnings('ignore', message='The `clip` function does nothing')
+
+
 def leave_out_multimodal_models(dependency: ModuleType) -> None:
     """Keep mmpretrain from importing its multi-modal models if transformers 5 is installed.
 
@@ -173,6 +184,7 @@ BEFORE: dict[str, Callable[[], importlib.machinery.ModuleSpec | None]] = {
 AFTER: dict[str, Callable[[ModuleType], None]] = {
     'mmengine.config.config': find_own_configs,
     'mmengine.logging': silence_notices,
+    'mmrotate.structures.bbox.rotated_boxes': silence_clip_of_rotated_boxes,
     'mmseg.models.losses.cross_entropy_loss': silence_advice_on_cross_entropy,
     'mmpretrain.utils.dependency': leave_out_multimodal_models,
 }

@@ -116,6 +116,15 @@ def test_upstream_still_advises_on_cross_entropy():
     assert not said
 
 
+def test_upstream_still_warns_of_clipping():
+    # when this fails, silence_clip_of_rotated_boxes() can go
+    from mmrotate.structures import RotatedBoxes
+
+    boxes = RotatedBoxes([[5.0, 5, 4, 2, 0.1]])
+    with pytest.warns(UserWarning, match='clip'):
+        boxes.clip_((8, 8))
+
+
 def test_upstream_still_breaks_beside_transformers_5(transformers_5):
     # when this fails, leave_out_multimodal_models() can go
     result = run_python(

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from mtp.data.decoding import read_image, read_map
 from mtp.data.description import write_description
-from mtp.data.own.samples import Data, LabelledObject, Sample
+from mtp.data.own.contents import Data, LabelledObject, Sample
 from mtp.data.own.splitting import blocks, counted, divide, scene_of
 from mtp.data.prepare.base import Report, process
 from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
