@@ -1,6 +1,5 @@
 """Pictures of a model's predictions, written during a test."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +11,10 @@ from mmengine.structures import BaseDataElement
 from mmpretrain.structures import DataSample
 
 from mtp.data import LoadImage
+from mtp.evaluation.tables import SHOWN_SCORE
 from mtp.files import whole
 from mtp.registry import HOOKS
+from mtp.visualization.choice import choose_images
 from mtp.visualization.samples import draw_result
 
 
@@ -28,20 +29,25 @@ class DrawPredictionsHook(Hook):
 
     Args:
         out_dir: output folder, created if missing; None: no pictures.
-        max_images: maximum number of images per data set and process; None: all.
-        score_thr: minimum score of a drawn object, 0 to 1.
+        max_images: maximum number of images per data set, spread over its classes; None: all.
+        score_thr: minimum score of a drawn object, 0 to 1; the picture says how many are hidden.
     """
 
     def __init__(
-        self, out_dir: str | None = None, max_images: int | None = None, score_thr: float = 0.3
+        self,
+        out_dir: str | None = None,
+        max_images: int | None = None,
+        score_thr: float = SHOWN_SCORE,
     ) -> None:
         self.out_dir = Path(out_dir) if out_dir else None
         self.max_images = max_images
         self.score_thr = score_thr
 
     def before_test(self, runner: Runner) -> None:
-        """Reset the number of drawn images."""
-        self.drawn: Counter[str] = Counter()
+        """Choose the images to draw."""
+        self.chosen: set[str] | None = None
+        if self.out_dir is not None and self.max_images is not None:
+            self.chosen = choose_images(runner.test_dataloader.dataset, self.max_images)
 
     def after_test_iter(
         self,
@@ -54,12 +60,11 @@ class DrawPredictionsHook(Hook):
         if self.out_dir is None:
             return
         for sample in outputs:
-            dataset = sample.get('dataset', '')
-            if self.drawn[dataset] == self.max_images:
+            if self.chosen is not None and sample.img_path not in self.chosen:
                 continue
-            self.drawn[dataset] += 1
             path = Path(sample.img_path)
-            prefix = path.parent.name if isinstance(sample, DataSample) else dataset
+            is_scene = isinstance(sample, DataSample)
+            prefix = path.parent.name if is_scene else sample.get('dataset', '')
             images = [_read(sample.get(key)) for key in ('img_path', 'img_path2') if key in sample]
             picture = draw_result(
                 images, sample.cpu(), runner.test_dataloader.dataset.metainfo, self.score_thr
