@@ -11,8 +11,9 @@ import numpy as np
 FONT, FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 WHITE, INK = (255, 255, 255), (30, 30, 30)
 
-# Distance in CIELAB from which two colours are told apart at a glance.
-_DISTANCE = 12
+# Distance in CIELAB from which two colours are told apart at a glance. Of many classes, colours that
+# are half as far apart as possible are accepted.
+_DISTANCE = 40
 
 Colour = tuple[int, int, int]
 
@@ -30,12 +31,18 @@ def colour_of(meta: dict, label: int) -> Colour:
 
 @functools.lru_cache
 def _colours(palette: tuple[Colour, ...], number: int) -> tuple[Colour, ...]:
-    if len(palette) >= number:
-        lab = _lab(palette[:number])
-        distance = np.linalg.norm(lab[:, None] - lab, axis=-1)
-        if (distance + np.diag([np.inf] * number)).min() >= _DISTANCE:
-            return palette[:number]
-    return distinct_colours(number)
+    distinct = distinct_colours(number)
+    enough = min(_DISTANCE, _least_distance(distinct) / 2)
+    if len(palette) >= number and _least_distance(palette[:number]) >= enough:
+        return palette[:number]
+    return distinct
+
+
+def _least_distance(colours: Sequence[Colour]) -> float:
+    lab = _lab(colours)
+    distance = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    distance[np.diag_indices(len(lab))] = np.inf
+    return float(distance.min())
 
 
 @functools.lru_cache
