@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from mtp.resources import configs
+
 # The original OpenMMLab distributions -> their maintained OneDL successors. Both install into the
 # same folders, so the files of one overwrite those of the other.
 SUCCESSORS = {
@@ -94,6 +96,24 @@ def silence_notices(logging: ModuleType) -> None:
     vars(logging).update(print_log=filtered)
 
 
+def find_own_configs(config: ModuleType) -> None:
+    """Let ``from mtp.configs._base_ import ...`` in configs find the folder of a checkout.
+
+    onedl-mmengine 0.10.12 looks for an absolute import within the package's own folder, and in a
+    checkout, installed editably or not, the configs are beside it.
+
+    Args:
+        config: module ``mmengine.config.config``.
+    """
+    installed_path = config.get_installed_path
+
+    @functools.wraps(installed_path)
+    def path_of(package: str) -> str:
+        return str(configs().parent) if package == 'mtp' else installed_path(package)
+
+    vars(config).update(get_installed_path=path_of)
+
+
 def silence_advice_on_cross_entropy(losses: ModuleType) -> None:
     """Suppress mmseg's advice to average the loss differently than the paper did.
 
@@ -151,6 +171,7 @@ BEFORE: dict[str, Callable[[], importlib.machinery.ModuleSpec | None]] = {
     'sympy': enlarge_cache_of_sympy,
 }
 AFTER: dict[str, Callable[[ModuleType], None]] = {
+    'mmengine.config.config': find_own_configs,
     'mmengine.logging': silence_notices,
     'mmseg.models.losses.cross_entropy_loss': silence_advice_on_cross_entropy,
     'mmpretrain.utils.dependency': leave_out_multimodal_models,

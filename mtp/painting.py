@@ -11,8 +11,8 @@ import numpy as np
 FONT, FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 WHITE, INK = (255, 255, 255), (30, 30, 30)
 
-# Distance in CIELAB from which two colours are told apart at a glance. Of many classes, colours that
-# are half as far apart as possible are accepted.
+# Distance in CIELAB from which two colours are told apart at a glance. Of many classes, colours
+# that are half as far apart as possible are accepted.
 _DISTANCE = 40
 
 Colour = tuple[int, int, int]

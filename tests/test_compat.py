@@ -17,7 +17,7 @@ from torch._higher_order_ops import effects
 from torch._inductor import lowering, scheduler
 from torch.utils.data import DataLoader
 
-from mtp import compat
+from mtp import compat, resources
 from mtp.ops import mmcv_ext
 
 
@@ -53,6 +53,13 @@ def test_backbones_are_reached_from_the_package():
     assert 'vit_b_rvsa' in mtp.list_backbones()
     with pytest.raises(AttributeError, match='no attribute'):
         mtp.no_such_name  # noqa: B018
+
+
+def test_upstream_still_looks_for_configs_within_the_package_alone():
+    # when this fails, find_own_configs() can go
+    from mmengine.utils import get_installed_path
+
+    assert get_installed_path('mtp') != str(resources.configs().parent)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
+from mtp.cli.config_check import check_config
 from mtp.data import SUBSETS
 from mtp.engine.batch_size import share_batch
 from mtp.registry import MODELS
@@ -22,6 +23,7 @@ def build(model: dict) -> torch.nn.Module:
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_config(path, tmp_path):
     cfg = Config.fromfile(path)
+    check_config(cfg)
     model = build(cfg.model)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     assert sum(len(group['params']) for group in groups) == sum(

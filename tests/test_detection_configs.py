@@ -12,6 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 from mmrotate.structures.bbox import RotatedBoxes
 
+from mtp.cli.config_check import check_config
 from mtp.data.datasets import DATASETS
 from mtp.recipes import table
 from mtp.recipes.shrink import shrink
@@ -54,6 +55,7 @@ def test_recipe(path, tmp_path, request):
     side, images, epochs, milestones, key = RECIPES[data]
     size, layers, drop_path, _, decay = BACKBONES[backbone]
     cfg = Config.fromfile(path)
+    check_config(cfg)
     model = build(cfg)
     dataset, _ = table.dataset_of(data)
     assert head_of(model).num_classes == len(DATASETS[dataset].classes)
@@ -81,7 +83,9 @@ def test_recipe(path, tmp_path, request):
     if backbone == 'vit_b_rvsa':
         # a run writes its config beside its results: it must give the same model
         cfg.dump(tmp_path / 'dumped.py')
-        again = build(Config.fromfile(tmp_path / 'dumped.py'))
+        dumped = Config.fromfile(tmp_path / 'dumped.py')
+        check_config(dumped)
+        again = build(dumped)
         assert again.state_dict().keys() == model.state_dict().keys()
 
 

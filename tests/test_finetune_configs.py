@@ -13,7 +13,9 @@ from mmengine.structures import PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
+from mtp.cli.config_check import check_config
 from mtp.data.datasets import DATASETS
+from mtp.models import build_backbone, list_backbones
 from mtp.recipes.shrink import shrink
 from mtp.registry import MODELS
 
@@ -44,6 +46,20 @@ BACKBONES = {
     'vit_l': (None, 24, 0.3, 6e-5, 0.9),
     'internimage_xl': ('xl', 39, 0.2, 2e-5, 0.94),
 }
+
+
+@pytest.mark.parametrize('name', list_backbones())
+def test_every_encoder_has_a_base_that_fits_each_decoder(name):
+    base = Config.fromfile(ROOT.parent / '_base_' / 'finetune' / 'backbones' / f'{name}.py')
+    with torch.device('meta'):
+        channels = list(build_backbone(name).out_channels)
+    assert base.classifier.head.in_channels == channels[-1]
+    for part in (base.detector.neck, base.segmentor.decode_head, base.change_detector.decode_head):
+        assert part.in_channels == channels
+    for part in (base.classifier, base.detector, base.segmentor, base.change_detector):
+        assert part.backbone.name == name
+        with torch.device('meta'):
+            MODELS.build(dict(part.backbone, init_cfg=None))
 
 
 def build(cfg: Config, device: str = 'meta') -> torch.nn.Module:
@@ -80,6 +96,7 @@ def test_recipe(path, tmp_path):
     classes, side, images, length, warm_up, _ = RECIPES[data]
     _, layers, drop_path, lr, decay = BACKBONES[backbone]
     cfg = Config.fromfile(path)
+    check_config(cfg)
     model = build(cfg)
 
     head = getattr(model, 'decode_head', None) or model.head
@@ -116,7 +133,9 @@ def test_recipe(path, tmp_path):
     if backbone == 'vit_b_rvsa':
         # a run writes its config beside its results: it must give the same model
         cfg.dump(tmp_path / 'dumped.py')
-        again = build(Config.fromfile(tmp_path / 'dumped.py'))
+        dumped = Config.fromfile(tmp_path / 'dumped.py')
+        check_config(dumped)
+        again = build(dumped)
         assert again.state_dict().keys() == model.state_dict().keys()
 
 

@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
 
+from mtp.cli.config_check import check_config
 from mtp.cli.finetuning import SIDES
 from mtp.recipes.shrink import shrink
 from tests.conftest import REPO
@@ -101,6 +102,7 @@ def test_config(task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     cfg = Config.fromfile(path)
+    check_config(cfg)
     init_default_scope(cfg.default_scope)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)

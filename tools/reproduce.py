@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from mtp.cli.arguments import RunOptions, add_config_options
-from mtp.cli.errors import users_errors
+from mtp.cli.errors import add_debug, users_errors
 from mtp.cli.threads import sleep_while_waiting
 
 
@@ -31,32 +31,37 @@ def parse_args() -> argparse.Namespace:
         'submission; default: work_dirs/reproduce/<data set>/<model>',
     )
     add_config_options(parser)
+    add_debug(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     sleep_while_waiting()
     args = parse_args()
+    with users_errors(args.debug):
+        reproduce(args)
+
+
+def reproduce(args: argparse.Namespace) -> None:
+    """Evaluate, and print the figures."""
     from mtp.cli import launch
     from mtp.cli.config import set_submission
     from mtp.models.weights.finetuned import load_released
     from mtp.recipes import table
     from mtp.recipes.reproduce import compare
 
-    with users_errors():
-        config = table.config_of(args.dataset, args.model)
-        work_dir = args.work_dir or Path('work_dirs/reproduce', args.dataset, args.model)
-        if not args.data.is_dir():
-            raise FileNotFoundError(
-                f'no folder {args.data}: prepare the data set with tools/data/prepare.py'
-            )
-        cfg = launch.load_config(RunOptions(config, work_dir, cfg_options=args.cfg_options))
-        table.set_data_root(cfg, args.data)
-        results = table.read_results()[args.dataset]
-        set_submission(cfg, None if results.key else str(work_dir / 'submission'))
+    config = table.config_of(args.dataset, args.model)
+    work_dir = args.work_dir or Path('work_dirs/reproduce', args.dataset, args.model)
+    if not args.data.is_dir():
+        raise FileNotFoundError(
+            f'no folder {args.data}: prepare the data set with tools/data/prepare.py'
+        )
+    cfg = launch.load_config(RunOptions(config, work_dir, cfg_options=args.cfg_options))
+    table.set_data_root(cfg, args.data)
+    results = table.read_results()[args.dataset]
+    set_submission(cfg, None if results.key else str(work_dir / 'submission'))
     runner = launch.build_runner(cfg)
-    with users_errors():
-        changes = load_released(runner.bare_model, args.checkpoint)
+    changes = load_released(runner.bare_model, args.checkpoint)
     metrics = launch.evaluate(runner)
 
     lines = [

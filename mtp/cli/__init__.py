@@ -1,1 +1,1 @@
-"""Command-line code that the scripts in ``tools`` share."""
+"""The command ``mtp``, its subcommands, and code that the scripts in ``tools`` share."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mtp.cli.errors import add_debug
 from mtp.machine import LAUNCHERS
 
 
@@ -39,6 +40,9 @@ class ConfigOptions(argparse.Action):
     ) -> None:
         from mmengine.config import DictAction
 
+        for value in values:
+            if '=' not in value:
+                raise argparse.ArgumentError(self, f'{value!r} is not KEY=VALUE')
         DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
 
 
@@ -67,6 +71,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, needs_config: bool = True
         help='pytorch: started by torchrun; slurm: started by srun',
     )
     add_config_options(parser)
+    add_debug(parser)
 
 
 def run_options(args: argparse.Namespace) -> RunOptions:

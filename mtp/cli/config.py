@@ -1,16 +1,16 @@
 """Read configs, override them by dotted keys, and check them."""
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
-from mmengine.utils import get_object_from_string
 
-from mtp.cli.old_bases import hint, is_old_base, old_bases_accepted
+from mtp import resources
+from mtp.cli.known_keys import find_type, keys_of
+from mtp.cli.old_bases import hint, is_old_config, old_bases_accepted
 from mtp.engine.runner import Runner
 from mtp.evaluation import Submission
 from mtp.old_names import new_config
@@ -21,14 +21,15 @@ from mtp.spelling import suggest
 def read_config(path: str | Path) -> Config:
     """Read a config file; accept old names of configs and bases that have moved.
 
+    Args:
+        path: path of the file, or name of one of mtp's configs, such as
+            ``pretrain/vit_b_rvsa_samrs``; a file that exists wins.
+
     Raises:
         FileNotFoundError: the config, or a file that it reads, does not exist.
         ValueError: the config is not valid Python, or mmengine cannot read it or its bases.
     """
-    path = new_config(Path(path))
-    if not path.is_file():
-        near = suggest(path.name, [file.name for file in path.parent.glob('*.py')])
-        raise FileNotFoundError(f'no config at {path}{near}')
+    path = _find(Path(path))
     try:
         return _from_file(path)
     except SyntaxError as error:
@@ -40,12 +41,28 @@ def read_config(path: str | Path) -> Config:
         raise ValueError(f'{path} cannot be read: {error}{_hint(error)}') from error
 
 
+def _find(path: Path) -> Path:
+    """Return the file of a config, given its path or the name of one of mtp's.
+
+    Raises:
+        FileNotFoundError: there is none; the message suggests similar ones.
+    """
+    paths = [path, path.with_name(f'{path.name}.py')]
+    for candidate in (*paths, *map(resources.packaged_config, paths)):
+        if candidate.is_file() or is_old_config(candidate):
+            return new_config(candidate)
+    near = suggest(path.name, [file.name for file in path.parent.glob('*.py')]) or suggest(
+        path.with_suffix('').as_posix(), resources.config_names()
+    )
+    raise FileNotFoundError(f'no config at {path}{near}')
+
+
 def _from_file(path: Path) -> Config:
     try:
         return Config.fromfile(path)
     except ConfigParsingError as error:
         missing = _missing_base(error)
-        if missing is None or not is_old_base(missing):
+        if missing is None or not is_old_config(missing):
             raise
     with old_bases_accepted():
         return Config.fromfile(path)
@@ -69,8 +86,10 @@ def default_work_dir(config: str | Path) -> Path:
     set>/<backbone>``; a config elsewhere gives ``work_dirs/<its name>``.
     """
     parts = Path(config).resolve().with_suffix('').parts
-    below = parts[parts.index('configs') + 2 :] if 'configs' in parts else parts[-1:]
-    return Path('work_dirs', *below)
+    for depth in reversed(range(len(parts))):
+        if parts[depth] == 'configs':
+            return Path('work_dirs', *parts[depth + 2 :])
+    return Path('work_dirs', parts[-1])
 
 
 def override(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -78,7 +97,7 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
 
     A key must exist already, or be an argument of the ``type`` beside it (at the top level: of the
     runner). So a misspelt key is an error instead of an option without effect. If the ``type``
-    accepts ``**kwargs``, other keys are valid too, unless they are very similar to a known one.
+    accepts any ``**kwargs``, other keys are valid too, unless they are very similar to a known one.
 
     Raises:
         ValueError: a key is unknown; the message suggests similar ones.
@@ -86,7 +105,7 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
     for key in options:
         node, path = cfg, key.split('.')
         for depth, name in enumerate(path):
-            known, passes_on = _keys(node, Runner if depth == 0 else None)
+            known, passes_on = keys_of(node, Runner if depth == 0 else None)
             if name not in known and (not passes_on or suggest(name, known, cutoff=0.8)):
                 where = '.'.join(path[:depth]) or 'the config'
                 raise ValueError(
@@ -98,27 +117,6 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
     cfg.merge_from_dict(dict(options))
 
 
-def _keys(node: Any, built_by: Callable | None) -> tuple[list[str], bool]:
-    """Return valid next parts of a dotted key, and whether others are accepted (``**kwargs``)."""
-    if isinstance(node, list):
-        return [str(index) for index in range(len(node))], False
-    if not isinstance(node, Mapping | Config):
-        return [], False
-    built_by = built_by or _built_by(node.get('type'))
-    arguments = inspect.signature(built_by).parameters.values() if built_by else []
-    names = [
-        argument.name
-        for argument in arguments
-        if argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
-    ]
-    passes_on = any(argument.kind is argument.VAR_KEYWORD for argument in arguments)
-    return list(dict.fromkeys([*node.keys(), *names])), passes_on
-
-
-def _built_by(type_: Any) -> Callable | None:
-    return get_object_from_string(type_) if isinstance(type_, str) else type_
-
-
 def set_submission(cfg: Config, folder: str | None) -> None:
     """Set the folder for predictions of a test split whose labels only the benchmark's server has.
 
@@ -126,7 +124,7 @@ def set_submission(cfg: Config, folder: str | None) -> None:
         ValueError: there is a folder for a data set that is evaluated locally, or none for one that
             is not.
     """
-    writes = issubclass(cast(type, _built_by(cfg.test_evaluator.type)), Submission)
+    writes = issubclass(cast(type, find_type(cfg.test_evaluator.type)), Submission)
     if writes and folder is None:
         raise ValueError(
             'the labels of this test split are kept by the server of its benchmark: '

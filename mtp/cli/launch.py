@@ -9,9 +9,11 @@ from mmengine.registry import init_default_scope
 
 from mtp.cli.arguments import RunOptions
 from mtp.cli.config import default_work_dir, override, read_config
+from mtp.cli.config_check import check_config
 from mtp.cli.processes import join_processes
 from mtp.engine.runner import Runner
 from mtp.files import write_text
+from mtp.recipes import multispectral
 
 
 def load_config(options: RunOptions) -> Config:
@@ -19,11 +21,12 @@ def load_config(options: RunOptions) -> Config:
 
     Raises:
         FileNotFoundError: no such config.
-        ValueError: the config cannot be read, an option has an unknown key, or this process was not
-            started as its launcher requires.
+        ValueError: the config cannot be read or has a misspelt key, an option has an unknown key,
+            or this process was not started as its launcher requires.
     """
     cfg = read_config(options.config)
     override(cfg, options.cfg_options)
+    check_config(cfg)
     cfg.work_dir = str(options.work_dir or default_work_dir(cfg.filename))
     cfg.launcher = options.launcher
     join_processes(cfg)
@@ -31,9 +34,17 @@ def load_config(options: RunOptions) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build a runner, which writes the resolved config into its work directory."""
+    """Build a runner, which writes the resolved config into its work directory.
+
+    Raises:
+        UnusableFileError: the parts of the config are for different numbers of bands.
+    """
     init_default_scope(cfg.get('default_scope', 'mtp'))
-    return Runner.from_cfg(cfg)
+    notes = multispectral.adapt(cfg)
+    runner = Runner.from_cfg(cfg)
+    for line in notes:
+        runner.say(line)
+    return runner
 
 
 def evaluate(runner: Runner) -> dict[str, float]:

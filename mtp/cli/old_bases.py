@@ -42,8 +42,8 @@ def old_bases_accepted() -> Iterator[None]:
         yield
 
 
-def is_old_base(missing: Path) -> bool:
-    """Return whether a missing base has moved to a file that exists."""
+def is_old_config(missing: Path) -> bool:
+    """Return whether a missing config or base has moved to a file that exists."""
     new = renamed(missing, CONFIGS)
     return new is not None and new.is_file()
 

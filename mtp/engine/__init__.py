@@ -3,6 +3,7 @@
 from mtp import compat
 from mtp.engine.ema import FastEMA
 from mtp.engine.hooks.bad_updates import BadUpdatesError, BadUpdatesHook
+from mtp.engine.hooks.check_data import CheckDataHook
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 from mtp.engine.hooks.checkpoint import VerifiedCheckpointHook
 from mtp.engine.hooks.compilation import CompileHook
@@ -30,6 +31,7 @@ __all__ = [
     'AccumulatingIterLoop',
     'BadUpdatesError',
     'BadUpdatesHook',
+    'CheckDataHook',
     'CheckDatasetsHook',
     'CompileHook',
     'DeferredLogHook',

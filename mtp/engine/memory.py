@@ -66,8 +66,8 @@ def explain_shortage(runner: Runner, said: str) -> str:
         return _explain(runner, said)
     except Exception as error:  # must not hide the out-of-memory error
         return (
-            f'the first step does not fit the memory of the GPU. What would fit is not known: '
-            f'{reason_in_a_line(error)}. torch says: {said.splitlines()[0]}'
+            'the first step does not fit the memory of the GPU: lower --images-per-gpu. What would '
+            f'fit is not known: {reason_in_a_line(error)}. torch says: {said.splitlines()[0]}'
         )
 
 

@@ -27,6 +27,7 @@ from mtp.data.sample_seeds import SeededSampler, seed_samples
 from mtp.engine import provenance, start_summary
 from mtp.engine.checkpoint_writer import CheckpointWriter, to_host, write_file
 from mtp.engine.console_log import SHOWN, ConsoleFilter, tidy_console
+from mtp.engine.finite import not_finite_buffers
 from mtp.engine.loader_workers import watch_workers
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
 from mtp.engine.parallel import ShardedModel, unwrap
@@ -49,6 +50,7 @@ class Runner(MMEngineRunner):
     _group: ProcessGroup | None = None
     _in_background = False
     _training: dict[str, Any] | None = None  # what checkpoints tell of it
+    _began: dict[str, bool] | None = None  # buffers that were not finite when it began
     console: ConsoleFilter  # set by build_logger
 
     @functools.cached_property
@@ -148,6 +150,8 @@ class Runner(MMEngineRunner):
             dataset = self.train_dataloader.dataset
             self._training = provenance.of_training(self.cfg, dataset, is_main_process())
         super().load_or_resume()
+        if trains:
+            self._began = not_finite_buffers(self.bare_model)
         if trains and is_main_process():
             start = self._load_from and dict(path=str(self._load_from), resumed=bool(self._resume))
             provenance.append_start(
@@ -190,9 +194,11 @@ class Runner(MMEngineRunner):
         path = Path(out_dir) / filename
         self.writer.wait()  # at most one copy is in host memory
         if self._shards:
-            self.writer.submit(start_shards(checkpoint, path, self._writers()))
+            self.writer.submit(start_shards(checkpoint, path, self._writers(), self._began))
         elif is_main_process():
-            self.writer.submit(functools.partial(write_file, to_host(checkpoint), path))
+            self.writer.submit(
+                functools.partial(write_file, to_host(checkpoint), path, self._began)
+            )
         if not self._in_background:
             self.writer.wait()
 

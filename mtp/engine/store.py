@@ -1,12 +1,13 @@
 """The store of the processes of a run: they agree through it without waiting for a device."""
 
 import json
+import os
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 from mmengine.dist import get_rank, get_world_size
-from torch.distributed import HashStore, PrefixStore, Store
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 from torch.distributed.distributed_c10d import _get_default_store
 
 
@@ -22,6 +23,22 @@ def connect(prefix: str) -> Store:
     if hasattr(store, 'clone'):  # torch 2.9: no thread waits for what another one waits for
         store = store.clone()
     return PrefixStore(f'mtp/{prefix}', store)
+
+
+def launch_store(prefix: str) -> Store | None:
+    """Return a connection to a store that all processes of a launch share from the start.
+
+    Args:
+        prefix: prefix of all keys, used for one purpose.
+
+    Returns:
+        Store | None: that of torchrun, or of the process group; None without either.
+    """
+    if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True':
+        address, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
+        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10))
+        return PrefixStore(f'mtp/{prefix}', store)
+    return connect(prefix) if dist.is_initialized() else None
 
 
 def gather(store: Store, key: str, value: Any, timeout: timedelta) -> list[Any]:

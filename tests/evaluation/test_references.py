@@ -1,9 +1,7 @@
 """The metrics of the finetuning configs equal reference implementations, on random predictions."""
 
-import json
 import math
 from itertools import starmap
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +18,9 @@ from pycocotools.cocoeval import COCOeval
 from mtp.data.datasets import DATASETS
 from mtp.recipes.table import config_of
 
-CLASSES = {name: DATASETS[name].classes for name in ('dior', 'dior_r', 'spacenet_v1', 'levir')}
+CLASSES = {
+    name: DATASETS[name].classes for name in ('eurosat', 'dior', 'dior_r', 'spacenet_v1', 'levir')
+}
 
 
 def evaluator_of(dataset: str, **options):
@@ -118,7 +118,7 @@ def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
     )
 
 
-def test_coco_ap(tmp_path: Path):
+def test_coco_ap():
     rng = np.random.default_rng(2)
     truth, samples, results = [], [], []
     for image in range(6):
@@ -146,7 +146,15 @@ def test_coco_ap(tmp_path: Path):
         samples.append(
             dict(
                 img_id=image,
-                ori_shape=(256, 256),
+                instances=[
+                    dict(
+                        bbox=[*box[:2], *(box[:2] + box[2:])],
+                        bbox_label=int(label),
+                        ignore_flag=0,
+                        area=float(box[2] * box[3]),
+                    )
+                    for box, label in zip(true, labels)
+                ],
                 pred_instances=dict(
                     bboxes=torch.tensor(corners),
                     scores=torch.tensor(scores),
@@ -161,13 +169,13 @@ def test_coco_ap(tmp_path: Path):
         annotations=truth,
         categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES['dior'])],
     )
-    path = tmp_path / 'truth.json'
-    path.write_text(json.dumps(content))
-    metric = evaluator_of('dior', ann_file=str(path))
+    metric = evaluator_of('dior')
     metric.process({}, samples)
     found = metric.evaluate(6)
 
-    reference = COCO(str(path))
+    reference = COCO()
+    reference.dataset = content
+    reference.createIndex()
     evaluation = COCOeval(reference, reference.loadRes(results), 'bbox')
     evaluation.evaluate()
     evaluation.accumulate()

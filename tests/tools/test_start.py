@@ -6,21 +6,28 @@ from pathlib import Path
 
 import pytest
 
+from mtp.cli import data, main
+
 REPO = Path(__file__).parents[2]
 TOOLS = sorted(
     str(path.relative_to(REPO))
     for path in (REPO / 'tools').rglob('*.py')
-    if 'ArgumentParser(' in path.read_text()
+    if 'ArgumentParser(' in path.read_text() or 'import main\n' in path.read_text()
 )
+COMMANDS = ['', *main.COMMANDS, *(f'data {name}' for name in data.COMMANDS)]
 # Run all in one process, and print what each of them was the first to import.
 CODE = """
 import os, runpy, sys
+from mtp.cli import main
 HEAVY = {'torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmrotate', 'mmpretrain'}
 for tool in sys.argv[1:]:
     before, sys.argv = set(sys.modules), [tool, '--help']
     sys.path.insert(0, os.path.dirname(tool))  # as python does
     try:
-        runpy.run_path(tool, run_name='__main__')
+        if tool.endswith('.py'):
+            runpy.run_path(tool, run_name='__main__')
+        else:
+            main.main([*tool.split(), '--help'])
         print(tool, 'went on', file=sys.stderr)
     except SystemExit:
         for name in sorted((set(sys.modules) - before) & HEAVY):
@@ -30,10 +37,14 @@ for tool in sys.argv[1:]:
 
 def test_help_imports_neither_torch_nor_openmmlab():
     result = subprocess.run(
-        [sys.executable, '-c', CODE, *TOOLS], cwd=REPO, text=True, capture_output=True, check=True
+        [sys.executable, '-c', CODE, *TOOLS, *COMMANDS],
+        cwd=REPO,
+        text=True,
+        capture_output=True,
+        check=True,
     )
     assert result.stderr == ''
-    assert result.stdout.count('usage: ') == len(TOOLS)
+    assert result.stdout.count('usage: ') == len(TOOLS) + len(COMMANDS)
 
 
 def test_options_of_the_config_are_read_as_mmengine_reads_them():
@@ -70,6 +81,7 @@ runpy.run_path(sys.argv[0], run_name='__main__')
     [
         'tools/train.py c.py --cfg-options a=1',
         'tools/test.py c.py c.pth',
+        'mtp/__main__.py train c.py --cfg-options a=1',
         'tools/finetune_all.py',
         'tools/reproduce.py oscd vit_b_rvsa --checkpoint c.pth --data data',
     ],

@@ -1,58 +1,6 @@
-"""Make the COCO json files of SAMRS from its .pkl files.
+"""Alias of ``mtp data samrs-to-coco``."""
 
-    python tools/data/samrs_to_coco.py data/samrs
-
-Uses all cores. Started again after an interruption, or after mending files, it continues where it
-stopped. Unusable files are listed at the end, and the exit code is then 1.
-"""
-
-import argparse
-import sys
-from pathlib import Path
-
-from mtp.data.samrs.subsets import SUBSETS
-from mtp.data.samrs.to_coco import samrs_to_coco
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('root', type=Path, help='folder with SOTA, SIOR and FAST')
-    parser.add_argument(
-        '--subset',
-        nargs='+',
-        choices=SUBSETS,
-        default=list(SUBSETS),
-        help='subsets to convert (default: all)',
-    )
-    parser.add_argument(
-        '--val-fraction',
-        type=float,
-        default=0.1,
-        help='share of the images for validation, where train.txt and valid.txt '
-        'are missing (default: %(default)s)',
-    )
-    parser.add_argument('--seed', type=int, default=0, help='seed of that division')
-    args = parser.parse_args()
-
-    bad = []
-    for subset in args.subset:
-        try:
-            report = samrs_to_coco(
-                args.root / subset.upper(), subset, val_fraction=args.val_fraction, seed=args.seed
-            )
-        except (FileNotFoundError, ValueError) as error:
-            parser.error(str(error))
-        for split in report.skipped:
-            print(f'{subset} {split}: its json is there already')
-        for split, count in report.images.items():
-            print(f'{subset} {split}: {count} images, {report.objects[split].total()} objects')
-        bad += report.bad
-    if bad:
-        print(f'{len(bad)} files could not be used:', *bad, sep='\n  ', file=sys.stderr)
-        sys.exit(1)
-
+from mtp.cli.data.samrs_to_coco import main
 
 if __name__ == '__main__':
     main()

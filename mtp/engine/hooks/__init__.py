@@ -1,6 +1,7 @@
 """Hooks: the actions of a run besides its training steps."""
 
 from mtp.engine.hooks.bad_updates import BadUpdatesError, BadUpdatesHook
+from mtp.engine.hooks.check_data import CheckDataHook
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 from mtp.engine.hooks.checkpoint import VerifiedCheckpointHook
 from mtp.engine.hooks.compilation import CompileHook
@@ -18,6 +19,7 @@ from mtp.engine.hooks.time_limits import TimeLimitHook
 __all__ = [
     'BadUpdatesError',
     'BadUpdatesHook',
+    'CheckDataHook',
     'CheckDatasetsHook',
     'CompileHook',
     'DeferredLogHook',

@@ -13,7 +13,7 @@ import torch
 from torch.distributed import HashStore
 from torch.utils.data import DataLoader
 
-from mtp.cli.errors import file_errors
+from mtp.cli.errors import users_errors
 from mtp.compat import leave_dead_workers_to_the_loader
 from mtp.engine import lasting_loader, loader_workers
 from mtp.engine.hooks import time_limits
@@ -139,5 +139,5 @@ def test_a_worker_of_an_evaluation_that_dies_is_named_with_its_file(tmp_path):
     # torch's handler would raise wherever this process is when a child of it ends
     leave_dead_workers_to_the_loader(batches)
     with pytest.raises(SystemExit, match=rf'^error: .*worker.*opened last: {tmp_path}/4\.txt$'):
-        with file_errors():
+        with users_errors():
             list(batches)

@@ -159,10 +159,22 @@ def _recover(
         resume, restarts = (), fault.rng.choice([(0, 1), (1, 0)])
     codes = Launch(config, folder, (*resume, *arguments), bad, restarts).wait()
     if any(codes):
-        return dict(recovered=False, lost=0, differences=[], again=codes)
+        # where nothing undamaged is left, a run is refused instead of started anew
+        right = fault.kind == 'checkpoint damaged' and _refused(folder) and _all_damaged(run)
+        return dict(recovered=right, lost=0, differences=[], again=codes, refused=right)
     found = digests.read(folder)
     lost, names = digests.differences(found, expected, bad and bad['step'])
     return dict(recovered=True, lost=lost, differences=names)
+
+
+def _refused(folder: Path) -> bool:
+    """Return whether the last start ended with the one error that names the damage."""
+    return 'is undamaged: ' in (folder / 'output.txt').read_text().strip().rpartition('\n')[2]
+
+
+def _all_damaged(run: Path) -> bool:
+    """Return whether the damaged checkpoint was the only one."""
+    return len({path.name.partition('.pth')[0] for path in run.glob('iter_*.pth*')}) <= 1
 
 
 def _wait_for(launch: Launch, step: int) -> None:
