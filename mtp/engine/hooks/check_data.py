@@ -10,11 +10,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from mtp.data.class_names import check_classes
 from mtp.data.tally import Tally
+from mtp.engine.console_log import FILE_ONLY
 from mtp.engine.parallel import unwrap
 from mtp.files import write_text
 from mtp.registry import HOOKS
 
 LEFT_OUT = 'left_out.txt'
+SHOWN_NOTES = 3  # of a data set, on the console
 FEW_STEPS = 100  # steps in which even a pretrained model learns next to nothing
 
 
@@ -75,8 +77,10 @@ class CheckDataHook(Hook):
         self._said.update(new)
         tallies = {mode: tally_of(loader.dataset) for mode, loader in new.items()}
         for mode, tally in tallies.items():
-            for text in tally.notes:
-                runner.logger.info(f'{mode}: {text}')
+            for number, text in enumerate(tally.notes):
+                # the console stays short, the log file has all
+                where = FILE_ONLY if number >= SHOWN_NOTES else {}
+                runner.logger.info(f'{mode}: {text}', **where)
         lines = [f'{mode}: {line}\n' for mode, tally in tallies.items() for line in tally.lines()]
         if lines and is_main_process():
             path = Path(runner.work_dir) / LEFT_OUT

@@ -36,7 +36,7 @@ def runner(dataset, num_classes, work_dir='.'):
         max_iters=1000,
         work_dir=str(work_dir),
         said=said,
-        logger=SimpleNamespace(info=said.append, warning=said.append),
+        logger=SimpleNamespace(info=lambda text, **_: said.append(text), warning=said.append),
     )
 
 
