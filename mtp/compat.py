@@ -67,12 +67,21 @@ def provide_mmcv_extension() -> importlib.machinery.ModuleSpec | None:
     return mmcv_ext.find_spec()
 
 
-def silence_onedl_notices(logging: ModuleType) -> None:
-    """Suppress the message "Could not import OneDL", which concerns OneDL's own data sets alone.
+# How messages begin that a user can do nothing about.
+NOTICES = (
+    'Could not import OneDL',
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+)
+
+
+def silence_notices(logging: ModuleType) -> None:
+    """Suppress messages of the libraries that concern only the libraries; all others pass.
 
     onedl-mmdetection 3.5.1, onedl-mmsegmentation 1.4.2, onedl-mmrotate 1.2.1 and onedl-mmpretrain
-    1.3.6 print it on import if that optional package is missing; ``print_log`` without a logger
-    ignores the log level. All other messages pass.
+    1.3.6 print on import if their optional package OneDL is missing; ``print_log`` without a logger
+    ignores the log level. onedl-mmengine 0.10.12 warns of its own ``FileClient``, which its
+    ``CheckpointHook`` uses.
 
     Args:
         logging: module ``mmengine.logging``.
@@ -81,7 +90,7 @@ def silence_onedl_notices(logging: ModuleType) -> None:
 
     @functools.wraps(print_log)
     def filtered(msg: object, *args: object, **kwargs: object) -> None:
-        if not str(msg).startswith('Could not import OneDL'):
+        if not str(msg).startswith(NOTICES):
             print_log(msg, *args, **kwargs)
 
     vars(logging).update(print_log=filtered)
@@ -105,15 +114,16 @@ def find_own_configs(config: ModuleType) -> None:
     vars(config).update(get_installed_path=path_of)
 
 
-def silence_average_of_losses(losses: ModuleType) -> None:
-    """Suppress the warning that ``avg_non_ignore`` has its default value.
+def silence_advice_on_cross_entropy(losses: ModuleType) -> None:
+    """Suppress mmseg's advice to average the loss differently than the paper did.
 
-    onedl-mmsegmentation 1.4.2 warns of it for each loss that it builds.
+    onedl-mmsegmentation 1.4.2 gives it whenever the loss is built with the default
+    ``avg_non_ignore=False``.
 
     Args:
         losses: module ``mmseg.models.losses.cross_entropy_loss``.
     """
-    warnings.filterwarnings('ignore', 'Default ``avg_non_ignore`` is False', UserWarning)
+    warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
 
 
 def leave_out_multimodal_models(dependency: ModuleType) -> None:
@@ -162,8 +172,8 @@ BEFORE: dict[str, Callable[[], importlib.machinery.ModuleSpec | None]] = {
 }
 AFTER: dict[str, Callable[[ModuleType], None]] = {
     'mmengine.config.config': find_own_configs,
-    'mmengine.logging': silence_onedl_notices,
-    'mmseg.models.losses.cross_entropy_loss': silence_average_of_losses,
+    'mmengine.logging': silence_notices,
+    'mmseg.models.losses.cross_entropy_loss': silence_advice_on_cross_entropy,
     'mmpretrain.utils.dependency': leave_out_multimodal_models,
 }
 

@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 
+def home() -> Path:
+    """Return the folder for what mtp keeps outside a project: ``MTP_HOME``, or ``~/.cache/mtp``."""
+    return Path(os.environ.get('MTP_HOME') or '~/.cache/mtp').expanduser()
+
+
 class UnusableFileError(ValueError):
     """A file that someone gave cannot be used; the message says which, why and how to mend it.
 

@@ -24,7 +24,6 @@ MODULES = {
     'mtp.data.from_coco': 'mtp.data.samrs.from_coco',
     'mtp.data.labelled': 'mtp.data.readers.labelled',
     'mtp.data.multitask': 'mtp.data.multitask_dataset',
-    'mtp.data.prepare.boxes': 'mtp.data.prepare.box_files',
     'mtp.data.prepare.scenes': 'mtp.data.prepare.images',
     'mtp.data.runs': 'mtp.data.run_lengths',
     'mtp.data.synthetic.samrs': 'mtp.data.samrs.synthesis',
@@ -63,6 +62,11 @@ def _of_data_sets(attribute: str, names: str, prefix: str = '') -> dict[str, str
     return {f'{prefix}{name}': f'mtp.data.datasets.{name}.{attribute}' for name in names.split()}
 
 
+_BOX_PARSERS = {
+    'Box': 'mtp.data.formats.base.Box',
+    'read_dota': 'mtp.data.formats.dota_text.read_dota',
+    'read_fair1m': 'mtp.data.formats.object_xml.read_fair1m',
+}
 # old module that was split -> attribute -> its new full name
 DIVIDED = {
     'mtp.data.facts': {
@@ -72,6 +76,8 @@ DIVIDED = {
     'mtp.data.facts.base': {'Facts': 'mtp.data.datasets.DataSet'},
     'mtp.data.facts.detection': {'DETECTION': 'mtp.data.datasets.DATASETS'},
     'mtp.data.facts.scenes': {'SCENES': 'mtp.data.datasets.DATASETS'},
+    'mtp.data.prepare.box_files': _BOX_PARSERS,
+    'mtp.data.prepare.boxes': _BOX_PARSERS,
     'mtp.data.prepare.change': _of_data_sets('prepare', 'clcd egy_bcd gvlm levir oscd svcd whu'),
     'mtp.data.prepare.classification': _of_data_sets('prepare', 'eurosat resisc45'),
     'mtp.data.prepare.horizontal': _of_data_sets('prepare', 'dior xview'),

@@ -16,6 +16,7 @@ DATASETS = root.Registry(
         for name in (
             'multitask_dataset',
             'packed',
+            'readers.box_files',
             'readers.boxes',
             'readers.labelled',
             'readers.pairs',
@@ -29,7 +30,15 @@ TRANSFORMS = root.Registry(
     scope='mtp',
     parent=root.TRANSFORMS,
     locations=[
-        f'mtp.data.{name}' for name in ('crops', 'readers.labelled', 'readers.pairs', 'transforms')
+        f'mtp.data.{name}'
+        for name in (
+            'band_transforms',
+            'crops',
+            'load_bands',
+            'readers.labelled',
+            'readers.pairs',
+            'transforms',
+        )
     ],
 )
 DATA_SAMPLERS = root.Registry(

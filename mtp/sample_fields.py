@@ -239,6 +239,17 @@ class Label:
         """
         return {}
 
+    def check(self, entry: Any, num_classes: int) -> None:
+        """Check an image's values of ``columns`` that come from an index of another machine.
+
+        Args:
+            entry: a :class:`mtp.data.index.Entry` with arrays of the right types.
+            num_classes: number of classes of the data set.
+
+        Raises:
+            ValueError: a value is none that :meth:`read` returns.
+        """
+
     def paths(self, dataset: Any, stem: str) -> dict[str, str]:
         """Return further entries of an image's record: paths for :meth:`load` and :meth:`crop`.
 

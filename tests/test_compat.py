@@ -62,16 +62,6 @@ def test_upstream_still_looks_for_configs_within_the_package_alone():
     assert get_installed_path('mtp') != str(resources.configs().parent)
 
 
-def test_upstream_still_warns_of_a_default_of_losses():
-    # when this fails, silence_average_of_losses() can go
-    from mmseg.models.losses import CrossEntropyLoss
-
-    with warnings.catch_warnings():
-        warnings.simplefilter('always')
-        with pytest.warns(UserWarning, match='Default ``avg_non_ignore`` is False'):
-            CrossEntropyLoss()
-
-
 @pytest.fixture
 def transformers_5(tmp_path) -> Path:
     """Folder with a package that looks like transformers 5 to mmpretrain."""
@@ -94,7 +84,7 @@ def test_openmmlab_imports_without_noise_beside_transformers_5(transformers_5):
 
 
 def test_upstream_still_notices_onedl():
-    # when this fails, silence_onedl_notices() can go
+    # when this fails, silence_notices() needs no 'Could not import OneDL'
     assert (
         'Could not import OneDL'
         in run_python(
@@ -102,6 +92,28 @@ def test_upstream_still_notices_onedl():
             'import mmdet.datasets'
         ).stdout
     )
+
+
+def test_upstream_still_warns_of_its_own_file_client(monkeypatch):
+    # when this fails, silence_notices() needs no 'FileClient' and no 'HardDiskBackend'
+    from mmengine.fileio import file_client
+
+    said = []
+    monkeypatch.setattr(file_client, 'print_log', lambda text, **_: said.append(text))
+    file_client.FileClient.infer_client(uri='/tmp')
+    assert len(said) == 2 and all(text.startswith(compat.NOTICES) for text in said)
+
+
+def test_upstream_still_advises_on_cross_entropy():
+    # when this fails, silence_advice_on_cross_entropy() can go
+    from mmseg.models.losses import CrossEntropyLoss
+
+    with pytest.warns(UserWarning, match='avg_non_ignore'):
+        CrossEntropyLoss()
+    with warnings.catch_warnings(record=True) as said:
+        compat.silence_advice_on_cross_entropy(sys.modules['mmseg.models.losses'])
+        CrossEntropyLoss()
+    assert not said
 
 
 def test_upstream_still_breaks_beside_transformers_5(transformers_5):

@@ -15,6 +15,7 @@ from mmseg.structures import SegDataSample
 
 from mtp.cli.config_check import check_config
 from mtp.data.datasets import DATASETS
+from mtp.models import build_backbone, list_backbones
 from mtp.recipes.shrink import shrink
 from mtp.registry import MODELS
 
@@ -45,6 +46,20 @@ BACKBONES = {
     'vit_l': (None, 24, 0.3, 6e-5, 0.9),
     'internimage_xl': ('xl', 39, 0.2, 2e-5, 0.94),
 }
+
+
+@pytest.mark.parametrize('name', list_backbones())
+def test_every_encoder_has_a_base_that_fits_each_decoder(name):
+    base = Config.fromfile(ROOT.parent / '_base_' / 'finetune' / 'backbones' / f'{name}.py')
+    with torch.device('meta'):
+        channels = list(build_backbone(name).out_channels)
+    assert base.classifier.head.in_channels == channels[-1]
+    for part in (base.detector.neck, base.segmentor.decode_head, base.change_detector.decode_head):
+        assert part.in_channels == channels
+    for part in (base.classifier, base.detector, base.segmentor, base.change_detector):
+        assert part.backbone.name == name
+        with torch.device('meta'):
+            MODELS.build(dict(part.backbone, init_cfg=None))
 
 
 def build(cfg: Config, device: str = 'meta') -> torch.nn.Module:

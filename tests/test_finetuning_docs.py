@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +13,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
 
 from mtp.cli.config_check import check_config
+from mtp.cli.finetuning import SIDES
+from mtp.recipes.shrink import shrink
 from tests.conftest import REPO
+from tests.tools.test_train import run_tool
 
 SNIPPETS = dict(
     re.findall(
@@ -30,6 +34,15 @@ TASKS = {
         [f'{split}/{date}' for split in ('train', 'val', 'test') for date in 'AB'],
         [f'{split}/label' for split in ('train', 'val', 'test')],
     ),
+}
+
+
+FIGURES = {
+    'classification': ('accuracy/top1',),
+    'horizontal_detection': ('coco/bbox_mAP', 'coco/bbox_mAP_50'),
+    'rotated_detection': ('dota/mAP', 'dota/AP50'),
+    'segmentation': ('mIoU', 'water/IoU'),
+    'change_detection': ('mIoU', 'changed/F1'),
 }
 
 
@@ -105,5 +118,13 @@ def test_config(task, tmp_path, monkeypatch):
             assert len(sample.gt_instances) == (2 if task == 'rotated_detection' else 1)
         elif task != 'classification':
             assert set(np.unique(sample.gt_sem_seg.data)) <= {0, 1, 2, 255}
-    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
-        METRICS.build(evaluator)
+    METRICS.build(cfg.val_evaluator)
+
+    shrink(cfg, SIDES[cfg.default_scope])
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+    cfg.dump('small.py')
+    run_tool(monkeypatch, 'test', 'small.py', 'untrained', '--show-dir', 'pictures')
+    metrics = json.loads(Path('work_dirs/small/metrics.json').read_text())
+    assert set(FIGURES[task]) <= set(metrics)
+    assert len(list(Path('pictures').iterdir())) == (4 if task == 'classification' else 2)

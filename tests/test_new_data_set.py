@@ -83,7 +83,6 @@ train_dataloader.dataset.update(
     _data, ann_file='train.json', data_prefix=dict(img='train'), pipeline=train_pipeline)
 test_dataloader.dataset.update(
     _data, ann_file='val.json', data_prefix=dict(img='val'), pipeline=test_pipeline)
-test_evaluator.update(ann_file='data/boats/val.json')
 val_dataloader = test_dataloader
 val_evaluator = test_evaluator
 '''

@@ -9,6 +9,7 @@ from mtp.engine import (
     DeferredLogHook,
     DrawPredictionsHook,
     PreemptionHook,
+    ProgressBarsHook,
     RehearsalHook,
     ReplacedSamplesHook,
     ReplicatedModel,
@@ -27,6 +28,7 @@ default_hooks = dict(
     bad_updates=dict(type=BadUpdatesHook),
     replaced_samples=dict(type=ReplacedSamplesHook),
     logger=dict(type=LoggerHook, interval=50),
+    progress=dict(type=ProgressBarsHook),
     param_scheduler=dict(type=ParamSchedulerHook),
     compilation=dict(type=CompileHook),
     # Two are kept: one that was damaged after it had been verified has one before it.

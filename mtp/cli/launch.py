@@ -11,9 +11,9 @@ from mtp.cli.arguments import RunOptions
 from mtp.cli.config import default_work_dir, override, read_config
 from mtp.cli.config_check import check_config
 from mtp.cli.processes import join_processes
-from mtp.engine.devices import describe_device
 from mtp.engine.runner import Runner
 from mtp.files import write_text
+from mtp.recipes import multispectral
 
 
 def load_config(options: RunOptions) -> Config:
@@ -34,11 +34,16 @@ def load_config(options: RunOptions) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build a runner, which writes the resolved config into its work directory."""
+    """Build a runner, which writes the resolved config into its work directory.
+
+    Raises:
+        UnusableFileError: the parts of the config are for different numbers of bands.
+    """
     init_default_scope(cfg.get('default_scope', 'mtp'))
+    notes = multispectral.adapt(cfg)
     runner = Runner.from_cfg(cfg)
-    for line in describe_device():
-        runner.logger.info(line)
+    for line in notes:
+        runner.say(line)
     return runner
 
 

@@ -19,6 +19,26 @@ def parse_args(
     parser = argparse.ArgumentParser(prog, description=__doc__)
     add_run_arguments(parser, needs_config=False)
     parser.add_argument(
+        '--data',
+        type=Path,
+        nargs='+',
+        metavar='DIR',
+        help='instead of a config: a folder of images and labels in any common form, or a '
+        'data.yaml; several pretrain together. The config is written into the work dir',
+    )
+    parser.add_argument('--encoder', metavar='NAME', help='with --data: a backbone')
+    parser.add_argument(
+        '--weights',
+        metavar='NAME|PATH|none',
+        help="with --data: the encoder's weights; default: mtp, else mae",
+    )
+    parser.add_argument('--task', help='with --data: the task, if not that of the labels')
+    parser.add_argument(
+        '--keep-empty',
+        action='store_true',
+        help='with --data: train on images without objects too',
+    )
+    parser.add_argument(
         '--resume',
         nargs='?',
         const='last',
@@ -62,8 +82,12 @@ def parse_args(
         'numbers are not finite; FILE: <work dir>/bad_updates/iter_<N>.json. Needs no config',
     )
     args = parser.parse_args(arguments)
-    if (args.config is None) == (args.replay is None):
-        parser.error('give a config, or --replay FILE')
+    if sum(given is not None for given in (args.config, args.data, args.replay)) != 1:
+        parser.error('give a config, --data DIR, or --replay FILE')
+    if args.data and args.encoder is None:
+        parser.error('--data needs --encoder, e.g. --encoder vit_b_rvsa')
+    if not args.data and (args.encoder or args.weights or args.task or args.keep_empty):
+        parser.error('--encoder, --weights, --task and --keep-empty go with --data')
     if args.replay and (args.resume or args.work_dir):
         parser.error('--replay FILE goes without --resume and --work-dir')
     return args
@@ -115,6 +139,8 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
     torch.set_float32_matmul_precision('high')
     require_usable_gpu()
     update = replay.begin(args) if args.replay else None
+    if args.data:
+        _write_own_config(args)
     cfg = launch.load_config(run_options(args))
     chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
     override(cfg, {key: value for key, value in chosen.items() if value})
@@ -130,7 +156,7 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
         ]
     if args.images_per_gpu is not None:
         cfg.images_per_gpu = args.images_per_gpu
-    division = share_batch(cfg, number_of_processes(cfg.launcher), args.cfg_options)
+    share_batch(cfg, number_of_processes(cfg.launcher), args.cfg_options)
     moved = go_on_under_old_name(cfg) if args.resume in ('last', 'auto') else None
     with ExitStack() as stack:
         begun = stack.enter_context(start(cfg, args.resume))
@@ -140,8 +166,8 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
         if update:
             replay.without_traces(cfg, update)
         runner = launch.build_runner(cfg)
-        for line in filter(None, (scaled, division, moved, *begun.lines)):
-            runner.logger.info(line)
+        for line in filter(None, (scaled, moved, *begun.lines)):
+            runner.say(line)
         if begun.checkpoint:
             check_checkpoint(runner.bare_model, cfg.load_from)
         try:
@@ -149,3 +175,19 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
         except replay.ReplayEndedError as ended:
             runner.logger.info(ended)
     leave_processes()
+
+
+def _write_own_config(args: argparse.Namespace) -> None:
+    """Write the config of ``--data``, and let the run read it."""
+    from mtp.cli.own_training import own_config
+
+    args.config, args.work_dir, lines = own_config(
+        args.data,
+        args.encoder,
+        args.weights,
+        args.task,
+        args.work_dir,
+        args.launcher,
+        args.keep_empty,
+    )
+    print(*lines, sep='\n', flush=True)

@@ -8,10 +8,13 @@ from mtp.lazy import attribute_getter
 
 _NAMES = {
     'mtp.data.crops': ('LoadCrop',),
+    'mtp.data.load_bands': ('LoadBands',),
     'mtp.data.multitask_dataset': ('MultiTaskDataset',),
     'mtp.data.packed': ('PackedDataset',),
+    'mtp.data.readers.box_files': ('BoxFilesDetection',),
     'mtp.data.readers.boxes': ('COCODetection', 'DIORDetection', 'DOTATiles', 'XViewDetection'),
     'mtp.data.readers.labelled': ('LoadClassMap', 'SceneDataset'),
+    'mtp.data.readers.maps': ('SegmentationDataset',),
     'mtp.data.readers.pairs': (
         'ChangeDataset',
         'DistortPair',

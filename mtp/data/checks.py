@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from mtp.data.box_rules import MIN_SIDE
+from mtp.data.class_names import ClassNames
 from mtp.data.datasets import DATASETS, DataSet, Split
 from mtp.data.decoding import check_unturned, read_size, read_stored
+from mtp.data.image_files import SUFFIXES
 from mtp.data.label_files import read_coco, read_lines
-from mtp.data.prepare.images import SUFFIXES
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.samrs.checking import Findings, Problem
 from mtp.data.samrs.to_coco import parallel
+from mtp.data.tally import Tally
 from mtp.data.values import check_boxes, check_name
 from mtp.files import UnusableFileError
 
@@ -26,7 +29,7 @@ CHECKS = {
     'size': 'all files of an image have one size',
     'label': 'label files hold known values only',
     'annotation': 'annotations can be read and belong to an image',
-    'box': 'boxes have an extent and lie inside the image',
+    'box': 'boxes have an extent of 1 px or more and lie inside the image',
 }
 
 
@@ -121,19 +124,15 @@ def _horizontal(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Pa
         path = root / split.labels
         try:
             coco = read_coco(path)
-            names = [c['name'] for c in sorted(coco['categories'], key=lambda c: c['id'])]
-            ids = [c['id'] for c in coco['categories']]
-        except (OSError, TypeError, ValueError) as error:
-            problem = str(error)
-            findings.problems['annotation'].append(
-                problem if str(path) in problem else f'{path}: {problem}'
-            )
+        except (OSError, ValueError) as error:
+            findings.problems['annotation'].append(str(error))
             continue
-        num_classes = len(dataset.classes)
-        if sorted(ids) != list(range(num_classes)) or not _alike(names, dataset.classes):
+        names, num_classes = ClassNames(dataset.classes, Tally()), len(dataset.classes)
+        if {names.find(c['name']) for c in coco['categories']} != set(range(num_classes)):
             findings.problems['class'].append(
-                f'{path}: the categories are not the {num_classes} classes from 0 on'
+                f'{path}: the categories are not the {num_classes} classes'
             )
+        ids = {category['id'] for category in coco['categories']}
         of_image = defaultdict(list)
         images = {image['id']: image for image in coco['images']}
         for annotation in coco['annotations']:
@@ -145,17 +144,13 @@ def _horizontal(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Pa
                 )
         yield (
             split.name,
-            partial(_check_coco, root / split.images, set(ids)),
+            partial(_check_coco, root / split.images, ids),
             [(image, of_image[number]) for number, image in images.items()],
         )
 
 
-def _alike(names: Iterable[str], classes: Iterable[str]) -> bool:
-    return [name.lower() for name in names] == [name.lower() for name in classes]
-
-
 def _rotated(root: Path, dataset: DataSet, findings: Findings) -> Iterator[Part]:
-    check = partial(_check_rotated, {name: label for label, name in enumerate(dataset.classes)})
+    check = partial(_check_rotated, dataset.classes)
     for split in dataset.splits:
         images, labels = root / split.images, root / split.labels
         image_suffix, label_suffix = split.suffixes
@@ -279,33 +274,34 @@ def _check_coco(folder: Path, ids: set[int], item: tuple[dict, list[dict]]) -> C
             problems.append(('box', str(error)))
             continue
         x, y, w, h = annotation['bbox']
-        if w <= 0 or h <= 0 or x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
+        if min(w, h) < MIN_SIDE or x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
             problems.append(('box', f'{place}: (x, y, w, h) = {annotation["bbox"]}'))
     return len(annotations), problems
 
 
-def _check_rotated(labels: dict[str, int], item: tuple[Path, Path]) -> Checked:
+def _check_rotated(classes: Sequence[str], item: tuple[Path, Path]) -> Checked:
     image, annotations = item
     _, problems = _check_files(None, (image,))
     if not annotations.is_file():
         return 0, [*problems, ('partner', f'{annotations}: missing')]
+    size, tally = None if problems else read_size(image), Tally()
     try:
-        boxes = read_rotated(annotations, labels)
+        boxes = read_rotated(annotations, classes, tally, size)
     except ValueError as error:
         return 0, [
             *problems,
-            ('class' if 'unknown class' in str(error) else 'annotation', str(error)),
+            ('class' if 'is no class' in str(error) else 'annotation', str(error)),
         ]
-    if not problems:
-        height, width = read_size(image)
-        for number, box in enumerate(boxes, 1):
+    problems += [('box', line) for line in tally.lines()]
+    if size is not None:
+        height, width = size
+        for box in boxes:
             x, y = np.reshape(box['bbox'], (4, 2)).mean(0)
             if not (0 <= x <= width and 0 <= y <= height):
                 problems.append(
                     (
                         'box',
-                        f'{annotations}, box {number}: its centre ({x:.0f}, '
-                        f'{y:.0f}) is outside the image',
+                        f'{box["place"]}: its centre ({x:.0f}, {y:.0f}) is outside the image',
                     )
                 )
     return len(boxes), problems

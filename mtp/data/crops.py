@@ -9,9 +9,8 @@ import numpy as np
 from mmcv.image import rescale_size
 from mmcv.transforms import BaseTransform
 
-from mtp.data.decoding import read_image
+from mtp.data.decoding import check_shape, read_image
 from mtp.data.run_lengths import Axis
-from mtp.files import UnusableFileError
 from mtp.registry import TRANSFORMS
 from mtp.sample_fields import find_labels
 
@@ -205,9 +204,5 @@ def _nearest(size: int, resized: int, mirrored: bool) -> np.ndarray:
 
 def _load_image(results: dict, window: Window) -> np.ndarray:
     image = results['img'] if 'img' in results else read_image(results['img_path'], window.original)
-    if image.shape[:2] != window.original:
-        raise UnusableFileError(
-            f'{results["img_path"]} has shape {image.shape}, but its labels are for '
-            f'{window.original}: make the labels again from this image'
-        )
+    check_shape(results['img_path'], image.shape, window.original)
     return cv2.cvtColor(window.crop_image(image), cv2.COLOR_RGB2BGR)

@@ -1,12 +1,14 @@
 """Labels of a data set as arrays on disk, mapped into memory and shared by all processes."""
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +16,11 @@ from types import SimpleNamespace
 import numpy as np
 from mmengine.logging import print_log
 
-from mtp.files import UnusableFileError, whole, write_json
+from mtp.data.tally import Tally
+from mtp.files import UnusableFileError, home, whole, write_json
 
-VERSION = 1
-STAMP, DIGESTS = 'stamp.json', 'digests.json'
+VERSION = 2  # raised when readers take other objects than before
+STAMP, DIGESTS, TALLY = 'stamp.json', 'digests.json', 'tally.json'
 Rows = np.ndarray | list[bytes]  # rows of an image in a column
 
 
@@ -60,6 +63,19 @@ class Column:
         """Return the arrays of :meth:`files`, joined from each image's rows."""
         joined = np.concatenate([self.nothing, *images]).astype(self.dtype, copy=False)
         return dict(zip(self.files(name), (joined, _ends(images))))
+
+    def check(self, name: str, arrays: dict[str, np.ndarray], images: int) -> None:
+        """Check the arrays of :meth:`files` in an index of a number of images.
+
+        Raises:
+            ValueError: one is of another type or shape, or does not fit the others.
+        """
+        _, *ends = self.files(name)
+        _check_type(name, arrays, self.dtype, self.shape)
+        count = images
+        for end, parts in zip(ends, (*ends[1:], name)):
+            _check_ends(end, arrays, count, parts)
+            count = len(arrays[parts])
 
     def take(self, name: str, arrays: dict[str, np.ndarray], rows: slice) -> Rows:
         """Return a copy of some rows."""
@@ -107,15 +123,51 @@ class Index:
     def __init__(self, folder: Path, columns: Mapping[str, Column]) -> None:
         self.folder, self.columns = folder, columns
         names = {file for name, column in columns.items() for file in column.files(name)}
-        # a plain view of the map: the subclass memmap makes each slice slower
         self._arrays = {
-            name: np.asarray(np.load(folder / f'{name}.npy', mmap_mode='r'))
+            name: load_array(folder / f'{name}.npy')
             for name in {'ids', 'sizes', 'names', 'name_ends', *names}
         }
         self._things = {column.of for column in columns.values()}
 
+    @property
+    def tally(self) -> Tally:
+        """Counts of what the index holds and of what was left out, read from the folder."""
+        path = self.folder / TALLY
+        if not path.is_file():  # packs of release 0.1 have none
+            return Tally(images=len(self))
+        tally = Tally()
+        tally.add(Tally(**json.loads(path.read_text())))
+        return tally
+
+    def check(self) -> None:
+        """Check that each entry can be read; its values may still be any.
+
+        Raises:
+            UnusableFileError: an array is of another type or shape, or does not fit the others, or
+                a name is no text.
+        """
+        arrays = self._arrays
+        try:
+            _check_type('ids', arrays, np.int64)
+            _check_type('sizes', arrays, np.int32, (2,))
+            _check_type('names', arrays, np.uint8)
+            if len(arrays['sizes']) != len(self):
+                raise ValueError(f'sizes.npy has {len(arrays["sizes"])} rows, ids.npy {len(self)}')
+            _check_ends('name_ends', arrays, len(self), 'names')
+            for name, column in self.columns.items():
+                column.check(name, arrays, len(self))
+            for number in range(len(self)):
+                arrays['names'][_range(arrays['name_ends'], number)].tobytes().decode()
+        except ValueError as error:
+            raise UnusableFileError(f'{self.folder} is damaged: {error}') from error
+
     def __reduce__(self) -> tuple:
         return Index, (self.folder, self.columns)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Height and width of each image in pixels, int32 ``(N, 2)``."""
+        return self._arrays['sizes']
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -137,12 +189,64 @@ class Index:
         )
 
 
+def load_array(path: Path) -> np.ndarray:
+    """Map an array of a file into memory.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        UnusableFileError: it holds no array.
+    """
+    try:
+        # a plain view of the map: the subclass memmap makes each slice slower
+        return np.asarray(np.load(path, mmap_mode='r'))
+    except OSError:
+        raise
+    except Exception as error:  # numpy reads the header as Python's text, with all its errors
+        reason = ' '.join(str(error).split())
+        raise UnusableFileError(
+            f'{path} is damaged ({type(error).__name__}: {reason:.200})'
+        ) from error
+
+
+def _check_type(
+    name: str, arrays: dict[str, np.ndarray], dtype: type, shape: tuple[int, ...] = ()
+) -> None:
+    """Check the type of an array, and the shape of its rows.
+
+    Raises:
+        ValueError: they differ.
+    """
+    array = arrays[name]
+    if array.dtype != dtype or array.ndim != 1 + len(shape) or array.shape[1:] != shape:
+        raise ValueError(
+            f'{name}.npy holds {array.dtype}, {array.shape}, not {np.dtype(dtype)}, {("n", *shape)}'
+        )
+    # numpy counts on it that bools are 0 or 1
+    if dtype is bool and array.view(np.uint8).max(initial=0) > 1:
+        raise ValueError(f'{name}.npy holds bools that are neither 0 nor 1')
+
+
+def _check_ends(name: str, arrays: dict[str, np.ndarray], count: int, parts: str) -> None:
+    """Check that ``count`` ends divide the array ``parts``.
+
+    Raises:
+        ValueError: they do not.
+    """
+    _check_type(name, arrays, np.int64)
+    ends = arrays[name]
+    steps = np.concatenate([[0], ends, [len(arrays[parts])]])
+    if len(ends) != count or (steps[1:] < steps[:-1]).any() or steps[-1] != steps[-2]:
+        raise ValueError(f'{name}.npy does not divide {parts}.npy among {count}')
+
+
 def _range(ends: np.ndarray, number: int) -> slice:
     return slice(int(ends[number - 1]) if number else 0, int(ends[number]))
 
 
-def write_index(folder: Path, entries: Iterable[Entry], columns: Mapping[str, Column]) -> None:
-    """Write the arrays of ``entries`` into an existing folder.
+def write_index(
+    folder: Path, entries: Iterable[Entry], columns: Mapping[str, Column], tally: Tally
+) -> None:
+    """Write the arrays of ``entries``, and their counts, into an existing folder.
 
     An entry without the attribute of a column gets no rows in it.
     """
@@ -159,7 +263,8 @@ def write_index(folder: Path, entries: Iterable[Entry], columns: Mapping[str, Co
     for name, array in arrays.items():
         with whole(folder / f'{name}.npy') as unfinished:
             np.save(unfinished, array)
-    write_json(folder / DIGESTS, {name: _file_digest(folder, name) for name in arrays})
+    write_json(folder / TALLY, vars(tally))
+    write_json(folder / DIGESTS, {name: _file_digest(folder, name) for name in (*arrays, TALLY)})
 
 
 def verify_index(folder: Path) -> None:
@@ -173,19 +278,24 @@ def verify_index(folder: Path) -> None:
     text = path.read_text()
     try:
         digests = json.loads(text)
-        if {path.stem for path in folder.glob('*.npy')} != set(digests):
+        there = {path.stem for path in folder.glob('*.npy')}
+        if there != set(digests) - {TALLY}:
             raise ValueError('it lists other arrays than there are')
         for name, digest in digests.items():
-            path = folder / f'{name}.npy'
+            path = _file(folder, name)
             if _file_digest(folder, name) != digest:
                 raise ValueError('it differs from its digest')
     except (OSError, ValueError, AttributeError) as error:
         raise UnusableFileError(f'{path} is damaged: {error}') from error
 
 
+def _file(folder: Path, name: str) -> Path:
+    return folder / (name if name == TALLY else f'{name}.npy')
+
+
 def _file_digest(folder: Path, name: str) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    with open(folder / f'{name}.npy', 'rb') as file:
+    with open(_file(folder, name), 'rb') as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -201,11 +311,13 @@ def cached_index(
     sources: Iterable[Path],
     columns: Mapping[str, Column],
     read: Callable[[], Iterable[Entry]],
+    tally: Tally,
 ) -> Index:
     """Open the index of a data set; build it if it is missing or damaged, or a source has changed.
 
-    It is kept in ``.mtp_index`` in the data set's root or, if that is not writable, in the system's
-    folder for temporary files. Processes that build it at the same time do not disturb each other.
+    It is kept in ``.mtp_index`` in the data set's root; if that is not writable, in
+    :func:`mtp.files.home`; if that is not either, in the system's folder for temporary files. One
+    process builds it; others that need it meanwhile wait, if the file system has locks.
 
     Args:
         root: root folder of the data set.
@@ -213,30 +325,76 @@ def cached_index(
         sources: files, and folders for all files in them, whose sizes and times are compared.
         columns: columns of the entries, by name.
         read: function that returns the entries.
+        tally: counts that ``read`` fills; they are kept with the index.
     """
     stamp = _digest((VERSION, key, *map(_state, sources)))
     name = _digest((str(root.resolve()), key))
-    home = root / '.mtp_index'
-    if not os.access(root, os.W_OK):
-        home = Path(tempfile.gettempdir()) / f'mtp_index_{os.getuid()}'
-    folder = home / name
-    try:
-        if json.loads((folder / STAMP).read_text()) == stamp:
-            verify_index(folder)
-            return Index(folder, columns)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        print_log(f'{error}: the index {folder} is made again', 'current', logging.WARNING)
-    home.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix='partial_', dir=home))
-    try:
-        write_index(partial, read(), columns)
-        write_json(partial / STAMP, stamp)
-        _replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    places = [
+        root / '.mtp_index',
+        home() / 'index',
+        Path(tempfile.gettempdir()) / f'mtp_index_{os.getuid()}',
+    ]
+    for place in places:
+        try:
+            if _is_current(place / name, stamp):
+                return Index(place / name, columns)
+        except (OSError, ValueError) as error:
+            message = f'{error}: the index {place / name} is made again'
+            print_log(message, 'current', logging.WARNING)
+    place = _first_writable(places)
+    folder = place / name
+    with _alone_in(place):
+        with suppress(OSError, ValueError):
+            if _is_current(folder, stamp):  # made by another process meanwhile
+                return Index(folder, columns)
+        partial = Path(tempfile.mkdtemp(prefix='partial_', dir=place))
+        try:
+            write_index(partial, read(), columns, tally)
+            write_json(partial / STAMP, stamp)
+            _replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return Index(folder, columns)
+
+
+def _is_current(folder: Path, stamp: str) -> bool:
+    """Return whether an index is there, and is that of the sources as they are.
+
+    Raises:
+        OSError, ValueError: it is damaged.
+    """
+    try:
+        if json.loads((folder / STAMP).read_text()) != stamp:
+            return False
+        verify_index(folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _first_writable(folders: Sequence[Path]) -> Path:
+    """Return the first of some folders that can be written to; it is made if it is missing."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    raise PermissionError(
+        f'no index of labels can be written to {" or ".join(map(str, folders))}: set MTP_HOME to a '
+        'folder that can be written to'
+    )
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; do without where the file system has none."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _replace(new: Path, folder: Path) -> None:

@@ -25,7 +25,7 @@ from mtp.data.run_lengths import (
     find_damage,
     read_counts,
 )
-from mtp.data.values import check_map_values
+from mtp.data.values import MAX_COORDINATE, check_map_values
 from mtp.files import UnusableFileError
 from mtp.painting import WHITE, outline, shade, write_names
 from mtp.registry import LABELS
@@ -150,6 +150,13 @@ class InstanceLabel(Label):
             counts=counts,
         )
 
+    def check(self, entry: Any, num_classes: int) -> None:
+        """Check labels, boxes and masks."""
+        _check_values(entry.labels, entry.boxes, num_classes)
+        damage = find_damage(entry.counts, entry.size[0] * entry.size[1])
+        if damage is not None:
+            raise ValueError(f'mask {damage[0]} of {entry.file_name}: {damage[1]}')
+
     def load(self, results: dict) -> None:
         """Decode the masks; clip the boxes to the image."""
         entry, shape = results['labels'], results['ori_shape']
@@ -218,6 +225,18 @@ def _largest_first(content: InstanceData, areas: Tensor) -> InstanceData:
     return content[areas.argsort(descending=True).cpu()]
 
 
+def _check_values(labels: np.ndarray, boxes: np.ndarray, num_classes: int) -> None:
+    """Check the values of boxes and their labels.
+
+    Raises:
+        ValueError: a label is no class, or a number is not finite or larger than any image.
+    """
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= num_classes:
+        raise ValueError(f'labels of {labels.min()} to {labels.max()}, but {num_classes} classes')
+    if not (np.abs(boxes) <= 4 * MAX_COORDINATE).all():  # sides and diagonals are longer
+        raise ValueError('a box has numbers that are not finite, or larger than any image')
+
+
 def _xyxy(box: Sequence[float]) -> tuple[float, ...]:
     x, y, w, h = box
     return x, y, x + w, y + h
@@ -264,11 +283,18 @@ class RotatedLabel(Label):
         """Read the image's rotated-box file."""
         (folder,) = self.sources(dataset)
         name = Path(image['file_name']).stem + dataset.subset.rotated_suffix
-        boxes = read_rotated(folder / name, dataset.labels)
+        size = image['height'], image['width']
+        boxes = read_rotated(folder / name, dataset.labels, getattr(dataset, 'tally', None), size)
         return dict(
             rotated=to_rotated([box['bbox'] for box in boxes]),
             rotated_labels=np.array([box['bbox_label'] for box in boxes], np.int64),
         )
+
+    def check(self, entry: Any, num_classes: int) -> None:
+        """Check labels and boxes."""
+        _check_values(entry.rotated_labels, entry.rotated, num_classes)
+        if entry.rotated[:, 2:4].min(initial=0) < 0:
+            raise ValueError('a rotated box has a negative side')
 
     def load(self, results: dict) -> None:
         """Convert the boxes of the index."""

@@ -18,11 +18,14 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from tqdm import tqdm
 
-from mtp.data.decoding import read_image
-from mtp.data.index import DIGESTS, Index, verify_index, write_index
+from mtp.data.coco_objects import count_objects
+from mtp.data.decoding import check_shape, read_image
+from mtp.data.index import DIGESTS, Entry, Index, load_array, verify_index, write_index
 from mtp.data.label_files import read_json
 from mtp.data.labels import read_labels
 from mtp.data.samrs.records import TASKS, SAMRSDataset, index_columns, palette
+from mtp.data.tally import Tally
+from mtp.data.values import MAX_PIXELS, check_name
 from mtp.files import UnusableFileError, remove_unfinished, whole, write_text
 from mtp.registry import DATASETS
 from mtp.sample_fields import find_labels
@@ -97,12 +100,25 @@ def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None) -
             report.bad.append(f'{name}: left out by an earlier run; remove {folder} to try again')
     report.images = len(numbers)
     (folder / 'index').mkdir(exist_ok=True)
-    write_index(folder / 'index', (source.index[n] for n in numbers), source.index.columns)
+    entries = [source.index[n] for n in numbers]
+    tally = _count(source, entries)
+    for line in report.bad:
+        tally.leave_out('images that cannot be packed', line)
+    write_index(folder / 'index', entries, source.index.columns, tally)
     with whole(folder / 'places.npy') as unfinished:
         np.save(unfinished, places)
     sizes = [_names(folder, i)[0].stat().st_size for i in range(len(plan))]
     write_text(folder / 'pack.json', json.dumps(dict(what, sizes=sizes), indent=1))
     return report
+
+
+def _count(source: SAMRSDataset, entries: Sequence[Entry]) -> Tally:
+    """Return the counts of packed images, with what their source left out."""
+    tally = Tally()
+    tally.add(Tally(0, 0, left_out=source.tally.left_out, notes=source.tally.notes))
+    for entry in entries:
+        tally.add(count_objects(entry.labels.tolist(), entry.crowd.tolist(), source.names))
+    return tally
 
 
 def _plan(source: SAMRSDataset) -> list[range]:
@@ -161,11 +177,7 @@ def _read(record: dict) -> tuple[np.ndarray, np.ndarray]:
     if max(size) > np.iinfo(np.uint16).max:
         raise ValueError(f'it has {size} pixels, but a packed label map has 65,535 a side at most')
     image = read_image(record['img_path'], size)
-    if image.shape[:2] != size:
-        raise ValueError(
-            f'{record["img_path"]} has shape {image.shape}, but its labels are for '
-            f'{size}: make the labels again from this image'
-        )
+    check_shape(record['img_path'], image.shape, size)
     if 'semantic' not in record['tasks']:
         return np.ascontiguousarray(image), np.zeros((0, 4), np.uint16)
     return np.ascontiguousarray(image), map_runs(read_labels(record, size))
@@ -189,17 +201,39 @@ def map_runs(labels: np.ndarray) -> np.ndarray:
 def _read_description(path: Path) -> dict:
     try:
         what = read_json(path)
-        return {key: what[key] for key in ('version', 'name', 'classes', 'tasks', 'sizes')}
+        what = {key: what[key] for key in ('version', 'name', 'classes', 'tasks', 'sizes')}
+        for key, kind in (('classes', str), ('tasks', str), ('sizes', int)):
+            if not isinstance(what[key], list) or any(type(v) is not kind for v in what[key]):
+                raise ValueError(f'its {key} are {what[key]!r:.60}')
+        return what
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> UnusableFileError:
     reason = ' '.join(str(error).split())
-    return UnusableFileError(
+    damaged = UnusableFileError(
         f'{path} is damaged ({type(error).__name__}: {reason:.200}): copy the packed folder again, '
         'or remove it and pack again'
     )
+    damaged.path = str(path)
+    return damaged
+
+
+def _check_runs(runs: np.ndarray, size: tuple[int, int], classes: int) -> None:
+    """Check the runs of a label map, as :func:`map_runs` returns them.
+
+    Raises:
+        ValueError: they leave the image, overlap, or hold a value that is no class.
+    """
+    row, first, last, label = np.ascontiguousarray(runs.T, np.int64)
+    height, width = size
+    begin, end = row * width + first, row * width + last
+    inside = (row < height) & (first < last) & (last <= width) & (label > 0) & (label <= classes)
+    if not inside.all() or (begin[1:] < end[:-1]).any():
+        raise ValueError(
+            f'no label map of {classes} classes for {height} x {width} pixels (index/sizes.npy)'
+        )
 
 
 class Shards:
@@ -216,8 +250,8 @@ class Shards:
     def __init__(self, folder: Path, sizes: Sequence[int]) -> None:
         self.folder, self.sizes = folder, list(sizes)
         try:
-            self.places = np.array(np.load(folder / 'places.npy', mmap_mode='r'))
-        except Exception as error:  # numpy reads the header as Python's text, with all its errors
+            self.places = np.array(load_array(folder / 'places.npy'))
+        except (OSError, ValueError) as error:
             raise _damaged(folder / 'places.npy', error) from error
         self._maps = []
         for number, size in enumerate(sizes):
@@ -237,6 +271,33 @@ class Shards:
     def __reduce__(self) -> tuple:
         return Shards, (self.folder, self.sizes)
 
+    def check(self, images: np.ndarray) -> None:
+        """Check that the places of all images are within the shards.
+
+        Args:
+            images: height and width of each image in pixels, int ``(N, 2)``.
+
+        Raises:
+            UnusableFileError: they are not.
+        """
+        places, path = self.places, self.folder / 'places.npy'
+        if places.dtype != np.int64 or places.shape != (len(images), 3):
+            raise _damaged(path, ValueError(f'it holds {places.dtype}, {places.shape}'))
+        shard, start, runs = places.T
+        pixels = images.astype(np.int64).prod(1)
+        whole = (images > 0).all(1) & (pixels <= MAX_PIXELS) & (runs >= 0) & (runs <= pixels)
+        whole &= (shard >= 0) & (shard < len(self.sizes)) & (start >= 0)
+        bad = np.flatnonzero(~whole)
+        if not len(bad):
+            room = np.array([*self.sizes, 0])[shard] - (pixels * 3 + runs * 8)
+            bad = np.flatnonzero(start > room)
+        if len(bad):
+            raise _damaged(path, ValueError(f'image {bad[0]} is not within its shard'))
+
+    def path(self, number: int) -> Path:
+        """Return the file that holds an image."""
+        return _names(self.folder, self.places[number, 0])[0]
+
     def read(self, number: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Return views of an image's pixels and of its label map's runs.
 
@@ -249,10 +310,7 @@ class Shards:
         """
         shard, start, runs = self.places[number].tolist()
         length = size[0] * size[1] * 3
-        try:
-            data = np.frombuffer(self._maps[shard], np.uint8, length + runs * 8, start)
-        except (IndexError, ValueError) as error:
-            raise _damaged(self.folder / 'places.npy', error) from error
+        data = np.frombuffer(self._maps[shard], np.uint8, length + runs * 8, start)
         return data[:length].reshape(*size, 3), data[length:].view(np.uint16).reshape(-1, 4)
 
 
@@ -304,9 +362,12 @@ class PackedDataset(BaseDataset):
             if (root / 'index' / DIGESTS).is_file():  # packs of release 0.1 have none
                 verify_index(root / 'index')
             self.index = Index(root / 'index', index_columns(self.rows))
+            self.index.check()
         except (OSError, ValueError) as error:
             raise _damaged(root / 'index', error) from error
+        self.tally = self.index.tally
         self.shards = Shards(root, what['sizes'])
+        self.shards.check(self.index.sizes)
         classes = tuple(what['classes'])
         super().__init__(
             metainfo=dict(classes=classes, tasks=tasks, palette=palette(len(classes))),
@@ -325,6 +386,7 @@ class PackedDataset(BaseDataset):
         """Return the record of an image."""
         entry = self.index[idx]
         image, runs = self.shards.read(idx, entry.size)
+        self._check(idx, entry, runs)
         return dict(
             dataset=self._metainfo['name'],
             tasks=self._metainfo['tasks'],
@@ -338,3 +400,19 @@ class PackedDataset(BaseDataset):
             img=image,
             map_runs=runs,
         )
+
+    def _check(self, idx: int, entry: Entry, runs: np.ndarray) -> None:
+        """Check the values of an image's labels, which crash or mislead where they are used.
+
+        Raises:
+            UnusableFileError: a value is none that packing writes.
+        """
+        classes, path = len(self._metainfo['classes']), self.shards.path(idx)
+        try:
+            _check_runs(runs, entry.size, classes)
+            path = self.index.folder
+            check_name(entry.file_name, f'image {idx}')
+            for row in self.rows:
+                row.check(entry, classes)
+        except ValueError as error:
+            raise _damaged(path, error) from error

@@ -120,8 +120,12 @@ def decode_mask(segmentation: object, height: int, width: int) -> np.ndarray:
 
 def _check_polygon(polygon: object, what: str, height: int, width: int) -> None:
     """Refuse a polygon with which pycocotools crashes, or takes memory without bounds."""
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+    if not isinstance(polygon, list) or len(polygon) % 2:
         raise ValueError(f'{what} is {polygon!r:.60}, not [x1, y1, x2, y2, x3, y3, ...]')
+    if len(polygon) < 6:
+        raise ValueError(
+            f'{what} has {len(polygon) // 2} points, not three or more: {polygon!r:.60}'
+        )
     if not all(map(is_number, polygon)):
         raise ValueError(f'{what} holds other things than numbers: {polygon!r:.60}')
     fault = find_fault(polygon)

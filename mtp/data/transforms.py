@@ -12,7 +12,7 @@ from mmdet.datasets import transforms as mmdet
 from mmdet.structures import DetDataSample
 from mmseg.datasets.transforms import PhotoMetricDistortion
 
-from mtp.data.decoding import check_file, naming_faults
+from mtp.data.decoding import check_image, check_shape, naming_faults
 from mtp.registry import TRANSFORMS
 from mtp.sample_fields import Label, find_labels, label_table
 
@@ -22,7 +22,8 @@ class LoadImage(MMCVLoadImageFromFile):
     """Load ``img_path`` as uint8 BGR.
 
     Raises:
-        UnusableFileError: the file is missing, damaged, not an image or too large; the message
+        UnusableFileError: the file is missing, damaged, not an image, too large, of another size
+            than its labels, or has other bands than grey or three colours of 8 bits; the message
             names it.
     """
 
@@ -32,8 +33,13 @@ class LoadImage(MMCVLoadImageFromFile):
         labelled = 'height' in results and 'width' in results
         with naming_faults(path):
             if self.backend_args is None:  # a file of this machine
-                check_file(path, (results['height'], results['width']) if labelled else None)
-            return super().transform(results)
+                size = (results['height'], results['width']) if labelled else None
+                with open(path, 'rb') as file:
+                    check_image(path, file, size)
+            results = super().transform(results)
+            if labelled:
+                check_shape(path, results['img'].shape, (results['height'], results['width']))
+            return results
 
 
 @TRANSFORMS.register_module()

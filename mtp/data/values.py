@@ -50,21 +50,23 @@ def check_boxes(annotations: Sequence[dict], path: object) -> None:
     """Check the boxes and the areas of the annotations of a COCO json.
 
     Args:
-        annotations: annotations with an ``id``.
+        annotations: annotations with an ``id``; they may have no area.
         path: path of the json, for the message.
 
     Raises:
-        UnusableFileError: a box or an area is missing, or its numbers are not allowed.
+        UnusableFileError: a box is missing, the numbers of a box or an area are not allowed, or the
+            sides of a box are negative.
     """
     try:
         boxes = np.array([annotation['bbox'] for annotation in annotations])
-        areas = np.array([annotation['area'] for annotation in annotations])
+        areas = np.array([annotation.get('area') or 0 for annotation in annotations])
         good = (
             boxes.shape == (len(annotations), 4)
             and areas.ndim == 1
             and boxes.dtype.kind in 'if'
             and areas.dtype.kind in 'if'
             and bool((np.abs(boxes) <= MAX_COORDINATE).all())
+            and bool((boxes[:, 2:] >= 0).all())
             and bool((np.abs(areas) < MAX_COORDINATE**2).all())
         )
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -72,15 +74,23 @@ def check_boxes(annotations: Sequence[dict], path: object) -> None:
     if good or not annotations:
         return
     for annotation in annotations:  # find the first that is at fault
-        place = f'{path}, annotation {annotation["id"]}'
-        box, area = annotation.get('bbox'), annotation.get('area')
-        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-            raise UnusableFileError(
-                f'{place}: its bbox is {box!r:.60}, not [x, y, width, height]: correct or remove it'
-            )
-        check_coordinates(box, place)
-        if not isinstance(area, int | float) or not abs(area) < MAX_COORDINATE**2:
-            raise UnusableFileError(f'{place}: its area is {area!r:.60}: correct or remove it')
+        _check_box(annotation, f'{path}, annotation {annotation["id"]}')
+
+
+def _check_box(annotation: dict, place: str) -> None:
+    box, area = annotation.get('bbox'), annotation.get('area')
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+        raise UnusableFileError(
+            f'{place}: its bbox is {box!r:.60}, not [x, y, width, height]: correct or remove it'
+        )
+    check_coordinates(box, place)
+    if min(box[2:]) < 0:
+        raise UnusableFileError(
+            f'{place}: its bbox {box!r:.60}, [x, y, width, height], has a negative side: x and y '
+            'are those of the upper left corner. Correct or remove it'
+        )
+    if area is not None and not (isinstance(area, int | float) and abs(area) < MAX_COORDINATE**2):
+        raise UnusableFileError(f'{place}: its area is {area!r:.60}: correct or remove it')
 
 
 def is_number(value: object) -> bool:

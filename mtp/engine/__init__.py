@@ -3,6 +3,7 @@
 from mtp import compat
 from mtp.engine.ema import FastEMA
 from mtp.engine.hooks.bad_updates import BadUpdatesError, BadUpdatesHook
+from mtp.engine.hooks.check_data import CheckDataHook
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 from mtp.engine.hooks.checkpoint import VerifiedCheckpointHook
 from mtp.engine.hooks.compilation import CompileHook
@@ -10,6 +11,7 @@ from mtp.engine.hooks.deferred_log import DeferredLogHook, TaskLossLogProcessor
 from mtp.engine.hooks.draw_predictions import DrawPredictionsHook
 from mtp.engine.hooks.export_encoder import ExportEncoderHook
 from mtp.engine.hooks.preemption import PreemptionHook
+from mtp.engine.hooks.progress_bars import ProgressBarsHook
 from mtp.engine.hooks.rehearsal import RehearsalHook
 from mtp.engine.hooks.replaced_samples import ReplacedSamplesError, ReplacedSamplesHook
 from mtp.engine.hooks.seed_iteration import SeedIterationHook
@@ -29,6 +31,7 @@ __all__ = [
     'AccumulatingIterLoop',
     'BadUpdatesError',
     'BadUpdatesHook',
+    'CheckDataHook',
     'CheckDatasetsHook',
     'CompileHook',
     'DeferredLogHook',
@@ -38,6 +41,7 @@ __all__ = [
     'LayerDecayOptimWrapperConstructor',
     'MixedPrecisionOptimWrapper',
     'PreemptionHook',
+    'ProgressBarsHook',
     'RehearsalHook',
     'ReplicatedModel',
     'ReplacedSamplesError',

@@ -13,12 +13,13 @@ DERIVED = (
 )
 
 
-def share_batch(cfg: Config, processes: int, options: Collection[str] = ()) -> str | None:
+def share_batch(cfg: Config, processes: int, options: Collection[str] = ()) -> None:
     """Divide the images of a step, ``total_batch_size``, among processes and batches.
 
     ``total_batch_size`` is one number, of which every pretraining data set gets an equal share, or
     a number per data set by name. A process splits its share into as few batches as possible of at
-    most ``images_per_gpu`` images each (None: one batch), and accumulates their gradients.
+    most ``images_per_gpu`` images each (None: one batch), and accumulates their gradients. A config
+    without ``total_batch_size`` sets the images of a process itself, and stays as it is.
 
     Args:
         cfg: training config, changed in place: ``batch_size`` of the ``train_dataloader``,
@@ -26,17 +27,13 @@ def share_batch(cfg: Config, processes: int, options: Collection[str] = ()) -> s
         processes: number of processes.
         options: dotted keys that the user has set.
 
-    Returns:
-        str: line for the log that describes the division; None if the config has no
-        ``total_batch_size`` and sets the images of a process itself.
-
     Raises:
         ValueError: the images cannot be divided like this (the message gives numbers that work),
             or the user has set a key that is derived here.
     """
     _refuse_unread(cfg, options)
     if 'total_batch_size' not in cfg:
-        return None
+        return
     totals = _images_of_each(cfg)
     accumulation = _batches(totals, processes, cfg.get('images_per_gpu'))
     batch = {name: total // (processes * accumulation) for name, total in totals.items()}
@@ -46,11 +43,6 @@ def share_batch(cfg: Config, processes: int, options: Collection[str] = ()) -> s
     cfg.train_cfg.pop('accumulation', None)  # from a config that an earlier run wrote
     if accumulation > 1:
         cfg.train_cfg.accumulation = accumulation
-    return (
-        f'{sum(totals.values())} images a step: {processes} '
-        f'process{"es" if processes > 1 else ""}, {sum(batch.values())} images at once, '
-        f'{accumulation} time{"s" if accumulation > 1 else ""}'
-    )
 
 
 def _batches(totals: dict[str, int], processes: int, most: int | None) -> int:

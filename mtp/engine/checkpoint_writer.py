@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mtp.engine.checkpoints import checksum_file, digest, write_checksums
-from mtp.engine.finite import not_finite
+from mtp.engine.finite import holds_nan, not_finite
 from mtp.fallback import fall_back
 from mtp.files import whole
 
@@ -71,17 +71,20 @@ class CheckpointWriter:
                 self._failure = error
 
 
-def write_file(checkpoint: Mapping[str, Any], path: Path) -> None:
+def write_file(
+    checkpoint: Mapping[str, Any], path: Path, began: Mapping[str, bool] | None = None
+) -> None:
     """Write a checkpoint's file and its checksum; it appears once it reads back as written.
 
     Args:
         checkpoint: a checkpoint as mmengine makes it, on the host.
         path: file to write, which may replace an older one.
+        began: as for :func:`bad_values`.
 
     Raises:
         CheckpointError: a value is not finite, or the file could not be written.
     """
-    refuse_not_finite(bad_values(checkpoint), path)
+    refuse_not_finite(bad_values(checkpoint, began), path)
     with writing(path), whole(path) as unfinished:
         with open(unfinished, 'wb') as file:
             hashed = _HashedFile(file)
@@ -134,13 +137,28 @@ def to_host(value: Any) -> Any:
     return copied
 
 
-def bad_values(checkpoint: Mapping[str, Any]) -> list[str]:
+def bad_values(checkpoint: Mapping[str, Any], began: Mapping[str, bool] | None = None) -> list[str]:
     """Return the names of a checkpoint's weights and optimiser states that hold NaN or infinity.
 
     Of a tensor in shards the part of this process is looked at.
+
+    Args:
+        checkpoint: checkpoint as mmengine makes it.
+        began: buffers that were not finite when training began, as
+            :func:`mtp.engine.finite.not_finite_buffers` returns them. They are left out, unless
+            they hold NaN and did not then.
     """
     parts = {key: checkpoint.get(key, {}) for key in ('state_dict', 'ema_state_dict')}
-    return not_finite({**parts, 'optimizer': checkpoint.get('optimizer', {}).get('state', {})})
+    names = not_finite({**parts, 'optimizer': checkpoint.get('optimizer', {}).get('state', {})})
+    taken = {
+        f'{part}.{prefix}{buffer}'
+        for part, prefix in (('state_dict', ''), ('ema_state_dict', 'module.'))
+        for buffer, held_nan in (began or {}).items()
+        if held_nan
+        or (value := parts[part].get(f'{prefix}{buffer}')) is None
+        or not holds_nan(value)
+    }
+    return [name for name in names if name not in taken]
 
 
 def refuse_not_finite(names: list[str], path: Path) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from torch.fx import GraphModule
 
+from mtp.engine.console_log import FILE_ONLY
 from mtp.fallback import fall_back
 
 
@@ -41,12 +42,13 @@ class PartKind:
 
     def lower(self, graph: GraphModule, inputs: list[Any]) -> Callable:
         """Compile a traced graph for ``torch.compile``, and log the name and the time."""
-        print_log(f'Compiling {self.name} ...', 'current')
+        logger = MMLogger.get_current_instance()
+        logger.info(f'Compiling {self.name} ...', **FILE_ONLY)
         begun = time.perf_counter()
         with _turn_on_this_machine(self.name):
             compiled = self.backend(graph, inputs)
         self.seconds.append(time.perf_counter() - begun)
-        print_log(f'Compiled {self.name} in {self.seconds[-1]:.1f} s', 'current')
+        logger.info(f'Compiled {self.name} in {self.seconds[-1]:.1f} s', **FILE_ONLY)
         return compiled
 
 

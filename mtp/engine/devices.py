@@ -37,7 +37,8 @@ def describe_device() -> Iterator[str]:
     """Yield log lines that describe the device of a run and its limits."""
     if not torch.cuda.is_available():
         why = 'CUDA_VISIBLE_DEVICES hides every GPU' if _hidden() else 'no GPU was found'
-        yield f'Device: CPU with {torch.get_num_threads()} threads, because {why}'
+        threads = torch.get_num_threads()
+        yield f'Device: CPU with {threads} thread{"s" if threads > 1 else ""}, because {why}'
         return
     capability = torch.cuda.get_device_capability()
     yield (

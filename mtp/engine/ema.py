@@ -7,6 +7,7 @@ import torch
 from mmengine.model import ExponentialMovingAverage
 from torch import Tensor, nn
 
+from mtp.engine.finite import not_finite_buffers
 from mtp.registry import MODELS
 
 
@@ -35,6 +36,7 @@ class FastEMA(ExponentialMovingAverage):
         super().__init__(model, momentum, **kwargs)
         self._started = False  # whether `steps` is known to be above 0
         self.skipped: Tensor | None = None
+        self._copied: set[str] = set()  # buffers not to average, as inf - inf is NaN
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -46,6 +48,8 @@ class FastEMA(ExponentialMovingAverage):
             wanted = ~self.skipped.to(self.steps.device)
         started = self._started
         if not started:
+            if self.update_buffers:
+                self._copied = set(not_finite_buffers(model))
             steps, first = divmod(int(2 * self.steps + wanted), 2)  # one wait for both
             if first and not steps:
                 names = list(self.avg_parameters)
@@ -56,6 +60,8 @@ class FastEMA(ExponentialMovingAverage):
             started, self._started = steps > 0, steps + first > 0
         if started:
             self._move(source, wanted & (self.steps % self.interval == 0))
+        for name in self._copied:
+            self.avg_parameters[name].copy_(source[name])
         if not self.update_buffers and (buffers := list(self.module.buffers())):
             torch._foreach_copy_(buffers, list(model.buffers()))
         self.steps += wanted
@@ -65,7 +71,7 @@ class FastEMA(ExponentialMovingAverage):
         pairs = [
             (average.detach(), source[name].detach().to(average.device))
             for name, average in self.avg_parameters.items()
-            if average.is_floating_point()
+            if average.is_floating_point() and name not in self._copied
         ]
         averages, values = map(list, zip(*pairs))
         # What `_foreach_lerp_` computes, which takes no weight from the device.

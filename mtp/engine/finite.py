@@ -19,15 +19,19 @@ class SavedBuffers:
 
     Args:
         model: model, wrapped or not.
+        began: buffers that were not finite when training began, as
+            :func:`not_finite_buffers` returns them.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        groups: dict[tuple[torch.device, torch.dtype], list[tuple[dict, str]]] = {}
-        for module in model.modules():
+    def __init__(self, model: nn.Module, began: Mapping[str, bool]) -> None:
+        groups: dict[tuple, list[tuple[dict, str]]] = {}
+        for place, module in model.named_modules():
             for name, buffer in module._buffers.items():
                 if buffer is not None and name not in module._non_persistent_buffers_set:
-                    key = buffer.device, buffer.dtype
+                    held_nan = began.get(f'{place}.{name}' if place else name) if began else None
+                    key = buffer.device, buffer.dtype, held_nan
                     groups.setdefault(key, []).append((module._buffers, name))
+        self._held_nan = [held_nan for *_, held_nan in groups]
         self._owners = list(groups.values())
         self._saved = self._read()
 
@@ -35,11 +39,13 @@ class SavedBuffers:
         """Return, as a boolean of the device by kind of buffer, whether finite ones no longer are.
 
         A huge activation makes a running variance infinite, and leaves the loss as it should be.
+        A buffer that held infinity when training began may hold it anywhere, since a mask may be
+        made again for another size; one that held NaN may hold anything.
         """
         return [
-            (saved.isfinite() & ~now.isfinite()).any()
-            for saved, now in zip(self._saved, self._now)
-            if saved.is_floating_point() and saved.shape == now.shape
+            (saved.isfinite() & ~now.isfinite() if held_nan is None else now.isnan()).any()
+            for held_nan, saved, now in zip(self._held_nan, self._saved, self._now)
+            if not held_nan and saved.is_floating_point() and saved.shape == now.shape
         ]
 
     @torch.no_grad()
@@ -69,6 +75,30 @@ class SavedBuffers:
 
 def _named(owners: Sequence[tuple[dict, str]]) -> list[Tensor]:
     return [buffers[name] for buffers, name in owners]
+
+
+def not_finite_buffers(model: nn.Module) -> dict[str, bool]:
+    """Return the persistent buffers of a model that are not finite, e.g. masks filled with -inf.
+
+    Where training begins with them, they are no fault.
+
+    Returns:
+        dict: name in the model's state dict -> whether the buffer holds NaN.
+    """
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {
+        name: value
+        for name, value in model.state_dict().items()
+        if name not in parameters and isinstance(value, Tensor)
+    }
+    names = [name.removeprefix('buffers.') for name in not_finite({'buffers': buffers})]
+    return {name: holds_nan(buffers[name]) for name in names}
+
+
+def holds_nan(value: Tensor) -> bool:
+    """Return whether a tensor, of a ``DTensor`` this process's shard, holds NaN."""
+    value = value.to_local() if isinstance(value, DTensor) else value
+    return bool(value.isnan().any())
 
 
 def not_finite(state: Any) -> list[str]:

@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from mtp.engine.finite import SavedBuffers
+from mtp.engine.finite import SavedBuffers, not_finite_buffers
 from mtp.engine.loss_scale import LossScale
 from mtp.ops.value_checks import values_unchecked
 from mtp.registry import OPTIM_WRAPPERS
@@ -98,6 +98,7 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         self.skipped: Tensor | None = None
         self._losses: list[Tensor] = []
         self._saved: SavedBuffers | None = None
+        self._began: dict[str, bool] | None = None
 
     def start_update(self, batches: int) -> None:
         """Combine the next ``batches`` backward passes into one update with their mean gradient."""
@@ -107,7 +108,9 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Enable autocast, and what ``OptimWrapper`` does for gradient accumulation."""
         if self._inner_count % self._accumulative_counts == 0:
-            self._losses, self._saved = [], SavedBuffers(model)
+            if self._began is None:  # one wait, before the first update
+                self._began = not_finite_buffers(model)
+            self._losses, self._saved = [], SavedBuffers(model, self._began)
         # mmengine's autocast refuses float16 on CPUs, on which torch has it.
         autocast = torch.autocast(get_device(), enabled=self.enabled, dtype=self.dtype)
         with super().optim_context(model), autocast, values_unchecked():

@@ -27,6 +27,7 @@ from mtp.machine import versions
 
 NAME = 'provenance.json'
 _ROOT = Path(mtp.__file__).parents[1]
+_READ = ('image_set', 'ann_file', 'split')  # what tells the parts of a folder of data apart
 _THREADS = 16  # that ask a file system, perhaps a remote one, for sizes
 
 
@@ -92,7 +93,7 @@ def sources(cfg: Config) -> list[str]:
     found = set()
     for part in _parts((cfg.get('train_dataloader') or {}).get('dataset')):
         if root := getattr(part, 'data_root', None):
-            read = getattr(part, 'ann_file', None) or getattr(part, 'split', None) or ''
+            read = next(filter(None, (getattr(part, key, None) for key in _READ)), '')
             found.add(f'{Path(root).name} {read}'.strip())
     return sorted(found)
 
@@ -215,7 +216,7 @@ def _fingerprint(dataset: Any) -> dict[str, Any]:
                 len(objects) if isinstance(objects, list) else None,
             )
         )
-    annotations = str(getattr(dataset, 'ann_file', '') or '')
+    annotations = str(getattr(dataset, 'image_set', '') or getattr(dataset, 'ann_file', '') or '')
     paths += [annotations] if os.path.isfile(annotations) else []
     sizes = _sizes(paths)
     found = hashlib.sha256(repr([(*count[:1], *map(str, count[1:])) for count in labels]).encode())

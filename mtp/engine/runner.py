@@ -24,8 +24,10 @@ from torch.utils.data import DataLoader
 
 from mtp import fallback
 from mtp.data.sample_seeds import SeededSampler, seed_samples
-from mtp.engine import provenance
+from mtp.engine import provenance, start_summary
 from mtp.engine.checkpoint_writer import CheckpointWriter, to_host, write_file
+from mtp.engine.console_log import SHOWN, ConsoleFilter, tidy_console
+from mtp.engine.finite import not_finite_buffers
 from mtp.engine.loader_workers import watch_workers
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper, autocast_dtype
 from mtp.engine.parallel import ShardedModel, unwrap
@@ -48,6 +50,8 @@ class Runner(MMEngineRunner):
     _group: ProcessGroup | None = None
     _in_background = False
     _training: dict[str, Any] | None = None  # what checkpoints tell of it
+    _began: dict[str, bool] | None = None  # buffers that were not finite when it began
+    console: ConsoleFilter  # set by build_logger
 
     @functools.cached_property
     def writer(self) -> CheckpointWriter:
@@ -60,10 +64,18 @@ class Runner(MMEngineRunner):
         return unwrap(self.model)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """Build the logger as in mmengine; mtp's own messages go to the same log."""
+        """Build the logger as in mmengine; mtp's own messages go to the same log.
+
+        The console shows only what a user reads (:mod:`mtp.engine.console_log`).
+        """
         logger = super().build_logger(*args, **kwargs)
+        self.console = tidy_console(logger)
         fallback.logger.handlers = list(logger.handlers)
         return logger
+
+    def say(self, line: str) -> None:
+        """Log a line that the console shows too, even before the summary of the start."""
+        self.logger.info(line, **SHOWN)
 
     @property
     def _shards(self) -> bool:
@@ -132,17 +144,28 @@ class Runner(MMEngineRunner):
                     close()
 
     def load_or_resume(self) -> None:
-        """Load or resume as in mmengine; before training, note what the run is made from."""
+        """Load or resume as in mmengine; note what a training is made from; sum up the start."""
         trains = isinstance(self._train_loop, BaseLoop)
         if trains:
             dataset = self.train_dataloader.dataset
             self._training = provenance.of_training(self.cfg, dataset, is_main_process())
         super().load_or_resume()
+        if trains:
+            self._began = not_finite_buffers(self.bare_model)
         if trains and is_main_process():
             start = self._load_from and dict(path=str(self._load_from), resumed=bool(self._resume))
             provenance.append_start(
                 self.work_dir, self._training or {}, start=start, iteration=self.iter
             )
+        self._sum_up_start(trains)
+
+    def _sum_up_start(self, trains: bool) -> None:
+        """Log the summary, after which the console shows the course of the run."""
+        if self.console.starting and (trains or isinstance(self._test_loop, BaseLoop)):
+            describe = start_summary.of_training if trains else start_summary.of_test
+            for line in describe(self, self._load_from):
+                self.say(line)
+        self.console.starting = False
 
     def save_checkpoint(
         self,
@@ -171,9 +194,11 @@ class Runner(MMEngineRunner):
         path = Path(out_dir) / filename
         self.writer.wait()  # at most one copy is in host memory
         if self._shards:
-            self.writer.submit(start_shards(checkpoint, path, self._writers()))
+            self.writer.submit(start_shards(checkpoint, path, self._writers(), self._began))
         elif is_main_process():
-            self.writer.submit(functools.partial(write_file, to_host(checkpoint), path))
+            self.writer.submit(
+                functools.partial(write_file, to_host(checkpoint), path, self._began)
+            )
         if not self._in_background:
             self.writer.wait()
 

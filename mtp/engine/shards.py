@@ -39,7 +39,10 @@ def whole_state_dict(module: nn.Module) -> dict[str, Tensor]:
 
 
 def start_shards(
-    checkpoint: dict[str, Any], folder: str | Path, group: ProcessGroup | None = None
+    checkpoint: dict[str, Any],
+    folder: str | Path,
+    group: ProcessGroup | None = None,
+    began: Mapping[str, bool] | None = None,
 ) -> Callable[[], None]:
     """Copy a sharded checkpoint to host memory and begin to write it; all processes must call it.
 
@@ -50,6 +53,7 @@ def start_shards(
         folder: folder to write, which may replace an older one.
         group: process group of CPUs that nothing else uses meanwhile; None where there is no other
             process.
+        began: as for :func:`mtp.engine.checkpoint_writer.bad_values`.
 
     Returns:
         callable: the job that ends the writing, for a thread; all processes must call it.
@@ -58,7 +62,7 @@ def start_shards(
         CheckpointError: a value is not finite, on any process.
     """
     folder = Path(folder)
-    names = set(chain.from_iterable(_gather(bad_values(checkpoint), group)))
+    names = set(chain.from_iterable(_gather(bad_values(checkpoint, began), group)))
     refuse_not_finite(sorted(names), folder)
     tensors, rest = _split(checkpoint)
     rest = to_host(rest)

@@ -1,6 +1,7 @@
 """Metrics of predictions, and submissions for the servers of benchmarks."""
 
 from mtp.evaluation.change_metric import ChangeMetric
+from mtp.evaluation.classification_metric import ClassificationMetric
 from mtp.evaluation.coco_metric import DetectionMetric
 from mtp.evaluation.multitask_metric import MultiTaskMetric
 from mtp.evaluation.rotated_metric import RotatedMetric
@@ -10,6 +11,7 @@ from mtp.evaluation.tiles import DOTASubmission, FAIR1MSubmission
 
 __all__ = [
     'ChangeMetric',
+    'ClassificationMetric',
     'DOTASubmission',
     'DetectionMetric',
     'FAIR1MSubmission',

@@ -2,12 +2,18 @@
 
 from mtp.models.backbones import InternImage, ViTRVSA, build_backbone, list_backbones
 from mtp.models.batch_norm import PerDatasetBatchNorm
-from mtp.models.data_preprocessor import MultiTaskDataPreprocessor
+from mtp.models.data_preprocessor import (
+    BandDetDataPreprocessor,
+    BandSegDataPreprocessor,
+    MultiTaskDataPreprocessor,
+)
 from mtp.models.multitask_model import MultiTaskPretrainer
 from mtp.models.siamese_unet import PairDataPreprocessor, SiameseEncoderDecoder, UNetHead
 from mtp.models.tasks import InstanceTask, RotatedTask, SemanticTask
 
 __all__ = [
+    'BandDetDataPreprocessor',
+    'BandSegDataPreprocessor',
     'InstanceTask',
     'InternImage',
     'MultiTaskDataPreprocessor',

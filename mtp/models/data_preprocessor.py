@@ -1,15 +1,58 @@
-"""Data preprocessor of pretraining: a list of images -> one normalised, padded batch."""
+"""Data preprocessors: lists of images -> one normalised, padded batch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmengine.model import ImgDataPreprocessor
+from mmseg.models import SegDataPreProcessor
 from torch import Tensor
 
 from mtp.models.photometric import distort
 from mtp.registry import MODELS
 from mtp.sample_fields import pack_batch, unpack_batch
+
+# Number of channels that are colours: these are loaded as BGR, others in the order of the bands.
+RGB = 3
+
+
+class AnyBands(ImgDataPreprocessor):
+    """Mixin for preprocessors of mmdet and mmseg: any number of bands; equal to theirs for three.
+
+    Args:
+        mean: mean of each band (RGB: 0..255), in the unit of the images.
+        std: standard deviation of each band, in the unit of the images.
+        bgr_to_rgb: whether images of three bands are converted from BGR to RGB.
+        kwargs: further options of the library's class.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        bgr_to_rgb: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        # mmengine's class takes one or three values, and converts by taking channels 2, 1, 0.
+        super().__init__(
+            mean=mean[:1], std=std[:1], bgr_to_rgb=bgr_to_rgb and len(mean) == RGB, **kwargs
+        )
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+
+
+@MODELS.register_module()
+class BandDetDataPreprocessor(AnyBands, DetDataPreprocessor):
+    """mmdet's ``DetDataPreprocessor`` for any number of bands."""
+
+
+@MODELS.register_module()
+class BandSegDataPreprocessor(AnyBands, SegDataPreProcessor):
+    """mmseg's ``SegDataPreProcessor`` for any number of bands."""
 
 
 @MODELS.register_module()

@@ -6,22 +6,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmseg.models import EncoderDecoder, SegDataPreProcessor
+from mmseg.models import EncoderDecoder
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
+from mtp.models.data_preprocessor import RGB, BandSegDataPreprocessor
 from mtp.registry import MODELS
 
 
 @MODELS.register_module()
-class PairDataPreprocessor(SegDataPreProcessor):
-    """mmseg's ``SegDataPreProcessor`` for image pairs stacked as six channels, earlier date first.
+class PairDataPreprocessor(BandSegDataPreprocessor):
+    """mmseg's ``SegDataPreProcessor`` for image pairs stacked as 2 N bands, earlier date first.
 
-    Each date becomes normalised RGB float32; pairs and labels are padded to the same shape.
+    Each date becomes normalised float32, RGB where it has three bands; pairs and labels are padded
+    to the same shape.
 
     Args:
-        mean: mean of each RGB channel, 0..255.
-        std: standard deviation of each RGB channel, 0..255.
+        mean: mean of each of the N bands of a date (RGB: 0..255), in the unit of the images.
+        std: standard deviation of each band, in the unit of the images.
         kwargs: options of mmseg's class: ``size`` or ``size_divisor``, ``test_cfg``.
     """
 
@@ -39,14 +41,16 @@ class PairDataPreprocessor(SegDataPreProcessor):
         self.std = self.std.repeat(2, 1, 1)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Convert uint8 pairs ``(6, H, W)``, twice BGR, to a batch ``(B, 6, H, W)``, twice RGB."""
-        pairs = [pair.unflatten(0, (2, 3)).flip(1).flatten(0, 1) for pair in data['inputs']]
+        """Convert pairs ``(2 N, H, W)`` to a batch ``(B, 2 N, H, W)``; twice BGR to twice RGB."""
+        pairs = data['inputs']
+        if len(self.mean) == 2 * RGB:
+            pairs = [pair.unflatten(0, (2, RGB)).flip(1).flatten(0, 1) for pair in pairs]
         return super().forward({**data, 'inputs': pairs}, training)
 
 
 @MODELS.register_module()
 class SiameseEncoderDecoder(EncoderDecoder):
-    """mmseg's ``EncoderDecoder`` on pairs of images: inputs are ``(B, 6, H, W)``.
+    """mmseg's ``EncoderDecoder`` on pairs of images: inputs are ``(B, 2 N, H, W)``.
 
     The decoder gets the absolute difference of the two dates' features, so that their order does
     not matter. Training and prediction, of whole images and in sliding windows, are mmseg's.
@@ -58,7 +62,7 @@ class SiameseEncoderDecoder(EncoderDecoder):
         """Return ``|before - after|`` of four feature maps ``(B, C, h, w)``.
 
         Args:
-            inputs: image pairs, ``(B, 6, H, W)``, earlier date first.
+            inputs: image pairs, ``(B, 2 N, H, W)``, earlier date first.
         """
         features = super().extract_feat(torch.cat(inputs.chunk(2, dim=1)))
         return [(before - after).abs() for before, after in (f.chunk(2) for f in features)]

@@ -9,12 +9,12 @@ from mmengine.config import Config
 from mtp.models import build_backbone
 from mtp.recipes.table import nodes
 
+SIZES_OF_INTERNIMAGE = ('pico', 't', 's', 'b', 'l', 'xl')
 # Model of a config -> arguments of the smallest model of its family.
 TINY: dict[str, dict[str, Any]] = {
-    'vit_b_rvsa': dict(name='vit_tiny_rvsa'),
-    'vit_l_rvsa': dict(name='vit_tiny_rvsa'),
-    'vit_l': dict(name='vit_tiny_rvsa', interval=1),
-    'internimage_xl': dict(name='internimage_pico'),
+    **dict.fromkeys(('vit_b_rvsa', 'vit_l_rvsa', 'vit_tiny_rvsa'), dict(name='vit_tiny_rvsa')),
+    **dict.fromkeys(('vit_b', 'vit_l'), dict(name='vit_tiny_rvsa', interval=1)),
+    **{f'internimage_{size}': dict(name='internimage_pico') for size in SIZES_OF_INTERNIMAGE},
 }
 # Setting of a decoder -> its value in the recipes -> its small value.
 SMALL: dict[str, dict[Any, Any]] = {

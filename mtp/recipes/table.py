@@ -41,8 +41,6 @@ class Results:
 
     def percent(self, metrics: dict[str, float], key: str) -> float:
         """Return one of mtp's metrics in percent."""
-        if not metrics:  # mmdet's CocoMetric gives none if nothing was detected
-            return 0.0
         return metrics[key] * (100 if self.fraction else 1)
 
 

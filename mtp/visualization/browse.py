@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 
 from mtp.data import LoadImage, LoadLabels
+from mtp.data.bands import as_picture
 from mtp.data.multitask_dataset import seeded, stable_hash
 from mtp.models.photometric import distort
 from mtp.visualization.samples import draw, with_legend
@@ -41,6 +42,7 @@ def browse(cfg: Config, num: int = 8, seed: int = 0) -> np.ndarray:
     init_default_scope(cfg.get('default_scope', 'mtp'))
     augmented = DATASETS.build(cfg.train_dataloader.dataset)
     loaded = DATASETS.build(only_loading(cfg.train_dataloader.dataset))
+    dates = 2 if _holds(cfg.train_dataloader.dataset, 'LoadPair') else 1
     rng = np.random.default_rng(seed)
     rows = []
     for index in sorted(rng.permutation(len(loaded))[:num].tolist()):
@@ -52,8 +54,8 @@ def browse(cfg: Config, num: int = 8, seed: int = 0) -> np.ndarray:
             name = Path(truth.get('img_path', '')).name
             inputs = sample['inputs']
             if 'distortion' in truth:
-                inputs = distort(inputs[None], torch.tensor([truth.distortion]))[0]
-            for picture, text, labels in draw(_images(inputs), truth, meta, TILE):
+                inputs = distort(inputs[None], torch.tensor([truth.distortion]))[0].byte()
+            for picture, text, labels in draw(_images(inputs, dates), truth, meta, TILE):
                 tile = captioned(_narrowed(picture), f'{text}  ({caption}, {name})')
                 tiles.append(with_legend(tile, labels, meta))
         rows.append(frame(tiles))
@@ -92,12 +94,17 @@ def _name(type_: type | str) -> str:
     return type_.rpartition('.')[2] if isinstance(type_, str) else type_.__name__
 
 
-def _images(inputs: torch.Tensor) -> list[np.ndarray]:
-    """Convert BGR ``(3, H, W)``, or ``(6, H, W)`` for two dates, to RGB ``(H, W, 3)`` of each."""
-    return [
-        np.ascontiguousarray(image.numpy()[::-1].transpose(1, 2, 0))
-        for image in inputs.to(torch.uint8).split(3)
-    ]
+def _images(inputs: torch.Tensor, dates: int) -> list[np.ndarray]:
+    """Show ``(dates * N, H, W)``, BGR or bands, as ``dates`` images ``(H, W, 3)``, uint8 RGB."""
+    images = [image.numpy().transpose(1, 2, 0) for image in inputs.chunk(dates)]
+    return [as_picture(image[..., ::-1] if image.shape[2] == 3 else image) for image in images]
+
+
+def _holds(node: Any, name: str) -> bool:
+    """Return whether a config holds a transform."""
+    if isinstance(node, dict):
+        return _name(node.get('type', '')) == name or any(_holds(v, name) for v in node.values())
+    return isinstance(node, list) and any(_holds(value, name) for value in node)
 
 
 def _narrowed(picture: np.ndarray) -> np.ndarray:

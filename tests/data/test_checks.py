@@ -33,6 +33,10 @@ def edit(old, new):
     return lambda path: path.write_text(path.read_text().replace(old, new))
 
 
+def add(line):
+    return lambda path: path.write_text(path.read_text() + line)
+
+
 def edit_json(change):
     def spoil(path):
         coco = json.loads(path.read_text())
@@ -59,13 +63,20 @@ XML = 'Annotations/Oriented Bounding Boxes/trainval_1.xml'
 DAMAGE = [
     ('dota_v1', 'trainval/images/trainval_1.png', cut, 'image', 'trainval_1.png'),
     ('dota_v1', 'test/images/test_0.png', cut, 'image', 'test_0.png'),
-    ('dota_v1', 'trainval/images/trainval_1.png', shrink, 'box', 'trainval_1.txt, box 2: its'),
+    ('dota_v1', 'trainval/images/trainval_1.png', shrink, 'box', 'trainval_1.txt, line 2: '),
     ('dota_v1', 'trainval/images/trainval_1.png', delete, 'partner', 'trainval_1.txt: no image'),
     ('dota_v1', TXT, delete, 'partner', 'trainval_1.txt: missing'),
-    ('dota_v1', TXT, edit('harbor', 'pier'), 'class', "line 4: unknown class 'pier'"),
+    ('dota_v1', TXT, edit('harbor', 'pier'), 'class', "line 4: 'pier' is no class"),
     ('dota_v1', TXT, edit('ship', ''), 'class', 'trainval_1.txt, line 1'),
+    (
+        'dota_v1',
+        TXT,
+        add('7 7 8 8 9 9 10 10 ship 0\n'),
+        'box',
+        'line 5: left out',
+    ),
     ('dota_v1', TXT, lambda path: path.write_text('1 2 3'), 'annotation', 'line 1'),
-    ('dior_r', XML, edit('HARBOR', 'PIER'), 'class', "unknown class 'pier'"),
+    ('dior_r', XML, edit('HARBOR', 'PIER'), 'class', "'PIER' is no class"),
     ('dior_r', XML, cut, 'annotation', 'trainval_1.xml is no whole xml'),
     ('dior_r', 'JPEGImages-trainval/trainval_1.jpg', delete, 'image', 'trainval_1.jpg is missing'),
     ('dior_r', 'ImageSets/Main/val.txt', delete, 'split', 'val.txt'),

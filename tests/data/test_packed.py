@@ -61,6 +61,30 @@ def test_damage_is_named(tmp_path):
         PackedDataset(tmp_path / 'b')
 
 
+def test_values_that_packing_never_writes_are_refused(tmp_path):
+    pack(source(make_subset(tmp_path / 'a', sizes=((128, 128),))), tmp_path / 'b', workers=1)
+    shard, index = tmp_path / 'b' / 'shard_00000.bin', tmp_path / 'b' / 'index'
+    (index / 'digests.json').unlink()  # as in packs of release 0.1
+    files = {
+        path: path.read_bytes() for path in (shard, index / 'labels.npy', index / 'counts.npy')
+    }
+    first = 128 * 128 * 3  # byte of the first run: row, first column, column after the last, label
+    for path, place, value, expected in [
+        (shard, first, 130, 'shard_00000.bin is damaged .*128 x 128 pixels'),
+        (shard, first + 4, 255, 'shard_00000.bin is damaged .*128 x 128 pixels'),
+        (shard, first + 6, 4, 'shard_00000.bin is damaged .*no label map of 3 classes'),
+        (index / 'labels.npy', -8, 3, r'index is damaged .*labels of 0 to 3, but 3 classes'),
+        (index / 'counts.npy', -1, 255, r'index is damaged .*mask 3 of train_0.png'),
+    ]:
+        data = bytearray(files[path])
+        data[place] = value
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=expected):
+            PackedDataset(tmp_path / 'b').get_data_info(0)
+        path.write_bytes(files[path])
+    assert PackedDataset(tmp_path / 'b').get_data_info(0)['height'] == 128
+
+
 def test_the_tool_names_what_it_left_out(tmp_path):
     root = make_subset(tmp_path / 'a')
     (root / 'trainval/images/train_1.png').write_bytes(b'no image')

@@ -8,15 +8,38 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from mmrotate.datasets import DIORDataset
+from mmengine.config import Config
+from mmrotate.datasets import DIORDataset, DOTADataset
 
+from mtp.data import BoxFilesDetection
 from mtp.data.checks import check_prepared
+from mtp.data.class_names import ClassNames
 from mtp.data.datasets import DATASETS, xview
+from mtp.data.formats import usable
+from mtp.data.formats.dota_text import read_dota
+from mtp.data.formats.object_xml import (
+    CORNER_TAGS,
+    read_dior_r,
+    read_fair1m,
+    read_objects,
+)
 from mtp.data.prepare import prepare
-from mtp.data.prepare.box_files import checked, oriented, read_dota, read_fair1m, read_xml
+from mtp.data.tally import Tally
+from tests.conftest import REPO
 from tests.data.tiles import boxes_of, place
 
 NUM_CLASSES = dict(xview=60, dior=20, dior_r=20, fair1m=37, dota_v1=15, dota_v2=18)
+
+
+def dior_r(root):
+    return BoxFilesDetection(
+        'dior_r',
+        dataset='dior_r',
+        data_root=str(root),
+        ann_file='Annotations/Oriented Bounding Boxes',
+        image_set='ImageSets/Main/train.txt',
+        data_prefix=dict(img_path='JPEGImages-trainval'),
+    )
 
 
 def test_classes():
@@ -59,7 +82,7 @@ def test_dior_json_holds_the_boxes_of_the_xml(detection_set):
         ]
         for image in coco['images']:
             stem = Path(image['file_name']).stem
-            root, _ = read_xml(src / f'Annotations/Horizontal Bounding Boxes/{stem}.xml')
+            root, _ = read_objects(src / f'Annotations/Horizontal Bounding Boxes/{stem}.xml')
             expected = []
             for element in root.iter('object'):
                 x1, y1, x2, y2 = (
@@ -77,28 +100,54 @@ def test_dior_json_holds_the_boxes_of_the_xml(detection_set):
             assert (src / where).read_bytes() == (dst / where).read_bytes()
 
 
-def test_dior_r_is_read_by_mmrotate_without_degenerate_boxes(detection_source, tmp_path):
+@pytest.mark.parametrize('name', ['dior_r', 'dota_v1'])
+def test_mtp_reads_what_mmrotate_reads(name, detection_set):
+    _, dst, _ = detection_set(name)
+    config = Config.fromfile(REPO / f'configs/_base_/finetune/rotated_detection/{name}.py')
+    data = config.train_dataloader.dataset
+    parts = [dict(part, pipeline=[]) for part in data.get('datasets', [data])]
+    for part in parts:
+        part.pop('type')
+        part['data_root'] = str(dst)
+        if name == 'dior_r':
+            theirs = DIORDataset(
+                ann_file=part['image_set'],
+                **{key: part[key] for key in ('data_root', 'data_prefix', 'filter_cfg')},
+            )
+        else:
+            theirs = DOTADataset(
+                metainfo=dict(classes=DATASETS[name].classes),
+                **{key: part[key] for key in ('data_root', 'ann_file', 'data_prefix')},
+            )
+        found = BoxFilesDetection(**part)
+        records = sorted(theirs, key=lambda record: record['img_id'])
+        assert len(found) == len(records) > 0
+        for ours, record in zip(found, records):
+            assert all(ours[key] == record[key] for key in ('img_id', 'img_path'))
+            assert [
+                (list(each['bbox']), each['bbox_label'], each['ignore_flag'])
+                for each in ours['instances']
+            ] == [
+                (list(each['bbox']), each['bbox_label'], each['ignore_flag'])
+                for each in record['instances']
+            ]
+
+
+def test_dior_r_is_read_without_boxes_without_area(detection_source, tmp_path):
     src = detection_source('dior_r')
     path = src / 'Annotations/Oriented Bounding Boxes/00001.xml'
-    original = [box.corners for box in oriented(read_xml(path)[1])]
+    original = [box.corners for box in read_dior_r(path)]
     text = path.read_text()
-    x1, x2 = (re.search(f'<x_{side}_top>(.*?)<', text)[1] for side in ('left', 'right'))
-    y1, y2 = (re.search(f'<y_{side}_top>(.*?)<', text)[1] for side in ('left', 'right'))
-    path.write_text(
-        text.replace(f'right_top>{x2}<', f'right_top>{x1}<', 1).replace(
-            f'right_top>{y2}<', f'right_top>{y1}<', 1
-        )
-    )
+    for tag in CORNER_TAGS:  # four different corners of the first object on one line
+        if tag.startswith('y'):
+            text = re.sub(f'<{tag}>.*?<', f'<{tag}>9<', text, count=1)
+    path.write_text(text)
     report = prepare('dior_r', src, tmp_path / 'dst')
-    assert report.left_out['objects with two equal corners'] == 1
-    dataset = DIORDataset(
-        data_root=str(tmp_path / 'dst'),
-        ann_file='ImageSets/Main/train.txt',
-        data_prefix=dict(img_path='JPEGImages-trainval'),
-    )
+    assert report.left_out['objects without area'] == 1
+    dataset = dior_r(tmp_path / 'dst')
     assert [Path(info['img_path']).name for info in dataset] == ['00001.jpg', '00003.jpg']
     np.testing.assert_array_equal(
-        [i['bbox'].reshape(4, 2) for i in dataset[0]['instances']], original[1:]
+        [np.reshape(i['bbox'], (4, 2)) for i in dataset[0]['instances']], original[1:]
     )
 
 
@@ -160,10 +209,10 @@ def test_xview_tiles_are_evenly_spaced():
 
 def test_real_labels_of_fair1m(shared):
     paths = sorted((shared / 'data' / 'fair1m_labels').rglob('*.xml'))
-    total = sum(
-        len(checked(read_fair1m(path), DATASETS['fair1m'].classes, (3000, 3000))) for path in paths
-    )
-    assert (len(paths), total) == (350, 12103)
+    tally = Tally()
+    names = ClassNames(DATASETS['fair1m'].classes, tally)
+    total = sum(len(usable(read_fair1m(path), names, (3000, 3000), True, tally)) for path in paths)
+    assert (len(paths), total, tally.counts()) == (350, 12081, {'objects without area': 22})
 
 
 def test_real_images_of_dota(shared, tmp_path):
@@ -189,8 +238,10 @@ def test_real_images_of_dota(shared, tmp_path):
         for box in read_dota(path)
     }
     assert seen == expected and len(seen) > 50
+    tally = Tally()
+    names = ClassNames(DATASETS['dota_v2'].classes, tally)
     for path in (data / 'labels_without_image').iterdir():
-        assert checked(read_dota(path), DATASETS['dota_v2'].classes, (20000, 20000))
+        assert usable(read_dota(path), names, (20000, 20000), True, tally)
 
 
 def test_the_real_image_of_dior_r(shared, tmp_path):
@@ -206,9 +257,5 @@ def test_the_real_image_of_dior_r(shared, tmp_path):
         (src / 'Main' / f'{split}.txt').write_text(listed)
     report = prepare('dior_r', src, tmp_path / 'dst')
     assert report.bad == [] and report.made['train objects'] == 1
-    dataset = DIORDataset(
-        data_root=str(tmp_path / 'dst'),
-        ann_file='ImageSets/Main/train.txt',
-        data_prefix=dict(img_path='JPEGImages-trainval'),
-    )
-    assert dataset[0]['instances'][0]['bbox'].tolist() == [133, 237, 684, 237, 684, 672, 133, 672]
+    dataset = dior_r(tmp_path / 'dst')
+    assert dataset[0]['instances'][0]['bbox'] == [133, 237, 684, 237, 684, 672, 133, 672]

@@ -74,13 +74,11 @@ BAD = {
         lambda s: spoil(
             s / 'train/labelTxt/P0000.txt', DOTA_LINE, f'{DOTA_LINE}1 1 9 1 9 9 1 9 boat 0\n'
         ),
-        r"train/labelTxt/P0000\.txt, line 3: unknown class 'boat'",
+        r"train/labelTxt/P0000\.txt, line 3: 'boat' is no class",
     ),
     'fields': (
         'dota_v1',
-        lambda s: spoil(
-            s / 'train/labelTxt/P0000.txt', DOTA_LINE, f'{DOTA_LINE}1 1 9 1 9 9 1 9 ship\n'
-        ),
+        lambda s: spoil(s / 'train/labelTxt/P0000.txt', DOTA_LINE, f'{DOTA_LINE}1 1 9 1 9 9 1 9\n'),
         r'P0000\.txt, line 3: .* is not of the form "x1 y1',
     ),
     'number': (
@@ -90,12 +88,10 @@ BAD = {
         ),
         r'P0002\.txt, line 3: .* are not all finite',
     ),
-    'range': (
-        'dota_v1',
-        lambda s: spoil(
-            s / 'val/labelTxt/P0002.txt', DOTA_LINE, f'{DOTA_LINE}1 301 9 301 9 309 1 309 ship 0\n'
-        ),
-        r'P0002\.txt, line 3: .* outside the image, which has 300 x 300 pixels',
+    'exchanged corners': (
+        'dior',
+        lambda s: spoil(s / 'Annotations/Horizontal Bounding Boxes/00005.xml', '<xmin>', '<xmin>9'),
+        r'00005\.xml, line \d+: its second corner .* exchange them, or',
     ),
     'image': (
         'dota_v1',
@@ -115,7 +111,7 @@ BAD = {
     'fair1m class': (
         'fair1m',
         lambda s: spoil(s / 'train/part1/labelXml/0.xml', '<name>', '<name>Old '),
-        r"labelXml/0\.xml, line 1\d: unknown class 'Old-",
+        r"labelXml/0\.xml, line 1\d: 'Old ",
     ),
     'fair1m cut': (
         'fair1m',
@@ -172,6 +168,13 @@ BAD = {
             s / 'xView_train.geojson', '"bounds_imcoords": "', '"bounds_imcoords": "7,'
         ),
         r"feature 1: bounds_imcoords are '7,.*', not four numbers",
+    ),
+    'xview corners': (
+        'xview',
+        lambda s: spoil(
+            s / 'xView_train.geojson', '"bounds_imcoords": "', '"bounds_imcoords": "99'
+        ),
+        r'geojson, feature 1: its second corner .* exchange them, or',
     ),
     'xview image': (
         'xview',

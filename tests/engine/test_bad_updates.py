@@ -16,6 +16,7 @@ from torch import nn
 
 from mtp.cli import launch, replay
 from mtp.engine import BadUpdatesError, FastEMA, MixedPrecisionOptimWrapper
+from mtp.engine.checkpoints import verify
 from mtp.engine.finite import not_finite
 from mtp.engine.loss_scale import FIRST, GROWTH_INTERVAL, SMALLEST
 from tests.distributed import run_processes
@@ -35,6 +36,19 @@ class NormedToy(ToyModel):
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
         return super().forward(inputs, mode)
+
+
+class MaskedToy(NormedToy):
+    """The toy model with a mask of -inf, made again for each batch."""
+
+    def __init__(self, backbone: dict, width: int = 8) -> None:
+        super().__init__(backbone, width)
+        self.register_buffer('mask', torch.tensor([0.0, -INF]))
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        if mode == 'loss':
+            self.mask.copy_(self.mask.flip(0))
+        return super().forward(inputs, mode=mode)
 
 
 class NamedVectors(ToyDataset):
@@ -152,7 +166,7 @@ def assert_equal(found, expected):
     assert found.keys() == expected.keys()
     different = [key for key in found if not torch.equal(found[key], expected[key])]
     assert not different
-    assert all(value.isfinite().all() for value in found.values())
+    assert all(value.isfinite().all() for key, value in found.items() if 'mask' not in key)
 
 
 SGD = dict(type=torch.optim.SGD, lr=0.1, momentum=0.9, _delete_=True)
@@ -229,7 +243,7 @@ def _on_two(rank, folder):
         for kind in ('activation', 'left out'):
             settings = {'launcher': 'pytorch', 'model_wrapper_cfg': dict(type=wrapper)}
             if name == 'shards':
-                settings['custom_hooks'] = []
+                settings |= {'custom_hooks': [], 'model.type': f'{__name__}.MaskedToy'}
             fault = Fault(kind, rank=1, batch=1)
             runner = train(
                 folder / f'{name} {kind}', fault, **{'train_cfg.accumulation': 2, **settings}
@@ -242,10 +256,24 @@ def test_one_of_two_processes_with_a_bad_batch(tmp_path):
     for results in run_processes(_on_two, 2, tmp_path, start='fork'):
         for name in WRAPPERS:
             assert_equal(results[name, 'activation'], results[name, 'left out'])
+    assert verify(tmp_path / 'shards activation' / 'iter_6.pth').iteration == 6
     path = tmp_path / 'copies activation' / 'bad_updates' / f'iter_{BAD + 1}.json'
     told = json.loads(path.read_text())
     assert told['bad_loss_on_ranks'] == [1]
     assert [len(of_rank['files']) for of_rank in told['ranks']] == [2, 2]
+
+
+def test_a_mask_of_infinity_is_no_fault(left_out, tmp_path):
+    settings = {**SETTINGS['average of buffers'], 'model.type': f'{__name__}.MaskedToy'}
+    whole = train(tmp_path / 'whole', Fault('variance'), **settings)
+    assert whole.message_hub.get_scalar('train/bad_updates').current() == 1
+    found = state(whole)
+    masks = {key: found.pop(key) for key in ('model.mask', 'ema.module.mask')}
+    assert_equal(found, left_out('average of buffers'))
+    assert all(mask.tolist() == [-INF, 0] for mask in masks.values())
+    middle = f'{tmp_path}/whole/iter_3.pth'
+    resumed = train(tmp_path / 'resumed', None, **settings, resume=True, load_from=middle)
+    assert_equal(state(resumed), found | masks)
 
 
 def test_it_is_counted_and_written_down(tmp_path):

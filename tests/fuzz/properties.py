@@ -20,14 +20,17 @@ from mmrotate.structures import RotatedBoxes
 from torch import Tensor
 
 from mtp.data import Crop, FilterInstances, Flip, LoadCrop, PackLabels, Resize
+from mtp.data.box_rules import find_unusable
 from mtp.data.decoding import read_image, read_map
+from mtp.data.formats.dota_text import read_dota
+from mtp.data.formats.object_xml import CORNER_TAGS
 from mtp.data.index import BytesColumn, Column, Entry, Index, verify_index, write_index
 from mtp.data.multitask_dataset import seeded
 from mtp.data.packed import map_runs
-from mtp.data.prepare.box_files import read_dota
-from mtp.data.rotated_labels import CORNER_TAGS, read_rotated
+from mtp.data.rotated_labels import read_rotated
 from mtp.data.run_lengths import Axis, crop_map, crop_masks, decode_mask, encode_mask, read_counts
 from mtp.data.samrs.to_coco import dota_line
+from mtp.data.tally import Tally
 from mtp.models.weights.loading import read_state_dict
 from mtp.models.weights.safe_loading import load_safely
 from mtp.ops import box_iou_rotated, nms_rotated
@@ -282,8 +285,7 @@ def in_folder(use: Callable[[Path], None]) -> None:
 
 
 def have_area(corners: list[float]) -> bool:
-    points = [corners[i : i + 2] for i in range(0, 8, 2)]
-    return all(points[i] != points[i - 1] for i in range(4))
+    return find_unusable(np.array(corners), None, rotated=True) == [None]
 
 
 @property_of(QUADS)
@@ -345,7 +347,7 @@ def entries(draw: Any) -> list[Entry]:
 @property_of(entries())
 def an_index_is_read_as_written(written: list[Entry]) -> None:
     def use(folder: Path) -> None:
-        write_index(folder, written, COLUMNS)
+        write_index(folder, written, COLUMNS, Tally())
         verify_index(folder)
         index = Index(folder, COLUMNS)
         assert len(index) == len(written)
@@ -433,8 +435,8 @@ def a_checkpoint_is_read_as_written(arrays: dict) -> None:
 
 def _attack(name: str) -> Callable[[], None]:
     @given(damaged(name))
-    def any_bytes(data: bytes) -> None:
-        attack(TARGETS[name], data)
+    def any_bytes(made: tuple[str, bytes]) -> None:
+        attack(TARGETS[name], *made)
 
     return any_bytes
 

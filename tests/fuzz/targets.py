@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import safetensors.torch
@@ -22,12 +23,15 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 
-from mtp.data import PackedDataset, SAMRSDataset
+from mtp.data import LoadCrop, PackedDataset, PackLabels, SAMRSDataset, SceneDataset
 from mtp.data.datasets import xview
 from mtp.data.decoding import read_image, read_map, read_size, read_stored
+from mtp.data.formats import object_xml
+from mtp.data.formats.dota_text import read_dota
+from mtp.data.index import DIGESTS
 from mtp.data.label_files import read_features
+from mtp.data.multitask_dataset import seeded
 from mtp.data.packed import pack
-from mtp.data.prepare import box_files
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.data.samrs.to_coco import _convert_pickle, image_entry, mask_entries
@@ -50,7 +54,8 @@ class Target:
     """A parser.
 
     Attributes:
-        name: name that a damaged file gets, or that of the file in a folder that is damaged.
+        name: name that a damaged file gets, or that of the file in a folder that is damaged; ``{}``
+            stands for the name of the corpus's file.
         read: function that reads it, given its path.
         make: function that makes the files of the corpus: name -> content.
         around: function that makes what has to be around the file, given its folder.
@@ -62,14 +67,19 @@ class Target:
     around: Callable[[Path], object] = lambda folder: None
 
 
-def attack(target: Target, data: bytes) -> None:
+def attack(target: Target, file: str, data: bytes) -> None:
     """Give a parser a file.
+
+    Args:
+        target: the parser.
+        file: name of the corpus's file that was damaged.
+        data: its content.
 
     Raises:
         AssertionError: it raised an error that is not one line with the name of the file.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / target.name
+        path = Path(folder) / target.name.format(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         target.around(Path(folder))
         path.write_bytes(data)
@@ -81,17 +91,13 @@ def attack(target: Target, data: bytes) -> None:
             assert '\n' not in text, f'it has several lines: {text!r}'
 
 
-def corpus(name: str) -> list[bytes]:
-    """Return the files of a target."""
-    return [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
-
-
 @st.composite
-def damaged(draw: Any, name: str) -> bytes:
-    """Draw a damaged file of a target's corpus, or at times any bytes."""
+def damaged(draw: Any, name: str) -> tuple[str, bytes]:
+    """Draw a file of a target's corpus, its name and its damaged content, or at times any bytes."""
+    path = draw(st.sampled_from(sorted((CORPUS / name).iterdir())))
     if draw(st.integers(0, 15)) == 0:
-        return draw(st.binary(max_size=200))
-    data = draw(st.sampled_from(corpus(name)))
+        return path.name, draw(st.binary(max_size=200))
+    data = path.read_bytes()
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(data)))
         kind = draw(st.sampled_from(('number', 'cut', 'bit', 'token', 'remove', 'repeat', 'bytes')))
@@ -116,7 +122,7 @@ def damaged(draw: Any, name: str) -> bytes:
                 + (data[at : at + length] * 2 if kind == 'repeat' else b'')
                 + (data[at + length :])
             )
-    return data
+    return path.name, data
 
 
 # ---- the files of the corpus ----
@@ -212,8 +218,11 @@ def checkpoints() -> dict[str, bytes]:
 def _folders() -> Path:
     """Return a folder with an indexed data set, its packed form and a folder of shards."""
     folder = Path(tempfile.mkdtemp())
-    source = open_small(make_subset(folder / 'data', sizes=((64, 64),)))
-    pack(source, folder / 'packed', workers=1)
+    open_small(make_subset(folder / 'data', sizes=((64, 64),)))
+    objects = [('ship', (8, 6, 9, 5), 25), ('plane', (4, 12, 5, 4), -50)]
+    source = open_small(make_subset(folder / 'tiny', sizes=((16, 16), (11, 15)), objects=objects))
+    with mock.patch('mtp.data.packed._PAGE', 1):  # padding is no place to attack
+        pack(source, folder / 'packed', workers=1)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of one process
         shards.start_shards(SAVED, folder / 'iter_5.pth')()
@@ -290,9 +299,52 @@ def bounds(path: Path) -> None:
 
 
 def packed_samples(path: Path) -> None:
-    dataset = PackedDataset(str(path.parent))
-    for number in range(len(dataset)):
-        dataset.get_data_info(number)
+    dataset = PackedDataset(str(path), pipeline=[LoadCrop(size=16), PackLabels()])
+    with seeded(0):
+        for number in range(len(dataset)):
+            dataset.prepare_data(number)
+
+
+def packed_shard(path: Path) -> None:
+    """Read a shard of any size, as if it had been packed so."""
+    description = path.with_name('pack.json')
+    content = dict(json.loads(description.read_text()), sizes=[path.stat().st_size])
+    description.write_text(json.dumps(content))
+    packed_samples(path.parent)
+
+
+def packed_without_digests(folder: Path) -> None:
+    """Make a packed folder as release 0.1 did, whose index nothing verifies."""
+    copied('packed')(folder)
+    (folder / 'index' / DIGESTS).unlink()
+
+
+def index_again(path: Path) -> None:
+    """Put a file into the place of one of an index; whatever it holds, what is read is the same."""
+    expected = open_small(path.parent).index[0]
+    (made,) = (path.parent / '.mtp_index').iterdir()
+    path.replace(made / path.name)
+    found = open_small(path.parent).index
+    assert len(found) == 1
+    for key, value in vars(expected).items():
+        assert np.array_equal(getattr(found[0], key), value), key
+
+
+def without_index(folder: Path) -> None:
+    copied('data')(folder)
+    shutil.rmtree(folder / '.mtp_index')
+
+
+def scenes(path: Path) -> None:
+    dataset = SceneDataset(
+        'resisc45',
+        ann_file=str(path),
+        data_prefix=str(path.parent),
+        serialize_data=False,  # which collects garbage
+    )
+    for record in map(dataset.get_data_info, range(len(dataset))):
+        assert Path(record['img_path']).is_relative_to(path.parent)
+        assert 0 <= record['gt_label'] < len(dataset.CLASSES)
 
 
 def merged(path: Path) -> None:
@@ -305,7 +357,7 @@ TARGETS: dict[str, Target] = {
         'a.txt',
         both(
             lambda path: read_rotated(path, {'plane': 0}),
-            lambda path: list(box_files.read_dota(path)),
+            lambda path: list(read_dota(path)),
         ),
         lambda: dict(two=f'imagesource:x\ngsd:0.1\n{BOX}{BOX}'.encode()),
     ),
@@ -316,13 +368,10 @@ TARGETS: dict[str, Target] = {
     ),
     'voc': Target(
         'a.xml',
-        both(
-            lambda path: list(box_files.horizontal(box_files.read_xml(path)[1])),
-            lambda path: box_files.read_size(path, box_files.read_xml(path)[0]),
-        ),
+        lambda path: list(object_xml.read_voc(path, (64, 64))),
         voc,
     ),
-    'fair1m': Target('a.xml', lambda path: list(box_files.read_fair1m(path)), fair1m),
+    'fair1m': Target('a.xml', lambda path: list(object_xml.read_fair1m(path)), fair1m),
     'xview': Target('a.geojson', bounds, geojson),
     'samrs': Target(f'{SUBSETS["sota"].masks}/a.pkl', one_pickle, samrs_pickles, picture_of_pickle),
     'images': Target('a.png', pictures, images),
@@ -339,9 +388,30 @@ TARGETS: dict[str, Target] = {
         lambda folder: copied('iter_5.pth')(folder / 'iter_5.pth'),
     ),
     'packed': Target(
-        'pack.json', packed_samples, files_of('packed', 'pack.json'), copied('packed')
+        'pack.json',
+        lambda path: packed_samples(path.parent),
+        files_of('packed', 'pack.json'),
+        copied('packed'),
     ),
     'packed_places': Target(
-        'places.npy', packed_samples, files_of('packed', 'places.npy'), copied('packed')
+        'places.npy',
+        lambda path: packed_samples(path.parent),
+        files_of('packed', 'places.npy'),
+        copied('packed'),
+    ),
+    'packed_shard': Target(
+        'shard_00000.bin', packed_shard, files_of('packed', '*.bin'), copied('packed')
+    ),
+    'packed_index': Target(
+        'index/{}',
+        lambda path: packed_samples(path.parents[1]),
+        files_of('packed/index', '*.npy'),
+        packed_without_digests,
+    ),
+    'index': Target('{}', index_again, files_of('data/.mtp_index', '*.*'), without_index),
+    'scenes': Target(
+        'train.txt',
+        scenes,
+        lambda: dict(two=b'airplane/airplane_001.jpg 0\nwetland/wetland_700.jpg 44\n'),
     ),
 }

@@ -35,6 +35,17 @@ TINY_VIT = {
 
 
 @pytest.mark.parametrize('name', list_backbones())
+def test_any_number_of_bands(name: str) -> None:
+    with torch.device('meta'):
+        three, five = (build_backbone(name, img_size=64, in_chans=n) for n in (3, 5))
+        maps = five.eval()(torch.randn(1, 5, 64, 64))
+    assert [feature.shape[1] for feature in maps] == [*five.out_channels]
+    shapes = {key: value.shape for key, value in three.state_dict().items()}
+    others = {k: v.shape for k, v in five.state_dict().items() if v.shape != shapes[k]}
+    assert list(others) == [f'{five.first_conv}.weight']
+
+
+@pytest.mark.parametrize('name', list_backbones())
 def test_contract(name: str) -> None:
     """At full size, on the meta device: shapes and the graph, without numbers."""
     with torch.device('meta'):

@@ -297,3 +297,38 @@ def test_positions_of_no_square(tmp_path: Path) -> None:
     torch.save(_tiny().state_dict() | {'pos_embed': torch.ones(1, 15, 32)}, tmp_path / 'file.pth')
     with pytest.raises(ValueError, match='pos_embed has 15 rows, which is no square grid'):
         load_backbone_checkpoint(_tiny(), tmp_path / 'file.pth')
+
+
+# ---- bands ----
+
+
+@pytest.mark.parametrize('name', ['vit_tiny_rvsa', 'internimage_pico'])
+@pytest.mark.parametrize('bands', [1, 2, 4, 7])
+def test_weights_of_three_bands_keep_their_response(tmp_path: Path, name: str, bands: int) -> None:
+    source = build_backbone(name, img_size=64)
+    torch.save(source.state_dict(), tmp_path / 'rgb.pth')
+    model = build_backbone(name, img_size=64, in_chans=bands)
+    report = load_backbone_checkpoint(model, tmp_path / 'rgb.pth')
+    assert list(report.adapted) == [f'{model.first_conv}.weight'] and not report.resized
+    assert f'{bands}' in str(report) and 'adapted' in str(report)
+
+    weights = source.get_submodule(model.first_conv).weight
+    mean = weights[:, [i % 3 for i in range(bands)]].sum(1) * 3 / bands
+    expected = weights.sum(1) if bands == 1 else mean
+    adapted = model.get_submodule(model.first_conv).weight.sum(1)
+    torch.testing.assert_close(adapted, expected)
+    if bands == 1:  # a grey image
+        grey = torch.rand(1, 1, 64, 64)
+        for ours, theirs in zip(model.eval()(grey), source.eval()(grey.expand(-1, 3, -1, -1))):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_weights_of_other_bands(tmp_path: Path) -> None:
+    source = _tiny(in_chans=5)
+    torch.save(source.state_dict(), tmp_path / 'five.pth')
+    model = _tiny(in_chans=5)
+    assert not load_backbone_checkpoint(model, tmp_path / 'five.pth').adapted
+    assert _equal_states(model, source)
+    for bands in (3, 4):
+        with pytest.raises(ValueError, match=rf'images of 5 bands.*in_chans={bands}: only'):
+            load_backbone_checkpoint(_tiny(in_chans=bands), tmp_path / 'five.pth')

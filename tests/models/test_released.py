@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from mtp.models import build_backbone
-from mtp.models.weights.released import RELEASED, checkpoint_path
+from mtp.models.weights.released import RELEASED, find_released
 
 
 def test_names_become_files_and_paths_stay():
-    assert checkpoint_path('vit_b_rvsa', 'mae') == Path('checkpoints/mae_pretrain_vit_base.pth')
+    assert find_released('vit_b_rvsa', 'mae') == Path('checkpoints/mae_pretrain_vit_base.pth')
     for path in ('mtp.pth', 'runs/mtp', Path('a/b.pth')):
-        assert checkpoint_path('vit_b_rvsa', path) == Path(path)
+        assert find_released('vit_b_rvsa', path) == Path(path)
     with pytest.raises(ValueError, match="of vit_l are called 'mtp'. There are: mae"):
-        checkpoint_path('vit_l', 'mtp')
+        find_released('vit_l', 'mtp')
 
 
 def test_a_backbone_takes_a_name(tmp_path, monkeypatch):

@@ -95,6 +95,18 @@ def test_preprocessing_turns_each_date_to_rgb_and_normalises_it():
     assert (batch['data_samples'][0].gt_sem_seg.data[0, 40:] == 255).all()
 
 
+def test_dates_of_other_than_three_bands_keep_their_order():
+    image, sample = pair(64, 64)
+    bands = torch.cat([image, image[:4]])  # twice 5
+    data = dict(inputs=[bands], data_samples=[sample])
+    mean, std = [1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 3.0, 4.0, 5.0, 6.0]
+    batch = PairDataPreprocessor(mean=mean, std=std, size=(64, 64))(data, training=True)
+    expected = (bands - torch.tensor(mean * 2)[:, None, None]) / torch.tensor(std * 2)[
+        :, None, None
+    ]
+    torch.testing.assert_close(batch['inputs'][0], expected)
+
+
 def test_order_of_the_dates_does_not_matter_and_equal_dates_give_no_difference():
     model = small_model(mode='whole').eval()
     x = torch.randn(1, 6, 64, 64)

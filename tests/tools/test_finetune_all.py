@@ -52,7 +52,6 @@ def test_data_root_moves_everywhere():
     table.set_data_root(cfg, '/elsewhere/dior')
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         assert loader.dataset.data_root == '/elsewhere/dior'
-    assert cfg.test_evaluator.ann_file == '/elsewhere/dior/DIOR_test_coco.json'
 
 
 def finetune_all(work_dir: Path) -> subprocess.CompletedProcess:

@@ -12,16 +12,14 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from mtp.cli.errors import add_debug, users_errors
 from mtp.data.datasets.oscd import prepare as prepare_oscd
 from mtp.data.decoding import read_size
+from mtp.data.formats.dota_text import read_dota
+from mtp.data.formats.yolo_text import name_classes, read_yolo_obb
 from mtp.data.prepare.base import Report, process
-from mtp.data.prepare.box_files import Box, read_dota
 from mtp.data.prepare.images import copy_image, deal, images_in
 from mtp.data.prepare.tiling import Tiling, cut
 from mtp.files import write_json
@@ -79,17 +77,8 @@ def make_ucas(src: Path, dst: Path, report: Report) -> None:
 
 def _cut_ucas(item: tuple[Path, Path, Path]) -> None:
     image, labels, dst = item
-    height, width = read_size(image)
-    cut(UCAS_TILING, image, image.stem, list(_boxes(labels, height, width)), dst)
-
-
-def _boxes(path: Path, height: int, width: int) -> Iterator[Box]:
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        place, fields = f'{path}, line {number}', line.split()
-        if len(fields) != 9 or fields[0] not in ('0', '1'):
-            raise ValueError(f'{place}: {line!r} is not a class, 0 or 1, and four corners')
-        corners = np.array(fields[1:], float).reshape(4, 2) * (width, height)
-        yield Box(place, UCAS_CLASSES[int(fields[0])], corners)
+    boxes = name_classes(read_yolo_obb(labels, read_size(image)), UCAS_CLASSES)
+    cut(UCAS_TILING, image, image.stem, list(boxes), dst)
 
 
 def _as_coco(folder: Path) -> dict:

@@ -1,7 +1,8 @@
 """A tiny ViT + RVSA on samples of AID at 144 pixels: 1200 real scenes of 30 classes."""
 
 from mmengine.config import read_base
-from mmpretrain.datasets import CustomDataset
+
+from mtp.data import SceneDataset
 
 with read_base():
     from ..._base_.finetune.backbones.vit_tiny_rvsa import *
@@ -16,13 +17,13 @@ del train_pipeline[3:5]  # a model this small needs no strong augmentation
 test_pipeline[1].update(scale=144)
 test_pipeline[2].update(crop_size=144)
 total_batch_size = 40
-_data = dict(type=CustomDataset, with_label=True)
+_data = dict(type=SceneDataset, data_root='data/real/aid')
 train_dataloader.update(
-    num_workers=1, dataset=dict(_data, data_root='data/real/aid/train', pipeline=train_pipeline)
+    num_workers=1, dataset=dict(_data, data_prefix='train', pipeline=train_pipeline)
 )
 val_dataloader.update(
     num_workers=1,
-    dataset=dict(_data, data_root='data/real/aid/val', test_mode=True, pipeline=test_pipeline),
+    dataset=dict(_data, data_prefix='val', test_mode=True, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

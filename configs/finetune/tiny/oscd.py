@@ -15,9 +15,9 @@ optim_wrapper.merge(optimization)
 train_pipeline[3].update(crop_size=(96, 96))
 total_batch_size = 16
 train_dataloader.update(num_workers=1)
-train_dataloader.dataset.update(data_root='data/real/oscd', pipeline=train_pipeline)
+train_dataloader.dataset.update(data_root='data/real/oscd', dataset='oscd', pipeline=train_pipeline)
 test_dataloader.update(num_workers=1)
-test_dataloader.dataset.update(data_root='data/real/oscd')
+test_dataloader.dataset.update(data_root='data/real/oscd', dataset='oscd')
 val_dataloader = test_dataloader
 
 train_cfg.update(max_epochs=16, val_interval=4)

@@ -1,7 +1,8 @@
 """A tiny ViT + RVSA and a small Faster R-CNN on samples of UCAS-AOD: planes and cars."""
 
-from mmdet.datasets import CocoDataset
 from mmengine.config import read_base
+
+from mtp.data import COCODetection
 
 with read_base():
     from ..._base_.finetune.backbones.vit_tiny_rvsa import *
@@ -17,9 +18,7 @@ optim_wrapper.merge(optimization)
 
 train_pipeline[2].update(scale=(400, 400))
 test_pipeline[1].update(scale=(400, 400))
-_data = dict(
-    type=CocoDataset, metainfo=dict(classes=('plane', 'car')), data_root='data/real/ucas_aod'
-)
+_data = dict(type=COCODetection, classes=('plane', 'car'), data_root='data/real/ucas_aod')
 train_dataloader.update(
     num_workers=1,
     dataset=dict(
@@ -40,7 +39,6 @@ test_dataloader.update(
         pipeline=test_pipeline,
     ),
 )
-test_evaluator.update(ann_file='data/real/ucas_aod/val.json')
 val_dataloader = test_dataloader
 val_evaluator = test_evaluator
 

@@ -1,8 +1,8 @@
 """A tiny ViT + RVSA and a small Oriented R-CNN on samples of UCAS-AOD: planes and cars."""
 
 from mmengine.config import read_base
-from mmrotate.datasets import DOTADataset
 
+from mtp.data import BoxFilesDetection
 from mtp.evaluation import RotatedMetric
 
 with read_base():
@@ -20,7 +20,10 @@ optim_wrapper.merge(optimization)
 train_pipeline[3].update(scale=(400, 400))
 val_pipeline[1].update(scale=(400, 400))
 _data = dict(
-    type=DOTADataset, metainfo=dict(classes=('plane', 'car')), data_root='data/real/ucas_aod'
+    type=BoxFilesDetection,
+    format='dota',
+    classes=('plane', 'car'),
+    data_root='data/real/ucas_aod',
 )
 train_dataloader.update(
     num_workers=1,

@@ -8,6 +8,8 @@ DESCRIPTION = 'Prepare, check and look at data.'
 COMMANDS = {
     name: Command(f'{__name__}.{module}', summary)
     for name, module, summary in (
+        ('inspect', 'inspect_folder', 'look at a folder in any common form'),
+        ('import', 'import_folder', 'import a folder in any common form'),
         ('prepare', 'prepare_dataset', "from a publisher's files to what a config reads"),
         ('check', 'check_dataset', 'check all files before training'),
         ('browse', 'browse_samples', 'draw what a model is trained on'),

@@ -35,10 +35,12 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     from PIL import Image
 
     from mtp.cli import launch
+    from mtp.recipes import multispectral
     from mtp.visualization.browse import browse
 
     with users_errors(args.debug):
         cfg = launch.load_config(RunOptions(args.config, cfg_options=args.cfg_options))
+        multispectral.adapt(cfg)
         page = browse(cfg, args.num, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f'{Path(args.config).stem}.png'

@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         )
 
     print(table(report))
+    print(*report.notes, sep='\n', end='\n' if report.notes else '')
     print('classes =', tuple(report.objects['train']))
     if report.bad:
         print(f'{len(report.bad)} could not be used:', *report.bad, sep='\n  ', file=sys.stderr)

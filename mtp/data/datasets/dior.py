@@ -1,28 +1,31 @@
 """DIOR: twenty classes of objects, horizontal boxes."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
+from mtp.data.class_names import ClassNames
 from mtp.data.datasets.base import DataSet, Split
 from mtp.data.decoding import read_size
-from mtp.data.prepare import box_files
+from mtp.data.formats import usable
+from mtp.data.formats.object_xml import CORNER_TAGS, SIDES, read_voc
 from mtp.data.prepare.base import Report, folder, process
 from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
 from mtp.data.prepare.images import by_lists, copy_image, images_in
-from mtp.data.rotated_labels import CORNER_TAGS
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.data.samrs.synthesis import CLASSES
 from mtp.data.synthetic.drawing import Drawn, draw, nest, write_image
+from mtp.data.tally import Tally
 from mtp.files import write_text
 
 
 def prepare(src: Path, dst: Path) -> Report:
     """Copy to ``JPEGImages-{trainval,test}/*.jpg``; write ``DIOR_{trainval,test}_coco.json``.
 
-    Class names are changed to lower case; boxes without extent are left out.
+    Class names are changed to lower case. Boxes without area or outside of their image are left
+    out.
     """
     report = Report()
     annotations = folder(src, 'Annotations/Horizontal Bounding Boxes', 'Horizontal Bounding Boxes')
@@ -37,7 +40,8 @@ def prepare(src: Path, dst: Path) -> Report:
         write_coco(
             dst / split.labels, [entry for entry, _ in results], DATASET.classes, split.name, report
         )
-        report.left_out['objects without extent'] += sum(count for _, count in results)
+        for _, count in results:
+            report.left_out += count
     return report
 
 
@@ -65,33 +69,17 @@ def find_images(src: Path, report: Report) -> dict[str, list[Path]]:
     return splits
 
 
-def check_size(image: Path, annotations: Path, root: ElementTree.Element) -> tuple[int, int]:
-    """Return the height and width of an image.
-
-    Raises:
-        ValueError: its xml gives another size.
-    """
-    shape = read_size(image)
-    told = box_files.read_size(annotations, root)
-    if told != shape:
-        raise ValueError(
-            f'{annotations} is of an image of height and width {told}, but {image} has {shape}'
-        )
-    return shape
-
-
-def _convert(item: tuple[Path, Path, Path]) -> tuple[Entry, int]:
-    """Copy an image; return its COCO entry, and the number of its boxes without extent."""
+def _convert(item: tuple[Path, Path, Path]) -> tuple[Entry, Counter]:
+    """Copy an image; return its COCO entry, and the counts of its boxes that are left out."""
     image, annotations, dst = item
-    root, objects = box_files.read_xml(annotations)
-    shape = check_size(image, annotations, root)
-    found = box_files.checked(box_files.horizontal(objects), DATASET.classes, shape)
+    size, tally = read_size(image), Tally()
+    names = ClassNames(DATASET.classes, tally)
     boxes = [
-        coco_box(DATASET.classes.index(box.name), *box.corners[0], *box.corners[2]) for box in found
+        coco_box(label, *box.corners[0], *box.corners[2])
+        for box, label in usable(read_voc(annotations, size), names, size, False, tally)
     ]
-    good = [box for box in boxes if min(box['bbox'][2:]) > 0]
     target = copy_image((image, dst / image.name))
-    return coco_image(target.name, shape, good), len(boxes) - len(good)
+    return coco_image(target.name, size, boxes), tally.counts()
 
 
 def synthesise(
@@ -136,7 +124,7 @@ def _voc(name: str, size: int, drawn: Drawn[str], oriented: bool) -> str:
         tags, values = (
             (CORNER_TAGS, corners.reshape(-1))
             if oriented
-            else (('xmin', 'ymin', 'xmax', 'ymax'), (*corners.min(0), *corners.max(0)))
+            else (SIDES, (*corners.min(0), *corners.max(0)))
         )
         box = dict(zip(tags, (str(round(value)) for value in values)))
         element = ElementTree.SubElement(root, 'object')

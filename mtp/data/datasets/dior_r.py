@@ -5,20 +5,24 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
+from mtp.data.class_names import ClassNames
 from mtp.data.datasets import dior
 from mtp.data.datasets.base import DataSet, Split
+from mtp.data.decoding import read_size
+from mtp.data.formats import usable
+from mtp.data.formats.object_xml import read_dior_r, read_objects
 from mtp.data.prepare.base import Report, folder, process
-from mtp.data.prepare.box_files import checked, oriented, read_xml
 from mtp.data.prepare.images import copy_image
 from mtp.data.samrs.subsets import SUBSETS
+from mtp.data.tally import Tally
 from mtp.files import whole, write_text
 
 
 def prepare(src: Path, dst: Path) -> Report:
     """Copy to ``JPEGImages-{trainval,test}``, ``Annotations``, ``ImageSets``, unchanged.
 
-    Boxes with two equal adjacent corners are left out. Images that cannot be used are left out, of
-    the lists too. ``DIORDataset`` of mmrotate reads the result.
+    Boxes without area or outside of their image are left out. Images that cannot be used are left
+    out, of the lists too.
     """
     report = Report()
     annotations = folder(src, 'Annotations/Oriented Bounding Boxes', 'Oriented Bounding Boxes')
@@ -40,21 +44,20 @@ def prepare(src: Path, dst: Path) -> Report:
 
 def _copy(item: tuple[Path, Path, Path, Path]) -> tuple[str, Counter]:
     image, annotations, images_dst, annotations_dst = item
-    root, objects = read_xml(annotations)
-    shape = dior.check_size(image, annotations, root)
-    boxes = checked(oriented(objects), DATASET.classes, shape)
-    for (_, element), box in zip(objects, boxes):
-        if box.degenerate:
-            root.remove(element)
+    size, tally = read_size(image), Tally()
+    names = ClassNames(DATASET.classes, tally)
+    boxes = usable(read_dior_r(annotations, size), names, size, True, tally)
     copy_image((image, images_dst / f'{image.stem}.jpg'))
     target = annotations_dst / annotations.name
     if not target.is_file():
+        root, objects = read_objects(annotations)
+        used = {box.place for box, _ in boxes}
+        for place, element in objects:
+            if place not in used:
+                root.remove(element)
         with whole(target) as unfinished:
             ElementTree.ElementTree(root).write(unfinished, encoding='utf-8', xml_declaration=True)
-    degenerate = sum(box.degenerate for box in boxes)
-    return image.stem, Counter(
-        {'objects': len(boxes) - degenerate, 'objects with two equal corners': degenerate}
-    )
+    return image.stem, Counter(objects=len(boxes)) + tally.counts()
 
 
 synthesise = partial(dior.synthesise, oriented=True)

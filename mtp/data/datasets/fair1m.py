@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from mtp.data.datasets.base import TILES, DataSet
+from mtp.data.formats.object_xml import read_fair1m
 from mtp.data.prepare.base import Report, folder
-from mtp.data.prepare.box_files import read_fair1m
 from mtp.data.prepare.rotated_detection import RATES, cut_sources, find_sources
 from mtp.data.prepare.tiling import Tiling
 from mtp.data.samrs.subsets import SUBSETS

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mtp.data.box_rules import check_order
 from mtp.data.datasets.base import DataSet, Split
 from mtp.data.decoding import read_size
 from mtp.data.label_files import read_features
@@ -15,6 +16,7 @@ from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
 from mtp.data.prepare.images import deal, images_in, read_rgb, write_png
 from mtp.data.synthetic.drawing import draw, write_image
 from mtp.data.values import check_coordinates
+from mtp.files import UnusableFileError
 
 # Type ids in label order, as in the public YOLO conversion.
 TYPES = (11, 12, 13, 15, 17, 18, 19, 20, 21, 23, 24, 25, 26, 27, 28, 29, 32, 33, 34, 35, 36, 37, 38,
@@ -150,6 +152,9 @@ def _boxes(
         if not isinstance(bounds, str) or bounds.count(',') != 3:
             raise ValueError(f'{place}: bounds_imcoords are {bounds!r:.60}, not four numbers')
         numbers = check_coordinates(bounds.split(','), f'{place}, bounds_imcoords')
+        fault = check_order(numbers[:2], numbers[2:])
+        if fault is not None:
+            raise UnusableFileError(f'{place}: {fault}')
         box = np.clip(numbers, 0, (width, height, width, height))
         if not (box[2:] > box[:2]).all():
             count['objects without extent in the image'] += 1

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 
 from mtp.data.decoding import check_unturned, read_stored
+from mtp.data.image_files import SUFFIXES
 from mtp.data.label_files import read_lines
 from mtp.data.prepare.base import Report
 from mtp.files import whole
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff')
 SEED = 0
 
 

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from mtp.data.class_names import ClassNames
 from mtp.data.decoding import read_size
+from mtp.data.formats import Box, usable
+from mtp.data.formats.dota_text import read_dota
 from mtp.data.prepare.base import Report, folder, process
-from mtp.data.prepare.box_files import Box, checked, read_dota
 from mtp.data.prepare.images import images_in
 from mtp.data.prepare.tiling import Tiling, cut
+from mtp.data.tally import Tally
 
 RATES = (0.5, 1.0, 1.5)  # resize rates for several scales
 # `multi_scale` -> tiling of DOTA, the same as in mmrotate.
@@ -150,10 +153,12 @@ def _cut_source(
     dst: Path,
     source: Source,
 ) -> Counter:
-    boxes = None
-    if source.label:
-        boxes = checked(read(source.label), classes, read_size(source.image))
-    return cut(tiling, source.image, source.name, boxes, dst)
+    if source.label is None:
+        return cut(tiling, source.image, source.name, None, dst)
+    tally = Tally()
+    size, names = read_size(source.image), ClassNames(classes, tally)
+    boxes = [box for box, _ in usable(read(source.label), names, size, True, tally)]
+    return cut(tiling, source.image, source.name, boxes, dst) + tally.counts()
 
 
 def _image(source: Source) -> Path:

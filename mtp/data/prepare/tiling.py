@@ -13,7 +13,7 @@ import numpy as np
 import shapely
 
 from mtp.data.decoding import read_size
-from mtp.data.prepare.box_files import Box
+from mtp.data.formats import Box
 from mtp.data.prepare.images import read_rgb, write_png
 from mtp.files import whole
 
@@ -77,7 +77,7 @@ def shares(corners: np.ndarray, tiles: np.ndarray) -> np.ndarray:
         tiles: tiles, ``(T, 3)``: x, y, side, in pixels.
 
     Returns:
-        Shares, float64 ``(N, T)``, 0..1; 0 for objects without extent.
+        Shares, float64 ``(N, T)``, 0..1.
     """
     # corners in crossed order make two triangles
     objects = shapely.make_valid(shapely.polygons(corners))
@@ -104,7 +104,7 @@ def cut(tiling: Tiling, image: Path, name: str, boxes: Sequence[Box] | None, dst
 
     Returns:
         Counter: numbers of ``'tiles'``, of ``'objects'`` in them, and of what was left out:
-        ``'tiles without objects'``, ``'objects without extent'``, ``'objects that no tile holds'``.
+        ``'tiles without objects'``, ``'objects that no tile holds'``.
 
     Raises:
         ValueError: the file is not an image, or truncated.
@@ -152,9 +152,7 @@ def _labels(boxes: Sequence[Box], tiles: np.ndarray, count: Counter) -> list[lis
     """Return the lines of each tile's label file, and count the objects."""
     corners = np.array([box.corners for box in boxes]).reshape(-1, 4, 2)
     held = shares(corners, tiles) >= MIN_OBJECT
-    extent = shapely.area(shapely.convex_hull(shapely.polygons(corners))) > 0
-    count['objects without extent'] += int((~extent).sum())
-    count['objects that no tile holds'] += int((extent & ~held.any(1)).sum())
+    count['objects that no tile holds'] += int((~held.any(1)).sum())
     count['objects'] += int(held.sum())
     lines: list[list[str]] = []
     for (x, y, side), chosen in zip(tiles, held.T):

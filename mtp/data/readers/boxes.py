@@ -1,78 +1,189 @@
-"""Detection data sets: mmdet's and mmrotate's readers, with the classes and clear errors."""
+"""Detection data sets with a COCO json: by one rule for known data sets and for one's own."""
 
-from collections import Counter
+import os
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmdet.datasets import CocoDataset
-from mmdet.datasets.api_wrappers import COCO
-from mmrotate.datasets import DOTADataset
+from mmdet.datasets import BaseDetDataset
 
+from mtp.data.class_names import ClassNames
+from mtp.data.coco_objects import (
+    by_image,
+    count_objects,
+    find_area,
+    match_categories,
+    take_objects,
+)
 from mtp.data.datasets import DATASETS
-from mtp.data.label_files import read_coco, read_lines
-from mtp.data.values import check_boxes, check_coordinates
-from mtp.files import UnusableFileError
+from mtp.data.image_files import is_image
+from mtp.data.label_files import read_coco
+from mtp.data.readers.box_files import BoxFilesDetection
+from mtp.data.tally import Tally
+from mtp.data.values import check_boxes
+from mtp.files import MissingFileError, UnusableFileError
 from mtp.registry import DATASETS as REGISTRY
 
 
 @REGISTRY.register_module()
-class COCODetection(CocoDataset):
-    """mmdet's ``CocoDataset`` that refuses a json whose categories are not the data set's.
+class COCODetection(BaseDetDataset):
+    """Horizontal boxes of a COCO json, of a data set that mtp knows or of one's own.
+
+    Images come in the order of their file names. Crowds are neither positive nor negative. What is
+    left out, and what is read otherwise than it stands, is counted in ``tally``.
 
     Args:
         dataset: key of :data:`mtp.data.datasets.DATASETS`, for the classes.
-        kwargs: further arguments, as in mmdet.
+        classes: class names in label order, instead of ``dataset``; categories of the json are
+            matched by name.
+        data_prefix: folder of the images below ``data_root``, ``dict(img=...)``; None for
+            ``data_root`` itself.
+        kwargs: further arguments, as in mmdet's ``BaseDetDataset``; ``filter_cfg`` takes
+            ``filter_empty_gt`` and ``min_size``.
+
+    Raises:
+        FileNotFoundError: the json, or an image in it, is missing.
+        ValueError: the classes are given twice or not at all; the json or an entry in it has no one
+            meaning, or no image is left.
     """
 
-    METAINFO: ClassVar[dict] = {}  # without COCO's classes and colours
+    METAINFO: ClassVar[dict] = {}
 
-    def __init__(self, dataset: str, **kwargs: Any) -> None:
-        super().__init__(metainfo=dict(classes=DATASETS[dataset].classes), **kwargs)
+    def __init__(
+        self,
+        dataset: str | None = None,
+        classes: Sequence[str] | None = None,
+        data_prefix: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.known = dataset is not None
+        if dataset is not None and classes is None:
+            classes = DATASETS[dataset].classes
+        elif dataset is not None or classes is None:
+            raise ValueError('give either `dataset`, the name of a known data set, or `classes`')
+        self.tally = Tally()
+        self.names = ClassNames(classes, self.tally)
+        super().__init__(
+            metainfo=dict(classes=self.names.classes),
+            data_prefix=data_prefix or dict(img=''),
+            **kwargs,
+        )
 
     def load_data_list(self) -> list[dict]:
-        """Load the records, as in mmdet.
-
-        Raises:
-            FileNotFoundError: the json is missing.
-            ValueError: the json has no images, or a category is missing or unknown.
-        """
-        if not Path(self.ann_file).is_file():
-            raise FileNotFoundError(
-                f'no annotations at {self.ann_file}: make them with '
-                'tools/data/prepare.py, or set data_root'
+        """Load a record of each image."""
+        path = self.ann_file
+        if not Path(path).is_file():
+            made = 'make them with tools/data/prepare.py, or set data_root'
+            raise MissingFileError(
+                f'no annotations at {path}: ' + (made if self.known else 'correct `ann_file`')
             )
-        records = super().load_data_list()
-        if not records:
-            raise ValueError(f'{self.ann_file} lists no images')
-        return records
+        coco = read_coco(path)
+        if not coco['images']:
+            raise UnusableFileError(f'{path} lists no images')
+        check_boxes(coco['annotations'], path)
+        objects = by_image(coco, path)
+        if self.known:
+            self._check_categories(coco)
+        labels = match_categories(coco, self.names, path, self.tally)
+        images = sorted(coco['images'], key=lambda image: image['file_name'])
+        self._check_files([image['file_name'] for image in images])
+        return [self._record(image, objects[image['id']], labels) for image in images]
 
-    def COCOAPI(self, path: str) -> COCO:
-        """Read the json; refuse other categories, whose objects mmdet would silently leave out."""
-        content = read_coco(path)
-        check_boxes(content['annotations'], path)
-        known = {image['id'] for image in content['images']}
-        for annotation in content['annotations']:
-            if annotation['image_id'] not in known:
-                raise UnusableFileError(
-                    f'{path}, annotation {annotation["id"]}: no image {annotation["image_id"]}: '
-                    'correct or remove it'
+    def filter_data(self) -> list[dict]:
+        """Leave out the images that ``filter_cfg`` names; count what is left."""
+        cfg = {} if self.test_mode else self.filter_cfg or {}
+        smallest = cfg.get('min_size', 0)
+        left = []
+        for record in self.data_list:
+            if cfg.get('filter_empty_gt') and not record['instances']:
+                self.tally.leave_out('images without objects', record['img_path'])
+            elif min(record['height'], record['width']) < smallest:
+                self.tally.leave_out(f'images of less than {smallest} px', record['img_path'])
+            else:
+                left.append(record)
+        self.tally.add(Tally(objects=0))
+        for record in left:
+            found = record['instances']
+            self.tally.add(
+                count_objects(
+                    [each['bbox_label'] for each in found],
+                    [each['ignore_flag'] for each in found],
+                    self.names,
                 )
-        ids = Counter(annotation['id'] for annotation in content['annotations'])
-        if ids and max(ids.values()) > 1:
+            )
+        if not left:
             raise UnusableFileError(
-                f'{path}: {ids.most_common(1)[0][1]} annotations have the id '
-                f'{ids.most_common(1)[0][0]}: give each its own'
+                f'{self.ann_file}: no image is left ({self.tally.summary()}); looked for objects '
+                f'of {", ".join(self.names.classes)}'
             )
-        del content  # mmdet reads the file by itself
-        coco = COCO(path)
-        found = {category['name'] for category in coco.dataset['categories']}
-        classes = set(self.metainfo['classes'])
-        if found != classes:
-            raise ValueError(
-                f'{path}: categories {sorted(found - classes)} are no classes of the data set, and '
-                f'{sorted(classes - found)} are missing; make it again with tools/data/prepare.py'
+        return left
+
+    def _record(self, image: dict, annotations: list[dict], labels: dict[int | str, int]) -> dict:
+        instances = []
+        for annotation in take_objects(image, annotations, self.ann_file, self.tally):
+            x, y, w, h = annotation['bbox']
+            instance = dict(
+                bbox=[x, y, x + w, y + h],
+                bbox_label=labels[annotation['category_id']],
+                ignore_flag=int(annotation.get('iscrowd', 0)),
+                area=find_area(annotation, image, self.ann_file),
             )
-        return coco
+            if annotation.get('segmentation'):
+                instance['mask'] = annotation['segmentation']
+            instances.append(instance)
+        return dict(
+            img_path=str(Path(self.data_prefix['img'], image['file_name'])),
+            img_id=image['id'],
+            height=image['height'],
+            width=image['width'],
+            instances=instances,
+        )
+
+    def _check_categories(self, coco: dict) -> None:
+        """Refuse other categories than those of a known data set, also without objects."""
+        found = [category['name'] for category in coco['categories']]
+        other = {name for name in found if self.names.find(name) is None}
+        missing = set(range(len(self.names.classes))) - {self.names.find(name) for name in found}
+        if other or missing:
+            raise UnusableFileError(
+                f'{self.ann_file}: categories {sorted(other)} are no classes of the data set, and '
+                f'{sorted(self.names.classes[label] for label in missing)} are missing; make it '
+                'again with tools/data/prepare.py'
+            )
+
+    def _check_files(self, names: list[str]) -> None:
+        """Refuse names without a file; count the images beside them that have no entry."""
+        root = Path(self.data_prefix['img'])
+        listed = {root / name for name in names}
+        there: set[Path] = set()
+        for folder in sorted({path.parent for path in listed}):
+            if folder.is_dir():
+                there.update(map(folder.joinpath, os.listdir(folder)))
+        missing = sorted(map(str, listed - there))
+        if missing:
+            alike = {path.stem.lower(): path.name for path in there}.get(
+                Path(missing[0]).stem.lower()
+            )
+            raise MissingFileError(
+                f'{self.ann_file}: {len(missing):,} of {len(names):,} images are missing, the '
+                f'first is {missing[0]}'
+                + (f' (there is {alike})' if alike else '')
+                + ': correct `data_prefix`, restore the images, or correct `file_name`'
+            )
+        extra = {path for path in there - listed if is_image(path.name)}
+        if extra:
+            extra -= {root / name for name in _listed_beside(Path(self.ann_file))}
+        for path in sorted(extra):
+            self.tally.leave_out('images without an entry', str(path))
+
+
+def _listed_beside(path: Path) -> Iterator[str]:
+    """Yield the file names in the other json files of a folder: those of the other splits."""
+    for other in sorted(path.parent.glob('*.json')):
+        if other != path:
+            text = other.read_text(errors='replace')
+            yield from re.findall(r'"file_name"\s*:\s*"([^"\\]+)"', text)
 
 
 @REGISTRY.register_module()
@@ -92,43 +203,8 @@ class XViewDetection(COCODetection):
 
 
 @REGISTRY.register_module()
-class DOTATiles(DOTADataset):
-    """mmrotate's ``DOTADataset`` for any data set of tiles; errors name the line.
-
-    Args:
-        dataset: key of :data:`mtp.data.datasets.DATASETS`, for the classes.
-        kwargs: further arguments, as in mmrotate.
-    """
+class DOTATiles(BoxFilesDetection):
+    """Tiles with DOTA's text, as configs of release 0.1 name them."""
 
     def __init__(self, dataset: str, **kwargs: Any) -> None:
-        super().__init__(metainfo=dict(classes=DATASETS[dataset].classes, palette=None), **kwargs)
-
-    def load_data_list(self) -> list[dict]:
-        """Load the records, as in mmrotate, in the order of their names.
-
-        Raises:
-            FileNotFoundError: there are no images, or no label files.
-            ValueError: a line of a label file is malformed, or names an unknown class.
-        """
-        folder = Path(self.ann_file or self.data_prefix['img_path'])
-        suffix = 'txt' if self.ann_file else self.img_suffix
-        if not any(folder.glob(f'*.{suffix}')):
-            raise FileNotFoundError(
-                f'no *.{suffix} in {folder}: make them with tools/data/prepare.py, or set data_root'
-            )
-        if self.ann_file:
-            for path in sorted(folder.glob('*.txt')):
-                self._check_lines(path)
-        return sorted(super().load_data_list(), key=lambda record: record['img_id'])
-
-    def _check_lines(self, path: Path) -> None:
-        """Refuse what mmrotate would take, such as NaN, or refuse without naming the line."""
-        classes = self.metainfo['classes']
-        for place, line in read_lines(path):
-            fields = line.split()
-            if len(fields) < 10 or fields[8] not in classes or not fields[9].isdecimal():
-                raise UnusableFileError(
-                    f'{place}: expected eight coordinates, a class and a difficulty, got '
-                    f'{line!r}; classes are {", ".join(classes)}'
-                )
-            check_coordinates(fields[:8], place)
+        super().__init__('dota', dataset=dataset, **kwargs)

@@ -3,7 +3,8 @@
 from mtp.lazy import attribute_getter
 
 _NAMES = {
-    'mtp.data.rotated_labels': ('CORNER_TAGS', 'read_rotated'),
+    'mtp.data.formats.object_xml': ('CORNER_TAGS',),
+    'mtp.data.rotated_labels': ('read_rotated',),
     'mtp.data.samrs.records': ('SAMRSDataset',),
     'mtp.data.samrs.subsets': ('SUBSETS', 'Subset'),
 }

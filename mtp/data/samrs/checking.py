@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import shapely
 
+from mtp.data.box_rules import MIN_SIDE
+from mtp.data.class_names import fold
 from mtp.data.decoding import read_map, read_orientation, read_stored
 from mtp.data.label_files import read_coco
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.run_lengths import decode_mask
 from mtp.data.samrs.subsets import SUBSETS, Subset
 from mtp.data.samrs.to_coco import BACKGROUND, SPLITS, parallel, rectangle
+from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
 from mtp.files import UnusableFileError
 
@@ -23,14 +26,14 @@ from mtp.files import UnusableFileError
 MIN_AGREEMENT = 0.3
 
 CHECKS = {
-    'categories': 'category ids count from 0 and agree in both splits',
+    'categories': 'category ids count from 0, names differ, and both splits have the same',
     'split': 'no image is in both splits',
     'image': 'the image opens and has the recorded size',
     'semantic': "the semantic map opens, has the image's size, and only classes or 255",
     'annotation': 'annotations belong to an image and a category',
-    'box': 'boxes have an extent and lie inside the image',
+    'box': 'boxes have an extent of 1 px or more and lie inside the image',
     'mask': 'masks can be read and are not empty',
-    'rotated': 'rotated boxes can be read and have known classes',
+    'rotated': 'rotated boxes can be read, have known classes and an area, and are in the image',
     'masks on map': 'the semantic map shows the class of each mask',
     'boxes on masks': 'each rotated box lies on a mask of its class',
     'masks in boxes': 'each mask lies in a rotated box of its class',
@@ -107,12 +110,17 @@ def check_subset(root: Path, subset: str) -> Findings:
         of_image = defaultdict(list)
         for annotation in coco['annotations']:
             of_image[annotation['image_id']].append(annotation)
-        check = partial(_check_image, root, facts, {c['id']: c['name'] for c in coco['categories']})
+        names = {category['id']: category['name'] for category in coco['categories']}
+        check = partial(_check_image, root, facts, names)
         items = [(image, of_image[image['id']]) for image in coco['images']]
+        if len({fold(category['name']) for category in coco['categories']}) < len(
+            coco['categories']
+        ):
+            items = []  # the values of the semantic maps have no one meaning
         for problems in parallel(check, items, f'{subset} {split}'):
             for kind, text in problems:
                 findings.problems[kind].append(text)
-        findings.images[split] = len(items)
+        findings.images[split] = len(coco['images'])
         findings.objects += len(coco['annotations'])
     return findings
 
@@ -130,6 +138,18 @@ def _check_json(
         problems.append(('categories', f'{split}: {[c["id"] for c in categories]}'))
     if categories != splits[SPLITS[0] if SPLITS[0] in splits else split]['categories']:
         problems.append(('categories', f'{split}: other ones than in {SPLITS[0]}'))
+    of_name = defaultdict(list)
+    for category in categories:
+        of_name[fold(category['name'])].append(category)
+    problems += [
+        (
+            'categories',
+            f'{split}: the categories {" and ".join(str(each["id"]) for each in alike)} are all '
+            f'called {alike[0]["name"]!r}: its images were not checked',
+        )
+        for alike in of_name.values()
+        if len(alike) > 1
+    ]
     ids = {image['id'] for image in coco['images']}
     problems += [
         ('annotation', f'{split}, annotation {a["id"]}: no image {a["image_id"]}')
@@ -179,16 +199,21 @@ def _check_image(
             if not (semantic[mask > 0] == label).any()
         ]
     rotated_path = root / facts.rotated / (path.stem + facts.rotated_suffix)
+    tally = Tally()
     try:
-        boxes = read_rotated(rotated_path, {name: label for label, name in names.items()})
+        boxes = read_rotated(rotated_path, names.values(), tally, shape)
     except (ValueError, FileNotFoundError) as error:
         return [*problems, ('rotated', str(error))]
+    problems += [('rotated', line) for line in tally.lines()]
+    ids = list(names)
+    for box in boxes:
+        box['bbox_label'] = ids[box['bbox_label']]
     overlaps = _overlaps(boxes, masks, labels, shape)
     for kind, best, where in (
         (
             'boxes on masks',
             overlaps.max(1, initial=0),
-            [f'{rotated_path}, box {number + 1}' for number in range(len(boxes))],
+            [box['place'] for box in boxes],
         ),
         ('masks in boxes', overlaps.max(0, initial=0), places),
     ):
@@ -231,7 +256,7 @@ def _check_annotation(
         return None, [*problems, ('box', str(error))]
     x, y, w, h = annotation['bbox']
     # polygons may exceed the border a little
-    if w <= 0 or h <= 0 or x < -1 or y < -1 or x + w > shape[1] + 1 or y + h > shape[0] + 1:
+    if min(w, h) < MIN_SIDE or x < -1 or y < -1 or x + w > shape[1] + 1 or y + h > shape[0] + 1:
         problems.append(('box', f'{place}: (x, y, w, h) = {annotation["bbox"]}'))
     try:
         mask = decode_mask(annotation.get('segmentation'), *shape)

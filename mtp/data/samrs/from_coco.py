@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mtp.data.class_names import fold
+from mtp.data.coco_objects import check_stems
 from mtp.data.decoding import read_image
 from mtp.data.label_files import read_coco
 from mtp.data.run_lengths import decode_mask
@@ -44,7 +45,7 @@ def coco_to_samrs(
     The semantic map is painted from the masks, smaller objects on top. A rotated box is the
     rectangle of least area around the mask. A crowd stays in the json and the map, but has no
     rotated box. Images are hard-linked if the file system allows it, else copied. Labels are the
-    categories in order of id.
+    categories in order of id; those with one name are one class.
 
     Args:
         annotations: COCO json with polygons or RLE.
@@ -55,7 +56,8 @@ def coco_to_samrs(
         valid: file names of the validation images, instead of a random fraction.
 
     Returns:
-        Report: counts, and one line for each image or annotation that could not be used.
+        Report: counts, one line for each image or annotation that could not be used, and notes on
+        the categories.
 
     Raises:
         FileExistsError: ``out`` exists.
@@ -66,12 +68,13 @@ def coco_to_samrs(
         raise FileExistsError(f'{out} exists: remove it or choose another folder')
     coco = read_coco(annotations)
     _check_coco(coco, annotations, valid or ())
-    categories = sorted(coco['categories'], key=lambda category: category['id'])
-    # a DOTA text file separates by spaces
-    classes = ['-'.join(category['name'].split()) for category in categories]
-    labels = {category['id']: label for label, category in enumerate(categories)}
-
     report = Report()
+    classes, labels = _classes_of(coco, report)
+    if len(classes) > BACKGROUND:
+        raise ValueError(
+            f'{annotations} has {len(classes)} categories: a grey semantic map takes {BACKGROUND} '
+            'at most'
+        )
     of_image: dict[int, list[dict]] = {image['id']: [] for image in coco['images']}
     for annotation in coco['annotations']:
         if annotation['image_id'] in of_image:
@@ -107,23 +110,36 @@ def coco_to_samrs(
     return report
 
 
+def _classes_of(coco: dict, report: Report) -> tuple[list[str], dict[int | str, int]]:
+    """Return the classes, in the order of the categories' ids, and id of a category -> label.
+
+    Categories with one name are one class. One that is the supercategory of others and has no
+    objects is none: exports of Roboflow begin with one for the whole project.
+    """
+    used = {annotation['category_id'] for annotation in coco['annotations']}
+    above = [category.get('supercategory') for category in coco['categories']]
+    classes: list[str] = []
+    labels: dict[int | str, int] = {}
+    known: dict[str, int] = {}
+    for category in sorted(coco['categories'], key=lambda category: category['id']):
+        number, name = category['id'], category['name']
+        if number not in used and name in above and category.get('supercategory') != name:
+            report.notes.append(f'the category {number}, {name!r}, has no objects: no class')
+            continue
+        label = labels[number] = known.setdefault(fold(name), len(classes))
+        if label == len(classes):
+            classes.append('-'.join(name.split()))  # a DOTA text file separates by spaces
+        else:
+            report.notes.append(f'the category {number}, {name!r}, is the class {classes[label]!r}')
+    return classes, labels
+
+
 def _check_coco(coco: dict, path: Path, valid: Collection[str]) -> None:
     if not coco['images']:
         raise ValueError(f'{path} lists no images')
     if not any(annotation.get('segmentation') for annotation in coco['annotations']):
         raise ValueError(f'{path} has no masks (`segmentation`): boxes alone are not enough')
-    if len(coco['categories']) > BACKGROUND:
-        raise ValueError(
-            f'{path} has {len(coco["categories"])} categories: a grey semantic map '
-            f'takes {BACKGROUND} at most'
-        )
-    stem, times = Counter(Path(image['file_name']).stem for image in coco['images']).most_common(1)[
-        0
-    ]
-    if times > 1:
-        raise ValueError(
-            f'{path} has {times} images called {stem!r}: labels go by that name, rename all but one'
-        )
+    check_stems(coco['images'], path)
     unknown = set(valid) - {image['file_name'] for image in coco['images']}
     if unknown:
         raise ValueError(
@@ -136,7 +152,7 @@ def _convert_coco_image(
     images: Path,
     root: Path,
     facts: Subset,
-    labels: dict[int, int],
+    labels: dict[int | str, int],
     classes: Sequence[str],
     item: tuple[dict, list[dict]],
 ) -> tuple[tuple[dict, list[dict]] | None, list[str]]:
@@ -184,7 +200,7 @@ def _convert_coco_image(
 
 def _read_mask(
     annotation: dict,
-    labels: dict[int, int],
+    labels: dict[int | str, int],
     shape: tuple[int, int],
 ) -> tuple[np.ndarray | None, str | None]:
     """Return the mask of an annotation and None, or None and what is wrong with it."""

@@ -1,15 +1,22 @@
 """Reader of SAMRS (images with three kinds of labels) in the layout of its publisher."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmengine.dataset import BaseDataset
 
+from mtp.data.class_names import ClassNames
+from mtp.data.coco_objects import (
+    by_image,
+    check_stems,
+    count_objects,
+    match_categories,
+    take_objects,
+)
 from mtp.data.index import Column, Entry, cached_index
 from mtp.data.label_files import read_coco
-from mtp.data.rotated_labels import CORNER_TAGS as CORNER_TAGS  # its place in earlier versions
 from mtp.data.samrs.subsets import PALETTE, SUBSETS
+from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
 from mtp.files import UnusableFileError
 from mtp.registry import DATASETS
@@ -25,7 +32,7 @@ class SAMRSDataset(BaseDataset):
     A record holds ``img_path``, the paths of label files, ``height``, ``width`` and ``labels``, an
     :class:`mtp.data.index.Entry`. The entry is read from an index of all labels on disk that every
     process and worker maps into memory. The index is built on first use and whenever a label
-    changes.
+    changes. What is left out is counted in ``tally``, which the index keeps.
 
     Args:
         subset: name of the layout: ``'sota'``, ``'sior'`` or ``'fast'``.
@@ -39,8 +46,8 @@ class SAMRSDataset(BaseDataset):
         test_mode: test mode, as in mmengine.
 
     Raises:
-        ValueError: the subset or a task is unknown; the labels have an unknown class or a line that
-            cannot be read.
+        ValueError: the subset or a task is unknown; the labels have an unknown class, or an entry
+            or a line that cannot be read; semantic maps would show other classes.
         FileNotFoundError: the root, the json or a rotated-box file is missing.
     """
 
@@ -61,7 +68,11 @@ class SAMRSDataset(BaseDataset):
             raise ValueError(f'SAMRS has no subset {subset!r}: choose one of {", ".join(SUBSETS)}')
         self.rows = find_labels(tasks)
         self.subset = SUBSETS[subset]
-        classes = tuple(classes or self.subset.classes)
+        self.tally = Tally()
+        given = classes or self.subset.classes
+        # a text stays one, to be refused; the keys of a dict are names
+        self.names = ClassNames(given if isinstance(given, str) else tuple(given), self.tally)
+        classes = self.names.classes
         self.labels = {label: i for i, label in enumerate(classes)}
         root = Path(data_root)
         if not root.is_dir():
@@ -95,14 +106,18 @@ class SAMRSDataset(BaseDataset):
                 f'no {path}: make it with `python tools/data/samrs_to_coco.py {self.root.parent}`'
             )
         sources = [path, *(source for row in self.rows for source in row.sources(self))]
+        # the order of the categories is checked for semantic maps only
+        checked = [row.task for row in self.rows if row.task == 'semantic']
         further = [row.task for row in self.rows if row.columns and row.task not in TASKS]
         self.index = cached_index(
             self.root,
-            (path.name, tuple(self.labels), len(sources), *further),
+            (path.name, tuple(self.labels), len(sources), *checked, *further),
             sources,
             index_columns(self.rows),
             lambda: self._entries(path),
+            self.tally,
         )
+        self.tally = self.index.tally
         self._fully_initialized = True
 
     def __len__(self) -> int:
@@ -129,34 +144,28 @@ class SAMRSDataset(BaseDataset):
     def _entries(self, path: Path) -> Iterator[Entry]:
         """Yield the labels of each image in the json's order, from it and other label files."""
         coco = read_coco(path)
-        names = {category['id']: category['name'] for category in coco['categories']}
-        unknown = set(names.values()) - set(self.labels)
-        if unknown:
-            raise ValueError(
-                f'{path} has the categories {sorted(unknown)}, which are not among '
-                f'the classes {list(self.labels)}: set `classes` of the data set'
-            )
-        annotations = defaultdict(list)
         check_boxes(coco['annotations'], path)
-        for annotation in coco['annotations']:
-            if annotation['category_id'] not in names:
-                raise UnusableFileError(
-                    f'{path}, annotation {annotation["id"]}: no category '
-                    f'{annotation["category_id"]}: correct or remove it'
-                )
-            annotations[annotation['image_id']].append(annotation)
+        check_stems(coco['images'], path)
+        objects = by_image(coco, path)
+        labels = match_categories(coco, self.names, path, self.tally)
+        if 'semantic' in self._metainfo['tasks']:
+            self._check_order(labels, path)
         # The index holds the json's objects even if they are not used: the json is read anyway.
         rows = find_labels(dict.fromkeys(('instance', *self._metainfo['tasks'])))
-        for image in coco['images']:
-            if type(image['id']) is not int or abs(image['id']) >= 2**63:
-                raise UnusableFileError(f'{path}: the id {image["id"]!r:.40} is no integer')
+        numbered = all(type(i['id']) is int and abs(i['id']) < 2**63 for i in coco['images'])
+        self.tally.add(Tally(objects=0))
+        for number, image in enumerate(coco['images']):
             chosen = [
-                dict(a, label=self.labels[names[a['category_id']]])
-                for a in annotations[image['id']]
-                if _visible(a, image)
+                dict(a, label=labels[a['category_id']])
+                for a in take_objects(image, objects[image['id']], path, self.tally)
             ]
+            self.tally.add(
+                count_objects(
+                    [a['label'] for a in chosen], [a.get('iscrowd', 0) for a in chosen], self.names
+                )
+            )
             yield Entry(
-                img_id=image['id'],
+                img_id=image['id'] if numbered else number,
                 file_name=image['file_name'],
                 size=(image['height'], image['width']),
                 **{
@@ -164,6 +173,18 @@ class SAMRSDataset(BaseDataset):
                     for row in rows
                     for name, values in row.read(self, image, chosen).items()
                 },
+            )
+
+    def _check_order(self, labels: dict[int | str, int], path: Path) -> None:
+        """Refuse categories in another order than the classes: label maps hold their numbers."""
+        in_order = list(range(len(labels)))
+        by_id = [labels[number] for number in sorted(labels)]
+        if list(labels.values()) != list(labels) and by_id != in_order:
+            given = ', '.join(f'{i}: {self.names.classes[labels[i]]}' for i in sorted(labels))
+            raise UnusableFileError(
+                f'{path}: its categories ({given:.200}) are not in the order of the classes '
+                f'({", ".join(self.names.classes):.200}), so that the values of the semantic maps '
+                'would be other classes: give `classes` in that order, each name once'
             )
 
 
@@ -177,11 +198,3 @@ def index_columns(rows: Sequence[Label]) -> dict[str, Column]:
 def palette(num_classes: int) -> list[tuple[int, int, int]]:
     """Return a colour (RGB) per class."""
     return [PALETTE[i % len(PALETTE)] for i in range(num_classes)]
-
-
-def _visible(annotation: dict, image: dict) -> bool:
-    """Return whether an annotation has an extent that is partly inside the image."""
-    x, y, w, h = annotation['bbox']
-    overlap_w = min(x + w, image['width']) - max(x, 0)
-    overlap_h = min(y + h, image['height']) - max(y, 0)
-    return overlap_w > 0 and overlap_h > 0 and annotation['area'] > 0 and w >= 1 and h >= 1

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mtp.data.rotated_labels import CORNER_TAGS
+from mtp.data.formats.object_xml import CORNER_TAGS
 from mtp.data.samrs.subsets import SUBSETS, Subset
 from mtp.data.samrs.to_coco import SPLITS, dota_line, paint_semantic, samrs_to_coco
 from mtp.data.synthetic.shapes import SHAPES, make_ground, place

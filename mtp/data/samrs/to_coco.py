@@ -38,12 +38,14 @@ class Report:
         images: split -> number of images in it.
         skipped: splits whose json existed already.
         bad: files or annotations that could not be used, with the reason, one line each.
+        notes: what was read otherwise than it stands, a line each.
     """
 
     objects: dict[str, Counter] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def count(self, split: str, coco: dict) -> None:
         """Record the numbers of images and objects in the json of a split."""

@@ -2,18 +2,18 @@
 
 from typing import cast
 
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mtp.engine.hooks.check_data import CheckDataHook
 from mtp.engine.parallel import unwrap
 from mtp.models.multitask_model import MultiTaskPretrainer
 from mtp.registry import HOOKS
 
 
 @HOOKS.register_module()
-class CheckDatasetsHook(Hook):
-    """Hook that compares ``model.datasets`` with the data sets of a loader before its first use.
+class CheckDatasetsHook(CheckDataHook):
+    """``CheckDataHook`` that compares ``model.datasets`` with the data sets of a loader.
 
     Raises:
         ValueError: the model does not know a data set, or has another number of classes for it; the
@@ -21,21 +21,8 @@ class CheckDatasetsHook(Hook):
             sampler's images per data set.
     """
 
-    priority = 'VERY_HIGH'
-
-    def before_train(self, runner: Runner) -> None:
-        """Check the training loader."""
-        self._check(runner, runner.train_dataloader)
-
-    def before_val(self, runner: Runner) -> None:
-        """Check the validation loader."""
-        self._check(runner, runner.val_dataloader)
-
-    def before_test(self, runner: Runner) -> None:
-        """Check the test loader."""
-        self._check(runner, runner.test_dataloader)
-
-    def _check(self, runner: Runner, loader: DataLoader) -> None:
+    def check(self, runner: Runner, loader: DataLoader) -> None:
+        """Compare a loader's data sets and batch size with the model."""
         known = cast(MultiTaskPretrainer, unwrap(runner.model)).datasets
         metainfo = loader.dataset.metainfo  # type: ignore[attr-defined]  # mmengine's data sets
         for name, meta in metainfo['datasets'].items():

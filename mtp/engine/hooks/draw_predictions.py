@@ -12,6 +12,7 @@ from mmengine.structures import BaseDataElement
 from mmpretrain.structures import DataSample
 
 from mtp.data import LoadImage
+from mtp.data.bands import read_picture
 from mtp.files import whole
 from mtp.registry import HOOKS
 from mtp.visualization.samples import draw_result
@@ -30,14 +31,22 @@ class DrawPredictionsHook(Hook):
         out_dir: output folder, created if missing; None: no pictures.
         max_images: maximum number of images per data set and process; None: all.
         score_thr: minimum score of a drawn object, 0 to 1.
+        bands: indices of the bands, from 1 on, that are shown as red, green and blue, for a model
+            of other than 8-bit RGB (by default the first three that it sees); None for images that
+            are read as RGB.
     """
 
     def __init__(
-        self, out_dir: str | None = None, max_images: int | None = None, score_thr: float = 0.3
+        self,
+        out_dir: str | None = None,
+        max_images: int | None = None,
+        score_thr: float = 0.3,
+        bands: Sequence[int] | None = None,
     ) -> None:
         self.out_dir = Path(out_dir) if out_dir else None
         self.max_images = max_images
         self.score_thr = score_thr
+        self.bands = bands
 
     def before_test(self, runner: Runner) -> None:
         """Reset the number of drawn images."""
@@ -60,7 +69,8 @@ class DrawPredictionsHook(Hook):
             self.drawn[dataset] += 1
             path = Path(sample.img_path)
             prefix = path.parent.name if isinstance(sample, DataSample) else dataset
-            images = [_read(sample.get(key)) for key in ('img_path', 'img_path2') if key in sample]
+            paths = [sample.get(key) for key in ('img_path', 'img_path2') if key in sample]
+            images = [_read(image, self.bands) for image in paths]
             picture = draw_result(
                 images, sample.cpu(), runner.test_dataloader.dataset.metainfo, self.score_thr
             )
@@ -74,6 +84,8 @@ def _write(path: Path, picture: np.ndarray) -> None:
         unfinished.write_bytes(encoded.data)
 
 
-def _read(path: str) -> np.ndarray:
+def _read(path: str, bands: Sequence[int] | None) -> np.ndarray:
     """Return an image as uint8 RGB ``(H, W, 3)``, read as in training."""
+    if bands is not None:
+        return read_picture(path, bands)
     return np.ascontiguousarray(LoadImage().transform(dict(img_path=path))['img'][..., ::-1])

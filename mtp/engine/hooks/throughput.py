@@ -9,6 +9,7 @@ from mmengine.hooks import Hook, IterTimerHook
 from torch.profiler import ProfilerActivity, profile
 
 from mtp.engine import flops
+from mtp.engine.console_log import FILE_ONLY
 from mtp.engine.hooks.deferred_log import is_log_step
 from mtp.engine.loops import batches_of
 from mtp.engine.runner import Runner
@@ -84,7 +85,8 @@ def _share_of_second(runner: Runner, batch: dict) -> float:
     rate = flops.matrix_rate(next(model.parameters()).device)
     runner.logger.info(
         f'{operations / len(batch["inputs"]) / 1e9:.0f} GFLOP an image; bfloat16 '
-        f'matrix products run at {rate / 1e12:.0f} TFLOP/s'
+        f'matrix products run at {rate / 1e12:.0f} TFLOP/s',
+        **FILE_ONLY,
     )
     return operations / len(batch['inputs']) / rate
 

@@ -1,13 +1,13 @@
-"""Shared by the backbones: initial checkpoint, frozen stages, stochastic depth."""
+"""Shared by the backbones: initial checkpoint, input bands, frozen stages, stochastic depth."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
-from mtp.models.weights.loading import load_backbone_checkpoint
+from mtp.models.weights.loading import LoadReport, load_backbone_checkpoint
 
 
 class BackboneBase(BaseModule):
@@ -16,14 +16,23 @@ class BackboneBase(BaseModule):
     Args:
         init_cfg: ``None`` or ``dict(type='Pretrained', checkpoint=PATH)``, where ``PATH`` is a file
             that :func:`mtp.models.weights.loading.load_backbone_checkpoint` reads.
+        in_chans: number of bands of the images.
+
+    Attributes:
+        first_conv: name of the convolution that takes the images.
+        load_report: what became of each entry of the initial checkpoint; None before it is loaded.
 
     Raises:
-        ValueError: ``init_cfg`` is anything else.
+        ValueError: ``init_cfg`` is anything else, or ``in_chans`` is not positive.
     """
 
     is_init: bool
+    first_conv: ClassVar[str]
+    load_report: LoadReport | None = None
 
-    def __init__(self, init_cfg: dict[str, Any] | None) -> None:
+    def __init__(self, init_cfg: dict[str, Any] | None, in_chans: int) -> None:
+        if in_chans < 1:
+            raise ValueError(f'in_chans={in_chans}: images have at least one band')
         if init_cfg is not None and (
             init_cfg.get('type') not in ('Pretrained', PretrainedInit)
             or set(init_cfg) != {'type', 'checkpoint'}
@@ -33,11 +42,12 @@ class BackboneBase(BaseModule):
                 "the checkpoint's prefix is detected automatically"
             )
         super().__init__(init_cfg)
+        self.in_chans = in_chans
 
     def init_weights(self) -> None:
         """Load ``init_cfg``'s checkpoint, once; without one, keep the constructor's values."""
         if self.init_cfg and not self.is_init:
-            load_backbone_checkpoint(self, self.init_cfg['checkpoint'])
+            self.load_report = load_backbone_checkpoint(self, self.init_cfg['checkpoint'])
         self.is_init = True
 
     def frozen_modules(self) -> list[nn.Module]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mtp.models.backbones.internimage import InternImage
 from mtp.models.backbones.vit_rvsa import ViTRVSA
 from mtp.models.weights.loading import load_backbone_checkpoint
-from mtp.models.weights.released import checkpoint_path
+from mtp.models.weights.released import find_released
 from mtp.spelling import suggest
 
 
@@ -21,17 +21,22 @@ class Backbone(Protocol):
     the image size.
 
     Attributes:
+        in_chans: number of bands of the images.
+        first_conv: name of the convolution that takes the images; its weights are adapted if a
+            checkpoint was made for three bands.
         out_channels: numbers of channels of the four feature maps.
         strides: strides of the four feature maps, pixels.
         num_layers: number of layers, as layer-wise learning rate decay counts them.
     """
 
+    in_chans: int
+    first_conv: str
     out_channels: tuple[int, ...]
     strides: tuple[int, ...]
     num_layers: int
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, 3, H, W)`` to four maps ``(B, C, H / stride, W / stride)``.
+        """Map images ``(B, in_chans, H, W)`` to maps ``(B, C, H / stride, W / stride)``.
 
         A side that the stride does not divide is padded, or the map's side is rounded.
         """
@@ -114,10 +119,11 @@ def build_backbone(
             :func:`mtp.models.weights.loading.load_backbone_checkpoint`, or a name of released
             weights, see :data:`mtp.models.weights.released.RELEASED`. A config gives ``init_cfg``
             instead, which is loaded when training starts.
-        overrides: further arguments of the backbone's class.
+        overrides: further arguments of the backbone's class, such as ``in_chans``, the number of
+            bands.
 
     Returns:
-        Backbone: images ``(B, 3, H, W)`` -> four maps at strides 4, 8, 16, 32.
+        Backbone: images ``(B, in_chans, H, W)`` -> four maps at strides 4, 8, 16, 32.
 
     Raises:
         ValueError: unknown name, unknown or invalid argument, unusable checkpoint.
@@ -140,9 +146,9 @@ def build_backbone(
     if 'img_size' in arguments:
         config['img_size'] = img_size
     if 'checkpoint' in (overrides.get('init_cfg') or {}):
-        path = checkpoint_path(name, overrides['init_cfg']['checkpoint'])
+        path = find_released(name, overrides['init_cfg']['checkpoint'])
         overrides['init_cfg'] = {**overrides['init_cfg'], 'checkpoint': str(path)}
     backbone = backbone_class(**{**config, **overrides})
     if pretrained is not None:
-        load_backbone_checkpoint(backbone, checkpoint_path(name, pretrained))
+        load_backbone_checkpoint(backbone, find_released(name, pretrained))
     return backbone

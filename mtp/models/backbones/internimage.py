@@ -32,11 +32,11 @@ def _norm(channels: int, first: bool = False, first_after: bool = False) -> nn.S
 
 
 class Stem(nn.Module):
-    """Two convolutions of stride 2: ``(B, 3, H, W)`` -> ``(B, H / 4, W / 4, channels)``."""
+    """Two convolutions of stride 2: ``(B, in_chans, H, W)`` -> ``(B, H / 4, W / 4, channels)``."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, in_chans: int, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, channels // 2, 3, stride=2, padding=1)
+        self.conv1 = nn.Conv2d(in_chans, channels // 2, 3, stride=2, padding=1)
         self.norm1 = _norm(channels // 2, first=True, first_after=True)
         self.act = nn.GELU()
         self.conv2 = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
@@ -177,6 +177,7 @@ class InternImage(BackboneBase):
 
     Args:
         channels: number of channels ``C`` of the first level, even; it doubles with each level.
+        in_chans: number of bands of the images.
         depths: number of blocks of the four levels.
         groups: numbers of groups of the deformable convolutions of the four levels, divisors of
             the level's channels.
@@ -210,10 +211,12 @@ class InternImage(BackboneBase):
     """
 
     levels: Sequence[Level]
+    first_conv = 'patch_embed.conv1'
 
     def __init__(
         self,
         channels: int = 64,
+        in_chans: int = 3,
         depths: Sequence[int] = (4, 4, 18, 4),
         groups: Sequence[int] = (4, 8, 16, 32),
         mlp_ratio: float = 4.0,
@@ -236,7 +239,7 @@ class InternImage(BackboneBase):
         _check_norms(
             post_norm, res_post_norm, layer_scale, level2_post_norm, post_norm_ids, depths[2]
         )
-        super().__init__(init_cfg)
+        super().__init__(init_cfg, in_chans)
         self.depths = tuple(depths)
         self.out_indices = tuple(out_indices)
         self.with_cp = with_cp
@@ -245,7 +248,7 @@ class InternImage(BackboneBase):
         self.out_channels = tuple(channels << i for i in self.out_indices)
         self.strides = tuple(4 << i for i in self.out_indices)
 
-        self.patch_embed = Stem(channels)
+        self.patch_embed = Stem(in_chans, channels)
         levels = []
         for i, (depth, group) in enumerate(zip(depths, groups)):
             blocks = [
@@ -297,7 +300,7 @@ class InternImage(BackboneBase):
         return [self.patch_embed, *self.levels[: self.frozen_stages]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, 3, height, width)`` to maps ``(B, C, h, w)`` at :attr:`strides`."""
+        """Map images ``(B, in_chans, height, width)`` to maps ``(B, C, h, w)``."""
         if 0 in x.shape[-2:]:
             raise ValueError(f'the image is too small: {x.shape[-2]} x {x.shape[-1]} pixels')
         x = self.patch_embed(x)

@@ -113,6 +113,7 @@ class ViTRVSA(BackboneBase):
         img_size: side, or (height, width), of the images that position tables are made for,
             pixels.
         patch_size: side of a patch, pixels.
+        in_chans: number of bands of the images.
         embed_dim: channels ``C`` of a token and of each map.
         depth: number of blocks.
         num_heads: number of heads of every attention, a divisor of ``embed_dim``.
@@ -152,11 +153,13 @@ class ViTRVSA(BackboneBase):
     """
 
     blocks: Sequence[Block]
+    first_conv = 'patch_embed.proj'
 
     def __init__(
         self,
         img_size: int | tuple[int, int] = 224,
         patch_size: int = 16,
+        in_chans: int = 3,
         embed_dim: int = 768,
         depth: int = 12,
         num_heads: int = 12,
@@ -175,7 +178,7 @@ class ViTRVSA(BackboneBase):
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         _check(patch_size, depth, interval, out_indices, pyramid, frozen_stages)
-        super().__init__(init_cfg)
+        super().__init__(init_cfg, in_chans)
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.grid = (math.ceil(height / patch_size), math.ceil(width / patch_size))
         self.out_indices = tuple(out_indices)
@@ -193,7 +196,7 @@ class ViTRVSA(BackboneBase):
         self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid), embed_dim))
         self.register_load_state_dict_pre_hook(_resize_positions_on_load)
         self.patch_embed = PatchEmbed(
-            None, patch_size, 3, embed_dim, flatten=False, dynamic_img_pad=True
+            None, patch_size, in_chans, embed_dim, flatten=False, dynamic_img_pad=True
         )
         blocks = []
         for i in range(depth):
@@ -257,7 +260,7 @@ class ViTRVSA(BackboneBase):
             self.fpn2.requires_grad_(False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, 3, height, width)`` to four maps ``(B, C, h, w)`` at :attr:`strides`."""
+        """Map images ``(B, in_chans, height, width)`` to four maps ``(B, C, h, w)``."""
         x = self.patch_embed(x)
         H, W = x.shape[-2:]
         if self.pyramid and min(H, W) < 2:

@@ -6,14 +6,14 @@ from mtp.models.weights.loading import (
     read_state_dict,
 )
 from mtp.models.weights.official import convert_official
-from mtp.models.weights.released import FOLDER, RELEASED, checkpoint_path
+from mtp.models.weights.released import FOLDER, RELEASED, find_released
 from mtp.models.weights.safe_loading import load_safely
 
 __all__ = [
     'FOLDER',
     'RELEASED',
     'LoadReport',
-    'checkpoint_path',
+    'find_released',
     'convert_official',
     'load_backbone_checkpoint',
     'load_safely',

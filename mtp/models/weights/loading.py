@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.logging import print_log
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from mtp.files import UnusableFileError
@@ -15,6 +16,10 @@ from mtp.models.weights.safe_loading import load_safely, weights_file
 # Possible prefixes of a backbone's entries: of a backbone alone, of a finetuned model or one of
 # ours, of an official multi-task model.
 _PREFIXES = ('', 'backbone.', 'encoder.')
+# Number of bands of the weights that are adapted to other bands: those of red, green and blue.
+BANDS = 3
+
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class LoadReport:
         prefix: prefix of the entries taken, ``''`` for all.
         loaded: the model's keys that got values, resized ones included.
         resized: loaded keys that were resized -> (shape in the file, shape in the model).
+        adapted: loaded keys whose three bands became the model's -> the same two shapes.
         missing: the model's keys that are not in the file; they keep their initial values.
         unexpected: the file's keys, without prefix, that are not in the model.
         num_ignored: number of entries outside the prefix.
@@ -34,16 +40,22 @@ class LoadReport:
     path: Path
     prefix: str
     loaded: list[str]
-    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    resized: dict[str, Shapes]
+    adapted: dict[str, Shapes]
     missing: list[str]
     unexpected: list[str]
     num_ignored: int
 
     def __str__(self) -> str:
         resized = [f'{key} {old} -> {new}' for key, (old, new) in self.resized.items()]
+        adapted = [
+            f'{key} {old} -> {new}, {_adaptation(new[1])}'
+            for key, (old, new) in self.adapted.items()
+        ]
         rows = [
             ('loaded', len(self.loaded), []),
             ('resized', len(resized), resized),
+            *([('adapted', len(adapted), adapted)] if adapted else []),
             ('missing', len(self.missing), self.missing),
             ('unexpected', len(self.unexpected), self.unexpected),
         ]
@@ -57,6 +69,15 @@ class LoadReport:
                 for i, text in enumerate(_merge_layers(entries) or [''])
             ]
         return '\n'.join(line.rstrip() for line in lines)
+
+
+def _adaptation(bands: int) -> str:
+    """Return what :func:`timm.models.adapt_input_conv` does to weights of three bands, in words."""
+    if bands == 1:
+        return 'the weights of the three bands are summed'
+    if bands < BANDS:
+        return f'the weights of the first {bands} bands are kept, times {BANDS}/{bands}'
+    return f'the weights of the three bands are repeated over {bands}, times {BANDS}/{bands}'
 
 
 def _merge_layers(entries: list[str]) -> list[str]:
@@ -76,14 +97,16 @@ def load_backbone_checkpoint(backbone: nn.Module, path: str | Path) -> LoadRepor
     The file may hold an official MTP encoder or whole model, an MAE or ImageNet checkpoint, a
     finetuned model, a checkpoint of ours or a plain state dict. The prefix (none, ``backbone.`` or
     ``encoder.``) is the one that matches most keys. Keys may be missing or unexpected. Shapes must
-    agree, except those that the backbone itself resizes on loading (a ViT's positions).
+    agree, except those that the backbone itself resizes on loading (a ViT's positions), and the
+    bands of its first convolution: weights of three bands are repeated over the model's and scaled
+    by 3 / bands (for one band: summed), so that equal bands give the response of a grey image.
 
     Args:
         backbone: model to load into, in place.
         path: checkpoint file: ``.pth`` (or any other file of ``torch.save``) or ``.safetensors``.
 
     Returns:
-        LoadReport: keys that were loaded, resized, missing and unexpected.
+        LoadReport: keys that were loaded, resized, adapted, missing and unexpected.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -107,6 +130,7 @@ def load_backbone_checkpoint(backbone: nn.Module, path: str | Path) -> LoadRepor
         )
 
     state = {key[len(prefix) :]: value for key, value in source.items() if key.startswith(prefix)}
+    adapted = _adapt_bands(state, backbone, path)
     try:
         missing, unexpected = backbone.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError) as error:
@@ -123,6 +147,7 @@ def load_backbone_checkpoint(backbone: nn.Module, path: str | Path) -> LoadRepor
         prefix=prefix,
         loaded=loaded,
         resized={key: pair for key, pair in shapes.items() if pair[0] != pair[1]},
+        adapted=adapted,
         missing=missing,
         unexpected=unexpected,
         num_ignored=len(source) - len(state),
@@ -130,6 +155,33 @@ def load_backbone_checkpoint(backbone: nn.Module, path: str | Path) -> LoadRepor
     level = logging.INFO if len(loaded) > len(missing) else logging.WARNING
     print_log(str(report), logger='current', level=level)
     return report
+
+
+def _adapt_bands(state: dict[str, Tensor], backbone: nn.Module, path: Path) -> dict[str, Shapes]:
+    """Adapt the weights of the first convolution, in ``state``, to the model's number of bands.
+
+    Returns:
+        dict: name -> shapes in the file and in the model; empty if nothing was adapted.
+
+    Raises:
+        UnusableFileError: the weights are of other bands than the model, and not of three.
+    """
+    key = f'{getattr(backbone, "first_conv", None)}.weight'
+    if key not in state or state[key].dim() != 4:
+        return {}
+    bands, found = backbone.in_chans, state[key].shape[1]
+    assert isinstance(bands, int)
+    if found == bands:
+        return {}
+    if found != BANDS:
+        raise UnusableFileError(
+            f'{path} was trained on images of {found} bands ({key}), but the model has '
+            f'in_chans={bands}: only weights of {BANDS} bands are adapted to others. Set in_chans='
+            f'{found} and choose these bands, or give weights of {BANDS} or {bands} bands'
+        )
+    old = tuple(state[key].shape)
+    state[key] = adapt_input_conv(bands, state[key])
+    return {key: (old, tuple(state[key].shape))}
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from mtp.files import home
+
 FOLDER = Path('checkpoints')  # below the working directory
 
 # backbone -> name -> file name of the publisher. `mae` is from facebookresearch/mae, `imagenet`
@@ -24,12 +26,20 @@ RELEASED: dict[str, dict[str, str]] = {
 }
 
 
-def checkpoint_path(backbone: str, checkpoint: str | Path) -> Path:
+def folders() -> list[Path]:
+    """Return where released weights are looked for: ``checkpoints/``, then mtp's own folder."""
+    return [FOLDER, home()]
+
+
+def find_released(backbone: str, checkpoint: str | Path) -> Path:
     """Return the file of a backbone's released checkpoint; return any other path unchanged.
 
     Args:
         backbone: name of a backbone, as in :func:`mtp.models.backbones.build_backbone`.
         checkpoint: name of released weights in :data:`RELEASED`, or path of any other file.
+
+    Returns:
+        Path: the file in the first of :func:`folders` that has it; in the first, if none has.
 
     Raises:
         ValueError: ``checkpoint`` has neither suffix nor folder, and no released weights of the
@@ -37,7 +47,8 @@ def checkpoint_path(backbone: str, checkpoint: str | Path) -> Path:
     """
     names = RELEASED.get(backbone, {})
     if str(checkpoint) in names:
-        return FOLDER / names[str(checkpoint)]
+        paths = [folder / names[str(checkpoint)] for folder in folders()]
+        return next((path for path in paths if path.exists()), paths[0])
     if str(checkpoint) == Path(checkpoint).stem:
         raise ValueError(
             f'no released weights of {backbone} are called {str(checkpoint)!r}. '

@@ -28,10 +28,16 @@ def test_list(tmp_path):
     found = scenes(tmp_path, data_prefix='all_img', ann_file='list.txt')
     assert [found.get_data_info(i)['gt_label'] for i in range(2)] == [2, 0]
     assert found.get_data_info(0)['img_path'] == str(tmp_path / 'all_img' / 'a b.jpg')
-    for line in ('c.jpg 3', 'c.jpg river', 'c.jpg', 'c.jpg -1', ''):
+    for line in ('c.jpg 3', 'c.jpg river', 'c.jpg', 'c.jpg -1', '', f'c.jpg {"0" * 5000}'):
         path.write_text(f'a.jpg 2\n{line}\n')
         with pytest.raises(ValueError, match=r'list.txt, line 2: .* label of 0 to 2'):
             scenes(tmp_path, data_prefix='all_img', ann_file='list.txt')
+    path.write_text('a.jpg 2\fb.jpg 1\n')  # of two lines, as each line is checked
+    found = scenes(tmp_path, data_prefix='all_img', ann_file='list.txt')
+    assert [found.get_data_info(i)['gt_label'] for i in range(2)] == [2, 1]
+    path.write_text('')
+    with pytest.raises(ValueError, match=r'list.txt lists no image'):
+        scenes(tmp_path, data_prefix='all_img', ann_file='list.txt')
     with pytest.raises(FileNotFoundError, match=r'no list of images at .*other.txt'):
         scenes(tmp_path, data_prefix='all_img', ann_file='other.txt')
 
@@ -47,6 +53,32 @@ def test_folders(tmp_path):
         scenes(tmp_path, data_prefix='train')
     with pytest.raises(FileNotFoundError, match=r'no folder .*val'):
         scenes(tmp_path, data_prefix='val')
+
+
+def test_a_class_has_one_label_in_all_splits(tmp_path):
+    """Folders that are hidden, empty, or in one split only."""
+    for name in (
+        'train/beach/1.JPG train/farm/2.tif train/farm/Thumbs.db train/.ipynb_checkpoints/3.jpg '
+        'train/__MACOSX/beach/4.jpg train/readme.txt val/Farm/5.jpg val/farm/._5.jpg '
+        'val/port/6/6.jpg other/notes/7.txt'
+    ).split():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / 'val' / 'beach').mkdir()
+    train, val = (SceneDataset(data_root=str(tmp_path), data_prefix=n) for n in ('train', 'val'))
+    assert train.CLASSES == val.CLASSES == ('Farm', 'beach', 'port')
+    assert [r['gt_label'] for r in train.load_data_list()] == [1, 0]
+    assert [r['gt_label'] for r in val.load_data_list()] == [0, 2]
+    assert 'images 2, left out 4' in train.tally.summary() and val.tally.of_class['port'] == 1
+    notes = ' '.join(train.tally.notes + val.tally.notes)
+    for text in ("'farm' is read as the class 'Farm'", "'port' is missing", "'beach' is empty"):
+        assert text in notes
+    with pytest.raises(ValueError, match='no classes are port'):
+        SceneDataset(classes=('beach', 'farm'), data_root=str(tmp_path), data_prefix='val')
+    with pytest.raises(ValueError, match='set data_root to the folder above the splits'):
+        SceneDataset(data_root=str(tmp_path / 'train'))
+    with pytest.raises(ValueError, match=r'no images in the folders of .*other: looked for \*.png'):
+        SceneDataset(data_root=str(tmp_path), data_prefix='other')
 
 
 def class_map(tmp_path, values, reduce_zero_label=True, shape=(4, 6)):

@@ -79,39 +79,51 @@ def test_swap():
     assert SwapDates().transform(dict(img=image))['img'].ravel().tolist() == [3, 4, 5, 0, 1, 2]
 
 
-def test_suffixes_may_differ_and_grey_is_cut_at_128(root):
-    write(
-        root / 'val',
-        'b.jpg',
-        *[np.zeros((16, 16, 3), np.uint8)] * 2,
-        np.repeat(np.array([[0, 127, 128, 255]], np.uint8), 4, 0),
-    )
-    data = ChangeDataset(str(root), 'val')
-    label = root / 'val' / 'label' / 'b.jpg'
-    cv2.imwrite(str(label.with_suffix('.png')), np.resize(np.uint8([0, 127, 128, 255]), (16, 16)))
-    label.unlink()
+def test_suffixes_may_differ(root):
+    """Files beside the images are left out; a JPEG change map is cut at 128."""
+    grey = np.repeat(np.uint8([[0, 110, 150, 255]]), 16, 0).repeat(4, 1)
+    write(root / 'val', 'b.jpg', *[np.zeros((16, 16, 3), np.uint8)] * 2, grey)
+    (root / 'val' / 'A' / 'b.jpg').rename(root / 'val' / 'A' / 'b.TIF')
+    for name in ('b.tfw', 'Thumbs.db', '._b.png'):
+        (root / 'val' / 'A' / name).touch()
     data = ChangeDataset(str(root), 'val', pipeline=[LoadPair(), LoadChange()])
+    assert data[0]['gt_seg_map'][0, ::4].tolist() == [0, 0, 1, 1]
+    assert data.tally.summary() == 'images 1, left out 3: files that are no images'
+    assert any('cut at 128' in text for text in data.tally.notes)
+
+
+def test_prepared_maps_are_cut_at_128(root):
+    data = ChangeDataset(str(root), 'train', 'levir', pipeline=[LoadPair(), LoadChange()])
+    path = data.get_data_info(0)['seg_map_path']
+    cv2.imwrite(path, np.resize(np.uint8([0, 127, 128, 255]), (300, 280)))
     assert data[0]['gt_seg_map'][0, :4].tolist() == [0, 0, 1, 1]
+    cv2.imwrite(path, np.resize(np.uint8([0, 2]), (300, 280)))
+    with pytest.raises(ValueError, match=r'a.png holds values up to 2; .* set dataset=None'):
+        data[0]
 
 
 def test_faults_are_named(root):
     load = Compose([LoadPair(), LoadChange()])
     record = ChangeDataset(str(root), 'train').get_data_info(0)
-    cv2.imwrite(record['seg_map_path'], np.resize(np.uint8([0, 1]), (300, 280)))
-    with pytest.raises(ValueError, match=r'a.png holds 0 and 1'):
+    cv2.imwrite(record['seg_map_path'], np.resize(np.uint8([0, 7]), (300, 280)))
+    with pytest.raises(ValueError, match=r'a.png holds the value 7, which no label map held'):
         load(dict(record))
+    with pytest.raises(
+        ValueError, match=r"0 in 1 files .*, 7 in .*={0: 'unchanged', 7: 'changed'}"
+    ):
+        ChangeDataset(str(root), 'train')
     cv2.imwrite(record['seg_map_path'], np.zeros((30, 20), np.uint8))
-    with pytest.raises(ValueError, match=r'\(30, 20\) pixels, but .* is \(300, 280\)'):
+    with pytest.raises(ValueError, match=r'shape \(30, 20\), but its image has \(300, 280\)'):
         load(dict(record))
     cv2.imwrite(record['img_path2'], np.zeros((30, 20, 3), np.uint8))
     with pytest.raises(ValueError, match='a pair has one size'):
         load(dict(record))
     Path(record['img_path2']).rename(root / 'train' / 'B' / 'z.png')
-    with pytest.raises(ValueError, match=r'A lacks 1 of 2 pairs: z\.'):
+    with pytest.raises(ValueError, match=r'A lacks 1 of 2 images: z\.'):
         ChangeDataset(str(root), 'train')
     with pytest.raises(FileNotFoundError, match=r'no folder .*test/A'):
         ChangeDataset(str(root), 'test')
     for folder in ('A', 'B', 'label'):
         (root / 'empty' / folder).mkdir(parents=True)
-    with pytest.raises(ValueError, match='holds no pairs'):
+    with pytest.raises(ValueError, match=r'no images in .*: looked for \*.png'):
         ChangeDataset(str(root), 'empty')

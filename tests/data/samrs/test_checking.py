@@ -85,6 +85,10 @@ EMPTY = dict(size=[128, 128], counts=[128 * 128])
 
 DAMAGE = {
     'categories': (edit_json(lambda coco: coco['categories'].reverse(), 'valid'), 'valid'),
+    'categories twice': (
+        edit_json(lambda coco: coco['categories'].append(dict(id=3, name='Ship'))),
+        "train: the categories 1 and 3 are all called 'ship'",
+    ),
     'image cut off': (cut_image, 'train_0.png'),
     'image shrunk': (shrink_image, r'(64, 128)'),
     'image lost': (lambda root: (root / FACTS.images / 'train_1.png').unlink(), 'train_1.png'),
@@ -99,7 +103,7 @@ DAMAGE = {
         'annotation 50: no image 9',
     ),
     'box outside': (edit_annotation(bbox=[100, 20, 40, 10]), 'annotation 1'),
-    'box flat': (edit_annotation(bbox=[10, 20, 0, 10]), 'annotation 1'),
+    'box flat': (edit_annotation(bbox=[10, 20, 0.5, 10]), 'annotation 1'),
     'rotated class': (edit_boxes(lambda lines: [lines[2].replace('ship', 'boat')]), "'boat'"),
     'rotated lost': (lambda root: (root / FACTS.rotated / 'train_1.txt').unlink(), 'train_1.txt'),
 }
@@ -136,7 +140,7 @@ def test_masks(root):
     edit_annotation(segmentation=EMPTY)(root)
     problems = check_subset(root, 'sota').problems
     assert [line.split(', ')[1] for line in problems['mask']] == ['annotation 1: empty']
-    assert 'box 2' in problems['boxes on masks'][0], 'its rotated box is left alone'
+    assert 'line 4' in problems['boxes on masks'][0], 'its rotated box is left alone'
     edit_annotation(segmentation=dict(size=[9, 9], counts=[80, 1]))(root)
     assert '(9, 9)' in check_subset(root, 'sota').problems['mask'][0]
 
@@ -156,7 +160,7 @@ def test_a_wrong_angle_is_found(root):
     problems = check_subset(root, 'sota').problems
     assert set(problems) == {'boxes on masks', 'masks in boxes'}
     (line,) = problems['boxes on masks']
-    assert 'train_1.txt, box 3' in line
+    assert 'train_1.txt, line 5' in line
 
 
 def test_an_image_in_both_splits(root):

@@ -145,7 +145,10 @@ def test_unusable_coco(coco):
             images=[dict(content['images'][0], file_name='a/two.png'), content['images'][1]],
         ),
     )
-    with pytest.raises(ValueError, match="2 images called 'two'"):
+    with pytest.raises(ValueError, match="'a/two.png' and 'two.png' have one stem"):
+        convert(coco)
+    write(coco, dict(content, images=[], annotations=[]))
+    with pytest.raises(ValueError, match=r'coco\.json lists no images'):
         convert(coco)
     write(coco, dict(content, categories=[dict(id=i, name=str(i)) for i in range(256)]))
     with pytest.raises(ValueError, match='256 categories'):
@@ -155,6 +158,26 @@ def test_unusable_coco(coco):
     convert(coco)
     with pytest.raises(FileExistsError, match='remove it'):
         convert(coco)
+
+
+def test_categories_with_one_name_are_one_class(coco):
+    content = json.loads((coco / 'coco.json').read_text())
+    content['categories'] = [
+        dict(id=0, name='ports', supercategory='none'),
+        dict(id=3, name='Small car', supercategory='ports'),
+        dict(id=7, name='small car', supercategory='ports'),
+        dict(id=8, name='harbor', supercategory='ports'),
+    ]
+    content['annotations'].append(
+        dict(content['annotations'][0], id=10, category_id=8, segmentation=[[9, 9, 12, 12]])
+    )
+    content['annotations'].append(dict(content['annotations'][0], id=11, category_id=8))
+    write(coco, content)
+    report = convert(coco, val_fraction=0)
+    assert report.objects['train'] == {'Small-car': 4, 'harbor': 1}
+    assert [note.partition(',')[0] for note in report.notes] == ['the category 0', 'the category 7']
+    (problem,) = report.bad
+    assert 'annotation 10: the mask cannot be read: its polygon 0 has 2 points' in problem
 
 
 @pytest.mark.slow

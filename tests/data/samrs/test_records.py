@@ -10,6 +10,7 @@ from mtp.data import SUBSETS, MultiTaskDataset, SAMRSDataset
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.run_lengths import decode_mask
 from mtp.data.samrs.subsets import PALETTE
+from mtp.data.tally import Tally
 from tests.data.small import CLASSES, make_subset
 
 LABELS = {name: i for i, name in enumerate(CLASSES)}
@@ -37,9 +38,12 @@ def test_official_facts():
 def test_labels_go_by_name_not_by_place(tmp_path):
     root = make_subset(tmp_path)
     shuffled = ('harbor', 'plane', 'ship')
-    found = SAMRSDataset('sota', root, classes=shuffled).get_data_info(0)['labels']
+    tasks = ('instance', 'rotated')
+    found = SAMRSDataset('sota', root, classes=shuffled, tasks=tasks).get_data_info(0)['labels']
     for labels in (found.labels, found.rotated_labels):
         assert [shuffled[label] for label in labels] == ['ship', 'plane', 'ship', 'harbor']
+    with pytest.raises(ValueError, match='0: plane.*not in the order of the classes'):
+        SAMRSDataset('sota', root, classes=shuffled, tasks=('semantic',))
 
 
 def test_unusable_annotations_are_left_out(tmp_path):
@@ -48,14 +52,41 @@ def test_unusable_annotations_are_left_out(tmp_path):
     coco = json.loads(path.read_text())
     good = coco['annotations'][0]
     coco['annotations'] += [
-        dict(good, bbox=[200, 0, 10, 10]),
-        dict(good, area=0),
-        dict(good, bbox=[5, 5, 0.5, 9]),
+        dict(good, id=10, bbox=[200, 0, 10, 10]),
+        dict(good, id=11, bbox=[5, 5, 0.5, 9]),
+        dict(good, id=12, area=0),
+        dict(good, id=13, iscrowd=1),
     ]
-    coco['annotations'].append(dict(good, iscrowd=1))
     path.write_text(json.dumps(coco))
-    labels = SAMRSDataset('sota', root, classes=CLASSES).get_data_info(0)['labels']
-    assert labels.crowd.tolist() == [False] * 4 + [True]
+    for _ in range(2):  # the second from the index
+        dataset = SAMRSDataset('sota', root, classes=CLASSES)
+        labels = dataset.get_data_info(0)['labels']
+        assert labels.crowd.tolist() == [False] * 5 + [True], 'a wrong area is no reason'
+        assert dataset.tally.summary() == (
+            'images 1, objects 5, ignored 1: crowds, left out 2: 1 objects outside of their image, '
+            '1 objects without area'
+        )
+        assert f'{path}, annotation 11 of train_0.png' in list(dataset.tally.lines())[1]
+        assert dataset.tally.of_class['ship'] == 3
+
+
+def test_categories_twice_and_texts_as_ids(tmp_path):
+    root = make_subset(tmp_path, sizes=((128, 128),))
+    path = root / 'trainval/sota_rbb_train_ins_segmentation.json'
+    coco = json.loads(path.read_text())
+    coco['categories'].append(dict(id=3, name='Ship'))
+    coco['annotations'][0]['category_id'] = '3'
+    coco['images'][0]['id'] = 'first'
+    for annotation in coco['annotations']:
+        annotation['image_id'] = 'first'
+    path.write_text(json.dumps(coco))
+    dataset = SAMRSDataset('sota', root, classes=CLASSES, tasks=('instance', 'rotated'))
+    assert [CLASSES[label] for label in dataset.get_data_info(0)['labels'].labels] == [
+        'ship', 'plane', 'ship', 'harbor'
+    ]  # fmt: skip
+    assert any("read as one class, 'ship'" in note for note in dataset.tally.notes)
+    with pytest.raises(ValueError, match=r'3: ship\) are not in the order'):
+        SAMRSDataset('sota', root, classes=CLASSES)
 
 
 def test_the_index_follows_the_labels(tmp_path):
@@ -109,7 +140,11 @@ def test_tasks_can_be_left_out(tmp_path):
         (dict(tasks=('semantic', 'depth')), ValueError, 'tasks'),
         (dict(split='valid'), FileNotFoundError, 'samrs_to_coco'),
         (dict(data_root='nowhere'), FileNotFoundError, 'docs/pretraining.md'),
-        (dict(classes=('plane', 'ship')), ValueError, r"\['harbor'\]"),
+        (
+            dict(classes=('plane', 'ship')),
+            ValueError,
+            "category 2, of 3 objects: 'harbor' is no class",
+        ),
     ],
 )
 def test_wrong_arguments(tmp_path, arguments, error, message):
@@ -122,12 +157,14 @@ def test_wrong_arguments(tmp_path, arguments, error, message):
 
 def test_rotated_files(tmp_path):
     path = tmp_path / 'a.txt'
-    path.write_text('gsd:0.3\n0 0 4 0 4 2 0 2 ship 1\n0 0 0 0 4 2 0 2 ship 0\n')
-    assert read_rotated(path, LABELS) == [dict(bbox=[0, 0, 4, 0, 4, 2, 0, 2], bbox_label=1)], (
-        'the second box has no area'
-    )
+    path.write_text('gsd:0.3\n0 0 4 0 4 2 0 2 ship 1\n0 0 1 0 2 0 3 0 ship 0\n')
+    tally = Tally()
+    assert read_rotated(path, LABELS, tally) == [
+        dict(bbox=[0, 0, 4, 0, 4, 2, 0, 2], bbox_label=1, place=f'{path}, line 2')
+    ]
+    assert tally.left_out == {'objects without area': [f'{path}, line 3']}
     path.write_text('0 0 4 0 4 2 0 2 tank 0\n')
-    with pytest.raises(ValueError, match=r"a.txt, line 1: unknown class 'tank'"):
+    with pytest.raises(ValueError, match=r"a.txt, line 1: 'tank' is no class"):
         read_rotated(path, LABELS)
     path.write_text('0 0 4 0\n')
     with pytest.raises(ValueError, match='line 1.*x1 y1'):
@@ -136,7 +173,7 @@ def test_rotated_files(tmp_path):
         read_rotated(tmp_path / 'b.txt', LABELS)
     xml = tmp_path / 'a.xml'
     xml.write_text('<annotation><object><name>ship</name></object></annotation>')
-    with pytest.raises(ValueError, match='object 1: it lacks'):
+    with pytest.raises(ValueError, match='line 1: the object has no robndbox'):
         read_rotated(xml, LABELS)
     xml.write_text('<annotation><object>')
     with pytest.raises(ValueError, match='no whole xml'):

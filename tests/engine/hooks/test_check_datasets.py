@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mtp.data.tally import Tally
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 
 MODEL = dict(a=dict(num_classes=2, tasks=('semantic', 'rotated')))
@@ -12,11 +13,16 @@ MODEL = dict(a=dict(num_classes=2, tasks=('semantic', 'rotated')))
 def runner(name='a', classes=('x', 'y'), tasks=('semantic', 'rotated'), per_batch=4):
     meta = dict(datasets={name: dict(classes=classes, tasks=tasks)})
     loader = SimpleNamespace(
-        dataset=SimpleNamespace(metainfo=meta),
+        dataset=SimpleNamespace(metainfo=meta, tally=Tally()),
         batch_sampler=SimpleNamespace(batch_size=4),
         sampler=SimpleNamespace(images_per_batch=per_batch),
     )
-    return SimpleNamespace(model=SimpleNamespace(datasets=MODEL), train_dataloader=loader)
+    return SimpleNamespace(
+        model=SimpleNamespace(datasets=MODEL),
+        train_dataloader=loader,
+        val_loop=None,
+        logger=SimpleNamespace(info=str),
+    )
 
 
 def test_agreement_passes():

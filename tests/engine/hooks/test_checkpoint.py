@@ -13,11 +13,13 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import ValLoop
+from torch import nn
 
 from mtp.engine import agreement, checkpoint_writer
 from mtp.engine import runner as runner_module
 from mtp.engine.checkpoint_writer import CheckpointError, bad_values, to_host
 from mtp.engine.checkpoints import candidates, newest, verify
+from mtp.engine.finite import not_finite_buffers
 from tests.engine.hooks.test_training import TOY, toy_runner
 
 EACH = {'default_hooks.checkpoint.interval': 1}
@@ -92,9 +94,9 @@ def test_training_goes_on_while_the_copy_is_written(tmp_path, monkeypatch):
     runner.register_hook(pace)
     write, waited = runner_module.write_file, []
 
-    def slowly(checkpoint, path):
+    def slowly(*args):
         waited.append(pace.third.wait(20))
-        write(checkpoint, path)
+        write(*args)
 
     monkeypatch.setattr(runner_module, 'write_file', slowly)
     runner.train()
@@ -208,6 +210,27 @@ def test_values_that_are_not_finite_are_named():
         'optimizer.0.exp_avg',
     ]
     assert bad_values({'state_dict': {}}) == []
+
+
+def test_buffers_that_were_not_finite_at_first_are_taken():
+    model = nn.Linear(2, 1)
+    model.register_buffer('mask', torch.tensor([0.0, -torch.inf]))
+    model.register_buffer('unknown', torch.tensor([1.0, torch.nan]))
+    model.register_buffer('cache', torch.tensor(torch.nan), persistent=False)
+    model.register_buffer('variance', torch.ones(()))
+    model.bias.data.fill_(torch.inf)  # parameters must be finite in any case
+    began = not_finite_buffers(model)
+    assert began == {'mask': False, 'unknown': True}
+    average = {f'module.{name}': value for name, value in model.state_dict().items()}
+    checkpoint = {'state_dict': model.state_dict(), 'ema_state_dict': average}
+    assert bad_values(checkpoint, began) == ['state_dict.bias', 'ema_state_dict.module.bias']
+    model.bias.data.zero_()
+    assert bad_values(checkpoint, began) == []
+    model.mask.copy_(model.mask.flip(0))  # made again for another size
+    assert bad_values(checkpoint, began) == []
+    model.mask[0] = torch.nan
+    model.variance.fill_(torch.inf)
+    assert bad_values(checkpoint, began)[:2] == ['state_dict.mask', 'state_dict.variance']
 
 
 def test_a_checkpoint_of_shards_is_verified_file_by_file(tmp_path):

@@ -1,16 +1,12 @@
-"""Plain ViT-L with full attention in every block: the paper uses it on SpaceNet, from MAE only."""
+"""Plain ViT-L with full attention in every block, for each task: started from MAE.
 
-from mtp.models import build_backbone
+The paper uses it on SpaceNet.
+"""
 
-segmentor = dict(
-    backbone=dict(
-        type=build_backbone,
-        name='vit_l',
-        drop_path_rate=0.3,
-        final_norm=False,
-        init_cfg=dict(type='Pretrained', checkpoint='mae'),
-    ),
-    decode_head=dict(in_channels=[1024, 1024, 1024, 1024]),
-)
+from mmengine.config import read_base
 
-optimization = dict(optimizer=dict(lr=6e-5), paramwise_cfg=dict(layer_decay_rate=0.9))
+with read_base():
+    from .vit_l_rvsa import *
+
+for _part in (classifier, segmentor, detector, change_detector):
+    _part['backbone'].update(name='vit_l', init_cfg=dict(type='Pretrained', checkpoint='mae'))

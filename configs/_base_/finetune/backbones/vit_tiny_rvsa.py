@@ -11,6 +11,7 @@ _channels = [128, 128, 128, 128]
 
 classifier = dict(backbone=dict(_backbone, pyramid=False), head=dict(in_channels=128))
 detector = dict(backbone=_backbone, neck=dict(in_channels=_channels))
+segmentor = dict(backbone=_backbone, decode_head=dict(in_channels=_channels))
 change_detector = dict(
     backbone=dict(_backbone, pyramid=False),
     decode_head=dict(in_channels=_channels, decoder_channels=(64, 64, 32, 32)),

@@ -6,4 +6,4 @@ with read_base():
     from .levir import *
 
 for _loader in (train_dataloader, val_dataloader, test_dataloader):
-    _loader.dataset.data_root = 'data/clcd'
+    _loader.dataset.update(data_root='data/clcd', dataset='clcd')

@@ -13,5 +13,5 @@ train_dataloader.dataset.pipeline.insert(2, _enlarge)
 train_dataloader.dataset.pipeline[4].update(crop_size=(224, 224))
 test_dataloader.dataset.pipeline.insert(1, _enlarge)  # the label keeps its original size
 for _loader in (train_dataloader, test_dataloader):
-    _loader.dataset.data_root = 'data/oscd'
+    _loader.dataset.update(data_root='data/oscd', dataset='oscd')
 val_dataloader = test_dataloader

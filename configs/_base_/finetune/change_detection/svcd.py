@@ -8,4 +8,4 @@ with read_base():
 train_cfg.update(max_epochs=200, val_interval=40)
 param_scheduler[1].update(T_max=195)
 for _loader in (train_dataloader, val_dataloader, test_dataloader):
-    _loader.dataset.data_root = 'data/svcd'
+    _loader.dataset.update(data_root='data/svcd', dataset='svcd')

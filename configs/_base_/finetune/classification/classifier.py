@@ -11,7 +11,6 @@ from mmpretrain.datasets.transforms import (
     RandomResizedCrop,
     ResizeEdge,
 )
-from mmpretrain.evaluation import Accuracy
 from mmpretrain.models import (
     ClsDataPreprocessor,
     GlobalAveragePooling,
@@ -21,6 +20,7 @@ from mmpretrain.models import (
 from mmpretrain.models.losses import CrossEntropyLoss
 
 from mtp.data import LoadImage
+from mtp.evaluation import ClassificationMetric
 
 with read_base():
     from ..runtime import *
@@ -35,7 +35,7 @@ model = dict(
     data_preprocessor=dict(type=ClsDataPreprocessor, mean=_mean, std=_std, to_rgb=True),
     backbone=dict(img_size=224),
     neck=dict(type=GlobalAveragePooling),
-    head=dict(type=LinearClsHead, loss=dict(type=CrossEntropyLoss), topk=(1, 5)),
+    head=dict(type=LinearClsHead, loss=dict(type=CrossEntropyLoss)),
 )
 
 train_pipeline = [
@@ -83,4 +83,4 @@ val_dataloader = dict(
     sampler=dict(type=DefaultSampler, shuffle=False),
     dataset=dict(pipeline=test_pipeline, test_mode=True),
 )
-val_evaluator = dict(type=Accuracy, topk=(1, 5))
+val_evaluator = dict(type=ClassificationMetric)

@@ -2,12 +2,12 @@
 
 from mmdet.datasets import AspectRatioBatchSampler
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
-from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
 
 from mtp.data import LoadImage
 from mtp.evaluation import DetectionMetric
+from mtp.models import BandDetDataPreprocessor
 
 with read_base():
     from ..runtime import *
@@ -17,7 +17,7 @@ default_scope = 'mmdet'
 
 model = dict(
     data_preprocessor=dict(
-        type=DetDataPreprocessor,
+        type=BandDetDataPreprocessor,
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
@@ -41,7 +41,8 @@ test_pipeline = [
     dict(type=LoadAnnotations, with_bbox=True),
     dict(
         type=PackDetInputs,
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+        # the metric judges against `instances`, the reader's objects
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances'),
     ),
 ]
 

@@ -49,6 +49,5 @@ test_dataloader.dataset.update(
     data_prefix=dict(img='JPEGImages-test'),
     pipeline=test_pipeline,
 )
-test_evaluator.update(ann_file='data/dior/DIOR_test_coco.json')
 val_dataloader = test_dataloader
 val_evaluator = test_evaluator

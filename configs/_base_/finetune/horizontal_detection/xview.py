@@ -69,6 +69,5 @@ test_dataloader.dataset.update(
     data_prefix=dict(img='val/images'),
     pipeline=test_pipeline,
 )
-test_evaluator.update(ann_file='data/xview/xview_val_coco_format.json')
 val_dataloader = test_dataloader
 val_evaluator = test_evaluator

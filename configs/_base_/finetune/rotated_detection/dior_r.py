@@ -2,8 +2,8 @@
 
 from mmengine.config import read_base
 from mmengine.dataset import ConcatDataset
-from mmrotate.datasets import DIORDataset
 
+from mtp.data import BoxFilesDetection
 from mtp.evaluation import RotatedMetric
 
 with read_base():
@@ -13,9 +13,15 @@ model.merge(dict(backbone=dict(img_size=800), roi_head=dict(bbox_head=dict(num_c
 
 train_pipeline[3].update(scale=(800, 800))
 val_pipeline[1].update(scale=(800, 800))
-_train = dict(
-    type=DIORDataset,
+_data = dict(
+    type=BoxFilesDetection,
+    format='dior_r',
+    dataset='dior_r',
     data_root='data/dior_r',
+    ann_file='Annotations/Oriented Bounding Boxes',
+)
+_train = dict(
+    _data,
     data_prefix=dict(img_path='JPEGImages-trainval'),
     filter_cfg=dict(filter_empty_gt=True),
     pipeline=train_pipeline,
@@ -23,15 +29,14 @@ _train = dict(
 train_dataloader.dataset = dict(
     type=ConcatDataset,
     datasets=[
-        dict(_train, ann_file='ImageSets/Main/train.txt'),
-        dict(_train, ann_file='ImageSets/Main/val.txt'),
+        dict(_train, image_set='ImageSets/Main/train.txt'),
+        dict(_train, image_set='ImageSets/Main/val.txt'),
     ],
 )
 test_dataloader.dataset.update(
-    type=DIORDataset,
-    data_root='data/dior_r',
+    _data,
     data_prefix=dict(img_path='JPEGImages-test'),
-    ann_file='ImageSets/Main/test.txt',
+    image_set='ImageSets/Main/test.txt',
     pipeline=val_pipeline,
 )
 test_evaluator = dict(type=RotatedMetric, eval_mode='11points')

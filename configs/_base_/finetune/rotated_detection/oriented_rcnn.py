@@ -1,7 +1,6 @@
 """Rotated detection: Oriented R-CNN (le90), as in the rotated branch of the pretraining."""
 
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
-from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.detectors import FasterRCNN
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.task_modules import RandomSampler
@@ -11,6 +10,7 @@ from mmrotate.datasets.transforms import ConvertBoxType
 from mmrotate.models.dense_heads import OrientedRPNHead
 
 from mtp.data import LoadImage
+from mtp.models import BandDetDataPreprocessor
 
 with read_base():
     from ...pretrain.heads.rotated import rotated
@@ -23,7 +23,7 @@ _roi_head = rotated['roi_head']
 model = dict(
     type=FasterRCNN,
     data_preprocessor=dict(
-        type=DetDataPreprocessor,
+        type=BandDetDataPreprocessor,
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,

@@ -11,11 +11,11 @@ from mmseg.datasets.transforms import (
     RandomFlip,
     Resize,
 )
-from mmseg.models import EncoderDecoder, SegDataPreProcessor, UPerHead
+from mmseg.models import EncoderDecoder, UPerHead
 from mmseg.models.losses import CrossEntropyLoss
 
 from mtp.data import LoadClassMap, LoadImage
-from mtp.models import PerDatasetBatchNorm
+from mtp.models import BandSegDataPreprocessor, PerDatasetBatchNorm
 
 with read_base():
     from ..runtime import *
@@ -29,7 +29,7 @@ log_processor = dict(type=LogProcessor, by_epoch=False)
 model = dict(
     type=EncoderDecoder,
     data_preprocessor=dict(
-        type=SegDataPreProcessor,
+        type=BandSegDataPreprocessor,
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,

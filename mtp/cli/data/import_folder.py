@@ -1,0 +1,78 @@
+"""Import a folder of images and labels in any common form into one layout, with a data.yaml.
+
+    mtp data import SRC DST --split 0.8
+    mtp data import SRC DST --tile 1024 --overlap 200
+
+Splits that exist are kept; else images are divided by scene (the name before ``__``, or --group),
+with the classes in equal shares. The exit code is 1 if something could not be used.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mtp.cli.errors import add_debug, users_errors
+from mtp.data.own.recognition import FORMS
+
+EXAMPLES = 10
+
+
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('src', type=Path, help='folder of the data, or its data.yaml')
+    parser.add_argument('dst', type=Path, help='folder to make')
+    parser.add_argument(
+        '--split', type=float, default=0.8, help='share for training (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--group',
+        metavar='REGEX',
+        help='scene in the name of an image, all of which goes into one split: what the pattern, '
+        'or its group in brackets, matches',
+    )
+    parser.add_argument('--tile', type=int, metavar='N', help='cut tiles of N x N pixels')
+    parser.add_argument(
+        '--overlap', type=int, default=0, metavar='N', help='overlap of tiles in pixels (0)'
+    )
+    parser.add_argument(
+        '--format', choices=FORMS, help='form of the labels, where files have two meanings'
+    )
+    parser.add_argument(
+        '--boxes-as-rotated', action='store_true', help='make rotated boxes of horizontal ones'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of the division (0)')
+    add_debug(parser)
+    args = parser.parse_args(arguments)
+    if args.tile is not None and not 0 <= args.overlap < args.tile:
+        parser.error('--overlap must be from 0 to below --tile')
+
+    from mtp.data.own.importing import Options, import_data
+    from mtp.data.own.recognition import recognise
+    from mtp.data.own.samples import read_data
+
+    options = Options(
+        args.split, args.group, args.tile, args.overlap, args.seed, args.boxes_as_rotated
+    )
+    with users_errors(args.debug):
+        data = read_data(recognise(args.src, args.format))
+        report = import_data(data, args.dst, options)
+    for what, count in report.made.items():
+        print(f'{count:>9,} {what}')
+    for reason, count in report.left_out.items():
+        print(f'{count:>9,} left out: {reason}')
+    for text in data.tally.notes:
+        print(f'note: {text}')
+    print(f'written: {args.dst / "data.yaml"}')
+    if report.bad:
+        more = len(report.bad) - EXAMPLES
+        shown = report.bad[:EXAMPLES] + ([f'and {more:,} more'] if more > 0 else [])
+        print(f'{len(report.bad):,} could not be used:', *shown, sep='\n  ', file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()

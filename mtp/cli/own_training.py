@@ -1,0 +1,232 @@
+"""From a folder or a data.yaml to a config: ``mtp train --data``."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from mtp.data.datasets.base import TASKS as FINETUNING
+from mtp.data.own.importing import TASKS as TASK_OF
+from mtp.data.own.importing import Options, import_data, kind_of
+from mtp.data.own.recognition import Found, recognise
+from mtp.data.own.samples import Data, read_data
+from mtp.data.samrs.subsets import SUBSETS
+from mtp.files import UnusableFileError, write_text
+from mtp.machine import LAUNCHERS
+from mtp.models.backbones import list_backbones
+from mtp.models.weights.released import RELEASED, find_released, folders
+from mtp.recipes.own_config import Source, write_config
+from mtp.recipes.planning import Facts, plan
+from mtp.spelling import suggest
+
+TASKS = (*FINETUNING, 'pretraining')
+KIND_OF = {task: kind for kind, task in TASK_OF.items()}
+DEFAULT_WEIGHTS = ('mtp', 'mae')
+MAX_WORKERS = 4  # processes of a loader, as in the recipes
+WAIT = 3600  # seconds that other processes wait for the config of the first
+
+
+def own_config(
+    data: Sequence[Path],
+    encoder: str,
+    weights: str | None,
+    task: str | None,
+    work_dir: Path | None,
+    launcher: str = 'none',
+    keep_empty: bool = False,
+) -> tuple[Path, Path, list[str]]:
+    """Write the config of a training on one's own data; keep one that exists.
+
+    Data that are not in the layout of ``mtp data import`` are imported into the work directory.
+
+    Args:
+        data: folders, or ``data.yaml`` files.
+        encoder: name of a backbone.
+        weights: name or path of weights, ``'none'``, or None for the released ones.
+        task: task; None to choose it by the labels.
+        work_dir: work directory; None for ``work_dirs/<task>/<data>/<encoder>``.
+        launcher: ``'none'``, or a key of :data:`mtp.machine.LAUNCHERS`; the first process writes.
+        keep_empty: whether images without objects are trained on.
+
+    Returns:
+        tuple: path of the config, the work directory, and lines to print.
+
+    Raises:
+        FileNotFoundError: data, or the weights, are missing.
+        ValueError: encoder, weights or task are unknown, or do not fit the data.
+    """
+    checkpoint = choose_weights(encoder, weights)
+    found = [recognise(path) for path in data]
+    contents = [read_data(each) for each in found]
+    task = choose_task(contents, task)
+    name = '+'.join(_name(path) for path in data)
+    work_dir = work_dir or Path('work_dirs', task, name, encoder)
+    path = work_dir / 'config' / f'{encoder}.py'
+    if launcher != 'none' and int(os.environ.get(LAUNCHERS[launcher].rank, 0)) > 0:
+        return _wait_for(path), work_dir, []
+    if path.is_file():
+        return path, work_dir, [f'config: {path} exists and is used; remove it to write it again']
+    lines, sources = [], []
+    imported = []
+    for where, content in zip(data, contents):
+        if not _is_imported(content.found, task):
+            target = work_dir / 'data' / _name(where)
+            if not (target / 'data.yaml').is_file():
+                _import(content, target, task)
+            lines.append(f'data: {where} is imported into {target}, by links where possible')
+            content = read_data(recognise(target))
+        imported.append(content)
+        sources.append(_source(content, _name(where)))
+    training = [s for each in imported for s in each.samples if s.split == 'train']
+    facts = Facts(
+        task=task,
+        images=len(training),
+        side=int(median(max(sample.size) for sample in training)),
+        encoder=encoder,
+        pretrained=checkpoint is not None,
+        memory=_device_memory(),
+        processes=1 if launcher == 'none' else int(os.environ[LAUNCHERS[launcher].world_size]),
+    )
+    made = plan(facts)
+    workers = min(MAX_WORKERS, os.cpu_count() or 1)
+    write_text(path, write_config(task, sources, facts, made, checkpoint, workers, keep_empty))
+    lines += [f'task: {task}', *made.reasons, f'config: {path}']
+    return path, work_dir, lines
+
+
+def choose_weights(encoder: str, weights: str | None) -> str | None:
+    """Return the name or path of the weights of an encoder; None to start from random ones.
+
+    Raises:
+        FileNotFoundError: the file is missing; the message says where it is looked for.
+        ValueError: the encoder is unknown, or has no weights of this name.
+    """
+    if encoder not in list_backbones():
+        raise ValueError(
+            f'--encoder {encoder}: unknown{suggest(encoder, list_backbones())}; there are '
+            f'{", ".join(list_backbones())}'
+        )
+    names = RELEASED.get(encoder, {})
+    if weights is None:
+        weights = next((name for name in DEFAULT_WEIGHTS if name in names), None)
+        if weights is None:
+            raise ValueError(
+                f'--encoder {encoder} has no weights of the names {" or ".join(DEFAULT_WEIGHTS)}: '
+                'give --weights PATH, or --weights none to start from random ones'
+            )
+    if weights == 'none':
+        return None
+    path = find_released(encoder, weights)
+    if not path.exists():
+        places = folders() if weights in names else [path.parent]
+        raise FileNotFoundError(
+            f'--weights {weights}: no file {path.name}; looked for it in '
+            f'{" and ".join(map(str, places))}: put it there (docs/model_zoo.md says where '
+            'it is from), give --weights PATH, or --weights none to start from random ones'
+        )
+    return weights
+
+
+def choose_task(contents: Sequence[Data], task: str | None) -> str:
+    """Return the task: the given one if the data fit it, else the one that follows from them.
+
+    Raises:
+        ValueError: the task is unknown, or the data do not fit it.
+    """
+    kinds = [kind_of(content) for content in contents]
+    if task is not None and task not in TASKS:
+        raise ValueError(
+            f'--task {task}: unknown{suggest(task, TASKS)}; there are {", ".join(TASKS)}'
+        )
+    if len(contents) > 1 and task not in (None, 'pretraining'):
+        raise ValueError(f'--task {task} takes one data set; several are for pretraining')
+    if len(contents) > 1 or task == 'pretraining':
+        for content, kind in zip(contents, kinds):
+            if kind != 'masks':
+                raise ValueError(
+                    f'{content.found.root}: {content.found.form} has no masks of objects, and '
+                    'pretraining learns semantic maps, instances and rotated boxes from masks: '
+                    'leave it out, or train on it alone'
+                )
+        return 'pretraining'
+    (kind,) = kinds
+    if task is None or task == TASK_OF[kind]:
+        return TASK_OF[kind]
+    if kind == 'masks' and task in ('horizontal_detection', 'rotated_detection'):
+        return task
+    raise ValueError(
+        f'--task {task}: {contents[0].found.root} has labels for {TASK_OF[kind]}: leave out '
+        '--task, or give other data'
+    )
+
+
+def _is_imported(found: Found, task: str) -> bool:
+    """Return whether the data lie in the layout that the configs of a task read."""
+    splits = {part.split for part in found.parts}
+    if not {'train', 'val'} <= splits or found.description is None:
+        return False
+    return all(_fits(found, task, part.split or '', part) for part in found.parts)
+
+
+def _fits(found: Found, task: str, split: str, part: object) -> bool:
+    root = found.root
+    folders = dict(
+        classification=('classes', root / split, None, None),
+        segmentation=('maps', root / split / 'images', root / split / 'labels', None),
+        change_detection=('pairs', root / split / 'A', root / split / 'label', root / split / 'B'),
+        rotated_detection=('dota', root / split / 'images', root / split / 'labels', None),
+        horizontal_detection=('coco', root / split / 'images', root / f'{split}.json', None),
+        pretraining=('coco', root / SUBSETS['sota'].images, None, None),
+    )
+    form, images, labels, later = folders[task]
+    return (
+        found.form == form
+        and part.images == images  # type: ignore[attr-defined]  # a Part
+        and (labels is None or part.labels == labels)  # type: ignore[attr-defined]
+        and part.later == later  # type: ignore[attr-defined]
+    )
+
+
+def _import(content: Data, target: Path, task: str) -> None:
+    report = import_data(content, target, Options(kind=KIND_OF[task]))
+    if report.bad:
+        raise UnusableFileError(
+            f'{content.found.root}: {len(report.bad):,} could not be used, the first: '
+            f'{report.bad[0]}. `mtp data inspect {content.found.root}` lists all'
+        )
+
+
+def _source(content: Data, name: str) -> Source:
+    description = content.found.description
+    assert description is not None
+    test = any(part.split == 'test' for part in content.found.parts)
+    classes = content.classes or tuple(dict.fromkeys(description.label_values.values()))
+    if not classes:
+        raise UnusableFileError(
+            f'{description.path}: add `names`, the classes of the label maps in the order of their '
+            'values from 0 on, or `label_values`'
+        )
+    return Source(description.root, classes, test, description.label_values, name)
+
+
+def _name(path: Path) -> str:
+    """Return the name of a data set: that of its folder, as a Python name."""
+    folder = path.resolve().parent if path.suffix in ('.yaml', '.yml') else path.resolve()
+    return ''.join(letter if letter.isalnum() else '_' for letter in folder.name)
+
+
+def _device_memory() -> float | None:
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(0).total_memory / 2**30
+
+
+def _wait_for(path: Path) -> Path:
+    for _ in range(WAIT):
+        if path.is_file():
+            return path
+        time.sleep(1)
+    raise UnusableFileError(f'the first process wrote no {path} within {WAIT} s')

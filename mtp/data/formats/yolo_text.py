@@ -1,0 +1,141 @@
+"""Parsers of YOLO's text: boxes in shares of the image's sides, and classes by their indices.
+
+The image's sides are those of the image as it is shown, rotated by its EXIF orientation.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mtp.data.description import read_names
+from mtp.data.formats.base import Box, Size
+from mtp.data.label_files import read_lines, read_text
+from mtp.data.values import check_coordinates
+from mtp.files import UnusableFileError
+
+NAME_FILES = ('data.yaml', 'data.yml', 'classes.txt', 'obj.names')
+# A box may exceed its image; coordinates far from it are pixels.
+_RANGE = (-1.0, 2.0)
+
+
+def read_yolo(path: Path, size: Size) -> Iterator[Box]:
+    """Read horizontal boxes: lines of ``class cx cy width height`` or ``class x1 y1 x2 y2 ...``.
+
+    The box of a polygon is the one around it.
+
+    Args:
+        path: label file.
+        size: height and width of the image in pixels.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        UnusableFileError: a line has another form; the message has file and line.
+    """
+    for place, name, shares in _lines(path):
+        if len(shares) == 4:
+            centre, extent = shares[:2], shares[2:]
+            if (extent < 0).any():
+                raise UnusableFileError(
+                    f'{place}: its width and height are {extent[0]:g} and {extent[1]:g}: correct '
+                    'or remove it'
+                )
+            low, high = centre - extent / 2, centre + extent / 2
+        elif len(shares) >= 6 and len(shares) % 2 == 0:
+            points = shares.reshape(-1, 2)
+            low, high = points.min(0), points.max(0)
+        else:
+            raise UnusableFileError(
+                f'{place}: it has {len(shares)} numbers after the class, not "cx cy width height" '
+                'nor the corners of a polygon: correct or remove it'
+            )
+        corners = np.array([low, (high[0], low[1]), high, (low[0], high[1])])
+        yield Box(place, name, corners * size[::-1])
+
+
+def read_yolo_obb(path: Path, size: Size) -> Iterator[Box]:
+    """Read rotated boxes: lines of ``class x1 y1 x2 y2 x3 y3 x4 y4``.
+
+    Args:
+        path: label file.
+        size: height and width of the image in pixels.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        UnusableFileError: a line has another form; the message has file and line.
+    """
+    for place, name, shares in _lines(path):
+        if len(shares) != 8:
+            raise UnusableFileError(
+                f'{place}: it has {len(shares)} numbers after the class, not '
+                '"x1 y1 x2 y2 x3 y3 x4 y4": correct it, or read the files as format="yolo"'
+            )
+        yield Box(place, name, shares.reshape(4, 2) * size[::-1])
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield place, index of the class, and coordinates of each object."""
+    for place, line in read_lines(path):
+        if not line.strip():
+            continue
+        index, *texts = line.split()
+        if not re.fullmatch(r'[0-9]{1,9}(\.0+)?', index):
+            raise UnusableFileError(
+                f'{place}: it begins with {index!r:.40}, not with the index of a class, from 0: '
+                'correct or remove it'
+            )
+        shares = np.array(check_coordinates(texts, place))
+        if ((shares < _RANGE[0]) | (shares > _RANGE[1])).any():
+            raise UnusableFileError(
+                f'{place}: {line!r:.120} has coordinates far outside 0 to 1: give shares of the '
+                "image's width and height, not pixels"
+            )
+        yield place, str(int(float(index))), shares
+
+
+def name_classes(boxes: Iterable[Box], names: Sequence[str]) -> Iterator[Box]:
+    """Yield boxes with the names of their classes in place of the indices.
+
+    Args:
+        boxes: boxes whose ``name`` is an index.
+        names: names of the classes, by index.
+
+    Raises:
+        UnusableFileError: there is no class of that index.
+    """
+    for box in boxes:
+        if int(box.name) >= len(names):
+            raise UnusableFileError(
+                f'{box.place}: there is no class {box.name}; the {len(names)} classes, from 0, are '
+                f'{", ".join(names)}: correct the label, or add the class'
+            )
+        yield replace(box, name=names[int(box.name)])
+
+
+def find_names(folders: Iterable[Path]) -> tuple[Path, tuple[str, ...]] | None:
+    """Return the file that names the classes, and the names by index; None if there is none.
+
+    Args:
+        folders: folders in which the file may be.
+
+    Raises:
+        UnusableFileError: a file cannot be read, or two files list different names.
+    """
+    paths = [folder / name for folder in folders for name in NAME_FILES]
+    found = {path.resolve(): path for path in paths if path.is_file()}
+    lists = [(path, names) for path in found.values() if (names := _read_names(path))]
+    for path, names in lists[1:]:
+        if names != lists[0][1]:
+            raise UnusableFileError(
+                f'{path} and {lists[0][0]} name the classes differently: {", ".join(names)}, and '
+                f'{", ".join(lists[0][1])}. Correct or remove one of the two'
+            )
+    return lists[0] if lists else None
+
+
+def _read_names(path: Path) -> tuple[str, ...]:
+    if path.suffix in ('.yaml', '.yml'):
+        return read_names(path)
+    return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())

@@ -1,0 +1,193 @@
+"""Inspection of a folder: classes, counts, sizes, equal images in two splits, faults."""
+
+import hashlib
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mtp.data.decoding import read_image, read_map
+from mtp.data.own.importing import TASKS, kind_of
+from mtp.data.own.recognition import FORMS
+from mtp.data.own.samples import Data, Sample
+from mtp.data.samrs.records import palette
+from mtp.files import UnusableFileError
+from mtp.painting import Colour, outline, write
+
+TILE, COLUMNS = 320, 4  # side of a sample in the picture, pixels, and samples of a row
+
+
+@dataclass
+class Inspection:
+    """What is found in a folder.
+
+    Attributes:
+        data: its content.
+        task: finetuning task, or ``'pretraining'``, that it is imported for.
+        images: split -> number of images.
+        objects: split -> number of objects, or of images, of each class.
+        sizes: height and width of images in pixels -> number of images.
+        faults: what is to be mended, a line each.
+    """
+
+    data: Data
+    task: str
+    images: Counter[str] = field(default_factory=Counter)
+    objects: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content of the json that ``mtp data inspect --json`` prints."""
+        tally = self.data.tally
+        return dict(
+            root=str(self.data.found.root),
+            form=self.data.found.form,
+            task=self.task,
+            classes=list(self.data.classes),
+            images=dict(self.images),
+            objects={split: dict(counts) for split, counts in self.objects.items()},
+            sizes={f'{width} x {height}': n for (height, width), n in self.sizes.most_common()},
+            left_out={reason: places for reason, places in tally.left_out.items() if places},
+            notes=tally.notes,
+            faults=self.faults,
+        )
+
+
+def inspect(data: Data) -> Inspection:
+    """Count the content of a folder, and look for faults in it."""
+    found = Inspection(data, TASKS[kind_of(data)], faults=list(data.faults))
+    for sample in data.samples:
+        split = sample.split or 'all'
+        found.images[split] += 1
+        found.sizes[sample.size] += 1
+        labels = [each.label for each in sample.objects]
+        labels += [] if sample.label is None else [sample.label]
+        found.objects[split].update(data.classes[label] for label in labels)
+    found.faults += _equal_images(data)
+    return found
+
+
+def _equal_images(data: Data) -> list[str]:
+    """Return a line for each image of which another split has an equal file."""
+    if len({sample.split for sample in data.samples}) < 2:
+        return []
+    # files of one size only can be equal
+    by_size: dict[int, list[Sample]] = defaultdict(list)
+    for sample in data.samples:
+        by_size[sample.image.stat().st_size].append(sample)
+    first: dict[bytes, Sample] = {}
+    lines = []
+    for sample in (sample for alike in by_size.values() if len(alike) > 1 for sample in alike):
+        digest = hashlib.blake2b(sample.image.read_bytes()).digest()
+        other = first.setdefault(digest, sample)
+        if other.split != sample.split:
+            lines.append(
+                f'{sample.image} ({sample.split}) equals {other.image} ({other.split}): leave it '
+                'in one split, or the figures are of images that were trained on'
+            )
+    return lines
+
+
+def report(found: Inspection, examples: int = 10) -> str:
+    """Return the inspection as text.
+
+    Args:
+        found: result of :func:`inspect`.
+        examples: largest number of faults, and of things left out for one reason, that are listed.
+    """
+    tally, splits = found.data.tally, list(found.images)
+    lines = [
+        f'{found.data.found.root}: {FORMS[found.data.found.form]}, for {found.task}',
+        tally.summary(),
+        '',
+        f'{"":<28}' + ''.join(f'{split:>10}' for split in splits),
+        f'{"images":<28}' + ''.join(f'{found.images[split]:>10,}' for split in splits),
+    ]
+    for name in found.data.classes if any(found.objects.values()) else ():
+        counts = ''.join(f'{found.objects[split][name]:>10,}' for split in splits)
+        lines.append(f'{name:<28.28}{counts}')
+    sizes = [f'{width} x {height} ({n:,})' for (height, width), n in found.sizes.most_common(5)]
+    more = len(found.sizes) - len(sizes)
+    lines += ['', f'sizes: {", ".join(sizes)}' + (f', {more} others' if more > 0 else '')]
+    lines += [f'note: {text}' for text in tally.notes]
+    for reason, places in tally.left_out.items():
+        lines += [f'left out, {reason}: {len(places):,}', *_first(places, examples)]
+    if found.faults:
+        lines += [f'faults: {len(found.faults):,}', *_first(found.faults, examples)]
+    else:
+        lines.append('faults: none')
+    return '\n'.join(lines)
+
+
+def _first(texts: list[str], number: int) -> list[str]:
+    more = len(texts) - number
+    return [f'  {text}' for text in texts[:number]] + ([f'  and {more:,} more'] if more > 0 else [])
+
+
+def draw_page(data: Data, number: int = 12) -> np.ndarray:
+    """Draw samples with their labels on a page, uint8 RGB ``(H, W, 3)``, spread over the classes.
+
+    Args:
+        data: content of a folder with at least one sample.
+        number: largest number of samples.
+    """
+    colours = palette(max(len(data.classes), 256))
+    tiles = [_draw(data, sample, colours) for sample in _spread(data, number)]
+    columns = min(COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    page = np.full((rows * TILE, columns * TILE, 3), 255, np.uint8)
+    for number, tile in enumerate(tiles):
+        y, x = number // columns * TILE, number % columns * TILE
+        page[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+    return page
+
+
+def _spread(data: Data, number: int) -> list[Sample]:
+    """Return samples such that each class is among them as early as possible."""
+    shown: Counter[int] = Counter()
+    waiting, chosen = list(data.samples), list[Sample]()
+    while waiting and len(chosen) < number:
+        best = min(waiting, key=lambda sample: min((shown[i] for i in _labels(sample)), default=99))
+        chosen.append(best)
+        waiting.remove(best)
+        shown.update(_labels(best))
+    return chosen
+
+
+def _labels(sample: Sample) -> set[int]:
+    return {each.label for each in sample.objects} | (
+        set() if sample.label is None else {sample.label}
+    )
+
+
+def _draw(data: Data, sample: Sample, colours: list[Colour]) -> np.ndarray:
+    try:
+        pixels = read_image(sample.image)
+    except UnusableFileError:
+        pixels = np.full((TILE, TILE, 3), 128, np.uint8)  # named by the inspection
+    scale = TILE / max(pixels.shape[:2])
+    tile = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    if sample.map is not None:
+        _shade_map(tile, sample.map, colours)
+    for each in sample.objects:
+        outline(tile, (each.box.corners * scale).round().astype(int), colours[each.label])
+    name = sample.image.stem if sample.label is None else data.classes[sample.label]
+    counts = Counter(data.classes[each.label] for each in sample.objects)
+    text = ', '.join(f'{n} {name}' for name, n in counts.most_common(3)) or name
+    cv2.rectangle(tile, (0, 0), (tile.shape[1], 16), (30, 30, 30), cv2.FILLED)
+    write(tile, text[:45], (3, 12), (255, 255, 255))
+    return tile[:TILE, :TILE]
+
+
+def _shade_map(tile: np.ndarray, path: Path, colours: list[Colour]) -> None:
+    values = read_map(path)
+    values = values if values.ndim == 2 else values[..., 0]
+    values = cv2.resize(values, tile.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    for value in np.unique(values):
+        if value:
+            mask = values == value
+            tile[mask] = tile[mask] * 0.5 + np.array(colours[int(value) % len(colours)]) * 0.5

@@ -1,0 +1,403 @@
+"""Recognition of the form in which a folder holds images and labels."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+from mtp.data.description import SPLITS, Description, read_description
+from mtp.data.image_files import SUFFIXES, is_hidden
+from mtp.data.label_files import parse_xml, read_coco, read_lines
+from mtp.files import UnusableFileError
+
+# Word in the name of a folder or list -> split.
+SPLIT_WORDS = {
+    **dict.fromkeys(('train', 'training', 'trainval'), 'train'),
+    **dict.fromkeys(('val', 'valid', 'validation'), 'val'),
+    **dict.fromkeys(('test', 'testing'), 'test'),
+}
+MAP_FOLDERS = (
+    'labels',
+    'label',
+    'masks',
+    'mask',
+    'annotations',
+    'gt',
+    'segmentationclass',
+    'ann_dir',
+    'ann',
+)
+IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'img_dir', 'jpegimages')
+LIST_FOLDERS = ('imagesets', 'list', 'lists', 'splits')  # of lists of the images of a split
+# Names of the folders of the earlier and the later date, and of the change maps.
+PAIR_FOLDERS = (('a', 'b'), ('t1', 't2'), ('im1', 'im2'), ('time1', 'time2'), ('before', 'after'))
+CHANGE_FOLDERS = ('label', 'labels', 'mask', 'masks', 'gt', 'out', 'cm')
+VECTOR_SUFFIXES = ('.geojson', '.gpkg', '.shp')
+DEPTH = 4  # folders below the given one that are looked at
+SAMPLED = 20  # label files of a folder whose first lines show its form
+
+FORMS = {
+    'coco': 'COCO json',
+    **{
+        'dota': 'DOTA text',
+        'yolo': 'YOLO text',
+        'yolo_obb': 'YOLO-OBB text',
+        'voc': 'VOC xml',
+        'dior_r': 'DIOR-R xml',
+        'fair1m': 'FAIR1M xml',
+    },
+    'vector': 'vector labels over GeoTIFF',
+    'maps': 'label maps',
+    'pairs': 'pairs of images with change maps',
+    'classes': 'a folder for each class',
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images and labels of a split.
+
+    Attributes:
+        split: ``'train'``, ``'val'`` or ``'test'``; None for data that are not divided.
+        images: folder of the images, or of the folders of the classes.
+        labels: folder of the label files or maps, or one file of all labels; None for the folders
+            of classes.
+        later: folder of the later date of pairs.
+        listed: list of the split's images, a name a line; None for all.
+    """
+
+    split: str | None
+    images: Path
+    labels: Path | None = None
+    later: Path | None = None
+    listed: Path | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """Form of a folder.
+
+    Attributes:
+        root: the folder.
+        form: key of :data:`FORMS`.
+        parts: its splits, train first.
+        description: content of its ``data.yaml``; None if there is none.
+        beside: files and folders that are neither images nor labels, a line each.
+    """
+
+    root: Path
+    form: str
+    parts: tuple[Part, ...]
+    description: Description | None = None
+    beside: tuple[str, ...] = field(default=())
+
+
+def recognise(path: Path, form: str | None = None) -> Found:
+    """Find the form of a folder, or of what a ``data.yaml`` describes.
+
+    Args:
+        path: folder, or ``data.yaml``.
+        form: key of :data:`FORMS`, which decides where files have two meanings; None to find it.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no images in it.
+        UnusableFileError: no form fits, several do, or a file that shows the form is damaged.
+    """
+    description = _description(path)
+    root = description.root if description else path
+    if not root.is_dir():
+        raise FileNotFoundError(f'no folder {root}: give the folder of the data, or a data.yaml')
+    tree = _walk(root)
+    if not any(contents.images for contents in tree.values()):
+        raise FileNotFoundError(
+            f'no images below {root}, {DEPTH} folders deep ({", ".join(SUFFIXES)})'
+        )
+    searches: dict[str, Callable[[Path, Mapping[Path, Contents]], list[tuple[str, Part]]]] = {
+        'json': _coco,
+        'text': _label_files,
+        'vector': _vector,
+        'pairs': _pairs,
+        'maps': _maps,
+        'classes': _class_folders,
+    }
+    for search in searches.values():
+        found = search(root, tree)
+        if form is not None:
+            found = [(form if _ambiguous(kind) else kind, part) for kind, part in found]
+            found = [(kind, part) for kind, part in found if kind == form]
+        if found:
+            return Found(root, _one(root, found), _ordered(found), description)
+    wanted = FORMS[form] if form else ', '.join(FORMS.values())
+    raise UnusableFileError(
+        f'{root}: its images have no labels in a form that is known ({wanted}): see '
+        'docs/your_data.md for the folders of each form'
+    )
+
+
+@dataclass
+class Contents:
+    """Files of a folder by their kind: stem -> file."""
+
+    images: dict[str, Path] = field(default_factory=dict)
+    text: dict[str, Path] = field(default_factory=dict)
+    xml: dict[str, Path] = field(default_factory=dict)
+    json: list[Path] = field(default_factory=list)
+    vector: dict[str, Path] = field(default_factory=dict)
+
+
+def _description(path: Path) -> Description | None:
+    if path.suffix in ('.yaml', '.yml'):
+        return read_description(path)
+    for name in ('data.yaml', 'data.yml'):
+        if (path / name).is_file():
+            return read_description(path / name)
+    return None
+
+
+def _walk(root: Path) -> dict[Path, Contents]:
+    """Return the contents of a folder and of those below it, in the order of their names."""
+    tree: dict[Path, Contents] = {}
+    waiting = [(root, 0)]
+    while waiting:
+        folder, depth = waiting.pop(0)
+        contents = tree[folder] = Contents()
+        for path in sorted(folder.iterdir()):
+            if is_hidden(path.name):
+                continue
+            if path.is_dir():
+                if depth < DEPTH:
+                    waiting.append((path, depth + 1))
+                continue
+            suffix = path.suffix.lower()
+            if suffix in SUFFIXES:
+                contents.images.setdefault(path.stem, path)
+            elif suffix == '.txt':
+                contents.text[path.stem] = path
+            elif suffix == '.xml' and not path.name.endswith('.aux.xml'):
+                contents.xml[path.stem] = path
+            elif suffix == '.json':
+                contents.json.append(path)
+            elif suffix in VECTOR_SUFFIXES:
+                contents.vector[path.stem] = path
+    return tree
+
+
+def split_of(path: Path, root: Path) -> str | None:
+    """Return the split that a path names below a root; None if it names none."""
+    for part in reversed(path.relative_to(root).parts):
+        for word in re.split(r'[^a-z]+', part.lower()):  # instances_val2017.json
+            if word in SPLIT_WORDS:
+                return SPLIT_WORDS[word]
+    return None
+
+
+def _coco(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
+    found = []
+    for path in (path for contents in tree.values() for path in contents.json):
+        if not _is_coco(path):
+            continue
+        images = read_coco(path)['images']
+        if images:
+            where = _folder_of(images[0]['file_name'], path, root, tree)
+            found.append(('coco', Part(split_of(path, root), where, path)))
+    return found
+
+
+def _is_coco(path: Path) -> bool:
+    """Return whether a json has COCO's three lists; a damaged one is left to its reader."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return b'"annotations"' in path.read_bytes()[:1_000_000]
+    return isinstance(content, dict) and {'images', 'annotations', 'categories'} <= set(content)
+
+
+def _folder_of(name: str, path: Path, root: Path, tree: Mapping[Path, Contents]) -> Path:
+    """Return the folder below which the images of a COCO json lie."""
+    split = split_of(path, root)
+    candidates = [path.parent, *(folder for folder in tree if split_of(folder, root) == split)]
+    candidates += [folder for folder in tree if folder not in candidates]
+    for folder in candidates:
+        if (folder / name).is_file():
+            return folder
+    raise UnusableFileError(
+        f'{path}: its first image, {name!r}, is in no folder below {root}: copy the images there'
+    )
+
+
+def _label_files(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
+    found = []
+    for folder, contents in tree.items():
+        for files, form_of in ((contents.xml, _xml_form), (contents.text, _text_form)):
+            where = _images_of(folder, files, root, tree)
+            if where is None:
+                continue
+            form = form_of([path for stem, path in files.items() if stem in tree[where].images])
+            if form is None:
+                continue
+            split = split_of(folder, root) or split_of(where, root)
+            found += [(form, each) for each in _divided(Part(split, where, folder), root, tree)]
+    return found
+
+
+def _images_of(
+    folder: Path, files: Mapping[str, Path], root: Path, tree: Mapping[Path, Contents]
+) -> Path | None:
+    """Return the folder with the most images that have a file of the same stem in ``folder``."""
+    split = split_of(folder, root)
+    scores = {
+        other: (
+            len(set(files) & set(contents.images)),
+            split_of(other, root) == split,
+            other == folder,
+        )
+        for other, contents in tree.items()
+        if contents.images
+    }
+    best = max(scores, key=lambda other: scores[other], default=None)
+    return best if best is not None and scores[best][0] > 0 else None
+
+
+def _divided(part: Part, root: Path, tree: Mapping[Path, Contents]) -> list[Part]:
+    """Return a part for each split that has a list, such as VOC's ``ImageSets/*/<split>.txt``."""
+    if part.split is not None:
+        return [part]
+    found: dict[str, Path] = {}
+    for other, contents in tree.items():
+        if {part.lower() for part in other.relative_to(root).parts} & set(LIST_FOLDERS):
+            for split in SPLITS:
+                if split in contents.text:
+                    found.setdefault(split, contents.text[split])
+    return [replace(part, split=split, listed=path) for split, path in found.items()] or [part]
+
+
+def _xml_form(paths: list[Path]) -> str | None:
+    for path in paths[:SAMPLED]:
+        tree = parse_xml(path)[0]
+        for element in tree.iter('object'):
+            if element.find('points') is not None:
+                return 'fair1m'
+            if element.find('robndbox') is not None:
+                return 'dior_r'
+            if element.find('bndbox') is not None:
+                return 'voc'
+    return None
+
+
+def _text_form(paths: list[Path]) -> str | None:
+    """Return the form of text labels; ``'yolo|yolo_obb'`` for lines of nine numbers."""
+    kinds: Counter[str] = Counter()
+    for path in paths[:SAMPLED]:
+        for _, line in islice(read_lines(path), 10):
+            kind = _line_form(line.split())
+            if kind:
+                kinds[kind] += 1
+    if not kinds:
+        return None
+    if set(kinds) <= {'yolo', 'yolo|yolo_obb'}:
+        # polygons have any number of corners; boxes of rotated objects always four
+        return 'yolo' if 'yolo' in kinds else 'yolo|yolo_obb'
+    return kinds.most_common(1)[0][0]
+
+
+def _line_form(fields: list[str]) -> str | None:
+    numbers = [bool(re.fullmatch(r'[-+]?[0-9]*\.?[0-9]+(e[-+]?[0-9]+)?', f, re.I)) for f in fields]
+    if len(fields) >= 9 and all(numbers[:8]) and not numbers[8]:
+        return 'dota'
+    if fields and all(numbers):
+        if len(fields) == 9:
+            return 'yolo|yolo_obb'
+        if len(fields) == 5 or (len(fields) >= 7 and len(fields) % 2):
+            return 'yolo'
+    return None
+
+
+def _ambiguous(kind: str) -> bool:
+    return '|' in kind
+
+
+def _vector(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
+    found = []
+    for folder, contents in tree.items():
+        tiffs = {
+            other: [p for p in c.images.values() if p.suffix.lower() in ('.tif', '.tiff')]
+            for other, c in tree.items()
+        }
+        where = _images_of(folder, contents.vector, root, tree)
+        if where is None and len(contents.vector) == 1:  # one file over all scenes
+            where = next((other for other, paths in tiffs.items() if paths), None)
+            labels = next(iter(contents.vector.values()))
+        else:
+            labels = folder
+        if contents.vector and where is not None and tiffs[where]:
+            found.append(('vector', Part(split_of(folder, root), where, labels)))
+    return found
+
+
+def _pairs(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
+    found = []
+    for folder in tree:
+        below = {other.name.lower(): other for other in tree if other.parent == folder}
+        maps = next((below[name] for name in CHANGE_FOLDERS if name in below), None)
+        for earlier, later in PAIR_FOLDERS:
+            if maps and earlier in below and later in below and tree[below[earlier]].images:
+                part = Part(split_of(folder, root), below[earlier], maps, later=below[later])
+                found += [('pairs', each) for each in _divided(part, root, tree)]
+    return found
+
+
+def _maps(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
+    found = []
+    for folder, contents in tree.items():
+        names = {part.lower() for part in folder.relative_to(root).parts}
+        if not contents.images or not names & set(MAP_FOLDERS):
+            continue
+        others = {
+            other: c for other, c in tree.items() if other != folder and not _is_map(other, root)
+        }
+        where = _images_of(folder, contents.images, root, others)
+        if where is not None:
+            part = Part(split_of(folder, root), where, folder)
+            found += [('maps', each) for each in _divided(part, root, tree)]
+    return found
+
+
+def _is_map(folder: Path, root: Path) -> bool:
+    return bool({part.lower() for part in folder.relative_to(root).parts} & set(MAP_FOLDERS))
+
+
+def _class_folders(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
+    found = []
+    for folder in tree:
+        below = [other for other in tree if other.parent == folder and tree[other].images]
+        named = [
+            other for other in below if other.name.lower() not in (*SPLIT_WORDS, *IMAGE_FOLDERS)
+        ]
+        if len(named) >= 2 and len(named) == len(below):
+            found.append(('classes', Part(split_of(folder, root), folder)))
+    return found
+
+
+def _one(root: Path, found: Iterable[tuple[str, Part]]) -> str:
+    """Return the one form of all parts."""
+    kinds = list(dict.fromkeys(kind for kind, _ in found))
+    if len(kinds) == 1 and not _ambiguous(kinds[0]):
+        return kinds[0]
+    forms = [form for kind in kinds for form in kind.split('|')]
+    raise UnusableFileError(
+        f'{root}: its labels can be read as {" or as ".join(FORMS[form] for form in forms)}: '
+        f'give --format {" or --format ".join(forms)}'
+        + (
+            ' (lines of nine numbers are corners of a rotated box in one, of a mask in the other)'
+            if len(kinds) == 1
+            else ', or move the others away'
+        )
+    )
+
+
+def _ordered(found: Iterable[tuple[str, Part]]) -> tuple[Part, ...]:
+    order = {split: i for i, split in enumerate((*SPLITS, None))}
+    return tuple(sorted((part for _, part in found), key=lambda part: order[part.split]))

@@ -1,0 +1,347 @@
+"""Images with their labels, in any form, as records of one kind."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtp.data.class_names import ClassNames
+from mtp.data.coco_objects import by_image, match_categories, take_objects
+from mtp.data.decoding import read_turned_size
+from mtp.data.formats import FORMATS, Box, usable
+from mtp.data.formats.yolo_text import find_names, name_classes
+from mtp.data.image_files import images_by_stem, is_hidden, is_image
+from mtp.data.label_files import read_coco, read_lines
+from mtp.data.own.recognition import Found, Part
+from mtp.data.tally import Tally
+from mtp.data.values import check_boxes
+from mtp.files import UnusableFileError
+
+
+@dataclass(frozen=True)
+class LabelledObject:
+    """Object of an image.
+
+    Attributes:
+        box: its box, with the class's name.
+        label: its class, from 0.
+        mask: its mask as in a COCO json, polygons or run lengths; None if it has none.
+        crowd: whether it stands for a group of objects.
+    """
+
+    box: Box
+    label: int
+    mask: Any = None
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Image with its labels.
+
+    Attributes:
+        image: its file.
+        size: its height and width in pixels, as training sees it.
+        split: its split; None for data that are not divided.
+        objects: its objects, which all have an area and are partly inside.
+        label: its class from 0, of scenes; else None.
+        map: its label map or change map; None if it has none.
+        later: the later date of a pair; None for a single image.
+    """
+
+    image: Path
+    size: tuple[int, int]
+    split: str | None
+    objects: tuple[LabelledObject, ...] = ()
+    label: int | None = None
+    map: Path | None = None
+    later: Path | None = None
+
+
+@dataclass
+class Data:
+    """Content of a folder.
+
+    Attributes:
+        found: form of the folder.
+        classes: names of the classes in label order; empty where values of maps have no names.
+        samples: images with their labels, train first, in the order of their names.
+        tally: counts, with what was left out.
+        faults: what cannot be used, a line each, with file and line.
+    """
+
+    found: Found
+    classes: tuple[str, ...]
+    samples: list[Sample] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def rotated(self) -> bool:
+        """Whether the boxes are rotated."""
+        return self.found.form in FORMATS and FORMATS[self.found.form].rotated
+
+    @property
+    def masked(self) -> bool:
+        """Whether every object has a mask."""
+        objects = [each for sample in self.samples for each in sample.objects]
+        return bool(objects) and all(each.mask for each in objects)
+
+
+def read_data(found: Found) -> Data:
+    """Read all labels of a folder; faults are collected, not raised.
+
+    Raises:
+        UnusableFileError: there are no names for the classes, or a file of all labels is damaged.
+    """
+    read = _READERS.get(found.form, partial(_read_files, found.form))
+    data = Data(found, _classes(found))
+    for part in found.parts:
+        read(data, part)
+    data.tally.images = len(data.samples)
+    if any(sample.objects for sample in data.samples):
+        data.tally.objects = sum(len(sample.objects) for sample in data.samples)
+    for sample in data.samples:
+        labels = [each.label for each in sample.objects]
+        labels += [] if sample.label is None else [sample.label]
+        data.tally.of_class.update(data.classes[label] for label in labels)
+    return data
+
+
+def _classes(found: Found) -> tuple[str, ...]:
+    described = found.description.names if found.description else ()
+    if described:
+        return described
+    if found.form == 'classes':
+        return tuple(
+            sorted({folder.name for part in found.parts for folder in _folders(part.images)})
+        )
+    if found.form == 'coco':
+        return _coco_classes(found)
+    if found.form in FORMATS:
+        return _box_classes(found)
+    return ('unchanged', 'changed') if found.form == 'pairs' else ()
+
+
+def _coco_classes(found: Found) -> tuple[str, ...]:
+    """Return the categories that have objects, in the order of their ids; all if none has any."""
+    names: dict[str, str] = {}  # as told apart -> as written first
+    used = set()
+    for part in found.parts:
+        coco = read_coco(_json(part))
+        categories = sorted(coco['categories'], key=lambda category: category['id'])
+        with_objects = {annotation['category_id'] for annotation in coco['annotations']}
+        for category in categories:
+            names.setdefault(category['name'].casefold(), category['name'])
+            if category['id'] in with_objects:
+                used.add(category['name'].casefold())
+    return tuple(name for key, name in names.items() if not used or key in used)
+
+
+def _json(part: Part) -> Path:
+    assert part.labels is not None
+    return part.labels
+
+
+def _box_classes(found: Found) -> tuple[str, ...]:
+    """Return the names in the label files, sorted; those of a list where classes are numbered."""
+    form = FORMATS[found.form]
+    if form.numbered:
+        folders = [found.root, *(folder for p in found.parts for folder in (p.images, _json(p)))]
+        listed = find_names(dict.fromkeys([*folders, *(folder.parent for folder in folders[1:])]))
+        if listed is None:
+            raise UnusableFileError(
+                f'{found.root}: its labels number the classes, and nothing names them: add a '
+                'classes.txt with a name a line, or `names` in a data.yaml'
+            )
+        return tuple(listed[1])
+    names = set()
+    for part in found.parts:
+        for path in sorted(_json(part).glob(f'*{form.suffix}')):
+            try:
+                names |= {box.name for box in form.read(path, None)}
+            except UnusableFileError:
+                continue  # named when the samples are read
+    return tuple(sorted(names, key=lambda name: (name.casefold(), name)))
+
+
+def _read_files(form_name: str, data: Data, part: Part) -> None:
+    """Read a label file for each image."""
+    form = FORMATS[form_name]
+    names = ClassNames(data.classes, data.tally)
+    labels, images = _json(part), _images(part, data)
+    for path in sorted(labels.glob(f'*{form.suffix}')):
+        if path.stem not in images and part.listed is None and not _is_other(path, form.numbered):
+            data.tally.leave_out('label files without an image', str(path))
+    for stem, image in images.items():
+        path = labels / f'{stem}{form.suffix}'
+        try:
+            size = shown_size(image)
+            if path.is_file():
+                boxes = form.read(path, size)
+                if form.numbered:
+                    boxes = name_classes(boxes, data.classes)
+                used = usable(boxes, names, size, form.rotated, data.tally)
+            elif form.numbered:
+                used = []  # YOLO's images without objects have no file
+            else:
+                raise UnusableFileError(f'{image} has no label file {path}: add it, or remove it')
+        except UnusableFileError as error:
+            data.faults.append(str(error))
+            continue
+        objects = tuple(LabelledObject(box, label) for box, label in used)
+        data.samples.append(Sample(image, size, part.split, objects))
+
+
+def _is_other(path: Path, numbered: bool) -> bool:
+    """Return whether a text file beside labels is a list of names or of files."""
+    return numbered and path.name in ('classes.txt', 'train.txt', 'val.txt', 'test.txt')
+
+
+def _read_coco(data: Data, part: Part) -> None:
+    path = _json(part)
+    coco = read_coco(path)
+    names = ClassNames(data.classes, data.tally)
+    try:
+        check_boxes(coco['annotations'], path)
+        of_image = by_image(coco, path)
+        labels = match_categories(coco, names, path, data.tally)
+    except UnusableFileError as error:
+        data.faults.append(str(error))
+        return
+    for image in sorted(coco['images'], key=lambda image: image['file_name']):
+        file = part.images / image['file_name']
+        try:
+            if not file.is_file():
+                raise UnusableFileError(f'{file}: no such image, but {path} lists it: restore it')
+            size = shown_size(file)
+            if size != (image['height'], image['width']):
+                raise UnusableFileError(
+                    f'{file} has height and width {size}, in {path.name} it has '
+                    f'{(image["height"], image["width"])}: make the labels again from this image'
+                )
+        except UnusableFileError as error:
+            data.faults.append(str(error))
+            continue
+        taken = take_objects(image, of_image[image['id']], path, data.tally)
+        objects = tuple(_coco_object(each, path, labels, data.classes) for each in taken)
+        data.samples.append(Sample(file, size, part.split, objects))
+
+
+def _coco_object(
+    annotation: dict, path: Path, labels: Mapping[int | str, int], classes: Sequence[str]
+) -> LabelledObject:
+    x, y, w, h = annotation['bbox']
+    label = labels[annotation['category_id']]
+    corners = np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], float)
+    return LabelledObject(
+        Box(f'{path}, annotation {annotation["id"]}', classes[label], corners),
+        label,
+        annotation.get('segmentation') or None,
+        bool(annotation.get('iscrowd')),
+    )
+
+
+def _read_classes(data: Data, part: Part) -> None:
+    for folder in _folders(part.images):
+        label = data.classes.index(folder.name)
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and is_image(path.name):
+                make = partial(_scene, path, part.split, label)
+                _add(data, make)
+
+
+def _scene(path: Path, split: str | None, label: int) -> Sample:
+    return Sample(path, shown_size(path), split, label=label)
+
+
+def _read_maps(data: Data, part: Part) -> None:
+    images, maps = _images(part, data), _files(_json(part), data)
+    for stem, path in maps.items():
+        if stem not in images:
+            data.tally.leave_out('label maps without an image', str(path))
+    later = _files(part.later, data) if part.later else None
+    for stem, image in images.items():
+        if stem not in maps or (later is not None and stem not in later):
+            missing = _json(part) if stem not in maps else part.later
+            data.faults.append(f'{image}: no file of this name in {missing}: add it, or remove it')
+            continue
+        date = later[stem] if later is not None else None
+        _add(data, partial(_mapped, image, maps[stem], date, part.split))
+
+
+def _mapped(image: Path, label: Path, later: Path | None, split: str | None) -> Sample:
+    size = _same_size(image, label, later)
+    return Sample(image, size, split, map=label, later=later)
+
+
+def _same_size(image: Path, *others: Path | None) -> tuple[int, int]:
+    size = shown_size(image)
+    for other in others:
+        if other is not None and shown_size(other) != size:
+            raise UnusableFileError(
+                f'{other} has height and width {shown_size(other)}, but {image} has {size}: all '
+                'files of an image have one size'
+            )
+    return size
+
+
+def _add(data: Data, make: Callable[[], Sample]) -> None:
+    try:
+        data.samples.append(make())
+    except UnusableFileError as error:
+        data.faults.append(str(error))
+
+
+def _images(part: Part, data: Data) -> dict[str, Path]:
+    form = FORMATS.get(data.found.form)
+    images = _files(part.images, data, form.suffix if form else '')
+    if part.listed is None:
+        return images
+    listed = {}
+    for place, line in read_lines(part.listed):
+        name = line.strip()
+        stem = name if name in images else Path(name).stem  # with or without suffix
+        if stem in images:
+            listed[stem] = images[stem]
+        elif name:
+            data.faults.append(f'{place}: no image {name!r} in {part.images}')
+    return listed
+
+
+def _files(folder: Path, data: Data, labels: str = '') -> dict[str, Path]:
+    """Return the images of a folder, stem -> file, in the order of their names."""
+    try:
+        return images_by_stem(folder, data.tally, labels)
+    except UnusableFileError as error:
+        data.faults.append(str(error))
+        return {}
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    for path in sorted(root.iterdir()):
+        if path.is_dir() and not is_hidden(path.name):
+            yield path
+
+
+def shown_size(path: Path) -> tuple[int, int]:
+    """Return height and width of an image in pixels, as training sees it.
+
+    Raises:
+        UnusableFileError: it is no image, or too large.
+    """
+    size = read_turned_size(path)
+    if size is None:
+        raise UnusableFileError(f'{path} is no image: restore or remove it')
+    return size
+
+
+_READERS = {
+    'coco': _read_coco,
+    'classes': _read_classes,
+    'maps': _read_maps,
+    'pairs': _read_maps,
+}

@@ -1,0 +1,259 @@
+"""From a folder in any common form to a config that trains on it."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+
+from mtp.cli.own_training import choose_weights, own_config
+from mtp.data.own.importing import Options, import_data
+from mtp.data.own.inspection import draw_page, inspect, report
+from mtp.data.own.recognition import recognise
+from mtp.data.own.samples import read_data
+from mtp.data.own.splitting import divide
+from mtp.files import UnusableFileError
+
+SIDE, NUMBER = 64, 6  # of the images
+CORNERS = [(8, 8), (40, 8), (40, 24), (8, 24)]  # on multiples of 8 pixels: exact in every form
+NAMES = ('car', 'plane')
+
+
+def draw(path, value=90):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.full((SIDE, SIDE, 3), value, np.uint8)
+    cv2.imwrite(str(path), image)
+
+
+def each_image(root, folder='images'):
+    for number in range(NUMBER):
+        draw(root / folder / f'{number}.png', 20 + number)
+        yield number, NAMES[number % 2]
+
+
+def coco(root, masks=False):
+    images, annotations = [], []
+    for number, name in each_image(root):
+        images.append(dict(id=number, file_name=f'{number}.png', height=SIDE, width=SIDE))
+        polygon = dict(segmentation=[[v for point in CORNERS for v in point]]) if masks else {}
+        annotations.append(
+            dict(
+                id=number + 1,
+                image_id=number,
+                category_id=NAMES.index(name) + 1,
+                bbox=[8, 8, 32, 16],
+                area=512,
+                iscrowd=0,
+                **polygon,
+            )
+        )
+    categories = [dict(id=i, name=name) for i, name in enumerate(NAMES, 1)]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (root / 'instances.json').write_text(json.dumps(content))
+
+
+def text_of(root, folder, line, suffix='.txt'):
+    for number, name in each_image(root):
+        path = root / folder / f'{number}{suffix}'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(line(name))
+
+
+def yolo(root):
+    text_of(root, 'labels', lambda name: f'{NAMES.index(name)} 0.375 0.25 0.5 0.25\n')
+    (root / 'classes.txt').write_text('\n'.join(NAMES))
+
+
+def yolo_obb(root):
+    shares = ' '.join(f'{v / SIDE}' for point in CORNERS for v in point)
+    text_of(root, 'labels', lambda name: f'{NAMES.index(name)} {shares}\n')
+    (root / 'data.yaml').write_text(f'train: images\nval: images\nnames: {list(NAMES)}\n')
+
+
+def dota(root):
+    corners = ' '.join(f'{v}' for point in CORNERS for v in point)
+    text_of(root, 'labelTxt', lambda name: f'imagesource:x\ngsd:1\n{corners} {name} 0\n')
+
+
+def voc(root):
+    def xml(name):
+        box = '<bndbox><xmin>8</xmin><ymin>8</ymin><xmax>40</xmax><ymax>24</ymax></bndbox>'
+        return f'<annotation><object><name>{name}</name>{box}</object></annotation>'
+
+    text_of(root, 'Annotations', xml, '.xml')
+
+
+def fair1m(root):
+    points = ''.join(f'<point>{x},{y}</point>' for x, y in [*CORNERS, CORNERS[0]])
+
+    def xml(name):
+        result = f'<possibleresult><name>{name}</name></possibleresult>'
+        return f'<a><objects><object>{result}<points>{points}</points></object></objects></a>'
+
+    text_of(root, 'labelXml', xml, '.xml')
+
+
+def maps(root):
+    for number, _ in each_image(root):
+        path = root / 'masks' / f'{number}.png'
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), np.eye(SIDE, dtype=np.uint8))
+    (root / 'data.yaml').write_text('train: images\nnames: [ground, road]\n')
+
+
+def pairs(root):
+    for folder in ('A', 'B'):
+        for _ in each_image(root, folder):
+            pass
+    for number in range(NUMBER):
+        path = root / 'label' / f'{number}.png'
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), np.eye(SIDE, dtype=np.uint8) * 255)
+
+
+def class_folders(root):
+    for number in range(NUMBER):
+        draw(root / NAMES[number % 2] / f'{number}.png', 20 + number)
+
+
+# maker -> form, task, objects
+FORMS = {
+    coco: ('coco', 'horizontal_detection', NUMBER),
+    yolo: ('yolo', 'horizontal_detection', NUMBER),
+    voc: ('voc', 'horizontal_detection', NUMBER),
+    dota: ('dota', 'rotated_detection', NUMBER),
+    yolo_obb: ('yolo_obb', 'rotated_detection', NUMBER),
+    fair1m: ('fair1m', 'rotated_detection', NUMBER),
+    maps: ('maps', 'segmentation', None),
+    pairs: ('pairs', 'change_detection', None),
+    class_folders: ('classes', 'classification', None),
+}
+
+
+def read(root, form=None):
+    return read_data(recognise(root, form))
+
+
+@pytest.mark.parametrize('make', FORMS, ids=lambda make: make.__name__)
+def test_each_form_is_recognised_imported_and_trained_on(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    form, task, objects = FORMS[make]
+    make(tmp_path / 'mine')
+    given = form if form == 'yolo_obb' else None
+    data = read(tmp_path / 'mine', given)
+    found = inspect(data)
+    assert (data.found.form, found.task, found.faults) == (form, task, [])
+    assert data.tally.objects == objects and data.tally.images == NUMBER
+    assert 'faults: none' in report(found) and draw_page(data).size
+
+    done = import_data(data, tmp_path / 'made', Options(train=0.7))
+    assert done.bad == []
+    again = read(tmp_path / 'made')
+    assert again.tally.images == NUMBER and again.classes == (data.classes or ('ground', 'road'))
+    boxes = {
+        sample.image.stem: [(each.label, each.box.corners.tolist()) for each in sample.objects]
+        for sample in again.samples
+    }
+    if objects:
+        expected = [list(map(float, point)) for point in CORNERS]
+        assert boxes == {str(i): [(i % 2, expected)] for i in range(NUMBER)}
+
+    path, work_dir, lines = own_config([Path('made')], 'vit_tiny_rvsa', 'none', None, None)
+    assert f'task: {task}' in lines and not (work_dir / 'data').exists()
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    lengths = [
+        len(DATASETS.build(cfg[f'{split}_dataloader'].dataset)) for split in ('train', 'val')
+    ]
+    assert sum(lengths) == NUMBER and min(lengths) > 0
+
+
+def test_lines_of_nine_numbers_need_the_format(tmp_path):
+    yolo_obb(tmp_path)
+    with pytest.raises(UnusableFileError, match='--format yolo or --format yolo_obb'):
+        recognise(tmp_path)
+
+
+def test_masks_are_imported_for_all_three_tasks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    coco(tmp_path / 'mine', masks=True)
+    path, work_dir, lines = own_config([Path('mine')], 'vit_tiny_rvsa', 'none', None, None)
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert 'task: pretraining' in lines and len(dataset) + 1 <= NUMBER
+    (record,) = {
+        tuple(entry['labels'].boxes[0].tolist())
+        for entry in map(dataset.datasets[0].get_data_info, range(len(dataset)))
+    }
+    assert record == (8, 8, 40, 24)
+    # a second start uses the config as it may have been edited
+    assert own_config([Path('mine')], 'vit_tiny_rvsa', 'none', None, None)[0] == path
+
+
+def test_a_damaged_label_is_a_fault_with_its_line(tmp_path):
+    dota(tmp_path)
+    (tmp_path / 'labelTxt' / '3.txt').write_text('1 2 3 4 5 6 7 8\n')
+    data = read(tmp_path)
+    assert len(data.faults) == 1 and '3.txt, line 1' in data.faults[0]
+    done = import_data(data, tmp_path / 'made', Options())
+    assert done.bad == data.faults
+
+
+def test_equal_images_in_two_splits_are_a_fault(tmp_path):
+    for split in ('train', 'val'):
+        class_folders(tmp_path / split)
+    assert len(inspect(read(tmp_path)).faults) == NUMBER
+
+
+def test_tiles_of_a_scene_stay_in_one_split_and_a_large_scene_is_cut_into_blocks(tmp_path):
+    dota(tmp_path / 'many')
+    done = import_data(read(tmp_path / 'many'), tmp_path / 'tiles', Options(tile=32, overlap=8))
+    splits = {}
+    for split in ('train', 'val'):
+        for path in (tmp_path / 'tiles' / split / 'images').iterdir():
+            splits.setdefault(path.stem.partition('__')[0], set()).add(split)
+    assert len(splits) == NUMBER and all(len(each) == 1 for each in splits.values())
+    assert done.left_out['parts of objects that a tile cuts'] > 0
+
+    draw(tmp_path / 'one' / 'images' / 'scene.png')
+    (tmp_path / 'one' / 'labelTxt').mkdir()
+    (tmp_path / 'one' / 'labelTxt' / 'scene.txt').write_text('2 2 9 2 9 9 2 9 car 0\n')
+    import_data(read(tmp_path / 'one'), tmp_path / 'blocks', Options(train=0.6, tile=16))
+    right = [
+        max(int(path.stem.split('__')[2]) + 16 for path in folder.iterdir())
+        for folder in (tmp_path / 'blocks/train/images', tmp_path / 'blocks/val/images')
+    ]
+    assert right == [32, 64]
+
+
+def test_classes_are_divided_in_equal_shares():
+    counts = {f'{i}': Counter({('rare' if i < 5 else 'common'): 1 + i % 3}) for i in range(50)}
+    parts = divide(counts, dict.fromkeys(counts, 1), 0.8, seed=0)
+    for name in ('rare', 'common'):
+        of_split = Counter()
+        for scene, split in parts.items():
+            of_split[split] += counts[scene][name]
+        assert abs(of_split['val'] / sum(of_split.values()) - 0.2) < 0.12
+
+
+@pytest.mark.parametrize(
+    'encoder, weights, said',
+    [
+        ('vit_b_rsva', None, 'did you mean vit_b_rvsa'),
+        ('internimage_t', None, '--weights none'),
+        ('vit_b_rvsa', None, 'looked for it in checkpoints and .*--weights none'),
+        ('vit_b_rvsa', 'imagenet', 'no released weights'),
+        ('vit_b_rvsa', 'no/such.pth', 'no file such.pth'),
+    ],
+)
+def test_missing_weights_are_told_before_data_are_read(
+    encoder, weights, said, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        choose_weights(encoder, weights)
