@@ -14,6 +14,10 @@ from pathlib import Path
 
 from training.recipes import RECIPES, image_size
 
+from mtp.cli.arguments import add_device
+from mtp.cli.errors import users_errors
+from mtp.cli.own_gpu import choose_device
+
 STARTED = time.perf_counter()
 
 
@@ -22,6 +26,11 @@ def main() -> None:
     os.environ['TORCHINDUCTOR_CACHE_DIR'] = str(options.cache.absolute())
     warm = options.cache.is_dir() and any(options.cache.iterdir())
 
+    with users_errors():
+        choose_device(options.device)  # before torch starts
+        from mtp.engine.devices import require_usable_gpu
+
+        require_usable_gpu(options.device)
     import mtp  # noqa: F401  (gives mmcv its operators)
 
     # isort: split
@@ -79,6 +88,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument('--compile', choices=('auto', 'on', 'off'), default='auto')
     parser.add_argument('--json', type=Path, help='file to write all figures to')
+    add_device(parser)
     return parser.parse_args()
 
 

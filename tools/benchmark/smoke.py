@@ -22,7 +22,9 @@ from functools import partial
 from pathlib import Path
 
 from mtp import resources
-from mtp.cli.arguments import RunOptions
+from mtp.cli.arguments import RunOptions, add_device
+from mtp.cli.errors import users_errors
+from mtp.cli.own_gpu import choose_device
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = resources.configs() / 'pretrain' / 'vit_tiny_rvsa_demo.py'
@@ -214,7 +216,13 @@ def main() -> int:
         action='store_true',
         help='record the losses of this machine as the ones to compare with',
     )
+    add_device(parser)
     options = parser.parse_args()
+    with users_errors():
+        choose_device(options.device)  # before torch starts
+        from mtp.engine.devices import require_usable_gpu
+
+        require_usable_gpu(options.device)
     smoke = Smoke(options.out)
     if not smoke.data.exists():
         from mtp.data.synthetic import make_samrs
