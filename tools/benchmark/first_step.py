@@ -7,7 +7,6 @@ second time it finds everything there (warm). ``--compile on`` compiles on a CPU
 """
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from training.recipes import RECIPES, image_size
 from mtp.cli.arguments import add_device
 from mtp.cli.errors import users_errors
 from mtp.cli.own_gpu import choose_device
+from mtp.files import json_text
 
 STARTED = time.perf_counter()
 
@@ -73,7 +73,7 @@ def main() -> None:
     for name, seconds in sorted(report['parts_s'].items(), key=lambda item: -item[1]):
         print(f'    {name:<40}{seconds:8.1f}{"  FAILED" if name in report["failed"] else ""}')
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
+        options.json.write_text(json_text(report, indent=1))
 
 
 def parse() -> argparse.Namespace:

@@ -19,7 +19,6 @@ float32 and in bfloat16 under autocast, forward alone and forward with backward.
 
 import argparse
 import datetime
-import json
 import os
 import sys
 from pathlib import Path
@@ -29,6 +28,7 @@ from unittest.mock import patch
 from mtp.cli.arguments import add_device
 from mtp.cli.errors import users_errors
 from mtp.cli.own_gpu import choose_device
+from mtp.files import json_text
 
 OURS = ('kernel', 'torch')
 
@@ -93,7 +93,7 @@ def main() -> int:
             print_rows(rows)
             report['rows'] += rows
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
+        options.json.write_text(json_text(report, indent=1))
     return int(any('failed' in row and row['form'] in OURS for row in report['rows']))
 
 

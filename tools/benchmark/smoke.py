@@ -25,6 +25,7 @@ from mtp import resources
 from mtp.cli.arguments import RunOptions, add_device
 from mtp.cli.errors import users_errors
 from mtp.cli.own_gpu import choose_device
+from mtp.files import read_figures
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = resources.configs() / 'pretrain' / 'vit_tiny_rvsa_demo.py'
@@ -145,7 +146,7 @@ class Smoke:
             str(folder),
             *self.data_options('test'),
         )
-        metrics = json.loads((folder / 'metrics.json').read_text())
+        metrics = read_figures(folder / 'metrics.json')
         if not metrics or not all(map(math.isfinite, metrics.values())):
             raise RuntimeError(f'metrics {metrics}')
         return f'{len(metrics)} metrics'
