@@ -209,7 +209,8 @@ def _source(content: Data, name: str) -> Source:
             f'{description.path}: add `names`, the classes of the label maps in the order of their '
             'values from 0 on, or `label_values`'
         )
-    return Source(description.root, classes, test, description.label_values, name)
+    scenes = (description.root / 'scenes' / 'val.json').is_file()
+    return Source(description.root, classes, test, description.label_values, scenes, name)
 
 
 def _name(path: Path) -> str:

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from mtp.data.decoding import read_image, read_map
 from mtp.data.description import write_description
 from mtp.data.own.contents import Data, LabelledObject, Sample
+from mtp.data.own.scene_truth import scene_entry
 from mtp.data.own.splitting import blocks, counted, divide, scene_of
 from mtp.data.prepare.base import Report, process
 from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
@@ -23,7 +24,6 @@ from mtp.data.samrs.from_coco import coco_to_samrs
 from mtp.data.samrs.to_coco import assemble, mask_entries, rectangle
 from mtp.files import whole, write_json, write_text
 
-IGNORED = 255  # value of label maps that is not counted
 # What a folder holds -> task that it is imported for.
 TASKS = {
     'classes': 'classification',
@@ -71,12 +71,14 @@ class Piece:
         split: split that it goes into.
         name: name of the file to write, with suffix.
         window: left, top and side of the tile in pixels; None for the whole image.
+        scene: name of the image that the tile is cut from; empty for a whole image.
     """
 
     sample: Sample
     split: str
     name: str
     window: tuple[int, int, int] | None = None
+    scene: str = ''
 
 
 def kind_of(data: Data, as_rotated: bool = False) -> str:
@@ -118,6 +120,8 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
         splits = _write_masks(data, pieces, dst, report)
     else:
         splits = _WRITERS[kind](data, pieces, dst, report)
+        if options.tile is not None:
+            _write_scenes(pieces, kind, dst)
     _describe(data, dst, TASKS[kind], splits)
     return report
 
@@ -147,7 +151,8 @@ def _pieces(data: Data, options: Options, report: Report) -> Iterator[Piece]:
                 report.left_out['tiles between the blocks of training and validation'] += 1
                 continue
             x, y, side = window
-            yield Piece(sample, part, f'{Path(name).stem}__{side}__{x}___{y}.png', window)
+            scene = Path(name).stem
+            yield Piece(sample, part, f'{scene}__{side}__{x}___{y}.png', window, scene)
 
 
 def _splits(data: Data, options: Options, report: Report) -> list[str]:
@@ -251,6 +256,24 @@ def _write_horizontal(data: Data, pieces: list[Piece], dst: Path, report: Report
     return splits
 
 
+def _write_scenes(pieces: Sequence[Piece], kind: str, dst: Path) -> None:
+    """Keep the labels of the scenes, uncut, for the figures of a test."""
+    of_scene: dict[tuple[str, str], list[Piece]] = {}
+    for piece in pieces:
+        of_scene.setdefault((piece.split, piece.scene), []).append(piece)
+    entries: dict[str, list[dict]] = {split: [] for split in _found(pieces)}
+    for (split, scene), cut in of_scene.items():
+        objects = None
+        if kind in ('rotated', 'horizontal'):
+            # what cannot be used is reported with the tiles
+            first = _rotated(cut[0], Report()) if kind == 'rotated' else cut[0]
+            objects = first.sample.objects
+        tiles = [piece.window for piece in cut if piece.window is not None]
+        entries[split].append(scene_entry(scene, cut[0].sample.size, tiles, objects))
+    for split, scenes in entries.items():
+        write_json(dst / 'scenes' / f'{split}.json', dict(scenes=scenes))
+
+
 def _write_masks(data: Data, pieces: list[Piece], dst: Path, report: Report) -> dict[str, str]:
     """Write the layout of SAMRS: semantic maps, masks and rotated boxes."""
     staging = dst.with_name(f'.{dst.name}.pieces')
@@ -320,9 +343,9 @@ def _write(item: Item) -> None:
         if piece.window is None:
             _link(source, target)
         else:
-            is_map = number == 1
-            pixels = read_map(source) if is_map else read_image(source)
-            fill = IGNORED if is_map else PADDING
+            pixels = read_map(source) if number == 1 else read_image(source)
+            # no value of a label map says for all data that a pixel is ignored
+            fill = PADDING if piece.sample.map is None else None
             write_png(target, _crop(pixels, piece.window, fill))
 
 
@@ -335,12 +358,15 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, unfinished)
 
 
-def _crop(pixels: np.ndarray, window: tuple[int, int, int], fill: int | tuple) -> np.ndarray:
+def _crop(pixels: np.ndarray, window: tuple[int, int, int], fill: int | tuple | None) -> np.ndarray:
+    """Cut a tile; what lies beyond the image is filled with a value, or None for its mirror."""
     x, y, side = window
     part = pixels[y : y + side, x : x + side]
     missing = side - part.shape[0], side - part.shape[1]
     if not any(missing):
         return part
+    if fill is None:
+        return cv2.copyMakeBorder(part, 0, missing[0], 0, missing[1], cv2.BORDER_REFLECT_101)
     return cv2.copyMakeBorder(part, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT, value=fill)
 
 
