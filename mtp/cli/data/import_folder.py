@@ -42,6 +42,12 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         '--format', choices=FORMS, help='form of the labels, where files have two meanings'
     )
     parser.add_argument(
+        '--class-column',
+        metavar='NAME',
+        help='column of the class in vector labels; - for one class, named after the file (the '
+        'only column of text with few values)',
+    )
+    parser.add_argument(
         '--boxes-as-rotated', action='store_true', help='make rotated boxes of horizontal ones'
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of the division (0)')
@@ -58,7 +64,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         args.split, args.group, args.tile, args.overlap, args.seed, args.boxes_as_rotated
     )
     with users_errors(args.debug):
-        data = read_data(recognise(args.src, args.format))
+        data = read_data(recognise(args.src, args.format), args.class_column)
         report = import_data(data, args.dst, options)
     for what, count in report.made.items():
         print(f'{count:>9,} {what}')

@@ -224,6 +224,9 @@ def _rotated(piece: Piece, report: Report) -> Piece:
         return piece
     objects = []
     for each in piece.sample.objects:
+        if each.rotated is not None:
+            objects.append(replace(each, box=replace(each.box, corners=each.rotated)))
+            continue
         try:
             mask = decode_mask(each.mask, *piece.sample.size)
         except ValueError as error:
