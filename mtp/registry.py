@@ -19,6 +19,7 @@ DATASETS = root.Registry(
             'readers.box_files',
             'readers.boxes',
             'readers.labelled',
+            'readers.maps',
             'readers.pairs',
             'samrs.records',
         )
