@@ -55,21 +55,28 @@ def read_bands(
     bands: Sequence[int],
     nodata: float | None = None,
     size: tuple[int, int] | None = None,
+    window: tuple[int, int, int, int] | None = None,
 ) -> Raster:
-    """Read bands of a whole image as stored.
+    """Read bands of an image as stored.
 
     Args:
         path: path of the file, of any format of GDAL.
         bands: indices of the bands, from 1 on.
         nodata: value of pixels without data; None for that of the file, if it has one.
         size: height and width in pixels that its labels are for; None if they are unknown.
+        window: left, top, width and height of the part to read, pixels within the image; None for
+            all of it.
 
     Raises:
         UnusableFileError: rasterio is not installed; the file is missing, damaged, no image or too
             large, holds palette indices, or has not these bands.
     """
     with opened(path, bands, size) as source:
-        return _read(source, bands, nodata)
+        if window is None:
+            return _read(source, bands, nodata)
+        from rasterio.windows import Window
+
+        return _read(source, bands, nodata, window=Window(*window))
 
 
 def stored_type(path: str | Path) -> tuple[int, str]:

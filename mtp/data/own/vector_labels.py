@@ -200,6 +200,18 @@ def place_features(layer: Layer, scene: Scene, tally: Tally) -> list[Feature]:
     return features
 
 
+def area_in(layer: Layer, scene: Scene) -> shapely.Geometry:
+    """Return what the polygons of a layer cover of a scene, in pixels; empty for nothing.
+
+    Raises:
+        UnusableFileError: the layer's coordinates do not fit its reference system.
+    """
+    shapes = scene.pixels_of(layer)
+    met = np.flatnonzero(shapely.intersects(shapes, scene.frame))
+    layer.met[met] = True
+    return _clip(shapely.union_all(shapely.make_valid(shapes[met])), scene.frame)
+
+
 def outlines(shape: shapely.Geometry) -> list[list[float]]:
     """Return a shape as polygons of a COCO json: x1, y1, x2, y2, ... each.
 

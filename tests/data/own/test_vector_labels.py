@@ -1,5 +1,6 @@
 """Polygons on the map come to lie on the pixels that they were drawn on."""
 
+import re
 import sys
 
 import numpy as np
@@ -9,11 +10,15 @@ import rasterio
 import shapely
 from affine import Affine
 from PIL import Image
+from rasterio.windows import Window
 
+from mtp.data.bands import read_bands
+from mtp.data.description import read_description
 from mtp.data.own.importing import Options, import_data
 from mtp.data.own.recognition import recognise
 from mtp.data.own.samples import read_data
 from mtp.data.prepare.footprints import TIEPOINT
+from mtp.data.prepare.tiling import PADDING
 from mtp.data.run_lengths import decode_mask
 from mtp.files import UnusableFileError
 
@@ -165,3 +170,119 @@ def test_one_file_for_each_scene_imports_as_masks_and_as_exact_rotated_boxes(tmp
     lines = [path.read_text() for path in (tmp_path / 'boxes').glob('*/labels/*.txt')]
     corners = ' '.join(f'{value:g}' for point in slanted for value in point)
     assert sorted(lines) == [f'{corners} {name} 0\n' for name in 'abcd']
+
+
+def test_an_area_leaves_out_tiles_pixels_and_objects(tmp_path):
+    source, transform = scene(tmp_path / 'mine' / 'images' / 'a.tif')
+    (tmp_path / 'mine' / 'masks').mkdir()
+    for name in 'ab':
+        scene(tmp_path / 'mine' / 'images' / f'{name}.tif')
+        Image.fromarray(np.eye(SIDE, dtype=np.uint8)).save(
+            tmp_path / 'mine' / 'masks' / f'{name}.png'
+        )
+    (tmp_path / 'mine' / 'data.yaml').write_text('train: images\nnames: [ground, road]\n')
+    area = tmp_path / 'area.geojson'
+    write(area, [on_map(shapely.box(0, 0, 40, 32), transform, source, WGS84)], WGS84)
+    data = read_data(recognise(tmp_path / 'mine'))
+    report = import_data(data, tmp_path / 'made', Options(0.5, tile=32, area=area))
+    assert report.left_out['tiles outside of the area'] == 4 and not report.bad
+    pixels = np.array(Image.open(next((tmp_path / 'made').glob('*/images/*__32__32___0.png'))))
+    labels = np.array(Image.open(next((tmp_path / 'made').glob('*/labels/*__32__32___0.png'))))
+    assert (pixels[:, 8:] == PADDING).all() and (pixels[:, :8] != PADDING).any(2).all()
+    assert (labels[:, 8:] == 255).all() and (labels[:, :8] == 0).all()
+
+    boxes = tmp_path / 'boxes'
+    for name, x in (('a', 30), ('b', 38), ('c', 30)):
+        scene(boxes / 'images' / f'{name}.tif')
+        (boxes / 'labelTxt').mkdir(exist_ok=True)
+        line = f'{x} 2 {x + 8} 2 {x + 8} 9 {x} 9 car 0\n'
+        (boxes / 'labelTxt' / f'{name}.txt').write_text(line)
+    report = import_data(read_data(recognise(boxes)), tmp_path / 'cut', Options(0.5, area=area))
+    assert report.left_out['objects whose centre is outside of the area'] == 1
+    assert report.made['train objects'] + report.made['val objects'] == 2
+
+
+def bands(root, dtype='uint16', **options):
+    for name in 'abcd':
+        scene(root / 'images' / f'{name}.tif', bands=5, dtype=dtype, **options)
+        (root / 'labelTxt').mkdir(exist_ok=True)
+        (root / 'labelTxt' / f'{name}.txt').write_text('2 2 9 2 9 9 2 9 car 0\n')
+    with rasterio.open(root / 'images' / 'a.tif', 'r+') as file:
+        values = file.read()
+        values[:, :32] = options.get('nodata', values[:, :32])
+        file.write(values)
+    return read_data(recognise(root))
+
+
+def test_16_bits_stay_in_tiles_and_mean_and_deviation_are_of_the_training_images(tmp_path):
+    data = bands(tmp_path / 'mine', nodata=7)
+    report = import_data(data, tmp_path / 'made', Options(0.5, tile=48, bands=(4, 3)))
+    assert not report.bad
+    made = read_description(tmp_path / 'made' / 'data.yaml')
+    assert (made.bands, made.gsd, made.stretch) == ((4, 3), 0.5, ())
+    values = []
+    for path in sorted((tmp_path / 'made' / 'train' / 'images').iterdir()):
+        name, x, y = re.fullmatch(r'(.)__48__(\d+)___(\d+)', path.stem).groups()
+        window = Window(int(x), int(y), 48, 48)
+        source = tmp_path / 'mine' / 'images' / f'{name}.tif'
+        with rasterio.open(path) as tile, rasterio.open(source) as whole:
+            assert tile.dtypes == ('uint16',) * 5 and tile.nodata == 7
+            assert tile.transform == whole.window_transform(window)
+            np.testing.assert_array_equal(tile.read(), whole.read(window=window))
+            values.append(tile.read([4, 3]).reshape(2, -1))
+    values = np.concatenate(values, 1).astype(float)
+    for band, mean, std in zip(values, made.mean, made.std):
+        assert band[band != 7].mean() == pytest.approx(mean)
+        assert band[band != 7].std() == pytest.approx(std)
+
+
+def test_a_stretch_makes_rgb_of_which_the_numbers_are_kept(tmp_path):
+    data = bands(tmp_path / 'mine', nodata=7)
+    options = Options(0.5, bands=(4, 3, 2), stretch='p2,p98')
+    import_data(data, tmp_path / 'made', options)
+    made = read_description(tmp_path / 'made' / 'data.yaml')
+    assert (made.bands, made.stretch, made.mean) == ((4, 3, 2), 'p2,p98', ())
+    low, high = made.stretched['a.tif'][0]
+    with rasterio.open(tmp_path / 'mine' / 'images' / 'a.tif') as file:
+        band = file.read(4).astype(float)
+    assert np.percentile(band[band != 7], (2, 98)).tolist() == [low, high]
+    pixels = np.array(Image.open(next((tmp_path / 'made').glob('*/images/a.png'))))
+    expected = ((band - low) / (high - low) * 255).clip(0, 255).round()
+    lost = band == 7
+    np.testing.assert_array_equal(pixels[..., 0][~lost], expected[~lost])
+    assert lost[:32].all() and (pixels[lost] == PADDING)[:, 0].all()
+    # what is stretched is not stretched again
+    import_data(read_data(recognise(tmp_path / 'made')), tmp_path / 'again', Options())
+    assert read_description(tmp_path / 'again' / 'data.yaml').stretched == made.stretched
+    again = np.array(Image.open(next((tmp_path / 'again').glob('*/images/a.png'))))
+    np.testing.assert_array_equal(again, pixels)
+
+
+def test_floats_without_nodata_keep_nan_and_mask_the_border_of_an_area(tmp_path):
+    data = bands(tmp_path / 'mine', 'float32')
+    area = tmp_path / 'area.gpkg'
+    write(area, [on_map(shapely.box(0, 0, 40, SIDE), NORTH_UP, UTM, UTM)], UTM)
+    import_data(data, tmp_path / 'made', Options(0.5, area=area))
+    path = next((tmp_path / 'made').glob('*/images/b.tif'))
+    raster = read_bands(path, [1, 5])
+    assert raster.pixels.dtype == np.float32
+    assert raster.missing[:, 40:].all() and not raster.missing[:, :40].any()
+
+
+def test_images_that_differ_and_pretraining_on_16_bits_are_refused(tmp_path):
+    bands(tmp_path / 'mine')
+    scene(tmp_path / 'mine' / 'images' / 'b.tif', bands=5)
+    with pytest.raises(UnusableFileError, match='b.tif has 5 bands of type uint8.*--stretch'):
+        import_data(read_data(recognise(tmp_path / 'mine')), tmp_path / 'made', Options())
+    source, transform = scene(tmp_path / 'one' / 'a.tif', dtype='uint16')
+    drawn = shapely.polygons(SQUARE), shapely.box(17, 2, 30, 14)
+    shapes = [on_map(shape, transform, source, UTM) for shape in drawn]
+    write(tmp_path / 'one' / 'a.gpkg', shapes, UTM)
+    with pytest.raises(ValueError, match='8-bit RGB.*--stretch p2,p98.*--task'):
+        import_data(features(tmp_path / 'one')[0], tmp_path / 'made', Options(tile=32))
+    data = features(tmp_path / 'one')[0]
+    with pytest.raises(ValueError, match='too large to divide'):
+        import_data(data, tmp_path / 'made', Options(tile=32, stretch='0,200'))
+    report = import_data(data, tmp_path / 'made', Options(0.6, tile=16, stretch='0,200'))
+    assert not report.bad and report.made['train objects'] == 1
+    assert report.left_out['parts of objects that a tile cuts'] == 4  # in training, 2 x 2 tiles
