@@ -10,8 +10,8 @@ import torch
 
 from mtp.data.datasets.base import TASKS as FINETUNING
 from mtp.data.own.contents import Data, read_data
+from mtp.data.own.importing import KIND_OF, Options, import_data, kind_of
 from mtp.data.own.importing import TASKS as TASK_OF
-from mtp.data.own.importing import Options, import_data, kind_of
 from mtp.data.own.recognition import Found, Part, recognise
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.files import UnusableFileError, write_text
@@ -23,7 +23,6 @@ from mtp.recipes.planning import Facts, plan
 from mtp.spelling import suggest
 
 TASKS = (*FINETUNING, 'pretraining')
-KIND_OF = {task: kind for kind, task in TASK_OF.items()}
 DEFAULT_WEIGHTS = ('mtp', 'mae')
 MAX_WORKERS = 4  # processes of a loader, as in the recipes
 WAIT = 3600  # seconds that other processes wait for the config of the first
