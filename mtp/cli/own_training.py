@@ -9,10 +9,10 @@ from statistics import median
 import torch
 
 from mtp.data.datasets.base import TASKS as FINETUNING
+from mtp.data.own.contents import Data, read_data
+from mtp.data.own.importing import KIND_OF, Options, import_data, kind_of
 from mtp.data.own.importing import TASKS as TASK_OF
-from mtp.data.own.importing import Options, import_data, kind_of
-from mtp.data.own.recognition import Found, recognise
-from mtp.data.own.samples import Data, read_data
+from mtp.data.own.recognition import Found, Part, recognise
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.files import UnusableFileError, write_text
 from mtp.machine import LAUNCHERS
@@ -23,7 +23,6 @@ from mtp.recipes.planning import Facts, plan
 from mtp.spelling import suggest
 
 TASKS = (*FINETUNING, 'pretraining')
-KIND_OF = {task: kind for kind, task in TASK_OF.items()}
 DEFAULT_WEIGHTS = ('mtp', 'mae')
 MAX_WORKERS = 4  # processes of a loader, as in the recipes
 WAIT = 3600  # seconds that other processes wait for the config of the first
@@ -168,11 +167,11 @@ def _is_imported(found: Found, task: str) -> bool:
     splits = {part.split for part in found.parts}
     if not {'train', 'val'} <= splits or found.description is None:
         return False
-    return all(_fits(found, task, part.split or '', part) for part in found.parts)
+    return all(_fits(found, task, part) for part in found.parts)
 
 
-def _fits(found: Found, task: str, split: str, part: object) -> bool:
-    root = found.root
+def _fits(found: Found, task: str, part: Part) -> bool:
+    root, split = found.root, part.split or ''
     folders = dict(
         classification=('classes', root / split, None, None),
         segmentation=('maps', root / split / 'images', root / split / 'labels', None),
@@ -184,9 +183,9 @@ def _fits(found: Found, task: str, split: str, part: object) -> bool:
     form, images, labels, later = folders[task]
     return (
         found.form == form
-        and part.images == images  # type: ignore[attr-defined]  # a Part
-        and (labels is None or part.labels == labels)  # type: ignore[attr-defined]
-        and part.later == later  # type: ignore[attr-defined]
+        and part.images == images
+        and (labels is None or part.labels == labels)
+        and part.later == later
     )
 
 

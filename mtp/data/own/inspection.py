@@ -9,10 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mtp.data.bands import read_picture, stored_type
 from mtp.data.decoding import read_image, read_map
+from mtp.data.own.contents import Data, Sample
 from mtp.data.own.importing import TASKS, kind_of
 from mtp.data.own.recognition import FORMS
-from mtp.data.own.samples import Data, Sample
 from mtp.data.samrs.records import palette
 from mtp.files import UnusableFileError
 from mtp.painting import Colour, outline, write
@@ -165,10 +166,7 @@ def _labels(sample: Sample) -> set[int]:
 
 
 def _draw(data: Data, sample: Sample, colours: list[Colour]) -> np.ndarray:
-    try:
-        pixels = read_image(sample.image)
-    except UnusableFileError:
-        pixels = np.full((TILE, TILE, 3), 128, np.uint8)  # named by the inspection
+    pixels = _pixels(sample)
     scale = TILE / max(pixels.shape[:2])
     tile = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     if sample.map is not None:
@@ -181,6 +179,19 @@ def _draw(data: Data, sample: Sample, colours: list[Colour]) -> np.ndarray:
     cv2.rectangle(tile, (0, 0), (tile.shape[1], 16), (30, 30, 30), cv2.FILLED)
     write(tile, text[:45], (3, 12), (255, 255, 255))
     return tile[:TILE, :TILE]
+
+
+def _pixels(sample: Sample) -> np.ndarray:
+    """Return an image for a picture, uint8 RGB; a grey one where it cannot be read."""
+    try:
+        return read_image(sample.image)
+    except UnusableFileError:  # also of other than 8-bit RGB
+        pass
+    try:
+        count, _ = stored_type(sample.image)
+        return read_picture(sample.image, [1, 2, 3] if count > 2 else [1])
+    except UnusableFileError:
+        return np.full((*sample.size, 3), 128, np.uint8)
 
 
 def _shade_map(tile: np.ndarray, path: Path, colours: list[Colour]) -> None:

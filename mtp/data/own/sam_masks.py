@@ -10,7 +10,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from mtp.data.decoding import read_image
-from mtp.data.own.samples import LabelledObject
+from mtp.data.own.contents import LabelledObject
 from mtp.data.run_lengths import decode_mask
 from mtp.files import UnusableFileError, write_json
 

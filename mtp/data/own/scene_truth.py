@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import shapely
 
-from mtp.data.own.samples import LabelledObject
+from mtp.data.own.contents import LabelledObject
 from mtp.data.prepare.tiling import MIN_OBJECT
 
 

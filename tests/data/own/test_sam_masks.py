@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from mtp.data.own.contents import read_data
 from mtp.data.own.importing import Options, import_data
 from mtp.data.own.recognition import recognise
 from mtp.data.own.sam_masks import OUTSIDE, SamPredictor, load_sam, share_outside
-from mtp.data.own.samples import read_data
 from mtp.data.run_lengths import decode_mask
 from mtp.files import UnusableFileError
 from tests.test_own_data import NUMBER, coco, dota, maps
