@@ -257,3 +257,15 @@ def test_missing_weights_are_told_before_data_are_read(
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         choose_weights(encoder, weights)
+
+
+def test_horizontal_boxes_become_rotated_ones_on_request_alone(tmp_path):
+    voc(tmp_path / 'mine')
+    data = read(tmp_path / 'mine')
+    import_data(data, tmp_path / 'made', Options(as_rotated=True))
+    assert (
+        f'{NUMBER} horizontal boxes are taken as rotated ones, along the axes' in data.tally.notes
+    )
+    again = read(tmp_path / 'made')
+    assert again.rotated and again.tally.objects == NUMBER
+    assert again.samples[0].objects[0].box.corners.tolist() == [list(c) for c in CORNERS]

@@ -162,6 +162,9 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
     if (dst / 'data.yaml').exists():
         raise FileExistsError(f'{dst} holds a finished import: remove it or choose another folder')
     found = kind_of(data, options.as_rotated)
+    if options.as_rotated and not data.rotated and found == 'rotated':
+        number = sum(len(sample.objects) for sample in data.samples)
+        data.tally.note(f'{number:,} horizontal boxes are taken as rotated ones, along the axes')
     if options.predict is not None:
         if found not in ('horizontal', 'rotated', 'masks'):
             raise ValueError(f'--masks: {data.found.root} has no boxes ({data.found.form})')
