@@ -91,7 +91,7 @@ class SAMRSDataset(BaseDataset):
                 classes=classes,
                 tasks=tuple(row.task for row in self.rows),
                 palette=palette(len(classes)),
-                masks=masks,
+                **({} if masks else dict(masks=False)),
             ),
             pipeline=list(pipeline),
             test_mode=test_mode,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mtp.data import SUBSETS, MultiTaskDataset, SAMRSDataset
+from mtp.data.packed import pack
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.run_lengths import decode_mask
 from mtp.data.samrs.subsets import PALETTE
@@ -258,3 +259,5 @@ def test_boxes_stand_for_masks_where_there_are_none(tmp_path):
         expected[y1:y2, x1:x2] = 1
         assert (decode_mask(dict(size=(128, 128), counts=counts), 128, 128) == expected).all()
     assert dataset.metainfo['masks'] is False
+    with pytest.raises(ValueError, match='boxes without masks'):
+        pack(dataset, tmp_path / 'packed', workers=1)
