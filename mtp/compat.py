@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from mtp.files import finite
 from mtp.resources import configs
 
 # The original OpenMMLab distributions -> their maintained OneDL successors. Both install into the
@@ -126,6 +127,34 @@ def silence_advice_on_cross_entropy(losses: ModuleType) -> None:
     warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
 
 
+def silence_clip_of_rotated_boxes(boxes: ModuleType) -> None:
+    """Suppress mmrotate's warning that its rotated boxes are not clipped, which mtp relies on.
+
+    onedl-mmrotate 1.2.1 gives it in each process, whenever mmdet's transforms ask for it.
+
+    Args:
+        boxes: module ``mmrotate.structures.bbox.rotated_boxes``.
+    """
+    warnings.filterwarnings('ignore', message='The `clip` function does nothing')
+
+
+def write_null_for_nan(backend: ModuleType) -> None:
+    """Let the logs of scalars hold null where a number is not finite.
+
+    onedl-mmengine 0.10.12 writes NaN into ``scalars.json``, which is no JSON.
+
+    Args:
+        backend: module ``mmengine.visualization.vis_backend``.
+    """
+    dump = backend.dump
+
+    @functools.wraps(dump)
+    def dump_finite(content: Any, *args: Any, **kwargs: Any) -> Any:
+        return dump(finite(content), *args, **kwargs)
+
+    vars(backend).update(dump=dump_finite)
+
+
 def leave_out_multimodal_models(dependency: ModuleType) -> None:
     """Keep mmpretrain from importing its multi-modal models if transformers 5 is installed.
 
@@ -173,6 +202,8 @@ BEFORE: dict[str, Callable[[], importlib.machinery.ModuleSpec | None]] = {
 AFTER: dict[str, Callable[[ModuleType], None]] = {
     'mmengine.config.config': find_own_configs,
     'mmengine.logging': silence_notices,
+    'mmrotate.structures.bbox.rotated_boxes': silence_clip_of_rotated_boxes,
+    'mmengine.visualization.vis_backend': write_null_for_nan,
     'mmseg.models.losses.cross_entropy_loss': silence_advice_on_cross_entropy,
     'mmpretrain.utils.dependency': leave_out_multimodal_models,
 }

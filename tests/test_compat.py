@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import inspect
+import io
 import os
 import subprocess
 import sys
@@ -62,6 +63,15 @@ def test_upstream_still_looks_for_configs_within_the_package_alone():
     assert get_installed_path('mtp') != str(resources.configs().parent)
 
 
+def test_upstream_still_writes_nan_into_the_log():
+    # when this fails, write_null_for_nan() can go
+    from mmengine.visualization import vis_backend
+
+    file = io.StringIO()
+    vis_backend.dump.__wrapped__({'loss': float('nan')}, file, file_format='json')
+    assert 'NaN' in file.getvalue()
+
+
 @pytest.fixture
 def transformers_5(tmp_path) -> Path:
     """Folder with a package that looks like transformers 5 to mmpretrain."""
@@ -114,6 +124,15 @@ def test_upstream_still_advises_on_cross_entropy():
         compat.silence_advice_on_cross_entropy(sys.modules['mmseg.models.losses'])
         CrossEntropyLoss()
     assert not said
+
+
+def test_upstream_still_warns_of_clipping():
+    # when this fails, silence_clip_of_rotated_boxes() can go
+    from mmrotate.structures import RotatedBoxes
+
+    boxes = RotatedBoxes([[5.0, 5, 4, 2, 0.1]])
+    with pytest.warns(UserWarning, match='clip'):
+        boxes.clip_((8, 8))
 
 
 def test_upstream_still_breaks_beside_transformers_5(transformers_5):

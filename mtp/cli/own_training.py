@@ -11,11 +11,11 @@ import torch
 
 from mtp.data.bands import stored_type
 from mtp.data.datasets.base import TASKS as FINETUNING
+from mtp.data.own.contents import Data, read_data
 from mtp.data.own.importing import KIND_OF, Options, import_data, kind_of
 from mtp.data.own.importing import TASKS as TASK_OF
 from mtp.data.own.rasters import is_rgb
-from mtp.data.own.recognition import Found, recognise
-from mtp.data.own.samples import Data, read_data
+from mtp.data.own.recognition import Found, Part, recognise
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.files import UnusableFileError, write_text
 from mtp.machine import LAUNCHERS
@@ -173,11 +173,11 @@ def _is_imported(found: Found, task: str, images: Sequence[Path]) -> bool:
         return False
     if not found.description.bands and not all(map(is_rgb, images)):
         return False  # its bands are to be measured
-    return all(_fits(found, task, part.split or '', part) for part in found.parts)
+    return all(_fits(found, task, part) for part in found.parts)
 
 
-def _fits(found: Found, task: str, split: str, part: object) -> bool:
-    root = found.root
+def _fits(found: Found, task: str, part: Part) -> bool:
+    root, split = found.root, part.split or ''
     folders = dict(
         classification=('classes', root / split, None, None),
         segmentation=('maps', root / split / 'images', root / split / 'labels', None),
@@ -189,9 +189,9 @@ def _fits(found: Found, task: str, split: str, part: object) -> bool:
     form, images, labels, later = folders[task]
     return (
         found.form == form
-        and part.images == images  # type: ignore[attr-defined]  # a Part
-        and (labels is None or part.labels == labels)  # type: ignore[attr-defined]
-        and part.later == later  # type: ignore[attr-defined]
+        and part.images == images
+        and (labels is None or part.labels == labels)
+        and part.later == later
     )
 
 
@@ -214,7 +214,8 @@ def _source(content: Data, name: str) -> Source:
             f'{description.path}: add `names`, the classes of the label maps in the order of their '
             'values from 0 on, or `label_values`'
         )
-    source = Source(description.root, classes, test, description.label_values, name)
+    scenes = (description.root / 'scenes' / 'val.json').is_file()
+    source = Source(description.root, classes, test, description.label_values, scenes, name)
     return _with_bands(source, content)
 
 

@@ -80,9 +80,9 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     if args.tile is not None and not 0 <= args.overlap < args.tile:
         parser.error('--overlap must be from 0 to below --tile')
 
+    from mtp.data.own.contents import read_data
     from mtp.data.own.importing import KIND_OF, Options, import_data
     from mtp.data.own.recognition import recognise
-    from mtp.data.own.samples import read_data
 
     options = Options(
         args.split,

@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     args = parser.parse_args(arguments)
     from PIL import Image
 
+    from mtp.data.own.contents import read_data
     from mtp.data.own.inspection import draw_page, inspect, report
     from mtp.data.own.recognition import recognise
-    from mtp.data.own.samples import read_data
 
     with users_errors(args.debug):
         data = read_data(recognise(args.folder, args.format), args.class_column)

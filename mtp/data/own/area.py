@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from mtp.data.own.samples import Sample
+from mtp.data.own.contents import Sample
 from mtp.data.own.vector_labels import area_in, read_layer, read_scene
 from mtp.data.tally import Tally
 from mtp.files import UnusableFileError

@@ -15,6 +15,7 @@ from mtp.data.bands import measure
 from mtp.data.description import write_description
 from mtp.data.map_values import MapRule, read_rule
 from mtp.data.own.area import cut, within
+from mtp.data.own.contents import Data, LabelledObject, Sample
 from mtp.data.own.rasters import (
     Bands,
     Part,
@@ -24,7 +25,7 @@ from mtp.data.own.rasters import (
     write_image,
     write_map,
 )
-from mtp.data.own.samples import Data, LabelledObject, Sample
+from mtp.data.own.scene_truth import scene_entry
 from mtp.data.own.splitting import blocks, counted, divide, scene_of
 from mtp.data.prepare.base import Report, process
 from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
@@ -109,6 +110,7 @@ class Piece:
         anew: whether it is written anew; else it is a link to the whole image.
         window: left, top and side of the tile in pixels; None for the whole image.
         area: ground that is labelled, in pixels of the image; None if all of the piece is.
+        scene: name of the image that the tile is cut from; empty for a whole image.
     """
 
     sample: Sample
@@ -118,6 +120,7 @@ class Piece:
     anew: bool = False
     window: Window | None = None
     area: shapely.Geometry | None = None
+    scene: str = ''
 
     @property
     def part(self) -> Part:
@@ -185,6 +188,8 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
         splits = _write_masks(data, pieces, dst, report)
     else:
         splits = _WRITERS[kind](data, pieces, dst, report)
+        if options.tile is not None:
+            _write_scenes(pieces, kind, dst)
     _describe(data, dst, TASKS[kind], splits, writing, pieces)
     return report
 
@@ -251,8 +256,9 @@ def _pieces(
                 report.left_out['tiles outside of the area'] += 1
                 continue
             x, y, side = window
-            called = writing.name(f'{Path(name).stem}__{side}__{x}___{y}')
-            yield Piece(sample, part, called, writing, True, window, border)
+            scene = Path(name).stem
+            called = writing.name(f'{scene}__{side}__{x}___{y}')
+            yield Piece(sample, part, called, writing, True, window, border, scene)
 
 
 def _splits(data: Data, options: Options, report: Report) -> list[str]:
@@ -358,6 +364,24 @@ def _write_horizontal(data: Data, pieces: list[Piece], dst: Path, report: Report
             entries.append(coco_image(piece.name, _size(piece), boxes))
         write_coco(dst / f'{split}.json', entries, data.classes, split, report)
     return splits
+
+
+def _write_scenes(pieces: Sequence[Piece], kind: str, dst: Path) -> None:
+    """Keep the labels of the scenes, uncut, for the figures of a test."""
+    of_scene: dict[tuple[str, str], list[Piece]] = {}
+    for piece in pieces:
+        of_scene.setdefault((piece.split, piece.scene), []).append(piece)
+    entries: dict[str, list[dict]] = {split: [] for split in _found(pieces)}
+    for (split, scene), tiles in of_scene.items():
+        objects = None
+        if kind in ('rotated', 'horizontal'):
+            # what cannot be used is reported with the tiles
+            first = _rotated(tiles[0], Report()) if kind == 'rotated' else tiles[0]
+            objects = first.sample.objects
+        windows = [piece.window for piece in tiles if piece.window is not None]
+        entries[split].append(scene_entry(scene, tiles[0].sample.size, windows, objects))
+    for split, scenes in entries.items():
+        write_json(dst / 'scenes' / f'{split}.json', dict(scenes=scenes))
 
 
 def _write_masks(data: Data, pieces: list[Piece], dst: Path, report: Report) -> dict[str, str]:

@@ -11,9 +11,9 @@ import numpy as np
 
 from mtp.data.bands import read_picture, stored_type
 from mtp.data.decoding import read_header, read_image, read_map
+from mtp.data.own.contents import Data, Sample
 from mtp.data.own.importing import TASKS, kind_of
 from mtp.data.own.recognition import FORMS
-from mtp.data.own.samples import Data, Sample
 from mtp.data.samrs.records import palette
 from mtp.files import UnusableFileError
 from mtp.painting import Colour, outline, write

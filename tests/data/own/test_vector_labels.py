@@ -14,9 +14,9 @@ from rasterio.windows import Window
 
 from mtp.data.bands import read_bands
 from mtp.data.description import read_description
+from mtp.data.own.contents import read_data
 from mtp.data.own.importing import Options, import_data
 from mtp.data.own.recognition import recognise
-from mtp.data.own.samples import read_data
 from mtp.data.prepare.footprints import TIEPOINT, geotransform
 from mtp.data.prepare.tiling import PADDING
 from mtp.data.run_lengths import decode_mask
