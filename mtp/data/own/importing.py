@@ -604,6 +604,7 @@ def _of_bands(
         return content
     stored = range(1, len(bands.chosen) + 1) if bands.rewrites else bands.chosen
     nodata = None if bands.rewrites else bands.nodata
+    content |= {} if nodata is None else dict(nodata=nodata)
     statistics = measure(_training_images(dst, splits), list(stored), nodata)
     return content | dict(mean=statistics.mean, std=statistics.std)
 
