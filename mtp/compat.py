@@ -11,6 +11,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import os
+import pickletools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -300,6 +301,23 @@ def support_ordered_effects() -> None:
         return result
 
     lowering.lowerings[with_effects] = lower_in_order
+
+
+def refuse_pickle_bombs(data: bytes) -> None:
+    """Refuse a pickle that makes the unpickler take memory without bounds.
+
+    Python 3.11: an index of the memo, which a pickle of a few bytes may set to 2^32, is the number
+    of entries for which the unpickler takes memory at once.
+
+    Args:
+        data: content of a pickle.
+
+    Raises:
+        ValueError: an index is larger than the pickle, or an instruction is damaged.
+    """
+    for instruction, argument, _ in pickletools.genops(data):
+        if instruction.name in ('PUT', 'LONG_BINPUT') and (argument or 0) > len(data):
+            raise ValueError(f'its memo has the index {argument:,}, but it has {len(data):,} bytes')
 
 
 def leave_dead_workers_to_the_loader(batches: Any) -> None:

@@ -4,9 +4,11 @@ import importlib.metadata
 import inspect
 import io
 import os
+import pickle
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,6 +22,18 @@ from torch.utils.data import DataLoader
 
 from mtp import compat, resources
 from mtp.ops import mmcv_ext
+
+
+def test_an_index_of_a_pickle_takes_no_memory():
+    bomb = b'\x80\x02]r\0\0\0\1.'
+    with pytest.raises(ValueError, match='index 16,777,216, but it has 9 bytes'):
+        compat.refuse_pickle_bombs(bomb)
+    compat.refuse_pickle_bombs(pickle.dumps([[i] for i in range(300)], 2))
+    tracemalloc.start()
+    assert pickle.loads(bomb) == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak > 2**27, "Python's unpickler needs refuse_pickle_bombs no longer"
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:

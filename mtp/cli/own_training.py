@@ -3,15 +3,18 @@
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import torch
 
+from mtp.data.bands import stored_type
 from mtp.data.datasets.base import TASKS as FINETUNING
 from mtp.data.own.contents import Data, read_data
 from mtp.data.own.importing import KIND_OF, Options, import_data, kind_of
 from mtp.data.own.importing import TASKS as TASK_OF
+from mtp.data.own.rasters import is_rgb
 from mtp.data.own.recognition import Found, Part, recognise
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.files import UnusableFileError, write_text
@@ -71,7 +74,8 @@ def own_config(
     lines, sources = [], []
     imported = []
     for where, content in zip(data, contents):
-        if not _is_imported(content.found, task):
+        images = [sample.image for sample in content.samples]
+        if not _is_imported(content.found, task, images):
             target = work_dir / 'data' / _name(where)
             if not (target / 'data.yaml').is_file():
                 _import(content, target, task)
@@ -144,11 +148,11 @@ def choose_task(contents: Sequence[Data], task: str | None) -> str:
         raise ValueError(f'--task {task} takes one data set; several are for pretraining')
     if len(contents) > 1 or task == 'pretraining':
         for content, kind in zip(contents, kinds):
-            if kind != 'masks':
+            if kind not in ('masks', 'horizontal'):
                 raise ValueError(
-                    f'{content.found.root}: {content.found.form} has no masks of objects, and '
-                    'pretraining learns semantic maps, instances and rotated boxes from masks: '
-                    'leave it out, or train on it alone'
+                    f'{content.found.root}: {content.found.form} has no masks of objects nor '
+                    'horizontal boxes, and pretraining learns semantic maps, instances and rotated '
+                    'boxes from masks, and instances from boxes: leave it out, or train on it alone'
                 )
         return 'pretraining'
     (kind,) = kinds
@@ -162,11 +166,13 @@ def choose_task(contents: Sequence[Data], task: str | None) -> str:
     )
 
 
-def _is_imported(found: Found, task: str) -> bool:
+def _is_imported(found: Found, task: str, images: Sequence[Path]) -> bool:
     """Return whether the data lie in the layout that the configs of a task read."""
     splits = {part.split for part in found.parts}
     if not {'train', 'val'} <= splits or found.description is None:
         return False
+    if not found.description.bands and not all(map(is_rgb, images)):
+        return False  # its bands are to be measured
     return all(_fits(found, task, part) for part in found.parts)
 
 
@@ -209,7 +215,23 @@ def _source(content: Data, name: str) -> Source:
             'values from 0 on, or `label_values`'
         )
     scenes = (description.root / 'scenes' / 'val.json').is_file()
-    return Source(description.root, classes, test, description.label_values, scenes, name)
+    masks = content.found.form != 'coco' or content.masked
+    source = Source(description.root, classes, test, description.label_values, scenes, masks, name)
+    return _with_bands(source, content)
+
+
+def _with_bands(source: Source, content: Data) -> Source:
+    """Add the bands that are to be loaded, and their mean and deviation."""
+    described = content.found.description
+    assert described is not None
+    bands = described.bands
+    if described.stretch:  # the files hold just these, as 8 bits
+        bands = tuple(range(1, len(bands) + 1)) if len(bands) not in (1, 3) else ()
+    source = replace(source, bands=bands, mean=described.mean, std=described.std)
+    if not bands:
+        return source
+    _, dtype = stored_type(content.samples[0].image)
+    return replace(source, dtype=dtype, nodata=None if described.stretch else described.nodata)
 
 
 def _name(path: Path) -> str:

@@ -19,7 +19,13 @@ class Source:
         test: whether it has a test split.
         label_values: value of a label map -> class name; empty if the values speak for themselves.
         scenes: whether it has the uncut labels of the scenes that its tiles were cut from.
+        masks: whether its objects have masks, or boxes alone, in a pretraining.
         name: name of the data set in a pretraining.
+        bands: indices of the bands to load, from 1 on; empty for 8-bit RGB.
+        dtype: type of the values of the bands.
+        nodata: value of pixels without data; None for that of each file.
+        mean: mean of each band; empty for the encoder's.
+        std: standard deviation of each band; empty for the encoder's.
     """
 
     root: Path
@@ -27,7 +33,13 @@ class Source:
     test: bool = False
     label_values: Mapping[int | str, str] = field(default_factory=dict)
     scenes: bool = False
+    masks: bool = True
     name: str = ''
+    bands: tuple[int, ...] = ()
+    dtype: str = 'uint8'
+    nodata: float | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 def write_config(
@@ -61,11 +73,13 @@ def write_config(
         'from mmengine.config import read_base',
         '',
         *parts.imports,
+        *_band_imports(task, sources[0]),
         '',
         'with read_base():',
         *(f'    from mtp.configs._base_.{base} import {names}' for base, names in parts.bases),
         '',
         *parts.body,
+        *_bands(task, sources[0]),
         '',
         *_weights(weights),
         f'total_batch_size = {plan.batch}',
@@ -95,6 +109,36 @@ def _weights(weights: str | None) -> list[str]:
             'optim_wrapper.paramwise_cfg.layer_decay_rate = 1.0  # nothing is pretrained',
         ]
     return [f"model.backbone.init_cfg = dict(type='Pretrained', checkpoint={weights!r})"]
+
+
+def _band_imports(task: str, source: Source) -> list[str]:
+    if not source.bands or task == 'pretraining':
+        return []
+    return ['from mtp.data import LoadBands' + (', LoadPair' * (task == 'change_detection'))]
+
+
+def _bands(task: str, source: Source) -> list[str]:
+    """Return the lines for images of other than 8-bit RGB, as in docs/bands.md."""
+    lines: list[str] = []
+    if task == 'pretraining':  # takes 8-bit RGB only, of which the import takes care
+        return lines
+    if source.bands:
+        given = '' if source.nodata is None else f', nodata={source.nodata}'
+        load = f'dict(type=LoadBands, bands={list(source.bands)}, dtype={source.dtype!r}{given})'
+        if task == 'change_detection':
+            load = f'dict(type=LoadPair, image={load})'
+        lines += [
+            '',
+            '# augmentations of colour are left out for other than 8-bit RGB; the log names them',
+            f'_load = {load}',
+            'for _loader in (train_dataloader, val_dataloader, test_dataloader):',
+            '    _loader.dataset.pipeline[0] = _load',
+            f'model.backbone.in_chans = {len(source.bands)}',
+        ]
+    if source.mean:
+        mean, std = ([float(f'{v:.6g}') for v in values] for values in (source.mean, source.std))
+        lines.append(f'model.data_preprocessor.update(mean={mean}, std={std})')
+    return lines
 
 
 def _bases(facts: Facts, recipe: str) -> list[tuple[str, str]]:
@@ -297,7 +341,7 @@ def _pretraining(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty
     tiny = facts.encoder in TINY
     body = [
         'num_classes = dict(',
-        *(f'    {s.name}=dict(num_classes={len(s.classes)}),' for s in sources),
+        *(f'    {s.name}=dict(num_classes={len(s.classes)}{_boxes_alone(s)}),' for s in sources),
         ')',
         'model.merge(dict(',
         f'    datasets=num_classes, data_preprocessor=dict(pad_size_divisor={plan.side}),',
@@ -310,8 +354,10 @@ def _pretraining(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty
         body += [
             f"    dict(type=SAMRSDataset, subset='sota', name={source.name!r},",
             f'         data_root={str(source.root)!r},',
-            f'         classes={source.classes!r}),',
+            f'         classes={source.classes!r}{_boxes_alone(source)}),',
         ]
+    if not any(source.masks for source in sources):
+        body.insert(0, "model.tasks = dict(instance=model['tasks']['instance'])")
     body += [
         ']',
         'train_dataloader.dataset.datasets = [',
@@ -361,6 +407,10 @@ def _test(source: Source, split: str, loader: str = 'test_dataloader') -> list[s
         f'test_dataloader = dict({loader}, dataset=dict({loader}.dataset, {split}))',
         'test_evaluator = val_evaluator',
     ]
+
+
+def _boxes_alone(source: Source) -> str:
+    return '' if source.masks else ", tasks=('instance',), masks=False"
 
 
 def _scene_import(source: Source, metric: str) -> list[str]:

@@ -34,6 +34,7 @@ from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
 from mtp.data.prepare.tiling import MIN_OBJECT, Tiling, shares
 from mtp.data.run_lengths import Axis, crop_masks, decode_mask, encode_mask, read_counts
 from mtp.data.samrs.from_coco import coco_to_samrs
+from mtp.data.samrs.subsets import SUBSETS
 from mtp.data.samrs.to_coco import assemble, mask_entries, rectangle
 from mtp.files import whole, write_json, write_text
 
@@ -47,6 +48,10 @@ TASKS = {
     'masks': 'pretraining',
 }
 KIND_OF = {task: kind for kind, task in TASKS.items()}
+
+# What a folder holds, and what it may be imported as instead: masks have boxes of both kinds, and
+# boxes pretrain without masks.
+_SUITED = (('masks', 'horizontal'), ('masks', 'rotated'), ('horizontal', 'masks'))
 
 CUT = 'parts of objects that a tile cuts'
 
@@ -63,8 +68,8 @@ class Options:
         overlap: overlap of neighbouring tiles in pixels.
         seed: seed of the division.
         as_rotated: whether horizontal boxes become rotated ones.
-        kind: what to import objects with masks for, ``'horizontal'`` or ``'rotated'``; None for all
-            that they are for.
+        kind: what to import objects with masks for, ``'horizontal'`` or ``'rotated'``, or
+            horizontal boxes, ``'masks'`` for a pretraining; None for what the labels are for.
         bands: indices of the bands to take, from 1 on; empty for all.
         stretch: rule ``'MIN,MAX'`` or ``'p2,p98'`` by which 8 bits are made; None to keep the
             values.
@@ -172,7 +177,7 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
             raise ValueError(f'--masks: {TASKS[options.kind]} needs none: leave out one of the two')
         found = 'masks'
     kind = options.kind or found
-    if kind != found and (found != 'masks' or kind not in ('horizontal', 'rotated')):
+    if (found, kind) not in _SUITED and kind != found:
         raise ValueError(
             f'--task {TASKS[kind]}: {data.found.root} has labels for {TASKS[found]}: leave it out'
         )
@@ -194,10 +199,12 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
         data = replace(data, samples=kept)
     anew = options.tile is not None or bool(areas) or (bands is not None and bands.rewrites)
     writing = Writing(bands, _map_rule(data) if anew else None)
-    pieces = list(_pieces(data, options, writing, areas, report))
+    pieces = list(_pieces(data, options, writing, areas, report, flat=kind == 'masks'))
     if not pieces:
         raise ValueError(f'{data.found.root}: nothing is left to import: {dict(report.left_out)}')
-    if kind == 'masks':
+    if kind == 'masks' and found == 'horizontal':
+        splits = _write_boxes(data, pieces, dst, report)
+    elif kind == 'masks':
         splits = _write_masks(data, pieces, dst, report, options.predict)
     else:
         splits = _WRITERS[kind](data, pieces, dst, report)
@@ -230,16 +237,20 @@ def _pieces(
     writing: Writing,
     areas: Mapping[Path, shapely.Geometry],
     report: Report,
+    flat: bool,
 ) -> Iterator[Piece]:
-    """Yield the images or tiles of each split; names are unique within a split."""
+    """Yield the images or tiles of each split.
+
+    Names are unique within a split, or, where all lie in one folder (``flat``), altogether.
+    """
     splits = _splits(data, options, report)
     tiling = options.tile and Tiling(options.tile, options.overlap)
     taken: set[tuple[str, str]] = set()
     for sample, split in zip(data.samples, splits):
-        name = sample.image.name
-        if (split, Path(name).stem) in taken and sample.label is None:
-            name = f'{sample.image.parent.name}_{name}'
-        taken.add((split, Path(name).stem))
+        name, folder = sample.image.name, '' if flat else split
+        if (folder, Path(name).stem) in taken and sample.label is None:
+            name = f'{split if flat else sample.image.parent.name}_{name}'
+        taken.add((folder, Path(name).stem))
         area = areas.get(sample.image)
         if not tiling:
             _, border = cut(area, Part(sample.size).extent)
@@ -368,14 +379,33 @@ def _write_horizontal(data: Data, pieces: list[Piece], dst: Path, report: Report
     items = [(piece, (dst / piece.split / 'images' / piece.name,)) for piece in pieces]
     splits = _write_all(items, report, {split: f'{split}/images' for split in _found(pieces)})
     for split in splits:
-        entries: list[Entry] = []
-        for piece in (piece for piece in pieces if piece.split == split):
-            boxes = []
-            for each, corners in _inside(piece, report):
-                (x1, y1), (x2, y2) = corners.min(0), corners.max(0)
-                boxes.append(coco_box(each.label, x1, y1, x2, y2) | dict(iscrowd=int(each.crowd)))
-            entries.append(coco_image(piece.name, _size(piece), boxes))
+        entries = _box_entries([piece for piece in pieces if piece.split == split], report)
         write_coco(dst / f'{split}.json', entries, data.classes, split, report)
+    return splits
+
+
+def _box_entries(pieces: Sequence[Piece], report: Report) -> list[Entry]:
+    """Return images with horizontal boxes as a COCO json has them."""
+    entries: list[Entry] = []
+    for piece in pieces:
+        boxes = []
+        for each, corners in _inside(piece, report):
+            (x1, y1), (x2, y2) = corners.min(0), corners.max(0)
+            boxes.append(coco_box(each.label, x1, y1, x2, y2) | dict(iscrowd=int(each.crowd)))
+        entries.append(coco_image(piece.name, _size(piece), boxes))
+    return entries
+
+
+def _write_boxes(data: Data, pieces: list[Piece], dst: Path, report: Report) -> dict[str, str]:
+    """Write the layout of SAMRS with boxes alone: no masks, semantic maps and rotated boxes."""
+    layout = SUBSETS['sota']
+    pieces = [piece for piece in pieces if piece.split != 'test']
+    items = [(piece, (dst / layout.images / piece.name,)) for piece in pieces]
+    splits = _write_all(items, report, {split: layout.images for split in _found(pieces)})
+    for split in splits:
+        entries = _box_entries([piece for piece in pieces if piece.split == split], report)
+        path = dst / layout.instances.format(split='valid' if split == 'val' else split)
+        write_coco(path, entries, data.classes, split, report)
     return splits
 
 
@@ -657,6 +687,7 @@ def _of_bands(
         return content
     stored = range(1, len(bands.chosen) + 1) if bands.rewrites else bands.chosen
     nodata = None if bands.rewrites else bands.nodata
+    content |= {} if nodata is None else dict(nodata=nodata)
     statistics = measure(_training_images(dst, splits), list(stored), nodata)
     return content | dict(mean=statistics.mean, std=statistics.std)
 

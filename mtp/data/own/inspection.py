@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from mtp.data.bands import read_picture, stored_type
-from mtp.data.decoding import read_image, read_map
+from mtp.data.decoding import read_header, read_image, read_map
 from mtp.data.own.contents import Data, Sample
 from mtp.data.own.importing import TASKS, kind_of
 from mtp.data.own.recognition import FORMS
@@ -31,6 +31,7 @@ class Inspection:
         images: split -> number of images.
         objects: split -> number of objects, or of images, of each class.
         sizes: height and width of images in pixels -> number of images.
+        kinds: bands and type of images, such as ``'4 bands of uint16'`` -> number of images.
         faults: what is to be mended, a line each.
     """
 
@@ -39,6 +40,7 @@ class Inspection:
     images: Counter[str] = field(default_factory=Counter)
     objects: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -52,6 +54,7 @@ class Inspection:
             images=dict(self.images),
             objects={split: dict(counts) for split, counts in self.objects.items()},
             sizes={f'{width} x {height}': n for (height, width), n in self.sizes.most_common()},
+            kinds=dict(self.kinds),
             left_out={reason: places for reason, places in tally.left_out.items() if places},
             notes=tally.notes,
             faults=self.faults,
@@ -65,11 +68,25 @@ def inspect(data: Data) -> Inspection:
         split = sample.split or 'all'
         found.images[split] += 1
         found.sizes[sample.size] += 1
+        found.kinds[_kind(sample.image)] += 1
         labels = [each.label for each in sample.objects]
         labels += [] if sample.label is None else [sample.label]
         found.objects[split].update(data.classes[label] for label in labels)
     found.faults += _equal_images(data)
     return found
+
+
+def _kind(path: Path) -> str:
+    """Return bands and type of an image, such as ``'4 bands of uint16'``."""
+    with open(path, 'rb') as file:
+        header = read_header(file)
+    if header is not None and header.bits <= 8 and header.bands in (1, 3):
+        return '8-bit RGB' if header.bands == 3 else '8-bit grey'
+    try:
+        count, dtype = stored_type(path)
+    except UnusableFileError:  # rasterio is not installed
+        return 'unknown' if header is None else f'{header.bands} bands of {header.bits} bits'
+    return f'{count} band{"s" if count > 1 else ""} of {dtype}'
 
 
 def _equal_images(data: Data) -> list[str]:
@@ -114,6 +131,7 @@ def report(found: Inspection, examples: int = 10) -> str:
     sizes = [f'{width} x {height} ({n:,})' for (height, width), n in found.sizes.most_common(5)]
     more = len(found.sizes) - len(sizes)
     lines += ['', f'sizes: {", ".join(sizes)}' + (f', {more} others' if more > 0 else '')]
+    lines.append('bands: ' + ', '.join(f'{kind} ({n:,})' for kind, n in found.kinds.most_common()))
     lines += [f'note: {text}' for text in tally.notes]
     for reason, places in tally.left_out.items():
         lines += [f'left out, {reason}: {len(places):,}', *_first(places, examples)]

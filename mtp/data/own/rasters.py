@@ -38,7 +38,7 @@ class Bands:
     Attributes:
         chosen: indices of the bands, from 1 on.
         dtype: type of the values in the files; ``''`` if they differ, which a stretch allows.
-        nodata: value of pixels without data; None for that of each file.
+        nodata: value of pixels without data; None for that of each file, if they differ.
         stretch: rule ``'MIN,MAX'`` or ``'p2,p98'``, or limits of each band, by which 8 bits are
             made; None to keep the values.
     """
@@ -96,9 +96,13 @@ def find_bands(
     if plain and stretch is None and chosen in ((), RGB):
         return None
     types: dict[tuple[int, str], Path] = {}
+    empty = set()
     for path in images:
         with opened(path, chosen) as source:
             types.setdefault((source.count, source.dtypes[0]), path)
+            empty.add(source.nodata)
+    if nodata is None and len(empty) == 1:
+        nodata = empty.pop()
     (count, dtype), first = next(iter(types.items()))
     names = {name for _, name in types}
     rule = stretch or (description.stretch if description else None) or None

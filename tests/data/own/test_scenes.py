@@ -68,11 +68,12 @@ def test_a_block_of_a_scene_is_judged_by_the_objects_in_it(tmp_path) -> None:
     assert all(x >= 48 for x, _, _ in scene['tiles'])
 
 
-def test_a_tile_larger_than_its_change_map_is_ignored_beyond(tmp_path) -> None:
+def test_a_tile_larger_than_its_change_map_is_ignored_beyond_it(tmp_path) -> None:
     pairs(tmp_path / 'mine')
     data = read_data(recognise(tmp_path / 'mine'))
     import_data(data, tmp_path / 'tiles', Options(train=0.5, tile=80))
     (path, *_) = sorted((tmp_path / 'tiles/val/label').iterdir())
     label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    assert (label[:64, :64] == np.eye(64)).all()
+    # classes in place of the stored 0 and 255, so that 255 means ignored
+    assert label.shape == (80, 80) and (label[:64, :64] == np.eye(64)).all()
     assert (label[64:] == 255).all() and (label[:, 64:] == 255).all()

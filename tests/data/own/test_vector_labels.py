@@ -17,7 +17,7 @@ from mtp.data.description import read_description
 from mtp.data.own.contents import read_data
 from mtp.data.own.importing import Options, import_data
 from mtp.data.own.recognition import recognise
-from mtp.data.prepare.footprints import TIEPOINT
+from mtp.data.prepare.footprints import TIEPOINT, geotransform
 from mtp.data.prepare.tiling import PADDING
 from mtp.data.run_lengths import decode_mask
 from mtp.files import UnusableFileError
@@ -94,6 +94,7 @@ def test_a_square_drawn_on_the_map_has_the_corners_of_its_pixels(place, suffix, 
     if place == 'point':  # what the file says is the centre of the first pixel
         with Image.open(tmp_path / 'a.tif') as image:
             assert image.tag_v2[TIEPOINT][3:5] == (500_000.25, 5_299_999.75)
+        assert geotransform(tmp_path / 'a.tif')[0].tolist() == [500_000, 5_300_000]
 
 
 def test_holes_parts_heights_and_borders(tmp_path):
@@ -219,7 +220,7 @@ def test_16_bits_stay_in_tiles_and_mean_and_deviation_are_of_the_training_images
     report = import_data(data, tmp_path / 'made', Options(0.5, tile=48, bands=(4, 3)))
     assert not report.bad
     made = read_description(tmp_path / 'made' / 'data.yaml')
-    assert (made.bands, made.gsd, made.stretch) == ((4, 3), 0.5, ())
+    assert (made.bands, made.gsd, made.stretch, made.nodata) == ((4, 3), 0.5, (), 7)
     values = []
     for path in sorted((tmp_path / 'made' / 'train' / 'images').iterdir()):
         name, x, y = re.fullmatch(r'(.)__48__(\d+)___(\d+)', path.stem).groups()
