@@ -209,7 +209,7 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
     else:
         splits = _WRITERS[kind](data, pieces, dst, report)
         if options.tile is not None:
-            _write_scenes(pieces, kind, dst)
+            _write_scenes(pieces, kind, data.classes, dst)
     _describe(data, dst, TASKS[kind], splits, writing, pieces)
     return report
 
@@ -409,7 +409,7 @@ def _write_boxes(data: Data, pieces: list[Piece], dst: Path, report: Report) -> 
     return splits
 
 
-def _write_scenes(pieces: Sequence[Piece], kind: str, dst: Path) -> None:
+def _write_scenes(pieces: Sequence[Piece], kind: str, classes: Sequence[str], dst: Path) -> None:
     """Keep the labels of the scenes, uncut, for the figures of a test."""
     of_scene: dict[tuple[str, str], list[Piece]] = {}
     for piece in pieces:
@@ -424,7 +424,8 @@ def _write_scenes(pieces: Sequence[Piece], kind: str, dst: Path) -> None:
         windows = [piece.window for piece in tiles if piece.window is not None]
         entries[split].append(scene_entry(scene, tiles[0].sample.size, windows, objects))
     for split, scenes in entries.items():
-        write_json(dst / 'scenes' / f'{split}.json', dict(scenes=scenes))
+        content = dict(classes=classes) if kind in ('rotated', 'horizontal') else {}
+        write_json(dst / 'scenes' / f'{split}.json', content | dict(scenes=scenes))
 
 
 def _write_masks(
