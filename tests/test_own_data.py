@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 
+from mtp.cli.config_check import check_config
 from mtp.cli.own_training import choose_weights, own_config
 from mtp.data.own.contents import read_data
 from mtp.data.own.importing import Options, import_data
@@ -257,3 +258,38 @@ def test_missing_weights_are_told_before_data_are_read(
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         choose_weights(encoder, weights)
+
+
+def test_horizontal_boxes_become_rotated_ones_on_request_alone(tmp_path):
+    voc(tmp_path / 'mine')
+    data = read(tmp_path / 'mine')
+    import_data(data, tmp_path / 'made', Options(as_rotated=True))
+    assert (
+        f'{NUMBER} horizontal boxes are taken as rotated ones, along the axes' in data.tally.notes
+    )
+    again = read(tmp_path / 'made')
+    assert again.rotated and again.tally.objects == NUMBER
+    assert again.samples[0].objects[0].box.corners.tolist() == [list(c) for c in CORNERS]
+
+
+@pytest.mark.parametrize('alone', [True, False])
+def test_boxes_pretrain_without_masks(alone, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    coco(tmp_path / 'masks', masks=True)
+    for split in ('train', 'val'):  # of the same names
+        voc(tmp_path / 'boxes' / split)
+    data = [Path('boxes')] if alone else [Path('masks'), Path('boxes')]
+    path, _, lines = own_config(data, 'vit_tiny_rvsa', 'none', 'pretraining', None)
+    cfg = Config.fromfile(path)
+    check_config(cfg)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    expected = dict(num_classes=2, tasks=('instance',), masks=False)
+    assert model.datasets['boxes'] == expected and 'task: pretraining' in lines
+    assert list(model.tasks) == (['instance'] if alone else ['semantic', 'instance', 'rotated'])
+    boxes = dataset.datasets[-1]
+    assert len(boxes) == NUMBER == len(DATASETS.build(cfg.val_dataloader.dataset).datasets[-1])
+    sample = boxes.get_data_info(0)['labels']
+    assert sample.boxes.tolist() == [[8, 8, 40, 24]]
+    assert dataset.metainfo['datasets']['boxes']['masks'] is False

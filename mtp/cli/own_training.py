@@ -148,11 +148,11 @@ def choose_task(contents: Sequence[Data], task: str | None) -> str:
         raise ValueError(f'--task {task} takes one data set; several are for pretraining')
     if len(contents) > 1 or task == 'pretraining':
         for content, kind in zip(contents, kinds):
-            if kind != 'masks':
+            if kind not in ('masks', 'horizontal'):
                 raise ValueError(
-                    f'{content.found.root}: {content.found.form} has no masks of objects, and '
-                    'pretraining learns semantic maps, instances and rotated boxes from masks: '
-                    'leave it out, or train on it alone'
+                    f'{content.found.root}: {content.found.form} has no masks of objects nor '
+                    'horizontal boxes, and pretraining learns semantic maps, instances and rotated '
+                    'boxes from masks, and instances from boxes: leave it out, or train on it alone'
                 )
         return 'pretraining'
     (kind,) = kinds
@@ -215,7 +215,8 @@ def _source(content: Data, name: str) -> Source:
             'values from 0 on, or `label_values`'
         )
     scenes = (description.root / 'scenes' / 'val.json').is_file()
-    source = Source(description.root, classes, test, description.label_values, scenes, name)
+    masks = content.found.form != 'coco' or content.masked
+    source = Source(description.root, classes, test, description.label_values, scenes, masks, name)
     return _with_bands(source, content)
 
 

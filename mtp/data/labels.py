@@ -1,5 +1,6 @@
 """Rows of the table of labels for mtp's own tasks; see :mod:`mtp.sample_fields`."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,8 @@ class InstanceLabel(Label):
     """Boxes with masks; crowds are neither positive nor negative samples.
 
     ``load`` and ``crop`` add mmdet's ``gt_bboxes``, ``gt_bboxes_labels``, ``gt_ignore_flags`` and
-    ``gt_masks``; the boxes of a crop are those of the visible parts of the masks.
+    ``gt_masks``; the boxes of a crop are those of the visible parts of the masks. In a data set
+    without masks, the pixels of a box stand for its mask.
     """
 
     task = 'instance'
@@ -139,7 +141,8 @@ class InstanceLabel(Label):
 
     def read(self, dataset: Any, image: dict, annotations: list[dict]) -> dict[str, Any]:
         """Convert the objects of the json."""
-        counts = [_counts(a, image, dataset.ann_file) for a in annotations]
+        make = _counts if dataset.masks else _counts_of_box
+        counts = [make(a, image, dataset.ann_file) for a in annotations]
         damage = find_damage(counts, image['height'] * image['width'])
         if damage is not None:
             raise _unusable(annotations[damage[0]], image, dataset.ann_file, damage[1])
@@ -249,6 +252,19 @@ def _counts(annotation: dict, image: dict, path: str) -> bytes:
         return compress_mask(annotation.get('segmentation'), *size)['counts']
     except ValueError as error:
         raise _unusable(annotation, image, path, str(error)) from error
+
+
+def _counts_of_box(annotation: dict, image: dict, path: str) -> bytes:
+    """Return the compressed run lengths of the pixels in an annotation's box, at least one."""
+    height, width = image['height'], image['width']
+    x1, y1, x2, y2 = (math.floor(value + 0.5) for value in _xyxy(annotation['bbox']))
+    x1, y1 = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
+    x2, y2 = max(min(x2, width), x1 + 1), max(min(y2, height), y1 + 1)
+    across, down = x2 - x1, y2 - y1
+    # column by column: the pixels above, those inside, those below and above the next column
+    runs = [x1 * height + y1, *[down, height - down] * (across - 1), down]
+    runs.append(height * width - sum(runs))
+    return compress_mask(dict(size=[height, width], counts=runs), height, width)['counts']
 
 
 def _unusable(annotation: dict, image: dict, path: str, reason: str) -> UnusableFileError:

@@ -71,6 +71,11 @@ def pack(source: SAMRSDataset, folder: str | Path, workers: int | None = None) -
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     meta = source.metainfo
+    if not meta.get('masks', True):
+        raise ValueError(
+            f'the data set {meta["name"]!r} has boxes without masks (masks=False), which packed '
+            'files do not tell from masks: train from the files'
+        )
     plan = _plan(source)
     what = dict(
         version=VERSION,

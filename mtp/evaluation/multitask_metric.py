@@ -64,7 +64,8 @@ class MultiTaskMetric(BaseMetric):
     - ``<data set>/semantic/mIoU``: mean IoU over those classes, and background, that occur in
       ground truth or prediction; pixels labelled 255 are ignored (mmseg's ``IoUMetric``).
     - ``<data set>/instance/bbox_mAP`` and ``segm_mAP``: COCO AP over IoU 0.50:0.95, at most 100
-      objects of a class per image (pycocotools' definition, computed by faster-coco-eval).
+      objects of a class per image (pycocotools' definition, computed by faster-coco-eval). A data
+      set without masks has no ``segm_mAP``.
     - ``<data set>/rotated/mAP``: VOC07 11-point AP at rotated IoU 0.5, mean over the classes that
       occur in the ground truth (mmrotate's definition for DOTA); ``mAP_75``: the same at IoU 0.75;
       ``mean_angle_error``: mean of the boxes matched at IoU 0.5, degrees.
@@ -213,7 +214,10 @@ class SemanticMetric(TaskMetric):
 
 
 class InstanceMetric(TaskMetric):
-    """COCO AP of boxes and masks; that of boxes is not averaged."""
+    """COCO AP of boxes and masks; that of boxes is not averaged.
+
+    A data set without masks, for which a model predicts none, has that of boxes alone.
+    """
 
     figures = ('bbox_mAP', 'segm_mAP')
     averaged = ('segm_mAP',)
@@ -224,13 +228,20 @@ class InstanceMetric(TaskMetric):
         truth = _true_objects(sample['gt_instances'], iscrowd=0)
         if 'ignored_instances' in sample:
             truth += _true_objects(sample['ignored_instances'], iscrowd=1)
-        predicted = _objects(
-            found, found['masks'].cpu().numpy(), get_box_tensor(found['bboxes']).cpu().numpy()
-        )
+        boxes = get_box_tensor(found['bboxes']).cpu().numpy()
+        if masked := 'masks' in found:
+            predicted = _objects(found, found['masks'].cpu().numpy(), boxes)
+        else:
+            predicted = _boxes(found, boxes)
         for entry, score in zip(predicted, found['scores'].tolist()):
             entry['score'] = score
         height, width = sample['ori_shape'][:2]
-        return dict(image=dict(height=height, width=width), truth=truth, predicted=predicted)
+        return dict(
+            image=dict(height=height, width=width),
+            truth=truth,
+            predicted=predicted,
+            masked=masked,
+        )
 
     def evaluate(self, images: list[dict], num_classes: int) -> dict[str, Any]:
         """Return the AP of boxes and that of masks, of all classes and of each."""
@@ -254,7 +265,7 @@ class InstanceMetric(TaskMetric):
             'objects': [counts[label] for label in range(num_classes)],
             SHOWN_HEAD: [shown[label] for label in range(num_classes)],
         }
-        for kind in ('bbox', 'segm'):
+        for kind in ('bbox', 'segm') if images[0]['masked'] else ('bbox',):
             precision = coco_precision(
                 coco, predicted, kind, [100], range(num_classes), sizes=False
             )
@@ -290,6 +301,14 @@ def _objects(instances: dict, masks: np.ndarray, extent: np.ndarray, **common: i
         for label, (x1, y1, x2, y2), rle, area in zip(
             instances['labels'].tolist(), boxes, runs, areas
         )
+    ]
+
+
+def _boxes(instances: dict, boxes: np.ndarray) -> list[dict]:
+    """Return objects without masks as COCO entries."""
+    return [
+        dict(category_id=label, bbox=[x1, y1, x2 - x1, y2 - y1])
+        for label, (x1, y1, x2, y2) in zip(instances['labels'].tolist(), boxes.tolist())
     ]
 
 

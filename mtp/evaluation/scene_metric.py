@@ -78,6 +78,11 @@ def _scene(entry: dict) -> Scene:
     )
 
 
+def _folded(name: str) -> str:
+    """Return a name without case, spaces and hyphens, in which spellings of a class differ."""
+    return ''.join(letter for letter in name.casefold() if letter.isalnum())
+
+
 class SceneMetric(BaseMetric):
     """The figures of a metric for tiles, and under ``scene/`` for the scenes they were cut from.
 
@@ -88,7 +93,8 @@ class SceneMetric(BaseMetric):
 
     Raises:
         FileNotFoundError: the json is missing.
-        UnusableFileError: it is damaged, or a tile is not in it.
+        UnusableFileError: it is damaged, of other classes than the data set, or a tile is not in
+            it.
     """
 
     def __init__(self, metric: dict, scenes: str, collect_device: str = 'cpu') -> None:
@@ -110,7 +116,17 @@ class SceneMetric(BaseMetric):
 
     @dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
+        self.check_classes(dataset_meta['classes'])
         self._dataset_meta = self.cut.dataset_meta = self.whole.dataset_meta = dataset_meta
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Refuse other classes than those of the scenes' objects, which are stored by number."""
+        stored = json.loads(self.path.read_bytes()).get('classes')
+        if stored is not None and [*map(_folded, stored)] != [*map(_folded, classes)]:
+            raise UnusableFileError(
+                f'{self.path} has objects of the classes {", ".join(stored):.200}, but the data '
+                f'set has {", ".join(classes):.200}: give `classes` of the data set in that order'
+            )
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep the predictions of a batch of tiles, for both metrics."""
@@ -129,7 +145,7 @@ class SceneMetric(BaseMetric):
         if missing > 0:
             MMLogger.get_current_instance().warning(
                 f'{missing} of {len(self.of_tile)} tiles in {self.path} are not among the images '
-                'of this evaluation: the scenes are judged as if nothing was found there'
+                'of this evaluation: their objects count as missed, their pixels are not judged'
             )
         MMLogger.get_current_instance().info(
             f'The same for the {len(self.scenes)} scenes that the tiles were cut from:'

@@ -29,8 +29,9 @@ class MultiTaskPretrainer(BaseModel):
             has ``out_channels``.
         tasks: task -> config of a :class:`mtp.models.tasks.Task`, without ``in_channels`` and
             ``num_classes``.
-        datasets: data set -> ``dict(num_classes=..., tasks=...)``; ``num_classes`` without
-            background, ``tasks`` the tasks it has labels for (default: all).
+        datasets: data set -> ``dict(num_classes=..., tasks=..., masks=...)``; ``num_classes``
+            without background, ``tasks`` the tasks it has labels for (default: all), ``masks``
+            whether its instances have masks (default: True), else it has no loss of masks.
         data_preprocessor: config of :class:`MultiTaskDataPreprocessor`.
         init_cfg: initialisation config, as in mmengine.
 
@@ -49,7 +50,11 @@ class MultiTaskPretrainer(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=MODELS.build(data_preprocessor), init_cfg=init_cfg)
         self.datasets = {
-            name: dict(num_classes=dataset['num_classes'], tasks=tuple(dataset.get('tasks', tasks)))
+            name: dict(
+                num_classes=dataset['num_classes'],
+                tasks=tuple(dataset.get('tasks', tasks)),
+                masks=dataset.get('masks', True),
+            )
             for name, dataset in datasets.items()
         }
         self._check_names(tasks)
@@ -61,8 +66,14 @@ class MultiTaskPretrainer(BaseModel):
                 for name, dataset in self.datasets.items()
                 if task in dataset['tasks']
             }
+            without = [name for name in num_classes if not self.datasets[name]['masks']]
             self.tasks[task] = MODELS.build(
-                ConfigDict(cfg, in_channels=self.backbone.out_channels, num_classes=num_classes)
+                ConfigDict(
+                    cfg,
+                    in_channels=self.backbone.out_channels,
+                    num_classes=num_classes,
+                    **(dict(without_masks=without) if without and task == 'instance' else {}),
+                )
             )
 
     def _check_names(self, tasks: dict[str, dict]) -> None:

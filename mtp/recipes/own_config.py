@@ -19,6 +19,7 @@ class Source:
         test: whether it has a test split.
         label_values: value of a label map -> class name; empty if the values speak for themselves.
         scenes: whether it has the uncut labels of the scenes that its tiles were cut from.
+        masks: whether its objects have masks, or boxes alone, in a pretraining.
         name: name of the data set in a pretraining.
         bands: indices of the bands to load, from 1 on; empty for 8-bit RGB.
         dtype: type of the values of the bands.
@@ -32,6 +33,7 @@ class Source:
     test: bool = False
     label_values: Mapping[int | str, str] = field(default_factory=dict)
     scenes: bool = False
+    masks: bool = True
     name: str = ''
     bands: tuple[int, ...] = ()
     dtype: str = 'uint8'
@@ -339,7 +341,7 @@ def _pretraining(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty
     tiny = facts.encoder in TINY
     body = [
         'num_classes = dict(',
-        *(f'    {s.name}=dict(num_classes={len(s.classes)}),' for s in sources),
+        *(f'    {s.name}=dict(num_classes={len(s.classes)}{_boxes_alone(s)}),' for s in sources),
         ')',
         'model.merge(dict(',
         f'    datasets=num_classes, data_preprocessor=dict(pad_size_divisor={plan.side}),',
@@ -352,8 +354,10 @@ def _pretraining(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty
         body += [
             f"    dict(type=SAMRSDataset, subset='sota', name={source.name!r},",
             f'         data_root={str(source.root)!r},',
-            f'         classes={source.classes!r}),',
+            f'         classes={source.classes!r}{_boxes_alone(source)}),',
         ]
+    if not any(source.masks for source in sources):
+        body.insert(0, "model.tasks = dict(instance=model['tasks']['instance'])")
     body += [
         ']',
         'train_dataloader.dataset.datasets = [',
@@ -403,6 +407,10 @@ def _test(source: Source, split: str, loader: str = 'test_dataloader') -> list[s
         f'test_dataloader = dict({loader}, dataset=dict({loader}.dataset, {split}))',
         'test_evaluator = val_evaluator',
     ]
+
+
+def _boxes_alone(source: Source) -> str:
+    return '' if source.masks else ", tasks=('instance',), masks=False"
 
 
 def _scene_import(source: Source, metric: str) -> list[str]:

@@ -262,6 +262,14 @@ def test_task_without_labels_is_left_out():
         evaluate([make_sample(BOXES, LABELS, tasks=('semantic', 'rotated'))])
 
 
+def test_a_data_set_without_masks_has_the_ap_of_boxes_alone():
+    sample = make_sample(BOXES, LABELS, tasks=('instance',))
+    del sample.pred_instances.masks
+    metrics = evaluate([sample], make_metric(sota=('instance',)))
+    assert metrics['sota/instance/bbox_mAP'] == pytest.approx(100)
+    assert not [key for key in metrics if 'segm' in key]
+
+
 def test_without_predictions_or_without_objects():
     sample = make_sample(BOXES, LABELS)
     sample.pred_instances = sample.pred_instances[:0]

@@ -28,6 +28,39 @@ def test_dataset_without_labels_of_a_task():
     assert 'b' not in model.tasks['instance'].roi_head.bbox_heads
 
 
+def test_boxes_without_masks_train_all_but_the_mask_head():
+    tasks = ('instance',)
+    samples = [make_sample(name, tasks, seed=seed) for seed, name in enumerate('aabb')]
+    losses = {}
+    for masks in (True, False):
+        two = dict(a=dict(num_classes=2), b=dict(num_classes=2, masks=masks))
+        model = build_model(two, tasks).train()
+        losses[masks] = losses_of(model, samples)
+    assert losses[True].keys() - losses[False].keys() == {'b.instance.loss_mask'}
+    head = model.tasks['instance'].roi_head
+    assert list(head.mask_heads) == ['a'] and list(head.bbox_heads) == ['a', 'b']
+    total, _ = model.parse_losses(losses[False])
+    total.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+    _, sample = samples[3]
+    sample.set_metainfo(dict(scale_factor=(2.0, 4.0)))
+    data = model.data_preprocessor(dict(inputs=[samples[3][0]], data_samples=[sample]))
+    found = {}
+    for masks in (False, True):  # boxes are those of the image before it was resized
+        two = dict(a=dict(num_classes=2), b=dict(num_classes=2, masks=masks))
+        model = build_model(two, tasks).eval()
+        head = model.tasks['instance'].roi_head
+        head.test_cfg.score_thr = 0.0
+        (result,) = model(**data, mode='predict')
+        found[masks] = result.pred_instances
+    assert 'masks' in found[True] and 'masks' not in found[False] and len(found[False])
+    assert float(found[False].bboxes[:, 3].max()) <= 64 / 4 < float(found[False].bboxes.max())
+
+    alone = build_model(dict(b=dict(num_classes=2, masks=False)), tasks)
+    assert not [name for name, _ in alone.named_parameters() if 'mask' in name]
+
+
 def test_images_without_objects_keep_every_parameter_in_the_graph():
     model = build_model(TWO).train()
     empty = [

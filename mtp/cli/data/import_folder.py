@@ -2,6 +2,7 @@
 
     mtp data import SRC DST --split 0.8
     mtp data import SRC DST --tile 1024 --overlap 200
+    mtp data import SRC DST --tile 1024 --masks sam    # boxes become masks, for pretraining
 
 Splits that exist are kept; else images are divided by scene (the name before ``__``, or --group),
 with the classes in equal shares. The exit code is 1 if something could not be used.
@@ -51,6 +52,18 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         '--boxes-as-rotated', action='store_true', help='make rotated boxes of horizontal ones'
     )
     parser.add_argument(
+        '--masks',
+        choices=('sam',),
+        help='make masks of boxes with a Segment Anything model (needs mtp[sam]); a mask that '
+        'leaves its box by more than a tenth is left out, and counted',
+    )
+    parser.add_argument(
+        '--sam',
+        metavar='NAME|PATH',
+        default='facebook/sam-vit-base',
+        help='its weights, on the Hugging Face hub or in a folder (default: %(default)s)',
+    )
+    parser.add_argument(
         '--task',
         choices=('horizontal_detection', 'rotated_detection', 'pretraining'),
         help='what objects with masks are imported for (pretraining, which has all their labels)',
@@ -83,20 +96,22 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     from mtp.data.own.contents import read_data
     from mtp.data.own.importing import KIND_OF, Options, import_data
     from mtp.data.own.recognition import recognise
+    from mtp.data.own.sam_masks import load_sam
 
-    options = Options(
-        args.split,
-        args.group,
-        args.tile,
-        args.overlap,
-        args.seed,
-        args.boxes_as_rotated,
-        KIND_OF[args.task] if args.task else None,
-        args.bands,
-        args.stretch,
-        args.area,
-    )
     with users_errors(args.debug):
+        options = Options(
+            args.split,
+            args.group,
+            args.tile,
+            args.overlap,
+            args.seed,
+            args.boxes_as_rotated,
+            KIND_OF[args.task] if args.task else None,
+            args.bands,
+            args.stretch,
+            args.area,
+            load_sam(args.sam) if args.masks else None,
+        )
         data = read_data(recognise(args.src, args.format), args.class_column)
         report = import_data(data, args.dst, options)
     for what, count in report.made.items():

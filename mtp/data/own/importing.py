@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import shapely
 from pycocotools import mask as coco_mask
+from tqdm import tqdm
 
 from mtp.data.bands import measure
 from mtp.data.description import write_description
@@ -25,6 +26,7 @@ from mtp.data.own.rasters import (
     write_image,
     write_map,
 )
+from mtp.data.own.sam_masks import SAM_SIDE, MaskPredictor, masks_from_boxes
 from mtp.data.own.scene_truth import scene_entry
 from mtp.data.own.splitting import blocks, counted, divide, scene_of
 from mtp.data.prepare.base import Report, process
@@ -32,6 +34,7 @@ from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
 from mtp.data.prepare.tiling import MIN_OBJECT, Tiling, shares
 from mtp.data.run_lengths import Axis, crop_masks, decode_mask, encode_mask, read_counts
 from mtp.data.samrs.from_coco import coco_to_samrs
+from mtp.data.samrs.subsets import SUBSETS
 from mtp.data.samrs.to_coco import assemble, mask_entries, rectangle
 from mtp.files import whole, write_json, write_text
 
@@ -45,6 +48,10 @@ TASKS = {
     'masks': 'pretraining',
 }
 KIND_OF = {task: kind for kind, task in TASKS.items()}
+
+# What a folder holds, and what it may be imported as instead: masks have boxes of both kinds, and
+# boxes pretrain without masks.
+_SUITED = (('masks', 'horizontal'), ('masks', 'rotated'), ('horizontal', 'masks'))
 
 CUT = 'parts of objects that a tile cuts'
 
@@ -61,12 +68,13 @@ class Options:
         overlap: overlap of neighbouring tiles in pixels.
         seed: seed of the division.
         as_rotated: whether horizontal boxes become rotated ones.
-        kind: what to import objects with masks for, ``'horizontal'`` or ``'rotated'``; None for all
-            that they are for.
+        kind: what to import objects with masks for, ``'horizontal'`` or ``'rotated'``, or
+            horizontal boxes, ``'masks'`` for a pretraining; None for what the labels are for.
         bands: indices of the bands to take, from 1 on; empty for all.
         stretch: rule ``'MIN,MAX'`` or ``'p2,p98'`` by which 8 bits are made; None to keep the
             values.
         area: vector file of the ground that is labelled; None if all is.
+        predict: what makes masks of objects that have only boxes; None to import these as they are.
     """
 
     train: float = 0.8
@@ -79,6 +87,7 @@ class Options:
     bands: tuple[int, ...] = ()
     stretch: str | None = None
     area: Path | None = None
+    predict: MaskPredictor | None = None
 
 
 @dataclass(frozen=True)
@@ -158,8 +167,17 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
     if (dst / 'data.yaml').exists():
         raise FileExistsError(f'{dst} holds a finished import: remove it or choose another folder')
     found = kind_of(data, options.as_rotated)
+    if options.as_rotated and not data.rotated and found == 'rotated':
+        number = sum(len(sample.objects) for sample in data.samples)
+        data.tally.note(f'{number:,} horizontal boxes are taken as rotated ones, along the axes')
+    if options.predict is not None:
+        if found not in ('horizontal', 'rotated', 'masks'):
+            raise ValueError(f'--masks: {data.found.root} has no boxes ({data.found.form})')
+        if options.kind not in (None, 'masks'):
+            raise ValueError(f'--masks: {TASKS[options.kind]} needs none: leave out one of the two')
+        found = 'masks'
     kind = options.kind or found
-    if kind != found and (found != 'masks' or kind not in ('horizontal', 'rotated')):
+    if (found, kind) not in _SUITED and kind != found:
         raise ValueError(
             f'--task {TASKS[kind]}: {data.found.root} has labels for {TASKS[found]}: leave it out'
         )
@@ -181,15 +199,17 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
         data = replace(data, samples=kept)
     anew = options.tile is not None or bool(areas) or (bands is not None and bands.rewrites)
     writing = Writing(bands, _map_rule(data) if anew else None)
-    pieces = list(_pieces(data, options, writing, areas, report))
+    pieces = list(_pieces(data, options, writing, areas, report, flat=kind == 'masks'))
     if not pieces:
         raise ValueError(f'{data.found.root}: nothing is left to import: {dict(report.left_out)}')
-    if kind == 'masks':
-        splits = _write_masks(data, pieces, dst, report)
+    if kind == 'masks' and found == 'horizontal':
+        splits = _write_boxes(data, pieces, dst, report)
+    elif kind == 'masks':
+        splits = _write_masks(data, pieces, dst, report, options.predict)
     else:
         splits = _WRITERS[kind](data, pieces, dst, report)
         if options.tile is not None:
-            _write_scenes(pieces, kind, dst)
+            _write_scenes(pieces, kind, data.classes, dst)
     _describe(data, dst, TASKS[kind], splits, writing, pieces)
     return report
 
@@ -217,16 +237,20 @@ def _pieces(
     writing: Writing,
     areas: Mapping[Path, shapely.Geometry],
     report: Report,
+    flat: bool,
 ) -> Iterator[Piece]:
-    """Yield the images or tiles of each split; names are unique within a split."""
+    """Yield the images or tiles of each split.
+
+    Names are unique within a split, or, where all lie in one folder (``flat``), altogether.
+    """
     splits = _splits(data, options, report)
     tiling = options.tile and Tiling(options.tile, options.overlap)
     taken: set[tuple[str, str]] = set()
     for sample, split in zip(data.samples, splits):
-        name = sample.image.name
-        if (split, Path(name).stem) in taken and sample.label is None:
-            name = f'{sample.image.parent.name}_{name}'
-        taken.add((split, Path(name).stem))
+        name, folder = sample.image.name, '' if flat else split
+        if (folder, Path(name).stem) in taken and sample.label is None:
+            name = f'{split if flat else sample.image.parent.name}_{name}'
+        taken.add((folder, Path(name).stem))
         area = areas.get(sample.image)
         if not tiling:
             _, border = cut(area, Part(sample.size).extent)
@@ -355,18 +379,37 @@ def _write_horizontal(data: Data, pieces: list[Piece], dst: Path, report: Report
     items = [(piece, (dst / piece.split / 'images' / piece.name,)) for piece in pieces]
     splits = _write_all(items, report, {split: f'{split}/images' for split in _found(pieces)})
     for split in splits:
-        entries: list[Entry] = []
-        for piece in (piece for piece in pieces if piece.split == split):
-            boxes = []
-            for each, corners in _inside(piece, report):
-                (x1, y1), (x2, y2) = corners.min(0), corners.max(0)
-                boxes.append(coco_box(each.label, x1, y1, x2, y2) | dict(iscrowd=int(each.crowd)))
-            entries.append(coco_image(piece.name, _size(piece), boxes))
+        entries = _box_entries([piece for piece in pieces if piece.split == split], report)
         write_coco(dst / f'{split}.json', entries, data.classes, split, report)
     return splits
 
 
-def _write_scenes(pieces: Sequence[Piece], kind: str, dst: Path) -> None:
+def _box_entries(pieces: Sequence[Piece], report: Report) -> list[Entry]:
+    """Return images with horizontal boxes as a COCO json has them."""
+    entries: list[Entry] = []
+    for piece in pieces:
+        boxes = []
+        for each, corners in _inside(piece, report):
+            (x1, y1), (x2, y2) = corners.min(0), corners.max(0)
+            boxes.append(coco_box(each.label, x1, y1, x2, y2) | dict(iscrowd=int(each.crowd)))
+        entries.append(coco_image(piece.name, _size(piece), boxes))
+    return entries
+
+
+def _write_boxes(data: Data, pieces: list[Piece], dst: Path, report: Report) -> dict[str, str]:
+    """Write the layout of SAMRS with boxes alone: no masks, semantic maps and rotated boxes."""
+    layout = SUBSETS['sota']
+    pieces = [piece for piece in pieces if piece.split != 'test']
+    items = [(piece, (dst / layout.images / piece.name,)) for piece in pieces]
+    splits = _write_all(items, report, {split: layout.images for split in _found(pieces)})
+    for split in splits:
+        entries = _box_entries([piece for piece in pieces if piece.split == split], report)
+        path = dst / layout.instances.format(split='valid' if split == 'val' else split)
+        write_coco(path, entries, data.classes, split, report)
+    return splits
+
+
+def _write_scenes(pieces: Sequence[Piece], kind: str, classes: Sequence[str], dst: Path) -> None:
     """Keep the labels of the scenes, uncut, for the figures of a test."""
     of_scene: dict[tuple[str, str], list[Piece]] = {}
     for piece in pieces:
@@ -381,10 +424,17 @@ def _write_scenes(pieces: Sequence[Piece], kind: str, dst: Path) -> None:
         windows = [piece.window for piece in tiles if piece.window is not None]
         entries[split].append(scene_entry(scene, tiles[0].sample.size, windows, objects))
     for split, scenes in entries.items():
-        write_json(dst / 'scenes' / f'{split}.json', dict(scenes=scenes))
+        content = dict(classes=classes) if kind in ('rotated', 'horizontal') else {}
+        write_json(dst / 'scenes' / f'{split}.json', content | dict(scenes=scenes))
 
 
-def _write_masks(data: Data, pieces: list[Piece], dst: Path, report: Report) -> dict[str, str]:
+def _write_masks(
+    data: Data,
+    pieces: list[Piece],
+    dst: Path,
+    report: Report,
+    predict: MaskPredictor | None,
+) -> dict[str, str]:
     """Write the layout of SAMRS: semantic maps, masks and rotated boxes."""
     staging = dst.with_name(f'.{dst.name}.pieces')
     entries, valid = [], set()
@@ -392,18 +442,26 @@ def _write_masks(data: Data, pieces: list[Piece], dst: Path, report: Report) -> 
     if len(kept) < len(pieces):
         reason = 'images of the test split, which pretraining does not have'
         report.left_out[reason] += len(pieces) - len(kept)
+    if predict is not None:
+        _note_large(data, kept)
+        kept = tqdm(kept, 'masks')
     for _, group in itertools.groupby(kept, lambda piece: piece.sample.image):
-        of_image = list(group)
-        encoded = _encoded(of_image[0].sample, report)
-        for piece in of_image:
+        encoded: list[tuple[LabelledObject, dict]] | None = None
+        for piece in group:
+            if encoded is None:
+                encoded = _encoded(piece.sample, report)
             _write((piece, (staging / piece.name,)))
-            objects = [
-                dict(category_id=each.label, iscrowd=int(each.crowd), **mask_entries(rle))
-                for each, rle in _masks(piece, encoded, report)
-            ]
+            objects = [_mask_entry(each, rle) for each, rle in _masks(piece, encoded, report)]
+            if predict is not None:
+                objects += _predicted(predict, piece, staging / piece.name, data.rotated, report)
             entries.append(coco_image(piece.name, _size(piece), objects))
             if piece.split == 'val':
                 valid.add(piece.name)
+    if predict is not None and not any(objects for _, objects in entries):
+        counts = ', '.join(f'{count:,} {reason}' for reason, count in report.left_out.items())
+        raise ValueError(
+            f'--masks: no mask is left of {data.found.root} ({counts or "no objects"})'
+        )
     annotations = staging.with_name(f'.{dst.name}.json')
     write_json(annotations, assemble(entries, data.classes))
     made = coco_to_samrs(annotations, staging, dst, valid=valid)
@@ -414,6 +472,30 @@ def _write_masks(data: Data, pieces: list[Piece], dst: Path, report: Report) -> 
         report.made[f'{split} objects'] = sum(made.objects[split].values())
     report.bad += made.bad
     return dict(train='trainval/images', val='trainval/images')
+
+
+def _mask_entry(each: LabelledObject, rle: dict) -> dict:
+    return dict(category_id=each.label, iscrowd=int(each.crowd), **mask_entries(rle))
+
+
+def _predicted(
+    predict: MaskPredictor, piece: Piece, image: Path, rotated: bool, report: Report
+) -> Iterator[dict]:
+    """Yield the entries of the objects without a mask, with one that is made from the box."""
+    boxes = tuple(each for each in piece.sample.objects if not each.mask)
+    prompts = list(_inside(replace(piece, sample=replace(piece.sample, objects=boxes)), report))
+    for each, corners, mask in masks_from_boxes(predict, image, prompts, report.left_out):
+        drawn = dict(corners=corners.reshape(-1).tolist()) if rotated else {}
+        yield _mask_entry(each, coco_mask.encode(np.asfortranarray(mask))) | drawn
+
+
+def _note_large(data: Data, pieces: Sequence[Piece]) -> None:
+    large = sum(max(_size(piece)) > SAM_SIDE for piece in pieces)
+    if large:
+        data.tally.note(
+            f'{large:,} images are larger than the {SAM_SIDE} pixels at which SAM sees them: masks '
+            f'of small objects are coarse; --tile {SAM_SIDE} makes finer ones'
+        )
 
 
 _WRITERS = dict(
@@ -494,9 +576,11 @@ def _inside(piece: Piece, report: Report) -> Iterator[tuple[LabelledObject, np.n
 
 
 def _encoded(sample: Sample, report: Report) -> list[tuple[LabelledObject, dict]]:
-    """Return the objects of an image with their masks as run lengths."""
+    """Return the objects of an image that have masks, with these as run lengths."""
     found = []
     for each in sample.objects:
+        if not each.mask:
+            continue
         try:
             rle = encode_mask(each.mask, *sample.size)
         except ValueError as error:

@@ -1,6 +1,7 @@
 """Uncut labels of the scenes that an import cuts into tiles: ``<root>/scenes/<split>.json``.
 
-The key ``scenes`` has an entry for each scene of the split:
+The key ``classes`` has the names of the classes in label order, where there are objects; ``scenes``
+has an entry for each scene of the split:
 
 - ``name``: its name; that of a tile is ``<name>__<side>__<x>___<y>``,
 - ``height`` and ``width`` in pixels,

@@ -43,7 +43,8 @@ def coco_to_samrs(
     """Convert COCO annotations with masks to a multi-task data set in the layout of SOTA.
 
     The semantic map is painted from the masks, smaller objects on top. A rotated box is the
-    rectangle of least area around the mask. A crowd stays in the json and the map, but has no
+    rectangle of least area around the mask, or that of the annotation's ``corners``, 8 coordinates
+    in pixels, where an import has them. A crowd stays in the json and the map, but has no
     rotated box. Images are hard-linked if the file system allows it, else copied. Labels are the
     categories in order of id; those with one name are one class.
 
@@ -168,13 +169,15 @@ def _convert_coco_image(
         return None, [str(error)]
     if shape != recorded:
         return None, [f'{source}: (height, width) is {shape}, but in the json {recorded}']
-    objects, masks, bad = [], [], []
+    objects, masks, boxes, bad = [], [], [], []
     for annotation in annotations:
         mask, problem = _read_mask(annotation, labels, shape)
         if mask is None:
             bad.append(f'{source}, annotation {annotation["id"]}: {problem}')
             continue
         masks.append(mask)
+        corners = annotation.get('corners')
+        boxes.append(rectangle(mask) if corners is None else np.array(corners))
         objects.append(
             dict(
                 category_id=labels[annotation['category_id']],
@@ -190,8 +193,8 @@ def _convert_coco_image(
     semantic = paint_semantic(masks, [entry['category_id'] for entry in objects], shape)
     cv2.imwrite(str(root / facts.semantic / f'{source.stem}.png'), semantic)
     lines = [
-        dota_line(rectangle(mask), classes[entry['category_id']])
-        for mask, entry in zip(masks, objects)
+        dota_line(corners, classes[entry['category_id']])
+        for corners, entry in zip(boxes, objects)
         if not entry['iscrowd']
     ]
     (root / facts.rotated / f'{source.stem}.txt').write_text(''.join(lines))

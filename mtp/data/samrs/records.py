@@ -42,6 +42,8 @@ class SAMRSDataset(BaseDataset):
         name: name of the data set in the model and the metrics; None for ``subset``.
         tasks: labels to use: names of tasks, or configs of their rows in the table of labels
             (:class:`mtp.sample_fields.Label`).
+        masks: whether the objects of the json have masks. Without, a box stands for its mask, and
+            the model's ``datasets`` say ``masks=False``, too.
         pipeline: transforms of an item.
         test_mode: test mode, as in mmengine.
 
@@ -61,6 +63,7 @@ class SAMRSDataset(BaseDataset):
         classes: Sequence[str] | None = None,
         name: str | None = None,
         tasks: Sequence[str | dict] = TASKS,
+        masks: bool = True,
         pipeline: Sequence = (),
         test_mode: bool = False,
     ) -> None:
@@ -68,6 +71,7 @@ class SAMRSDataset(BaseDataset):
             raise ValueError(f'SAMRS has no subset {subset!r}: choose one of {", ".join(SUBSETS)}')
         self.rows = find_labels(tasks)
         self.subset = SUBSETS[subset]
+        self.masks = masks
         self.tally = Tally()
         given = classes or self.subset.classes
         # a text stays one, to be refused; the keys of a dict are names
@@ -87,6 +91,7 @@ class SAMRSDataset(BaseDataset):
                 classes=classes,
                 tasks=tuple(row.task for row in self.rows),
                 palette=palette(len(classes)),
+                **({} if masks else dict(masks=False)),
             ),
             pipeline=list(pipeline),
             test_mode=test_mode,
@@ -109,9 +114,10 @@ class SAMRSDataset(BaseDataset):
         # the order of the categories is checked for semantic maps only
         checked = [row.task for row in self.rows if row.task == 'semantic']
         further = [row.task for row in self.rows if row.columns and row.task not in TASKS]
+        boxes = [] if self.masks else ['boxes']
         self.index = cached_index(
             self.root,
-            (path.name, tuple(self.labels), len(sources), *checked, *further),
+            (path.name, tuple(self.labels), len(sources), *checked, *further, *boxes),
             sources,
             index_columns(self.rows),
             lambda: self._entries(path),

@@ -17,8 +17,8 @@ class CheckDatasetsHook(CheckDataHook):
 
     Raises:
         ValueError: the model does not know a data set, or has another number of classes for it; the
-            labels of one of its tasks are missing; or the batch size is not the sum of the
-            sampler's images per data set.
+            labels of one of its tasks are missing; only one of both has masks; or the batch size is
+            not the sum of the sampler's images per data set.
     """
 
     def check(self, runner: Runner, loader: DataLoader) -> None:
@@ -42,6 +42,11 @@ class CheckDatasetsHook(CheckDataHook):
                 raise ValueError(
                     f'the data set {name!r} has no labels for {sorted(missing)}: leave them out of '
                     f'model.datasets.{name}.tasks'
+                )
+            if 'instance' in expected['tasks'] and meta.get('masks', True) != expected['masks']:
+                raise ValueError(
+                    f'masks={meta.get("masks", True)} of the data set {name!r}, but the model was '
+                    f'built for masks={expected["masks"]}: set model.datasets.{name}.masks'
                 )
         # Not loader.batch_size, which is that of an update.
         batch_size = loader.batch_sampler.batch_size  # type: ignore[union-attr]  # mmengine gives one

@@ -1,5 +1,6 @@
 """RoI heads with one trunk for all data sets and last layers per data set."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,6 +56,8 @@ class SharedRoIHead(StandardRoIHead):
         bbox_head: config of the box head, as in mmdet, without ``num_classes``.
         mask_head: config of the mask head, as in mmdet, without ``num_classes``; None for boxes
             only.
+        without_masks: data sets without masks. They have a box head, but no mask head and no loss
+            of masks; if all are, there is no trunk of masks either.
         kwargs: options as in mmdet; ``train_cfg`` names a :class:`BatchedMaxIoUAssigner` and a
             :class:`SeededRandomSampler`.
 
@@ -69,8 +72,11 @@ class SharedRoIHead(StandardRoIHead):
         num_classes: dict[str, int],
         bbox_head: dict,
         mask_head: dict | None = None,
+        without_masks: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
+        if set(num_classes) == set(without_masks):
+            mask_head = None
         super().__init__(
             bbox_head=dict(bbox_head, num_classes=1),
             mask_head=mask_head and dict(mask_head, num_classes=1),
@@ -108,6 +114,7 @@ class SharedRoIHead(StandardRoIHead):
                         **_without_trunk(mask_head),
                     )
                     for name, n in num_classes.items()
+                    if name not in without_masks
                 }
             )
 
@@ -243,6 +250,8 @@ class SharedRoIHead(StandardRoIHead):
         ratios = count_ratio(counts)
         losses = {}
         for (name, group), count, ratio in zip(batch.groups.items(), counts.clamp(min=1), ratios):
+            if name not in self.mask_heads:
+                continue
             head = self.mask_heads[name]
             logits = head(feats[group].flatten(0, 1))
             label = (
@@ -314,16 +323,25 @@ class SharedRoIHead(StandardRoIHead):
         """Predict each image's masks by the head of its data set; rescale boxes with them."""
         rois = bbox2roi([result.bboxes for result in results_list])
         if not len(rois):
-            return empty_instances(
+            empty_instances(
                 batch_img_metas,
                 rois.device,
                 'mask',
                 results_list,
                 mask_thr_binary=self.test_cfg.mask_thr_binary,
             )
+            for result, meta in zip(results_list, batch_img_metas):
+                if meta['dataset'] not in self.mask_heads:
+                    del result.masks
+            return results_list
         feats = self._mask_forward(x, rois)['mask_preds']
         counts = [len(result) for result in results_list]
         for feats_i, result, meta in zip(feats.split(counts), results_list, batch_img_metas):
+            if meta['dataset'] not in self.mask_heads:
+                if rescale:  # the boxes, as a mask head does
+                    factor = result.bboxes.new_tensor(meta['scale_factor']).repeat(2)
+                    result.bboxes = result.bboxes / factor
+                continue
             head = self.mask_heads[meta['dataset']]
             head.predict_by_feat((head(feats_i),), [result], [meta], self.test_cfg, rescale)
         return results_list

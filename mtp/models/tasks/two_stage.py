@@ -1,5 +1,7 @@
 """Instance segmentation and rotated detection: a neck, an RPN and RoI heads of OpenMMLab."""
 
+from collections.abc import Sequence
+
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from mmrotate.structures import RotatedBoxes
@@ -21,6 +23,7 @@ class TwoStageTask(Task):
         roi_head: config of :class:`SharedRoIHead`, without ``num_classes``.
         train_cfg: training config of ``rpn``, ``rpn_proposal`` and ``rcnn``, as in mmdet.
         test_cfg: test config of ``rpn`` and ``rcnn``, as in mmdet.
+        without_masks: data sets whose objects have boxes alone.
     """
 
     gt_field: str
@@ -35,13 +38,20 @@ class TwoStageTask(Task):
         roi_head: dict,
         train_cfg: dict,
         test_cfg: dict,
+        without_masks: Sequence[str] = (),
     ) -> None:
         super().__init__()
         train, test = ConfigDict(train_cfg), ConfigDict(test_cfg)
         self.neck = MODELS.build(dict(neck, in_channels=list(in_channels)))
         self.rpn_head = MODELS.build(dict(rpn_head, train_cfg=train.rpn, test_cfg=test.rpn))
         self.roi_head = MODELS.build(
-            dict(roi_head, num_classes=num_classes, train_cfg=train.rcnn, test_cfg=test.rcnn)
+            dict(
+                roi_head,
+                num_classes=num_classes,
+                without_masks=without_masks,
+                train_cfg=train.rcnn,
+                test_cfg=test.rcnn,
+            )
         )
         self.proposal_cfg = train.rpn_proposal
 

@@ -15,6 +15,7 @@ from mtp.cli.own_training import own_config
 from mtp.data.own.contents import read_data
 from mtp.data.own.importing import Options, import_data
 from mtp.data.own.recognition import recognise
+from mtp.files import UnusableFileError
 from tests.test_own_data import NUMBER, coco, dota, draw, maps, pairs
 
 
@@ -45,6 +46,11 @@ def test_a_perfect_predictor_is_perfect_on_scenes(make, tmp_path, monkeypatch) -
         else:
             metric.process(None, [dict(sample.to_dict(), pred_sem_seg=sample.gt_sem_seg.to_dict())])
     figures = metric.evaluate(len(dataset))
+    if make in (coco, dota):
+        with pytest.raises(
+            UnusableFileError, match='classes car, plane, but the data set has plane'
+        ):
+            metric.dataset_meta = dict(classes=('plane', 'car'))
     scenes = json.loads((tmp_path / 'tiles/scenes/val.json').read_text())['scenes']
     assert len(scenes) == NUMBER // 2 and len(dataset) == 4 * len(scenes)
     key = {coco: 'coco/bbox_mAP', dota: 'dota/mAP', maps: 'mIoU', pairs: 'mIoU'}[make]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mtp.data import SUBSETS, MultiTaskDataset, SAMRSDataset
+from mtp.data.packed import pack
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.run_lengths import decode_mask
 from mtp.data.samrs.subsets import PALETTE
@@ -236,3 +237,27 @@ def test_a_damaged_index_is_made_again(tmp_path, name, damage):
     damage(before.index.folder / name)
     after = SAMRSDataset('sota', root, classes=CLASSES)
     assert [after[i]['labels'].boxes.tolist() for i in range(len(after))] == expected
+
+
+def test_boxes_stand_for_masks_where_there_are_none(tmp_path):
+    root = make_subset(tmp_path, sizes=((128, 128),))
+    path = root / 'trainval/sota_rbb_train_ins_segmentation.json'
+    coco = json.loads(path.read_text())
+    boxes = [[10, 20, 30, 8], [-5, 100, 9.5, 40], [9.5, 9.5, 1, 1], [0, 0, 128, 128]]
+    for annotation, box in zip(coco['annotations'], boxes, strict=True):
+        annotation['bbox'] = box
+        del annotation['segmentation']
+    path.write_text(json.dumps(coco))
+    asked = dict(classes=CLASSES, tasks=('instance',))
+    with pytest.raises(ValueError, match='segmentation'):
+        SAMRSDataset('sota', root, **asked)
+    dataset = SAMRSDataset('sota', root, masks=False, **asked)
+    labels = dataset.get_data_info(0)['labels']
+    shown = [(10, 20, 40, 28), (0, 100, 5, 128), (10, 10, 11, 11), (0, 0, 128, 128)]
+    for counts, (x1, y1, x2, y2) in zip(labels.counts, shown, strict=True):
+        expected = np.zeros((128, 128), np.uint8)
+        expected[y1:y2, x1:x2] = 1
+        assert (decode_mask(dict(size=(128, 128), counts=counts), 128, 128) == expected).all()
+    assert dataset.metainfo['masks'] is False
+    with pytest.raises(ValueError, match='boxes without masks'):
+        pack(dataset, tmp_path / 'packed', workers=1)
