@@ -114,6 +114,11 @@ def elsewhere(content: Any) -> None:
         info.relative_path = f'../{info.relative_path}'
 
 
+def renamed(content: Any) -> None:
+    entries = content.state_dict_metadata
+    entries['weight'] = entries.pop('state_dict.weight')
+
+
 def larger(content: Any) -> None:
     for entry in content.state_dict_metadata.values():
         entry.size = torch.Size([1 << 40])
@@ -161,6 +166,7 @@ CHECKPOINTS: dict[str, Provoke] = {
     'folder with a pickle in place of a tensor': index(no_tensor),
     'folder that names files outside of it': index(elsewhere),
     'folder with tensors of 2^40 values': index(larger),
+    'folder with tensors of no model': index(renamed),
     'folder without its index': sharded(lambda folder: (folder / '.metadata').unlink()),
     'resumed without an iteration': progress(epoch=0),
     'resumed from iteration -5': progress(iter=-5, epoch=0),

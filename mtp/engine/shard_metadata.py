@@ -1,6 +1,7 @@
 """The index of a checkpoint's folder of shards, read so that nothing in it can run code."""
 
 import pickle
+import re
 from io import BytesIO
 from pathlib import Path, PurePath
 from typing import Any
@@ -13,6 +14,8 @@ from mtp.compat import refuse_pickle_bombs
 from mtp.files import MissingFileError, UnusableFileError
 
 INDEX = '.metadata'
+# Keys that mtp.engine.shards writes: of a weight, or of a parameter's state.
+_KEY = re.compile(r'state_dict\..+|optimizer\.\d{1,9}\..+')
 
 
 class SafeReader(dcp.FileSystemReader):
@@ -92,6 +95,8 @@ def _check(index: object, folder: Path) -> None:
         raise ValueError(f'it holds a {type(index).__name__} instead of an index')
     size = 0
     for key, entry in index.state_dict_metadata.items():
+        if not (isinstance(key, str) and _KEY.fullmatch(key)):
+            raise ValueError(f'{key!r:.80} is no part of a model or an optimiser')
         if not isinstance(entry, metadata.TensorStorageMetadata):
             raise ValueError(f'{key!r:.80} is no tensor')
         sizes = [entry.size, *(chunk.sizes for chunk in entry.chunks)]
