@@ -73,7 +73,7 @@ def train_and_test(cfg, number, figure, monkeypatch):
 
 
 def test_the_keys_of_data_yaml_are_documented():
-    table = PAGE.read_text().partition('| key | content |')[2]
+    table = PAGE.read_text().partition('| key | content |')[2].partition('\n\n')[0]
     keys = [
         name.strip(' `')
         for line in table.splitlines()[2:]

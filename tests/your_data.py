@@ -83,7 +83,7 @@ def make_files(tree: str) -> None:
 
 
 def draw(path: Path, content: str) -> None:
-    """Draw an image, or a label map by its values: ``grey 0 1``, ``16 bits 0 9``, ``RGB #ffffff``."""
+    """Draw an image, or a label map by its values, such as ``grey 0 1`` or ``RGB #ffffff``."""
     if not content:
         drawn = np.random.default_rng(zlib.crc32(str(path).encode()))
         pixels = drawn.integers(0, 255, (SIDE, SIDE, 3))

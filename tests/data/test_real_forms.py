@@ -1,0 +1,303 @@
+"""Real images with one truth in several forms: samples and the losses of a step are equal."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
+
+from mtp import resources
+from mtp.cli.finetuning import SIDES
+from mtp.data import BoxFilesDetection, COCODetection, LoadBands, SegmentationDataset
+from mtp.data.formats.object_xml import CORNER_TAGS
+from mtp.data.multitask_dataset import seeded
+from mtp.data.own.recognition import recognise
+from mtp.data.own.samples import read_data
+from mtp.recipes.shrink import shrink
+
+SIDE, IMAGES = 512, 2  # side of the images in pixels, and their number
+GRID = 8  # corners are on multiples of 1 / GRID pixel: shares of 512 pixels are exact
+Truth = dict[str, list[tuple[str, np.ndarray]]]  # stem -> class and corners of each object
+
+
+def cut(data, root: Path, clip: bool) -> Truth:
+    """Write windows of real images; return their objects, on the grid."""
+    (root / 'images').mkdir(parents=True)
+    truth: Truth = {}
+    for sample in data.samples:
+        if min(sample.size) < SIDE or not sample.objects or len(truth) == IMAGES:
+            continue
+        first = sample.objects[0].box.corners.min(0)
+        x, y = np.minimum(first, np.array(sample.size[::-1]) - SIDE).clip(0).astype(int)
+        objects = []
+        for each in sample.objects:
+            corners = np.round((each.box.corners - (x, y)) * GRID) / GRID
+            corners = corners.clip(0, SIDE) if clip else corners
+            if corners.min() >= 0 and corners.max() <= SIDE and np.ptp(corners, 0).min() > 4:
+                objects.append((data.classes[each.label].replace(' ', '-'), corners))
+        if objects:
+            truth[sample.image.stem] = objects
+            with Image.open(sample.image) as image:
+                window = image.convert('RGB').crop((x, y, x + SIDE, y + SIDE))
+            window.save(root / 'images' / f'{sample.image.stem}.png')
+    assert len(truth) == IMAGES
+    return truth
+
+
+def texts(root: Path, truth: Truth, suffix: str, text) -> None:
+    (root / 'labels').mkdir()
+    for stem, objects in truth.items():
+        lines = (text(name, corners) for name, corners in objects)
+        content = '\n'.join(lines)
+        if suffix == '.xml':
+            content = f'<annotation>{content}</annotation>'
+        (root / 'labels' / f'{stem}{suffix}').write_text(content)
+
+
+def bounds(corners: np.ndarray) -> list[float]:
+    return [*corners.min(0).tolist(), *corners.max(0).tolist()]
+
+
+def listed(values: np.ndarray) -> str:
+    return ' '.join(map(repr, values.reshape(-1).tolist()))
+
+
+def write_coco(root: Path, truth: Truth, classes) -> None:
+    images, annotations = [], []
+    for number, (stem, objects) in enumerate(truth.items()):
+        images.append(dict(id=number, file_name=f'{stem}.png', height=SIDE, width=SIDE))
+        for name, corners in objects:
+            x1, y1, x2, y2 = bounds(corners)
+            box = [x1, y1, x2 - x1, y2 - y1]
+            annotations.append(
+                dict(
+                    id=len(annotations), image_id=number, bbox=box, category_id=classes.index(name)
+                )
+            )
+    categories = [dict(id=i, name=name) for i, name in enumerate(classes)]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (root / 'all.json').write_text(json.dumps(content))
+
+
+def write_voc(root: Path, truth: Truth, classes) -> None:
+    def text(name, corners):
+        sides = zip(('xmin', 'ymin', 'xmax', 'ymax'), bounds(corners))
+        box = ''.join(f'<{side}>{value!r}</{side}>' for side, value in sides)
+        return f'<object><name>{name}</name><bndbox>{box}</bndbox></object>'
+
+    texts(root, truth, '.xml', text)
+
+
+def write_yolo(root: Path, truth: Truth, classes) -> None:
+    def text(name, corners):
+        low, high = np.split(np.array(bounds(corners)) / SIDE, 2)
+        return f'{classes.index(name)} {listed((low + high) / 2)} {listed(high - low)}'
+
+    texts(root, truth, '.txt', text)
+
+
+def write_dota(root: Path, truth: Truth, classes) -> None:
+    texts(root, truth, '.txt', lambda name, corners: f'{listed(corners)} {name} 0')
+
+
+def write_yolo_obb(root: Path, truth: Truth, classes) -> None:
+    texts(
+        root, truth, '.txt', lambda name, corners: f'{classes.index(name)} {listed(corners / SIDE)}'
+    )
+
+
+def write_fair1m(root: Path, truth: Truth, classes) -> None:
+    def text(name, corners):
+        points = ''.join(f'<point>{x!r},{y!r}</point>' for x, y in corners.tolist())
+        name = f'<possibleresult><name>{name}</name></possibleresult>'
+        return f'<object>{name}<points>{points}</points></object>'
+
+    texts(root, truth, '.xml', text)
+
+
+def write_dior_r(root: Path, truth: Truth, classes) -> None:
+    def text(name, corners):
+        values = zip(CORNER_TAGS, corners.reshape(-1).tolist())
+        box = ''.join(f'<{tag}>{value!r}</{tag}>' for tag, value in values)
+        return f'<object><name>{name}</name><robndbox>{box}</robndbox></object>'
+
+    texts(root, truth, '.xml', text)
+
+
+UPRIGHT = dict(coco=write_coco, voc=write_voc, yolo=write_yolo)
+ROTATED = dict(dota=write_dota, yolo_obb=write_yolo_obb, fair1m=write_fair1m, dior_r=write_dior_r)
+
+
+def recipe(name: str) -> Config:
+    cfg = Config.fromfile(resources.configs() / 'finetune' / f'{name}.py')
+    init_default_scope(cfg.default_scope)
+    shrink(cfg, SIDES[cfg.default_scope])
+    return cfg
+
+
+def samples_of(dataset) -> list[dict]:
+    found = []
+    for index in range(len(dataset)):
+        with seeded(index):
+            found.append(dataset[index])
+    return found
+
+
+def losses_of(cfg: Config, samples: list[dict]) -> dict[str, torch.Tensor]:
+    """Return the losses of a step of the recipe's small model."""
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    batch = model.data_preprocessor(pseudo_collate(samples), training=True)
+    losses = model(**batch, mode='loss')
+    return {
+        name: torch.stack([*value]) if isinstance(value, list) else value
+        for name, value in losses.items()
+    }
+
+
+def assert_equal(cfg: Config, forms: dict[str, list[dict]], fields: tuple[str, ...]) -> None:
+    """Assert that samples and losses of all forms are those of the first."""
+    (first, expected), *others = forms.items()
+    losses = losses_of(cfg, expected)
+    assert all(torch.isfinite(loss).all() for loss in losses.values())
+    for form, samples in others:
+        for mine, other in zip(samples, expected, strict=True):
+            assert torch.equal(mine['inputs'], other['inputs']), (form, first)
+            for field in fields:
+                assert torch.equal(_get(mine, field), _get(other, field)), (form, first, field)
+        for name, loss in losses_of(cfg, samples).items():
+            assert torch.equal(loss, losses[name]), (form, first, name)
+
+
+def _get(sample: dict, field: str) -> torch.Tensor:
+    value = sample['data_samples']
+    for part in field.split('.'):
+        value = getattr(value, part)
+    return getattr(value, 'tensor', value)
+
+
+def read_boxes(root: Path, form: str, classes, pipeline):
+    common = dict(data_root=str(root), classes=classes, pipeline=pipeline)
+    if form == 'coco':
+        return COCODetection(ann_file='all.json', data_prefix=dict(img='images'), **common)
+    return BoxFilesDetection(form, ann_file='labels', data_prefix=dict(img_path='images'), **common)
+
+
+def compare_boxes(data, root: Path, name: str, writers: dict) -> None:
+    cfg = recipe(name)
+    truth = cut(data, root / 'cut', clip=not data.rotated)
+    classes = tuple(sorted({name for objects in truth.values() for name, _ in objects}))
+    cfg.model.roi_head.bbox_head.num_classes = len(classes)
+    read = cfg.train_dataloader.dataset
+    pipeline = read.get('datasets', [read])[0].pipeline
+    forms = {}
+    for form, write in writers.items():
+        folder = root / form
+        folder.mkdir()
+        (folder / 'images').symlink_to(root / 'cut' / 'images')
+        write(folder, truth, classes)
+        dataset = read_boxes(folder, form, classes, pipeline)
+        assert dataset.tally.objects == sum(map(len, truth.values()))
+        forms[form] = samples_of(dataset)
+    assert_equal(cfg, forms, ('gt_instances.bboxes', 'gt_instances.labels'))
+
+
+def test_coco_voc_and_yolo(shared, tmp_path):
+    data = read_data(recognise(shared / 'data' / 'nwpu_vhr10'))
+    compare_boxes(data, tmp_path, 'horizontal_detection/dior/vit_b_rvsa', UPRIGHT)
+
+
+def test_dota_yolo_obb_fair1m_and_dior_r(shared, tmp_path):
+    (tmp_path / 'ucas').mkdir()
+    (tmp_path / 'ucas' / 'classes.txt').write_text('plane\ncar\n')
+    for folder in ('images', 'labels'):
+        (tmp_path / 'ucas' / folder).symlink_to(shared / 'data' / 'ucas_aod' / folder)
+    data = read_data(recognise(tmp_path / 'ucas', 'yolo_obb'))
+    compare_boxes(data, tmp_path, 'rotated_detection/dior_r/vit_b_rvsa', ROTATED)
+
+
+CLASSES = ('surface', 'building', 'low', 'tree', 'car', 'clutter')
+
+
+def save_palette(values: np.ndarray, path: Path) -> None:
+    image = Image.fromarray(values)
+    image.putpalette([level for colour in range(6) for level in (colour, 255 - colour, 9)])
+    image.save(path)
+
+
+MAPS = {
+    'grey': lambda values, path: Image.fromarray(values).save(path),
+    'palette': save_palette,
+    '16 bits': lambda values, path: Image.fromarray(values.astype(np.uint16)).save(path),
+}
+
+
+@pytest.fixture
+def areas(shared, tmp_path):
+    """Image and values of the crop of Vaihingen, and a function that reads them from a folder."""
+    root = shared / 'data' / 'mmseg_fixtures' / 'pseudo_vaihingen_dataset'
+    (image,) = (root / 'img_dir').iterdir()
+    cfg = recipe('segmentation/spacenet_v1/vit_b_rvsa')
+    cfg.model.decode_head.merge(dict(num_classes=len(CLASSES), out_channels=len(CLASSES)))
+
+    def read(name, suffix, load, values, save):
+        folder = tmp_path / name / 'train'
+        for below in ('images', 'labels'):
+            (folder / below).mkdir(parents=True)
+        with Image.open(image) as pixels:
+            pixels.save(folder / 'images' / f'a{suffix}')
+        save(values, folder / 'labels' / 'a.png')
+        pipeline = [dict(step) for step in cfg.train_dataloader.dataset.pipeline]
+        pipeline = [
+            step | dict(num_classes=len(CLASSES)) if 'num_classes' in step else step
+            for step in pipeline
+        ]
+        pipeline[0] = load or pipeline[0]
+        dataset = SegmentationDataset(str(tmp_path / name), 'train', CLASSES, pipeline=pipeline)
+        return samples_of(dataset) * 2  # batch norm needs more than one
+
+    with Image.open(root / 'ann_dir' / image.name) as label:
+        values = np.array(label)
+    return cfg, values, read
+
+
+def test_grey_palette_and_16_bit_maps(areas):
+    cfg, values, read = areas
+    forms = {name: read(name, '.png', None, values, save) for name, save in MAPS.items()}
+    assert forms['grey'][0]['data_samples'].gt_sem_seg.data.unique().numel() > 1
+    assert_equal(cfg, forms, ('gt_sem_seg.data',))
+
+
+def test_png_and_8_bit_geotiff(areas):
+    pytest.importorskip('rasterio')
+    cfg, values, read = areas
+    bands = dict(type=LoadBands, bands=[1, 2, 3])
+    read = partial(read, values=values, save=MAPS['grey'])
+    forms = {'png': read('png', '.png', None), 'tif': read('tif', '.tif', bands)}
+    assert_equal(cfg, forms, ('gt_sem_seg.data',))
+
+
+# folder -> form, images, objects, faults
+AS_THEY_COME = {
+    'nwpu_vhr10': ('coco', 520, 2989, 0),
+    'dota_samples/format_fixtures': ('dota', 2, 1, 0),
+    'dior_r': ('dior_r', 1, 1, 0),
+    'levir_cd_samples': ('pairs', 11, None, 1),  # an image has no change map
+    'egy_bcd_samples': ('pairs', 9, None, 0),
+    'mmseg_fixtures': ('maps', 5, None, 0),
+    'aid_150px': ('classes', 1800, None, 0),
+}
+
+
+@pytest.mark.parametrize('name', AS_THEY_COME)
+def test_data_as_they_come(name, shared):
+    data = read_data(recognise(shared / 'data' / name))
+    found = data.found.form, data.tally.images, data.tally.objects, len(data.faults)
+    assert found == AS_THEY_COME[name]
