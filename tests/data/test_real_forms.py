@@ -1,6 +1,5 @@
 """Real images with one truth in several forms: samples and the losses of a step are equal."""
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -15,21 +14,25 @@ from PIL import Image
 from mtp import resources
 from mtp.cli.finetuning import SIDES
 from mtp.data import BoxFilesDetection, COCODetection, LoadBands, SegmentationDataset
-from mtp.data.formats.object_xml import CORNER_TAGS
 from mtp.data.multitask_dataset import seeded
 from mtp.data.own.recognition import recognise
 from mtp.data.own.samples import read_data
 from mtp.recipes.shrink import shrink
+from tests.label_forms import Objects, write
 
 SIDE, IMAGES = 512, 2  # side of the images in pixels, and their number
 GRID = 8  # corners are on multiples of 1 / GRID pixel: shares of 512 pixels are exact
-Truth = dict[str, list[tuple[str, np.ndarray]]]  # stem -> class and corners of each object
 
 
-def cut(data, root: Path, clip: bool) -> Truth:
+def _upright(corners: np.ndarray) -> np.ndarray:
+    (x1, y1), (x2, y2) = corners.min(0), corners.max(0)
+    return np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
+
+
+def cut(data, root: Path, clip: bool) -> dict[str, Objects]:
     """Write windows of real images; return their objects, on the grid."""
     (root / 'images').mkdir(parents=True)
-    truth: Truth = {}
+    truth: dict[str, Objects] = {}
     for sample in data.samples:
         if min(sample.size) < SIDE or not sample.objects or len(truth) == IMAGES:
             continue
@@ -40,7 +43,7 @@ def cut(data, root: Path, clip: bool) -> Truth:
             corners = np.round((each.box.corners - (x, y)) * GRID) / GRID
             corners = corners.clip(0, SIDE) if clip else corners
             if corners.min() >= 0 and corners.max() <= SIDE and np.ptp(corners, 0).min() > 4:
-                objects.append((data.classes[each.label].replace(' ', '-'), corners))
+                objects.append((data.classes[each.label], _upright(corners) if clip else corners))
         if objects:
             truth[sample.image.stem] = objects
             with Image.open(sample.image) as image:
@@ -50,88 +53,8 @@ def cut(data, root: Path, clip: bool) -> Truth:
     return truth
 
 
-def texts(root: Path, truth: Truth, suffix: str, text) -> None:
-    (root / 'labels').mkdir()
-    for stem, objects in truth.items():
-        lines = (text(name, corners) for name, corners in objects)
-        content = '\n'.join(lines)
-        if suffix == '.xml':
-            content = f'<annotation>{content}</annotation>'
-        (root / 'labels' / f'{stem}{suffix}').write_text(content)
-
-
-def bounds(corners: np.ndarray) -> list[float]:
-    return [*corners.min(0).tolist(), *corners.max(0).tolist()]
-
-
-def listed(values: np.ndarray) -> str:
-    return ' '.join(map(repr, values.reshape(-1).tolist()))
-
-
-def write_coco(root: Path, truth: Truth, classes) -> None:
-    images, annotations = [], []
-    for number, (stem, objects) in enumerate(truth.items()):
-        images.append(dict(id=number, file_name=f'{stem}.png', height=SIDE, width=SIDE))
-        for name, corners in objects:
-            x1, y1, x2, y2 = bounds(corners)
-            box = [x1, y1, x2 - x1, y2 - y1]
-            annotations.append(
-                dict(
-                    id=len(annotations), image_id=number, bbox=box, category_id=classes.index(name)
-                )
-            )
-    categories = [dict(id=i, name=name) for i, name in enumerate(classes)]
-    content = dict(images=images, annotations=annotations, categories=categories)
-    (root / 'all.json').write_text(json.dumps(content))
-
-
-def write_voc(root: Path, truth: Truth, classes) -> None:
-    def text(name, corners):
-        sides = zip(('xmin', 'ymin', 'xmax', 'ymax'), bounds(corners))
-        box = ''.join(f'<{side}>{value!r}</{side}>' for side, value in sides)
-        return f'<object><name>{name}</name><bndbox>{box}</bndbox></object>'
-
-    texts(root, truth, '.xml', text)
-
-
-def write_yolo(root: Path, truth: Truth, classes) -> None:
-    def text(name, corners):
-        low, high = np.split(np.array(bounds(corners)) / SIDE, 2)
-        return f'{classes.index(name)} {listed((low + high) / 2)} {listed(high - low)}'
-
-    texts(root, truth, '.txt', text)
-
-
-def write_dota(root: Path, truth: Truth, classes) -> None:
-    texts(root, truth, '.txt', lambda name, corners: f'{listed(corners)} {name} 0')
-
-
-def write_yolo_obb(root: Path, truth: Truth, classes) -> None:
-    texts(
-        root, truth, '.txt', lambda name, corners: f'{classes.index(name)} {listed(corners / SIDE)}'
-    )
-
-
-def write_fair1m(root: Path, truth: Truth, classes) -> None:
-    def text(name, corners):
-        points = ''.join(f'<point>{x!r},{y!r}</point>' for x, y in corners.tolist())
-        name = f'<possibleresult><name>{name}</name></possibleresult>'
-        return f'<object>{name}<points>{points}</points></object>'
-
-    texts(root, truth, '.xml', text)
-
-
-def write_dior_r(root: Path, truth: Truth, classes) -> None:
-    def text(name, corners):
-        values = zip(CORNER_TAGS, corners.reshape(-1).tolist())
-        box = ''.join(f'<{tag}>{value!r}</{tag}>' for tag, value in values)
-        return f'<object><name>{name}</name><robndbox>{box}</robndbox></object>'
-
-    texts(root, truth, '.xml', text)
-
-
-UPRIGHT = dict(coco=write_coco, voc=write_voc, yolo=write_yolo)
-ROTATED = dict(dota=write_dota, yolo_obb=write_yolo_obb, fair1m=write_fair1m, dior_r=write_dior_r)
+UPRIGHT = ('coco', 'voc', 'yolo')
+ROTATED = ('dota', 'yolo_obb', 'fair1m', 'dior_r')
 
 
 def recipe(name: str) -> Config:
@@ -186,11 +109,11 @@ def _get(sample: dict, field: str) -> torch.Tensor:
 def read_boxes(root: Path, form: str, classes, pipeline):
     common = dict(data_root=str(root), classes=classes, pipeline=pipeline)
     if form == 'coco':
-        return COCODetection(ann_file='all.json', data_prefix=dict(img='images'), **common)
+        return COCODetection(ann_file='labels/all.json', data_prefix=dict(img='images'), **common)
     return BoxFilesDetection(form, ann_file='labels', data_prefix=dict(img_path='images'), **common)
 
 
-def compare_boxes(data, root: Path, name: str, writers: dict) -> None:
+def compare_boxes(data, root: Path, name: str, names: tuple[str, ...]) -> None:
     cfg = recipe(name)
     truth = cut(data, root / 'cut', clip=not data.rotated)
     classes = tuple(sorted({name for objects in truth.values() for name, _ in objects}))
@@ -198,11 +121,11 @@ def compare_boxes(data, root: Path, name: str, writers: dict) -> None:
     read = cfg.train_dataloader.dataset
     pipeline = read.get('datasets', [read])[0].pipeline
     forms = {}
-    for form, write in writers.items():
+    for form in names:
         folder = root / form
         folder.mkdir()
         (folder / 'images').symlink_to(root / 'cut' / 'images')
-        write(folder, truth, classes)
+        write(form, folder / 'labels', truth, classes, (SIDE, SIDE))
         dataset = read_boxes(folder, form, classes, pipeline)
         assert dataset.tally.objects == sum(map(len, truth.values()))
         forms[form] = samples_of(dataset)
