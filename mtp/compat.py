@@ -11,12 +11,14 @@ import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import os
+import pickletools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from mtp.files import finite
 from mtp.resources import configs
 
 # The original OpenMMLab distributions -> their maintained OneDL successors. Both install into the
@@ -126,6 +128,34 @@ def silence_advice_on_cross_entropy(losses: ModuleType) -> None:
     warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
 
 
+def silence_clip_of_rotated_boxes(boxes: ModuleType) -> None:
+    """Suppress mmrotate's warning that its rotated boxes are not clipped, which mtp relies on.
+
+    onedl-mmrotate 1.2.1 gives it in each process, whenever mmdet's transforms ask for it.
+
+    Args:
+        boxes: module ``mmrotate.structures.bbox.rotated_boxes``.
+    """
+    warnings.filterwarnings('ignore', message='The `clip` function does nothing')
+
+
+def write_null_for_nan(backend: ModuleType) -> None:
+    """Let the logs of scalars hold null where a number is not finite.
+
+    onedl-mmengine 0.10.12 writes NaN into ``scalars.json``, which is no JSON.
+
+    Args:
+        backend: module ``mmengine.visualization.vis_backend``.
+    """
+    dump = backend.dump
+
+    @functools.wraps(dump)
+    def dump_finite(content: Any, *args: Any, **kwargs: Any) -> Any:
+        return dump(finite(content), *args, **kwargs)
+
+    vars(backend).update(dump=dump_finite)
+
+
 def leave_out_multimodal_models(dependency: ModuleType) -> None:
     """Keep mmpretrain from importing its multi-modal models if transformers 5 is installed.
 
@@ -173,6 +203,8 @@ BEFORE: dict[str, Callable[[], importlib.machinery.ModuleSpec | None]] = {
 AFTER: dict[str, Callable[[ModuleType], None]] = {
     'mmengine.config.config': find_own_configs,
     'mmengine.logging': silence_notices,
+    'mmrotate.structures.bbox.rotated_boxes': silence_clip_of_rotated_boxes,
+    'mmengine.visualization.vis_backend': write_null_for_nan,
     'mmseg.models.losses.cross_entropy_loss': silence_advice_on_cross_entropy,
     'mmpretrain.utils.dependency': leave_out_multimodal_models,
 }
@@ -269,6 +301,23 @@ def support_ordered_effects() -> None:
         return result
 
     lowering.lowerings[with_effects] = lower_in_order
+
+
+def refuse_pickle_bombs(data: bytes) -> None:
+    """Refuse a pickle that makes the unpickler take memory without bounds.
+
+    Python 3.11: an index of the memo, which a pickle of a few bytes may set to 2^32, is the number
+    of entries for which the unpickler takes memory at once.
+
+    Args:
+        data: content of a pickle.
+
+    Raises:
+        ValueError: an index is larger than the pickle, or an instruction is damaged.
+    """
+    for instruction, argument, _ in pickletools.genops(data):
+        if instruction.name in ('PUT', 'LONG_BINPUT') and (argument or 0) > len(data):
+            raise ValueError(f'its memo has the index {argument:,}, but it has {len(data):,} bytes')
 
 
 def leave_dead_workers_to_the_loader(batches: Any) -> None:

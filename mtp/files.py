@@ -1,10 +1,12 @@
 """Files that are written atomically, and one error for files that cannot be used."""
 
 import json
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +69,41 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically."""
-    write_text(path, json.dumps(content))
+    """Write a JSON file atomically; numbers that are not finite become null."""
+    write_text(path, json_text(content))
+
+
+def json_text(
+    content: Any, indent: int | None = None, default: Callable[[Any], Any] | None = None
+) -> str:
+    """Return content as JSON, in which numbers that are not finite become null.
+
+    Args:
+        content: content, as ``json.dumps`` takes it.
+        indent: spaces of an indentation; None for a single line.
+        default: what makes values of other types serialisable.
+    """
+    try:
+        return json.dumps(content, indent=indent, default=default, allow_nan=False)
+    except ValueError:  # only then are all values looked at
+        finite_default = default and (lambda value: finite(default(value)))
+        return json.dumps(finite(content), indent=indent, default=finite_default, allow_nan=False)
+
+
+def finite(content: Any) -> Any:
+    """Return a copy of JSON content with None for each number that is not finite."""
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    is_number = isinstance(content, Real) and not isinstance(content, Integral)
+    return None if is_number and not math.isfinite(content) else content
+
+
+def read_figures(path: Path) -> dict[str, float]:
+    """Return the figures of a JSON file such as ``metrics.json``; NaN stands for null."""
+    figures = json.loads(path.read_text())
+    return {key: math.nan if value is None else value for key, value in figures.items()}
 
 
 def _sync(path: Path) -> None:

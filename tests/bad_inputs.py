@@ -154,6 +154,9 @@ CHECKPOINTS: dict[str, Provoke] = {
     'folder whose index is cut short': sharded(
         lambda folder: (folder / '.metadata').write_bytes(b'\x80\x04')
     ),
+    'folder whose index takes memory without bounds': sharded(
+        lambda folder: (folder / '.metadata').write_bytes(b'\x80\x02]r\xff\xff\xff\xff.')
+    ),
     'folder whose index holds something else': index(lambda content: [1]),
     'folder with a pickle in place of a tensor': index(no_tensor),
     'folder that names files outside of it': index(elsewhere),

@@ -67,6 +67,12 @@ MISTAKES = {
     'an option that does not exist': Mistake(f'train {TOY} --complie on', code=2),
     'a value that an option does not take': Mistake(f'train {TOY} --amp bf16', code=2),
     '`--cfg-options` without a value': Mistake(f'train {TOY} --cfg-options work_dir', code=2),
+    'a device that does not exist': Mistake(f'train {TOY} --device gpu', code=2),
+    'a GPU for one process, with several': Mistake(
+        f'train {TOY} --launcher pytorch --device cuda:0', code=2
+    ),
+    'a GPU where there is none': Mistake(f'train {TOY} --device cuda'),
+    'a GPU beyond those that there are': Mistake(f'test {TOY} untrained --device cuda:1'),
     'a config that does not exist': Mistake('train pretrain/vit_b_rvsa_samr'),
     'a checkpoint that does not exist': Mistake(f'test {TOY} FOLDER/iter_9.pth'),
     'nothing to resume': Mistake(f'train {TOY} --resume'),

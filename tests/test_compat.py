@@ -2,10 +2,13 @@
 
 import importlib.metadata
 import inspect
+import io
 import os
+import pickle
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,6 +22,18 @@ from torch.utils.data import DataLoader
 
 from mtp import compat, resources
 from mtp.ops import mmcv_ext
+
+
+def test_an_index_of_a_pickle_takes_no_memory():
+    bomb = b'\x80\x02]r\0\0\0\1.'
+    with pytest.raises(ValueError, match='index 16,777,216, but it has 9 bytes'):
+        compat.refuse_pickle_bombs(bomb)
+    compat.refuse_pickle_bombs(pickle.dumps([[i] for i in range(300)], 2))
+    tracemalloc.start()
+    assert pickle.loads(bomb) == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak > 2**27, "Python's unpickler needs refuse_pickle_bombs no longer"
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -60,6 +75,15 @@ def test_upstream_still_looks_for_configs_within_the_package_alone():
     from mmengine.utils import get_installed_path
 
     assert get_installed_path('mtp') != str(resources.configs().parent)
+
+
+def test_upstream_still_writes_nan_into_the_log():
+    # when this fails, write_null_for_nan() can go
+    from mmengine.visualization import vis_backend
+
+    file = io.StringIO()
+    vis_backend.dump.__wrapped__({'loss': float('nan')}, file, file_format='json')
+    assert 'NaN' in file.getvalue()
 
 
 @pytest.fixture
@@ -114,6 +138,15 @@ def test_upstream_still_advises_on_cross_entropy():
         compat.silence_advice_on_cross_entropy(sys.modules['mmseg.models.losses'])
         CrossEntropyLoss()
     assert not said
+
+
+def test_upstream_still_warns_of_clipping():
+    # when this fails, silence_clip_of_rotated_boxes() can go
+    from mmrotate.structures import RotatedBoxes
+
+    boxes = RotatedBoxes([[5.0, 5, 4, 2, 0.1]])
+    with pytest.warns(UserWarning, match='clip'):
+        boxes.clip_((8, 8))
 
 
 def test_upstream_still_breaks_beside_transformers_5(transformers_5):

@@ -1,10 +1,21 @@
 """Files appear whole or not at all."""
 
+import math
 import os
 
+import numpy as np
 import pytest
+import torch
 
-from mtp.files import put_in_place, remove_unfinished, whole, write_json, write_text
+from mtp.files import (
+    json_text,
+    put_in_place,
+    read_figures,
+    remove_unfinished,
+    whole,
+    write_json,
+    write_text,
+)
 
 
 def names(folder):
@@ -21,6 +32,17 @@ def test_an_error_leaves_what_was_there(tmp_path):
     assert path.read_text() == 'old' and names(tmp_path) == ['sub', 'sub/a.txt']
     write_json(path, {'a': [1]})
     assert path.read_text() == '{"a": [1]}'
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    path = tmp_path / 'a.json'
+    write_json(path, {'a': [1, float('nan')], 'b': {'c': np.float32('inf')}, 'd': 'NaN'})
+    assert path.read_text() == '{"a": [1, null], "b": {"c": null}, "d": "NaN"}'
+    text = json_text({'a': torch.tensor(float('nan')), 'b': torch.tensor(2.0)}, default=float)
+    assert text == '{"a": null, "b": 2.0}'
+    path.write_text(text)
+    figures = read_figures(path)
+    assert math.isnan(figures['a']) and figures['b'] == 2
 
 
 def test_content_reaches_the_disk_before_the_name_and_the_name_before_the_end(

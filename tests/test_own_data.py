@@ -11,10 +11,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from mtp.cli.own_training import choose_weights, own_config
+from mtp.data.own.contents import read_data
 from mtp.data.own.importing import Options, import_data
 from mtp.data.own.inspection import draw_page, inspect, report
 from mtp.data.own.recognition import recognise
-from mtp.data.own.samples import read_data
 from mtp.data.own.splitting import divide
 from mtp.files import UnusableFileError
 

@@ -1,8 +1,9 @@
 """Print a table of two evaluations: ``python tools/compare_metrics.py BEFORE.json AFTER.json``."""
 
 import argparse
-import json
 from pathlib import Path
+
+from mtp.files import read_figures
 
 
 def table(before: dict[str, float], after: dict[str, float]) -> str:
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument('before', type=Path, help='a metrics.json of tools/test.py')
     parser.add_argument('after', type=Path, help='another one, of the same config')
     args = parser.parse_args()
-    print(table(*(json.loads(path.read_text()) for path in (args.before, args.after))))
+    print(table(read_figures(args.before), read_figures(args.after)))
 
 
 if __name__ == '__main__':

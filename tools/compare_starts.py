@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from mtp import resources
+from mtp.cli.arguments import add_device
 from mtp.visualization.curves import plot_starts, read_scalars
 
 # config -> its main figure, by its key in the log
@@ -25,7 +26,7 @@ METRICS = {
 REPO = Path(__file__).resolve().parents[1]
 
 
-def train(config: Path, work_dir: Path, start: str | None) -> None:
+def train(config: Path, work_dir: Path, start: str | None, device: str) -> None:
     """Run ``tools/train.py`` unless it has already finished in ``work_dir``."""
     done = work_dir / 'finished'
     if done.is_file():
@@ -44,6 +45,8 @@ def train(config: Path, work_dir: Path, start: str | None) -> None:
             work_dir,
             '--resume',
             'auto',
+            '--device',
+            device,
             '--cfg-options',
             option,
         ],
@@ -64,6 +67,7 @@ def main() -> None:
     )
     parser.add_argument('--encoder', required=True, help='an encoder.pth of tools/train.py')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/starts'))
+    add_device(parser)
     args = parser.parse_args()
     unknown = [config.stem for config in args.configs if config.stem not in METRICS]
     if unknown:
@@ -77,7 +81,7 @@ def main() -> None:
         runs[config.stem] = {}
         for start, encoder in (('scratch', None), ('pretrained', args.encoder)):
             work_dir = args.out / config.stem / start
-            train(config, work_dir, encoder)
+            train(config, work_dir, encoder, args.device)
             runs[config.stem][start] = work_dir
     picture = plot_starts(runs, METRICS, args.out / 'starts.png')
     print(f'{"":<22}{"figure":<20}{"scratch":>12}{"pretrained":>12}')

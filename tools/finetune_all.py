@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 
 from mtp import resources
-from mtp.cli.errors import users_errors
+from mtp.cli.arguments import add_device
+from mtp.cli.errors import add_debug, users_errors
+from mtp.cli.own_gpu import choose_device
 from mtp.cli.threads import sleep_while_waiting
 
 TOOLS = Path(__file__).resolve().parent
@@ -51,16 +53,21 @@ def parse_args() -> argparse.Namespace:
         default=Path('work_dirs/smoke'),
         help='folder for small runs (default: %(default)s)',
     )
+    add_device(parser)
+    add_debug(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     sleep_while_waiting()
     args = parse_args()
-    from mtp.cli import finetuning
-
     begin = time.perf_counter()
-    with users_errors():
+    with users_errors(args.debug):
+        choose_device(args.device)  # before torch starts
+        from mtp.cli import finetuning
+        from mtp.engine.devices import require_usable_gpu
+
+        require_usable_gpu(args.device)
         failed = (
             finetuning.run_small(TOOLS, args.only, args.models, args.work_dir)
             if args.smoke

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mtp.cli.errors import users_errors
+from mtp.cli.errors import add_debug, users_errors
 from mtp.visualization import plot_curves
 
 
@@ -16,8 +16,9 @@ def main() -> None:
         metavar='FILE',
         help='picture to write (.png, .svg, .pdf); default: WORK_DIR/curves.png',
     )
+    add_debug(parser)
     args = parser.parse_args()
-    with users_errors():
+    with users_errors(args.debug):
         path = plot_curves(args.work_dir, args.out or args.work_dir / 'curves.png')
     print(f'Curves written to {path}')
 

@@ -9,8 +9,9 @@ the test split, the submission is written instead. Data sets, models, figures: d
 import argparse
 from pathlib import Path
 
-from mtp.cli.arguments import RunOptions, add_config_options
+from mtp.cli.arguments import RunOptions, add_config_options, add_device
 from mtp.cli.errors import add_debug, users_errors
+from mtp.cli.own_gpu import choose_device
 from mtp.cli.threads import sleep_while_waiting
 
 
@@ -30,6 +31,7 @@ def parse_args() -> argparse.Namespace:
         help='folder for the log, metrics.json and the '
         'submission; default: work_dirs/reproduce/<data set>/<model>',
     )
+    add_device(parser)
     add_config_options(parser)
     add_debug(parser)
     return parser.parse_args()
@@ -44,12 +46,15 @@ def main() -> None:
 
 def reproduce(args: argparse.Namespace) -> None:
     """Evaluate, and print the figures."""
+    choose_device(args.device)  # before torch starts
     from mtp.cli import launch
     from mtp.cli.config import set_submission
+    from mtp.engine.devices import require_usable_gpu
     from mtp.models.weights.finetuned import load_released
     from mtp.recipes import table
     from mtp.recipes.reproduce import compare
 
+    require_usable_gpu(args.device)
     config = table.config_of(args.dataset, args.model)
     work_dir = args.work_dir or Path('work_dirs/reproduce', args.dataset, args.model)
     if not args.data.is_dir():

@@ -1,7 +1,8 @@
 """Arguments of the tools. Without torch, so that ``--help`` and errors appear immediately."""
 
 import argparse
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,41 @@ def add_run_arguments(parser: argparse.ArgumentParser, needs_config: bool = True
         default='none',
         help='pytorch: started by torchrun; slurm: started by srun',
     )
+    add_device(parser)
     add_config_options(parser)
     add_debug(parser)
+
+
+def parse_run_arguments(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> argparse.Namespace:
+    """Parse the arguments of :func:`add_run_arguments` and others, and check that they agree."""
+    args = parser.parse_args(arguments)
+    if args.launcher != 'none' and args.device.startswith('cuda:'):
+        parser.error('--launcher gives each process a GPU of its own: leave out --device cuda:N')
+    return args
 
 
 def run_options(args: argparse.Namespace) -> RunOptions:
     """Return the options from parsed arguments of :func:`add_run_arguments`."""
     return RunOptions(args.config, args.work_dir, args.launcher, args.cfg_options)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``, for :func:`mtp.cli.own_gpu.choose_device`."""
+    parser.add_argument(
+        '--device',
+        type=_device,
+        default='auto',
+        metavar='auto|cpu|cuda|cuda:N',
+        help='auto: a GPU where there is one; cuda:N: the N-th visible GPU, from 0',
+    )
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', text):
+        raise argparse.ArgumentTypeError(f'{text!r} is none of auto, cpu, cuda and cuda:N')
+    return text
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:

@@ -105,7 +105,8 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
     for key in options:
         node, path = cfg, key.split('.')
         for depth, name in enumerate(path):
-            known, passes_on = keys_of(node, Runner if depth == 0 else None)
+            type_ = options.get('.'.join([*path[:depth], 'type']))  # an option may change it too
+            known, passes_on = keys_of(node, type_ if depth else Runner)
             if name not in known and (not passes_on or suggest(name, known, cutoff=0.8)):
                 where = '.'.join(path[:depth]) or 'the config'
                 raise ValueError(

@@ -23,7 +23,7 @@ from mmengine.registry import init_default_scope
 
 from mtp.cli.config import default_work_dir
 from mtp.cli.resume import last_checkpoint
-from mtp.files import write_json
+from mtp.files import read_figures, write_json
 from mtp.recipes import shrink, table
 from mtp.registry import DATASETS
 from mtp.visualization.curves import read_scalars
@@ -125,7 +125,7 @@ def finetune(tools: Path, dataset: str, config: Path, folder: Path) -> dict:
     losses = list(read_scalars(folder)['loss'].values())
     if not math.isfinite(losses[-1]):
         raise StepError(f'the loss is not finite ({log})')
-    metrics = json.loads((folder / 'test' / 'metrics.json').read_text())
+    metrics = read_figures(folder / 'test' / 'metrics.json')
     if results.key:
         figure = f'{results.metric}: {results.percent(metrics, results.key):.2f}'
     else:

@@ -29,19 +29,21 @@ TAKEN_OUT: dict[type, tuple[str, ...]] = {
 REGISTRIES = [value for value in vars(registry).values() if isinstance(value, registry.Registry)]
 
 
-def keys_of(node: Any, built_by: Callable | None = None) -> tuple[list[str], bool]:
+def keys_of(node: Any, type_: Any = None) -> tuple[list[str], bool]:
     """Return valid next parts of a dotted key, and whether others are accepted (``**kwargs``).
 
     Args:
         node: value in a config.
-        built_by: what it is the arguments of; None for the ``type`` in it.
+        type_: what it is the arguments of, as of :func:`find_type`; None for the ``type`` in it.
     """
     if isinstance(node, list):
         return [str(index) for index in range(len(node))], False
     if not isinstance(node, Mapping | Config):
         return [], False
-    built_by = built_by or find_type(node.get('type'))
-    names, passes_on = arguments(built_by) if built_by else ([], False)
+    type_ = type_ or node.get('type')
+    built_by = find_type(type_)
+    # a name that is unknown here may be known where it is built
+    names, passes_on = arguments(built_by) if built_by else ([], type_ is not None)
     imported = getattr(node, '_imported_names', ())
     return list(dict.fromkeys([*(key for key in node if key not in imported), *names])), passes_on
 

@@ -1,6 +1,5 @@
 """From command-line options to a runner, for all tools."""
 
-import json
 from pathlib import Path
 
 from mmengine.config import Config
@@ -12,7 +11,7 @@ from mtp.cli.config import default_work_dir, override, read_config
 from mtp.cli.config_check import check_config
 from mtp.cli.processes import join_processes
 from mtp.engine.runner import Runner
-from mtp.files import write_text
+from mtp.files import json_text, write_text
 from mtp.recipes import multispectral
 
 
@@ -52,6 +51,6 @@ def evaluate(runner: Runner) -> dict[str, float]:
     metrics = runner.test()
     if is_main_process():
         path = Path(runner.work_dir) / 'metrics.json'
-        write_text(path, json.dumps(metrics, indent=1, default=float) + '\n')
+        write_text(path, json_text(metrics, indent=1, default=float) + '\n')
         runner.logger.info(f'Metrics written to {path}')
     return metrics

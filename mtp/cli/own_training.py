@@ -3,16 +3,19 @@
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import torch
 
+from mtp.data.bands import stored_type
 from mtp.data.datasets.base import TASKS as FINETUNING
+from mtp.data.own.contents import Data, read_data
+from mtp.data.own.importing import KIND_OF, Options, import_data, kind_of
 from mtp.data.own.importing import TASKS as TASK_OF
-from mtp.data.own.importing import Options, import_data, kind_of
-from mtp.data.own.recognition import Found, recognise
-from mtp.data.own.samples import Data, read_data
+from mtp.data.own.rasters import is_rgb
+from mtp.data.own.recognition import Found, Part, recognise
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.files import UnusableFileError, write_text
 from mtp.machine import LAUNCHERS
@@ -23,7 +26,6 @@ from mtp.recipes.planning import Facts, plan
 from mtp.spelling import suggest
 
 TASKS = (*FINETUNING, 'pretraining')
-KIND_OF = {task: kind for kind, task in TASK_OF.items()}
 DEFAULT_WEIGHTS = ('mtp', 'mae')
 MAX_WORKERS = 4  # processes of a loader, as in the recipes
 WAIT = 3600  # seconds that other processes wait for the config of the first
@@ -72,7 +74,8 @@ def own_config(
     lines, sources = [], []
     imported = []
     for where, content in zip(data, contents):
-        if not _is_imported(content.found, task):
+        images = [sample.image for sample in content.samples]
+        if not _is_imported(content.found, task, images):
             target = work_dir / 'data' / _name(where)
             if not (target / 'data.yaml').is_file():
                 _import(content, target, task)
@@ -163,16 +166,18 @@ def choose_task(contents: Sequence[Data], task: str | None) -> str:
     )
 
 
-def _is_imported(found: Found, task: str) -> bool:
+def _is_imported(found: Found, task: str, images: Sequence[Path]) -> bool:
     """Return whether the data lie in the layout that the configs of a task read."""
     splits = {part.split for part in found.parts}
     if not {'train', 'val'} <= splits or found.description is None:
         return False
-    return all(_fits(found, task, part.split or '', part) for part in found.parts)
+    if not found.description.bands and not all(map(is_rgb, images)):
+        return False  # its bands are to be measured
+    return all(_fits(found, task, part) for part in found.parts)
 
 
-def _fits(found: Found, task: str, split: str, part: object) -> bool:
-    root = found.root
+def _fits(found: Found, task: str, part: Part) -> bool:
+    root, split = found.root, part.split or ''
     folders = dict(
         classification=('classes', root / split, None, None),
         segmentation=('maps', root / split / 'images', root / split / 'labels', None),
@@ -184,9 +189,9 @@ def _fits(found: Found, task: str, split: str, part: object) -> bool:
     form, images, labels, later = folders[task]
     return (
         found.form == form
-        and part.images == images  # type: ignore[attr-defined]  # a Part
-        and (labels is None or part.labels == labels)  # type: ignore[attr-defined]
-        and part.later == later  # type: ignore[attr-defined]
+        and part.images == images
+        and (labels is None or part.labels == labels)
+        and part.later == later
     )
 
 
@@ -209,7 +214,23 @@ def _source(content: Data, name: str) -> Source:
             f'{description.path}: add `names`, the classes of the label maps in the order of their '
             'values from 0 on, or `label_values`'
         )
-    return Source(description.root, classes, test, description.label_values, name)
+    scenes = (description.root / 'scenes' / 'val.json').is_file()
+    source = Source(description.root, classes, test, description.label_values, scenes, name)
+    return _with_bands(source, content)
+
+
+def _with_bands(source: Source, content: Data) -> Source:
+    """Add the bands that are to be loaded, and their mean and deviation."""
+    described = content.found.description
+    assert described is not None
+    bands = described.bands
+    if described.stretch:  # the files hold just these, as 8 bits
+        bands = tuple(range(1, len(bands) + 1)) if len(bands) not in (1, 3) else ()
+    source = replace(source, bands=bands, mean=described.mean, std=described.std)
+    if not bands:
+        return source
+    _, dtype = stored_type(content.samples[0].image)
+    return replace(source, dtype=dtype, nodata=None if described.stretch else described.nodata)
 
 
 def _name(path: Path) -> str:

@@ -6,8 +6,9 @@ Prints the metrics and writes them to ``<work dir>/metrics.json``.
 import argparse
 from collections.abc import Sequence
 
-from mtp.cli.arguments import add_run_arguments, run_options
+from mtp.cli.arguments import add_run_arguments, parse_run_arguments, run_options
 from mtp.cli.errors import users_errors
+from mtp.cli.own_gpu import choose_device
 from mtp.cli.threads import sleep_while_waiting
 
 
@@ -35,7 +36,7 @@ def parse_args(
         help="where a benchmark's server keeps the labels: folder for the predictions, "
         'in the format of the server',
     )
-    return parser.parse_args(arguments)
+    return parse_run_arguments(parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
 
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate as the command line says."""
+    choose_device(args.device, args.launcher)  # before torch starts
     from mtp.cli import launch
     from mtp.cli.config import override, set_submission
     from mtp.cli.processes import leave_processes
@@ -55,7 +57,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from mtp.engine.shards import read_entries
     from mtp.models.weights.loading import check_state
 
-    require_usable_gpu()
+    require_usable_gpu(args.device)
     cfg = launch.load_config(run_options(args))
     cfg.resume = False
     cfg.load_from = None if args.checkpoint == 'untrained' else args.checkpoint

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from mtp.cli.arguments import add_run_arguments, run_options
+from mtp.cli.arguments import add_run_arguments, parse_run_arguments, run_options
 from mtp.cli.errors import users_errors
-from mtp.cli.own_gpu import show_own_gpu
+from mtp.cli.own_gpu import choose_device
 from mtp.cli.threads import sleep_while_waiting
 from mtp.signals import Stopped, StopSignals
 
@@ -81,7 +81,7 @@ def parse_args(
         help='train to an update that went wrong once more, and name the first module whose '
         'numbers are not finite; FILE: <work dir>/bad_updates/iter_<N>.json. Needs no config',
     )
-    args = parser.parse_args(arguments)
+    args = parse_run_arguments(parser, arguments)
     if sum(given is not None for given in (args.config, args.data, args.replay)) != 1:
         parser.error('give a config, --data DIR, or --replay FILE')
     if args.data and args.encoder is None:
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
 
 def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
     """Train as the command line says."""
-    show_own_gpu(args.launcher)  # before torch starts
+    choose_device(args.device, args.launcher)  # before torch starts
     import torch
 
     from mtp.cli import launch, replay
@@ -137,7 +137,7 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
 
     # What stays in float32 under autocast may take TF32; torch allows it to convolutions by itself.
     torch.set_float32_matmul_precision('high')
-    require_usable_gpu()
+    require_usable_gpu(args.device)
     update = replay.begin(args) if args.replay else None
     if args.data:
         _write_own_config(args)

@@ -55,21 +55,28 @@ def read_bands(
     bands: Sequence[int],
     nodata: float | None = None,
     size: tuple[int, int] | None = None,
+    window: tuple[int, int, int, int] | None = None,
 ) -> Raster:
-    """Read bands of a whole image as stored.
+    """Read bands of an image as stored.
 
     Args:
         path: path of the file, of any format of GDAL.
         bands: indices of the bands, from 1 on.
         nodata: value of pixels without data; None for that of the file, if it has one.
         size: height and width in pixels that its labels are for; None if they are unknown.
+        window: left, top, width and height of the part to read, pixels within the image; None for
+            all of it.
 
     Raises:
         UnusableFileError: rasterio is not installed; the file is missing, damaged, no image or too
             large, holds palette indices, or has not these bands.
     """
-    with _opened(path, bands, size) as source:
-        return _read(source, bands, nodata)
+    with opened(path, bands, size) as source:
+        if window is None:
+            return _read(source, bands, nodata)
+        from rasterio.windows import Window
+
+        return _read(source, bands, nodata, window=Window(*window))
 
 
 def stored_type(path: str | Path) -> tuple[int, str]:
@@ -78,7 +85,7 @@ def stored_type(path: str | Path) -> tuple[int, str]:
     Raises:
         UnusableFileError: as in :func:`read_bands`.
     """
-    with _opened(path, ()) as source:
+    with opened(path, ()) as source:
         return source.count, source.dtypes[0]
 
 
@@ -113,7 +120,7 @@ class Stretch:
         low, high, percentiles = parse_rule(rule)
         if not percentiles:
             return cls(((low, high),) * len(bands))
-        with _opened(path, bands) as source:
+        with opened(path, bands) as source:
             scale = max(1.0, max(source.height, source.width) / _OVERVIEW)
             shape = max(1, int(source.height / scale)), max(1, int(source.width / scale))
             raster = _read(source, bands, nodata, out_shape=(len(bands), *shape))
@@ -216,7 +223,7 @@ def measure(
         applied = stretch
         if isinstance(stretch, str):
             applied = Stretch.of_scene(stretch, path, bands, nodata)
-        with _opened(path, bands) as source:
+        with opened(path, bands) as source:
             dtype = _dtype(source, bands)
             first = first or (path, dtype)
             if dtype != first[1] and applied is None:
@@ -305,7 +312,7 @@ def _dtype(source: Any, bands: Sequence[int]) -> str:
 
 
 @contextmanager
-def _opened(
+def opened(
     path: str | Path, bands: Sequence[int], size: tuple[int, int] | None = None
 ) -> Iterator[Any]:
     """Open an image, and check its header before its pixels are read."""

@@ -377,7 +377,10 @@ def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
             size = int.from_bytes(frame[3:5], 'big'), int.from_bytes(frame[5:7], 'big')
             return size if len(frame) == 7 else None
         elif marker[1] not in _JPEG_ALONE:
-            file.seek(int.from_bytes(file.read(2), 'big') - 2, os.SEEK_CUR)
+            length = int.from_bytes(file.read(2), 'big')
+            if length < 2:  # cut short, or damaged: it would be read again and again
+                return None
+            file.seek(length - 2, os.SEEK_CUR)
 
 
 def _tiff_directory(file: BinaryIO, start: bytes) -> Header | None:

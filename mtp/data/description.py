@@ -29,6 +29,7 @@ KEYS = (
     'nodata',
     'gsd',
     'stretch',
+    'stretched',
 )
 # Of other programs; they change nothing that is read here.
 FOREIGN = ('nc', 'download', 'roboflow', 'kpt_shape', 'flip_idx', 'channels', 'license', 'author')
@@ -45,12 +46,16 @@ class Description:
         names: class names in label order; empty if the labels give them.
         task: task, as in ``configs/finetune``; None if it follows from the labels.
         label_values: value of a label map, a number or a colour ``'#rrggbb'`` -> class name.
-        bands: bands of the images to use, from 1 on; empty for all.
+        bands: bands of the images to use, from 1 on; empty for all. With ``stretch``, those of the
+            scenes: the files hold only these, in this order.
         mean: mean of each band, in the image's unit.
         std: standard deviation of each band, in the image's unit.
         nodata: value of pixels without data; None if there is none.
         gsd: ground sampling distance in metres; None if unknown.
-        stretch: value of each band that becomes 0, and value that becomes 255.
+        stretch: how 8 bits were made of the scenes, or are to be made where the files have more:
+            for each band, the value that becomes 0 and the one that becomes 255; or the rule
+            ``'MIN,MAX'`` or ``'p2,p98'``.
+        stretched: name of a scene -> limits of each band that the rule gave.
     """
 
     path: Path
@@ -64,7 +69,8 @@ class Description:
     std: tuple[float, ...] = ()
     nodata: float | None = None
     gsd: float | None = None
-    stretch: tuple[tuple[float, float], ...] = ()
+    stretch: tuple[tuple[float, float], ...] | str = ()
+    stretched: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
 
 
 def read_description(path: Path) -> Description:
@@ -109,7 +115,11 @@ def read_description(path: Path) -> Description:
         std=_numbers(path, 'std', content, float),
         nodata=_number(path, 'nodata', content),
         gsd=_number(path, 'gsd', content),
-        stretch=tuple((float(low), float(high)) for low, high in content.get('stretch') or ()),
+        stretch=_stretch(path, content.get('stretch') or ()),
+        stretched={
+            str(name): _limits(path, limits)
+            for name, limits in (content.get('stretched') or {}).items()
+        },
     )
 
 
@@ -126,7 +136,15 @@ def read_names(path: Path) -> tuple[str, ...]:
 def write_description(path: Path, content: Mapping[str, Any]) -> None:
     """Write a ``data.yaml`` with keys of :data:`KEYS`, atomically."""
     assert set(content) <= set(KEYS)
-    write_text(path, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+    plain = {key: _plain(value) for key, value in content.items()}
+    write_text(path, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value without tuples, which yaml does not have."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _read_yaml(path: Path) -> dict:
@@ -207,6 +225,20 @@ def _numbers(path: Path, key: str, content: dict, kind: type) -> tuple:
     ):
         raise UnusableFileError(f'{path}: {key} is {values!r:.60}: give a list of numbers')
     return tuple(kind(value) for value in values)
+
+
+def _stretch(path: Path, value: object) -> tuple[tuple[float, float], ...] | str:
+    return value if isinstance(value, str) else _limits(path, value)
+
+
+def _limits(path: Path, value: object) -> tuple[tuple[float, float], ...]:
+    try:
+        return tuple((float(low), float(high)) for low, high in value)  # type: ignore[attr-defined]  # checked here
+    except (TypeError, ValueError):
+        raise UnusableFileError(
+            f'{path}: stretch is {value!r:.60}: give MIN,MAX or p2,p98, or a pair of numbers for '
+            'each band'
+        ) from None
 
 
 def _number(path: Path, key: str, content: dict) -> float | None:

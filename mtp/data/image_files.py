@@ -97,13 +97,13 @@ def _by_name(folder: Path, tally: Tally) -> dict[str, Path]:
     return images
 
 
-def images_by_stem(folder: Path, tally: Tally, labels: str) -> dict[str, Path]:
+def images_by_stem(folder: Path, tally: Tally, labels: Sequence[str]) -> dict[str, Path]:
     """Return the images in a folder, stem -> path, in the order of their stems.
 
     Args:
         folder: folder to look into.
         tally: counts of the reader; files that are neither images nor labels are left out.
-        labels: suffix of label files, which may be in the same folder.
+        labels: suffixes of label files, which may be in the same folder.
 
     Raises:
         MissingFileError: the folder is missing.
@@ -120,6 +120,6 @@ def images_by_stem(folder: Path, tally: Tally, labels: str) -> dict[str, Path]:
                     'rename or remove one of the two'
                 )
             images[path.stem] = path
-        elif path.is_file() and path.suffix.lower() != labels:
+        elif path.is_file() and path.suffix.lower() not in labels:
             tally.leave_out('files that are no images', str(path))
     return dict(sorted(images.items()))

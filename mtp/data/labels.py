@@ -27,7 +27,7 @@ from mtp.data.run_lengths import (
 )
 from mtp.data.values import MAX_COORDINATE, check_map_values
 from mtp.files import UnusableFileError
-from mtp.painting import WHITE, outline, shade, write_names
+from mtp.painting import WHITE, colour_of, outline, shade, write_names
 from mtp.registry import LABELS
 from mtp.sample_fields import IGNORED, Boxes, BoxMasks, Label, Map
 
@@ -74,7 +74,7 @@ class SemanticLabel(Label):
         seg_map = cv2.resize(seg_map, tile.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         labels = {int(value) - 1 for value in np.unique(seg_map) if value not in (0, IGNORED)}
         for label in labels:
-            shade(tile, seg_map == label + 1, meta['palette'][label], 0.6)
+            shade(tile, seg_map == label + 1, colour_of(meta, label), 0.6)
         return labels
 
 
@@ -210,13 +210,13 @@ class InstanceLabel(Label):
             mask = cv2.resize(
                 mask.astype(np.uint8), tile.shape[1::-1], interpolation=cv2.INTER_NEAREST
             )
-            shade(tile, mask > 0, meta['palette'][label], 0.5)
+            shade(tile, mask > 0, colour_of(meta, label), 0.5)
             contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(tile, contours, -1, WHITE, 1, cv2.LINE_AA)
         for label, (x1, y1, x2, y2) in zip(content.labels.tolist(), boxes):
             corners = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
-            outline(tile, corners, meta['palette'][label])
-        write_names(tile, content, boxes[:, :2], meta)
+            outline(tile, corners, colour_of(meta, label))
+        write_names(tile, content, boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2, meta)
         return set(content.labels.tolist())
 
 
@@ -341,11 +341,11 @@ class RotatedLabel(Label):
         boxes = RotatedBoxes(get_box_tensor(content.bboxes).float().cpu()).regularize_boxes('le90')
         corners = (RotatedBoxes.rbox2corner(boxes).numpy() * scale).round().astype(int)
         for label, polygon in zip(content.labels.tolist(), corners):
-            outline(tile, polygon, meta['palette'][label])
+            outline(tile, polygon, colour_of(meta, label))
             # rbox2corner starts with the two corners on the side of +w
             cv2.line(tile, polygon[0].tolist(), polygon[1].tolist(), WHITE, 2, cv2.LINE_AA)
         tops = corners[np.arange(len(corners)), corners[:, :, 1].argmin(axis=1)]
-        write_names(tile, content, tops, meta)
+        write_names(tile, content, tops, corners.mean(axis=1), meta)
         return set(content.labels.tolist())
 
 

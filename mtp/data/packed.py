@@ -292,7 +292,8 @@ class Shards:
             room = np.array([*self.sizes, 0])[shard] - (pixels * 3 + runs * 8)
             bad = np.flatnonzero(start > room)
         if len(bad):
-            raise _damaged(path, ValueError(f'image {bad[0]} is not within its shard'))
+            reason = f'image {bad[0]}, of the size in index/sizes.npy, is not within its shard'
+            raise _damaged(path, ValueError(reason))
 
     def path(self, number: int) -> Path:
         """Return the file that holds an image."""

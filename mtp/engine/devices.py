@@ -14,29 +14,34 @@ from mtp.machine import nvidia_device_files
 BFLOAT16 = (8, 0)
 
 
-def require_usable_gpu() -> None:
-    """Refuse to run on the CPU if the machine has an NVIDIA GPU that torch cannot use.
+def require_usable_gpu(device: str = 'auto') -> None:
+    """Refuse to run on the CPU if a GPU was asked for, or is there and torch cannot use it.
+
+    Args:
+        device: as of :func:`mtp.cli.own_gpu.choose_device`.
 
     Raises:
-        ValueError: there is such a GPU, and ``CUDA_VISIBLE_DEVICES`` does not hide it; the message
-            quotes torch and says how to mend it.
+        ValueError: there is no GPU, or an NVIDIA GPU that ``CUDA_VISIBLE_DEVICES`` does not hide;
+            the message quotes torch and says how to mend it.
     """
-    if torch.cuda.is_available() or _hidden():
+    if torch.cuda.is_available():
         return
-    found = visible_nvidia_gpus()
+    found = [] if _hidden() else visible_nvidia_gpus()
     if found:
         raise ValueError(
             f'this machine has an NVIDIA GPU ({found[0]}), but torch {torch.__version__} cannot '
             f'use it: {_why_unusable()}. {_driver()}Install a torch build for this driver or a '
-            'newer driver; to run on the CPU all the same, many times more slowly, set '
-            "CUDA_VISIBLE_DEVICES=''"
+            'newer driver; to run on the CPU all the same, many times more slowly: --device cpu'
         )
+    if device.startswith('cuda'):
+        why = 'CUDA_VISIBLE_DEVICES hides every GPU' if _hidden() else 'torch finds no GPU here'
+        raise ValueError(f'--device {device}: {why}. To run on the CPU, leave it out')
 
 
 def describe_device() -> Iterator[str]:
     """Yield log lines that describe the device of a run and its limits."""
     if not torch.cuda.is_available():
-        why = 'CUDA_VISIBLE_DEVICES hides every GPU' if _hidden() else 'no GPU was found'
+        why = 'every GPU is hidden' if _hidden() else 'no GPU was found'
         threads = torch.get_num_threads()
         yield f'Device: CPU with {threads} thread{"s" if threads > 1 else ""}, because {why}'
         return

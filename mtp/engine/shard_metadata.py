@@ -1,6 +1,7 @@
 """The index of a checkpoint's folder of shards, read so that nothing in it can run code."""
 
 import pickle
+from io import BytesIO
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import filesystem, metadata
 
+from mtp.compat import refuse_pickle_bombs
 from mtp.files import MissingFileError, UnusableFileError
 
 INDEX = '.metadata'
@@ -39,8 +41,9 @@ def read_index(folder: str | Path) -> metadata.Metadata:
     """
     path = Path(folder) / INDEX
     try:
-        with open(path, 'rb') as file:
-            index = _IndexUnpickler(file).load()
+        data = path.read_bytes()
+        refuse_pickle_bombs(data)
+        index = _IndexUnpickler(BytesIO(data)).load()
         _check(index, path.parent)
     except FileNotFoundError as error:
         raise MissingFileError(f'{path} is missing: give a folder that training wrote') from error

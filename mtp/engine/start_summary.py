@@ -8,6 +8,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 
+from mtp.data.tally import Tally
 from mtp.engine.devices import describe_device
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
 from mtp.engine.parallel import unwrap
@@ -23,9 +24,9 @@ def of_training(runner: MMEngineRunner, checkpoint: str | None) -> Iterator[str]
     loop = runner.train_loop
     yield _model(runner)
     yield _weights(runner, checkpoint)
-    yield from describe_data('Training data', loop.dataloader.dataset)
+    yield describe_data('Training data', loop.dataloader.dataset)
     if runner.val_loop is not None:
-        yield from describe_data('Validation data', runner.val_dataloader.dataset)
+        yield describe_data('Validation data', runner.val_dataloader.dataset)
     yield _batch(loop)
     yield from describe_device()
     yield f'Precision: {_precision(runner.optim_wrapper)}'
@@ -37,29 +38,22 @@ def of_test(runner: MMEngineRunner, checkpoint: str | None) -> Iterator[str]:
     """Yield the lines of a test; the arguments are those of :func:`of_training`."""
     yield _model(runner)
     yield _weights(runner, checkpoint)
-    yield from describe_data('Test data', runner.test_dataloader.dataset)
+    yield describe_data('Test data', runner.test_dataloader.dataset)
     yield from describe_device()
     yield _work_dir(runner)
 
 
-def describe_data(title: str, dataset: Any) -> Iterator[str]:
-    """Yield the lines with the counts of a data set, or of each part of several.
-
-    A data set that counts what it reads and leaves out has a ``tally``, whose ``summary()`` is the
-    line; of any other the images are counted.
-    """
+def describe_data(title: str, dataset: Any) -> str:
+    """Return the line with the counts of a data set, or of each part of several."""
     parts = getattr(dataset, 'datasets', None) or [dataset]
-    if all(hasattr(part, 'tally') for part in parts):
-        for part in parts:
-            yield f'{title}: {_named(part, part.tally.summary())}'
-        return
-    counts = ', '.join(_named(part, f'{len(part):,}') for part in parts)
-    yield f'{title}: {counts} images' + (f', {len(dataset):,} in all' if len(parts) > 1 else '')
+    return f'{title}: {"; ".join(map(_counts, parts))}'
 
 
-def _named(dataset: Any, text: str) -> str:
+def _counts(dataset: Any) -> str:
+    # a reader that counts what it leaves out has a tally
+    tally = getattr(dataset, 'tally', None) or Tally(images=len(dataset))
     name = (getattr(dataset, 'metainfo', None) or {}).get('name')
-    return f'{name} {text}' if name else text
+    return f'{name}: {tally.summary()}' if name else tally.summary()
 
 
 def _model(runner: MMEngineRunner) -> str:

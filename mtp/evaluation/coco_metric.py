@@ -97,6 +97,8 @@ class DetectionMetric(BaseMetric):
     """
 
     default_prefix = 'coco'
+    # Largest numbers of predictions of a class in an image: of mAP, and of the other figures.
+    max_detections: Sequence[int] = (100, 1000)
 
     def __init__(
         self,
@@ -148,10 +150,15 @@ class DetectionMetric(BaseMetric):
                 )
             predicted += [dict(entry, image_id=number) for entry in result['predicted']]
         precision = coco_precision(
-            COCO(truth), predicted[1:] or predicted, 'bbox', (100, 1000), categories, sizes=True
+            COCO(truth),
+            predicted[1:] or predicted,
+            'bbox',
+            self.max_detections,
+            categories,
+            sizes=True,
         )
         everywhere, small, medium, large = np.moveaxis(precision[..., 1], -1, 0)
-        # as in mmdet, only this one counts 100 predictions per class
+        # as in mmdet, only this one counts the smaller number of predictions
         parts = dict(
             mAP=precision[:, :, :, 0, 0],
             mAP_50=everywhere[0],

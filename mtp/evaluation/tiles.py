@@ -1,4 +1,4 @@
-"""Rotated detections of tiles, merged to those of whole images and written for servers.
+"""Detections of tiles, merged to those of whole images; rotated ones are written for servers.
 
 A tile is named ``<image>__<size>__<x>___<y>``, where (x, y) is its top-left corner in pixels of the
 image.
@@ -23,16 +23,21 @@ from mtp.registry import METRICS
 
 _TILE = re.compile(r'(?P<image>.+?)__\d+__(?P<x>-?\d+)___(?P<y>-?\d+)')
 
-Detections = tuple[Tensor, Tensor, Tensor]  # boxes (N, 5), scores (N,), labels (N,)
+# boxes (N, 5), rotated, or (N, 4), xyxy; scores (N,); labels (N,)
+Detections = tuple[Tensor, Tensor, Tensor]
+
+# IoU above which the box of lower score is dropped: those of the heads, so that a scene is judged
+# as if it had been predicted at once.
+ROTATED_IOU = 0.1
+HORIZONTAL_IOU = 0.5
 
 
-def merge_tiles(tiles: dict[str, Detections], iou_threshold: float = 0.1) -> dict[str, Detections]:
+def merge_tiles(tiles: dict[str, Detections]) -> dict[str, Detections]:
     """Merge the detections of tiles, and suppress duplicates of a class.
 
     Args:
-        tiles: detections by tile name: rotated boxes in pixels of the tile, scores and labels. A
-            name without a tile's form is that of a whole image.
-        iou_threshold: rotated IoU above which the box of lower score is dropped, 0..1.
+        tiles: detections by tile name: boxes in pixels of the tile, scores and labels. A name
+            without a tile's form is that of a whole image.
 
     Returns:
         dict: detections by image name, boxes in pixels of the image, by falling score.
@@ -42,14 +47,32 @@ def merge_tiles(tiles: dict[str, Detections], iou_threshold: float = 0.1) -> dic
         match = _TILE.fullmatch(name)
         if match:
             boxes = boxes.clone()
-            boxes[:, :2] += boxes.new_tensor([int(match['x']), int(match['y'])])
+            moved = boxes[:, :2] if boxes.shape[1] == 5 else boxes.view(-1, 2, 2)
+            moved += boxes.new_tensor([int(match['x']), int(match['y'])])
         of_image[match['image'] if match else name].append((boxes, scores, labels))
     merged = {}
     for image, parts in of_image.items():
         boxes, scores, labels = (torch.cat(column) for column in zip(*parts))
-        keep = nms_rotated(boxes, scores, iou_threshold, labels)
+        keep = _unsuppressed(boxes, scores, labels)
         merged[image] = boxes[keep], scores[keep], labels[keep]
     return merged
+
+
+def _unsuppressed(boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the indices of the boxes that are kept, by falling score."""
+    if boxes.shape[1] == 5:
+        return nms_rotated(boxes, scores, ROTATED_IOU, labels)
+    from torchvision.ops import nms  # here, because its import is slow
+
+    # Class by class, and in float64: pixels of a large scene need more digits than shifted classes
+    # leave in float32.
+    places = [torch.nonzero(labels == label).squeeze(1) for label in labels.unique()]
+    kept = [
+        place[nms(boxes[place].double(), scores[place].double(), HORIZONTAL_IOU)]
+        for place in places
+    ]
+    keep = torch.cat([torch.zeros(0, dtype=torch.long), *kept]).sort().values
+    return keep[scores[keep].argsort(descending=True, stable=True)]
 
 
 class TilesSubmission(Submission):
@@ -60,6 +83,11 @@ class TilesSubmission(Submission):
         for sample in data_samples:
             found = sample['pred_instances']
             boxes = get_box_tensor(found['bboxes']).cpu()
+            if boxes.shape[1] != 5:
+                raise ValueError(
+                    f'{sample["img_path"]}: boxes must be rotated, (N, 5), for the server '
+                    f'{self.name}; got {tuple(boxes.shape)}'
+                )
             self.results.append(
                 (sample['img_path'], (boxes, found['scores'].cpu(), found['labels'].cpu()))
             )

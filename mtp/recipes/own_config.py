@@ -18,14 +18,26 @@ class Source:
         classes: class names in label order.
         test: whether it has a test split.
         label_values: value of a label map -> class name; empty if the values speak for themselves.
+        scenes: whether it has the uncut labels of the scenes that its tiles were cut from.
         name: name of the data set in a pretraining.
+        bands: indices of the bands to load, from 1 on; empty for 8-bit RGB.
+        dtype: type of the values of the bands.
+        nodata: value of pixels without data; None for that of each file.
+        mean: mean of each band; empty for the encoder's.
+        std: standard deviation of each band; empty for the encoder's.
     """
 
     root: Path
     classes: tuple[str, ...]
     test: bool = False
     label_values: Mapping[int | str, str] = field(default_factory=dict)
+    scenes: bool = False
     name: str = ''
+    bands: tuple[int, ...] = ()
+    dtype: str = 'uint8'
+    nodata: float | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 def write_config(
@@ -59,11 +71,13 @@ def write_config(
         'from mmengine.config import read_base',
         '',
         *parts.imports,
+        *_band_imports(task, sources[0]),
         '',
         'with read_base():',
         *(f'    from mtp.configs._base_.{base} import {names}' for base, names in parts.bases),
         '',
         *parts.body,
+        *_bands(task, sources[0]),
         '',
         *_weights(weights),
         f'total_batch_size = {plan.batch}',
@@ -93,6 +107,36 @@ def _weights(weights: str | None) -> list[str]:
             'optim_wrapper.paramwise_cfg.layer_decay_rate = 1.0  # nothing is pretrained',
         ]
     return [f"model.backbone.init_cfg = dict(type='Pretrained', checkpoint={weights!r})"]
+
+
+def _band_imports(task: str, source: Source) -> list[str]:
+    if not source.bands or task == 'pretraining':
+        return []
+    return ['from mtp.data import LoadBands' + (', LoadPair' * (task == 'change_detection'))]
+
+
+def _bands(task: str, source: Source) -> list[str]:
+    """Return the lines for images of other than 8-bit RGB, as in docs/bands.md."""
+    lines: list[str] = []
+    if task == 'pretraining':  # takes 8-bit RGB only, of which the import takes care
+        return lines
+    if source.bands:
+        given = '' if source.nodata is None else f', nodata={source.nodata}'
+        load = f'dict(type=LoadBands, bands={list(source.bands)}, dtype={source.dtype!r}{given})'
+        if task == 'change_detection':
+            load = f'dict(type=LoadPair, image={load})'
+        lines += [
+            '',
+            '# augmentations of colour are left out for other than 8-bit RGB; the log names them',
+            f'_load = {load}',
+            'for _loader in (train_dataloader, val_dataloader, test_dataloader):',
+            '    _loader.dataset.pipeline[0] = _load',
+            f'model.backbone.in_chans = {len(source.bands)}',
+        ]
+    if source.mean:
+        mean, std = ([float(f'{v:.6g}') for v in values] for values in (source.mean, source.std))
+        lines.append(f'model.data_preprocessor.update(mean={mean}, std={std})')
+    return lines
 
 
 def _bases(facts: Facts, recipe: str) -> list[tuple[str, str]]:
@@ -184,7 +228,7 @@ def _horizontal(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty:
     small, body = _detection(sources, facts, plan, keep_empty)
     size = (plan.side, plan.side)
     return _Parts(
-        ['from mtp.data import COCODetection'],
+        ['from mtp.data import COCODetection', *_scene_import(source, 'SceneDetections')],
         [*_bases(facts, 'horizontal_detection.dior'), *small],
         [
             *body,
@@ -192,6 +236,7 @@ def _horizontal(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty:
             *_data('COCODetection', source, classes=source.classes),
             *_boxes("ann_file='{split}.json', data_prefix=dict(img='{split}/images')", keep_empty),
             *_test(source, "ann_file='test.json', data_prefix=dict(img='test/images')"),
+            *_scenes(source, 'SceneDetections'),
         ],
         _epochs(plan, cosine=False),
     )
@@ -203,7 +248,11 @@ def _rotated(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty: bo
     size = (plan.side, plan.side)
     paths = "ann_file='{split}/labels', data_prefix=dict(img_path='{split}/images')"
     return _Parts(
-        ['from mtp.data import BoxFilesDetection', 'from mtp.evaluation import RotatedMetric'],
+        [
+            'from mtp.data import BoxFilesDetection',
+            'from mtp.evaluation import RotatedMetric',
+            *_scene_import(source, 'SceneDetections'),
+        ],
         [*_bases(facts, 'rotated_detection.oriented_rcnn'), *small],
         [
             *body,
@@ -214,6 +263,7 @@ def _rotated(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty: bo
             'test_evaluator = dict(type=RotatedMetric)',
             *_boxes(paths, keep_empty),
             *_test(source, paths.format(split='test')),
+            *_scenes(source, 'SceneDetections'),
         ],
         _epochs(plan, cosine=False),
     )
@@ -233,7 +283,7 @@ def _segmentation(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empt
     size, number = (plan.side, plan.side), len(source.classes)
     given = dict(label_values=dict(source.label_values)) if source.label_values else {}
     return _Parts(
-        ['from mtp.data import SegmentationDataset'],
+        ['from mtp.data import SegmentationDataset', *_scene_import(source, 'SceneMaps')],
         _bases(facts, 'segmentation.spacenet_v1'),
         [
             'model.merge(segmentor)',
@@ -253,6 +303,7 @@ def _segmentation(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empt
             "    _data, split='val', pipeline=test_pipeline, test_mode=True)",
             'val_dataloader, val_evaluator = test_dataloader, test_evaluator',
             *_test(source, "split='test'"),
+            *_scenes(source, 'SceneMaps'),
         ],
         _iterations(plan, warmup=True),
     )
@@ -263,7 +314,7 @@ def _change(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty: boo
     size = (plan.side, plan.side)
     given = dict(label_values=dict(source.label_values)) if source.label_values else {}
     return _Parts(
-        ['from mtp.data import ChangeDataset'],
+        ['from mtp.data import ChangeDataset', *_scene_import(source, 'SceneMaps')],
         _bases(facts, 'change_detection.siamese_unet'),
         [
             'model.merge(change_detector)',
@@ -278,6 +329,7 @@ def _change(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty: boo
             "    _data, split='val', pipeline=test_pipeline, test_mode=True)",
             'test_dataloader, test_evaluator = val_dataloader, val_evaluator',
             *_test(source, "split='test'", loader='val_dataloader'),
+            *_scenes(source, 'SceneMaps'),
         ],
         _epochs(plan, cosine=True),
     )
@@ -350,6 +402,22 @@ def _test(source: Source, split: str, loader: str = 'test_dataloader') -> list[s
     return [
         f'test_dataloader = dict({loader}, dataset=dict({loader}.dataset, {split}))',
         'test_evaluator = val_evaluator',
+    ]
+
+
+def _scene_import(source: Source, metric: str) -> list[str]:
+    return [f'from mtp.evaluation import {metric}'] if source.scenes else []
+
+
+def _scenes(source: Source, metric: str) -> list[str]:
+    """Return the lines that judge scenes beside their tiles."""
+    if not source.scenes:
+        return []
+    folder = source.root / 'scenes'
+    test = f"dict(val_evaluator, scenes='{folder}/test.json')" if source.test else 'val_evaluator'
+    return [
+        f"val_evaluator = dict(type={metric}, metric=val_evaluator, scenes='{folder}/val.json')",
+        f'test_evaluator = {test}',
     ]
 
 

@@ -1,6 +1,7 @@
 """Curves of the losses and metrics of training runs."""
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def read_scalars(work_dir: str | Path) -> dict[str, Series]:
     scalars: dict[str, Series] = {}
     for record in records:
         for key, value in record.items():
-            scalars.setdefault(key, {})[record['step']] = value
+            # null: it was not finite
+            scalars.setdefault(key, {})[record['step']] = math.nan if value is None else value
     if 'loss' not in scalars:
         raise ValueError(
             f'{paths[-1]} holds no losses yet: is {work_dir} the work directory of a '

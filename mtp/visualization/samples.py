@@ -9,8 +9,7 @@ from mmengine.structures import BaseDataElement
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
-from mtp.data.samrs.subsets import PALETTE
-from mtp.painting import shade
+from mtp.painting import colour_of, shade
 from mtp.sample_fields import label_table
 from mtp.visualization.visualizer import MAX_TILE, MIN_TILE, captioned, draw_sample, frame, legend
 
@@ -53,7 +52,7 @@ def draw(
         images: image, or the two images of a pair, ``(H, W, 3)`` uint8 RGB.
         sample: sample of mtp, mmpretrain, mmdet, mmrotate or mmseg, in pixels of the images; ground
             truth or prediction may be missing.
-        meta: metadata of the data set: ``classes`` and, for label maps, ``palette``; for mtp's
+        meta: metadata of the data set: ``classes`` and perhaps ``palette``; for mtp's
             samples ``datasets``.
         side: height of a picture, pixels; pictures of objects have sizes of their own.
 
@@ -73,7 +72,7 @@ def draw(
                 picture = images[-1].copy()
                 for label in labels:
                     # opaque for a pair: the image shows only where it is ignored
-                    shade(picture, seg_map == label, meta['palette'][label], 1 if pair else 0.6)
+                    shade(picture, seg_map == label, colour_of(meta, label), 1 if pair else 0.6)
                 yield _scaled(picture, side), text, labels
     elif isinstance(sample, DetDataSample):
         picture = _objects(images[0], sample, meta)
@@ -112,16 +111,7 @@ def _objects(
         if found is not None and 'bboxes' in found:
             task = 'rotated' if found.bboxes.shape[-1] == 5 else 'instance'
             fields[f'{row}_{label_table()[task].name}'] = found
-    palette = meta.get('palette') or PALETTE  # some are shorter than the list of classes
-    return draw_sample(
-        image,
-        DetDataSample(**fields),
-        dict(
-            classes=meta['classes'],
-            palette=[palette[i % len(palette)] for i in range(len(meta['classes']))],
-        ),
-        score_thr,
-    )
+    return draw_sample(image, DetDataSample(**fields), meta, score_thr)
 
 
 def _scaled(image: np.ndarray, side: int) -> np.ndarray:

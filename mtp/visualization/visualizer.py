@@ -7,7 +7,7 @@ import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.structures import BaseDataElement
 
-from mtp.painting import INK, write
+from mtp.painting import INK, colour_of, write
 from mtp.sample_fields import label_table
 
 # Bounds of the longer side of a tile, pixels: images are resized to stay within.
@@ -27,7 +27,7 @@ def draw_sample(
     Args:
         image: image ``(H, W, 3)``, uint8 RGB.
         sample: sample with ``gt_*`` and ``pred_*`` fields, in pixels of ``image``.
-        meta: ``classes`` and ``palette`` (RGB per class) of the sample's data set.
+        meta: ``classes`` and perhaps ``palette`` (RGB per class) of the sample's data set.
         score_thr: smallest score of predicted objects that are drawn, 0..1.
 
     Returns:
@@ -46,7 +46,7 @@ def draw_sample(
     rows = {'gt': 'truth', 'pred': 'prediction'}
     table = label_table()
     fields = {
-        task: {row: _certain(sample.get(f'{row}_{label.name}'), score_thr) for row in rows}
+        task: {row: sample.get(f'{row}_{label.name}') for row in rows}
         for task, label in table.items()
     }
     rows = {
@@ -66,6 +66,7 @@ def draw_sample(
                 drawn[:] = PAPER
                 caption = f'no {caption}'
             else:
+                content, caption = _certain(content, score_thr, caption)
                 labels |= table[task].draw(drawn, content, scale, meta)
             column.append(captioned(drawn, f'{task}: {caption}'))
         columns.append(np.concatenate(column))
@@ -73,11 +74,15 @@ def draw_sample(
     return frame([np.concatenate(first), *columns])
 
 
-def _certain(content: BaseDataElement | None, score_thr: float) -> BaseDataElement | None:
-    """Leave out predicted objects with a score below ``score_thr``."""
-    if content is None or 'scores' not in content:
-        return content
-    return content[content.scores >= score_thr]
+def _certain(
+    content: BaseDataElement, score_thr: float, caption: str
+) -> tuple[BaseDataElement, str]:
+    """Leave out predicted objects with a score below ``score_thr``, and say how many."""
+    if 'scores' not in content:
+        return content, caption
+    shown = content[content.scores >= score_thr]
+    hidden = len(content) - len(shown)
+    return shown, f'{caption}, {len(shown)} shown, {hidden} below {score_thr:g}'
 
 
 def captioned(tile: np.ndarray, text: str) -> np.ndarray:
@@ -94,7 +99,7 @@ def legend(labels: Iterable[int], meta: dict, width: int) -> np.ndarray:
     canvas = np.full((CAPTION + LINE * len(labels), width, 3), PAPER, np.uint8)
     for number, label in enumerate(labels):
         y = CAPTION + LINE * number
-        cv2.rectangle(canvas, (0, y), (12, y + 12), meta['palette'][label], cv2.FILLED)
+        cv2.rectangle(canvas, (0, y), (12, y + 12), colour_of(meta, label), cv2.FILLED)
         cv2.rectangle(canvas, (0, y), (12, y + 12), INK, 1)  # an outline: white is visible on paper
         write(canvas, meta['classes'][label], (19, y + 10), INK)
     return canvas

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mtp import machine
-from mtp.cli.own_gpu import show_own_gpu
+from mtp.cli.own_gpu import choose_device, show_own_gpu
 from tests.conftest import REPO
 
 # Lower a function for this process's GPU, as if there were two, and print what the cache counted.
@@ -73,6 +73,29 @@ def test_a_single_process_sees_all():
     environment = {'LOCAL_RANK': '1', 'CUDA_VISIBLE_DEVICES': '0,1'}
     show_own_gpu('none', environment)
     assert environment == {'LOCAL_RANK': '1', 'CUDA_VISIBLE_DEVICES': '0,1'}
+
+
+@pytest.mark.parametrize(
+    ('device', 'visible', 'expected'),
+    [
+        ('auto', '4,5', '4,5'),
+        ('cuda', '4,5', '4,5'),
+        ('cpu', '4,5', ''),
+        ('cuda:1', '4,5', '5'),
+        ('cuda:1', None, '1'),
+    ],
+)
+def test_the_device_that_was_asked_for_is_the_only_one(
+    device, visible, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(machine, 'DEVICES', tmp_path)
+    for name in ('nvidia0', 'nvidia1'):
+        (tmp_path / name).touch()
+    environment = {} if visible is None else {'CUDA_VISIBLE_DEVICES': visible}
+    choose_device(device, 'none', environment)
+    assert environment == {'CUDA_VISIBLE_DEVICES': expected}
+    with pytest.raises(ValueError, match='--device cuda:7: of GPUs there are cuda:0'):
+        choose_device('cuda:7', 'none', {'CUDA_VISIBLE_DEVICES': '4'})
 
 
 @pytest.mark.slow

@@ -40,6 +40,14 @@ def test_size_in_the_header(kind):
     assert (header.size, header.bits) == ((12, 34), 8) and header.bands == 3
 
 
+def test_the_header_of_a_jpeg_that_is_cut_short_has_an_end():
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((12, 34, 3), np.uint8)).save(file, 'jpeg')
+    for end in range(1, 200):
+        found = decoding.header_size(io.BytesIO(file.getvalue()[:end]))
+        assert found in (None, (12, 34))
+
+
 def test_labels_of_16_bits_do_not_wrap(tmp_path):
     Image.fromarray(np.full((8, 8), 2, np.uint16)).save(tmp_path / 'a.png')
     assert decoding.read_deep(tmp_path / 'a.png').max() == 2  # good values may have 16 bits

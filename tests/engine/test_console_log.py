@@ -16,7 +16,7 @@ def test_a_training_starts_with_a_few_lines(tmp_path, capsys):
     (first_loss,) = (i for i, line in enumerate(lines) if 'Iter(train) [2/6]' in line)
     assert first_loss < 15
     assert [line.partition(': ')[0] for line in lines[: len(START)]] == [*START]
-    assert lines[2] == 'Training data: 7 images'
+    assert lines[2] == 'Training data: images 7'
     assert lines[3] == 'Batch: 2 images a step (1 process x 2 images)'
     assert lines[6] == 'Schedule: 6 steps, 1.5 times through the data'
     assert not any('Exp name' in line for line in lines)
@@ -32,7 +32,7 @@ def test_a_resumed_run_and_a_test_say_which_weights(tmp_path, capsys):
     toy_runner(tmp_path / 'test', load_from=checkpoint).test()
     shown = capsys.readouterr().out
     assert f'Weights: of {checkpoint}, resumed after 3 steps' in shown
-    assert f'Weights: of {checkpoint}\n' in shown and 'Test data: 7 images' in shown
+    assert f'Weights: of {checkpoint}\n' in shown and 'Test data: images 7' in shown
     assert 'mean: ' in shown, 'the figures of a metric without a table'
 
 

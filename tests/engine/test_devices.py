@@ -26,7 +26,7 @@ def test_a_gpu_that_torch_cannot_use_is_an_error_unless_it_is_hidden(monkeypatch
         devices.require_usable_gpu()
     text = str(error.value)
     assert '/dev/nvidia0' in text and 'too old (found version 11040). ' in text
-    assert "CUDA_VISIBLE_DEVICES=''" in text and '\n' not in text
+    assert '--device cpu' in text and '\n' not in text
     for value in ('', '-1'):
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', value)
         devices.require_usable_gpu()
@@ -55,7 +55,7 @@ def test_the_drivers_list_where_there_are_no_device_files(monkeypatch, tmp_path)
 
 def test_the_cpu_is_told_with_the_reason(monkeypatch, no_cuda):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    assert 'CUDA_VISIBLE_DEVICES hides' in next(devices.describe_device())
+    assert 'every GPU is hidden' in next(devices.describe_device())
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
     assert 'no GPU was found' in next(devices.describe_device())
 

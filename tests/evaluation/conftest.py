@@ -15,7 +15,7 @@ class Texts(logging.Handler):
         self.of: dict[int, list[str]] = {logging.INFO: [], logging.WARNING: []}
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.of[record.levelno].append(record.getMessage())
+        self.of.setdefault(record.levelno, []).append(record.getMessage())
 
 
 @pytest.fixture

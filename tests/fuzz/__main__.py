@@ -7,6 +7,7 @@ that the parsers' attacks begin with.
 import argparse
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.fuzz.properties import PROPERTIES
 from tests.fuzz.targets import CORPUS, TARGETS
+
+LIMIT = 60  # seconds in which each example ends, also where others use the machine
 
 
 def run(name: str, examples: int, fixed: bool = False) -> int:
@@ -34,10 +37,15 @@ def run(name: str, examples: int, fixed: bool = False) -> int:
 
     def counted(*args: object, **kwargs: object) -> None:
         nonlocal count
-        inner(*args, **kwargs)
+        signal.alarm(LIMIT)
+        try:
+            inner(*args, **kwargs)
+        finally:
+            signal.alarm(0)
         count += 1
 
     test.hypothesis.inner_test = counted
+    before = signal.signal(signal.SIGALRM, _too_long)
     chosen = settings(
         max_examples=examples,
         deadline=None,
@@ -50,7 +58,13 @@ def run(name: str, examples: int, fixed: bool = False) -> int:
             chosen(test)()
     finally:
         test.hypothesis.inner_test = inner
+        signal.signal(signal.SIGALRM, before)
     return count
+
+
+def _too_long(*_: object) -> None:
+    # no Exception, which readers turn into an error of theirs; hypothesis takes it as a failure
+    raise SystemExit(f'an example takes more than {LIMIT} s')
 
 
 def make_corpus() -> None:

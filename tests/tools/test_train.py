@@ -172,6 +172,12 @@ def test_options_reach_values_lists_and_arguments_left_to_their_default(toy):
     assert toy.encoder.window_size == 4
     assert toy.optim_wrapper.optimizer.weight_decay == 0.3
     assert toy.optim_wrapper.optimizer.lr == 1e-2
+    sgd = {
+        'optim_wrapper.optimizer.momentum': 0.9,
+        'optim_wrapper.optimizer.type': 'torch.optim.SGD',
+    }
+    override(toy, sgd)
+    assert toy.optim_wrapper.optimizer.momentum == 0.9
 
 
 def test_checkpoint_that_does_not_fit_is_refused(tmp_path):

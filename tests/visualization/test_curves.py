@@ -1,11 +1,14 @@
 """Logs of resumed and stopped runs, joined and drawn."""
 
 import json
+import math
 import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from mmengine.visualization import LocalVisBackend, Visualizer
 from PIL import Image
 
@@ -73,7 +76,12 @@ def test_reads_what_mmengine_writes(tmp_path):
     )
     for step in (1, 2):
         visualizer.add_scalars({'loss': 1 / step, 'sota.semantic.loss_ce': 1 / step}, step=step)
+    visualizer.add_scalars({'sota.semantic.loss_ce': np.float64('nan')}, step=2)
+    visualizer.add_scalar('average', torch.tensor(float('inf')), step=2)
     assert read_scalars(tmp_path)['loss'] == {1: 1.0, 2: 0.5}
+    assert math.isnan(read_scalars(tmp_path)['average'][2])
+    text = next(tmp_path.glob('*/vis_data/scalars.json')).read_text()
+    assert text.count('null') == 2 and 'NaN' not in text and 'Infinity' not in text
     assert plot_curves(tmp_path, tmp_path / 'new' / 'curves.svg').stat().st_size
 
 

@@ -1,6 +1,8 @@
 """What is drawn where."""
 
+from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -12,9 +14,12 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from mmrotate.structures import RotatedBoxes
 
+from mtp import painting
 from mtp.engine.hooks.draw_predictions import DrawPredictionsHook
+from mtp.sample_fields import label_table
 from mtp.visualization import draw_sample
-from mtp.visualization.visualizer import CAPTION, MARGIN
+from mtp.visualization.choice import choose_images
+from mtp.visualization.visualizer import CAPTION, MARGIN, _certain
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 META = dict(classes=('plane', 'ship'), palette=[RED, BLUE])
@@ -120,17 +125,85 @@ def test_tiles_are_legible_and_within_bounds(shape, tile):
     assert picture.shape[0] >= MARGIN + tile[0] + CAPTION
 
 
+class Part:
+    """A data set of mmengine: records of images, each with labels of objects."""
+
+    def __init__(self, root, labels):
+        self.records = [
+            dict(img_path=str(root / f'{name}.png'), instances=[dict(bbox_label=i) for i in found])
+            for name, found in labels.items()
+        ]
+
+    def __len__(self):
+        return len(self.records)
+
+    def get_data_info(self, index):
+        return self.records[index]
+
+
+def test_a_few_images_are_spread_over_classes_and_data_sets(tmp_path):
+    common = {str(i): [0, 0] for i in range(40)}
+    many, few = Part(tmp_path, {**common, 'rare': [0, 3]}), Part(tmp_path, dict(a=[1], b=[]))
+    chosen = {Path(path).stem for path in choose_images(SimpleNamespace(datasets=[many, few]), 3)}
+    assert {'rare', 'a', 'b'} < chosen and len(chosen) == 5
+    maps = Part(tmp_path, {str(i): [] for i in range(40)})
+    places = sorted(int(Path(path).stem) for path in choose_images(maps, 4))
+    assert np.diff([0, *places, 40]).max() < 20
+
+
+def test_names_are_left_off_where_objects_crowd_and_hidden_predictions_are_counted():
+    row = torch.tensor([[4.0 + 5 * i, 60, 8 + 5 * i, 90] for i in range(20)])
+    alone = torch.tensor([[20.0, 20, 100, 50]])
+
+    def named(boxes, score):
+        sample = DetDataSample(metainfo=dict(dataset='sota'))
+        sample.pred_instances = InstanceData(
+            bboxes=boxes,
+            labels=torch.zeros(len(boxes), dtype=torch.long),
+            scores=torch.full((len(boxes),), score),
+        )
+        with mock.patch('mtp.painting.write', wraps=painting.write) as write:
+            tile = np.zeros((384, 384, 3), np.uint8)
+            label_table()['instance'].draw(tile, sample.pred_instances, 3, META)
+        return write.call_count
+
+    assert named(alone, 0.9) == 1 and named(row, 0.9) < 7
+    sample = make_sample(scores=(0.9, 0.1))
+    assert (
+        _certain(sample.pred_instances, 0.3, 'prediction')[1] == 'prediction, 1 shown, 1 below 0.3'
+    )
+
+
+def test_colours_of_any_list_of_classes_can_be_told_apart():
+    for number in (1, 3, 37, 100):
+        meta = dict(classes=range(number), palette=[(0, 0, 255)] * number)
+        colours = [painting.colour_of(meta, label) for label in range(number)]
+        assert painting._least_distance(colours) > 15
+    assert painting.colour_of(META, 1) == BLUE, "the data set's own"
+
+
 def test_hook_writes_whole_pictures(tmp_path):
-    cv2.imwrite(str(tmp_path / 'a.png'), np.full((SIZE, SIZE, 3), (10, 20, 200), np.uint8))
+    for name in ('sota', 'sior'):
+        (tmp_path / name).mkdir()
+        image = np.full((SIZE, SIZE, 3), (10, 20, 200), np.uint8)
+        cv2.imwrite(str(tmp_path / name / 'a.png'), image)
     runner = SimpleNamespace(
         test_dataloader=SimpleNamespace(
-            dataset=SimpleNamespace(metainfo={'datasets': {'sota': META, 'sior': META}})
+            dataset=SimpleNamespace(
+                metainfo={'datasets': {'sota': META, 'sior': META}},
+                datasets=[
+                    Part(tmp_path / 'sota', dict(a=[0], b=[0])),
+                    Part(tmp_path / 'sior', dict(a=[0])),
+                ],
+            )
         )
     )
     samples = []
     for dataset, stem in (('sota', 'a'), ('sota', 'b'), ('sior', 'a')):
         samples.append(make_sample())
-        samples[-1].set_metainfo(dict(dataset=dataset, img_path=str(tmp_path / f'{stem}.png')))
+        samples[-1].set_metainfo(
+            dict(dataset=dataset, img_path=str(tmp_path / dataset / f'{stem}.png'))
+        )
 
     def run(**options):
         hook = DrawPredictionsHook(**options)
@@ -138,7 +211,7 @@ def test_hook_writes_whole_pictures(tmp_path):
         hook.after_test_iter(runner, 0, None, samples)
 
     run()
-    assert [path.name for path in tmp_path.iterdir()] == ['a.png']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['sior', 'sota']
     out = tmp_path / 'new' / 'out'
     run(out_dir=str(out), max_images=1)
     assert sorted(path.name for path in out.iterdir()) == ['sior_a.png', 'sota_a.png']

@@ -14,12 +14,12 @@ the exception are copies of whole tensors to the host.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from training.recipes import RECIPES
 
 import mtp  # noqa: F401  (gives mmcv its operators: before the modules that import it)
+from mtp.files import json_text
 
 
 def parse() -> argparse.Namespace:
@@ -75,7 +75,7 @@ def main() -> None:
                 flush=True,
             )
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+        options.json.write_text(json_text(rows, indent=1))
 
 
 if __name__ == '__main__':

@@ -8,12 +8,12 @@ second is timed, one pipeline after the other in one thread. The third is timed 
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import mtp  # noqa: F401  (gives mmcv its operators: before the modules that import it)
+from mtp.files import json_text
 
 
 def parse() -> argparse.Namespace:
@@ -75,7 +75,7 @@ def main() -> None:
                 rows.append(measure('packed, of the png', paper, mine, args.samples))
     print(markdown(rows))
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+        args.json.write_text(json_text(rows, indent=1))
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import datetime
 import io
-import json
 import multiprocessing
 import resource
 import statistics
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import mtp  # noqa: F401  (also in the processes of mmrotate's pool)
+from mtp.files import json_text
 
 
 def parse() -> argparse.Namespace:
@@ -67,7 +67,7 @@ def main() -> None:
             )
         report['rows'] += rows
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
+        options.json.write_text(json_text(report, indent=1))
 
 
 def compare(

@@ -7,12 +7,16 @@ second time it finds everything there (warm). ``--compile on`` compiles on a CPU
 """
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
 
 from training.recipes import RECIPES, image_size
+
+from mtp.cli.arguments import add_device
+from mtp.cli.errors import users_errors
+from mtp.cli.own_gpu import choose_device
+from mtp.files import json_text
 
 STARTED = time.perf_counter()
 
@@ -22,6 +26,11 @@ def main() -> None:
     os.environ['TORCHINDUCTOR_CACHE_DIR'] = str(options.cache.absolute())
     warm = options.cache.is_dir() and any(options.cache.iterdir())
 
+    with users_errors():
+        choose_device(options.device)  # before torch starts
+        from mtp.engine.devices import require_usable_gpu
+
+        require_usable_gpu(options.device)
     import mtp  # noqa: F401  (gives mmcv its operators)
 
     # isort: split
@@ -64,7 +73,7 @@ def main() -> None:
     for name, seconds in sorted(report['parts_s'].items(), key=lambda item: -item[1]):
         print(f'    {name:<40}{seconds:8.1f}{"  FAILED" if name in report["failed"] else ""}')
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
+        options.json.write_text(json_text(report, indent=1))
 
 
 def parse() -> argparse.Namespace:
@@ -79,6 +88,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument('--compile', choices=('auto', 'on', 'off'), default='auto')
     parser.add_argument('--json', type=Path, help='file to write all figures to')
+    add_device(parser)
     return parser.parse_args()
 
 

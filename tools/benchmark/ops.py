@@ -19,12 +19,16 @@ float32 and in bfloat16 under autocast, forward alone and forward with backward.
 
 import argparse
 import datetime
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+from mtp.cli.arguments import add_device
+from mtp.cli.errors import users_errors
+from mtp.cli.own_gpu import choose_device
+from mtp.files import json_text
 
 OURS = ('kernel', 'torch')
 
@@ -33,9 +37,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        '--device', choices=('cuda', 'cpu'), help='default: cuda where there is a GPU'
-    )
+    add_device(parser)
     parser.add_argument('--json', type=Path, help='where to write the rows')
     parser.add_argument('--only', nargs='+', metavar='NAME', help='operators; default: all')
     parser.add_argument('--repeats', type=int, help='of a measurement; default: 30, on a CPU 5')
@@ -43,13 +45,15 @@ def parse() -> argparse.Namespace:
         '--sizes', choices=('paper', 'small', 'tiny'), help='default: paper, on a CPU small'
     )
     options = parser.parse_args()
+    with users_errors():
+        choose_device(options.device)  # before torch starts
+        from mtp.engine.devices import require_usable_gpu
+
+        require_usable_gpu(options.device)
     import torch
     from operators.cases import cases
 
-    has_gpu = torch.cuda.is_available()
-    options.device = options.device or ('cuda' if has_gpu else 'cpu')
-    if options.device == 'cuda' and not has_gpu:
-        parser.error('--device cuda: torch finds no GPU here')
+    options.device = 'cuda' if torch.cuda.is_available() else 'cpu'
     on_cpu = options.device == 'cpu'
     options.repeats = options.repeats or (5 if on_cpu else 30)
     options.cases = list(cases(options.sizes or ('small' if on_cpu else 'paper')))
@@ -89,7 +93,7 @@ def main() -> int:
             print_rows(rows)
             report['rows'] += rows
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
+        options.json.write_text(json_text(report, indent=1))
     return int(any('failed' in row and row['form'] in OURS for row in report['rows']))
 
 

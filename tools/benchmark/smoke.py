@@ -22,7 +22,10 @@ from functools import partial
 from pathlib import Path
 
 from mtp import resources
-from mtp.cli.arguments import RunOptions
+from mtp.cli.arguments import RunOptions, add_device
+from mtp.cli.errors import users_errors
+from mtp.cli.own_gpu import choose_device
+from mtp.files import read_figures
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = resources.configs() / 'pretrain' / 'vit_tiny_rvsa_demo.py'
@@ -143,7 +146,7 @@ class Smoke:
             str(folder),
             *self.data_options('test'),
         )
-        metrics = json.loads((folder / 'metrics.json').read_text())
+        metrics = read_figures(folder / 'metrics.json')
         if not metrics or not all(map(math.isfinite, metrics.values())):
             raise RuntimeError(f'metrics {metrics}')
         return f'{len(metrics)} metrics'
@@ -214,7 +217,13 @@ def main() -> int:
         action='store_true',
         help='record the losses of this machine as the ones to compare with',
     )
+    add_device(parser)
     options = parser.parse_args()
+    with users_errors():
+        choose_device(options.device)  # before torch starts
+        from mtp.engine.devices import require_usable_gpu
+
+        require_usable_gpu(options.device)
     smoke = Smoke(options.out)
     if not smoke.data.exists():
         from mtp.data.synthetic import make_samrs

@@ -24,7 +24,9 @@ from pathlib import Path
 
 from training.recipes import RECIPES, image_size
 
-from mtp.cli.arguments import add_config_options
+from mtp.cli.arguments import add_config_options, add_device
+from mtp.cli.errors import users_errors
+from mtp.cli.own_gpu import choose_device
 
 
 def parse() -> argparse.Namespace:
@@ -32,9 +34,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--model', choices=RECIPES, required=True)
-    parser.add_argument(
-        '--device', choices=('cuda', 'cpu'), help='default: cuda where there is a GPU'
-    )
+    add_device(parser)
     parser.add_argument('--json', type=Path, help='file to write all figures to')
     parser.add_argument('--images', type=int, default=2, help='images per data set; at least 2')
     parser.add_argument('--objects', type=int, default=23, help='objects per image')
@@ -69,15 +69,17 @@ def parse() -> argparse.Namespace:
         parser.error("--images: the paper's batch norm needs 2 images of each data set")
     if options.loader and options.repeats == 0:
         parser.error('--loader measures times: leave out --repeats 0')
+    with users_errors():
+        choose_device(options.device)  # before torch starts
+        from mtp.engine.devices import require_usable_gpu
+
+        require_usable_gpu(options.device)
     import torch
 
-    has_gpu = torch.cuda.is_available()
-    options.device = options.device or ('cuda' if has_gpu else 'cpu')
+    options.device = 'cuda' if torch.cuda.is_available() else 'cpu'
     options.size = options.size or image_size(options.model)
     if options.repeats is None:
         options.repeats = 5 if options.device == 'cpu' else 20
-    if options.device == 'cuda' and not has_gpu:
-        parser.error('--device cuda: torch finds no GPU here')
     if options.memory and options.device == 'cpu':
         parser.error('--memory is of a GPU')
     return options

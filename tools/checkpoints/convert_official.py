@@ -9,7 +9,7 @@ OUT loads with ``tools/test.py configs/pretrain/<backbone>_samrs.py OUT.pth``, a
 import argparse
 from pathlib import Path
 
-from mtp.cli.errors import users_errors
+from mtp.cli.errors import add_debug, users_errors
 from mtp.files import whole
 
 
@@ -25,6 +25,7 @@ def main() -> None:
         default=['sota', 'sior', 'fast'],
         help="our names of the official model's data sets 1, 2, 3, ...",
     )
+    add_debug(parser)
     args = parser.parse_args()
     if args.target.exists():
         parser.error(f'{args.target} exists: remove it or choose another name')
@@ -33,7 +34,7 @@ def main() -> None:
     from mtp.models.weights.loading import read_state_dict
     from mtp.models.weights.official import convert_official
 
-    with users_errors():
+    with users_errors(args.debug):
         state = convert_official(read_state_dict(args.source), args.datasets)
     with whole(args.target) as unfinished, open(unfinished, 'wb') as file:
         torch.save({'state_dict': state}, file)

@@ -8,7 +8,7 @@ The file equals one saved by a run with ``ReplicatedModel``: every tool takes it
 import argparse
 from pathlib import Path
 
-from mtp.cli.errors import users_errors
+from mtp.cli.errors import add_debug, users_errors
 
 
 def main() -> None:
@@ -17,10 +17,11 @@ def main() -> None:
     )
     parser.add_argument('folder', type=Path, help='folder of the sharded checkpoint')
     parser.add_argument('file', type=Path, help='file to write')
+    add_debug(parser)
     args = parser.parse_args()
     from mtp.engine.shards import merge_shards
 
-    with users_errors():
+    with users_errors(args.debug):
         merge_shards(args.folder, args.file)
 
 

@@ -42,7 +42,37 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         '--format', choices=FORMS, help='form of the labels, where files have two meanings'
     )
     parser.add_argument(
+        '--class-column',
+        metavar='NAME',
+        help='column of the class in vector labels; - for one class, named after the file (the '
+        'only column of text with few values)',
+    )
+    parser.add_argument(
         '--boxes-as-rotated', action='store_true', help='make rotated boxes of horizontal ones'
+    )
+    parser.add_argument(
+        '--task',
+        choices=('horizontal_detection', 'rotated_detection', 'pretraining'),
+        help='what objects with masks are imported for (pretraining, which has all their labels)',
+    )
+    parser.add_argument(
+        '--area',
+        type=Path,
+        metavar='FILE',
+        help='vector file of the ground that is labelled: what is outside is left out',
+    )
+    parser.add_argument(
+        '--bands',
+        type=_bands,
+        default=(),
+        metavar='4,3,2',
+        help='bands to take of images of other than 8-bit RGB, from 1 on (all)',
+    )
+    parser.add_argument(
+        '--stretch',
+        metavar='MIN,MAX|p2,p98',
+        help='make 8 bits, for the released weights: between two values, or between two '
+        'percentiles of each band and scene (keep the values)',
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of the division (0)')
     add_debug(parser)
@@ -50,15 +80,24 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     if args.tile is not None and not 0 <= args.overlap < args.tile:
         parser.error('--overlap must be from 0 to below --tile')
 
-    from mtp.data.own.importing import Options, import_data
+    from mtp.data.own.contents import read_data
+    from mtp.data.own.importing import KIND_OF, Options, import_data
     from mtp.data.own.recognition import recognise
-    from mtp.data.own.samples import read_data
 
     options = Options(
-        args.split, args.group, args.tile, args.overlap, args.seed, args.boxes_as_rotated
+        args.split,
+        args.group,
+        args.tile,
+        args.overlap,
+        args.seed,
+        args.boxes_as_rotated,
+        KIND_OF[args.task] if args.task else None,
+        args.bands,
+        args.stretch,
+        args.area,
     )
     with users_errors(args.debug):
-        data = read_data(recognise(args.src, args.format))
+        data = read_data(recognise(args.src, args.format), args.class_column)
         report = import_data(data, args.dst, options)
     for what, count in report.made.items():
         print(f'{count:>9,} {what}')
@@ -72,6 +111,16 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         shown = report.bad[:EXAMPLES] + ([f'and {more:,} more'] if more > 0 else [])
         print(f'{len(report.bad):,} could not be used:', *shown, sep='\n  ', file=sys.stderr)
         sys.exit(1)
+
+
+def _bands(text: str) -> tuple[int, ...]:
+    try:
+        bands = tuple(int(part) for part in text.split(','))
+    except ValueError:
+        bands = ()
+    if not bands or min(bands) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} are no bands: give numbers from 1 on, as 4,3,2')
+    return bands
 
 
 if __name__ == '__main__':

@@ -27,6 +27,12 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         '--format', choices=FORMS, help='form of the labels, where files have two meanings'
     )
     parser.add_argument(
+        '--class-column',
+        metavar='NAME',
+        help='column of the class in vector labels; - for one class, named after the file (the '
+        'only column of text with few values)',
+    )
+    parser.add_argument(
         '--out',
         type=Path,
         default=Path('work_dirs/inspect'),
@@ -36,12 +42,12 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     args = parser.parse_args(arguments)
     from PIL import Image
 
+    from mtp.data.own.contents import read_data
     from mtp.data.own.inspection import draw_page, inspect, report
     from mtp.data.own.recognition import recognise
-    from mtp.data.own.samples import read_data
 
     with users_errors(args.debug):
-        data = read_data(recognise(args.folder, args.format))
+        data = read_data(recognise(args.folder, args.format), args.class_column)
         found = inspect(data)
     print(json.dumps(found.as_dict(), indent=1) if args.json else report(found))
     if data.samples:

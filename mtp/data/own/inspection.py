@@ -9,11 +9,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mtp.data.decoding import read_image, read_map
+from mtp.data.bands import read_picture, stored_type
+from mtp.data.decoding import read_header, read_image, read_map
 from mtp.data.map_values import count_values, judge, list_values
+from mtp.data.own.contents import Data, Sample
 from mtp.data.own.importing import TASKS, kind_of
 from mtp.data.own.recognition import FORMS
-from mtp.data.own.samples import Data, Sample
 from mtp.data.samrs.records import palette
 from mtp.files import UnusableFileError
 from mtp.painting import Colour, outline, write
@@ -32,6 +33,7 @@ class Inspection:
         objects: split -> number of objects, or of images, of each class.
         sizes: height and width of images in pixels -> number of images.
         values: values of label maps with their counts; empty if there are none.
+        kinds: bands and type of images, such as ``'4 bands of uint16'`` -> number of images.
         faults: what is to be mended, a line each.
     """
 
@@ -41,6 +43,7 @@ class Inspection:
     objects: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     values: str = ''
+    kinds: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -55,6 +58,7 @@ class Inspection:
             objects={split: dict(counts) for split, counts in self.objects.items()},
             sizes={f'{width} x {height}': n for (height, width), n in self.sizes.most_common()},
             values=self.values,
+            kinds=dict(self.kinds),
             left_out={reason: places for reason, places in tally.left_out.items() if places},
             notes=tally.notes,
             faults=self.faults,
@@ -68,6 +72,7 @@ def inspect(data: Data) -> Inspection:
         split = sample.split or 'all'
         found.images[split] += 1
         found.sizes[sample.size] += 1
+        found.kinds[_kind(sample.image)] += 1
         labels = [each.label for each in sample.objects]
         labels += [] if sample.label is None else [sample.label]
         found.objects[split].update(data.classes[label] for label in labels)
@@ -95,6 +100,19 @@ def _judge_maps(found: Inspection) -> None:
             )
     except ValueError as error:
         found.faults.append(str(error))
+
+
+def _kind(path: Path) -> str:
+    """Return bands and type of an image, such as ``'4 bands of uint16'``."""
+    with open(path, 'rb') as file:
+        header = read_header(file)
+    if header is not None and header.bits <= 8 and header.bands in (1, 3):
+        return '8-bit RGB' if header.bands == 3 else '8-bit grey'
+    try:
+        count, dtype = stored_type(path)
+    except UnusableFileError:  # rasterio is not installed
+        return 'unknown' if header is None else f'{header.bands} bands of {header.bits} bits'
+    return f'{count} band{"s" if count > 1 else ""} of {dtype}'
 
 
 def _equal_images(data: Data) -> list[str]:
@@ -141,6 +159,7 @@ def report(found: Inspection, examples: int = 10) -> str:
     lines += ['', f'sizes: {", ".join(sizes)}' + (f', {more} others' if more > 0 else '')]
     if found.values:
         lines.append(f'values: {found.values}')
+    lines.append('bands: ' + ', '.join(f'{kind} ({n:,})' for kind, n in found.kinds.most_common()))
     lines += [f'note: {text}' for text in tally.notes]
     for reason, places in tally.left_out.items():
         lines += [f'left out, {reason}: {len(places):,}', *_first(places, examples)]
@@ -193,10 +212,7 @@ def _labels(sample: Sample) -> set[int]:
 
 
 def _draw(data: Data, sample: Sample, colours: list[Colour]) -> np.ndarray:
-    try:
-        pixels = read_image(sample.image)
-    except UnusableFileError:
-        pixels = np.full((TILE, TILE, 3), 128, np.uint8)  # named by the inspection
+    pixels = _pixels(sample)
     scale = TILE / max(pixels.shape[:2])
     tile = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     if sample.map is not None:
@@ -209,6 +225,19 @@ def _draw(data: Data, sample: Sample, colours: list[Colour]) -> np.ndarray:
     cv2.rectangle(tile, (0, 0), (tile.shape[1], 16), (30, 30, 30), cv2.FILLED)
     write(tile, text[:45], (3, 12), (255, 255, 255))
     return tile[:TILE, :TILE]
+
+
+def _pixels(sample: Sample) -> np.ndarray:
+    """Return an image for a picture, uint8 RGB; a grey one where it cannot be read."""
+    try:
+        return read_image(sample.image)
+    except UnusableFileError:  # also of other than 8-bit RGB
+        pass
+    try:
+        count, _ = stored_type(sample.image)
+        return read_picture(sample.image, [1, 2, 3] if count > 2 else [1])
+    except UnusableFileError:
+        return np.full((*sample.size, 3), 128, np.uint8)
 
 
 def _shade_map(tile: np.ndarray, path: Path, colours: list[Colour]) -> None:

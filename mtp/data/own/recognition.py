@@ -36,6 +36,8 @@ LIST_FOLDERS = ('imagesets', 'list', 'lists', 'splits')  # of lists of the image
 PAIR_FOLDERS = (('a', 'b'), ('t1', 't2'), ('im1', 'im2'), ('time1', 'time2'), ('before', 'after'))
 CHANGE_FOLDERS = ('label', 'labels', 'mask', 'masks', 'gt', 'out', 'cm')
 VECTOR_SUFFIXES = ('.geojson', '.gpkg', '.shp')
+# and files that belong to a shapefile or a scene
+VECTOR_FILES = (*VECTOR_SUFFIXES, '.shx', '.dbf', '.prj', '.cpg', '.qpj', '.sbn', '.sbx', '.tfw')
 DEPTH = 4  # folders below the given one that are looked at
 SAMPLED = 20  # label files of a folder whose first lines show its form
 

@@ -14,6 +14,7 @@ from mtp.files import UnusableFileError
 
 # Tags of GeoTIFF: size of a pixel; a pixel and the map coordinates of its corner.
 PIXEL_SCALE, TIEPOINT = 33550, 33922
+GEO_KEYS, RASTER_TYPE, PIXEL_IS_POINT = 34735, 1025, 2  # directory of keys, a key, its value
 
 
 def geotransform(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +34,10 @@ def geotransform(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 f'ModelPixelScale and ModelTiepoint of GeoTIFF'
             )
         step = np.array(tags[PIXEL_SCALE][:2]) * (1, -1)
-        column_row, place = np.array(tags[TIEPOINT][:2]), np.array(tags[TIEPOINT][3:5])
+        keys = np.array(tags.get(GEO_KEYS, ()), int).reshape(-1, 4)[1:]
+    column_row, place = np.array(tags[TIEPOINT][:2]), np.array(tags[TIEPOINT][3:5])
+    if [RASTER_TYPE, PIXEL_IS_POINT] in keys[:, [0, 3]].tolist():
+        column_row = column_row + 0.5  # the place is that of the pixel's centre
     return place - column_row * step, step
 
 

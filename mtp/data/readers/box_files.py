@@ -100,7 +100,7 @@ class BoxFilesDetection(BaseDetDataset):
     def load_data_list(self) -> list[dict]:
         """Load a record of each image."""
         folder = self._folder
-        images = images_by_stem(folder, self.tally, self.format.suffix)
+        images = images_by_stem(folder, self.tally, [self.format.suffix])
         if not images:
             raise MissingFileError(
                 f'no images ({", ".join(SUFFIXES)}) in {folder}: {self._remedy("data_prefix")}'

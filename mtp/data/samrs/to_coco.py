@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from mtp.compat import refuse_pickle_bombs
 from mtp.data.decoding import read_size
 from mtp.data.run_lengths import encode_mask
 from mtp.data.samrs.subsets import SUBSETS, Subset
@@ -297,8 +299,9 @@ def read_pickle(path: Path) -> list[dict]:
     Raises:
         ValueError: it holds anything other than plain data and arrays.
     """
-    with open(path, 'rb') as file:
-        return _DataUnpickler(file).load()
+    data = path.read_bytes()
+    refuse_pickle_bombs(data)
+    return _DataUnpickler(BytesIO(data)).load()
 
 
 def paint_semantic(

@@ -1,4 +1,4 @@
-"""Check before a run that data, config and head agree, and say what the readers took."""
+"""Check before a run that data, config and head agree, and say what the readers left out."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,18 +10,22 @@ from torch.utils.data import DataLoader, Dataset
 
 from mtp.data.class_names import check_classes
 from mtp.data.tally import Tally
+from mtp.engine.console_log import FILE_ONLY
 from mtp.engine.parallel import unwrap
 from mtp.files import write_text
 from mtp.registry import HOOKS
 
 LEFT_OUT = 'left_out.txt'
+SHOWN_NOTES = 3  # of a data set, on the console
+FEW_STEPS = 100  # steps in which even a pretrained model learns next to nothing
 
 
 @HOOKS.register_module()
 class CheckDataHook(Hook):
-    """Hook that checks the data set of each loader before its first use, and logs its counts.
+    """Hook that checks the data set of each loader before its first use.
 
-    What the readers left out is listed in ``<work dir>/left_out.txt``.
+    What the readers left out is listed in ``<work dir>/left_out.txt``. What they read otherwise
+    than it stands is logged, as are a batch and a schedule that cannot learn anything.
 
     Raises:
         ValueError: a head has another number of classes than the data set.
@@ -38,6 +42,7 @@ class CheckDataHook(Hook):
         if runner.val_loop is not None:
             loaders['val'] = runner.val_dataloader
         self._begin(runner, loaders)
+        _warn_of_few(runner)
 
     def before_val(self, runner: Runner) -> None:
         """Check the validation loader."""
@@ -72,14 +77,31 @@ class CheckDataHook(Hook):
         self._said.update(new)
         tallies = {mode: tally_of(loader.dataset) for mode, loader in new.items()}
         for mode, tally in tallies.items():
-            runner.logger.info(f'{mode}: {tally.summary()}')
-            for text in tally.notes:
-                runner.logger.info(f'{mode}: {text}')
+            for number, text in enumerate(tally.notes):
+                # the console stays short, the log file has all
+                where = FILE_ONLY if number >= SHOWN_NOTES else {}
+                runner.logger.info(f'{mode}: {text}', **where)
         lines = [f'{mode}: {line}\n' for mode, tally in tallies.items() for line in tally.lines()]
         if lines and is_main_process():
             path = Path(runner.work_dir) / LEFT_OUT
             write_text(path, ''.join(lines))
             runner.logger.warning(f'what was left out is listed in {path}')
+
+
+def _warn_of_few(runner: Runner) -> None:
+    """Warn of a schedule of a few steps, and of a batch that is larger than the data."""
+    steps, batch = runner.max_iters, getattr(runner.train_dataloader, 'batch_size', None)
+    images = len(runner.train_dataloader.dataset)
+    if steps < FEW_STEPS:
+        runner.logger.warning(
+            f'{steps} steps in all are too few to learn from: train longer (max_epochs or '
+            'max_iters of train_cfg), or take a smaller total_batch_size'
+        )
+    if batch is not None and batch > images:
+        runner.logger.warning(
+            f'a batch of {batch} images is larger than the data of {images}: take a smaller '
+            'total_batch_size'
+        )
 
 
 def tally_of(dataset: Dataset) -> Tally:

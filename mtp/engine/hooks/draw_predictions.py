@@ -1,6 +1,5 @@
 """Pictures of a model's predictions, written during a test."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +12,10 @@ from mmpretrain.structures import DataSample
 
 from mtp.data import LoadImage
 from mtp.data.bands import read_picture
+from mtp.evaluation.tables import SHOWN_SCORE
 from mtp.files import whole
 from mtp.registry import HOOKS
+from mtp.visualization.choice import choose_images
 from mtp.visualization.samples import draw_result
 
 
@@ -29,8 +30,8 @@ class DrawPredictionsHook(Hook):
 
     Args:
         out_dir: output folder, created if missing; None: no pictures.
-        max_images: maximum number of images per data set and process; None: all.
-        score_thr: minimum score of a drawn object, 0 to 1.
+        max_images: maximum number of images per data set, spread over its classes; None: all.
+        score_thr: minimum score of a drawn object, 0 to 1; the picture says how many are hidden.
         bands: indices of the bands, from 1 on, that are shown as red, green and blue, for a model
             of other than 8-bit RGB (by default the first three that it sees); None for images that
             are read as RGB.
@@ -40,7 +41,7 @@ class DrawPredictionsHook(Hook):
         self,
         out_dir: str | None = None,
         max_images: int | None = None,
-        score_thr: float = 0.3,
+        score_thr: float = SHOWN_SCORE,
         bands: Sequence[int] | None = None,
     ) -> None:
         self.out_dir = Path(out_dir) if out_dir else None
@@ -49,8 +50,10 @@ class DrawPredictionsHook(Hook):
         self.bands = bands
 
     def before_test(self, runner: Runner) -> None:
-        """Reset the number of drawn images."""
-        self.drawn: Counter[str] = Counter()
+        """Choose the images to draw."""
+        self.chosen: set[str] | None = None
+        if self.out_dir is not None and self.max_images is not None:
+            self.chosen = choose_images(runner.test_dataloader.dataset, self.max_images)
 
     def after_test_iter(
         self,
@@ -63,12 +66,11 @@ class DrawPredictionsHook(Hook):
         if self.out_dir is None:
             return
         for sample in outputs:
-            dataset = sample.get('dataset', '')
-            if self.drawn[dataset] == self.max_images:
+            if self.chosen is not None and sample.img_path not in self.chosen:
                 continue
-            self.drawn[dataset] += 1
             path = Path(sample.img_path)
-            prefix = path.parent.name if isinstance(sample, DataSample) else dataset
+            is_scene = isinstance(sample, DataSample)
+            prefix = path.parent.name if is_scene else sample.get('dataset', '')
             paths = [sample.get(key) for key in ('img_path', 'img_path2') if key in sample]
             images = [_read(image, self.bands) for image in paths]
             picture = draw_result(

@@ -10,10 +10,18 @@ from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 MODEL = dict(a=dict(num_classes=2, tasks=('semantic', 'rotated')))
 
 
+class DataSet:
+    def __init__(self, metainfo):
+        self.metainfo, self.tally = metainfo, Tally()
+
+    def __len__(self):
+        return 8
+
+
 def runner(name='a', classes=('x', 'y'), tasks=('semantic', 'rotated'), per_batch=4):
     meta = dict(datasets={name: dict(classes=classes, tasks=tasks)})
     loader = SimpleNamespace(
-        dataset=SimpleNamespace(metainfo=meta, tally=Tally()),
+        dataset=DataSet(meta),
         batch_sampler=SimpleNamespace(batch_size=4),
         sampler=SimpleNamespace(images_per_batch=per_batch),
     )
@@ -21,7 +29,8 @@ def runner(name='a', classes=('x', 'y'), tasks=('semantic', 'rotated'), per_batc
         model=SimpleNamespace(datasets=MODEL),
         train_dataloader=loader,
         val_loop=None,
-        logger=SimpleNamespace(info=str),
+        max_iters=1000,
+        logger=SimpleNamespace(info=str, warning=str),
     )
 
 

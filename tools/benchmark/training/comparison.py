@@ -2,7 +2,6 @@
 
 import argparse
 import datetime
-import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from operators.timing import ceilings, describe
 from mtp.cli.config import override
 from mtp.cli.errors import users_errors
 from mtp.engine import flops
+from mtp.files import json_text
 from training import jobs, loaders, measure, profiling, tables
 from training.batches import make_samples
 from training.jobs import Job
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> None:
         report['profile'].pop('trace').export_chrome_trace(str(options.profile))
         print(f'\n{profiling.summary(report["profile"])}')
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
+        options.json.write_text(json_text(report, indent=1))
 
 
 def compare_losses(ours: Job, a: Job, samples: list[dict]) -> Report:

@@ -15,7 +15,17 @@ from mtp.data.formats import FORMATS, Box, usable
 from mtp.data.formats.yolo_text import find_names, name_classes
 from mtp.data.image_files import images_by_stem, is_hidden, is_image
 from mtp.data.label_files import read_coco, read_lines
-from mtp.data.own.recognition import Found, Part
+from mtp.data.own.recognition import FORMS as FORM_NAMES
+from mtp.data.own.recognition import VECTOR_FILES, VECTOR_SUFFIXES, Found, Part
+from mtp.data.own.vector_labels import (
+    Feature,
+    Layer,
+    outlines,
+    place_features,
+    read_layer,
+    read_scene,
+    rotated_corners,
+)
 from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
 from mtp.files import UnusableFileError
@@ -30,12 +40,15 @@ class LabelledObject:
         label: its class, from 0.
         mask: its mask as in a COCO json, polygons or run lengths; None if it has none.
         crowd: whether it stands for a group of objects.
+        rotated: corners of its rotated box, ``(4, 2)``, x and y in pixels, where they are known
+            better than from the pixels of the mask; else None.
     """
 
     box: Box
     label: int
     mask: Any = None
     crowd: bool = False
+    rotated: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -91,16 +104,30 @@ class Data:
         return bool(objects) and all(each.mask for each in objects)
 
 
-def read_data(found: Found) -> Data:
+def read_data(found: Found, class_column: str | None = None) -> Data:
     """Read all labels of a folder; faults are collected, not raised.
 
+    Args:
+        found: form of the folder.
+        class_column: column of the class in vector labels, as in
+            :func:`~mtp.data.own.vector_labels.read_layer`.
+
     Raises:
-        UnusableFileError: there are no names for the classes, or a file of all labels is damaged.
+        UnusableFileError: there are no names for the classes, a file of all labels is damaged, or
+            there is a column of classes for other than vector labels.
     """
     read = _READERS.get(found.form, partial(_read_files, found.form))
     data = Data(found, _classes(found))
-    for part in found.parts:
-        read(data, part)
+    if found.form == 'vector':
+        _read_vectors(data, class_column)
+    elif class_column is not None:
+        raise UnusableFileError(
+            f'--class-column {class_column}: {found.root} holds {FORM_NAMES[found.form]}, which '
+            'have no columns: leave it out'
+        )
+    else:
+        for part in found.parts:
+            read(data, part)
     data.tally.images = len(data.samples)
     if any(sample.objects for sample in data.samples):
         data.tally.objects = sum(len(sample.objects) for sample in data.samples)
@@ -301,6 +328,83 @@ def _same_size(image: Path, *others: Path | None) -> tuple[int, int]:
     return size
 
 
+def _read_vectors(data: Data, class_column: str | None) -> None:
+    """Read vector files: one over all scenes of a folder, or one for each scene."""
+    layers: dict[Path, Layer] = {}
+    scenes: dict[Path, list[tuple[Part, Path]]] = {}
+    for part in data.found.parts:
+        for stem, image in _images(part, data).items():
+            try:
+                path = _vector_file(_json(part), stem, image)
+                if path not in layers:
+                    layers[path] = read_layer(path, class_column, data.tally)
+                scenes.setdefault(path, []).append((part, image))
+            except UnusableFileError as error:
+                data.faults.append(str(error))
+    if data.faults and not layers:
+        raise UnusableFileError(data.faults[0])
+    if not data.classes:
+        found = {name for layer in layers.values() for name in layer.names}
+        data.classes = tuple(sorted(found, key=lambda name: (name.casefold(), name)))
+    names = ClassNames(data.classes, data.tally)
+    for path, layer in layers.items():
+        cut, faults = 0, len(data.faults)
+        for part, image in scenes[path]:
+            try:
+                cut += _add_scene(data, part, image, layer, names)
+            except UnusableFileError as error:
+                data.faults.append(str(error))
+        if len(data.faults) == faults:
+            _check_met(layer, len(scenes[path]), data)
+        if cut:
+            data.tally.note(f'{path}: {cut:,} features are clipped at the border of an image')
+
+
+def _check_met(layer: Layer, scenes: int, data: Data) -> None:
+    """Count the features that no scene holds; that none holds any is a fault."""
+    if len(layer.met) and not layer.met.any():
+        data.faults.append(
+            f'{layer.path}: all {len(layer.met):,} features are outside of '
+            f'{"the image" if scenes == 1 else f"all {scenes} images"}: they belong to others, or '
+            f'their coordinate reference system is not {layer.crs}, as the file says'
+        )
+        return
+    for index in np.flatnonzero(~layer.met):
+        data.tally.leave_out('features outside of the images', layer.place(index))
+
+
+def _vector_file(labels: Path, stem: str, image: Path) -> Path:
+    if labels.is_file():
+        return labels
+    for suffix in VECTOR_SUFFIXES:
+        if (labels / f'{stem}{suffix}').is_file():
+            return labels / f'{stem}{suffix}'
+    raise UnusableFileError(
+        f'{image} has no vector file {labels / stem}.geojson, .gpkg or .shp: add it, or remove it'
+    )
+
+
+def _add_scene(data: Data, part: Part, image: Path, layer: Layer, names: ClassNames) -> int:
+    """Add a scene with its features; return how many of them are clipped."""
+    scene = read_scene(image)
+    features = place_features(layer, scene, data.tally)
+    objects = tuple(_vector_object(each, names) for each in features)
+    data.samples.append(Sample(image, scene.size, part.split, objects))
+    return sum(each.cut for each in features)
+
+
+def _vector_object(feature: Feature, names: ClassNames) -> LabelledObject:
+    label = names.label(feature.name, feature.place)
+    x1, y1, x2, y2 = feature.shape.bounds
+    corners = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], float)
+    return LabelledObject(
+        Box(feature.place, names.classes[label], corners),
+        label,
+        mask=outlines(feature.shape),
+        rotated=rotated_corners(feature.shape),
+    )
+
+
 def _add(data: Data, make: Callable[[], Sample]) -> None:
     try:
         data.samples.append(make())
@@ -309,8 +413,9 @@ def _add(data: Data, make: Callable[[], Sample]) -> None:
 
 
 def _images(part: Part, data: Data) -> dict[str, Path]:
-    form = FORMATS.get(data.found.form)
-    images = _files(part.images, data, form.suffix if form else '')
+    form = data.found.form
+    labels = [FORMATS[form].suffix] if form in FORMATS else []
+    images = _files(part.images, data, VECTOR_FILES if form == 'vector' else labels)
     if part.listed is None:
         return images
     listed = {}
@@ -324,7 +429,7 @@ def _images(part: Part, data: Data) -> dict[str, Path]:
     return listed
 
 
-def _files(folder: Path, data: Data, labels: str = '') -> dict[str, Path]:
+def _files(folder: Path, data: Data, labels: Sequence[str] = ()) -> dict[str, Path]:
     """Return the images of a folder, stem -> file, in the order of their names."""
     try:
         return images_by_stem(folder, data.tally, labels)
