@@ -83,11 +83,17 @@ def make_files(tree: str) -> None:
 
 
 def draw(path: Path, content: str) -> None:
-    """Draw an image, or a label map by its values, such as ``grey 0 1`` or ``RGB #ffffff``."""
-    if not content:
+    """Draw an image, or a label map by its values, such as ``grey 0 1`` or ``RGB #ffffff``.
+
+    ``GeoTIFF EPSG:32633 500000 5000000`` is an image with 1 m a pixel and the place of its upper
+    left corner.
+    """
+    place = re.fullmatch(r'GeoTIFF EPSG:(\d+) (\d+) (\d+)', content)
+    if not content or place:
         drawn = np.random.default_rng(zlib.crc32(str(path).encode()))
         pixels = drawn.integers(0, 255, (SIDE, SIDE, 3))
-        Image.fromarray(pixels.astype(np.uint8)).save(path)
+        tags = {'tiffinfo': geo_tags(*map(int, place.groups()))} if place else {}
+        Image.fromarray(pixels.astype(np.uint8)).save(path, **tags)
         return
     kind, values = re.fullmatch(r'(grey|palette|16 bits|RGB) (.+)', content).groups()
     values = [
@@ -100,6 +106,13 @@ def draw(path: Path, content: str) -> None:
     if kind == 'palette':
         image.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
     image.save(path)
+
+
+def geo_tags(epsg: int, x: int, y: int) -> dict[int, tuple]:
+    """Return the tags of a GeoTIFF: metres a pixel, upper left corner, reference system."""
+    keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, epsg)
+    corner = (0.0, 0.0, 0.0, float(x), float(y), 0.0)
+    return {33550: (1.0, 1.0, 0.0), 33922: corner, 34735: keys}
 
 
 def run(command: str) -> str:

@@ -1,5 +1,6 @@
 """Real images with one truth in several forms: samples and the losses of a step are equal."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from mtp import resources
 from mtp.cli.finetuning import SIDES
 from mtp.data import BoxFilesDetection, COCODetection, LoadBands, SegmentationDataset
 from mtp.data.multitask_dataset import seeded
+from mtp.data.own.contents import read_data
+from mtp.data.own.importing import Options, import_data
 from mtp.data.own.recognition import recognise
-from mtp.data.own.samples import read_data
 from mtp.recipes.shrink import shrink
 from tests.label_forms import Objects, write
 
@@ -113,6 +115,53 @@ def read_boxes(root: Path, form: str, classes, pipeline):
     return BoxFilesDetection(form, ann_file='labels', data_prefix=dict(img_path='images'), **common)
 
 
+def read_geojson(root: Path, images: Path, truth: dict[str, Objects], classes, pipeline):
+    """Return the samples of GeoTIFF and polygons on a map, as they are imported."""
+    rasterio = pytest.importorskip('rasterio')
+    crs = 'urn:ogc:def:crs:EPSG::32633'
+    for number, (stem, objects) in enumerate(truth.items()):
+        x, y = 500_000 + SIDE * number, 5_000_000
+        with Image.open(images / f'{stem}.png') as image:
+            pixels = np.array(image)
+        profile = dict(
+            driver='GTiff', width=SIDE, height=SIDE, count=3, dtype='uint8', photometric='RGB'
+        )
+        place = rasterio.Affine(1, 0, x, 0, -1, y)
+        (root / 'scenes').mkdir(parents=True, exist_ok=True)
+        path = root / 'scenes' / f'{stem}.tif'
+        with rasterio.open(path, 'w', crs='EPSG:32633', transform=place, **profile) as file:
+            file.write(pixels.transpose(2, 0, 1))
+        features = []
+        for name, corners in objects:
+            ring = [[x + u, y - v] for u, v in [*corners.tolist(), corners[0].tolist()]]
+            polygon = dict(type='Polygon', coordinates=[ring])
+            features.append(dict(type='Feature', properties=dict(kind=name), geometry=polygon))
+        content = dict(
+            type='FeatureCollection', features=features,
+            crs=dict(type='name', properties=dict(name=crs)),
+        )  # fmt: skip
+        path.with_suffix('.geojson').write_text(json.dumps(content))
+    data = read_data(recognise(root / 'scenes'))
+    assert import_data(data, root / 'made', Options(kind='rotated')).bad == []
+    parts = {}
+    for split in ('train', 'val'):
+        dataset = BoxFilesDetection(
+            'dota',
+            ann_file='labels',
+            data_prefix=dict(img_path='images'),
+            data_root=str(root / 'made' / split),
+            classes=classes,
+            pipeline=pipeline,
+        )
+        for index in range(len(dataset)):
+            parts[dataset.get_data_info(index)['img_id']] = dataset, index
+    samples = []
+    for seed, (_, (dataset, index)) in enumerate(sorted(parts.items())):
+        with seeded(seed):
+            samples.append(dataset[index])
+    return samples
+
+
 def compare_boxes(data, root: Path, name: str, names: tuple[str, ...]) -> None:
     cfg = recipe(name)
     truth = cut(data, root / 'cut', clip=not data.rotated)
@@ -129,6 +178,10 @@ def compare_boxes(data, root: Path, name: str, names: tuple[str, ...]) -> None:
         dataset = read_boxes(folder, form, classes, pipeline)
         assert dataset.tally.objects == sum(map(len, truth.values()))
         forms[form] = samples_of(dataset)
+    if data.rotated:
+        forms['geojson'] = read_geojson(
+            root / 'geojson', root / 'cut' / 'images', truth, classes, pipeline
+        )
     assert_equal(cfg, forms, ('gt_instances.bboxes', 'gt_instances.labels'))
 
 
@@ -137,7 +190,7 @@ def test_coco_voc_and_yolo(shared, tmp_path):
     compare_boxes(data, tmp_path, 'horizontal_detection/dior/vit_b_rvsa', UPRIGHT)
 
 
-def test_dota_yolo_obb_fair1m_and_dior_r(shared, tmp_path):
+def test_dota_yolo_obb_fair1m_dior_r_and_geojson(shared, tmp_path):
     (tmp_path / 'ucas').mkdir()
     (tmp_path / 'ucas' / 'classes.txt').write_text('plane\ncar\n')
     for folder in ('images', 'labels'):
