@@ -351,6 +351,24 @@ def _named(
 # ---- what is said ----
 
 
+def list_values(counts: Counts, number: int = 12) -> str:
+    """Return values with their counts, as one line.
+
+    Args:
+        counts: result of :func:`count_values`.
+        number: largest number of values that are listed.
+    """
+    several = len(counts.keys() - {'missing'}) > 1
+    shown = [
+        'no data' + _said(kind, value, count).removeprefix('0')
+        if kind == 'missing'
+        else (f'{kind} ' if several else '') + _said(kind, value, count)
+        for kind, values in counts.items()
+        for value, count in sorted(values.items())
+    ]
+    return ', '.join(shown[:number]) + (', ...' if len(shown) > number else '')
+
+
 def _note(
     root: str,
     counts: Counts,
@@ -413,10 +431,7 @@ def _refusal(
         )
     kind, values = next((kind, values) for kind, values in unknown.items() if values)
     everything = counts[kind]
-    shown = [
-        f'{_shown(kind, value)} in {count.files:,} files ({count.pixels:,} pixels)'
-        for value, count in sorted(everything.items())
-    ]
+    shown = [_said(kind, value, count) for value, count in sorted(everything.items())]
     example = next(iter(values.values())).example
     fault = (
         f'have no one meaning for {len(classes)} classes ({", ".join(classes[:8])}'
@@ -439,6 +454,10 @@ def _proposal(kind: str, values: Mapping[int, Count], classes: Sequence[str]) ->
         there.pop()
     names = classes if len(there) == len(classes) else ['...'] * len(there)
     return _line(kind, dict(list(zip(there, names))[:24]))
+
+
+def _said(kind: str, value: int, count: Count) -> str:
+    return f'{_shown(kind, value)} in {count.files:,} files ({count.pixels:,} pixels)'
 
 
 def _key(kind: str, value: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mtp.data.class_names import ClassNames
+from mtp.data.class_names import ClassNames, merge_names
 from mtp.data.coco_objects import by_image, match_categories, take_objects
 from mtp.data.decoding import read_turned_size
 from mtp.data.formats import FORMATS, Box, usable
@@ -143,9 +143,7 @@ def _classes(found: Found) -> tuple[str, ...]:
     if described:
         return described
     if found.form == 'classes':
-        return tuple(
-            sorted({folder.name for part in found.parts for folder in _folders(part.images)})
-        )
+        return merge_names(f.name for part in found.parts for f in _folders(part.images))
     if found.form == 'coco':
         return _coco_classes(found)
     if found.form in FORMATS:
@@ -192,7 +190,7 @@ def _box_classes(found: Found) -> tuple[str, ...]:
                 names |= {box.name for box in form.read(path, None)}
             except UnusableFileError:
                 continue  # named when the samples are read
-    return tuple(sorted(names, key=lambda name: (name.casefold(), name)))
+    return tuple(sorted(merge_names(names), key=str.casefold))
 
 
 def _read_files(form_name: str, data: Data, part: Part) -> None:
@@ -203,6 +201,7 @@ def _read_files(form_name: str, data: Data, part: Part) -> None:
     for path in sorted(labels.glob(f'*{form.suffix}')):
         if path.stem not in images and part.listed is None and not _is_other(path, form.numbered):
             data.tally.leave_out('label files without an image', str(path))
+    unlabelled = []
     for stem, image in images.items():
         path = labels / f'{stem}{form.suffix}'
         try:
@@ -213,6 +212,7 @@ def _read_files(form_name: str, data: Data, part: Part) -> None:
                     boxes = name_classes(boxes, data.classes)
                 used = usable(boxes, names, size, form.rotated, data.tally)
             elif form.numbered:
+                unlabelled.append(image.name)
                 used = []  # YOLO's images without objects have no file
             else:
                 raise UnusableFileError(f'{image} has no label file {path}: add it, or remove it')
@@ -221,6 +221,11 @@ def _read_files(form_name: str, data: Data, part: Part) -> None:
             continue
         objects = tuple(LabelledObject(box, label) for box, label in used)
         data.samples.append(Sample(image, size, part.split, objects))
+    if unlabelled:
+        data.tally.note(
+            f'{len(unlabelled):,} of {len(images):,} images have no label file in {labels}, and so '
+            f'no objects: {", ".join(unlabelled[:3])}{", ..." if len(unlabelled) > 3 else ""}'
+        )
 
 
 def _is_other(path: Path, numbered: bool) -> bool:
@@ -273,8 +278,15 @@ def _coco_object(
 
 
 def _read_classes(data: Data, part: Part) -> None:
+    names = ClassNames(data.classes, data.tally)
     for folder in _folders(part.images):
-        label = data.classes.index(folder.name)
+        label = names.find(folder.name)
+        if label is None:
+            data.faults.append(
+                f'{folder} is the folder of no class; the classes are {", ".join(data.classes)}: '
+                'rename or remove it, or correct `names` in data.yaml'
+            )
+            continue
         for path in sorted(folder.iterdir()):
             if path.is_file() and is_image(path.name):
                 make = partial(_scene, path, part.split, label)

@@ -11,6 +11,7 @@ import numpy as np
 
 from mtp.data.bands import read_picture, stored_type
 from mtp.data.decoding import read_header, read_image, read_map
+from mtp.data.map_values import count_values, judge, list_values
 from mtp.data.own.contents import Data, Sample
 from mtp.data.own.importing import TASKS, kind_of
 from mtp.data.own.recognition import FORMS
@@ -31,6 +32,7 @@ class Inspection:
         images: split -> number of images.
         objects: split -> number of objects, or of images, of each class.
         sizes: height and width of images in pixels -> number of images.
+        values: values of label maps with their counts; empty if there are none.
         kinds: bands and type of images, such as ``'4 bands of uint16'`` -> number of images.
         faults: what is to be mended, a line each.
     """
@@ -40,6 +42,7 @@ class Inspection:
     images: Counter[str] = field(default_factory=Counter)
     objects: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    values: str = ''
     kinds: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
@@ -54,6 +57,7 @@ class Inspection:
             images=dict(self.images),
             objects={split: dict(counts) for split, counts in self.objects.items()},
             sizes={f'{width} x {height}': n for (height, width), n in self.sizes.most_common()},
+            values=self.values,
             kinds=dict(self.kinds),
             left_out={reason: places for reason, places in tally.left_out.items() if places},
             notes=tally.notes,
@@ -73,7 +77,29 @@ def inspect(data: Data) -> Inspection:
         labels += [] if sample.label is None else [sample.label]
         found.objects[split].update(data.classes[label] for label in labels)
     found.faults += _equal_images(data)
+    if data.found.form in ('maps', 'pairs'):
+        _judge_maps(found)
     return found
+
+
+def _judge_maps(found: Inspection) -> None:
+    """Count the values of the label maps, and judge them as training does."""
+    data, described = found.data, found.data.found.description
+    given = dict(described.label_values) if described else {}
+    classes = data.classes or tuple(dict.fromkeys(given.values()))
+    folders = [part.labels for part in data.found.parts if part.labels is not None]
+    try:
+        counts = count_values(data.found.root, folders)
+        found.values = list_values(counts)
+        if classes:
+            judge(counts, str(data.found.root), classes, given or None, data.tally)
+        else:
+            data.tally.note(
+                'the classes of the label maps have no names: give `names`, or `label_values`, in '
+                'data.yaml'
+            )
+    except ValueError as error:
+        found.faults.append(str(error))
 
 
 def _kind(path: Path) -> str:
@@ -131,6 +157,8 @@ def report(found: Inspection, examples: int = 10) -> str:
     sizes = [f'{width} x {height} ({n:,})' for (height, width), n in found.sizes.most_common(5)]
     more = len(found.sizes) - len(sizes)
     lines += ['', f'sizes: {", ".join(sizes)}' + (f', {more} others' if more > 0 else '')]
+    if found.values:
+        lines.append(f'values: {found.values}')
     lines.append('bands: ' + ', '.join(f'{kind} ({n:,})' for kind, n in found.kinds.most_common()))
     lines += [f'note: {text}' for text in tally.notes]
     for reason, places in tally.left_out.items():

@@ -372,15 +372,18 @@ def _is_map(folder: Path, root: Path) -> bool:
 
 
 def _class_folders(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
-    found = []
+    found, classes = [], set()
     for folder in tree:
         below = [other for other in tree if other.parent == folder and tree[other].images]
-        named = [
-            other for other in below if other.name.lower() not in (*SPLIT_WORDS, *IMAGE_FOLDERS)
-        ]
-        if len(named) >= 2 and len(named) == len(below):
-            found.append(('classes', Part(split_of(folder, root), folder)))
-    return found
+        names = {other.name for other in below}
+        split = split_of(folder, root)
+        is_split = folder != root and split_of(folder, folder.parent) is not None
+        if len(names) < (1 if is_split else 2):  # a split may lack classes
+            continue
+        if not {name.lower() for name in names} & {*SPLIT_WORDS, *IMAGE_FOLDERS}:
+            found.append(('classes', Part(split, folder)))
+            classes |= names
+    return found if len(classes) > 1 else []
 
 
 def _one(root: Path, found: Iterable[tuple[str, Part]]) -> str:

@@ -310,7 +310,7 @@ def _clip(shape: shapely.Geometry, frame: shapely.Geometry) -> shapely.Geometry:
     """Return the polygons of a shape that are inside a frame; empty if it has no area there."""
     clipped = shapely.intersection(shapely.make_valid(shape), frame)
     parts = [part for part in _flat(clipped) if part.geom_type == 'Polygon' and part.area > 0]
-    return shapely.multipolygons(parts) if len(parts) != 1 else parts[0]
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
 
 
 def _flat(shape: shapely.Geometry) -> list[shapely.Geometry]:

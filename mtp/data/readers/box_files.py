@@ -116,6 +116,8 @@ class BoxFilesDetection(BaseDetDataset):
         left = filter_records(self.data_list, cfg, self.names, self.tally)
         if not self.ann_file:
             self.tally.objects = None
+        elif left:
+            self._note_missing()
         if not left:
             raise UnusableFileError(
                 f'no image is left of those in {self._folder} '
@@ -124,6 +126,12 @@ class BoxFilesDetection(BaseDetDataset):
                 'filter_cfg=dict(filter_empty_gt=False)'
             )
         return left
+
+    def _note_missing(self) -> None:
+        """Note the classes that no object has."""
+        missing = [name for name in self.names.classes if not self.tally.of_class[name]]
+        if missing:
+            self.tally.note(f'no object in {self.ann_file} is of the class {", ".join(missing)}')
 
     @property
     def _folder(self) -> Path:

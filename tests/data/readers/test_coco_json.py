@@ -226,7 +226,7 @@ def test_figures_are_those_of_the_objects_that_the_reader_took(tmp_path, content
     metric = DetectionMetric()
     metric.dataset_meta = dataset.metainfo
     metric.process({}, samples)
-    figures = list(metric.evaluate(2).values())
+    figures = list(metric.evaluate(2).values())[:6]  # those of single classes follow
     assert 0.1 < figures[0] < 0.9
     assert figures == pytest.approx(evaluation.stats[:6].tolist(), abs=1e-12)
     del samples[0]['instances']
