@@ -1,5 +1,6 @@
 """Fixtures shared by all tests, in an environment that is the same on every machine."""
 
+import gc
 import os
 import re
 import sys
@@ -58,6 +59,14 @@ def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(scope='module')
+def few_objects() -> Iterator[None]:
+    """Keep what exists out of the collection of garbage that each data set begins with."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,8 @@ from mtp.data.own.recognition import recognise
 from mtp.data.own.splitting import divide
 from mtp.files import UnusableFileError
 
+pytestmark = pytest.mark.usefixtures('few_objects')
+
 SIDE, NUMBER = 64, 6  # of the images
 CORNERS = [(8, 8), (40, 8), (40, 24), (8, 24)]  # on multiples of 8 pixels: exact in every form
 NAMES = ('car', 'plane')

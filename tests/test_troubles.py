@@ -1,6 +1,5 @@
 """Every reader answers every trouble as the table of docs/labels.md says; some through test.py."""
 
-import gc
 import json
 import shutil
 from pathlib import Path
@@ -17,13 +16,7 @@ from tests.test_finetuning_docs import SNIPPETS, make
 from tests.tools.test_train import run_tool
 from tests.troubles import PAGE, READERS, TROUBLES, line, try_row
 
-
-@pytest.fixture(scope='module', autouse=True)
-def _no_old_garbage():
-    """Leave out what exists from the collection of garbage that each data set begins with."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures('few_objects')
 
 
 @pytest.mark.parametrize('trouble', TROUBLES)
@@ -36,11 +29,6 @@ def test_trouble(trouble, tmp_path):
 def no_area(folder):
     with (folder / 'val/labels/1.txt').open('a') as file:
         file.write('70 70 80 70 90 70 100 70 car 0\n')
-
-
-def unknown_class(folder):
-    with (folder / 'val/labels/1.txt').open('a') as file:
-        file.write('70 70 80 70 80 90 70 90 bus 0\n')
 
 
 def other_values(folder):
@@ -57,7 +45,6 @@ def not_finite(folder):
 # trouble -> task of a documented config, what the error says; None for none
 THROUGH_TEST = {
     no_area: ('rotated_detection', None),
-    unknown_class: ('rotated_detection', '1.txt, line 3'),
     other_values: ('segmentation', 'label_values='),
     not_finite: ('horizontal_detection', 'val.json, annotation 2'),
 }

@@ -40,6 +40,9 @@ TRAINED = {  # title -> a figure of the test
 }
 
 
+pytestmark = pytest.mark.usefixtures('few_objects')
+
+
 def test_every_example_has_its_sizes():
     assert EXAMPLES.keys() == SIZES.keys()
 

@@ -22,6 +22,8 @@ from mtp.data.own.recognition import recognise
 from mtp.recipes.shrink import shrink
 from tests.label_forms import Objects, write
 
+pytestmark = pytest.mark.usefixtures('few_objects')
+
 SIDE, IMAGES = 512, 2  # side of the images in pixels, and their number
 GRID = 8  # corners are on multiples of 1 / GRID pixel: shares of 512 pixels are exact
 
