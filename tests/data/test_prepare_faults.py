@@ -229,5 +229,4 @@ def test_the_tool_lists_sets_and_fails_if_something_was_left_out(
         ((src, tmp_path / 'new', '--multi-scale'), 'one scale only'),
         ((src / 'Annotations', tmp_path / 'new'), 'has no folder'),
     ):
-        assert run('dior', *args) == 2
-        assert message in capsys.readouterr().err
+        assert message in run('dior', *args)

@@ -117,9 +117,12 @@ def test_beside_the_three_others_a_resumed_run_equals_an_uninterrupted_one(data,
             assert np.isfinite(history(whole, f'train/{name}.{task}')).all()
     assert list(table_of_metrics(whole)['sota']) == [
         'semantic/mIoU',
+        'semantic/mIoU_without_background',
         'instance/bbox_mAP',
         'instance/segm_mAP',
         'rotated/mAP',
+        'rotated/mAP_75',
+        'rotated/mean_angle_error',
         'density/MAE',
     ]
 
