@@ -43,10 +43,11 @@ class CheckDatasetsHook(CheckDataHook):
                     f'the data set {name!r} has no labels for {sorted(missing)}: leave them out of '
                     f'model.datasets.{name}.tasks'
                 )
-            if 'instance' in expected['tasks'] and meta.get('masks', True) != expected['masks']:
+            masks, built_for = (each.get('masks', True) for each in (meta, expected))
+            if 'instance' in expected['tasks'] and masks != built_for:
                 raise ValueError(
-                    f'masks={meta.get("masks", True)} of the data set {name!r}, but the model was '
-                    f'built for masks={expected["masks"]}: set model.datasets.{name}.masks'
+                    f'masks={masks} of the data set {name!r}, but the model was built for '
+                    f'masks={built_for}: set model.datasets.{name}.masks'
                 )
         # Not loader.batch_size, which is that of an update.
         batch_size = loader.batch_sampler.batch_size  # type: ignore[union-attr]  # mmengine gives one
