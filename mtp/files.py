@@ -4,6 +4,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -54,6 +55,16 @@ def put_in_place(finished: Path, path: Path) -> None:
     _sync(finished)
     os.replace(finished, path)
     _sync(path.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Link a file to another place where the file system allows it, else copy it atomically."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        with whole(target) as unfinished:
+            shutil.copyfile(source, unfinished)
 
 
 def remove_unfinished(folder: Path) -> None:

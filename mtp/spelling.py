@@ -1,6 +1,7 @@
-"""Suggestions for misspelt words."""
+"""Spellings: suggestions for misspelt words, and those that are one name."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -14,3 +15,8 @@ def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=cutoff)
     return f' (did you mean {", ".join(near)}?)' if near else ''
+
+
+def fold(name: str) -> str:
+    """Return what all spellings of a class name have in common."""
+    return re.sub(r'[\s_-]+', ' ', name.strip()).casefold()

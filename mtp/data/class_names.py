@@ -1,12 +1,11 @@
 """Names of classes: those of a config, and those in label files, matched by one rule."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from mtp.data.tally import Tally
 from mtp.files import UnusableFileError
-from mtp.spelling import suggest
+from mtp.spelling import fold, suggest
 
 
 def check_classes(classes: object) -> tuple[str, ...]:
@@ -93,8 +92,3 @@ class ClassNames:
             self._labels[name] = label
             self._tally.note(f'{name!r} is read as the class {self.classes[label]!r}')
         return label
-
-
-def fold(name: str) -> str:
-    """Return what all spellings of a class name have in common."""
-    return re.sub(r'[\s_-]+', ' ', name.strip()).casefold()

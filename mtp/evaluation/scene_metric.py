@@ -23,6 +23,7 @@ from mtp.evaluation.tiles import Detections, merge_tiles
 from mtp.files import UnusableFileError
 from mtp.registry import METRICS
 from mtp.sample_fields import IGNORED
+from mtp.spelling import fold
 
 PREFIX = 'scene'  # of the names of the scenes' figures
 _FAR = 1 << 30  # distance of an edge that is also the scene's
@@ -47,8 +48,11 @@ class Scene:
     ignored: np.ndarray
 
 
-def read_scenes(path: Path) -> dict[str, Scene]:
-    """Read the scenes of a split, name -> scene; :mod:`mtp.data.own.scene_truth` has the format.
+def read_scenes(path: Path) -> tuple[dict[str, Scene], list[str] | None]:
+    """Read the scenes of a split; :mod:`mtp.data.own.scene_truth` has the format.
+
+    Returns:
+        tuple: name -> scene, and the classes of the objects in label order; None for label maps.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -60,7 +64,9 @@ def read_scenes(path: Path) -> dict[str, Scene]:
             '`mtp data import --tile`, or judge the tiles alone by the metric inside'
         )
     try:
-        return {entry['name']: _scene(entry) for entry in json.loads(path.read_bytes())['scenes']}
+        content = json.loads(path.read_bytes())
+        scenes = {entry['name']: _scene(entry) for entry in content['scenes']}
+        return scenes, content.get('classes')
     except (ValueError, KeyError, TypeError) as error:
         raise UnusableFileError(
             f'{path} is damaged ({error!r}): cut the tiles again with `mtp data import --tile`'
@@ -76,11 +82,6 @@ def _scene(entry: dict) -> Scene:
         np.array([each['label'] for each in objects], int),
         np.array([each['ignored'] for each in objects], bool),
     )
-
-
-def _folded(name: str) -> str:
-    """Return a name without case, spaces and hyphens, in which spellings of a class differ."""
-    return ''.join(letter for letter in name.casefold() if letter.isalnum())
 
 
 class SceneMetric(BaseMetric):
@@ -99,7 +100,7 @@ class SceneMetric(BaseMetric):
 
     def __init__(self, metric: dict, scenes: str, collect_device: str = 'cpu') -> None:
         self.path = Path(scenes)
-        self.scenes = read_scenes(self.path)
+        self.scenes, self.classes = read_scenes(self.path)
         self.of_tile = {
             f'{name}__{side}__{x}___{y}': (name, number)
             for name, scene in self.scenes.items()
@@ -121,11 +122,11 @@ class SceneMetric(BaseMetric):
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Refuse other classes than those of the scenes' objects, which are stored by number."""
-        stored = json.loads(self.path.read_bytes()).get('classes')
-        if stored is not None and [*map(_folded, stored)] != [*map(_folded, classes)]:
+        if self.classes is not None and [*map(fold, self.classes)] != [*map(fold, classes)]:
             raise UnusableFileError(
-                f'{self.path} has objects of the classes {", ".join(stored):.200}, but the data '
-                f'set has {", ".join(classes):.200}: give `classes` of the data set in that order'
+                f'{self.path} has objects of the classes {", ".join(self.classes):.200}, but the '
+                f'data set has {", ".join(classes):.200}: give `classes` of the data set in that '
+                'order'
             )
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import shapely
 
 from mtp.data.box_rules import MIN_SIDE
-from mtp.data.class_names import fold
 from mtp.data.decoding import read_map, read_orientation, read_stored
 from mtp.data.label_files import read_coco
 from mtp.data.rotated_labels import read_rotated
@@ -20,6 +19,7 @@ from mtp.data.samrs.to_coco import BACKGROUND, SPLITS, parallel, rectangle
 from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
 from mtp.files import UnusableFileError
+from mtp.spelling import fold
 
 # Smallest IoU of a rotated box and the rectangle around its mask. A wrong angle or class falls
 # below it; a rough mask does not: the masks of SAMRS were predicted, and may miss parts of objects.

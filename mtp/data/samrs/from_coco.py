@@ -1,6 +1,5 @@
 """Conversion of COCO annotations with masks to the files that :class:`SAMRSDataset` reads."""
 
-import os
 import shutil
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -10,7 +9,6 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mtp.data.class_names import fold
 from mtp.data.coco_objects import check_stems
 from mtp.data.decoding import read_image
 from mtp.data.label_files import read_coco
@@ -29,7 +27,8 @@ from mtp.data.samrs.to_coco import (
     parallel,
     rectangle,
 )
-from mtp.files import UnusableFileError, write_json
+from mtp.files import UnusableFileError, link_or_copy, write_json
+from mtp.spelling import fold
 
 
 def coco_to_samrs(
@@ -185,11 +184,7 @@ def _convert_coco_image(
                 **mask_entries(coco_mask.encode(np.asfortranarray(mask))),
             )
         )
-    target = root / facts.images / source.name
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
+    link_or_copy(source, root / facts.images / source.name)
     semantic = paint_semantic(masks, [entry['category_id'] for entry in objects], shape)
     cv2.imwrite(str(root / facts.semantic / f'{source.stem}.png'), semantic)
     lines = [
