@@ -3,6 +3,7 @@
 They become uint8 only by a :class:`Stretch`. rasterio comes with the extra ``mtp[geo]``.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -140,6 +141,14 @@ class Stretch:
         low, high = np.array(self.limits, np.float64).T
         scaled = (pixels - low) * (255 / np.where(high > low, high - low, 1))
         return np.nan_to_num(scaled.clip(0, 255)).round().astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=100_000)  # each epoch, and each tile of a scene, asks for it
+def stretch_of_scene(
+    rule: str, path: str | Path, bands: tuple[int, ...], nodata: float | None
+) -> Stretch:
+    """Return :meth:`Stretch.of_scene`, kept in memory."""
+    return Stretch.of_scene(rule, path, bands, nodata)
 
 
 def read_picture(path: str | Path, bands: Sequence[int]) -> np.ndarray:

@@ -1,12 +1,11 @@
 """Loading of chosen bands, as the first transform of a pipeline."""
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from mtp.data.bands import Raster, Stretch, parse_rule, read_bands
+from mtp.data.bands import Raster, Stretch, parse_rule, read_bands, stretch_of_scene
 from mtp.files import UnusableFileError
 from mtp.registry import TRANSFORMS
 
@@ -109,11 +108,6 @@ class LoadBands(BaseTransform):
 
 def _stretch_of(load: LoadBands, path: str) -> Stretch:
     if isinstance(load.stretch, str):
-        return _stretch_by(load.stretch, path, tuple(load.bands), load.nodata)
+        return stretch_of_scene(load.stretch, path, tuple(load.bands), load.nodata)
     assert load.stretch is not None
     return Stretch(tuple((float(low), float(high)) for low, high in load.stretch))
-
-
-@functools.lru_cache(maxsize=100_000)  # an image is loaded in each epoch
-def _stretch_by(rule: str, path: str, bands: tuple[int, ...], nodata: float | None) -> Stretch:
-    return Stretch.of_scene(rule, path, bands, nodata)

@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 import shapely
 
-from mtp.data.bands import Raster, Stretch, opened, parse_rule, read_bands, stored_type
+from mtp.data.bands import (
+    Raster,
+    Stretch,
+    opened,
+    parse_rule,
+    read_bands,
+    stored_type,
+    stretch_of_scene,
+)
 from mtp.data.decoding import read_header, read_image, read_map, read_nodata
 from mtp.data.description import Description
 from mtp.data.map_values import MapRule
@@ -61,7 +69,7 @@ class Bands:
     def limits(self, path: Path) -> Stretch | None:
         """Return the stretch of a scene; None if there is none."""
         if isinstance(self.stretch, str):
-            return _limits_by(self.stretch, path, self.chosen, self.nodata)
+            return stretch_of_scene(self.stretch, path, self.chosen, self.nodata)
         return None if self.stretch is None else Stretch(self.stretch)
 
 
@@ -134,11 +142,6 @@ def _has_nodata(path: Path) -> bool:
 
 def _all_eight_bits(images: Iterable[Path]) -> bool:
     return all(is_rgb(path) or stored_type(path)[1] == 'uint8' for path in images)
-
-
-@functools.lru_cache(maxsize=100_000)  # each tile of a scene asks for it
-def _limits_by(rule: str, path: Path, bands: tuple[int, ...], nodata: float | None) -> Stretch:
-    return Stretch.of_scene(rule, path, bands, nodata)
 
 
 @dataclass(frozen=True)
