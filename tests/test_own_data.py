@@ -287,6 +287,19 @@ def test_boxes_pretrain_without_masks(alone, tmp_path, monkeypatch):
     assert dataset.metainfo['datasets']['boxes']['masks'] is False
 
 
+def test_a_category_spelled_in_two_ways_is_one_class(tmp_path):
+    coco(tmp_path)
+    path = tmp_path / 'instances.json'
+    content = json.loads(path.read_text())
+    content['categories'][0]['name'] = 'small-car'
+    content['categories'].append(dict(id=3, name='Small car'))
+    content['annotations'][2]['category_id'] = 3
+    path.write_text(json.dumps(content))
+    data = read(tmp_path)
+    assert data.faults == [] and data.classes == ('small-car', 'plane')
+    assert [sample.objects[0].label for sample in data.samples] == [0, 1, 0, 1, 0, 1]
+
+
 def test_a_split_may_lack_classes_and_classes_are_spelled_in_two_ways(tmp_path):
     for number, name in enumerate(('train/Car', 'train/plane', 'val/car')):
         draw(tmp_path / name / f'{number}.png', number)

@@ -12,7 +12,7 @@ import torch
 from mtp.data.bands import stored_type
 from mtp.data.datasets.base import TASKS as FINETUNING
 from mtp.data.own.contents import Data, read_data
-from mtp.data.own.importing import KIND_OF, Options, import_data, kind_of
+from mtp.data.own.importing import KIND_OF, Options, import_data, kind_of, suits
 from mtp.data.own.importing import TASKS as TASK_OF
 from mtp.data.own.rasters import is_rgb
 from mtp.data.own.recognition import Found, Part, recognise
@@ -156,10 +156,8 @@ def choose_task(contents: Sequence[Data], task: str | None) -> str:
                 )
         return 'pretraining'
     (kind,) = kinds
-    if task is None or task == TASK_OF[kind]:
-        return TASK_OF[kind]
-    if kind == 'masks' and task in ('horizontal_detection', 'rotated_detection'):
-        return task
+    if task is None or suits(kind, KIND_OF[task]):
+        return task or TASK_OF[kind]
     raise ValueError(
         f'--task {task}: {contents[0].found.root} has labels for {TASK_OF[kind]}: leave out '
         '--task, or give other data'
@@ -208,15 +206,23 @@ def _source(content: Data, name: str) -> Source:
     description = content.found.description
     assert description is not None
     test = any(part.split == 'test' for part in content.found.parts)
-    classes = content.classes or tuple(dict.fromkeys(description.label_values.values()))
-    if not classes:
+    if not content.map_classes:
         raise UnusableFileError(
             f'{description.path}: add `names`, the classes of the label maps in the order of their '
             'values from 0 on, or `label_values`'
         )
     scenes = (description.root / 'scenes' / 'val.json').is_file()
     masks = content.found.form != 'coco' or content.masked
-    source = Source(description.root, classes, test, description.label_values, scenes, masks, name)
+    values = content.label_values if content.found.form in ('maps', 'pairs') else {}
+    source = Source(
+        root=description.root,
+        classes=content.map_classes,
+        test=test,
+        label_values=values,
+        scenes=scenes,
+        masks=masks,
+        name=name,
+    )
     return _with_bands(source, content)
 
 

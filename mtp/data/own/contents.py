@@ -13,7 +13,7 @@ from mtp.data.coco_objects import by_image, match_categories, take_objects
 from mtp.data.decoding import read_turned_size
 from mtp.data.formats import FORMATS, Box, usable
 from mtp.data.formats.yolo_text import find_names, name_classes
-from mtp.data.image_files import images_by_stem, is_hidden, is_image
+from mtp.data.image_files import find_images, images_by_stem, is_hidden
 from mtp.data.label_files import read_coco, read_lines
 from mtp.data.own.recognition import FORMS as FORM_NAMES
 from mtp.data.own.recognition import VECTOR_FILES, VECTOR_SUFFIXES, Found, Part
@@ -29,6 +29,7 @@ from mtp.data.own.vector_labels import (
 from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
 from mtp.files import UnusableFileError
+from mtp.spelling import fold
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ class Sample:
     map: Path | None = None
     later: Path | None = None
 
+    @property
+    def labels(self) -> list[int]:
+        """Classes of its objects, or its own."""
+        return [each.label for each in self.objects] + ([] if self.label is None else [self.label])
+
 
 @dataclass
 class Data:
@@ -103,6 +109,21 @@ class Data:
         objects = [each for sample in self.samples for each in sample.objects]
         return bool(objects) and all(each.mask for each in objects)
 
+    @property
+    def label_values(self) -> dict[int | str, str]:
+        """Value of a label map -> class, as ``data.yaml`` has it; empty if it does not."""
+        return dict(self.found.description.label_values) if self.found.description else {}
+
+    @property
+    def map_classes(self) -> tuple[str, ...]:
+        """Names of the classes, or, of label maps, those that ``label_values`` names."""
+        return self.classes or tuple(dict.fromkeys(self.label_values.values()))
+
+    @property
+    def label_folders(self) -> list[Path]:
+        """Folders or files of the labels of all splits."""
+        return [part.labels for part in self.found.parts if part.labels is not None]
+
 
 def read_data(found: Found, class_column: str | None = None) -> Data:
     """Read all labels of a folder; faults are collected, not raised.
@@ -116,25 +137,25 @@ def read_data(found: Found, class_column: str | None = None) -> Data:
         UnusableFileError: there are no names for the classes, a file of all labels is damaged, or
             there is a column of classes for other than vector labels.
     """
-    read = _READERS.get(found.form, partial(_read_files, found.form))
-    data = Data(found, _classes(found))
-    if found.form == 'vector':
-        _read_vectors(data, class_column)
-    elif class_column is not None:
+    if class_column is not None and found.form != 'vector':
         raise UnusableFileError(
             f'--class-column {class_column}: {found.root} holds {FORM_NAMES[found.form]}, which '
             'have no columns: leave it out'
         )
+    data = Data(found, _classes(found))
+    if found.form == 'vector':
+        _read_vectors(data, class_column)
+    elif found.form == 'coco':
+        _read_jsons(data)
     else:
+        read = _READERS.get(found.form, _read_files)
         for part in found.parts:
             read(data, part)
     data.tally.images = len(data.samples)
     if any(sample.objects for sample in data.samples):
         data.tally.objects = sum(len(sample.objects) for sample in data.samples)
     for sample in data.samples:
-        labels = [each.label for each in sample.objects]
-        labels += [] if sample.label is None else [sample.label]
-        data.tally.of_class.update(data.classes[label] for label in labels)
+        data.tally.of_class.update(data.classes[label] for label in sample.labels)
     return data
 
 
@@ -144,25 +165,23 @@ def _classes(found: Found) -> tuple[str, ...]:
         return described
     if found.form == 'classes':
         return merge_names(f.name for part in found.parts for f in _folders(part.images))
-    if found.form == 'coco':
-        return _coco_classes(found)
     if found.form in FORMATS:
         return _box_classes(found)
     return ('unchanged', 'changed') if found.form == 'pairs' else ()
 
 
-def _coco_classes(found: Found) -> tuple[str, ...]:
+def _coco_classes(cocos: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """Return the categories that have objects, in the order of their ids; all if none has any."""
     names: dict[str, str] = {}  # as told apart -> as written first
     used = set()
-    for part in found.parts:
-        coco = read_coco(_json(part))
+    for coco in cocos:
         categories = sorted(coco['categories'], key=lambda category: category['id'])
         with_objects = {annotation['category_id'] for annotation in coco['annotations']}
         for category in categories:
-            names.setdefault(category['name'].casefold(), category['name'])
+            name = fold(category['name'])
+            names.setdefault(name, category['name'])
             if category['id'] in with_objects:
-                used.add(category['name'].casefold())
+                used.add(name)
     return tuple(name for key, name in names.items() if not used or key in used)
 
 
@@ -193,9 +212,9 @@ def _box_classes(found: Found) -> tuple[str, ...]:
     return tuple(sorted(merge_names(names), key=str.casefold))
 
 
-def _read_files(form_name: str, data: Data, part: Part) -> None:
+def _read_files(data: Data, part: Part) -> None:
     """Read a label file for each image."""
-    form = FORMATS[form_name]
+    form = FORMATS[data.found.form]
     names = ClassNames(data.classes, data.tally)
     labels, images = _json(part), _images(part, data)
     for path in sorted(labels.glob(f'*{form.suffix}')):
@@ -233,9 +252,16 @@ def _is_other(path: Path, numbered: bool) -> bool:
     return numbered and path.name in ('classes.txt', 'train.txt', 'val.txt', 'test.txt')
 
 
-def _read_coco(data: Data, part: Part) -> None:
+def _read_jsons(data: Data) -> None:
+    """Read COCO jsons, each once: of all of them together are the classes, if nothing else."""
+    cocos = [(part, read_coco(_json(part))) for part in data.found.parts]
+    data.classes = data.classes or _coco_classes([coco for _, coco in cocos])
+    for part, coco in cocos:
+        _read_coco(data, part, coco)
+
+
+def _read_coco(data: Data, part: Part, coco: dict[str, Any]) -> None:
     path = _json(part)
-    coco = read_coco(path)
     names = ClassNames(data.classes, data.tally)
     try:
         check_boxes(coco['annotations'], path)
@@ -287,10 +313,8 @@ def _read_classes(data: Data, part: Part) -> None:
                 'rename or remove it, or correct `names` in data.yaml'
             )
             continue
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and is_image(path.name):
-                make = partial(_scene, path, part.split, label)
-                _add(data, make)
+        for path in find_images(folder, data.tally):
+            _add(data, partial(_scene, path, part.split, label))
 
 
 def _scene(path: Path, split: str | None, label: int) -> Sample:
@@ -345,7 +369,7 @@ def _read_vectors(data: Data, class_column: str | None) -> None:
         raise UnusableFileError(data.faults[0])
     if not data.classes:
         found = {name for layer in layers.values() for name in layer.names}
-        data.classes = tuple(sorted(found, key=lambda name: (name.casefold(), name)))
+        data.classes = tuple(sorted(merge_names(found), key=str.casefold))
     names = ClassNames(data.classes, data.tally)
     for path, layer in layers.items():
         cut, faults = 0, len(data.faults)
@@ -457,7 +481,6 @@ def shown_size(path: Path) -> tuple[int, int]:
 
 
 _READERS = {
-    'coco': _read_coco,
     'classes': _read_classes,
     'maps': _read_maps,
     'pairs': _read_maps,

@@ -1,7 +1,6 @@
 """Import of a folder in any form into one layout, with a ``data.yaml``."""
 
 import itertools
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,11 +31,11 @@ from mtp.data.own.splitting import blocks, counted, divide, scene_of
 from mtp.data.prepare.base import Report, process
 from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
 from mtp.data.prepare.tiling import MIN_OBJECT, Tiling, shares
-from mtp.data.run_lengths import Axis, crop_masks, decode_mask, encode_mask, read_counts
+from mtp.data.run_lengths import Axis, crop_masks, encode_mask, read_counts
 from mtp.data.samrs.from_coco import coco_to_samrs
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.data.samrs.to_coco import assemble, mask_entries, rectangle
-from mtp.files import whole, write_json, write_text
+from mtp.files import link_or_copy, write_json, write_text
 
 # What a folder holds -> task that it is imported for.
 TASKS = {
@@ -52,6 +51,7 @@ KIND_OF = {task: kind for kind, task in TASKS.items()}
 # What a folder holds, and what it may be imported as instead: masks have boxes of both kinds, and
 # boxes pretrain without masks.
 _SUITED = (('masks', 'horizontal'), ('masks', 'rotated'), ('horizontal', 'masks'))
+_TEST = 'images of the test split, which pretraining does not have'
 
 CUT = 'parts of objects that a tile cuts'
 
@@ -146,6 +146,11 @@ def kind_of(data: Data, as_rotated: bool = False) -> str:
     return 'masks' if data.masked else 'horizontal'
 
 
+def suits(found: str, kind: str) -> bool:
+    """Return whether data of one kind, a key of :data:`TASKS`, can be imported as another."""
+    return found == kind or (found, kind) in _SUITED
+
+
 def import_data(data: Data, dst: Path, options: Options) -> Report:
     """Write data into one layout below a folder; its ``data.yaml`` is written last.
 
@@ -177,7 +182,7 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
             raise ValueError(f'--masks: {TASKS[options.kind]} needs none: leave out one of the two')
         found = 'masks'
     kind = options.kind or found
-    if (found, kind) not in _SUITED and kind != found:
+    if not suits(found, kind):
         raise ValueError(
             f'--task {TASKS[kind]}: {data.found.root} has labels for {TASKS[found]}: leave it out'
         )
@@ -197,6 +202,8 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
     if options.area is not None:
         kept, areas = within(data.samples, options.area, report.left_out)
         data = replace(data, samples=kept)
+    if kind == 'rotated':
+        data = replace(data, samples=[_with_rectangles(each, report) for each in data.samples])
     anew = options.tile is not None or bool(areas) or (bands is not None and bands.rewrites)
     writing = Writing(bands, _map_rule(data) if anew else None)
     pieces = list(_pieces(data, options, writing, areas, report, flat=kind == 'masks'))
@@ -216,19 +223,10 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
 
 def _map_rule(data: Data) -> MapRule | None:
     """Return the meaning of label maps: a border of 255 must not be taken for a class."""
-    folders = [part.labels for part in data.found.parts if part.labels is not None]
-    names = _map_classes(data)
-    if data.found.form not in ('maps', 'pairs') or not names:
+    if data.found.form not in ('maps', 'pairs') or not data.map_classes:
         return None
-    description = data.found.description
-    values = dict(description.label_values) if description else {}
-    return read_rule(data.found.root, folders, names, values or None, data.tally)
-
-
-def _map_classes(data: Data) -> tuple[str, ...]:
-    description = data.found.description
-    values = description.label_values.values() if description else ()
-    return data.classes or tuple(dict.fromkeys(values))
+    given = data.label_values or None
+    return read_rule(data.found.root, data.label_folders, data.map_classes, given, data.tally)
 
 
 def _pieces(
@@ -292,7 +290,10 @@ def _splits(data: Data, options: Options, report: Report) -> list[str]:
         return [sample.split or '' for sample in data.samples]
     scene = scene_of(options.group)
     chosen = [i for i, sample in enumerate(data.samples) if sample.split in (None, 'train')]
-    pairs = [(scene(data.samples[i].image), _names(data, data.samples[i])) for i in chosen]
+    pairs = [
+        (scene(sample.image), [data.classes[label] for label in sample.labels])
+        for sample in map(data.samples.__getitem__, chosen)
+    ]
     counts, sizes = counted(pairs)
     if len(chosen) == 1 and options.tile:
         parts = {pairs[0][0]: ''}
@@ -303,12 +304,6 @@ def _splits(data: Data, options: Options, report: Report) -> list[str]:
     for i, (name, _) in zip(chosen, pairs):
         splits[i] = parts[name]
     return splits
-
-
-def _names(data: Data, sample: Sample) -> list[str]:
-    labels = [each.label for each in sample.objects]
-    labels += [] if sample.label is None else [sample.label]
-    return [data.classes[label] for label in labels]
 
 
 def _write_classes(data: Data, pieces: list[Piece], dst: Path, report: Report) -> dict[str, str]:
@@ -346,7 +341,7 @@ def _write_rotated(data: Data, pieces: list[Piece], dst: Path, report: Report) -
     for piece in pieces:
         target = dst / piece.split / 'labels' / f'{Path(piece.name).stem}.txt'
         lines = ''
-        for each, corners in _inside(_rotated(piece, report), report):
+        for each, corners in _inside(piece, report):
             values = ' '.join(f'{value:.10g}' for value in corners.reshape(-1))
             lines += f'{values} {data.classes[each.label]} {each.box.difficulty}\n'
             _count(report, piece.split)
@@ -354,25 +349,20 @@ def _write_rotated(data: Data, pieces: list[Piece], dst: Path, report: Report) -
     return splits
 
 
-def _rotated(piece: Piece, report: Report) -> Piece:
-    """Return a piece whose objects with a mask have the rectangle around it as their box."""
-    if not any(each.mask for each in piece.sample.objects):
-        return piece
+def _with_rectangles(sample: Sample, report: Report) -> Sample:
+    """Return an image whose objects with a mask have the rectangle around it as their box."""
+    if not any(each.mask for each in sample.objects):
+        return sample
     objects = []
-    for each in piece.sample.objects:
-        if each.rotated is not None:
-            objects.append(replace(each, box=replace(each.box, corners=each.rotated)))
-            continue
-        try:
-            mask = decode_mask(each.mask, *piece.sample.size)
-        except ValueError as error:
-            report.bad.append(f'{each.box.place}: the mask cannot be read: {error}')
-            continue
-        if mask.any():
-            objects.append(replace(each, box=replace(each.box, corners=rectangle(mask))))
-        else:
-            report.left_out['objects with an empty mask'] += 1
-    return replace(piece, sample=replace(piece.sample, objects=tuple(objects)))
+    for each in sample.objects:
+        corners = each.rotated
+        if corners is None:
+            rle = _encode(each, sample.size, report)
+            if rle is None:
+                continue
+            corners = rectangle(coco_mask.decode(rle))
+        objects.append(replace(each, box=replace(each.box, corners=corners)))
+    return replace(sample, objects=tuple(objects))
 
 
 def _write_horizontal(data: Data, pieces: list[Piece], dst: Path, report: Report) -> dict[str, str]:
@@ -398,8 +388,7 @@ def _box_entries(pieces: Sequence[Piece], report: Report) -> list[Entry]:
 
 def _write_boxes(data: Data, pieces: list[Piece], dst: Path, report: Report) -> dict[str, str]:
     """Write the layout of SAMRS with boxes alone: no masks, semantic maps and rotated boxes."""
-    layout = SUBSETS['sota']
-    pieces = [piece for piece in pieces if piece.split != 'test']
+    layout, pieces = SUBSETS['sota'], _without_test(pieces, report)
     items = [(piece, (dst / layout.images / piece.name,)) for piece in pieces]
     splits = _write_all(items, report, {split: layout.images for split in _found(pieces)})
     for split in splits:
@@ -418,9 +407,7 @@ def _write_scenes(pieces: Sequence[Piece], kind: str, classes: Sequence[str], ds
     for (split, scene), tiles in of_scene.items():
         objects = None
         if kind in ('rotated', 'horizontal'):
-            # what cannot be used is reported with the tiles
-            first = _rotated(tiles[0], Report()) if kind == 'rotated' else tiles[0]
-            objects = first.sample.objects
+            objects = tiles[0].sample.objects
         windows = [piece.window for piece in tiles if piece.window is not None]
         entries[split].append(scene_entry(scene, tiles[0].sample.size, windows, objects))
     for split, scenes in entries.items():
@@ -438,10 +425,7 @@ def _write_masks(
     """Write the layout of SAMRS: semantic maps, masks and rotated boxes."""
     staging = dst.with_name(f'.{dst.name}.pieces')
     entries, valid = [], set()
-    kept = [piece for piece in pieces if piece.split != 'test']
-    if len(kept) < len(pieces):
-        reason = 'images of the test split, which pretraining does not have'
-        report.left_out[reason] += len(pieces) - len(kept)
+    kept = _without_test(pieces, report)
     if predict is not None:
         _note_large(data, kept)
         kept = tqdm(kept, 'masks')
@@ -472,6 +456,13 @@ def _write_masks(
         report.made[f'{split} objects'] = sum(made.objects[split].values())
     report.bad += made.bad
     return dict(train='trainval/images', val='trainval/images')
+
+
+def _without_test(pieces: list[Piece], report: Report) -> list[Piece]:
+    kept = [piece for piece in pieces if piece.split != 'test']
+    if len(kept) < len(pieces):
+        report.left_out[_TEST] += len(pieces) - len(kept)
+    return kept
 
 
 def _mask_entry(each: LabelledObject, rle: dict) -> dict:
@@ -544,16 +535,7 @@ def _write(item: Item) -> None:
         elif source != sample.map and piece.anew:
             write_image(source, target, piece.part, writing.bands)
         else:
-            _link(source, target)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        with whole(target) as unfinished:
-            shutil.copyfile(source, unfinished)
+            link_or_copy(source, target)
 
 
 def _size(piece: Piece) -> tuple[int, int]:
@@ -577,20 +559,21 @@ def _inside(piece: Piece, report: Report) -> Iterator[tuple[LabelledObject, np.n
 
 def _encoded(sample: Sample, report: Report) -> list[tuple[LabelledObject, dict]]:
     """Return the objects of an image that have masks, with these as run lengths."""
-    found = []
-    for each in sample.objects:
-        if not each.mask:
-            continue
-        try:
-            rle = encode_mask(each.mask, *sample.size)
-        except ValueError as error:
-            report.bad.append(f'{each.box.place}: the mask cannot be read: {error}')
-            continue
-        if coco_mask.area(rle):
-            found.append((each, rle))
-        else:
-            report.left_out['objects with an empty mask'] += 1
-    return found
+    found = ((each, _encode(each, sample.size, report)) for each in sample.objects if each.mask)
+    return [(each, rle) for each, rle in found if rle is not None]
+
+
+def _encode(each: LabelledObject, size: tuple[int, int], report: Report) -> dict | None:
+    """Return the mask of an object as run lengths; None, reported, if it cannot be used."""
+    try:
+        rle = encode_mask(each.mask, *size)
+    except ValueError as error:
+        report.bad.append(f'{each.box.place}: the mask cannot be read: {error}')
+        return None
+    if not coco_mask.area(rle):
+        report.left_out['objects with an empty mask'] += 1
+        return None
+    return rle
 
 
 def _masks(
@@ -641,7 +624,7 @@ def _describe(
     pieces: Sequence[Piece],
 ) -> None:
     content: dict = dict(path='.', **splits)
-    names = data.classes if writing.rule is None else _map_classes(data)
+    names = data.classes if writing.rule is None else data.map_classes
     if names:
         content['names'] = list(names)
     content['task'] = task

@@ -73,9 +73,7 @@ def inspect(data: Data) -> Inspection:
         found.images[split] += 1
         found.sizes[sample.size] += 1
         found.kinds[_kind(sample.image)] += 1
-        labels = [each.label for each in sample.objects]
-        labels += [] if sample.label is None else [sample.label]
-        found.objects[split].update(data.classes[label] for label in labels)
+        found.objects[split].update(data.classes[label] for label in sample.labels)
     found.faults += _equal_images(data)
     if data.found.form in ('maps', 'pairs'):
         _judge_maps(found)
@@ -84,15 +82,13 @@ def inspect(data: Data) -> Inspection:
 
 def _judge_maps(found: Inspection) -> None:
     """Count the values of the label maps, and judge them as training does."""
-    data, described = found.data, found.data.found.description
-    given = dict(described.label_values) if described else {}
-    classes = data.classes or tuple(dict.fromkeys(given.values()))
-    folders = [part.labels for part in data.found.parts if part.labels is not None]
+    data = found.data
     try:
-        counts = count_values(data.found.root, folders)
+        counts = count_values(data.found.root, data.label_folders)
         found.values = list_values(counts)
-        if classes:
-            judge(counts, str(data.found.root), classes, given or None, data.tally)
+        if data.map_classes:
+            given = data.label_values or None
+            judge(counts, str(data.found.root), data.map_classes, given, data.tally)
         else:
             data.tally.note(
                 'the classes of the label maps have no names: give `names`, or `label_values`, in '
@@ -198,17 +194,11 @@ def _spread(data: Data, number: int) -> list[Sample]:
     shown: Counter[int] = Counter()
     waiting, chosen = list(data.samples), list[Sample]()
     while waiting and len(chosen) < number:
-        best = min(waiting, key=lambda sample: min((shown[i] for i in _labels(sample)), default=99))
+        best = min(waiting, key=lambda sample: min((shown[i] for i in sample.labels), default=99))
         chosen.append(best)
         waiting.remove(best)
-        shown.update(_labels(best))
+        shown.update({*best.labels})
     return chosen
-
-
-def _labels(sample: Sample) -> set[int]:
-    return {each.label for each in sample.objects} | (
-        set() if sample.label is None else {sample.label}
-    )
 
 
 def _draw(data: Data, sample: Sample, colours: list[Colour]) -> np.ndarray:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -87,14 +87,12 @@ class Found:
         form: key of :data:`FORMS`.
         parts: its splits, train first.
         description: content of its ``data.yaml``; None if there is none.
-        beside: files and folders that are neither images nor labels, a line each.
     """
 
     root: Path
     form: str
     parts: tuple[Part, ...]
     description: Description | None = None
-    beside: tuple[str, ...] = field(default=())
 
 
 def recognise(path: Path, form: str | None = None) -> Found:
@@ -117,15 +115,7 @@ def recognise(path: Path, form: str | None = None) -> Found:
         raise FileNotFoundError(
             f'no images below {root}, {DEPTH} folders deep ({", ".join(SUFFIXES)})'
         )
-    searches: dict[str, Callable[[Path, Mapping[Path, Contents]], list[tuple[str, Part]]]] = {
-        'json': _coco,
-        'text': _label_files,
-        'vector': _vector,
-        'pairs': _pairs,
-        'maps': _maps,
-        'classes': _class_folders,
-    }
-    for search in searches.values():
+    for search in (_coco, _label_files, _vector, _pairs, _maps, _class_folders):
         found = search(root, tree)
         if form is not None:
             found = [(form if _ambiguous(kind) else kind, part) for kind, part in found]
@@ -269,7 +259,7 @@ def _divided(part: Part, root: Path, tree: Mapping[Path, Contents]) -> list[Part
         return [part]
     found: dict[str, Path] = {}
     for other, contents in tree.items():
-        if {part.lower() for part in other.relative_to(root).parts} & set(LIST_FOLDERS):
+        if _is_below(other, root, LIST_FOLDERS):
             for split in SPLITS:
                 if split in contents.text:
                     found.setdefault(split, contents.text[split])
@@ -322,19 +312,20 @@ def _ambiguous(kind: str) -> bool:
 
 
 def _vector(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
+    scenes = [
+        folder
+        for folder, contents in tree.items()
+        if any(path.suffix.lower() in ('.tif', '.tiff') for path in contents.images.values())
+    ]
     found = []
     for folder, contents in tree.items():
-        tiffs = {
-            other: [p for p in c.images.values() if p.suffix.lower() in ('.tif', '.tiff')]
-            for other, c in tree.items()
-        }
         where = _images_of(folder, contents.vector, root, tree)
         if where is None and len(contents.vector) == 1:  # one file over all scenes
-            where = next((other for other, paths in tiffs.items() if paths), None)
+            where = next(iter(scenes), None)
             labels = next(iter(contents.vector.values()))
         else:
             labels = folder
-        if contents.vector and where is not None and tiffs[where]:
+        if contents.vector and where in scenes:
             found.append(('vector', Part(split_of(folder, root), where, labels)))
     return found
 
@@ -352,14 +343,11 @@ def _pairs(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
 
 
 def _maps(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
+    others = {folder: c for folder, c in tree.items() if not _is_below(folder, root, MAP_FOLDERS)}
     found = []
     for folder, contents in tree.items():
-        names = {part.lower() for part in folder.relative_to(root).parts}
-        if not contents.images or not names & set(MAP_FOLDERS):
+        if not contents.images or not _is_below(folder, root, MAP_FOLDERS):
             continue
-        others = {
-            other: c for other, c in tree.items() if other != folder and not _is_map(other, root)
-        }
         where = _images_of(folder, contents.images, root, others)
         if where is not None:
             part = Part(split_of(folder, root), where, folder)
@@ -367,8 +355,9 @@ def _maps(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
     return found
 
 
-def _is_map(folder: Path, root: Path) -> bool:
-    return bool({part.lower() for part in folder.relative_to(root).parts} & set(MAP_FOLDERS))
+def _is_below(folder: Path, root: Path, names: Collection[str]) -> bool:
+    """Return whether a folder, or one between it and the root, has one of some names."""
+    return any(part.lower() in names for part in folder.relative_to(root).parts)
 
 
 def _class_folders(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
