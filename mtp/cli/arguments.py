@@ -108,6 +108,21 @@ def _device(text: str) -> str:
     return text
 
 
+def add_form(parser: argparse.ArgumentParser) -> None:
+    """Add ``--format`` and ``--class-column``, which say how labels in any form are read."""
+    from mtp.data.own.recognition import FORMS
+
+    parser.add_argument(
+        '--format', choices=FORMS, help='form of the labels, where files have two meanings'
+    )
+    parser.add_argument(
+        '--class-column',
+        metavar='NAME',
+        help='column of the class in vector labels; - for one class, named after the file (the '
+        'only column of text with few values)',
+    )
+
+
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``, which changes the config."""
     parser.add_argument(

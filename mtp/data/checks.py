@@ -11,7 +11,7 @@ from mtp.data.box_rules import MIN_SIDE
 from mtp.data.class_names import ClassNames
 from mtp.data.datasets import DATASETS, DataSet, Split
 from mtp.data.decoding import check_unturned, read_size, read_stored
-from mtp.data.image_files import SUFFIXES
+from mtp.data.image_files import is_image
 from mtp.data.label_files import read_coco, read_lines
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.samrs.checking import Findings, Problem
@@ -207,7 +207,7 @@ def _named(name: str, place: str, findings: Findings) -> str | None:
 def _images(where: Path) -> dict[str, Path]:
     """Return a folder's images, stem -> path; empty if the folder is missing."""
     paths = sorted(where.iterdir()) if where.is_dir() else []
-    return {path.stem: path for path in paths if path.suffix.lower() in SUFFIXES}
+    return {path.stem: path for path in paths if is_image(path.name)}
 
 
 def _partners(folders: list[Path], findings: Findings) -> list[tuple[Path, ...]]:

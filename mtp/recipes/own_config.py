@@ -205,11 +205,8 @@ def _classification(
     )
 
 
-def _detection(
-    sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty: bool
-) -> tuple[list[tuple[str, str]], list[str]]:
+def _detection(source: Source, facts: Facts, plan: Plan) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the base of small decoders and the lines that all detectors share."""
-    (source,) = sources
     tiny = facts.encoder in TINY
     body = [
         *(['model.merge(small_detector)'] if tiny else []),
@@ -227,7 +224,7 @@ def _detection(
 
 def _horizontal(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty: bool) -> _Parts:
     (source,) = sources
-    small, body = _detection(sources, facts, plan, keep_empty)
+    small, body = _detection(source, facts, plan)
     size = (plan.side, plan.side)
     return _Parts(
         ['from mtp.data import COCODetection', *_scene_import(source, 'SceneDetections')],
@@ -246,7 +243,7 @@ def _horizontal(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty:
 
 def _rotated(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty: bool) -> _Parts:
     (source,) = sources
-    small, body = _detection(sources, facts, plan, keep_empty)
+    small, body = _detection(source, facts, plan)
     size = (plan.side, plan.side)
     paths = "ann_file='{split}/labels', data_prefix=dict(img_path='{split}/images')"
     return _Parts(
@@ -283,7 +280,6 @@ def _boxes(paths: str, keep_empty: bool) -> list[str]:
 def _segmentation(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty: bool) -> _Parts:
     (source,) = sources
     size, number = (plan.side, plan.side), len(source.classes)
-    given = dict(label_values=dict(source.label_values)) if source.label_values else {}
     return _Parts(
         ['from mtp.data import SegmentationDataset', *_scene_import(source, 'SceneMaps')],
         _bases(facts, 'segmentation.spacenet_v1'),
@@ -299,7 +295,7 @@ def _segmentation(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empt
             f'train_pipeline[2].scale = train_pipeline[3].crop_size = {size}',
             'for _step in (train_pipeline[1], test_pipeline[1]):',
             f'    _step.num_classes = {number}',
-            *_data('SegmentationDataset', source, classes=source.classes, **given),
+            *_data('SegmentationDataset', source, classes=source.classes),
             "train_dataloader.dataset = dict(_data, split='train', pipeline=train_pipeline)",
             'test_dataloader.dataset = dict(',
             "    _data, split='val', pipeline=test_pipeline, test_mode=True)",
@@ -314,7 +310,6 @@ def _segmentation(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empt
 def _change(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty: bool) -> _Parts:
     (source,) = sources
     size = (plan.side, plan.side)
-    given = dict(label_values=dict(source.label_values)) if source.label_values else {}
     return _Parts(
         ['from mtp.data import ChangeDataset', *_scene_import(source, 'SceneMaps')],
         _bases(facts, 'change_detection.siamese_unet'),
@@ -325,7 +320,7 @@ def _change(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty: boo
             'optim_wrapper.merge(optimization)',
             '',
             f'train_pipeline[3].crop_size = {size}',
-            *_data('ChangeDataset', source, **given),
+            *_data('ChangeDataset', source),
             "train_dataloader.dataset = dict(_data, split='train', pipeline=train_pipeline)",
             'val_dataloader.dataset = dict(',
             "    _data, split='val', pipeline=test_pipeline, test_mode=True)",
@@ -391,6 +386,8 @@ _TASKS = dict(
 
 def _data(reader: str, source: Source, **arguments: object) -> list[str]:
     given = dict(data_root=str(source.root)) | arguments
+    if source.label_values:
+        given['label_values'] = dict(source.label_values)
     return [
         '_data = dict(',
         f'    type={reader},',

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mtp.cli.arguments import add_form
 from mtp.cli.errors import add_debug, users_errors
-from mtp.data.own.recognition import FORMS
 
 EXAMPLES = 10
 
@@ -39,15 +39,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument(
         '--overlap', type=int, default=0, metavar='N', help='overlap of tiles in pixels (0)'
     )
-    parser.add_argument(
-        '--format', choices=FORMS, help='form of the labels, where files have two meanings'
-    )
-    parser.add_argument(
-        '--class-column',
-        metavar='NAME',
-        help='column of the class in vector labels; - for one class, named after the file (the '
-        'only column of text with few values)',
-    )
+    add_form(parser)
     parser.add_argument(
         '--boxes-as-rotated', action='store_true', help='make rotated boxes of horizontal ones'
     )
@@ -100,17 +92,17 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
 
     with users_errors(args.debug):
         options = Options(
-            args.split,
-            args.group,
-            args.tile,
-            args.overlap,
-            args.seed,
-            args.boxes_as_rotated,
-            KIND_OF[args.task] if args.task else None,
-            args.bands,
-            args.stretch,
-            args.area,
-            load_sam(args.sam) if args.masks else None,
+            train=args.split,
+            group=args.group,
+            tile=args.tile,
+            overlap=args.overlap,
+            seed=args.seed,
+            as_rotated=args.boxes_as_rotated,
+            kind=KIND_OF[args.task] if args.task else None,
+            bands=args.bands,
+            stretch=args.stretch,
+            area=args.area,
+            predict=load_sam(args.sam) if args.masks else None,
         )
         data = read_data(recognise(args.src, args.format), args.class_column)
         report = import_data(data, args.dst, options)

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mtp.cli.arguments import add_form
 from mtp.cli.errors import add_debug, users_errors
-from mtp.data.own.recognition import FORMS
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -23,15 +23,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     )
     parser.add_argument('folder', type=Path, help='folder of the data, or its data.yaml')
     parser.add_argument('--json', action='store_true', help='print the report as json')
-    parser.add_argument(
-        '--format', choices=FORMS, help='form of the labels, where files have two meanings'
-    )
-    parser.add_argument(
-        '--class-column',
-        metavar='NAME',
-        help='column of the class in vector labels; - for one class, named after the file (the '
-        'only column of text with few values)',
-    )
+    add_form(parser)
     parser.add_argument(
         '--out',
         type=Path,
