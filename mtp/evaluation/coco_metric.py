@@ -79,6 +79,12 @@ def mean_precision(precision: np.ndarray) -> float:
     return defined.mean().item() if defined.size else -1.0
 
 
+def defined_mean(precision: np.ndarray) -> float:
+    """Return :func:`mean_precision`, or nan without ground truth."""
+    mean = mean_precision(precision)
+    return mean if mean >= 0 else float('nan')
+
+
 @METRICS.register_module()
 class DetectionMetric(BaseMetric):
     """COCO AP of boxes: the keys and figures of mmdet's ``CocoMetric``, but not rounded.
@@ -136,8 +142,7 @@ class DetectionMetric(BaseMetric):
             annotations=[],
             categories=[dict(id=label, name=str(label)) for label in categories],
         )
-        # what nothing matches, in place of no predictions: some versions take no empty list
-        predicted = [dict(image_id=0, category_id=0, bbox=[-2.0, -2.0, 1.0, 1.0], score=0.0)]
+        predicted: list[dict] = []
         # equal scores are ranked by their images
         order = sorted(
             results, key=lambda result: (isinstance(result['img_id'], str), result['img_id'])
@@ -151,7 +156,7 @@ class DetectionMetric(BaseMetric):
             predicted += [dict(entry, image_id=number) for entry in result['predicted']]
         precision = coco_precision(
             COCO(truth),
-            predicted[1:] or predicted,
+            predicted,
             'bbox',
             self.max_detections,
             categories,
@@ -169,7 +174,7 @@ class DetectionMetric(BaseMetric):
         )
         metrics = {f'bbox_{key}': mean_precision(part) for key, part in parts.items()}
         of_classes = [
-            (name, _defined(parts['mAP'][:, :, k]), _defined(parts['mAP_50'][:, k]))
+            (name, defined_mean(parts['mAP'][:, :, k]), defined_mean(parts['mAP_50'][:, k]))
             for k, name in enumerate(self.dataset_meta['classes'])
         ]
         self._log(results, truth['annotations'], of_classes, metrics)
@@ -204,11 +209,6 @@ class DetectionMetric(BaseMetric):
                 for key, value in metrics.items()
             },
         )
-
-
-def _defined(precision: np.ndarray) -> float:
-    mean = mean_precision(precision)
-    return mean if mean >= 0 else float('nan')
 
 
 def _entry(instance: dict) -> dict:

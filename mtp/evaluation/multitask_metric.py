@@ -13,7 +13,7 @@ from mmdet.structures.bbox import get_box_tensor
 from mmengine.evaluator import BaseMetric
 from mmseg.evaluation.metrics import IoUMetric
 
-from mtp.evaluation.coco_metric import coco_precision, mean_precision
+from mtp.evaluation.coco_metric import coco_precision, defined_mean
 from mtp.evaluation.mask_overlaps import encode_masks
 from mtp.evaluation.rotated_metric import (
     RotatedImage,
@@ -269,15 +269,11 @@ class InstanceMetric(TaskMetric):
             precision = coco_precision(
                 coco, predicted, kind, [100], range(num_classes), sizes=False
             )
-            figures[f'{kind}_mAP'] = _percent(precision)
-            figures[f'{kind}_AP'] = [_percent(precision[:, :, k]) for k in range(num_classes)]
+            figures[f'{kind}_mAP'] = 100 * defined_mean(precision)
+            figures[f'{kind}_AP'] = [
+                100 * defined_mean(precision[:, :, k]) for k in range(num_classes)
+            ]
         return figures
-
-
-def _percent(precision: np.ndarray) -> float:
-    """Return the mean of a part of :func:`coco_precision` in percent, nan without ground truth."""
-    mean = mean_precision(precision)
-    return 100 * mean if mean >= 0 else float('nan')
 
 
 def _true_objects(instances: dict, **common: int) -> list[dict]:
