@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mtp.cli.config_check import check_config
 from mtp.cli.own_training import choose_weights, own_config
+from mtp.data import BoxFilesDetection
 from mtp.data.own.contents import read_data
 from mtp.data.own.importing import Options, import_data
 from mtp.data.own.inspection import draw_page, inspect, report
@@ -298,6 +299,19 @@ def test_a_category_spelled_in_two_ways_is_one_class(tmp_path):
     data = read(tmp_path)
     assert data.faults == [] and data.classes == ('small-car', 'plane')
     assert [sample.objects[0].label for sample in data.samples] == [0, 1, 0, 1, 0, 1]
+
+
+def test_an_index_of_another_spelling_is_the_same_class(tmp_path):
+    yolo(tmp_path)
+    (tmp_path / 'classes.txt').write_text('car\nCAR\n')
+    data = read(tmp_path)
+    assert data.faults == [] and data.classes == ('car',)
+    assert {each.label for sample in data.samples for each in sample.objects} == {0}
+    paths = dict(ann_file='labels', data_prefix=dict(img_path='images'))
+    reader = BoxFilesDetection('yolo', data_root=str(tmp_path), **paths)
+    assert reader.metainfo['classes'] == ('car',) and reader.tally.of_class == {'car': NUMBER}
+    for notes in (data.tally.notes, reader.tally.notes):
+        assert "'CAR' is read as the class 'car'" in notes
 
 
 def test_a_split_may_lack_classes_and_classes_are_spelled_in_two_ways(tmp_path):

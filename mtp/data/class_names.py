@@ -40,8 +40,13 @@ def merge_names(names: Iterable[str]) -> tuple[str, ...]:
     Args:
         names: names in any order, e.g. of folders; they may repeat.
     """
+    return first_spellings(sorted(names))
+
+
+def first_spellings(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the classes that names mean, in their order, each as it is spelled first."""
     classes: dict[str, str] = {}
-    for name in sorted(names):
+    for name in names:
         classes.setdefault(fold(name), name)
     return tuple(classes.values())
 

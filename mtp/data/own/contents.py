@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mtp.data.class_names import ClassNames, merge_names
+from mtp.data.class_names import ClassNames, first_spellings, merge_names
 from mtp.data.coco_objects import by_image, match_categories, take_objects
 from mtp.data.decoding import read_turned_size
 from mtp.data.formats import FORMATS, Box, usable
@@ -90,6 +90,8 @@ class Data:
         samples: images with their labels, train first, in the order of their names.
         tally: counts, with what was left out.
         faults: what cannot be used, a line each, with file and line.
+        indices: names by the index of a class in label files that number the classes; two may be
+            spellings of one class.
     """
 
     found: Found
@@ -97,6 +99,7 @@ class Data:
     samples: list[Sample] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     faults: list[str] = field(default_factory=list)
+    indices: tuple[str, ...] = ()
 
     @property
     def rotated(self) -> bool:
@@ -142,7 +145,8 @@ def read_data(found: Found, class_column: str | None = None) -> Data:
             f'--class-column {class_column}: {found.root} holds {FORM_NAMES[found.form]}, which '
             'have no columns: leave it out'
         )
-    data = Data(found, _classes(found))
+    names = _classes(found)
+    data = Data(found, first_spellings(names), indices=names)
     if found.form == 'vector':
         _read_vectors(data, class_column)
     elif found.form == 'coco':
@@ -172,17 +176,15 @@ def _classes(found: Found) -> tuple[str, ...]:
 
 def _coco_classes(cocos: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """Return the categories that have objects, in the order of their ids; all if none has any."""
-    names: dict[str, str] = {}  # as told apart -> as written first
+    names: list[str] = []
     used = set()
     for coco in cocos:
-        categories = sorted(coco['categories'], key=lambda category: category['id'])
         with_objects = {annotation['category_id'] for annotation in coco['annotations']}
-        for category in categories:
-            name = fold(category['name'])
-            names.setdefault(name, category['name'])
+        for category in sorted(coco['categories'], key=lambda category: category['id']):
+            names.append(category['name'])
             if category['id'] in with_objects:
-                used.add(name)
-    return tuple(name for key, name in names.items() if not used or key in used)
+                used.add(fold(category['name']))
+    return tuple(name for name in first_spellings(names) if not used or fold(name) in used)
 
 
 def _json(part: Part) -> Path:
@@ -228,7 +230,7 @@ def _read_files(data: Data, part: Part) -> None:
             if path.is_file():
                 boxes = form.read(path, size)
                 if form.numbered:
-                    boxes = name_classes(boxes, data.classes)
+                    boxes = name_classes(boxes, data.indices)
                 used = usable(boxes, names, size, form.rotated, data.tally)
             elif form.numbered:
                 unlabelled.append(image.name)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from mmdet.datasets import BaseDetDataset
 
-from mtp.data.class_names import ClassNames
+from mtp.data.class_names import ClassNames, first_spellings
 from mtp.data.datasets import DATASETS
 from mtp.data.decoding import read_turned_size
 from mtp.data.formats import FORMATS, Box, Size, usable
@@ -154,7 +154,7 @@ class BoxFilesDetection(BaseDetDataset):
             return classes
         path, self.indices = found
         self.tally.note(f'classes by index, of {path}: {", ".join(self.indices)}')
-        return self.indices if classes is None else classes
+        return first_spellings(self.indices) if classes is None else classes
 
     def _find_labels(self, images: dict[str, Path]) -> dict[str, Path]:
         """Return the label files, stem -> path; count those without an image."""
