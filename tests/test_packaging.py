@@ -19,13 +19,7 @@ from packaging.utils import canonicalize_name
 
 REPO = Path(__file__).parents[1]
 LOCK = REPO / 'tools' / 'requirements' / 'lock.txt'
-# Neither locked nor installed for the tests: transformers, any version in its range will do.
-ON_REQUEST = 'extra == "sam"'
-DECLARED = [
-    requirement
-    for requirement in map(Requirement, importlib.metadata.requires('mtp'))
-    if str(requirement.marker) != ON_REQUEST
-]
+DECLARED = list(map(Requirement, importlib.metadata.requires('mtp')))
 
 
 def test_imports_follow_the_layers(monkeypatch):
@@ -75,8 +69,8 @@ def test_every_import_is_declared():
     # modules beside a tool, and the packages there
     beside = {path.stem for path in (REPO / 'tools').rglob('*.py')}
     beside |= {path.parent.name for path in (REPO / 'tools').rglob('__init__.py')}
-    # what tools/benchmark/ops.py times where it is installed, and what comes on request
-    optional = {'DCNv3', 'DCNv4', 'transformers'}
+    # what tools/benchmark/ops.py times where it is installed
+    optional = {'DCNv3', 'DCNv4'}
     for path in sources:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
@@ -164,7 +158,7 @@ def test_scripts_install_once_into_the_active_environment(tmp_path):
         result = shell.run('-k', 'hooks')
         assert result.returncode == 0, result.stderr
     pip, *tests = shell.log.read_text().splitlines()
-    assert re.fullmatch(r'-m pip install --constraint \S+ --editable \.\[test,geo\]', pip)
+    assert re.fullmatch(r'-m pip install --constraint \S+ --editable \.\[test,geo,sam\]', pip)
     assert tests == [f'{PYTEST} -k hooks'] * 2
     assert (tmp_path / 'policy').read_text().strip() == 'PASSIVE'
     constraints = (tmp_path / 'constraints').read_text()

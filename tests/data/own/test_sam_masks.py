@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from mtp.data.own.contents import read_data
 from mtp.data.own.importing import Options, import_data
@@ -126,9 +127,6 @@ def test_without_transformers_the_extra_is_named(monkeypatch) -> None:
         load_sam('facebook/sam-vit-base')
 
 
-# ---- with transformers ----
-
-
 class PromptModel:
     """Model that returns its prompts: at SAM's size, a quarter as fine, as distances from a box."""
 
@@ -153,7 +151,6 @@ class PromptModel:
 
 
 def test_prompts_come_back_through_sams_own_scales() -> None:
-    transformers = pytest.importorskip('transformers', reason='mtp[sam] is not installed')
     processor = transformers.SamProcessor(transformers.SamImageProcessor())
     generator = np.random.default_rng(0)
     for height, width in ((HEIGHT, WIDTH), (700, 1500)):
@@ -174,7 +171,6 @@ def test_prompts_come_back_through_sams_own_scales() -> None:
 
 
 def test_a_tiny_sam_runs_through_the_true_code(tmp_path) -> None:
-    transformers = pytest.importorskip('transformers', reason='mtp[sam] is not installed')
     small = dict(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, image_size=64)
     torch.manual_seed(0)
     config = transformers.SamConfig(
