@@ -7,11 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mtp.cli.config_check import check_config
-from mtp.cli.own_training import choose_weights, own_config
+from mtp.cli.own_training import Request, choose_weights, own_config
 from mtp.data import BoxFilesDetection
 from mtp.data.own.contents import read_data
 from mtp.data.own.importing import Options, import_data
@@ -19,6 +20,7 @@ from mtp.data.own.inspection import draw_page, inspect, report
 from mtp.data.own.recognition import recognise
 from mtp.data.own.splitting import divide
 from mtp.files import UnusableFileError
+from mtp.sample_fields import pack_batch
 
 pytestmark = pytest.mark.usefixtures('few_objects')
 
@@ -175,7 +177,7 @@ def test_lines_of_nine_numbers_need_the_format(tmp_path):
 def test_masks_are_imported_for_all_three_tasks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     coco(tmp_path / 'mine', masks=True)
-    path, work_dir, lines = own_config([Path('mine')], 'vit_tiny_rvsa', 'none', None, None)
+    path, work_dir, lines = own_config(Request([Path('mine')], 'vit_tiny_rvsa', 'none'))
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
@@ -186,7 +188,23 @@ def test_masks_are_imported_for_all_three_tasks(tmp_path, monkeypatch):
     }
     assert record == (8, 8, 40, 24)
     # a second start uses the config as it may have been edited
-    assert own_config([Path('mine')], 'vit_tiny_rvsa', 'none', None, None)[0] == path
+    assert own_config(Request([Path('mine')], 'vit_tiny_rvsa', 'none'))[0] == path
+
+
+def test_objects_are_drawn_as_they_are_outlined(tmp_path):
+    coco(tmp_path, masks=True)
+    path = tmp_path / 'instances.json'
+    content = json.loads(path.read_text())
+    for each in content['annotations']:
+        each['segmentation'] = [[8, 8, 40, 8, 8, 24]]
+    path.write_text(json.dumps(content))
+    page = draw_page(read(tmp_path))
+    scale = 320 // SIDE
+    corner, edge = (
+        page[23 * scale : 25 * scale, 38 * scale : 42 * scale],
+        page[12 * scale, 8 * scale],
+    )
+    assert np.ptp(corner) <= 1 and np.ptp(edge) > 1
 
 
 def test_a_damaged_label_is_a_fault_with_its_line(tmp_path):
@@ -266,13 +284,48 @@ def test_horizontal_boxes_become_rotated_ones_on_request_alone(tmp_path):
 
 
 @pytest.mark.parametrize('alone', [True, False])
+def test_rotated_boxes_and_label_maps_pretrain(alone, tmp_path, monkeypatch):
+    """A fifth of a map is ignored, which is neither a class nor background."""
+    monkeypatch.chdir(tmp_path)
+    dota(tmp_path / 'boxes')
+    maps(tmp_path / 'maps')
+    for path in (tmp_path / 'maps' / 'masks').glob('*.png'):
+        values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        values[:13] = 255
+        cv2.imwrite(str(path), values)
+    data = [Path('maps')] if alone else [Path('maps'), Path('boxes')]
+    path, _, _ = own_config(Request(data, 'vit_tiny_rvsa', 'none', 'pretraining'))
+    cfg = Config.fromfile(path)
+    check_config(cfg)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    assert model.datasets['maps'] == dict(num_classes=2, tasks=('semantic',), masks=True)
+    assert list(model.tasks) == (['semantic'] if alone else ['semantic', 'rotated'])
+    dataset = DATASETS.build(cfg.val_dataloader.dataset)
+    shown = dataset.datasets[0][0]['data_samples'].gt_sem_seg.sem_seg
+    assert shown.unique().tolist() == [1, 2, 255] and (shown[0, :13] == 255).all()
+    training = DATASETS.build(cfg.train_dataloader.dataset)
+    samples = [training[number] for number in range(len(training))]
+    batch = model.data_preprocessor(pack_batch(samples), training=True)
+    losses = model(**batch, mode='loss')
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert {name.rsplit('.', 1)[0] for name in losses} == {
+        'maps.semantic',
+        *([] if alone else ['boxes.rotated']),
+    }
+    if not alone:
+        (box,) = dataset.datasets[1][0]['data_samples'].gt_rotated_instances.bboxes.tensor
+        assert box[:2].tolist() == [24, 16] and sorted(box[2:4].tolist()) == [16, 32]
+
+
+@pytest.mark.parametrize('alone', [True, False])
 def test_boxes_pretrain_without_masks(alone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     coco(tmp_path / 'masks', masks=True)
     for split in ('train', 'val'):  # of the same names
         voc(tmp_path / 'boxes' / split)
     data = [Path('boxes')] if alone else [Path('masks'), Path('boxes')]
-    path, _, lines = own_config(data, 'vit_tiny_rvsa', 'none', 'pretraining', None)
+    path, _, lines = own_config(Request(data, 'vit_tiny_rvsa', 'none', 'pretraining'))
     cfg = Config.fromfile(path)
     check_config(cfg)
     init_default_scope(cfg.default_scope)

@@ -12,13 +12,13 @@ import shlex
 import tempfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from mtp.cli import main
+from mtp.cli import main, train
 from mtp.cli.errors import users_errors
 from mtp.cli.own_training import own_config
 from mtp.data.image_files import is_image
@@ -126,9 +126,9 @@ def run(command: str) -> str:
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
         try:
             if arguments[0] == 'train':
-                data = Path(arguments[arguments.index('--data') + 1])
+                asked = train.own_request(train.parse_args(arguments[1:]))
                 with users_errors():
-                    print(*own_config([data], ENCODER, 'none', None, None)[2], sep='\n')
+                    print(*own_config(replace(asked, encoder=ENCODER, weights='none'))[2], sep='\n')
             else:
                 main.main(arguments)
         except SystemExit as stop:

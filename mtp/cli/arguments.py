@@ -123,6 +123,33 @@ def add_form(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_bands(parser: argparse.ArgumentParser) -> None:
+    """Add ``--bands`` and ``--stretch``, which say what is taken of images of other than RGB."""
+    parser.add_argument(
+        '--bands',
+        type=_bands,
+        default=(),
+        metavar='4,3,2',
+        help='bands to take of images of other than 8-bit RGB, from 1 on (all)',
+    )
+    parser.add_argument(
+        '--stretch',
+        metavar='MIN,MAX|p2,p98',
+        help='make 8 bits, for the released weights: between two values, or between two '
+        'percentiles of each band and scene (keep the values)',
+    )
+
+
+def _bands(text: str) -> tuple[int, ...]:
+    try:
+        bands = tuple(int(part) for part in text.split(','))
+    except ValueError:
+        bands = ()
+    if not bands or min(bands) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} are no bands: give numbers from 1 on, as 4,3,2')
+    return bands
+
+
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``, which changes the config."""
     parser.add_argument(

@@ -242,7 +242,7 @@ def run(tools: Path, datasets: Sequence[str] | None, models: Sequence[str] | Non
     missing = [name for name in jobs if not Path('data', name).is_dir()]
     if missing and (datasets or len(missing) == len(jobs)):
         raise FileNotFoundError(
-            f'not in data/: {", ".join(missing)}. Make them with tools/data/prepare.py'
+            f'not in data/: {", ".join(missing)}. Make them with `mtp data prepare`'
         )
     configs = [
         (name, table.config_of(name, model))

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +15,7 @@ from mtp.data.own.contents import Data, read_data
 from mtp.data.own.importing import KIND_OF, Options, import_data, kind_of, suits
 from mtp.data.own.importing import TASKS as TASK_OF
 from mtp.data.own.rasters import is_rgb
-from mtp.data.own.recognition import Found, Part, recognise
+from mtp.data.own.recognition import FORMS, Found, Part, recognise
 from mtp.data.samrs.subsets import SUBSETS
 from mtp.files import UnusableFileError, write_text
 from mtp.machine import LAUNCHERS
@@ -31,27 +31,39 @@ MAX_WORKERS = 4  # processes of a loader, as in the recipes
 WAIT = 3600  # seconds that other processes wait for the config of the first
 
 
-def own_config(
-    data: Sequence[Path],
-    encoder: str,
-    weights: str | None,
-    task: str | None,
-    work_dir: Path | None,
-    launcher: str = 'none',
-    keep_empty: bool = False,
-) -> tuple[Path, Path, list[str]]:
-    """Write the config of a training on one's own data; keep one that exists.
+@dataclass(frozen=True)
+class Request:
+    """Training on one's own data that is asked for.
 
-    Data that are not in the layout of ``mtp data import`` are imported into the work directory.
-
-    Args:
+    Attributes:
         data: folders, or ``data.yaml`` files.
         encoder: name of a backbone.
         weights: name or path of weights, ``'none'``, or None for the released ones.
         task: task; None to choose it by the labels.
+        form: key of :data:`mtp.data.own.recognition.FORMS`; None to find it.
+        class_column: column of the class in vector labels; None to find it.
+        options: options of the import of data in another layout, but for the kind.
         work_dir: work directory; None for ``work_dirs/<task>/<data>/<encoder>``.
         launcher: ``'none'``, or a key of :data:`mtp.machine.LAUNCHERS`; the first process writes.
         keep_empty: whether images without objects are trained on.
+    """
+
+    data: Sequence[Path]
+    encoder: str
+    weights: str | None = None
+    task: str | None = None
+    form: str | None = None
+    class_column: str | None = None
+    options: Options = Options()
+    work_dir: Path | None = None
+    launcher: str = 'none'
+    keep_empty: bool = False
+
+
+def own_config(request: Request) -> tuple[Path, Path, list[str]]:
+    """Write the config of a training on one's own data; keep one that exists.
+
+    Data that are not in the layout of ``mtp data import`` are imported into the work directory.
 
     Returns:
         tuple: path of the config, the work directory, and lines to print.
@@ -60,12 +72,13 @@ def own_config(
         FileNotFoundError: data, or the weights, are missing.
         ValueError: encoder, weights or task are unknown, or do not fit the data.
     """
-    checkpoint = choose_weights(encoder, weights)
-    found = [recognise(path) for path in data]
-    contents = [read_data(each) for each in found]
-    task = choose_task(contents, task)
-    name = '+'.join(_name(path) for path in data)
-    work_dir = work_dir or Path('work_dirs', task, name, encoder)
+    encoder, launcher = request.encoder, request.launcher
+    checkpoint = choose_weights(encoder, request.weights)
+    found = [recognise(path, request.form) for path in request.data]
+    contents = [read_data(each, request.class_column) for each in found]
+    task = choose_task(contents, request.task)
+    name = '+'.join(_name(path) for path in request.data)
+    work_dir = request.work_dir or Path('work_dirs', task, name, encoder)
     path = work_dir / 'config' / f'{encoder}.py'
     if launcher != 'none' and int(os.environ.get(LAUNCHERS[launcher].rank, 0)) > 0:
         return _wait_for(path), work_dir, []
@@ -73,13 +86,17 @@ def own_config(
         return path, work_dir, [f'config: {path} exists and is used; remove it to write it again']
     lines, sources = [], []
     imported = []
-    for where, content in zip(data, contents):
+    options = replace(request.options, kind=KIND_OF[task])
+    changes = bool(options.bands or options.stretch)
+    for where, content in zip(request.data, contents):
         images = [sample.image for sample in content.samples]
-        if not _is_imported(content.found, task, images):
+        if changes or not _is_imported(content.found, task, images):
             target = work_dir / 'data' / _name(where)
-            if not (target / 'data.yaml').is_file():
-                _import(content, target, task)
-            lines.append(f'data: {where} is imported into {target}, by links where possible')
+            if (target / 'data.yaml').is_file():
+                lines.append(f'data: {target} exists and is used; remove it to import again')
+            else:
+                _import(content, target, options)
+                lines.append(f'data: {where} is imported into {target}, by links where possible')
             content = read_data(recognise(target))
         imported.append(content)
         sources.append(_source(content, _name(where)))
@@ -95,7 +112,9 @@ def own_config(
     )
     made = plan(facts)
     workers = min(MAX_WORKERS, os.cpu_count() or 1)
-    write_text(path, write_config(task, sources, facts, made, checkpoint, workers, keep_empty))
+    write_text(
+        path, write_config(task, sources, facts, made, checkpoint, workers, request.keep_empty)
+    )
     lines += [f'task: {task}', *made.reasons, f'config: {path}']
     return path, work_dir, lines
 
@@ -148,11 +167,11 @@ def choose_task(contents: Sequence[Data], task: str | None) -> str:
         raise ValueError(f'--task {task} takes one data set; several are for pretraining')
     if len(contents) > 1 or task == 'pretraining':
         for content, kind in zip(contents, kinds):
-            if kind not in ('masks', 'horizontal'):
+            if not suits(kind, 'masks'):
                 raise ValueError(
-                    f'{content.found.root}: {content.found.form} has no masks of objects nor '
-                    'horizontal boxes, and pretraining learns semantic maps, instances and rotated '
-                    'boxes from masks, and instances from boxes: leave it out, or train on it alone'
+                    f'{content.found.root} holds {FORMS[content.found.form]}, and pretraining '
+                    'learns from masks, boxes, rotated boxes and label maps of single images: '
+                    'leave it out, or train on it alone'
                 )
         return 'pretraining'
     (kind,) = kinds
@@ -193,8 +212,8 @@ def _fits(found: Found, task: str, part: Part) -> bool:
     )
 
 
-def _import(content: Data, target: Path, task: str) -> None:
-    report = import_data(content, target, Options(kind=KIND_OF[task]))
+def _import(content: Data, target: Path, options: Options) -> None:
+    report = import_data(content, target, options)
     if report.bad:
         raise UnusableFileError(
             f'{content.found.root}: {len(report.bad):,} could not be used, the first: '
@@ -212,7 +231,7 @@ def _source(content: Data, name: str) -> Source:
             'values from 0 on, or `label_values`'
         )
     scenes = (description.root / 'scenes' / 'val.json').is_file()
-    masks = content.found.form != 'coco' or content.masked
+    tasks = _pretraining_tasks(content)
     values = content.label_values if content.found.form in ('maps', 'pairs') else {}
     source = Source(
         root=description.root,
@@ -220,10 +239,22 @@ def _source(content: Data, name: str) -> Source:
         test=test,
         label_values=values,
         scenes=scenes,
-        masks=masks,
+        tasks=tasks,
+        masks='instance' not in tasks or content.masked,
         name=name,
     )
     return _with_bands(source, content)
+
+
+def _pretraining_tasks(content: Data) -> tuple[str, ...]:
+    """Return the tasks that imported data have labels for, if they are for pretraining."""
+    root, layout = content.found.root, SUBSETS['sota']
+    found = {
+        'semantic': (root / layout.semantic).is_dir(),
+        'instance': any(sample.objects for sample in content.samples),
+        'rotated': (root / layout.rotated).is_dir(),
+    }
+    return tuple(task for task, present in found.items() if present)
 
 
 def _with_bands(source: Source, content: Data) -> Source:

@@ -4,12 +4,34 @@ import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mtp.cli.arguments import add_run_arguments, parse_run_arguments, run_options
+from mtp.cli.arguments import (
+    add_bands,
+    add_form,
+    add_run_arguments,
+    parse_run_arguments,
+    run_options,
+)
 from mtp.cli.errors import users_errors
 from mtp.cli.own_gpu import choose_device
 from mtp.cli.threads import sleep_while_waiting
 from mtp.signals import Stopped, StopSignals
+
+if TYPE_CHECKING:
+    from mtp.cli.own_training import Request
+
+# Arguments that say something of the data, not of a config.
+WITH_DATA = (
+    'encoder',
+    'weights',
+    'task',
+    'keep_empty',
+    'format',
+    'class_column',
+    'bands',
+    'stretch',
+)
 
 
 def parse_args(
@@ -38,6 +60,8 @@ def parse_args(
         action='store_true',
         help='with --data: train on images without objects too',
     )
+    add_form(parser)
+    add_bands(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -86,8 +110,9 @@ def parse_args(
         parser.error('give a config, --data DIR, or --replay FILE')
     if args.data and args.encoder is None:
         parser.error('--data needs --encoder, e.g. --encoder vit_b_rvsa')
-    if not args.data and (args.encoder or args.weights or args.task or args.keep_empty):
-        parser.error('--encoder, --weights, --task and --keep-empty go with --data')
+    given = [name for name in WITH_DATA if getattr(args, name)]
+    if not args.data and given:
+        parser.error(f'--{given[0].replace("_", "-")} goes with --data')
     if args.replay and (args.resume or args.work_dir):
         parser.error('--replay FILE goes without --resume and --work-dir')
     return args
@@ -181,13 +206,24 @@ def _write_own_config(args: argparse.Namespace) -> None:
     """Write the config of ``--data``, and let the run read it."""
     from mtp.cli.own_training import own_config
 
-    args.config, args.work_dir, lines = own_config(
-        args.data,
-        args.encoder,
-        args.weights,
-        args.task,
-        args.work_dir,
-        args.launcher,
-        args.keep_empty,
-    )
+    args.config, args.work_dir, lines = own_config(own_request(args))
     print(*lines, sep='\n', flush=True)
+
+
+def own_request(args: argparse.Namespace) -> 'Request':
+    """Return what parsed arguments of ``--data`` ask for."""
+    from mtp.cli.own_training import Request
+    from mtp.data.own.importing import Options
+
+    return Request(
+        data=args.data,
+        encoder=args.encoder,
+        weights=args.weights,
+        task=args.task,
+        form=args.format,
+        class_column=args.class_column,
+        options=Options(bands=args.bands, stretch=args.stretch),
+        work_dir=args.work_dir,
+        launcher=args.launcher,
+        keep_empty=args.keep_empty,
+    )

@@ -34,7 +34,7 @@ CHECKS = {
 
 
 def check_prepared(root: Path, name: str) -> Findings:
-    """Check all files that ``tools/data/prepare.py`` made from a data set, on all cores.
+    """Check all files that ``mtp data prepare`` made from a data set, on all cores.
 
     Args:
         root: root folder of the prepared data set.
@@ -44,7 +44,7 @@ def check_prepared(root: Path, name: str) -> Findings:
         FileNotFoundError: ``root`` is missing.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f'no folder {root}: make it with tools/data/prepare.py {name}')
+        raise FileNotFoundError(f'no folder {root}: make it with `mtp data prepare {name}`')
     dataset = DATASETS[name]
     findings = Findings()
     for split, check, items in _TASKS[dataset.task](root, dataset, findings):

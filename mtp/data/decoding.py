@@ -24,7 +24,7 @@ MAX_GROWTH = 4
 MAP_KINDS = dict(uint8=255, uint16=65535, bool=1, int=None, rgb=None, jpeg=None)
 _UNREADABLE = (
     '{path} is missing or no readable image: restore the file, or find all such files with '
-    'tools/data/check_dataset.py'
+    '`mtp data check`'
 )
 _PNG = b'\x89PNG\r\n\x1a\n'
 _JPEG = b'\xff\xd8'

@@ -84,7 +84,7 @@ def match_images(folders: Sequence[Path], tally: Tally) -> list[tuple[Path, ...]
 def _by_name(folder: Path, tally: Tally) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(
-            f'no folder {folder}: make it with tools/data/prepare.py, or set data_root'
+            f'no folder {folder}: make it with `mtp data prepare`, or set data_root'
         )
     images: dict[str, Path] = {}
     for path in find_images(folder, tally):

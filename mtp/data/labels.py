@@ -37,6 +37,8 @@ from mtp.sample_fields import IGNORED, Boxes, BoxMasks, Label, Map
 class SemanticLabel(Label):
     """The semantic map: 0 = background, class i -> i + 1, 255 = ignored.
 
+    On disk, class i is i, 254 is ignored, 255 is background.
+
     ``load`` and ``crop`` add ``gt_seg_map``, uint8 ``(H, W)``. They raise ValueError if the map is
     missing or damaged, differs in size from the image, or holds a value that is not a class.
     """
@@ -105,14 +107,16 @@ def _read_map(record: dict, shape: tuple[int, int]) -> np.ndarray:
 
 def _as_labels(values: np.ndarray, record: dict) -> np.ndarray:
     check_map_values(values, record['seg_map_path'])
-    # uint8 wraps around: the file's background, 255, becomes 0
+    # uint8 wraps around: the file's background, 255, becomes 0; 254 becomes IGNORED
     labels = values.astype(np.uint8) + np.uint8(1)
     if labels.max(initial=0) > record['num_classes']:
-        raise UnusableFileError(
-            f'{record["seg_map_path"]} holds the value {int(labels.max()) - 1}, but '
-            f'the data set has {record["num_classes"]} classes: 0 to '
-            f'{record["num_classes"] - 1}, and 255 for background'
-        )
+        unknown = labels[(labels > record['num_classes']) & (labels != IGNORED)]
+        if unknown.size:
+            raise UnusableFileError(
+                f'{record["seg_map_path"]} holds the value {int(unknown.max()) - 1}, but '
+                f'the data set has {record["num_classes"]} classes: 0 to '
+                f'{record["num_classes"] - 1}, 254 for ignored pixels and 255 for background'
+            )
     return labels
 
 

@@ -28,7 +28,7 @@ from mtp.data.tally import Tally
 from mtp.data.values import MAX_PIXELS, check_name
 from mtp.files import UnusableFileError, remove_unfinished, whole, write_text
 from mtp.registry import DATASETS
-from mtp.sample_fields import find_labels
+from mtp.sample_fields import IGNORED, find_labels
 
 VERSION = 1
 SHARD_BYTES = 1 << 30  # size at which a shard is closed
@@ -234,7 +234,8 @@ def _check_runs(runs: np.ndarray, size: tuple[int, int], classes: int) -> None:
     row, first, last, label = np.ascontiguousarray(runs.T, np.int64)
     height, width = size
     begin, end = row * width + first, row * width + last
-    inside = (row < height) & (first < last) & (last <= width) & (label > 0) & (label <= classes)
+    known = (label > 0) & ((label <= classes) | (label == IGNORED))
+    inside = (row < height) & (first < last) & (last <= width) & known
     if not inside.all() or (begin[1:] < end[:-1]).any():
         raise ValueError(
             f'no label map of {classes} classes for {height} x {width} pixels (index/sizes.npy)'
@@ -322,7 +323,7 @@ class Shards:
 
 @DATASETS.register_module()
 class PackedDataset(BaseDataset):
-    """A data set packed by ``tools/data/pack.py``, for training.
+    """A data set packed by ``mtp data pack``, for training.
 
     A record is that of :class:`mtp.data.SAMRSDataset`, with the pixels in ``img`` and the label
     map's runs in ``map_runs``. Its ``img_path`` is only a name. :class:`mtp.data.LoadCrop` reads
@@ -352,7 +353,7 @@ class PackedDataset(BaseDataset):
         path = root / 'pack.json'
         if not path.is_file():
             raise FileNotFoundError(
-                f'no {path}: pack the data set with tools/data/pack.py, or '
+                f'no {path}: pack the data set with `mtp data pack`, or '
                 'start it again if it was interrupted'
             )
         what = _read_description(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mtp.recipes.planning import Facts, Plan
 
+PRETRAINING_TASKS = ('semantic', 'instance', 'rotated')
 TINY = ('vit_tiny_rvsa', 'internimage_pico')  # encoders that get small decoders
 
 
@@ -19,7 +20,8 @@ class Source:
         test: whether it has a test split.
         label_values: value of a label map -> class name; empty if the values speak for themselves.
         scenes: whether it has the uncut labels of the scenes that its tiles were cut from.
-        masks: whether its objects have masks, or boxes alone, in a pretraining.
+        tasks: tasks that it has labels for, in a pretraining.
+        masks: whether its instances have masks, or boxes alone, in a pretraining.
         name: name of the data set in a pretraining.
         bands: indices of the bands to load, from 1 on; empty for 8-bit RGB.
         dtype: type of the values of the bands.
@@ -33,6 +35,7 @@ class Source:
     test: bool = False
     label_values: Mapping[int | str, str] = field(default_factory=dict)
     scenes: bool = False
+    tasks: tuple[str, ...] = PRETRAINING_TASKS
     masks: bool = True
     name: str = ''
     bands: tuple[int, ...] = ()
@@ -336,7 +339,7 @@ def _pretraining(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty
     tiny = facts.encoder in TINY
     body = [
         'num_classes = dict(',
-        *(f'    {s.name}=dict(num_classes={len(s.classes)}{_boxes_alone(s)}),' for s in sources),
+        *(f'    {s.name}=dict(num_classes={len(s.classes)}{_labels(s)}),' for s in sources),
         ')',
         'model.merge(dict(',
         f'    datasets=num_classes, data_preprocessor=dict(pad_size_divisor={plan.side}),',
@@ -349,10 +352,10 @@ def _pretraining(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty
         body += [
             f"    dict(type=SAMRSDataset, subset='sota', name={source.name!r},",
             f'         data_root={str(source.root)!r},',
-            f'         classes={source.classes!r}{_boxes_alone(source)}),',
+            f'         classes={source.classes!r}{_labels(source)}),',
         ]
-    if not any(source.masks for source in sources):
-        body.insert(0, "model.tasks = dict(instance=model['tasks']['instance'])")
+    missing = set(PRETRAINING_TASKS) - {task for source in sources for task in source.tasks}
+    body[:0] = [f'del model.tasks[{task!r}]' for task in PRETRAINING_TASKS if task in missing]
     body += [
         ']',
         'train_dataloader.dataset.datasets = [',
@@ -406,8 +409,10 @@ def _test(source: Source, split: str, loader: str = 'test_dataloader') -> list[s
     ]
 
 
-def _boxes_alone(source: Source) -> str:
-    return '' if source.masks else ", tasks=('instance',), masks=False"
+def _labels(source: Source) -> str:
+    """Return the arguments that say what a data set of a pretraining has no labels for."""
+    tasks = '' if source.tasks == PRETRAINING_TASKS else f', tasks={source.tasks!r}'
+    return tasks + ('' if source.masks else ', masks=False')
 
 
 def _scene_import(source: Source, metric: str) -> list[str]:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtp.cli.arguments import add_form
+from mtp.cli.arguments import add_bands, add_form
 from mtp.cli.errors import add_debug, users_errors
 
 EXAMPLES = 10
@@ -66,19 +66,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         metavar='FILE',
         help='vector file of the ground that is labelled: what is outside is left out',
     )
-    parser.add_argument(
-        '--bands',
-        type=_bands,
-        default=(),
-        metavar='4,3,2',
-        help='bands to take of images of other than 8-bit RGB, from 1 on (all)',
-    )
-    parser.add_argument(
-        '--stretch',
-        metavar='MIN,MAX|p2,p98',
-        help='make 8 bits, for the released weights: between two values, or between two '
-        'percentiles of each band and scene (keep the values)',
-    )
+    add_bands(parser)
     parser.add_argument('--seed', type=int, default=0, help='seed of the division (0)')
     add_debug(parser)
     args = parser.parse_args(arguments)
@@ -118,16 +106,6 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         shown = report.bad[:EXAMPLES] + ([f'and {more:,} more'] if more > 0 else [])
         print(f'{len(report.bad):,} could not be used:', *shown, sep='\n  ', file=sys.stderr)
         sys.exit(1)
-
-
-def _bands(text: str) -> tuple[int, ...]:
-    try:
-        bands = tuple(int(part) for part in text.split(','))
-    except ValueError:
-        bands = ()
-    if not bands or min(bands) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} are no bands: give numbers from 1 on, as 4,3,2')
-    return bands
 
 
 if __name__ == '__main__':

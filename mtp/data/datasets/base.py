@@ -49,7 +49,7 @@ class DataSet:
         source: publisher, and how to find the files.
         licence: terms of use.
         size: number of images, their size in pixels and on the ground, and their splits.
-        layout: content of the folder that ``tools/data/prepare.py`` reads.
+        layout: content of the folder that ``mtp data prepare`` reads.
         citation: paper to cite.
         splits: splits that the recipe reads, as prepared.
         prepare: function of the folder with the publisher's files and of the folder to write to;

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from mtp.data.bands import measure
+from mtp.data.decoding import read_map
 from mtp.data.description import write_description
 from mtp.data.map_values import MapRule, read_rule
 from mtp.data.own.area import cut, within
@@ -30,12 +31,14 @@ from mtp.data.own.scene_truth import scene_entry
 from mtp.data.own.splitting import blocks, counted, divide, scene_of
 from mtp.data.prepare.base import Report, process
 from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
+from mtp.data.prepare.images import write_png
 from mtp.data.prepare.tiling import MIN_OBJECT, Tiling, shares
 from mtp.data.run_lengths import Axis, crop_masks, encode_mask, read_counts
 from mtp.data.samrs.from_coco import coco_to_samrs
-from mtp.data.samrs.subsets import SUBSETS
+from mtp.data.samrs.subsets import IGNORED_ON_DISK, SUBSETS
 from mtp.data.samrs.to_coco import assemble, mask_entries, rectangle
 from mtp.files import link_or_copy, write_json, write_text
+from mtp.sample_fields import IGNORED
 
 # What a folder holds -> task that it is imported for.
 TASKS = {
@@ -49,8 +52,14 @@ TASKS = {
 KIND_OF = {task: kind for kind, task in TASKS.items()}
 
 # What a folder holds, and what it may be imported as instead: masks have boxes of both kinds, and
-# boxes pretrain without masks.
-_SUITED = (('masks', 'horizontal'), ('masks', 'rotated'), ('horizontal', 'masks'))
+# boxes and maps alone pretrain the heads that they have labels for.
+_SUITED = (
+    ('masks', 'horizontal'),
+    ('masks', 'rotated'),
+    ('horizontal', 'masks'),
+    ('rotated', 'masks'),
+    ('maps', 'masks'),
+)
 _TEST = 'images of the test split, which pretraining does not have'
 
 CUT = 'parts of objects that a tile cuts'
@@ -68,8 +77,8 @@ class Options:
         overlap: overlap of neighbouring tiles in pixels.
         seed: seed of the division.
         as_rotated: whether horizontal boxes become rotated ones.
-        kind: what to import objects with masks for, ``'horizontal'`` or ``'rotated'``, or
-            horizontal boxes, ``'masks'`` for a pretraining; None for what the labels are for.
+        kind: what to import objects with masks for, ``'horizontal'`` or ``'rotated'``, or boxes
+            and label maps, ``'masks'`` for a pretraining; None for what the labels are for.
         bands: indices of the bands to take, from 1 on; empty for all.
         stretch: rule ``'MIN,MAX'`` or ``'p2,p98'`` by which 8 bits are made; None to keep the
             values.
@@ -97,10 +106,12 @@ class Writing:
     Attributes:
         bands: bands that are taken; None for 8-bit RGB.
         rule: meaning of the values of label maps, which are written as labels; None to keep them.
+        ignored: value of ignored pixels in label maps that are written.
     """
 
     bands: Bands | None = None
     rule: MapRule | None = None
+    ignored: int = IGNORED
 
     def name(self, stem: str) -> str:
         """Return the name of an image that is written anew."""
@@ -205,14 +216,21 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
     if kind == 'rotated':
         data = replace(data, samples=[_with_rectangles(each, report) for each in data.samples])
     anew = options.tile is not None or bool(areas) or (bands is not None and bands.rewrites)
-    writing = Writing(bands, _map_rule(data) if anew else None)
+    semantic = kind == 'masks' and found == 'maps'
+    rule = _map_rule(data) if anew or semantic else None
+    if semantic and rule is None:
+        raise ValueError(
+            f'{data.found.root}: the classes of the label maps have no names: give `names`, or '
+            '`label_values`, in data.yaml'
+        )
+    writing = Writing(bands, rule, IGNORED_ON_DISK if semantic else IGNORED)
     pieces = list(_pieces(data, options, writing, areas, report, flat=kind == 'masks'))
     if not pieces:
         raise ValueError(f'{data.found.root}: nothing is left to import: {dict(report.left_out)}')
-    if kind == 'masks' and found == 'horizontal':
-        splits = _write_boxes(data, pieces, dst, report)
-    elif kind == 'masks':
+    if kind == 'masks' and found == 'masks':
         splits = _write_masks(data, pieces, dst, report, options.predict)
+    elif kind == 'masks':
+        splits = _write_alone(found, data, pieces, dst, report)
     else:
         splits = _WRITERS[kind](data, pieces, dst, report)
         if options.tile is not None:
@@ -338,15 +356,21 @@ def _write_pairs(data: Data, pieces: list[Piece], dst: Path, report: Report) -> 
 def _write_rotated(data: Data, pieces: list[Piece], dst: Path, report: Report) -> dict[str, str]:
     items = [(piece, (dst / piece.split / 'images' / piece.name,)) for piece in pieces]
     splits = _write_all(items, report, {split: f'{split}/images' for split in _found(pieces)})
+    for split in splits:
+        chosen = [piece for piece in pieces if piece.split == split]
+        _write_corners(data, chosen, dst / split / 'labels', report)
+    return splits
+
+
+def _write_corners(data: Data, pieces: list[Piece], folder: Path, report: Report) -> None:
+    """Write the corners of objects as DOTA has them, a file for each image."""
     for piece in pieces:
-        target = dst / piece.split / 'labels' / f'{Path(piece.name).stem}.txt'
         lines = ''
         for each, corners in _inside(piece, report):
             values = ' '.join(f'{value:.10g}' for value in corners.reshape(-1))
             lines += f'{values} {data.classes[each.label]} {each.box.difficulty}\n'
             _count(report, piece.split)
-        write_text(target, lines)
-    return splits
+        write_text(folder / f'{Path(piece.name).stem}.txt', lines)
 
 
 def _with_rectangles(sample: Sample, report: Report) -> Sample:
@@ -386,15 +410,27 @@ def _box_entries(pieces: Sequence[Piece], report: Report) -> list[Entry]:
     return entries
 
 
-def _write_boxes(data: Data, pieces: list[Piece], dst: Path, report: Report) -> dict[str, str]:
-    """Write the layout of SAMRS with boxes alone: no masks, semantic maps and rotated boxes."""
+def _write_alone(
+    found: str, data: Data, pieces: list[Piece], dst: Path, report: Report
+) -> dict[str, str]:
+    """Write the layout of SAMRS with labels of one task: horizontal or rotated boxes, or maps."""
     layout, pieces = SUBSETS['sota'], _without_test(pieces, report)
-    items = [(piece, (dst / layout.images / piece.name,)) for piece in pieces]
+    items: list[Item] = []
+    for piece in pieces:
+        semantic = dst / layout.semantic / f'{Path(piece.name).stem}.png'
+        files = (dst / layout.images / piece.name, semantic)
+        items.append((piece, files if found == 'maps' else files[:1]))
     splits = _write_all(items, report, {split: layout.images for split in _found(pieces)})
     for split in splits:
-        entries = _box_entries([piece for piece in pieces if piece.split == split], report)
+        chosen = [piece for piece in pieces if piece.split == split]
+        if found == 'horizontal':
+            entries = _box_entries(chosen, report)
+        else:  # the json lists the images
+            entries = [coco_image(piece.name, _size(piece), []) for piece in chosen]
+        if found == 'rotated':
+            _write_corners(data, chosen, dst / layout.rotated, report)
         path = dst / layout.instances.format(split='valid' if split == 'val' else split)
-        write_coco(path, entries, data.classes, split, report)
+        write_coco(path, entries, data.map_classes, split, report)
     return splits
 
 
@@ -455,6 +491,13 @@ def _write_masks(
         report.made[f'{split} images'] = count
         report.made[f'{split} objects'] = sum(made.objects[split].values())
     report.bad += made.bad
+    for piece in kept:
+        outside = piece.part.outside()
+        path = dst / SUBSETS['sota'].semantic / f'{Path(piece.name).stem}.png'
+        if outside is not None and path.is_file():
+            labels = read_map(path)
+            labels[: outside.shape[0], : outside.shape[1]][outside] = IGNORED_ON_DISK
+            write_png(path, labels)
     return dict(train='trainval/images', val='trainval/images')
 
 
@@ -531,7 +574,9 @@ def _write(item: Item) -> None:
             continue
         if source == sample.map and (piece.anew or writing.rule is not None):
             dates = [path for path in (sample.image, sample.later) if path is not None]
-            write_map(dates, source, target, piece.part, writing.bands, writing.rule)
+            write_map(
+                dates, source, target, piece.part, writing.bands, writing.rule, writing.ignored
+            )
         elif source != sample.map and piece.anew:
             write_image(source, target, piece.part, writing.bands)
         else:

@@ -12,7 +12,7 @@ import numpy as np
 from mtp.data.bands import read_picture, stored_type
 from mtp.data.decoding import read_header, read_image, read_map
 from mtp.data.map_values import count_values, judge, list_values
-from mtp.data.own.contents import Data, Sample
+from mtp.data.own.contents import Data, LabelledObject, Sample
 from mtp.data.own.importing import TASKS, kind_of
 from mtp.data.own.recognition import FORMS
 from mtp.data.samrs.records import palette
@@ -208,13 +208,21 @@ def _draw(data: Data, sample: Sample, colours: list[Colour]) -> np.ndarray:
     if sample.map is not None:
         _shade_map(tile, sample.map, colours)
     for each in sample.objects:
-        outline(tile, (each.box.corners * scale).round().astype(int), colours[each.label])
+        for corners in _outlines(each):
+            outline(tile, (corners * scale).round().astype(int), colours[each.label])
     name = sample.image.stem if sample.label is None else data.classes[sample.label]
     counts = Counter(data.classes[each.label] for each in sample.objects)
     text = ', '.join(f'{n} {name}' for name, n in counts.most_common(3)) or name
     cv2.rectangle(tile, (0, 0), (tile.shape[1], 16), (30, 30, 30), cv2.FILLED)
     write(tile, text[:45], (3, 12), (255, 255, 255))
     return tile[:TILE, :TILE]
+
+
+def _outlines(each: LabelledObject) -> list[np.ndarray]:
+    """Return the polygons of an object, corners ``(N, 2)``; those of its box if it has none."""
+    if isinstance(each.mask, list):
+        return [np.reshape(ring, (-1, 2)) for ring in each.mask]
+    return [each.box.corners if each.rotated is None else each.rotated]
 
 
 def _pixels(sample: Sample) -> np.ndarray:

@@ -265,8 +265,9 @@ def write_map(
     part: Part,
     bands: Bands | None,
     rule: MapRule | None,
+    ignored: int = IGNORED,
 ) -> None:
-    """Write a part of a label map; 255 where it is outside, or where an image has no data.
+    """Write a part of a label map, with pixels ignored where it is outside or has no data.
 
     Args:
         images: images that it is of, two for a change map.
@@ -275,6 +276,7 @@ def write_map(
         part: part of the image.
         bands: bands that are taken from the images; None for 8-bit RGB.
         rule: meaning of the values, to write labels; None to keep the values.
+        ignored: value to write for ignored pixels.
     """
     x, y, width, height = part.extent
     labels = _labels(source, part.size, rule)[y : y + height, x : x + width].copy()
@@ -286,7 +288,8 @@ def write_map(
         raster = read_bands(image, bands.chosen, bands.nodata, window=part.extent)
         if raster.missing is not None:
             labels[raster.missing.all(2)] = IGNORED
-    write_png(target, part.padded(labels, IGNORED))
+    labels[labels == IGNORED] = ignored
+    write_png(target, part.padded(labels, ignored))
 
 
 @functools.lru_cache(maxsize=1)  # the tiles of an image come one after the other

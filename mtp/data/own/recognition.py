@@ -35,7 +35,7 @@ LIST_FOLDERS = ('imagesets', 'list', 'lists', 'splits')  # of lists of the image
 # Names of the folders of the earlier and the later date, and of the change maps.
 PAIR_FOLDERS = (('a', 'b'), ('t1', 't2'), ('im1', 'im2'), ('time1', 'time2'), ('before', 'after'))
 CHANGE_FOLDERS = ('label', 'labels', 'mask', 'masks', 'gt', 'out', 'cm')
-VECTOR_SUFFIXES = ('.geojson', '.gpkg', '.shp')
+VECTOR_SUFFIXES = ('.geojson', '.gpkg', '.shp', '.json')  # a .json that is a GeoJSON
 # and files that belong to a shapefile or a scene
 VECTOR_FILES = (*VECTOR_SUFFIXES, '.shx', '.dbf', '.prj', '.cpg', '.qpj', '.sbn', '.sbx', '.tfw')
 DEPTH = 4  # folders below the given one that are looked at
@@ -170,11 +170,17 @@ def _walk(root: Path) -> dict[Path, Contents]:
                 contents.text[path.stem] = path
             elif suffix == '.xml' and not path.name.endswith('.aux.xml'):
                 contents.xml[path.stem] = path
-            elif suffix == '.json':
+            elif suffix == '.json' and not _is_geojson(path):
                 contents.json.append(path)
             elif suffix in VECTOR_SUFFIXES:
                 contents.vector[path.stem] = path
     return tree
+
+
+def _is_geojson(path: Path) -> bool:
+    """Return whether a json is a GeoJSON, by its first 64 kB; its type may stand after ``crs``."""
+    with open(path, 'rb') as file:
+        return re.search(rb'"type"\s*:\s*"FeatureCollection"', file.read(1 << 16)) is not None
 
 
 def split_of(path: Path, root: Path) -> str | None:

@@ -94,7 +94,7 @@ def load_sam(source: str) -> SamPredictor:
         ) from error
     try:
         processor = SamProcessor.from_pretrained(source)
-        model = SamModel.from_pretrained(source)
+        model: Any = SamModel.from_pretrained(source)
     except (OSError, ValueError) as error:
         first = str(error).strip().partition('\n')[0]
         raise UnusableFileError(

@@ -85,5 +85,5 @@ def folder(root: Path, *names: str) -> Path:
             return root / name
     raise FileNotFoundError(
         f'{root} has no folder {" or ".join(names)}: unpack the archives '
-        'there; for the layout, see: python tools/data/prepare.py --list'
+        'there; for the layout, see: `mtp data prepare --list`'
     )

@@ -75,7 +75,7 @@ class BoxFilesDetection(BaseDetDataset):
         self.rotated = self.format.rotated if rotated is None else rotated
         self.known = dataset is not None
         self.image_set = Path(data_root, image_set) if image_set else None
-        # tools/data/prepare.py has judged the boxes of a known data set by their images
+        # `mtp data prepare` has judged the boxes of a known data set by their images
         self.needs_sizes = not self.known or self.format.numbered
         self.tally = Tally(objects=0 if ann_file else None)
         # names of the classes by the indices of YOLO's files
@@ -251,7 +251,7 @@ class BoxFilesDetection(BaseDetDataset):
 
     def _remedy(self, argument: str) -> str:
         return (
-            'make them with tools/data/prepare.py, or set data_root'
+            'make them with `mtp data prepare`, or set data_root'
             if self.known
             else f'correct `data_root` or `{argument}` of the data set'
         )

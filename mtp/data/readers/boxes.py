@@ -74,7 +74,7 @@ class COCODetection(BaseDetDataset):
         """Load a record of each image."""
         path = self.ann_file
         if not Path(path).is_file():
-            made = 'make them with tools/data/prepare.py, or set data_root'
+            made = 'make them with `mtp data prepare`, or set data_root'
             raise MissingFileError(
                 f'no annotations at {path}: ' + (made if self.known else 'correct `ann_file`')
             )
@@ -132,7 +132,7 @@ class COCODetection(BaseDetDataset):
             raise UnusableFileError(
                 f'{self.ann_file}: categories {sorted(other)} are no classes of the data set, and '
                 f'{sorted(self.names.classes[label] for label in missing)} are missing; make it '
-                'again with tools/data/prepare.py'
+                'again with `mtp data prepare`'
             )
 
     def _check_files(self, names: list[str]) -> None:
@@ -171,7 +171,7 @@ def _listed_beside(path: Path) -> Iterator[str]:
 
 @REGISTRY.register_module()
 class DIORDetection(COCODetection):
-    """DIOR with horizontal boxes, as ``tools/data/prepare.py dior`` makes it."""
+    """DIOR with horizontal boxes, as ``mtp data prepare dior`` makes it."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('dior', **kwargs)
@@ -179,7 +179,7 @@ class DIORDetection(COCODetection):
 
 @REGISTRY.register_module()
 class XViewDetection(COCODetection):
-    """xView in tiles, as ``tools/data/prepare.py xview`` makes it."""
+    """xView in tiles, as ``mtp data prepare xview`` makes it."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('xview', **kwargs)

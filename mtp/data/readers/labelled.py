@@ -73,12 +73,10 @@ class SceneDataset(CustomDataset):
                 f'{path}: a list of images needs the names of the classes: set classes'
             )
         if not path.is_file():
-            raise FileNotFoundError(
-                f'no list of images at {path}: make it with tools/data/prepare.py'
-            )
+            raise FileNotFoundError(f'no list of images at {path}: make it with `mtp data prepare`')
         lines = list(read_lines(path))
         if not lines:
-            raise ValueError(f'{path} lists no image: make it again with tools/data/prepare.py')
+            raise ValueError(f'{path} lists no image: make it again with `mtp data prepare`')
         for place, line in lines:
             image, _, label = line.strip().rpartition(' ')
             check_name(image or '?', place)
@@ -94,7 +92,7 @@ class SceneDataset(CustomDataset):
         """Return path below ``data_prefix`` and label of each image, in the order of the paths."""
         root = Path(self.img_prefix)
         if not root.is_dir():
-            raise FileNotFoundError(f'no folder {root}: make it with tools/data/prepare.py')
+            raise FileNotFoundError(f'no folder {root}: make it with `mtp data prepare`')
         if self.CLASSES is None:
             self._metainfo['classes'] = self._find_classes(root)
         names = ClassNames(self.CLASSES, self.tally)
@@ -217,5 +215,5 @@ class LoadClassMap(LoadAnnotations):
             raise UnusableFileError(
                 f'{path} holds the value {int(wrong[0]) + shift}; the classes are '
                 f'{shift} to {self.num_classes - 1 + shift}: prepare the data set '
-                'with tools/data/prepare.py'
+                'with `mtp data prepare`'
             )

@@ -32,7 +32,7 @@ class ChangeDataset(MapDataset):
         data_root: root folder, e.g. ``data/levir``.
         split: name of the split, ``'train'``, ``'val'`` or ``'test'``.
         dataset: key of :data:`mtp.data.datasets.DATASETS` if it was prepared by
-            ``tools/data/prepare.py``: its change maps hold 0 and 255, and are not looked through.
+            ``mtp data prepare``: its change maps hold 0 and 255, and are not looked through.
         label_values: value of the change maps -> ``'unchanged'``, ``'changed'`` or None, as in
             :class:`MapDataset`.
         pipeline: transforms of an item.
@@ -132,7 +132,7 @@ class LoadChange(BaseTransform):
         if read_deep(path) is not None:  # OpenCV would divide its values by 256
             raise UnusableFileError(
                 f'{path} has more than 8 bits a pixel; a change map holds 0 and 255 in 8 bits: '
-                'prepare it with tools/data/prepare.py'
+                'prepare it with `mtp data prepare`'
             )
         grey = LoadImage(color_type='grayscale').transform(dict(img_path=path))['img']
         if grey.shape != results['ori_shape']:
@@ -143,7 +143,7 @@ class LoadChange(BaseTransform):
         if 0 < grey.max() < 128 and Path(path).suffix.lower() not in ('.jpg', '.jpeg'):
             raise UnusableFileError(
                 f'{path} holds values up to {grey.max()}; the change maps of a prepared data set '
-                'hold 0 and 255 (128 and more is changed): prepare it with tools/data/prepare.py, '
+                'hold 0 and 255 (128 and more is changed): prepare it with `mtp data prepare`, '
                 'or set dataset=None for data of your own'
             )
         return (grey >= 128).astype(np.uint8)

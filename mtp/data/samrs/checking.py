@@ -14,8 +14,8 @@ from mtp.data.decoding import read_map, read_orientation, read_stored
 from mtp.data.label_files import read_coco
 from mtp.data.rotated_labels import read_rotated
 from mtp.data.run_lengths import decode_mask
-from mtp.data.samrs.subsets import SUBSETS, Subset
-from mtp.data.samrs.to_coco import BACKGROUND, SPLITS, parallel, rectangle
+from mtp.data.samrs.subsets import BACKGROUND, IGNORED_ON_DISK, SUBSETS, Subset
+from mtp.data.samrs.to_coco import SPLITS, parallel, rectangle
 from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
 from mtp.files import UnusableFileError
@@ -75,7 +75,7 @@ def find_subsets(root: Path) -> dict[str, Path]:
     if not found:
         raise FileNotFoundError(
             f'no json of SOTA, SIOR or FAST at {root}: give the folder that holds these, or the '
-            'root of one; make the json with tools/data/samrs_to_coco.py. For another data set, '
+            'root of one; make the json with `mtp data samrs-to-coco`. For another data set, '
             'give its name: --dataset NAME'
         )
     return found
@@ -176,7 +176,8 @@ def _check_image(
     semantic_path = root / facts.semantic / f'{path.stem}.png'
     semantic, problem = _read(read_map, semantic_path, shape)
     if semantic is not None:
-        unknown = sorted({*np.unique(semantic).tolist()} - {*range(len(names)), BACKGROUND})
+        known = {*range(len(names)), BACKGROUND, IGNORED_ON_DISK}
+        unknown = sorted({*np.unique(semantic).tolist()} - known)
         if semantic.ndim != 2 or unknown:
             problem = f'{semantic_path}: shape {semantic.shape}, unknown values {unknown[:5]}'
     if problem:

@@ -13,9 +13,8 @@ from mtp.data.coco_objects import check_stems
 from mtp.data.decoding import read_image
 from mtp.data.label_files import read_coco
 from mtp.data.run_lengths import decode_mask
-from mtp.data.samrs.subsets import SUBSETS, Subset
+from mtp.data.samrs.subsets import BACKGROUND, SUBSETS, Subset
 from mtp.data.samrs.to_coco import (
-    BACKGROUND,
     SPLITS,
     Report,
     assemble,

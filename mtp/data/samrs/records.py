@@ -108,7 +108,7 @@ class SAMRSDataset(BaseDataset):
         path = Path(self.ann_file)
         if not path.is_file():
             raise FileNotFoundError(
-                f'no {path}: make it with `python tools/data/samrs_to_coco.py {self.root.parent}`'
+                f'no {path}: make it with `mtp data samrs-to-coco {self.root.parent}`'
             )
         sources = [path, *(source for row in self.rows for source in row.sources(self))]
         # the order of the categories is checked for semantic maps only

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+# Values of a semantic map on disk that are no class; SAMRS itself has no ignored pixels.
+BACKGROUND, IGNORED_ON_DISK = 255, 254
+
 
 @dataclass(frozen=True)
 class Subset:

@@ -21,11 +21,10 @@ from tqdm import tqdm
 from mtp.compat import refuse_pickle_bombs
 from mtp.data.decoding import read_size
 from mtp.data.run_lengths import encode_mask
-from mtp.data.samrs.subsets import SUBSETS, Subset
+from mtp.data.samrs.subsets import BACKGROUND, SUBSETS, Subset
 from mtp.files import write_json, write_text
 
 SPLITS = ('train', 'valid')
-BACKGROUND = 255
 # Number of images from which on several processes pay: starting one imports torch and OpenMMLab,
 # which takes some seconds.
 MIN_PARALLEL = 1000

@@ -241,8 +241,7 @@ def _warning(bad: Sequence[_Update], paths: Sequence[Path]) -> str:
     if not paths:
         return text
     return (
-        f'{text}. For the first module whose numbers are not finite: '
-        f'python tools/train.py --replay {paths[0]}'
+        f'{text}. For the first module whose numbers are not finite: mtp train --replay {paths[0]}'
     )
 
 
@@ -252,7 +251,7 @@ def _last_words(bad: Sequence[_Update], folder: Path) -> str:
         'skipped, since a loss or the norm of the gradients was NaN or infinite in each; the '
         f'first was of {_named_files(bad[0])}. None of them changed the weights. The '
         f'files of each are in {folder}; for the first module whose numbers are not finite: '
-        f'python tools/train.py --replay {folder / f"iter_{bad[0].iteration}.json"}'
+        f'mtp train --replay {folder / f"iter_{bad[0].iteration}.json"}'
     )
 
 

@@ -7,7 +7,7 @@ import rasterio
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from mtp.cli.own_training import own_config
+from mtp.cli.own_training import Request, own_config
 from mtp.data.own.contents import read_data
 from mtp.data.own.importing import Options, import_data
 from mtp.data.own.inspection import inspect, report
@@ -39,7 +39,7 @@ def test_five_bands_of_16_bits(make, tmp_path, monkeypatch):
     data = read_data(recognise(tmp_path / 'mine'))
     assert 'bands: 5 bands of uint16 (6)' in report(inspect(data))
     import_data(data, tmp_path / 'made', Options(0.7, bands=(4, 3, 2, 5)))
-    path, _, _ = own_config([tmp_path / 'made'], 'vit_tiny_rvsa', 'none', None, None)
+    path, _, _ = own_config(Request([tmp_path / 'made'], 'vit_tiny_rvsa', 'none'))
     cfg = Config.fromfile(path)
     assert bool(multispectral.adapt(cfg)) == (make is not dota)  # where colour is augmented
     init_default_scope(cfg.default_scope)

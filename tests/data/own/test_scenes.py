@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, init_default_scope
 
 from mtp.cli.config_check import check_config
-from mtp.cli.own_training import own_config
+from mtp.cli.own_training import Request, own_config
 from mtp.data.own.contents import read_data
 from mtp.data.own.importing import Options, import_data
 from mtp.data.own.recognition import recognise
@@ -29,7 +29,7 @@ def test_a_perfect_predictor_is_perfect_on_scenes(make, tmp_path, monkeypatch) -
         tmp_path / 'tiles',
         Options(train=0.5, tile=48, overlap=32),
     )
-    path, _, _ = own_config([Path('tiles')], 'vit_tiny_rvsa', 'none', None, None)
+    path, _, _ = own_config(Request([Path('tiles')], 'vit_tiny_rvsa', 'none'))
     cfg = Config.fromfile(path)
     check_config(cfg)
     init_default_scope(cfg.default_scope)

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyogrio
@@ -63,7 +64,8 @@ def on_map(shape, transform, source, crs):
 
 
 def write(path, shapes, crs, **columns):
-    kind = 'Unknown' if path.suffix == '.geojson' else 'Polygon'
+    as_json = path.suffix in ('.geojson', '.json')
+    kind = 'Unknown' if as_json else 'Polygon'
     pyogrio.raw.write(
         path,
         np.array([None if shape is None else shapely.to_wkb(shape) for shape in shapes], object),
@@ -71,6 +73,7 @@ def write(path, shapes, crs, **columns):
         list(columns),
         geometry_type=kind,
         crs=crs,
+        driver='GeoJSON' if as_json else None,
     )
 
 
@@ -80,7 +83,9 @@ def features(root, column=None):
 
 
 @pytest.mark.parametrize('place', sorted({*PLACES} - {'nowhere'}))
-@pytest.mark.parametrize(('suffix', 'crs'), [('.geojson', WGS84), ('.gpkg', UTM), ('.shp', WGS84)])
+@pytest.mark.parametrize(
+    ('suffix', 'crs'), [('.geojson', WGS84), ('.json', WGS84), ('.gpkg', UTM), ('.shp', WGS84)]
+)
 def test_a_square_drawn_on_the_map_has_the_corners_of_its_pixels(place, suffix, crs, tmp_path):
     source, transform = scene(tmp_path / 'a.tif', place)
     square = on_map(shapely.polygons(SQUARE), transform, source, crs)
@@ -201,6 +206,19 @@ def test_an_area_leaves_out_tiles_pixels_and_objects(tmp_path):
     report = import_data(read_data(recognise(boxes)), tmp_path / 'cut', Options(0.5, area=area))
     assert report.left_out['objects whose centre is outside of the area'] == 1
     assert report.made['train objects'] + report.made['val objects'] == 2
+
+    masks = read_data(recognise(boxes))
+    polygon = [v for corner in SQUARE for v in corner]
+    masks.samples[:] = [
+        replace(each, objects=tuple(replace(one, mask=[polygon]) for one in each.objects))
+        for each in masks.samples
+    ]
+    masks.found = replace(masks.found, form='coco')
+    import_data(masks, tmp_path / 'all', Options(0.5, area=area))
+    for path in (tmp_path / 'all').rglob('gray/*.png'):
+        labels = np.array(Image.open(path))
+        assert (labels[32:] == 254).all() and (labels[:, 40:] == 254).all()
+        assert {*labels[:32, :40].flat} <= {0, 255}
 
 
 def bands(root, dtype='uint16', **options):

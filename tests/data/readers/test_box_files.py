@@ -137,5 +137,5 @@ def test_tiles_of_a_known_data_set(tmp_path: Path) -> None:
     assert [found.get_data_info(i)['img_id'] for i in range(2)] == ['a', 'b']
     classes = DATASETS['dota_v1'].classes
     assert [classes[label] for label in found.get_cat_ids(1)] == ['ship', 'helicopter']
-    with pytest.raises(FileNotFoundError, match='tools/data/prepare.py'):
+    with pytest.raises(FileNotFoundError, match='mtp data prepare'):
         DOTATiles('dota_v1', data_root=str(tmp_path), data_prefix=dict(img_path='labels'))

@@ -10,7 +10,7 @@ from mtp.data.datasets import DATASETS
 
 
 def test_nothing_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match='tools/data/prepare.py'):
+    with pytest.raises(FileNotFoundError, match='mtp data prepare'):
         DIORDetection(data_root=str(tmp_path), ann_file='none.json')
 
 

@@ -183,7 +183,7 @@ def test_layouts_are_found(root, tmp_path_factory):
     for subset in ('sior', 'fast'):
         make_subset(parent / subset.upper(), subset)
     assert find_subsets(parent) == {'sior': parent / 'SIOR', 'fast': parent / 'FAST'}
-    with pytest.raises(FileNotFoundError, match='samrs_to_coco'):
+    with pytest.raises(FileNotFoundError, match='samrs-to-coco'):
         find_subsets(parent / 'SIOR' / 'Annotations')
 
 

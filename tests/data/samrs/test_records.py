@@ -149,7 +149,7 @@ def test_tasks_can_be_left_out(tmp_path):
     [
         (dict(subset='dota'), ValueError, 'no subset'),
         (dict(tasks=('semantic', 'depth')), ValueError, 'tasks'),
-        (dict(split='valid'), FileNotFoundError, 'samrs_to_coco'),
+        (dict(split='valid'), FileNotFoundError, 'samrs-to-coco'),
         (dict(data_root='nowhere'), FileNotFoundError, 'docs/pretraining.md'),
         (
             dict(classes=('plane', 'ship')),
