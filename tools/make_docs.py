@@ -68,8 +68,32 @@ with `--multi-scale`.
 
 ## Encoders to start from
 
-The start of a config is one key, `model.backbone.init_cfg.checkpoint`: a name below, or the path of
-a file.
+The start of a config is one key, `model.backbone.init_cfg.checkpoint`: a name below, one of
+[all weights](#weights-by-name), `hf://owner/name` or the path of a file.
+"""
+WEIGHTS = """
+## Weights by name
+
+```bash
+mtp weights list                        # all names; `mtp weights list levir` those with "levir"
+mtp weights download mae_vit_b          # into MTP_HOME, or ~/.cache/mtp
+mtp weights check PATH                  # its SHA-256, and its keys and shapes beside recorded ones
+```
+
+What is empty has not been seen: no hash, size or address is guessed. Most files lie in shared
+folders that only a browser opens; `download` prints the page, the folders, the file's name and
+where to put it: in `checkpoints/`, or in `MTP_HOME` for all projects. A file of unknown name takes
+the weights' name. Wherever weights are asked for, these work alike: a name, a file, a folder with
+one file of weights (`model.safetensors` before others), `hf://owner/name` and
+`hf://owner/name/FILE` (of `.safetensors` or `.pth`, kept in `MTP_HOME/hub`). None of them runs code
+that the file holds.
+
+The licence is that of the repository with the page. Figures are the page's; those of DIOR are from
+the released logs and differ from the paper. The paper's own ViTs started from MAE on Million-AID
+(`mae_millionaid_...`), not from the ImageNet MAE of `mae`. All but these two are normalised with
+mean {mean} and deviation {std} (RGB, 0 to 255).
+The keys and shapes of `check` are in `mtp/models/weights/layouts.json`, recorded from mtp's models;
+of MAE, of ImageNet's classifier and of whole multi-task models they are the encoder's alone.
 """
 
 
@@ -218,6 +242,7 @@ def model_zoo() -> str:
         for model, files in RELEASED.items()
         for name, file in files.items()
     ]
+    lines += weights()
     lines += [
         '',
         '## Published figures',
@@ -257,6 +282,31 @@ def model_zoo() -> str:
         *logged,
     ]
     return '\n'.join([*lines, ''])
+
+
+def weights() -> Iterator[str]:
+    """Yield the section of all weights that have a name."""
+    from mtp.models.weights.catalogue import CATALOGUE, MEAN, STD
+
+    yield WEIGHTS.format(mean=', '.join(map(str, MEAN)), std=', '.join(map(str, STD)))
+    yield '| name | pixels | figure | page | paper | licence | download | file | SHA-256, bytes |'
+    yield '| --- | ---: | --- | --- | --- | --- | --- | --- | --- |'
+    for name, each in CATALOGUE.items():
+        paper = each.paper and f'[{each.paper}](https://arxiv.org/abs/{each.paper[6:]})'
+        links = [f'[file]({each.url})'] if each.url else [f'[folder]({x})' for x in each.shares]
+        hashes = (each.sha256, each.md5_start and f'MD5 {each.md5_start}...', each.size)
+        cells = (
+            f'`{name}`',
+            each.input_size,
+            each.figure,
+            f'[{each.page.rpartition("/")[2]}]({each.page})',
+            paper,
+            each.licence,
+            ', '.join(links),
+            each.file and f'`{each.file}`',
+            ', '.join(str(value) for value in hashes if value),
+        )
+        yield '| ' + ' | '.join(str(cell or '') for cell in cells) + ' |'
 
 
 def _value(of_models: dict[str, float], model: str) -> str:

@@ -27,6 +27,7 @@ COMMANDS = {
     'train': Command('mtp.cli.train', 'train a model'),
     'test': Command('mtp.cli.test', 'evaluate a model'),
     'data': Command('mtp.cli.data', 'prepare, check and look at data'),
+    'weights': Command('mtp.cli.weights', 'list, download and check released weights'),
     'info': Command('mtp.cli.installation', 'versions, devices, backends of the operators'),
 }
 

@@ -20,7 +20,9 @@ from mtp.data.samrs.subsets import SUBSETS
 from mtp.files import UnusableFileError, write_text
 from mtp.machine import LAUNCHERS
 from mtp.models.backbones import list_backbones
-from mtp.models.weights.released import RELEASED, find_released, folders
+from mtp.models.weights.catalogue import CATALOGUE
+from mtp.models.weights.released import RELEASED, folders
+from mtp.models.weights.sources import find_weights
 from mtp.recipes.own_config import Source, write_config
 from mtp.recipes.planning import Facts, plan
 from mtp.spelling import suggest
@@ -141,9 +143,9 @@ def choose_weights(encoder: str, weights: str | None) -> str | None:
             )
     if weights == 'none':
         return None
-    path = find_released(encoder, weights)
+    path = find_weights(encoder, weights)
     if not path.exists():
-        places = folders() if weights in names else [path.parent]
+        places = folders() if weights in (*names, *CATALOGUE) else [path.parent]
         raise FileNotFoundError(
             f'--weights {weights}: no file {path.name}; looked for it in '
             f'{" and ".join(map(str, places))}: put it there (docs/model_zoo.md says where '

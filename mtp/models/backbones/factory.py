@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mtp.models.backbones.internimage import InternImage
 from mtp.models.backbones.vit_rvsa import ViTRVSA
 from mtp.models.weights.loading import load_backbone_checkpoint
-from mtp.models.weights.released import find_released
+from mtp.models.weights.sources import find_weights
 from mtp.spelling import suggest
 
 
@@ -116,9 +116,11 @@ def build_backbone(
         img_size: side, or (height, width), of the images that position tables are made for,
             pixels; ignored by a backbone without such tables. Other sizes work too.
         pretrained: checkpoint to load at once: a file, see
-            :func:`mtp.models.weights.loading.load_backbone_checkpoint`, or a name of released
-            weights, see :data:`mtp.models.weights.released.RELEASED`. A config gives ``init_cfg``
-            instead, which is loaded when training starts.
+            :func:`mtp.models.weights.loading.load_backbone_checkpoint`, ``hf://owner/name``, or a
+            name of released weights: one of the backbone's, see
+            :data:`mtp.models.weights.released.RELEASED`, or one of
+            :data:`mtp.models.weights.catalogue.CATALOGUE`. A config gives ``init_cfg`` instead,
+            which is loaded when training starts.
         overrides: further arguments of the backbone's class, such as ``in_chans``, the number of
             bands.
 
@@ -146,9 +148,9 @@ def build_backbone(
     if 'img_size' in arguments:
         config['img_size'] = img_size
     if 'checkpoint' in (overrides.get('init_cfg') or {}):
-        path = find_released(name, overrides['init_cfg']['checkpoint'])
+        path = find_weights(name, overrides['init_cfg']['checkpoint'])
         overrides['init_cfg'] = {**overrides['init_cfg'], 'checkpoint': str(path)}
     backbone = backbone_class(**{**config, **overrides})
     if pretrained is not None:
-        load_backbone_checkpoint(backbone, find_released(name, pretrained))
+        load_backbone_checkpoint(backbone, find_weights(name, pretrained))
     return backbone
