@@ -28,6 +28,7 @@ COMMANDS = {
     'test': Command('mtp.cli.test', 'evaluate a model'),
     'data': Command('mtp.cli.data', 'prepare, check and look at data'),
     'weights': Command('mtp.cli.weights', 'list, download and check released weights'),
+    'export': Command('mtp.cli.export_checkpoint', 'write a checkpoint for other projects'),
     'info': Command('mtp.cli.installation', 'versions, devices, backends of the operators'),
 }
 
