@@ -158,7 +158,9 @@ def test_scripts_install_once_into_the_active_environment(tmp_path):
         result = shell.run('-k', 'hooks')
         assert result.returncode == 0, result.stderr
     pip, *tests = shell.log.read_text().splitlines()
-    assert re.fullmatch(r'-m pip install --constraint \S+ --editable \.\[test,geo,sam\]', pip)
+    assert re.fullmatch(
+        r'-m pip install --constraint \S+ --editable \.\[test,geo,sam,export\]', pip
+    )
     assert tests == [f'{PYTEST} -k hooks'] * 2
     assert (tmp_path / 'policy').read_text().strip() == 'PASSIVE'
     constraints = (tmp_path / 'constraints').read_text()

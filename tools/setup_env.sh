@@ -56,7 +56,7 @@ stamp=$("$PYTHON" -c 'import sys; print(sys.prefix)')/mtp-installed
 wanted=$(echo "$PWD $constraints" | cat - pyproject.toml | cksum)
 if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
     echo "Installing mtp and what it needs into $(dirname "$stamp")"
-    "$PYTHON" -m pip install --constraint <(echo "$constraints") --editable '.[test,geo,sam]'
+    "$PYTHON" -m pip install --constraint <(echo "$constraints") --editable '.[test,geo,sam,export]'
     # Dependencies bring both OpenCV packages, which unpack to one folder. opencv-python, the one
     # with windows, needs libGL; a bare server lacks it, so there the files of the other go on top.
     if ! "$PYTHON" -c 'import cv2' 2>/dev/null; then

@@ -65,7 +65,9 @@ class SiameseEncoderDecoder(EncoderDecoder):
             inputs: image pairs, ``(B, 2 N, H, W)``, earlier date first.
         """
         features = super().extract_feat(torch.cat(inputs.chunk(2, dim=1)))
-        return [(before - after).abs() for before, after in (f.chunk(2) for f in features)]
+        # unlike chunk(2), for any number of pairs in an exported graph
+        pairs = (feature.unflatten(0, (2, -1)).unbind() for feature in features)
+        return [(before - after).abs() for before, after in pairs]
 
 
 @MODELS.register_module()

@@ -4,7 +4,8 @@ Source: Wang et al., InternImage, CVPR 2023. Shapes: N images, G groups of C cha
 H x W input pixels and H' x W' output positions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,6 +18,22 @@ MOST_CHANNELS = 1024
 # Samples computed at once, all channels of a group counting as one: bounds the memory of
 # temporaries.
 _SAMPLES_PER_CHUNK = 1 << 18
+_undivided = False
+
+
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Compute all images at once in :func:`dcnv3_torch`.
+
+    A graph that is traced meanwhile takes any number of images, as none of its operations are
+    repeated for each chunk of them.
+    """
+    global _undivided
+    before, _undivided = _undivided, True
+    try:
+        yield
+    finally:
+        _undivided = before
 
 
 def dcnv3(
@@ -127,11 +144,15 @@ def dcnv3_torch(
     weight = mask.to(dtype).unflatten(3, (group, -1)).permute(0, 3, 4, 1, 2)
     weight = weight.flatten(3, 4).flatten(0, 1)[:, None]  # (N * G, 1, K, H' * W')
 
-    rows = max(1, _SAMPLES_PER_CHUNK // weight[0].numel()) if len(weight) else 1
+    if _undivided:
+        chunks = [(image, grid, weight)]
+    else:
+        rows = max(1, _SAMPLES_PER_CHUNK // weight[0].numel()) if len(weight) else 1
+        chunks = list(zip(*(t.split(rows) for t in (image, grid, weight))))
     out = torch.cat(
         [
             (grid_sample(image_i, grid_i, align_corners=False) * weight_i).sum(2)
-            for image_i, grid_i, weight_i in zip(*(t.split(rows) for t in (image, grid, weight)))
+            for image_i, grid_i, weight_i in chunks
         ]
     )
     out = out.unflatten(0, (-1, group)).unflatten(3, mask.shape[1:3]).permute(0, 3, 4, 1, 2)

@@ -305,7 +305,7 @@ class InternImage(BackboneBase):
             raise ValueError(f'the image is too small: {x.shape[-2]} x {x.shape[-1]} pixels')
         x = self.patch_embed(x)
         with_cp = self.with_cp and torch.is_grad_enabled()
-        factors = iter(self.drop_path(len(x)))
+        factors = iter(self.drop_path(x.shape[0]))
         maps = []
         for i, level in enumerate(self.levels):
             x = level(x, list(islice(factors, len(level.blocks))), with_cp)

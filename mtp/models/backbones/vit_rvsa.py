@@ -272,7 +272,7 @@ class ViTRVSA(BackboneBase):
         x = x.flatten(2).transpose(1, 2).contiguous()
         x = x + resize_position_embedding(self.pos_embed, self.grid, (H, W))
         taps = []
-        for i, (block, factors) in enumerate(zip(self.blocks, self.drop_path(len(x)))):
+        for i, (block, factors) in enumerate(zip(self.blocks, self.drop_path(x.shape[0]))):
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(
                     block, x, H, W, factors, use_reentrant=False, preserve_rng_state=False
