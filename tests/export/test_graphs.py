@@ -2,6 +2,7 @@
 
 import copy
 
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mtp.cli.main import main
-from mtp.export.graphs import TOLERANCE, onnx_difference, portable, trace, write_onnx
+from mtp.export.graphs import MOST_BOXES, TOLERANCE, onnx_difference, portable, trace, write_onnx
 from mtp.models import build_backbone
 from mtp.recipes import table
 from mtp.recipes.shrink import shrink
@@ -18,21 +19,22 @@ from mtp.registry import MODELS
 SIDE = 64
 
 
-def finetuned(dataset, backbone='vit_b_rvsa'):
-    cfg = Config.fromfile(table.config_of(dataset, backbone))
-    shrink(cfg, SIDE)
+def finetuned(dataset, side=SIDE):
+    torch.manual_seed(0)
+    cfg = Config.fromfile(table.config_of(dataset, 'vit_b_rvsa'))
+    shrink(cfg, side)
     init_default_scope(cfg.default_scope)
     return MODELS.build(cfg.model)
 
 
-def train(model):
+def train(model, side=SIDE):
     """Train for 50 steps, so that no weight has its initial value, which may be zero."""
     torch.manual_seed(0)
     form = portable(model)
-    optimizer = torch.optim.AdamW(form.module.parameters(), lr=2e-3)
-    images = torch.randn(2, form.bands, SIDE, SIDE)
+    optimizer = torch.optim.AdamW(form.module.parameters(), lr=5e-4)
+    images = torch.randn(2, form.bands, side, side)
     with torch.no_grad():
-        targets = [torch.randn_like(output) for output in form.module.train()(images)]
+        targets = [output + torch.randn_like(output) for output in form.module.train()(images)]
     for _ in range(50):
         loss = sum(F.mse_loss(*pair) for pair in zip(form.module(images), targets))
         optimizer.zero_grad()
@@ -85,17 +87,29 @@ def test_one_graph_of_internimage_takes_any_size(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('dataset', ['eurosat', 'loveda', 'levir', 'xview'])
 def test_finetuned_models_give_the_same(dataset, tmp_path):
-    model = train(finetuned(dataset))
-    form = export(model, tmp_path / 'a.onnx')
+    # the largest anchors have 800 pixels: on small images, rounding moves their boxes by more
+    side = 128 if dataset == 'xview' else SIDE
+    model = train(finetuned(dataset, side), side)
+    form = export(model, tmp_path / 'a.onnx', size=(side, side))
     assert form.bands == (6 if dataset == 'levir' else 3)
-    batches = [images(form.bands, count, SIDE, SIDE) for count in (2, 1)]
+    batches = [images(form.bands, count, side, side) for count in (2, 1)]
     assert onnx_difference(tmp_path / 'a.onnx', form.module, batches) < TOLERANCE
     if dataset == 'xview':
-        with_nms = export(model, tmp_path / 'b.onnx', nms=True)
-        one = images(3, 1, SIDE, SIDE)
-        kept = with_nms.module(one)
-        assert 0 < len(kept[0]) < form.module(one)[0].shape[1]
-        assert onnx_difference(tmp_path / 'b.onnx', with_nms.module, [one]) < TOLERANCE
+        with_nms = export(model, tmp_path / 'b.onnx', nms=True, size=(side, side))
+        one = images(3, 1, side, side)
+        session = onnxruntime.InferenceSession(tmp_path / 'b.onnx')
+        found, right = (
+            torch.cat([boxes, scores[:, None], side * labels[:, None]], 1)
+            for boxes, scores, labels in (
+                map(torch.as_tensor, session.run(None, {'images': one.numpy()})),
+                with_nms.module(one),
+            )
+        )
+        assert 0 < len(right) < MOST_BOXES
+        # equal up to the order of nearly equal scores, and what this order changes
+        assert abs(len(found) - len(right)) <= 0.02 * len(right)
+        nearest = torch.cdist(found, right, p=torch.inf).amin(1)
+        assert (nearest < TOLERANCE * side).float().mean() > 0.98
 
 
 @pytest.mark.parametrize('dataset', ['dior', 'dior_r'])
