@@ -4,6 +4,7 @@ A graph takes normalised float32 images ``(B, bands, H, W)``. What can be export
 stay free, is in docs/export.md.
 """
 
+import importlib.util
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -188,6 +189,7 @@ def write_onnx(program: torch.export.ExportedProgram, form: Portable, path: Path
     Raises:
         UnusableFileError: it differs by more than :data:`TOLERANCE`; the file is removed.
     """
+    _need('onnx', 'onnxruntime', 'onnxscript')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         made = torch.onnx.export(
@@ -219,6 +221,17 @@ def write_onnx(program: torch.export.ExportedProgram, form: Portable, path: Path
     return found
 
 
+def _need(*packages: str) -> None:
+    """Check that the packages of an extra are installed.
+
+    Raises:
+        ValueError: one is missing; the message says how to install it.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"this needs {', '.join(missing)}: pip install 'mtp[export]'")
+
+
 def onnx_difference(path: Path, module: nn.Module, batches: Sequence[Tensor]) -> float:
     """Return the largest difference of an ONNX file from a module, as a share of the range.
 
@@ -244,6 +257,7 @@ def onnx_difference(path: Path, module: nn.Module, batches: Sequence[Tensor]) ->
 
 
 def _quantize(module: nn.Module) -> None:
+    _need('torchao')
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     quantize_(module, Int8WeightOnlyConfig())
