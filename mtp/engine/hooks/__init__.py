@@ -12,6 +12,7 @@ from mtp.engine.hooks.preemption import PreemptionHook
 from mtp.engine.hooks.progress_bars import ProgressBarsHook
 from mtp.engine.hooks.rehearsal import RehearsalHook
 from mtp.engine.hooks.replaced_samples import ReplacedSamplesError, ReplacedSamplesHook
+from mtp.engine.hooks.report import ReportHook
 from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
 from mtp.engine.hooks.time_limits import TimeLimitHook
@@ -30,6 +31,7 @@ __all__ = [
     'RehearsalHook',
     'ReplacedSamplesError',
     'ReplacedSamplesHook',
+    'ReportHook',
     'SeedIterationHook',
     'TaskLossLogProcessor',
     'ThroughputHook',

@@ -72,7 +72,7 @@ class DrawPredictionsHook(Hook):
             is_scene = isinstance(sample, DataSample)
             prefix = path.parent.name if is_scene else sample.get('dataset', '')
             paths = [sample.get(key) for key in ('img_path', 'img_path2') if key in sample]
-            images = [_read(image, self.bands) for image in paths]
+            images = [read_shown(image, self.bands) for image in paths]
             picture = draw_result(
                 images, sample.cpu(), runner.test_dataloader.dataset.metainfo, self.score_thr
             )
@@ -86,8 +86,13 @@ def _write(path: Path, picture: np.ndarray) -> None:
         unfinished.write_bytes(encoded.data)
 
 
-def _read(path: str, bands: Sequence[int] | None) -> np.ndarray:
-    """Return an image as uint8 RGB ``(H, W, 3)``, read as in training."""
+def read_shown(path: str, bands: Sequence[int] | None) -> np.ndarray:
+    """Return an image as it is shown, uint8 RGB ``(H, W, 3)``, read as in training.
+
+    Args:
+        path: path of the image.
+        bands: argument of :class:`DrawPredictionsHook`.
+    """
     if bands is not None:
         return read_picture(path, bands)
     return np.ascontiguousarray(LoadImage().transform(dict(img_path=path))['img'][..., ::-1])
