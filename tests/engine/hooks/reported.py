@@ -56,7 +56,7 @@ def objects(rng: np.random.Generator, rotated: bool) -> tuple[InstanceData, Inst
 def upright(rng: np.random.Generator) -> DetDataSample:
     found, truth = objects(rng, rotated=False)
     listed = [
-        dict(bbox=box, bbox_label=label, ignore_flag=int(rng.random() < 0.2))
+        dict(bbox=box, bbox_label=label, area=100.0, ignore_flag=int(rng.random() < 0.2))
         for box, label in zip(truth.bboxes.tensor.tolist(), truth.labels.tolist())
     ]
     sample = DetDataSample(metainfo=dict(instances=listed))
