@@ -26,6 +26,7 @@ class Command:
 COMMANDS = {
     'train': Command('mtp.cli.train', 'train a model'),
     'test': Command('mtp.cli.test', 'evaluate a model'),
+    'report': Command('mtp.cli.report', 'make a page of a training run'),
     'data': Command('mtp.cli.data', 'prepare, check and look at data'),
     'info': Command('mtp.cli.installation', 'versions, devices, backends of the operators'),
 }

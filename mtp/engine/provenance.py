@@ -73,7 +73,7 @@ def append_start(work_dir: str | Path, training: Mapping[str, Any], **about: Any
         **training,
     )
     try:
-        write_json(path, [*_read(path), entry])
+        write_json(path, [*read_starts(path), entry])
     except OSError as error:
         fall_back(f'writing {path}', 'this start is left out of it', error)
 
@@ -276,8 +276,8 @@ def _hardware() -> dict[str, Any]:
     )
 
 
-def _read(path: Path) -> list:
-    """Return the starts before this one; none where the file is missing or damaged."""
+def read_starts(path: Path) -> list[dict[str, Any]]:
+    """Return the starts in a ``provenance.json``; none where the file is missing or damaged."""
     try:
         starts = json.loads(path.read_text())
     except (OSError, ValueError):

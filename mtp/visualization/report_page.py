@@ -87,12 +87,12 @@ def write_page(path: Path, title: str, about: Iterable[str], sections: Sequence[
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= dict(figure=figure, picture=_picture, css=_css, shade=_shade)
+    environment.filters |= dict(figure=figure, picture=_picture, css=css_colour, shade=_shade)
     page = environment.get_template('report.html.j2').render(
         title=title,
         about=list(about),
         sections=sections,
-        legend={name: _css(colour) for name, colour in LEGEND.items()},
+        legend={name: css_colour(colour) for name, colour in LEGEND.items()},
         version=mtp.__version__,
     )
     write_text(path, page)
@@ -171,7 +171,7 @@ def of_task(title: str, figures: TaskFigures, tables: list[Table]) -> Section:
 def _charts_of(figures: TaskFigures) -> list[Chart]:
     charts = []
     if figures.curves:
-        colours = dict(zip(figures.names, map(_css, distinct_colours(len(figures.names)))))
+        colours = dict(zip(figures.names, map(css_colour, distinct_colours(len(figures.names)))))
         lines = {
             curve.name: Line(curve.recall, curve.precision, colours[curve.name])
             for curve in figures.curves
@@ -200,7 +200,8 @@ def _picture(jpeg: bytes) -> str:
     return f'data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}'
 
 
-def _css(colour: Sequence[int]) -> str:
+def css_colour(colour: Sequence[int]) -> str:
+    """Return a colour (RGB, 0..255) as ``#rrggbb``."""
     return '#{:02x}{:02x}{:02x}'.format(*colour)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 520, 320
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 42  # margins around the plot
+LEFT, RIGHT, TOP, BOTTOM = 76, 24, 12, 46  # margins around the plot
 INK, GRID = '#333', '#e2e2e2'
 
 
@@ -80,7 +80,7 @@ def _axes(
         y = _place([value], y_range, HEIGHT - BOTTOM, TOP)[0]
         parts.append(
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{GRID}"/>'
-            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.6g}</text>'
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>'
         )
     for value in _ticks(*x_range):
         x = _place([value], x_range, LEFT, WIDTH - RIGHT)[0]

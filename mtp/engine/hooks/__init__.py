@@ -12,10 +12,10 @@ from mtp.engine.hooks.preemption import PreemptionHook
 from mtp.engine.hooks.progress_bars import ProgressBarsHook
 from mtp.engine.hooks.rehearsal import RehearsalHook
 from mtp.engine.hooks.replaced_samples import ReplacedSamplesError, ReplacedSamplesHook
-from mtp.engine.hooks.report import ReportHook
 from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
 from mtp.engine.hooks.time_limits import TimeLimitHook
+from mtp.engine.hooks.write_report import ReportHook
 
 __all__ = [
     'BadUpdatesError',
