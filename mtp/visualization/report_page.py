@@ -178,7 +178,11 @@ def _charts_of(figures: TaskFigures) -> list[Chart]:
         }
         svg = line_chart(lines, 'recall', 'precision', (0, 1), (0, 1))
         legend = {name: line.colour for name, line in lines.items()}
-        text = 'Each point: predictions of at least one score, in steps of 0.001.'
+        text = (
+            'A point for each score, in steps of 0.001: of all predictions of at least that score.'
+        )
+        if figures.unit != 'objects':
+            text += ' Each class is judged against all others.'
         charts.append(Chart('Precision and recall', svg, legend, text))
     if figures.calibration:
         found = figures.calibration

@@ -17,6 +17,7 @@ from mtp.visualization.report_page import Section, Table, of_metrics, of_task, s
 from mtp.visualization.report_pictures import draw_case
 
 NAME = 'report.html'
+IMAGES = 6  # best, and worst, images of each task of each data set
 
 
 @HOOKS.register_module()
@@ -28,7 +29,6 @@ class ReportHook(Hook):
 
     Args:
         out_dir: output folder, created if missing.
-        images: number of the best, and of the worst, images of each task of each data set.
 
     Raises:
         ValueError: several processes test, or the images have no labels.
@@ -37,9 +37,8 @@ class ReportHook(Hook):
     # after the hook that draws pictures, whose bands this one shows
     priority = 'LOW'
 
-    def __init__(self, out_dir: str, images: int = 6) -> None:
+    def __init__(self, out_dir: str) -> None:
         self.path = Path(out_dir) / NAME
-        self.images = images
 
     def before_test(self, runner: Runner) -> None:
         """Begin with empty counts."""
@@ -71,7 +70,7 @@ class ReportHook(Hook):
                 key = part.dataset, part.task
                 if key not in self.figures:
                     self.figures[key] = figures_of(part.content, part.classes)
-                    self.extremes[key] = Extremes(self.images)
+                    self.extremes[key] = Extremes(IMAGES)
                 verdict = self.figures[key].add(part.content)
                 of_part = meta['datasets'][part.dataset] if part.dataset else meta
 

@@ -156,7 +156,7 @@ def report(kind: str, folder: Path) -> tuple[str, dict[str, float], ReportHook]:
         experiment_name=kind,
         logger=SimpleNamespace(info=print),
     )
-    hook = ReportHook(str(folder), images=3)
+    hook = ReportHook(str(folder))
     hook.before_test(runner)
     hook.after_test_iter(runner, 0, None, samples[:5])
     hook.after_test_iter(runner, 1, None, samples[5:])
