@@ -5,7 +5,7 @@ from mtp.lazy import attribute_getter
 
 __version__ = '0.1.0'
 _PUBLIC = {
-    'mtp.prediction.loading': ['load'],
+    'mtp.prediction.from_checkpoint': ['load'],
     'mtp.models.backbones.factory': ['build_backbone', 'list_backbones'],
 }
 __all__ = [name for names in _PUBLIC.values() for name in names]

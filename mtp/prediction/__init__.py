@@ -3,8 +3,8 @@
 from mtp.lazy import attribute_getter
 
 _PUBLIC = {
-    'mtp.prediction.loading': ['load'],
-    'mtp.prediction.model': ['Model'],
+    'mtp.prediction.from_checkpoint': ['load'],
+    'mtp.prediction.scene_files': ['Model'],
     'mtp.prediction.results': [
         'Change',
         'Classification',

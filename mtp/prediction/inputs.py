@@ -56,7 +56,14 @@ class Loader:
             return self._one(image)
         if not isinstance(image, tuple) or len(image) != 2:
             raise UnusableFileError('the model compares two dates: give a tuple (before, after)')
-        dates = [self._one(each) for each in image]
+        return self.pair([self._one(each) for each in image])
+
+    def pair(self, dates: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the record of a pair from those of its dates.
+
+        Raises:
+            UnusableFileError: they differ in size.
+        """
         if dates[0]['img'].shape != dates[1]['img'].shape:
             shapes = ' and '.join(str(date['img'].shape[:2]) for date in dates)
             raise UnusableFileError(f'the two dates are of {shapes} pixels: a pair has one size')
@@ -97,8 +104,8 @@ class Loader:
         """Return the record of an image in memory, or of one date of a pair.
 
         Args:
-            raster: pixels ``(H, W, C)`` or ``(H, W)``, RGB or the bands of the training, and which
-                have no data.
+            raster: pixels ``(H, W, C)`` or ``(H, W)``, RGB or the bands of the training; which
+                have no data matters for bands alone.
             name: name for messages; may be empty.
 
         Raises:
@@ -122,6 +129,4 @@ class Loader:
                 'them to 8 bits (--stretch MIN,MAX or p2,p98)'
             )
         record['img'] = np.ascontiguousarray(pixels[..., ::-1])
-        if raster.missing is not None and raster.missing.all(2).any():
-            record['no_data'] = raster.missing.all(2)
         return record

@@ -1,4 +1,4 @@
-"""A trained model that predicts on images and scenes."""
+"""A trained model that predicts on images."""
 
 import itertools
 import os
@@ -33,8 +33,8 @@ BATCH = 8  # images at once
 BACKGROUND = 'background'
 
 
-class Model:
-    """A trained model, made by :func:`mtp.load`.
+class ImageModel:
+    """A trained model that predicts on images.
 
     Args:
         module: the network.
@@ -67,7 +67,19 @@ class Model:
         """Class names in label order; of a multi-task model, those of its first data set."""
         return tuple(next(iter(self.datasets.values()))['classes'])
 
-    def to(self, device: str | torch.device) -> 'Model':
+    @property
+    def side(self) -> int | None:
+        """Side in pixels of the images that the backbone is built for; None if it has none."""
+        side = self.description['model'].get('backbone', {}).get('img_size')
+        return side if isinstance(side, int) else None
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of each band of the images, in their unit, float32 ``(C,)``."""
+        mean = cast(Any, self.module).data_preprocessor.mean
+        return mean.flatten()[: self.loader.channels].cpu().numpy()
+
+    def to(self, device: str | torch.device) -> 'ImageModel':
         """Move the model to a device; return it."""
         self.module.to(device)
         return self
@@ -155,7 +167,7 @@ class Model:
 class Keep:
     """Which predictions are kept, and their conversion to results.
 
-    The arguments are those of :meth:`Model.__call__`.
+    The arguments are those of :meth:`ImageModel.__call__`.
 
     Attributes:
         datasets: names of the data sets to predict for.
@@ -163,7 +175,7 @@ class Keep:
 
     def __init__(
         self,
-        model: Model,
+        model: ImageModel,
         score: float = SCORE,
         classes: Sequence[str] | None = None,
         max_objects: int | None = None,
@@ -186,6 +198,16 @@ class Keep:
                     f'{", ".join(sorted(known))}'
                 )
         self.classes = None if classes is None else frozenset(classes)
+
+    def kind_of(self, width: int) -> type[Detections]:
+        """Return the class of objects whose boxes have so many values."""
+        return RotatedDetections if width == 5 else Detections
+
+    def of_task(self, sample: Any, key: tuple[str, str], record: Mapping, about: Mapping) -> Result:
+        """Return the result of a data set's task."""
+        if self.model.task == 'pretraining':
+            return self.of_field(sample, key[1], key[0], about)
+        return self.of_sample(sample, self.datasets[0], record, about)
 
     def result(self, found: Mapping[str, Any], record: Mapping[str, Any]) -> Any:
         """Return the result of an image from its samples by data set."""
@@ -238,9 +260,9 @@ class Keep:
             keep &= wanted[labels]
         order = scores.argsort(descending=True, stable=True)
         order = order[keep[order]][: self.max_objects]
-        kind: type[Detections] = Detections
-        if boxes.shape[1] == 5:
-            kind, boxes = RotatedDetections, RotatedBoxes(boxes).regularize_boxes('le90')
+        kind = self.kind_of(boxes.shape[1])
+        if kind is RotatedDetections:
+            boxes = RotatedBoxes(boxes).regularize_boxes('le90')
         masks = found.get('masks')
         return kind(
             **about,

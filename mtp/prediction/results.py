@@ -5,7 +5,7 @@ Coordinates are pixels of the image: 0 is the left or upper edge of its first pi
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -20,8 +20,10 @@ from mmengine.structures import InstanceData
 from mmrotate.structures.bbox import RotatedBoxes
 from pycocotools import mask as coco_mask
 
+from mtp.evaluation.label_maps import BACKGROUNDS
 from mtp.files import UnusableFileError
 from mtp.painting import colour_of, shade
+from mtp.prediction.merging import corners_of
 from mtp.prediction.places import WGS84, Feature, Place, box_feature, collection
 from mtp.prediction.polygons import outlines
 from mtp.sample_fields import label_table
@@ -101,12 +103,15 @@ class Detections(Result):
         scores: confidence, 0..1, float32 ``(N,)``.
         labels: class of each, from 0, int64 ``(N,)``.
         masks: pixels of each object, bool ``(N, H, W)``; None if the model makes none.
+        tiles: left and top of the tile of a scene that each was found in, pixels, int ``(N, 2)``;
+            None for a single image.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
     masks: np.ndarray | None = field(default=None, repr=False)
+    tiles: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """Return the number of objects."""
@@ -120,13 +125,14 @@ class Detections(Result):
     @property
     def corners(self) -> np.ndarray:
         """Corners of the boxes, x and y in pixels, float32 ``(N, 4, 2)``."""
-        x1, y1, x2, y2 = self.boxes.T
-        return np.stack([x1, y1, x2, y1, x2, y2, x1, y2], 1).reshape(-1, 4, 2)
+        return corners_of(self.boxes)
 
     def features(self) -> Iterator[Feature]:
         """Yield a polygon for each object."""
-        for corners, score, name in zip(self.corners, self.scores, self.names):
-            yield box_feature(corners, **{'class': name, 'score': _rounded(score)})
+        tiles = [None] * len(self) if self.tiles is None else self.tiles.tolist()
+        for corners, score, name, tile in zip(self.corners, self.scores, self.names, tiles):
+            place = None if tile is None else f'{tile[0]}_{tile[1]}'
+            yield box_feature(corners, **{'class': name, 'score': _rounded(score), 'tile': place})
 
     def draw(self, tile: np.ndarray) -> set[int]:
         """Draw masks and boxes with their names."""
@@ -201,16 +207,6 @@ class RotatedDetections(Detections):
 
     _task = 'rotated'
 
-    @property
-    def corners(self) -> np.ndarray:
-        """Corners of the boxes, x and y in pixels, float32 ``(N, 4, 2)``."""
-        cx, cy, w, h, angle = self.boxes.T
-        cos, sin = np.cos(angle) / 2, np.sin(angle) / 2
-        along, across = np.stack([w * cos, w * sin], 1), np.stack([-h * sin, h * cos], 1)
-        centre = np.stack([cx, cy], 1)
-        signs = ((1, 1), (1, -1), (-1, -1), (-1, 1))
-        return np.stack([centre + a * along + b * across for a, b in signs], 1)
-
     def _boxes(self) -> Any:
         return RotatedBoxes(torch.from_numpy(self.boxes))
 
@@ -278,19 +274,15 @@ class Segmentation(Result):
 
     def features(self) -> Iterator[Feature]:
         """Yield the outlines of each connected area of a class but the background."""
-        for label, polygon in outlines(self.labels, self._without()):
+        for label, polygon in outlines(self.labels, background_of(self.classes)):
             yield Feature(polygon, {'class': self.classes[label]})
-
-    def _without(self) -> set[int]:
-        names = ('background', 'unchanged')
-        return {label for label, name in enumerate(self.classes) if name.lower() in names}
 
     def draw(self, tile: np.ndarray) -> set[int]:
         """Blend the colours of the classes into the image."""
         present = {*np.unique(self.labels).tolist()} & {*range(len(self.classes))}
-        for label in present - self._without():
+        for label in present - background_of(self.classes):
             shade(tile, self.labels == label, colour_of(self.meta, label), 0.6)
-        return present - self._without()
+        return present - background_of(self.classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +320,11 @@ class MultiTask(Mapping[tuple[str, str], Result]):
         if path is not None:
             cv2.imwrite(str(path), page[..., ::-1])
         return page
+
+
+def background_of(classes: Sequence[str]) -> set[int]:
+    """Return the labels of classes that are all but what is looked for."""
+    return {label for label, name in enumerate(classes) if name.lower() in BACKGROUNDS}
 
 
 def _rounded(score: float) -> float:

@@ -17,7 +17,7 @@ from mtp.models import portable
 from mtp.models.weights.loading import check_state, state_dict_of
 from mtp.models.weights.safe_loading import load_safely
 from mtp.prediction.inputs import Loader
-from mtp.prediction.model import Model
+from mtp.prediction.scene_files import Model
 
 _KEYS = dict(task=str, scope=str, model=dict, pipeline=list, datasets=dict)
 
