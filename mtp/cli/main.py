@@ -25,6 +25,7 @@ class Command:
 
 COMMANDS = {
     'train': Command('mtp.cli.train', 'train a model'),
+    'predict': Command('mtp.cli.predict', 'predict on images, and on scenes of any size'),
     'test': Command('mtp.cli.test', 'evaluate a model'),
     'data': Command('mtp.cli.data', 'prepare, check and look at data'),
     'info': Command('mtp.cli.installation', 'versions, devices, backends of the operators'),

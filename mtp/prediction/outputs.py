@@ -17,8 +17,7 @@ from mtp.prediction.results import Detections, Result
 from mtp.sample_fields import IGNORED
 
 VECTORS = ('geojson', 'gpkg')
-OBJECTS = (*VECTORS, 'coco', 'dota', 'png')
-MAPS = ('tif', *VECTORS, 'png')
+OBJECTS = (*VECTORS, 'coco', 'dota')
 PICTURE = 2048  # longer side of a picture of a scene, pixels
 _TIME = '2000-01-01T00:00:00.000Z'  # in every GeoPackage, so that equal content is equal bytes
 _BLOCK = 512  # of a label map in pixels

@@ -18,11 +18,12 @@ from mtp.prediction.blending import Blend
 from mtp.prediction.merging import corners_of, merge, responsible
 from mtp.prediction.model import BACKGROUND, ImageModel, Keep
 from mtp.prediction.results import Detections
-from mtp.prediction.scenes import Scene
+from mtp.prediction.scenes import PlainScene, Scene
 from mtp.prediction.tiles import Tiles
 from mtp.sample_fields import IGNORED
 
 SIDE = 512  # of a tile in pixels, where the model's is unknown
+WHOLE = 1.5  # sides of a tile up to which an image without a place is predicted as it is
 OVERLAP = 0.25  # of neighbouring tiles, share of a side
 STATE = 'state.json'
 MAPS = ('segmentation', 'change_detection', 'semantic')  # tasks that label pixels
@@ -74,7 +75,7 @@ class SceneRun:
     def __init__(
         self,
         model: ImageModel,
-        scene: Scene,
+        scene: Scene | PlainScene,
         options: SceneOptions,
         work: Path,
         area: shapely.Geometry | None = None,
@@ -84,7 +85,7 @@ class SceneRun:
         self.keep = Keep(
             model, options.score, options.classes, options.max_objects, options.dataset
         )
-        side = options.tile or model.side or SIDE
+        side = options.tile or self._side()
         if model.task == 'classification':
             overlap = 0 if options.overlap is None else options.overlap
         else:
@@ -96,6 +97,14 @@ class SceneRun:
         self.tiles = Tiles(scene.size, side, overlap)
         self.blends: dict[Key, Blend] = {}
         self._claim()
+
+    def _side(self) -> int:
+        """Return the side of a tile: the model's own; of a small image without a place, its own."""
+        side, longest = self.model.side or SIDE, max(self.scene.size)
+        if self.scene.place is not None:
+            return side
+        whole_image = self.model.task == 'classification' or longest <= WHOLE * side
+        return max(side, longest) if whole_image else side
 
     @property
     def number(self) -> int:

@@ -4,14 +4,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import shapely
 
-from mtp.data.bands import as_picture
 from mtp.data.own.vector_labels import area_in, read_layer, read_scene
 from mtp.data.tally import Tally
 from mtp.files import UnusableFileError
@@ -20,10 +20,10 @@ from mtp.prediction.model import ImageModel
 from mtp.prediction.places import Feature
 from mtp.prediction.results import Change, Result, Segmentation, background_of
 from mtp.prediction.run_scene import MAPS, Key, SceneOptions, SceneRun
-from mtp.prediction.scenes import Scene
+from mtp.prediction.scenes import PlainScene, Scene, has_rasterio
 
 # Kind of result -> formats that are written unless others are asked for.
-DEFAULTS = dict(objects=('geojson',), maps=('tif',), classes=('geojson',))
+DEFAULTS = dict(objects=('geojson',), maps=('tif',))
 SUFFIXES = dict(geojson='.geojson', gpkg='.gpkg', coco='.json', dota='.txt', png='.png', tif='.tif')
 
 
@@ -131,16 +131,14 @@ def predict_scene(
     options, files = options or SceneOptions(), files or FileOptions()
     about = dict(model.description.get('scenes') or {})
     gsd = about.get('gsd') if files.gsd is None else files.gsd or None
-    scene = Scene(
-        paths[0],
-        model.loader,
-        about,
-        model.mean,
-        paths[1] if len(paths) > 1 else None,
-        files.bands,
-        files.stretch,
-        gsd,
-    )
+    scene: Scene | PlainScene
+    if has_rasterio():
+        later = paths[1] if len(paths) > 1 else None
+        scene = Scene(
+            paths[0], model.loader, about, model.mean, later, files.bands, files.stretch, gsd
+        )
+    else:
+        scene = PlainScene(paths, model.loader)
     with tempfile.TemporaryDirectory() as temporary:
         try:
             work = Path(temporary) if out is None else out / f'.{paths[0].stem}.unfinished'
@@ -159,7 +157,7 @@ def predict_scene(
     return found
 
 
-def _area(path: Path, scene: Scene) -> shapely.Geometry:
+def _area(path: Path, scene: Scene | PlainScene) -> shapely.Geometry:
     """Return the polygons of a file in pixels of the model."""
     layer = read_layer(path, None, Tally(), classes=False)
     if scene.place is None:
@@ -174,46 +172,78 @@ def _write(
     run: SceneRun, key: Key, stem: str, out: Path | None, files: FileOptions, found: ScenePrediction
 ) -> None:
     """Make the result of a task, and write its files."""
-    name = '.'.join((stem, *(part for part in key if part and key[0])))
-    if key[1] == 'classification':
-        kind = 'classes'
-    else:
-        kind = 'maps' if key[1] in MAPS else 'objects'
-    formats = files.formats or DEFAULTS[kind]
-
-    def path_of(form: str) -> Path:
-        assert out is not None
-        path = out / f'{name}{SUFFIXES[form]}'
-        found.files.append(path)
-        return path
-
-    if kind == 'objects':
-        result = run.objects(key)
-        found.results[key] = result
-        for form in formats if out is not None else ():
-            if form == 'png':
-                picture, scale = overview(run.scene)
-                outputs.write_picture(result, picture, scale, path_of(form))
-            elif form in outputs.OBJECTS:
-                outputs.write_objects(result, path_of(form), files.crs)
-    elif kind == 'classes':
-        features = _grid(run)
-        for form in formats if out is not None else ():
-            if form in outputs.VECTORS:
-                outputs.write_vectors(features, run.scene.place, path_of(form), files.crs)
-        if out is not None and 'tif' in formats:
-            _write_map(run, key, run.class_rows(), path_of('tif'))
+    scene, task = run.scene, key[1]
+    paths = _Paths(out, stem, key, files, found)
+    if task == 'classification':
+        for path in paths.of(outputs.VECTORS):
+            outputs.write_vectors(_grid(run), scene.place, path, files.crs)
+        for path in paths.of(('tif',)):
+            _write_map(run, key, run.class_rows(), path)
+    elif task not in MAPS:
+        result = found.results[key] = run.objects(key)
+        for path in paths.of(outputs.OBJECTS):
+            outputs.write_objects(result, path, files.crs)
+        for path in paths.of(('png',)):
+            outputs.write_picture(result, *scene.picture(outputs.PICTURE), path)
     elif out is None:
         found.results[key] = _segmentation(run, key)
+    elif isinstance(scene, PlainScene):
+        if 'png' not in files.formats:
+            raise UnusableFileError(
+                f'{scene.path}: label maps on a map need rasterio, which is not installed: pip '
+                'install mtp[geo]; --format png draws them'
+            )
+        shown, scale = scene.picture(outputs.PICTURE)
+        for path in paths.of(('png',)):
+            outputs.write_picture(_shrunk(_segmentation(run, key), shown), shown, scale, path)
     else:
-        path = path_of('tif')
+        (path,) = paths.of(('tif',), always=True)
         _write_map(run, key, run.map_rows(key), path)
-        wanted = [form for form in formats if form in outputs.VECTORS]
-        if files.polygonize and not wanted:
-            wanted = ['geojson']
-        for form in wanted:
+        for vectors in paths.of(outputs.VECTORS, always=files.polygonize):
             features = _polygons(run, key, path, files.min_area)
-            outputs.write_vectors(features, run.scene.place, path_of(form), files.crs)
+            outputs.write_vectors(features, scene.place, vectors, files.crs)
+        for picture in paths.of(('png',)):
+            shown, scale = scene.picture(outputs.PICTURE)
+            outputs.write_picture(_reduced(run, key, path, shown), shown, scale, picture)
+
+
+@dataclass(frozen=True)
+class _Paths:
+    """Files to write of a task; those that are asked for are noted as written."""
+
+    out: Path | None
+    stem: str
+    key: Key
+    files: FileOptions
+    found: ScenePrediction
+
+    def of(self, formats: Sequence[str], always: bool = False) -> list[Path]:
+        """Return the paths of wanted formats; with ``always``, at least the first."""
+        if self.out is None:
+            return []
+        kind = 'maps' if self.key[1] in MAPS else 'objects'
+        wanted = [form for form in self.files.formats or DEFAULTS[kind] if form in formats]
+        if always and not wanted:
+            wanted = [formats[0]]
+        name = '.'.join((self.stem, *self.key) if self.key[0] else (self.stem,))
+        paths = [self.out / f'{name}{SUFFIXES[form]}' for form in wanted]
+        self.found.files += paths
+        return paths
+
+
+def _shrunk(result: Segmentation, picture: np.ndarray) -> Segmentation:
+    """Return a label map at the size of the scene's picture."""
+    size = picture.shape[1::-1]
+    return replace(result, labels=cv2.resize(result.labels, size, interpolation=cv2.INTER_NEAREST))
+
+
+def _reduced(run: SceneRun, key: Key, path: Path, picture: np.ndarray) -> Segmentation:
+    """Return a label map on disk at the size of the scene's picture."""
+    import rasterio
+
+    with rasterio.open(path) as file:
+        labels = file.read(1, out_shape=picture.shape[:2])
+    return Segmentation(**run.about(key), labels=labels)
 
 
 def _names(run: SceneRun, key: Key) -> tuple[tuple[str, ...], Sequence]:
@@ -264,13 +294,3 @@ def _grid(run: SceneRun) -> list[Feature]:
         shape = shapely.transform(frame, lambda points: points * run.scene.scale)
         features.append(Feature(shape, properties))
     return features
-
-
-def overview(scene: Scene) -> tuple[np.ndarray, float]:
-    """Return a picture of a scene, uint8 RGB, and its pixels on the side of a scene's pixel."""
-    scale = min(1.0, outputs.PICTURE / max(scene.full))
-    shape = tuple(max(1, round(side * scale)) for side in scene.full)
-    source = scene.dates[-1]
-    bands = scene.bands if len(scene.bands) in (1, 3) else scene.bands[:3]
-    pixels = source.read(list(bands), out_shape=(len(bands), *shape)).transpose(1, 2, 0)
-    return as_picture(np.ascontiguousarray(pixels)), scale

@@ -5,9 +5,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
-from mtp.data.bands import Raster, Stretch, read_window
+from mtp.data.bands import Raster, Stretch, as_picture, read_window
+from mtp.data.decoding import check_unturned
 from mtp.files import UnusableFileError
 from mtp.prediction.inputs import Loader
 from mtp.prediction.places import Place
@@ -112,6 +114,18 @@ class Scene:
             np.where(raster.missing, fill.astype(raster.pixels.dtype), raster.pixels), None
         )
 
+    def picture(self, largest: int) -> tuple[np.ndarray, float]:
+        """Return a picture, uint8 RGB, and its pixels on the side of one of the file's.
+
+        Args:
+            largest: longer side in pixels.
+        """
+        scale = min(1.0, largest / max(self.full))
+        shape = tuple(max(1, round(side * scale)) for side in self.full)
+        bands = self.bands if len(self.bands) in (1, 3) else self.bands[:3]
+        pixels = self.dates[-1].read(list(bands), out_shape=(len(bands), *shape))
+        return as_picture(np.ascontiguousarray(pixels.transpose(1, 2, 0))), scale
+
     def _open(self, path: Path) -> Any:
         rasterio = _rasterio(path)
         if not path.is_file():
@@ -120,6 +134,8 @@ class Scene:
             source = self._stack.enter_context(rasterio.open(path.resolve()))
         except rasterio.errors.RasterioError as error:
             raise UnusableFileError(f'{path} is no readable image: {error}') from error
+        if source.driver != 'GTiff':
+            check_unturned(path)
         if rasterio.enums.ColorInterp.palette in source.colorinterp:
             raise UnusableFileError(
                 f'{path} holds indices of a palette: convert it (gdal_translate -expand rgb)'
@@ -244,6 +260,58 @@ class Scene:
             if raster.missing is not None:
                 return Raster(pixels, np.repeat(raster.missing, self.loader.channels, 2))
         return Raster(pixels, raster.missing)
+
+
+class PlainScene:
+    """Image in memory, for want of rasterio, with what :class:`Scene` has; without a place.
+
+    Args:
+        paths: file of the image, or those of both dates.
+        loader: loading of the model's images.
+    """
+
+    scale = 1.0
+    place: Place | None = None
+    bands: tuple[int, ...] = ()
+
+    def __init__(self, paths: Sequence[Path], loader: Loader) -> None:
+        self.loader, self.path, self.files = loader, paths[0], list(paths)
+        image: Any = str(paths[0]) if len(paths) == 1 else tuple(map(str, paths))
+        self.record = loader.load(image)
+        self.size = self.full = tuple(self.record['img'].shape[:2])
+        self.notes = [
+            f'{self.path} is read as an image without a place on the map, since rasterio is not '
+            'installed: pip install mtp[geo]'
+        ]
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""
+
+    def read(self, top: int, left: int, height: int, width: int) -> dict[str, Any] | None:
+        """Return the record of a window; None if it has no data."""
+        part = np.s_[top : top + height, left : left + width]
+        record = self.record | dict(img=np.ascontiguousarray(self.record['img'][part]))
+        record['img_shape'] = record['ori_shape'] = record['img'].shape[:2]
+        if 'no_data' in record:
+            record['no_data'] = record['no_data'][part]
+            if record['no_data'].all():
+                return None
+        return record
+
+    def picture(self, largest: int) -> tuple[np.ndarray, float]:
+        """Return a picture, as :meth:`Scene.picture` does."""
+        picture = self.loader.picture(self.record)
+        scale = min(1.0, largest / max(self.full))
+        return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), scale
+
+
+def has_rasterio() -> bool:
+    """Return whether rasterio is installed."""
+    try:
+        import rasterio  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def place_of(source: Any) -> Place | None:
