@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mtp.prediction.tiles import Tiles, weights
+from mtp.prediction.tile_grid import Tiles, weights
 
 
 class Blend:

@@ -5,7 +5,7 @@ import shapely
 import torch
 
 from mtp.evaluation.tiles import unsuppressed
-from mtp.prediction.tiles import Tiles
+from mtp.prediction.tile_grid import Tiles
 
 MAX_IOS = 0.5  # overlap over the smaller box above which the one of lower score is dropped
 

@@ -19,7 +19,7 @@ from mtp.prediction.merging import corners_of, merge, responsible
 from mtp.prediction.model import BACKGROUND, ImageModel, Keep
 from mtp.prediction.results import Detections
 from mtp.prediction.scenes import PlainScene, Scene
-from mtp.prediction.tiles import Tiles
+from mtp.prediction.tile_grid import Tiles
 from mtp.sample_fields import IGNORED
 
 SIDE = 512  # of a tile in pixels, where the model's is unknown

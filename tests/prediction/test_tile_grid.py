@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import uniform_filter
 
 from mtp.prediction.blending import Blend
-from mtp.prediction.tiles import Tiles
+from mtp.prediction.tile_grid import Tiles
 
 REACH = 4  # pixels on each side that an output depends on
 
