@@ -21,6 +21,13 @@ def test_a_wheel_holds_every_package_and_config():
         '.'.join(path.parent.relative_to(REPO).parts) for path in (REPO / 'mtp').rglob('*.py')
     }
     assert sorted(said['packages']) == sorted({*packages, 'mtp.configs'})
+    others = {path for path in (REPO / 'mtp').rglob('*.*') if path.suffix not in ('.py', '.pyc')}
+    assert others == {
+        path
+        for package in packages
+        for pattern in said['package-data'].get(package, ())
+        for path in REPO.joinpath(*package.split('.')).glob(pattern)
+    }
     folder = REPO / said['package-dir']['mtp.configs']
     packed = {
         path for pattern in said['package-data']['mtp.configs'] for path in folder.glob(pattern)

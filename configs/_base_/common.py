@@ -1,7 +1,7 @@
 """Logging, checkpoints and seeds of every run, whatever it trains."""
 
 from mmengine.hooks import DistSamplerSeedHook, LoggerHook, ParamSchedulerHook
-from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
+from mmengine.visualization import LocalVisBackend, Visualizer
 
 from mtp.engine import (
     BadUpdatesHook,
@@ -18,6 +18,7 @@ from mtp.engine import (
     TimeLimitHook,
     VerifiedCheckpointHook,
 )
+from mtp.visualization.backends import TensorBoardBackend
 
 default_hooks = dict(
     runtime_info=dict(type=DeferredLogHook),
@@ -40,8 +41,10 @@ default_hooks = dict(
 )
 
 visualizer = dict(
-    type=Visualizer, vis_backends=[dict(type=LocalVisBackend), dict(type=TensorboardVisBackend)]
+    type=Visualizer, vis_backends=[dict(type=LocalVisBackend), dict(type=TensorBoardBackend)]
 )
+# 'wandb' or 'mlflow': training goes there too; see docs/reports.md.
+tracker = None
 
 env_cfg = dict(
     cudnn_benchmark=True,

@@ -18,7 +18,7 @@ from mtp.engine.runner import Runner
 from mtp.spelling import suggest
 
 # What mtp and mmengine read at the top level beside the runner's arguments.
-READ = ('custom_imports', 'images_per_gpu', 'total_batch_size', 'auto_scale_lr')
+READ = ('custom_imports', 'images_per_gpu', 'total_batch_size', 'auto_scale_lr', 'tracker')
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # What mmengine takes out of a loader's dict.
 OF_LOADERS = (*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch')

@@ -25,7 +25,9 @@ class Command:
 
 COMMANDS = {
     'train': Command('mtp.cli.train', 'train a model'),
+    'predict': Command('mtp.cli.predict', 'predict on images, and on scenes of any size'),
     'test': Command('mtp.cli.test', 'evaluate a model'),
+    'report': Command('mtp.cli.report', 'make a page of a training run'),
     'data': Command('mtp.cli.data', 'prepare, check and look at data'),
     'weights': Command('mtp.cli.weights', 'list, download and check released weights'),
     'export': Command('mtp.cli.export_checkpoint', 'write a checkpoint for other projects'),

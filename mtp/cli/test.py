@@ -1,6 +1,6 @@
 """Evaluate a model: ``mtp test CONFIG work_dirs/<name>/iter_80000.pth``.
 
-Prints the metrics and writes them to ``<work dir>/metrics.json``.
+Prints the metrics and writes them to ``<work dir>/metrics.json``, and with ``--report`` to a page.
 """
 
 import argparse
@@ -31,12 +31,23 @@ def parse_args(
         help='folder for pictures of predictions beside the ground truth',
     )
     parser.add_argument(
+        '--report',
+        metavar='DIR',
+        help='folder for report.html: one page with the metrics, confusion, curves, calibration, '
+        'and the best and worst images',
+    )
+    parser.add_argument(
         '--submission',
         metavar='DIR',
         help="where a benchmark's server keeps the labels: folder for the predictions, "
         'in the format of the server',
     )
-    return parse_run_arguments(parser, arguments)
+    args = parse_run_arguments(parser, arguments)
+    if args.report and args.submission:
+        parser.error('--report compares with labels, which the server of --submission keeps')
+    if args.report and args.launcher != 'none':
+        parser.error('--report counts in one process: leave out --launcher')
+    return args
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -68,6 +79,11 @@ def evaluate(args: argparse.Namespace) -> None:
         if 'visualization' not in cfg.default_hooks:
             raise ValueError('--show-dir: the hooks of this config draw nothing; leave it out')
         override(cfg, {'default_hooks.visualization.out_dir': args.show_dir})
+    if args.report:
+        cfg.custom_hooks = [
+            *cfg.get('custom_hooks', []),
+            dict(type='mtp.engine.ReportHook', out_dir=args.report),
+        ]
     runner = launch.build_runner(cfg)
     model = runner.bare_model
     if cfg.load_from is None:

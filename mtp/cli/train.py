@@ -156,6 +156,7 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
     from mtp.cli.processes import leave_processes, number_of_processes
     from mtp.cli.resume import go_on_under_old_name, start
     from mtp.cli.schedule import follow_length
+    from mtp.cli.trackers import add_tracker
     from mtp.engine.batch_size import share_batch
     from mtp.engine.devices import require_usable_gpu
     from mtp.engine.shards import check_checkpoint
@@ -173,6 +174,7 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
     if args.deterministic:
         cfg.randomness = dict(cfg.get('randomness', {}), deterministic=True)
     check_deterministic(cfg)
+    add_tracker(cfg)
     if args.profile:
         begin, end = args.profile
         cfg.custom_hooks = [

@@ -312,6 +312,39 @@ def _read(source: Any, bands: Sequence[int], nodata: float | None, **options: An
     return Raster(moved, missing.transpose(1, 2, 0) if missing.any() else None)
 
 
+def read_window(
+    source: Any,
+    bands: Sequence[int],
+    nodata: float | None,
+    window: Sequence[float],
+    shape: tuple[int, int] | None,
+) -> Raster:
+    """Read a window of an open file of rasterio.
+
+    Args:
+        source: the file.
+        bands: indices of the bands, from 1 on.
+        nodata: value of pixels without data; None for that of the file, if it has one.
+        window: left, top, width and height in pixels of the file, which need not be whole.
+        shape: height and width to resample it to, bilinearly, or by the mean where it becomes
+            smaller; None to leave it.
+    """
+    from rasterio.enums import Resampling
+    from rasterio.windows import Window
+
+    if shape is None:
+        return _read(source, bands, nodata, window=Window(*map(int, window)))
+    smaller = window[2] > shape[1]
+    return _read(
+        source,
+        bands,
+        nodata,
+        window=Window(*window),
+        out_shape=(len(bands), *shape),
+        resampling=Resampling.average if smaller else Resampling.bilinear,
+    )
+
+
 def _of_one_band(options: dict[str, Any]) -> dict[str, Any]:
     return {key: v[1:] if key == 'out_shape' else v for key, v in options.items()}
 

@@ -64,7 +64,17 @@ class LoadBands(BaseTransform):
         path = results['img_path']
         labelled = 'height' in results and 'width' in results
         size = (results['height'], results['width']) if labelled else None
-        raster = self._fitting(read_bands(path, self.bands, self.nodata, size), path)
+        return self.add(results, read_bands(path, self.bands, self.nodata, size), path)
+
+    def add(self, results: dict, raster: Raster, path: str) -> dict:
+        """Add ``img``, ``img_shape`` and ``ori_shape`` of bands that are in memory.
+
+        Args:
+            results: record of the image; changed in place.
+            raster: values of the bands as stored.
+            path: path or name of the image, for messages and a stretch by percentiles.
+        """
+        raster = self._fitting(raster, path)
         image = self._filled(raster, path)
         results['img'] = image[..., ::-1] if len(self.bands) == RGB else image
         results['img'] = np.ascontiguousarray(results['img'])

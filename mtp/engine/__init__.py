@@ -17,6 +17,7 @@ from mtp.engine.hooks.replaced_samples import ReplacedSamplesError, ReplacedSamp
 from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
 from mtp.engine.hooks.time_limits import TimeLimitHook
+from mtp.engine.hooks.write_report import ReportHook
 from mtp.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mtp.engine.loops import AccumulatingEpochLoop, AccumulatingIterLoop
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
@@ -46,6 +47,7 @@ __all__ = [
     'ReplicatedModel',
     'ReplacedSamplesError',
     'ReplacedSamplesHook',
+    'ReportHook',
     'Runner',
     'SeedIterationHook',
     'ShardedModel',

@@ -42,7 +42,7 @@ def of_training(cfg: Config, dataset: Any, fingerprints: bool) -> dict[str, Any]
     told = dict(classes=classes(dataset), image_size=image_size(cfg), sources=sources(cfg), data=[])
     if fingerprints:
         try:
-            told['data'] = [_fingerprint(part) for part in _parts(dataset)]
+            told['data'] = [_fingerprint(part) for part in parts(dataset)]
         except Exception as error:  # of a data set of a kind that nobody has thought of
             fall_back('a fingerprint of the data', 'provenance leaves it out', error)
     return told
@@ -73,7 +73,7 @@ def append_start(work_dir: str | Path, training: Mapping[str, Any], **about: Any
         **training,
     )
     try:
-        write_json(path, [*_read(path), entry])
+        write_json(path, [*read_starts(path), entry])
     except OSError as error:
         fall_back(f'writing {path}', 'this start is left out of it', error)
 
@@ -91,7 +91,7 @@ def image_size(cfg: Config) -> Any:
 def sources(cfg: Config) -> list[str]:
     """Return the last part of each folder of training data in a config, and what it reads there."""
     found = set()
-    for part in _parts((cfg.get('train_dataloader') or {}).get('dataset')):
+    for part in parts((cfg.get('train_dataloader') or {}).get('dataset')):
         if root := getattr(part, 'data_root', None):
             read = next(filter(None, (getattr(part, key, None) for key in _READ)), '')
             found.add(f'{Path(root).name} {read}'.strip())
@@ -185,7 +185,7 @@ def _other_data(saved: Any, now: Sequence[Mapping[str, Any]], path: str) -> list
     ]
 
 
-def _parts(dataset: Any) -> Iterator[Any]:
+def parts(dataset: Any) -> Iterator[Any]:
     """Yield the data sets, or their configs, that a data set or its config is made of."""
     inner = getattr(dataset, 'datasets', None)
     if inner is None and getattr(dataset, 'dataset', None) is not None:
@@ -194,7 +194,7 @@ def _parts(dataset: Any) -> Iterator[Any]:
         yield dataset
         return
     for part in inner:
-        yield from _parts(part)
+        yield from parts(part)
 
 
 def _fingerprint(dataset: Any) -> dict[str, Any]:
@@ -276,8 +276,8 @@ def _hardware() -> dict[str, Any]:
     )
 
 
-def _read(path: Path) -> list:
-    """Return the starts before this one; none where the file is missing or damaged."""
+def read_starts(path: Path) -> list[dict[str, Any]]:
+    """Return the starts in a ``provenance.json``; none where the file is missing or damaged."""
     try:
         starts = json.loads(path.read_text())
     except (OSError, ValueError):

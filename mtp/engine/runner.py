@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from mtp import fallback
 from mtp.data.sample_seeds import SeededSampler, seed_samples
-from mtp.engine import provenance, start_summary
+from mtp.engine import provenance, self_description, start_summary
 from mtp.engine.checkpoint_writer import CheckpointWriter, to_host, write_file
 from mtp.engine.console_log import SHOWN, ConsoleFilter, tidy_console
 from mtp.engine.finite import not_finite_buffers
@@ -50,6 +50,7 @@ class Runner(MMEngineRunner):
     _group: ProcessGroup | None = None
     _in_background = False
     _training: dict[str, Any] | None = None  # what checkpoints tell of it
+    _description: str | None = None  # and of its model
     _began: dict[str, bool] | None = None  # buffers that were not finite when it began
     console: ConsoleFilter  # set by build_logger
 
@@ -149,6 +150,9 @@ class Runner(MMEngineRunner):
         if trains:
             dataset = self.train_dataloader.dataset
             self._training = provenance.of_training(self.cfg, dataset, is_main_process())
+            self._description = self_description.describe(
+                self.cfg, self.bare_model, dataset, self._training['data']
+            )
         super().load_or_resume()
         if trains:
             self._began = not_finite_buffers(self.bare_model)
@@ -229,6 +233,8 @@ class Runner(MMEngineRunner):
             meta['dataset_meta'] = self.train_dataloader.dataset.metainfo
         if self._training is not None:
             meta['provenance'] = self._training
+        if self._description is not None:
+            meta[self_description.KEY] = self._description
         checkpoint: dict[str, Any] = {
             'meta': meta,
             'state_dict': self.bare_model.state_dict(),

@@ -53,12 +53,12 @@ def merge_tiles(tiles: dict[str, Detections]) -> dict[str, Detections]:
     merged = {}
     for image, parts in of_image.items():
         boxes, scores, labels = (torch.cat(column) for column in zip(*parts))
-        keep = _unsuppressed(boxes, scores, labels)
+        keep = unsuppressed(boxes, scores, labels)
         merged[image] = boxes[keep], scores[keep], labels[keep]
     return merged
 
 
-def _unsuppressed(boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+def unsuppressed(boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
     """Return the indices of the boxes that are kept, by falling score."""
     if boxes.shape[1] == 5:
         return nms_rotated(boxes, scores, ROTATED_IOU, labels)

@@ -6,8 +6,10 @@ from mmengine import dist
 from torch import Tensor, nn
 
 from mtp.ops import grouped_batch_norm
+from mtp.registry import MODELS
 
 
+@MODELS.register_module()
 class PerDatasetBatchNorm(nn.BatchNorm2d):
     """Batch normalisation, over all processes, of a batch that may hold several data sets.
 

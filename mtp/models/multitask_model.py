@@ -138,7 +138,11 @@ class MultiTaskPretrainer(BaseModel):
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: SampleList) -> SampleList:
         """Add each task's predictions to the samples, in pixels of the original images."""
-        features = self.backbone(inputs)
+        return self.predict_features(self.backbone(inputs), data_samples)
+
+    @torch.no_grad()
+    def predict_features(self, features: list[Tensor], data_samples: SampleList) -> SampleList:
+        """Do as :meth:`predict` from the backbone's feature maps, which serve all data sets."""
         for task, features_t, batch in self._task_batches(features, data_samples):
             self.tasks[task].predict(features_t, batch)
         return data_samples

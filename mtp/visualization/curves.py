@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 Series = dict[int, float]  # iteration -> value
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')  # Okabe and Ito
 INK = '#333333'
+OF_VALIDATION = ('time', 'data_time')  # logged of a validation too, under the same names
 
 
 def plot_curves(work_dir: str | Path, out: str | Path) -> Path:
@@ -63,6 +64,14 @@ def read_scalars(work_dir: str | Path) -> dict[str, Series]:
         FileNotFoundError: the directory has no log.
         ValueError: a log is unreadable or has no losses.
     """
+    return scalars_of(read_records(work_dir))
+
+
+def read_records(work_dir: str | Path) -> list[dict]:
+    """Read the lines of the logs in ``work_dir``, as :func:`read_scalars` does.
+
+    Those of validations have no ``iter``; their ``step`` may be an epoch.
+    """
     # in the order of their start times
     paths = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
     if not paths:
@@ -76,16 +85,24 @@ def read_scalars(work_dir: str | Path) -> dict[str, Series]:
         if of_run:
             start = min(record['step'] for record in of_run)
             records = [record for record in records if record['step'] < start] + of_run
-    scalars: dict[str, Series] = {}
-    for record in records:
-        for key, value in record.items():
-            # null: it was not finite
-            scalars.setdefault(key, {})[record['step']] = math.nan if value is None else value
-    if 'loss' not in scalars:
+    if not any('loss' in record for record in records):
         raise ValueError(
             f'{paths[-1]} holds no losses yet: is {work_dir} the work directory of a '
             'training run, and has it run for as long as its log interval?'
         )
+    return records
+
+
+def scalars_of(records: Iterable[dict]) -> dict[str, Series]:
+    """Return the scalars of the lines of a log."""
+    scalars: dict[str, Series] = {}
+    for record in records:
+        for key, value in record.items():
+            # the times of a validation are not those of training
+            if 'iter' not in record and key in OF_VALIDATION:
+                continue
+            # null: it was not finite
+            scalars.setdefault(key, {})[record['step']] = math.nan if value is None else value
     return scalars
 
 

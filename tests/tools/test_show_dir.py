@@ -1,4 +1,4 @@
-"""``tools/test.py --show-dir``: predictions beside the truth, for finetuned models."""
+"""``mtp test --show-dir`` and ``--report``: predictions beside the truth, for finetuned models."""
 
 import cv2
 import numpy as np
@@ -11,6 +11,8 @@ from mmpretrain.structures import DataSample
 from mmrotate.structures import RotatedBoxes
 from mmseg.structures import SegDataSample
 
+from mtp.files import read_figures
+from mtp.visualization.report_page import figure
 from mtp.visualization.samples import draw_result
 from mtp.visualization.visualizer import CAPTION, MARGIN
 from tests.conftest import REPO
@@ -66,8 +68,12 @@ def test_pairs_from_the_command_line(monkeypatch, tmp_path):
     run('silent')
     assert len([*tmp_path.rglob('p.png')]) == 3, 'A, B and label'
     out = tmp_path / 'out'
-    run('shown', '--show-dir', str(out))
+    run('shown', '--show-dir', str(out), '--report', str(tmp_path / 'report'))
     assert sorted(path.name for path in out.iterdir()) == ['p.png', 'q.png']
+    page = (tmp_path / 'report' / 'report.html').read_text()
+    for value in read_figures(tmp_path / 'shown' / 'metrics.json').values():
+        assert f'<td>{figure(value)}</td>' in page
+    assert all(text in page for text in ('q.png</b>', 'Calibration', 'first date of p.png'))
     picture = cv2.imread(str(out / 'p.png'))
     first, second, truth, prediction = tiles(picture, 4)
     assert (first == colours['A']).all() and (second == colours['B']).all()

@@ -15,6 +15,7 @@ from mtp.engine.hooks.replaced_samples import ReplacedSamplesError, ReplacedSamp
 from mtp.engine.hooks.seed_iteration import SeedIterationHook
 from mtp.engine.hooks.throughput import ThroughputHook, TraceHook
 from mtp.engine.hooks.time_limits import TimeLimitHook
+from mtp.engine.hooks.write_report import ReportHook
 
 __all__ = [
     'BadUpdatesError',
@@ -30,6 +31,7 @@ __all__ = [
     'RehearsalHook',
     'ReplacedSamplesError',
     'ReplacedSamplesHook',
+    'ReportHook',
     'SeedIterationHook',
     'TaskLossLogProcessor',
     'ThroughputHook',

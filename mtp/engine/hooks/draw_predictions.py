@@ -5,23 +5,30 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
+from mmengine.visualization import BaseVisBackend, LocalVisBackend
 from mmpretrain.structures import DataSample
 
 from mtp.data import LoadImage
 from mtp.data.bands import read_picture
 from mtp.evaluation.tables import SHOWN_SCORE
+from mtp.fallback import fall_back
 from mtp.files import whole
 from mtp.registry import HOOKS
 from mtp.visualization.choice import choose_images
 from mtp.visualization.samples import draw_result
 
+VALIDATED = 4  # images of each data set that are shown of a validation
+
 
 @HOOKS.register_module()
 class DrawPredictionsHook(Hook):
     """Hook that writes ``<out_dir>/<image's stem>.png`` for tested images of any task.
+
+    Of a validation, pictures of a few images, always the same, go to TensorBoard and to trackers.
 
     Each picture shows the predictions beside the ground truth, if the test split has one
     (:func:`mtp.visualization.samples.draw_result`). With several data sets, the file name begins
@@ -48,12 +55,41 @@ class DrawPredictionsHook(Hook):
         self.max_images = max_images
         self.score_thr = score_thr
         self.bands = bands
+        self._validated: set[str] | None = None
 
     def before_test(self, runner: Runner) -> None:
         """Choose the images to draw."""
         self.chosen: set[str] | None = None
         if self.out_dir is not None and self.max_images is not None:
             self.chosen = choose_images(runner.test_dataloader.dataset, self.max_images)
+
+    def before_val(self, runner: Runner) -> None:
+        """Choose the images whose pictures are shown, once."""
+        if self._validated is not None:
+            return
+        dataset = runner.val_dataloader.dataset
+        parts = getattr(dataset, 'datasets', None) or [dataset]
+        tells_paths = all(hasattr(part, 'get_data_info') for part in parts)
+        shown = is_main_process() and tells_paths and bool(_picture_backends(runner))
+        self._validated = choose_images(dataset, VALIDATED) if shown else set()
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence[BaseDataElement] = (),
+    ) -> None:
+        """Show the chosen images of the batch."""
+        chosen = self._validated or set()
+        for sample in outputs if chosen else ():
+            if sample.get('img_path') in chosen:
+                try:
+                    name, picture = self._draw(sample, runner.val_dataloader.dataset.metainfo)
+                    for backend in _picture_backends(runner):
+                        backend.add_image(f'validation/{name}', picture, runner.iter)
+                except Exception as error:  # a picture must not end a training
+                    fall_back('pictures of a validation', 'they are left out', error)
 
     def after_test_iter(
         self,
@@ -68,16 +104,24 @@ class DrawPredictionsHook(Hook):
         for sample in outputs:
             if self.chosen is not None and sample.img_path not in self.chosen:
                 continue
-            path = Path(sample.img_path)
-            is_scene = isinstance(sample, DataSample)
-            prefix = path.parent.name if is_scene else sample.get('dataset', '')
-            paths = [sample.get(key) for key in ('img_path', 'img_path2') if key in sample]
-            images = [_read(image, self.bands) for image in paths]
-            picture = draw_result(
-                images, sample.cpu(), runner.test_dataloader.dataset.metainfo, self.score_thr
-            )
-            name = f'{prefix}_{path.stem}.png' if prefix else f'{path.stem}.png'
+            name, picture = self._draw(sample, runner.test_dataloader.dataset.metainfo)
             _write(self.out_dir / name, picture)
+
+    def _draw(self, sample: BaseDataElement, meta: dict) -> tuple[str, np.ndarray]:
+        """Return the name of a sample's picture, and the picture, uint8 RGB."""
+        path = Path(sample.img_path)
+        is_scene = isinstance(sample, DataSample)
+        prefix = path.parent.name if is_scene else sample.get('dataset', '')
+        paths = [sample.get(key) for key in ('img_path', 'img_path2') if key in sample]
+        images = [read_shown(image, self.bands) for image in paths]
+        picture = draw_result(images, sample.cpu(), meta, self.score_thr)
+        return f'{prefix}_{path.stem}.png' if prefix else f'{path.stem}.png', picture
+
+
+def _picture_backends(runner: Runner) -> list[BaseVisBackend]:
+    """Return the backends that show pictures; that of files would keep every one on the disk."""
+    backends = runner.visualizer._vis_backends.values()
+    return [backend for backend in backends if not isinstance(backend, LocalVisBackend)]
 
 
 def _write(path: Path, picture: np.ndarray) -> None:
@@ -86,8 +130,13 @@ def _write(path: Path, picture: np.ndarray) -> None:
         unfinished.write_bytes(encoded.data)
 
 
-def _read(path: str, bands: Sequence[int] | None) -> np.ndarray:
-    """Return an image as uint8 RGB ``(H, W, 3)``, read as in training."""
+def read_shown(path: str, bands: Sequence[int] | None) -> np.ndarray:
+    """Return an image as it is shown, uint8 RGB ``(H, W, 3)``, read as in training.
+
+    Args:
+        path: path of the image.
+        bands: argument of :class:`DrawPredictionsHook`.
+    """
     if bands is not None:
         return read_picture(path, bands)
     return np.ascontiguousarray(LoadImage().transform(dict(img_path=path))['img'][..., ::-1])

@@ -93,7 +93,10 @@ class SemanticTask(Task):
         }
 
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:
-        """Add ``pred_sem_seg``, int64 ``(1, H, W)`` of the original image, 0 = background."""
+        """Add ``pred_sem_seg``, int64 ``(1, H, W)`` of the original image, 0 = background.
+
+        ``seg_logits`` has what it is the maximum of, ``(K + 1, H, W)``.
+        """
         feats = self.decode_head._forward_feature(features)
         for feat, sample in zip(feats, batch.samples):
             logits = self.classifiers[sample.dataset](feat[None])
@@ -104,4 +107,5 @@ class SemanticTask(Task):
             logits = F.interpolate(
                 logits[:, :, :height, :width], size=sample.ori_shape[:2], mode='bilinear'
             )
+            sample.seg_logits = PixelData(data=logits[0])
             sample.pred_sem_seg = PixelData(sem_seg=logits.argmax(1))

@@ -1,0 +1,84 @@
+"""Detections of overlapping tiles, merged to those of a scene."""
+
+import numpy as np
+import shapely
+import torch
+
+from mtp.evaluation.tiles import unsuppressed
+from mtp.prediction.tile_grid import Tiles
+
+MAX_IOS = 0.5  # overlap over the smaller box above which the one of lower score is dropped
+
+
+def responsible(tiles: Tiles, top: int, left: int, centres: np.ndarray) -> np.ndarray:
+    """Return which objects a tile answers for, bool ``(N,)``.
+
+    The neighbour sees those beyond the middle of the overlap more fully. A quarter of the overlap
+    is allowed, since the same object is found a little apart in two tiles; then it is there twice,
+    and merged.
+
+    Args:
+        tiles: tiles of the scene.
+        top: upper edge of the tile, pixels.
+        left: left edge of the tile, pixels.
+        centres: centres of the objects in the scene, ``(N, 2)``, x and y in pixels.
+    """
+    first_y, first_x, last_y, last_x = tiles.owned(top, left)
+    slack = tiles.overlap / 4
+    x, y = centres.T
+    return (
+        (x >= first_x - slack)
+        & (x < last_x + slack)
+        & (y >= first_y - slack)
+        & (y < last_y + slack)
+    )
+
+
+def merge(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, rule: str) -> np.ndarray:
+    """Return the indices of the objects that are kept, by falling score.
+
+    Args:
+        boxes: boxes ``(N, 4)``, xyxy, or rotated ones ``(N, 5)``, pixels.
+        scores: their scores ``(N,)``.
+        labels: their classes ``(N,)``; objects of two classes do not suppress each other.
+        rule: ``'iou'``: overlap over union, as the heads suppress; or ``'ios'``: overlap over the
+            smaller box, which also drops parts of objects that a tile has cut.
+    """
+    if rule == 'iou':
+        tensors = (torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(labels))
+        return unsuppressed(*tensors).numpy()
+    order = np.argsort(-scores, kind='stable')
+    shapes = polygons(boxes)[order]
+    areas, classes = shapely.area(shapes), labels[order]
+    worse, better = shapely.STRtree(shapes).query(shapes, predicate='intersects')
+    wanted = (better < worse) & (classes[better] == classes[worse])
+    better, worse = better[wanted], worse[wanted]
+    shared = shapely.area(shapely.intersection(shapes[better], shapes[worse]))
+    high = shared > MAX_IOS * np.minimum(areas[better], areas[worse])
+    pairs = sorted(zip(worse[high].tolist(), better[high].tolist()))
+    kept = np.ones(len(order), bool)
+    for lower, upper in pairs:  # by falling score: a dropped box drops no other
+        kept[lower] &= not kept[upper]
+    return order[kept]
+
+
+def polygons(boxes: np.ndarray) -> np.ndarray:
+    """Return boxes ``(N, 4)`` or ``(N, 5)`` as shapely's polygons ``(N,)``."""
+    return shapely.polygons(corners_of(boxes.astype(float)))
+
+
+def corners_of(boxes: np.ndarray) -> np.ndarray:
+    """Return the corners of boxes in turn, ``(N, 4, 2)``, x and y in pixels.
+
+    Args:
+        boxes: boxes ``(N, 4)``, xyxy, or rotated ones ``(N, 5)``, whose first side is along w.
+    """
+    if boxes.shape[1] == 4:
+        x1, y1, x2, y2 = boxes.T
+        return np.stack([x1, y1, x2, y1, x2, y2, x1, y2], 1).reshape(-1, 4, 2)
+    cx, cy, w, h, angle = boxes.T
+    cos, sin = np.cos(angle) / 2, np.sin(angle) / 2
+    along, across = np.stack([w * cos, w * sin], 1), np.stack([-h * sin, h * cos], 1)
+    centre = np.stack([cx, cy], 1)
+    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    return np.stack([centre + a * along + b * across for a, b in signs], 1)

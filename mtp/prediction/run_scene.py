@@ -1,0 +1,427 @@
+"""Prediction of a scene, row of tiles by row of tiles; an interrupted one goes on."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+import torch
+
+from mtp.files import UnusableFileError, whole, write_json
+from mtp.prediction.blending import Blend
+from mtp.prediction.merging import corners_of, merge, responsible
+from mtp.prediction.model import BACKGROUND, ImageModel, Keep
+from mtp.prediction.results import Detections
+from mtp.prediction.scenes import PlainScene, Scene
+from mtp.prediction.tile_grid import Tiles
+from mtp.sample_fields import IGNORED
+
+SIDE = 512  # of a tile in pixels, where the model's is unknown
+WHOLE = 1.5  # sides of a tile up to which an image without a place is predicted as it is
+OVERLAP = 0.25  # of neighbouring tiles, share of a side
+STATE = 'state.json'
+MAPS = ('segmentation', 'change_detection', 'semantic')  # tasks that label pixels
+Key = tuple[str, str]  # data set and task
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """How a scene is predicted.
+
+    Attributes:
+        score: smallest score of objects, 0..1.
+        classes: names of the classes of objects to keep; None for all.
+        max_objects: largest number of objects of a tile.
+        dataset: data sets of a multi-task model; None for all.
+        batch_size: number of tiles at once.
+        tile: side of a tile in pixels of the model; None for the model's own.
+        overlap: overlap of neighbouring tiles in pixels; None for a quarter of a tile.
+        merge: rule by which objects of several tiles are merged, ``'iou'`` or ``'ios'``.
+        blend: rule by which maps are blended, ``'cosine'`` or ``'centre'``.
+    """
+
+    score: float = 0.3
+    classes: tuple[str, ...] | None = None
+    max_objects: int | None = None
+    dataset: tuple[str, ...] | None = None
+    batch_size: int = 8
+    tile: int | None = None
+    overlap: int | None = None
+    merge: str = 'iou'
+    blend: str = 'cosine'
+
+
+class SceneRun:
+    """Prediction of one scene.
+
+    Args:
+        model: the model.
+        scene: the scene, open.
+        options: how it is predicted.
+        work: folder for finished rows, from which an interrupted run goes on.
+        area: polygons in pixels of the model outside of which nothing is computed; None for all.
+
+    Raises:
+        UnusableFileError: ``work`` holds the rows of another prediction.
+    """
+
+    def __init__(
+        self,
+        model: ImageModel,
+        scene: Scene | PlainScene,
+        options: SceneOptions,
+        work: Path,
+        area: shapely.Geometry | None = None,
+    ) -> None:
+        self.model, self.scene, self.options, self.work = model, scene, options, work
+        self.area = area
+        self.keep = Keep(
+            model, options.score, options.classes, options.max_objects, options.dataset
+        )
+        side = options.tile or self._side()
+        if model.task == 'classification':
+            overlap = 0 if options.overlap is None else options.overlap
+        else:
+            overlap = round(side * OVERLAP) if options.overlap is None else options.overlap
+        if not 0 <= overlap < side:
+            raise UnusableFileError(
+                f'--overlap {overlap}: give 0 to below the side of a tile, {side}'
+            )
+        self.tiles = Tiles(scene.size, side, overlap)
+        self.blends: dict[Key, Blend] = {}
+        self._claim()
+
+    def _side(self) -> int:
+        """Return the side of a tile: the model's own; of a small image without a place, its own."""
+        side, longest = self.model.side or SIDE, max(self.scene.size)
+        if self.scene.place is not None:
+            return side
+        whole_image = self.model.task == 'classification' or longest <= WHOLE * side
+        return max(side, longest) if whole_image else side
+
+    @property
+    def number(self) -> int:
+        """Number of tiles."""
+        return len(self.tiles.tops) * len(self.tiles.lefts)
+
+    def run(self, progress: Progress = lambda done, total: None) -> None:
+        """Predict all rows that are not finished yet.
+
+        Args:
+            progress: called with the numbers of finished tiles and of all.
+        """
+        first = self._finished()
+        columns = len(self.tiles.lefts)
+        progress(first * columns, self.number)
+        rows = range(self._begin(first), len(self.tiles.tops))
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            batches = _ahead(reader, self._batches(rows))
+            writing: Future | None = None
+            for row, of_row in itertools.groupby(batches, key=lambda batch: batch[0]):
+                content: dict[str, Any] = {}
+                self._start(row)
+                for _, places, records in of_row:
+                    self._predict(places, records, content)
+                    progress(row * columns + 1 + self.tiles.lefts.index(places[-1][1]), self.number)
+                self._finish(row, content)
+                if row < first:  # it was only to blend with the next
+                    continue
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(self._write, row, content)
+            if writing is not None:
+                writing.result()
+
+    def objects(self, key: Key) -> Detections:
+        """Return the objects of the scene, merged, in pixels of the file."""
+        found = [self._read(row) for row in range(len(self.tiles.tops))]
+        name = _text(key)
+        columns = {
+            part: np.concatenate([each[f'{name}/{part}'] for each in found])
+            for part in ('boxes', 'scores', 'labels', 'tiles')
+        }
+        boxes, scores, labels = columns['boxes'], columns['scores'], columns['labels']
+        kept = merge(boxes, scores, labels, self.options.merge)
+        if self.area is not None:
+            centres = corners_of(boxes[kept]).mean(1)
+            kept = kept[shapely.intersects_xy(self.area, *centres.T)]
+        boxes = boxes[kept].astype(np.float64)
+        boxes[:, :4] *= self.scene.scale
+        kind = self.keep.kind_of(boxes.shape[1])
+        return kind(
+            **self.about(key),
+            boxes=boxes,
+            scores=scores[kept],
+            labels=labels[kept],
+            tiles=columns['tiles'][kept],
+        )
+
+    def map_rows(self, key: Key) -> Iterator[np.ndarray]:
+        """Yield the label map from the top, uint8 ``(rows, W)``, 255 where nothing is judged."""
+        for row in range(len(self.tiles.tops)):
+            yield self._read(row)[_text(key)]
+
+    def scene_classes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the tiles ``(T, 2)``, top and left, and their class scores ``(T, K)``."""
+        found = [self._read(row) for row in range(len(self.tiles.tops))]
+        places, scores = (
+            np.concatenate([each[part] for each in found]) for part in ('places', 'scores')
+        )
+        return places, scores
+
+    def class_rows(self) -> Iterator[np.ndarray]:
+        """Yield the class of each tile at its place, uint8 ``(rows, W)``, from the top."""
+        places, scores = self.scene_classes()
+        tops, width = self.tiles.tops, self.tiles.shape[1]
+        for row, top in enumerate(tops):
+            end = tops[row + 1] if row + 1 < len(tops) else self.tiles.size[0]
+            labels = np.full((end - top, self.tiles.size[1]), IGNORED, np.uint8)
+            for (_, left), of_tile in zip(places[places[:, 0] == top], scores[places[:, 0] == top]):
+                labels[:, left : left + width] = of_tile.argmax()
+            yield labels
+
+    def keys(self) -> list[Key]:
+        """Return the data sets and tasks that are predicted."""
+        if self.model.task != 'pretraining':
+            return [('', self.model.task)]
+        return [
+            (name, task)
+            for name in self.keep.datasets
+            for task in self.model.datasets[name]['tasks']
+        ]
+
+    def about(self, key: Key) -> dict[str, Any]:
+        """Return what the result of a task has in common with others: classes, size, place."""
+        meta = self.model.datasets[key[0] if key[0] else self.keep.datasets[0]]
+        classes, palette = tuple(meta['classes']), tuple(map(tuple, meta.get('palette') or ()))
+        if key[1] == 'semantic':
+            classes, palette = (BACKGROUND, *classes), palette and ((0, 0, 0), *palette)
+        return dict(
+            classes=classes,
+            palette=palette,
+            size=self.scene.full,
+            source=str(self.scene.path),
+            place=self.scene.place,
+        )
+
+    # ---- rows of tiles ----
+
+    def _batches(self, rows: Sequence[int]) -> Iterator[tuple[int, list, list]]:
+        """Yield row, places and records of the tiles of a batch; a batch is of one row."""
+        height, width = self.tiles.shape
+        for row in rows:
+            for places in _parts([*self.tiles.row(row)], self.options.batch_size):
+                records = [
+                    self.scene.read(top, left, height, width) if self._wanted(top, left) else None
+                    for top, left in places
+                ]
+                yield row, places, records
+
+    def _wanted(self, top: int, left: int) -> bool:
+        if self.area is None:
+            return True
+        height, width = self.tiles.shape
+        return self.area.intersects(shapely.box(left, top, left + width, top + height))
+
+    def _start(self, row: int) -> None:
+        for blend in self.blends.values():
+            blend.start_row(row)
+
+    def _predict(self, places: list, records: list, content: dict[str, Any]) -> None:
+        """Predict a batch of tiles, and add what is found to the content of the row."""
+        present = [i for i, record in enumerate(records) if record is not None]
+        samples = self.model.samples([records[i] for i in present], self.keep.datasets)
+        for i, found in zip(present, samples):
+            top, left = places[i]
+            for key in self.keys():
+                sample = found[key[0]] if key[0] else next(iter(found.values()))
+                self._add(key, sample, records[i], top, left, content)
+
+    def _add(
+        self, key: Key, sample: Any, record: Mapping, top: int, left: int, content: dict[str, Any]
+    ) -> None:
+        name = _text(key)
+        about = dict(size=self.tiles.shape, source='')
+        if key[1] == 'classification':
+            scores = sample.pred_score.float().cpu().numpy()
+            content.setdefault('scores', []).append(scores)
+            content.setdefault('places', []).append((top, left))
+        elif key[1] in MAPS:
+            logits = sample.seg_logits.data.float().cpu().numpy()
+            if 'no_data' in record:
+                content.setdefault(f'{name}/no_data', []).append((left, record['no_data']))
+            if key not in self.blends:
+                self.blends[key] = blend = Blend(self.tiles, len(logits), self.options.blend)
+                blend.start_row(self.tiles.tops.index(top))
+            self.blends[key].add(left, logits)
+        else:
+            found = self.keep.of_task(sample, key, record, about)
+            assert isinstance(found, Detections)
+            boxes = found.boxes.copy()
+            boxes[:, 0] += left
+            boxes[:, 1] += top
+            if boxes.shape[1] == 4:
+                boxes[:, 2] += left
+                boxes[:, 3] += top
+            centres = corners_of(boxes).mean(1)
+            own = responsible(self.tiles, top, left, centres)
+            for part, values in (
+                ('boxes', boxes),
+                ('scores', found.scores),
+                ('labels', found.labels),
+                ('tiles', np.tile((left, top), (len(boxes), 1))),
+            ):
+                content.setdefault(f'{name}/{part}', []).append(values[own])
+
+    def _finish(self, row: int, content: dict[str, Any]) -> None:
+        """Turn the content of a row into arrays."""
+        for key in self.keys():
+            name = _text(key)
+            if key[1] == 'classification':
+                classes = len(self.model.classes)
+                content['scores'] = _stacked(content.get('scores', []), (classes,), np.float32)
+                content['places'] = _stacked(content.get('places', []), (2,), np.int64)
+            elif key[1] in MAPS:
+                lost = content.pop(f'{name}/no_data', [])
+                content |= self._labels(key, row, lost)
+            else:
+                width = 5 if key[1] in ('rotated', 'rotated_detection') else 4
+                for part, shape, kind in (
+                    ('boxes', (width,), np.float32),
+                    ('scores', (), np.float32),
+                    ('labels', (), np.int64),
+                    ('tiles', (2,), np.int64),
+                ):
+                    parts = content.get(f'{name}/{part}', [])
+                    empty = np.zeros((0, *shape), kind)
+                    content[f'{name}/{part}'] = np.concatenate([empty, *parts])
+
+    def _labels(self, key: Key, row: int, lost: list) -> dict[str, np.ndarray]:
+        tops, width = self.tiles.tops, self.tiles.size[1]
+        last = row == len(tops) - 1
+        end = self.tiles.size[0] if last else tops[row + 1]
+        shape = end - tops[row], width
+        if key not in self.blends:  # no tile so far has data
+            return {_text(key): np.full(shape, IGNORED, np.uint8)}
+        logits = self.blends[key].finish_row()
+        covered = ~np.isnan(logits[0])
+        if len(logits) == 1:
+            labels = (logits[0] > 0).astype(np.uint8)
+        else:
+            labels = logits.argmax(0).astype(np.uint8)
+        labels[~covered] = IGNORED
+        self._mark(labels, row, lost)
+        return {_text(key): labels}
+
+    def _mark(self, labels: np.ndarray, row: int, lost: list) -> None:
+        """Ignore pixels without data, also of the rows that the tiles below finish."""
+        rows, height = labels.shape[0], self.tiles.shape[0]
+        mask = np.zeros((height, self.tiles.size[1]), bool)
+        for left, of_tile in lost:
+            mask[:, left : left + of_tile.shape[1]] |= of_tile
+        labels[mask[:rows]] = IGNORED
+        if self.area is not None:
+            from rasterio import Affine
+            from rasterio.features import geometry_mask
+
+            shift = Affine.translation(0, self.tiles.tops[row])
+            labels[geometry_mask([self.area], labels.shape, shift)] = IGNORED
+
+    # ---- state ----
+
+    def state(self) -> dict[str, Any]:
+        """Return what an interrupted run must have in common with one that goes on."""
+        return dict(
+            checkpoint=file_hash(Path(self.model.source)),
+            scene=[
+                [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+                for path in self.scene.files
+            ],
+            size=list(self.scene.size),
+            bands=list(self.scene.bands),
+            options=json.loads(json.dumps(asdict(self.options))),
+            area=None if self.area is None else shapely.to_wkt(self.area),
+            tiles=[self.tiles.side, self.tiles.overlap, self.tiles.tops, self.tiles.lefts],
+            device=str(self.model.device),
+            threads=torch.get_num_threads(),
+        )
+
+    def _claim(self) -> None:
+        path, state = self.work / STATE, self.state()
+        if path.is_file():
+            before = json.loads(path.read_text())
+            differing = [key for key in state if before.get(key) != state[key]]
+            if differing:
+                raise UnusableFileError(
+                    f'{self.work} holds an unfinished prediction of another '
+                    f'{" and ".join(differing)}: go on with the same, or remove the folder'
+                )
+            return
+        self.work.mkdir(parents=True, exist_ok=True)
+        write_json(path, state)
+
+    def _finished(self) -> int:
+        row = 0
+        while self._path(row).is_file():
+            row += 1
+        return row
+
+    def _begin(self, first: int) -> int:
+        """Return the first row to compute: of maps, the first that reaches into ``first``."""
+        tops = self.tiles.tops
+        if first == len(tops) or not any(key[1] in MAPS for key in self.keys()):
+            return first
+        return next(
+            row for row in range(first + 1) if tops[row] + self.tiles.shape[0] > tops[first]
+        )
+
+    def _path(self, row: int) -> Path:
+        return self.work / f'{row:05d}.npz'
+
+    def _write(self, row: int, content: Mapping[str, np.ndarray]) -> None:
+        with whole(self._path(row)) as unfinished, open(unfinished, 'wb') as file:
+            arrays: Any = {key.replace('/', '|'): value for key, value in content.items()}
+            np.savez(file, **arrays)
+
+    def _read(self, row: int) -> dict[str, np.ndarray]:
+        with np.load(self._path(row)) as content:
+            return {key.replace('|', '/'): content[key] for key in content.files}
+
+
+def _text(key: Key) -> str:
+    return '/'.join(filter(None, key))
+
+
+def _stacked(values: list, shape: tuple[int, ...], kind: type) -> np.ndarray:
+    return np.array(values, kind).reshape(-1, *shape)
+
+
+def _parts(items: list, number: int) -> Iterator[list]:
+    for start in range(0, len(items), number):
+        yield items[start : start + number]
+
+
+def _ahead(reader: ThreadPoolExecutor, batches: Iterator) -> Iterator:
+    """Yield batches, the next of which is being read meanwhile."""
+    done = object()
+    waiting = reader.submit(next, batches, done)
+    while (batch := waiting.result()) is not done:
+        waiting = reader.submit(next, batches, done)
+        yield batch
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the files of a folder."""
+    found = hashlib.sha256()
+    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with open(each, 'rb') as file:
+            while chunk := file.read(1 << 24):
+                found.update(chunk)
+    return found.hexdigest()

@@ -1,0 +1,296 @@
+"""From the file of a scene to files of what is found in it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import shapely
+
+from mtp.data.own.vector_labels import area_in, read_layer, read_scene
+from mtp.data.tally import Tally
+from mtp.files import UnusableFileError
+from mtp.prediction import outputs
+from mtp.prediction.model import ImageModel
+from mtp.prediction.places import Feature
+from mtp.prediction.results import Change, Result, Segmentation, background_of
+from mtp.prediction.run_scene import MAPS, Key, SceneOptions, SceneRun
+from mtp.prediction.scenes import PlainScene, Scene, has_rasterio
+
+# Kind of result -> formats that are written unless others are asked for.
+DEFAULTS = dict(objects=('geojson',), maps=('tif',))
+SUFFIXES = dict(geojson='.geojson', gpkg='.gpkg', coco='.json', dota='.txt', png='.png', tif='.tif')
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """How a scene is read, and what is written of it.
+
+    Attributes:
+        formats: keys of :data:`SUFFIXES`; empty for :data:`DEFAULTS`.
+        crs: coordinate reference system of vectors; None for WGS84 in GeoJSON, else the scene's.
+        polygonize: whether vectors are made of label maps, too.
+        min_area: smallest polygon of a label map in square metres (pixels without a place).
+        area: vector file of the ground to predict; None for all.
+        bands: bands to read, from 1 on; None for those of the training.
+        stretch: rule by which 8 bits are made; None for that of the training.
+        gsd: ground sampling distance of the model's images in metres; None for that of the
+            training's data; 0 to resample nothing.
+    """
+
+    formats: tuple[str, ...] = ()
+    crs: str | None = None
+    polygonize: bool = False
+    min_area: float = 0.0
+    area: Path | None = None
+    bands: tuple[int, ...] | None = None
+    stretch: str | None = None
+    gsd: float | None = None
+
+
+@dataclass
+class ScenePrediction:
+    """What is found in a scene.
+
+    Attributes:
+        results: data set and task -> objects, or label map; without ``out`` alone for maps.
+        files: files that are written.
+        notes: what is to be said, such as how the scene was resampled.
+        tiles: number of tiles.
+    """
+
+    results: dict[Key, Result] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    tiles: int = 0
+
+
+class Model(ImageModel):
+    """A trained model, made by :func:`mtp.load`, that predicts on images and scenes."""
+
+    def predict(
+        self,
+        scene: str | os.PathLike | tuple[str | os.PathLike, str | os.PathLike],
+        out: str | os.PathLike | None = None,
+        **options: Any,
+    ) -> ScenePrediction:
+        """Predict a scene of any size, tile by tile.
+
+        Args:
+            scene: file of the scene; of a change detector, a tuple of both dates.
+            out: folder for files of what is found; None to return results alone.
+            options: fields of :class:`~mtp.prediction.run_scene.SceneOptions` and of
+                :class:`FileOptions`.
+
+        Raises:
+            UnusableFileError: as in :func:`predict_scene`.
+            TypeError: an option is unknown.
+        """
+        paths = [Path(each) for each in (scene if isinstance(scene, tuple) else (scene,))]
+        names = {each.name for each in fields(FileOptions)}
+        of_files = {key: value for key, value in options.items() if key in names}
+        of_scene = {key: value for key, value in options.items() if key not in names}
+        return predict_scene(
+            self,
+            paths,
+            None if out is None else Path(out),
+            SceneOptions(**of_scene),
+            FileOptions(**of_files),
+        )
+
+
+def predict_scene(
+    model: ImageModel,
+    paths: Sequence[Path],
+    out: Path | None = None,
+    options: SceneOptions | None = None,
+    files: FileOptions | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ScenePrediction:
+    """Predict a scene, and write what is found into a folder.
+
+    A prediction that was interrupted goes on from its last finished row of tiles.
+
+    Args:
+        model: the model.
+        paths: file of the scene; of a change detector, those of both dates.
+        out: folder to write to; None to return results alone.
+        options: how the scene is predicted.
+        files: how it is read, and what is written.
+        progress: called with the numbers of finished tiles and of all.
+
+    Raises:
+        UnusableFileError: a file cannot be read, does not fit the model, or an unfinished
+            prediction in ``out`` is another one.
+    """
+    options, files = options or SceneOptions(), files or FileOptions()
+    about = dict(model.description.get('scenes') or {})
+    gsd = about.get('gsd') if files.gsd is None else files.gsd or None
+    scene: Scene | PlainScene
+    if has_rasterio():
+        later = paths[1] if len(paths) > 1 else None
+        scene = Scene(
+            paths[0], model.loader, about, model.mean, later, files.bands, files.stretch, gsd
+        )
+    else:
+        scene = PlainScene(paths, model.loader)
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            work = Path(temporary) if out is None else out / f'.{paths[0].stem}.unfinished'
+            area = None if files.area is None else _area(files.area, scene)
+            run = SceneRun(model, scene, options, work, area)
+            found = ScenePrediction(notes=list(scene.notes), tiles=run.number)
+            if scene.place is None:
+                found.notes.append(f'{paths[0]} has no place on the map: coordinates are pixels')
+            run.run(progress)
+            for key in run.keys():
+                _write(run, key, paths[0].stem, out, files, found)
+        finally:
+            scene.close()
+    if out is not None:
+        shutil.rmtree(work)
+    return found
+
+
+def _area(path: Path, scene: Scene | PlainScene) -> shapely.Geometry:
+    """Return the polygons of a file in pixels of the model."""
+    layer = read_layer(path, None, Tally(), classes=False)
+    if scene.place is None:
+        raise UnusableFileError(f'{scene.path} has no place on the map: leave out --area')
+    area = area_in(layer, read_scene(scene.path))
+    if area.is_empty:
+        raise UnusableFileError(f'--area {path}: none of its polygons meets {scene.path}')
+    return shapely.transform(area, lambda points: points / scene.scale)
+
+
+def _write(
+    run: SceneRun, key: Key, stem: str, out: Path | None, files: FileOptions, found: ScenePrediction
+) -> None:
+    """Make the result of a task, and write its files."""
+    scene, task = run.scene, key[1]
+    paths = _Paths(out, stem, key, files, found)
+    if task == 'classification':
+        for path in paths.of(outputs.VECTORS):
+            outputs.write_vectors(_grid(run), scene.place, path, files.crs)
+        for path in paths.of(('tif',)):
+            _write_map(run, key, run.class_rows(), path)
+    elif task not in MAPS:
+        result = found.results[key] = run.objects(key)
+        for path in paths.of(outputs.OBJECTS):
+            outputs.write_objects(result, path, files.crs)
+        for path in paths.of(('png',)):
+            outputs.write_picture(result, *scene.picture(outputs.PICTURE), path)
+    elif out is None:
+        found.results[key] = _segmentation(run, key)
+    elif isinstance(scene, PlainScene):
+        if 'png' not in files.formats:
+            raise UnusableFileError(
+                f'{scene.path}: label maps on a map need rasterio, which is not installed: pip '
+                'install mtp[geo]; --format png draws them'
+            )
+        shown, scale = scene.picture(outputs.PICTURE)
+        for path in paths.of(('png',)):
+            outputs.write_picture(_shrunk(_segmentation(run, key), shown), shown, scale, path)
+    else:
+        (path,) = paths.of(('tif',), always=True)
+        _write_map(run, key, run.map_rows(key), path)
+        for vectors in paths.of(outputs.VECTORS, always=files.polygonize):
+            features = _polygons(run, key, path, files.min_area)
+            outputs.write_vectors(features, scene.place, vectors, files.crs)
+        for picture in paths.of(('png',)):
+            shown, scale = scene.picture(outputs.PICTURE)
+            outputs.write_picture(_reduced(run, key, path, shown), shown, scale, picture)
+
+
+@dataclass(frozen=True)
+class _Paths:
+    """Files to write of a task; those that are asked for are noted as written."""
+
+    out: Path | None
+    stem: str
+    key: Key
+    files: FileOptions
+    found: ScenePrediction
+
+    def of(self, formats: Sequence[str], always: bool = False) -> list[Path]:
+        """Return the paths of wanted formats; with ``always``, at least the first."""
+        if self.out is None:
+            return []
+        kind = 'maps' if self.key[1] in MAPS else 'objects'
+        wanted = [form for form in self.files.formats or DEFAULTS[kind] if form in formats]
+        if always and not wanted:
+            wanted = [formats[0]]
+        name = '.'.join((self.stem, *self.key) if self.key[0] else (self.stem,))
+        paths = [self.out / f'{name}{SUFFIXES[form]}' for form in wanted]
+        self.found.files += paths
+        return paths
+
+
+def _shrunk(result: Segmentation, picture: np.ndarray) -> Segmentation:
+    """Return a label map at the size of the scene's picture."""
+    size = picture.shape[1::-1]
+    return replace(result, labels=cv2.resize(result.labels, size, interpolation=cv2.INTER_NEAREST))
+
+
+def _reduced(run: SceneRun, key: Key, path: Path, picture: np.ndarray) -> Segmentation:
+    """Return a label map on disk at the size of the scene's picture."""
+    import rasterio
+
+    with rasterio.open(path) as file:
+        labels = file.read(1, out_shape=picture.shape[:2])
+    return Segmentation(**run.about(key), labels=labels)
+
+
+def _names(run: SceneRun, key: Key) -> tuple[tuple[str, ...], Sequence]:
+    about = run.about(key)
+    return about['classes'], about['palette']
+
+
+def _write_map(run: SceneRun, key: Key, rows: Any, path: Path) -> None:
+    classes, palette = _names(run, key)
+    scene = run.scene
+    outputs.write_map(rows, scene.size, classes, palette, scene.place, path)
+
+
+def _segmentation(run: SceneRun, key: Key) -> Segmentation:
+    kind = Change if run.scene.loader.is_pair else Segmentation
+    about = run.about(key) | dict(size=run.scene.size)
+    return kind(**about, labels=np.concatenate([*run.map_rows(key)]))
+
+
+def _polygons(run: SceneRun, key: Key, path: Path, least: float) -> list[Feature]:
+    """Return the areas of a label map in pixels of the scene, without small ones."""
+    classes, _ = _names(run, key)
+    scene = run.scene
+    features = []
+    for each in outputs.polygons_of_map(path, classes, background_of(classes)):
+        shape = shapely.transform(each.shape, lambda points: points * scene.scale)
+        features.append(Feature(shape, each.properties))
+    if not least or not features:
+        return features
+    shapes = [each.shape for each in features]
+    areas = shapely.area(shapes) if scene.place is None else scene.place.areas(shapes)
+    return [each for each, area in zip(features, areas) if area >= least]
+
+
+def _grid(run: SceneRun) -> list[Feature]:
+    """Return the tiles of a scene with their classes, in pixels of the scene."""
+    places, scores = run.scene_classes()
+    height, width = run.tiles.shape
+    features = []
+    for (top, left), of_tile in zip(places.tolist(), scores):
+        label = int(of_tile.argmax())
+        frame = shapely.box(left, top, left + width, top + height)
+        properties = {
+            'class': run.model.classes[label],
+            'score': round(float(of_tile[label]), 4),
+            'tile': f'{left}_{top}',
+        }
+        shape = shapely.transform(frame, lambda points: points * run.scene.scale)
+        features.append(Feature(shape, properties))
+    return features

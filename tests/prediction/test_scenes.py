@@ -1,0 +1,277 @@
+"""Scenes are predicted tile by tile, and what is found lies where it is on the map."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import rasterio.features
+import shapely
+import torch
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
+from rasterio import Affine
+from torch import nn
+
+import mtp
+from mtp.files import UnusableFileError
+from mtp.prediction.inputs import Loader
+from mtp.prediction.run_scene import SceneRun
+from mtp.prediction.scene_files import Model
+from mtp.registry import MODELS
+from tests.prediction.small import config_of, save
+
+pytestmark = [
+    pytest.mark.usefixtures('few_objects'),
+    pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning'),
+]
+UTM, WGS84 = 'EPSG:32632', 'EPSG:4326'
+MARKER = (10, 4)  # of drawn markers, pixels along x and y
+NORTH_UP = Affine(0.5, 0, 500_000, 0, -0.5, 5_300_000)
+
+
+class FindMarkers(BaseModel):
+    """Model that finds rectangles of one colour, each in a rotated box."""
+
+    def __init__(self):
+        super().__init__()
+        self.data_preprocessor = MODELS.build(
+            dict(
+                type='BandDetDataPreprocessor',
+                mean=[0.0, 0.0, 0.0],
+                std=[1.0, 1.0, 1.0],
+                bgr_to_rgb=True,
+                boxtype2tensor=False,
+            )
+        )
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs, data_samples, mode):
+        for image, sample in zip(inputs, data_samples):
+            marked = (image[0] > 200).numpy()
+            boxes = []
+            for shape, value in rasterio.features.shapes(marked.astype(np.uint8)):
+                if value:
+                    x1, y1, x2, y2 = shapely.geometry.shape(shape).bounds
+                    boxes.append(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0.0))
+            found = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)
+            sample.pred_instances = InstanceData(
+                bboxes=found,
+                scores=torch.full((len(found),), 0.9),
+                labels=torch.zeros(len(found), dtype=torch.int64),
+            )
+        return data_samples
+
+
+def finder(**scenes):
+    """Return a model that finds markers, as a rotated detector of tiles of 64 pixels."""
+    description = dict(
+        task='rotated_detection',
+        scope='mmdet',
+        model=dict(backbone=dict(img_size=64)),
+        datasets={'': dict(classes=['marker'], palette=[], tasks=[])},
+        scenes=scenes,
+    )
+    loader = Loader([dict(type='mtp.LoadImage'), dict(type='mmdet.PackDetInputs')])
+    return Model(FindMarkers(), description, loader, __file__)
+
+
+def write_scene(path, places, size=(200, 300), crs=UTM, transform=NORTH_UP, **options):
+    """Draw markers at their upper left corners, x and y in pixels."""
+    pixels = np.full((3, *size), 40, np.uint8)
+    for x, y in places:
+        pixels[:, y : y + MARKER[1], x : x + MARKER[0]] = 250
+    profile = dict(crs=crs, transform=transform) if crs else {}
+    with rasterio.open(
+        path,
+        'w',
+        'GTiff',
+        size[1],
+        size[0],
+        3,
+        dtype='uint8',
+        photometric='RGB',
+        **profile,
+        **options,
+    ) as file:
+        file.write(pixels)
+    return path
+
+
+PLACES = [(x, y) for x in range(5, 280, 25) for y in range(3, 190, 17)]  # many cross borders
+
+
+def test_objects_are_found_once_across_tiles(tmp_path):
+    found = finder().predict(write_scene(tmp_path / 'a.tif', PLACES))
+    (result,) = found.results.values()
+    corners = sorted(tuple(box.min(0).tolist()) for box in result.corners)
+    assert corners == sorted((float(x), float(y)) for x, y in PLACES)
+    assert found.tiles == 4 * 6 and result.names[0] == 'marker'
+
+
+@pytest.mark.parametrize(
+    ('crs', 'transform', 'expected', 'angle'),
+    [
+        (UTM, NORTH_UP, (500_010.0, 5_299_985.0), 90.0),
+        (UTM, NORTH_UP @ Affine.rotation(30), (500_001.16025, 5_299_982.00962), 120.0),
+        (UTM, NORTH_UP @ Affine.shear(20, 0), (500_015.45955, 5_299_985.0), 90.0),
+        (WGS84, Affine(1e-5, 0, 11.5, 0, -1e-5, 48.1), (11.5002, 48.0997), 90.0),
+    ],
+)
+def test_places_on_the_map(crs, transform, expected, angle, tmp_path):
+    """The upper left corner of a marker at (20, 30), to a tenth of a pixel."""
+    scene = write_scene(tmp_path / 'a.tif', [(20, 30)], crs=crs, transform=transform)
+    found = finder().predict(scene, tmp_path / 'out', formats=('gpkg', 'geojson'))
+    meta, _, geometry, columns = pyogrio.raw.read(tmp_path / 'out' / 'a.gpkg')
+    values = dict(zip(meta['fields'], (column[0] for column in columns)))
+    polygon = shapely.from_wkb(geometry[0])
+    points = np.array(polygon.exterior.coords)
+    tenth = abs(transform.a) / 10
+    assert np.abs(points - expected).max(1).min() < tenth
+    assert meta['crs'] == crs and values['class'] == 'marker'
+    assert values['angle'] == pytest.approx(angle, abs=0.01)
+    metres = 0.25 * 40 if crs == UTM else 40 * 111_195.0 * 1e-5 * 111_450 * 1e-5 * np.cos(0.8395)
+    assert values['area_m2'] == pytest.approx(metres, rel=0.003)
+    # GeoJSON: WGS84, counter-clockwise
+    content = json.loads((tmp_path / 'out' / 'a.geojson').read_text())
+    ring = content['features'][0]['geometry']['coordinates'][0]
+    assert shapely.LinearRing(ring).is_ccw and 'crs' not in content
+    longitude, latitude = np.array(ring)[:, 0], np.array(ring)[:, 1]
+    assert (abs(latitude - 48) < 1).all() and ((longitude > 8) & (longitude < 12)).all()
+    assert len(found.files) == 2 and not list((tmp_path / 'out').glob('.*'))
+
+
+def test_a_scene_without_a_place_is_in_pixels(tmp_path):
+    scene = write_scene(tmp_path / 'a.tif', [(20, 30)], crs=None)
+    found = finder().predict(scene, tmp_path / 'out')
+    assert any('no place on the map' in note for note in found.notes)
+    content = json.loads((tmp_path / 'out' / 'a.geojson').read_text())
+    (feature,) = content['features']
+    assert [20.0, 30.0] in feature['geometry']['coordinates'][0]
+    assert feature['properties']['angle'] is feature['properties']['area_m2'] is None
+
+
+def test_a_scene_is_resampled_to_the_distance_of_the_training(tmp_path):
+    scene = write_scene(tmp_path / 'a.tif', [(20, 30)])
+    found = finder(gsd=1.0).predict(scene)
+    (result,) = found.results.values()
+    assert found.tiles == 6 and any('resampled' in note for note in found.notes)
+    np.testing.assert_allclose(result.boxes[0, :4], (25, 32, 10, 4), atol=2)
+    assert finder(gsd=1.0).predict(scene, gsd=0).tiles == 24
+
+
+def test_an_area_limits_tiles_and_objects(tmp_path):
+    scene = write_scene(tmp_path / 'a.tif', PLACES)
+    # pixels 0 to 62 along x, all along y
+    area = shapely.box(500_000, 5_299_900, 500_031, 5_300_000)
+    pyogrio.raw.write(
+        tmp_path / 'area.gpkg',
+        np.array([shapely.to_wkb(area)], object),
+        [np.array(['a'], object)],
+        ['kind'],
+        geometry_type='Polygon',
+        crs=UTM,
+    )
+    found = finder().predict(scene, area=tmp_path / 'area.gpkg')
+    (result,) = found.results.values()
+    assert len(result) == sum(x + 5 <= 62 for x, _ in PLACES)
+
+
+def test_bad_scenes_are_named(tmp_path):
+    model = finder()
+    scene = write_scene(tmp_path / 'a.tif', [])
+    with rasterio.open(tmp_path / 'wide.tif', 'w', 'GTiff', 80, 70, 5, dtype='uint16') as file:
+        file.write(np.full((5, 70, 80), 500, np.uint16))
+    (tmp_path / 'text.tif').write_text('no image')
+    for path, said, options in (
+        ('none.tif', 'no file', {}),
+        ('text.tif', 'no readable image', {}),
+        ('wide.tif', '5 bands.*--bands', {}),
+        ('wide.tif', 'uint16.*--stretch', dict(bands=(1, 2, 3))),
+    ):
+        with pytest.raises(UnusableFileError, match=said):
+            model.predict(tmp_path / path, **options)
+    assert model.predict(tmp_path / 'wide.tif', bands=(1, 2, 3), stretch='0,1000').tiles == 1
+    with pytest.raises(UnusableFileError, match='single images'):
+        model.predict((scene, scene))
+
+
+def test_pixels_without_data_are_skipped(tmp_path):
+    pixels = np.zeros((3, 80, 200), np.uint8)
+    pixels[:, :, 150:] = 90
+    with rasterio.open(
+        tmp_path / 'a.tif', 'w', 'GTiff', 200, 80, 3, dtype='uint8', nodata=0
+    ) as file:
+        file.write(pixels)
+    model = finder()
+    seen = []
+    model.module.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(kwargs['inputs'])), with_kwargs=True
+    )
+    assert model.predict(tmp_path / 'a.tif').tiles == 8 and sum(seen) == 4
+
+
+@pytest.fixture(scope='module')
+def segmentor(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('segmentor')
+    save(config_of('segmentation', folder), folder / 'a.pth')
+    return folder / 'a.pth'
+
+
+def test_label_maps_have_colours_a_place_and_polygons(segmentor, tmp_path):
+    scene = write_scene(tmp_path / 'a.tif', PLACES)
+    model = mtp.load(segmentor, device='cpu')
+    found = model.predict(scene, tmp_path / 'out', tile=64, polygonize=True)
+    assert [path.name for path in found.files] == ['a.tif', 'a.geojson']
+    with rasterio.open(tmp_path / 'out' / 'a.tif') as file:
+        labels = file.read(1)
+        assert file.crs == UTM and file.transform == NORTH_UP and file.nodata == 255
+        assert len({file.colormap(1)[label] for label in range(2)}) == 2
+        assert file.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'
+    assert {*np.unique(labels)} <= {0, 1}
+    in_memory = model.predict(scene, tile=64)
+    (result,) = in_memory.results.values()
+    np.testing.assert_array_equal(result.labels, labels)
+    polygons = json.loads((tmp_path / 'out' / 'a.geojson').read_text())['features']
+    covered = sum(each['properties']['area_m2'] for each in polygons)
+    assert covered == pytest.approx(200 * 300 * 0.25, rel=1e-3)
+
+
+def predict_until(row, model, scene, out, **options):
+    """Predict in another process, which is killed when a row of tiles is written."""
+    child = os.fork()
+    if not child:
+        write = SceneRun._write
+
+        def killed(self, number, content):
+            write(self, number, content)
+            if number == row:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        SceneRun._write = killed
+        model.predict(scene, out, **options)
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_killed_prediction_goes_on_to_the_same_bytes(segmentor, tmp_path, monkeypatch):
+    scene = write_scene(tmp_path / 'a.tif', PLACES)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 1)
+    model = mtp.load(segmentor, device='cpu')
+    options = dict(tile=64, formats=('tif', 'gpkg'), batch_size=2)
+    model.predict(scene, tmp_path / 'whole', **options)
+    expected = {path.name: path.read_bytes() for path in (tmp_path / 'whole').iterdir()}
+    out = tmp_path / 'out'
+    for row in (0, 1, 2):
+        assert predict_until(row, model, scene, out, **options) == -signal.SIGKILL
+    assert [path.name for path in out.iterdir()] == ['.a.unfinished']
+    with pytest.raises(UnusableFileError, match='another options'):
+        model.predict(scene, out, **options | dict(blend='centre'))
+    model.predict(scene, out, **options)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == expected
+    torch.set_num_threads(threads)
