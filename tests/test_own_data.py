@@ -207,6 +207,27 @@ def test_objects_are_drawn_as_they_are_outlined(tmp_path):
     assert np.ptp(corner) <= 1 and np.ptp(edge) > 1
 
 
+def test_a_plan_counts_the_images_that_are_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split, number in (('train', 5), ('val', 1)):
+        folder = tmp_path / 'mine' / split
+        dota(folder)
+        for path in list((folder / 'labelTxt').iterdir())[number:]:
+            path.write_text('')
+
+    def images(keep_empty, name):
+        asked = Request(
+            [Path('mine')],
+            'vit_tiny_rvsa',
+            'none',
+            work_dir=Path(name),
+            keep_empty=keep_empty,
+        )
+        return own_config(asked)[0].read_text().partition(' images')[0].rpartition('(')[2]
+
+    assert (images(False, 'a'), images(True, 'b')) == ('5', '6')
+
+
 def test_a_damaged_label_is_a_fault_with_its_line(tmp_path):
     dota(tmp_path)
     (tmp_path / 'labelTxt' / '3.txt').write_text('1 2 3 4 5 6 7 8\n')

@@ -102,7 +102,16 @@ def own_config(request: Request) -> tuple[Path, Path, list[str]]:
             content = read_data(recognise(target))
         imported.append(content)
         sources.append(_source(content, _name(where)))
-    training = [s for each in imported for s in each.samples if s.split == 'train']
+    # the readers of boxes leave out images without objects
+    whole = request.keep_empty or task not in ('horizontal_detection', 'rotated_detection')
+    training = [
+        sample
+        for each in imported
+        for sample in each.samples
+        if sample.split == 'train' and (whole or sample.objects)
+    ]
+    if not training:
+        raise UnusableFileError(f'{request.data[0]}: no training image has an object')
     facts = Facts(
         task=task,
         images=len(training),
