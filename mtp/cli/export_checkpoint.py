@@ -101,6 +101,7 @@ def _model(args: argparse.Namespace, path: Path) -> 'tuple[nn.Module, int]':
 
     from mtp.cli.config import read_config
     from mtp.export.safetensors_file import read_checkpoint
+    from mtp.files import UnusableFileError
     from mtp.models.backbones import build_backbone
     from mtp.models.weights.catalogue import CATALOGUE
     from mtp.models.weights.finetuned import convert
@@ -120,9 +121,13 @@ def _model(args: argparse.Namespace, path: Path) -> 'tuple[nn.Module, int]':
         assert isinstance(backbone, nn.Module)
         return backbone, side
     if not config:
-        raise ValueError(
-            'which model is it? Give --config CONFIG for a finetuned one, or --encoder NAME'
-        )
+        from mtp.prediction.from_checkpoint import load
+
+        try:
+            model = load(path, device='cpu')
+        except UnusableFileError as error:
+            raise UnusableFileError(f'{error}; an encoder alone needs --encoder NAME') from error
+        return model.module, model.side or 224
     cfg = read_config(config)
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.init_cfg = None

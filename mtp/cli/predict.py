@@ -31,7 +31,10 @@ def parse_args(
     parser = argparse.ArgumentParser(
         prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('checkpoint', type=Path, help='a checkpoint of training')
+    parser.add_argument(
+        'checkpoint',
+        help='a checkpoint of training, hf://owner/name, or a name of `mtp weights list`',
+    )
     parser.add_argument(
         'inputs',
         type=Path,

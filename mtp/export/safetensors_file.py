@@ -9,14 +9,13 @@ import safetensors.torch
 from torch import Tensor
 
 import mtp
+from mtp.engine.self_description import KEY
 from mtp.engine.shards import merge_shards
 from mtp.export.model_card import model_card
 from mtp.files import UnusableFileError, whole, write_text
 from mtp.models.weights.loading import state_dict_of
 from mtp.models.weights.safe_loading import load_safely
 from mtp.models.weights.sources import PREFERRED, resolve
-
-MODEL = 'mtp_model'  # text in the checkpoint's meta information: the config of its model
 
 
 def export_safetensors(source: str | Path, target: Path) -> list[Path]:
@@ -41,8 +40,8 @@ def export_safetensors(source: str | Path, target: Path) -> list[Path]:
             raise UnusableFileError(f'{file} exists: remove it, or choose another folder by --out')
     state, meta = read_checkpoint(path)
     texts = {'format': 'pt', 'mtp_version': mtp.__version__}
-    if isinstance(meta.get(MODEL), str):
-        texts[MODEL] = meta[MODEL]
+    if isinstance(meta.get(KEY), str):
+        texts[KEY] = meta[KEY]
     with whole(files[0]) as unfinished:
         # entries that share memory are refused, as are views
         tensors = {key: value.detach().clone().contiguous() for key, value in state.items()}

@@ -8,14 +8,17 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
+from safetensors import safe_open
 from torch import nn
 
 from mtp.engine import self_description
 from mtp.engine.shards import REST, load_shards
 from mtp.files import UnusableFileError
 from mtp.models import portable
+from mtp.models.weights.finetuned import convert
 from mtp.models.weights.loading import check_state, state_dict_of
 from mtp.models.weights.safe_loading import load_safely
+from mtp.models.weights.sources import resolve
 from mtp.prediction.inputs import Loader
 from mtp.prediction.scene_files import Model
 
@@ -35,7 +38,8 @@ def load(
     classes.
 
     Args:
-        source: checkpoint of a training: a file, or a folder of shards.
+        source: checkpoint of a training: a file, a folder, ``hf://owner/name`` or a name of the
+            catalogue (:func:`mtp.models.weights.sources.resolve`).
         config: config file of the training, for checkpoints without a description; it is a program,
             and is executed.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:N'``, or ``'auto'`` for a GPU where there is one.
@@ -46,10 +50,9 @@ def load(
         UnusableFileError: it is no checkpoint, tells nothing of its model, or its weights do not
             fit.
     """
-    path = Path(source)
+    path = resolve(source)
     checkpoint = load_safely(path / REST if path.is_dir() else path)
-    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
-    meta = meta if isinstance(meta, Mapping) else {}
+    meta = _meta(checkpoint, path)
     text = meta.get(self_description.KEY)
     try:
         if config is not None:
@@ -70,11 +73,22 @@ def load(
         state = load_shards(path, module, None)['state_dict']
     else:
         state = state_dict_of(checkpoint, path)
+    if config is not None:
+        state, _ = convert(state, module, path)  # of the officially released models
     check_state(module, state, path)
     module.load_state_dict(state)
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     return Model(module.to(device), description, loader, str(path))
+
+
+def _meta(checkpoint: Any, path: Path) -> Mapping[str, Any]:
+    """Return what a checkpoint tells of itself; of a safetensors file, its texts."""
+    if path.suffix == '.safetensors':
+        with safe_open(path, 'pt') as file:
+            return file.metadata() or {}
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    return meta if isinstance(meta, Mapping) else {}
 
 
 def _parse(text: str, allow: Collection[str]) -> dict[str, Any]:

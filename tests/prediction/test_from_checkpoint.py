@@ -6,6 +6,7 @@ import re
 import socket
 import sys
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -13,6 +14,7 @@ from mmengine.config import Config
 import mtp
 from mtp.cli.config import read_config
 from mtp.engine import self_description
+from mtp.export.safetensors_file import export_safetensors
 from mtp.files import UnusableFileError
 from mtp.models import portable
 from mtp.resources import config_names, configs
@@ -134,3 +136,12 @@ def test_checkpoints_of_before_need_their_config(trained, tmp_path):
         torch.save(dict(meta={self_description.KEY: text}), tmp_path / 'c.pth')
         with pytest.raises(UnusableFileError, match=said):
             mtp.load(tmp_path / 'c.pth')
+
+
+def test_exported_weights_are_loaded_alike(trained, tmp_path):
+    export_safetensors(trained[0] / 'a.pth', tmp_path / 'out')
+    models = [mtp.load(path, device='cpu') for path in (trained[0] / 'a.pth', tmp_path / 'out')]
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    one, two = (model(image, score=0.0) for model in models)
+    np.testing.assert_array_equal(one.boxes, two.boxes)
+    assert one.classes == two.classes and len(one) > 0
