@@ -81,9 +81,22 @@ def parse_args(
         help='blend label maps with weights, or take each pixel from the tile whose edge is '
         'farthest (%(default)s)',
     )
+    parser.add_argument(
+        '--tta',
+        type=_kinds,
+        default=(),
+        metavar='flip,rot90,scale',
+        help='also predict tiles mirrored, turned or resized; logits are averaged, objects merged',
+    )
     parser.add_argument('--batch', type=int, metavar='N', help='tiles at once (as memory allows)')
     parser.add_argument(
         '--area', type=Path, metavar='FILE', help='vector file of the ground to predict'
+    )
+    parser.add_argument(
+        '--truth', type=Path, metavar='FILE', help="vector file of a scene's labels, to judge it by"
+    )
+    parser.add_argument(
+        '--class-column', metavar='NAME', help='column of the class in --truth (the only fitting)'
     )
     parser.add_argument(
         '--gsd',
@@ -121,6 +134,10 @@ def parse_args(
     if not 0 <= args.score <= 1:
         parser.error('--score must be from 0 to 1')
     return args
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(',')))
 
 
 def _distance(text: str) -> float:
@@ -169,6 +186,7 @@ def predict(args: argparse.Namespace) -> list[str]:
         overlap=args.overlap,
         merge=args.merge,
         blend=args.blend,
+        tta=args.tta,
     )
     files = FileOptions(
         formats=tuple(args.format),
@@ -176,6 +194,8 @@ def predict(args: argparse.Namespace) -> list[str]:
         polygonize=args.polygonize,
         min_area=args.min_area,
         area=args.area,
+        truth=args.truth,
+        class_column=args.class_column,
         bands=args.bands or None,
         stretch=args.stretch,
         gsd=args.gsd,
@@ -209,6 +229,11 @@ def describe(path: Path, found: 'ScenePrediction') -> Iterator[str]:
     of_classes = ', '.join(f'{count:,} {name}' for name, count in counts.most_common(5))
     what = f', {counts.total():,} objects' + (f' ({of_classes})' if counts else '')
     objects = any(isinstance(result, Detections) for result in found.results.values())
+    for key, figures in found.figures.items():
+        name = ' '.join(filter(None, key))
+        shown = {name: value for name, value in figures.items() if name != 'objects'}
+        text = '  '.join(f'{figure}: {value:.2f}' for figure, value in shown.items())
+        yield f'{name}, percent: {text}'
     files = ', '.join(map(str, found.files))
     yield f'{path}: {found.tiles:,} tiles{what if objects else ""}; {files}'
 

@@ -6,7 +6,7 @@ Coordinates are pixels of the image: 0 is the left or upper edge of its first pi
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -146,6 +146,16 @@ class Detections(Result):
         return label_table()[self._task].draw(tile, content, 1.0, self.meta)
 
     _task = 'instance'
+
+    def at_least(self, score: float) -> 'Detections':
+        """Return the objects of at least a score, 0..1."""
+        keep = self.scores >= score
+        parts = {
+            name: getattr(self, name)[keep]
+            for name in ('boxes', 'scores', 'labels', 'masks', 'tiles')
+            if getattr(self, name) is not None
+        }
+        return replace(self, **parts)
 
     def _boxes(self) -> Any:
         return HorizontalBoxes(torch.from_numpy(self.boxes))

@@ -20,6 +20,7 @@ from mtp.prediction.model import BACKGROUND, ImageModel, Keep
 from mtp.prediction.results import Detections
 from mtp.prediction.scenes import PlainScene, Scene
 from mtp.prediction.tile_grid import Tiles
+from mtp.prediction.views import View, views_of
 from mtp.sample_fields import IGNORED
 
 SIDE = 512  # of a tile in pixels, where the model's is unknown
@@ -45,6 +46,7 @@ class SceneOptions:
         overlap: overlap of neighbouring tiles in pixels; None for a quarter of a tile.
         merge: rule by which objects of several tiles are merged, ``'iou'`` or ``'ios'``.
         blend: rule by which maps are blended, ``'cosine'`` or ``'centre'``.
+        tta: kinds of test-time augmentation (:func:`mtp.prediction.views.views_of`).
     """
 
     score: float = 0.3
@@ -56,6 +58,7 @@ class SceneOptions:
     overlap: int | None = None
     merge: str = 'iou'
     blend: str = 'cosine'
+    tta: tuple[str, ...] = ()
 
 
 class SceneRun:
@@ -82,6 +85,7 @@ class SceneRun:
     ) -> None:
         self.model, self.scene, self.options, self.work = model, scene, options, work
         self.area = area
+        self.views = views_of(options.tta)
         self.keep = Keep(
             model, options.score, options.classes, options.max_objects, options.dataset
         )
@@ -237,24 +241,38 @@ class SceneRun:
     def _predict(self, places: list, records: list, content: dict[str, Any]) -> None:
         """Predict a batch of tiles, and add what is found to the content of the row."""
         present = [i for i, record in enumerate(records) if record is not None]
-        samples = self.model.samples([records[i] for i in present], self.keep.datasets)
-        for i, found in zip(present, samples):
-            top, left = places[i]
+        of_views = [
+            self.model.samples([view.apply(records[i]) for i in present], self.keep.datasets)
+            for view in self.views
+        ]
+        for i, *found in zip(present, *of_views):
             for key in self.keys():
-                sample = found[key[0]] if key[0] else next(iter(found.values()))
-                self._add(key, sample, records[i], top, left, content)
+                samples = [each[key[0]] if key[0] else next(iter(each.values())) for each in found]
+                self._add(key, samples, records[i], places[i], content)
 
     def _add(
-        self, key: Key, sample: Any, record: Mapping, top: int, left: int, content: dict[str, Any]
+        self,
+        key: Key,
+        samples: list,
+        record: Mapping,
+        place: tuple[int, int],
+        content: dict[str, Any],
     ) -> None:
+        """Add what is found in the views of a tile."""
+        top, left = place
         name = _text(key)
-        about = dict(size=self.tiles.shape, source='')
         if key[1] == 'classification':
-            scores = sample.pred_score.float().cpu().numpy()
+            scores = np.mean([each.pred_score.float().cpu().numpy() for each in samples], 0)
             content.setdefault('scores', []).append(scores)
-            content.setdefault('places', []).append((top, left))
+            content.setdefault('places', []).append(place)
         elif key[1] in MAPS:
-            logits = sample.seg_logits.data.float().cpu().numpy()
+            logits = np.mean(
+                [
+                    view.map_back(each.seg_logits.data.float().cpu().numpy(), self.tiles.shape)
+                    for view, each in zip(self.views, samples)
+                ],
+                0,
+            )
             if 'no_data' in record:
                 content.setdefault(f'{name}/no_data', []).append((left, record['no_data']))
             if key not in self.blends:
@@ -262,23 +280,36 @@ class SceneRun:
                 blend.start_row(self.tiles.tops.index(top))
             self.blends[key].add(left, logits)
         else:
-            found = self.keep.of_task(sample, key, record, about)
-            assert isinstance(found, Detections)
-            boxes = found.boxes.copy()
-            boxes[:, 0] += left
-            boxes[:, 1] += top
-            if boxes.shape[1] == 4:
-                boxes[:, 2] += left
-                boxes[:, 3] += top
-            centres = corners_of(boxes).mean(1)
-            own = responsible(self.tiles, top, left, centres)
-            for part, values in (
-                ('boxes', boxes),
-                ('scores', found.scores),
-                ('labels', found.labels),
-                ('tiles', np.tile((left, top), (len(boxes), 1))),
-            ):
-                content.setdefault(f'{name}/{part}', []).append(values[own])
+            for view, each in zip(self.views, samples):
+                self._add_objects(key, view, each, record, place, content)
+
+    def _add_objects(
+        self,
+        key: Key,
+        view: View,
+        sample: Any,
+        record: Mapping,
+        place: tuple[int, int],
+        content: dict[str, Any],
+    ) -> None:
+        top, left = place
+        about = dict(size=self.tiles.shape, source='')
+        found = self.keep.of_task(sample, key, record, about)
+        assert isinstance(found, Detections)
+        boxes = view.boxes_back(found.boxes, self.tiles.shape)
+        boxes[:, 0] += left
+        boxes[:, 1] += top
+        if boxes.shape[1] == 4:
+            boxes[:, 2] += left
+            boxes[:, 3] += top
+        own = responsible(self.tiles, top, left, corners_of(boxes).mean(1))
+        for part, values in (
+            ('boxes', boxes),
+            ('scores', found.scores),
+            ('labels', found.labels),
+            ('tiles', np.tile((left, top), (len(boxes), 1))),
+        ):
+            content.setdefault(f'{_text(key)}/{part}', []).append(values[own])
 
     def _finish(self, row: int, content: dict[str, Any]) -> None:
         """Turn the content of a row into arrays."""

@@ -21,6 +21,7 @@ from mtp.prediction.places import Feature
 from mtp.prediction.results import Change, Result, Segmentation, background_of
 from mtp.prediction.run_scene import MAPS, Key, SceneOptions, SceneRun
 from mtp.prediction.scenes import PlainScene, Scene, has_rasterio
+from mtp.prediction.truth import SCORE, Truth
 
 # Kind of result -> formats that are written unless others are asked for.
 DEFAULTS = dict(objects=('geojson',), maps=('tif',))
@@ -37,6 +38,8 @@ class FileOptions:
         polygonize: whether vectors are made of label maps, too.
         min_area: smallest polygon of a label map in square metres (pixels without a place).
         area: vector file of the ground to predict; None for all.
+        truth: vector file of the scene's labels, to judge it by; None not to.
+        class_column: column of the class in ``truth``; None to find it.
         bands: bands to read, from 1 on; None for those of the training.
         stretch: rule by which 8 bits are made; None for that of the training.
         gsd: ground sampling distance of the model's images in metres; None for that of the
@@ -48,6 +51,8 @@ class FileOptions:
     polygonize: bool = False
     min_area: float = 0.0
     area: Path | None = None
+    truth: Path | None = None
+    class_column: str | None = None
     bands: tuple[int, ...] | None = None
     stretch: str | None = None
     gsd: float | None = None
@@ -62,12 +67,14 @@ class ScenePrediction:
         files: files that are written.
         notes: what is to be said, such as how the scene was resampled.
         tiles: number of tiles.
+        figures: data set and task -> figures against the labels, in percent.
     """
 
     results: dict[Key, Result] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tiles: int = 0
+    figures: dict[Key, dict[str, float]] = field(default_factory=dict)
 
 
 class Model(ImageModel):
@@ -143,13 +150,19 @@ def predict_scene(
         try:
             work = Path(temporary) if out is None else out / f'.{paths[0].stem}.unfinished'
             area = None if files.area is None else _area(files.area, scene)
+            truth = files.truth and Truth(files.truth, paths[0], files.class_column)
+            asked = options.score
+            if truth:
+                options = replace(options, score=min(asked, SCORE))
             run = SceneRun(model, scene, options, work, area)
             found = ScenePrediction(notes=list(scene.notes), tiles=run.number)
             if scene.place is None:
                 found.notes.append(f'{paths[0]} has no place on the map: coordinates are pixels')
             run.run(progress)
             for key in run.keys():
-                _write(run, key, paths[0].stem, out, files, found)
+                if truth and key[1] != 'classification':
+                    found.figures[key] = _judge(run, key, truth)
+                _write(run, key, paths[0].stem, out, files, found, asked)
         finally:
             scene.close()
     if out is not None:
@@ -168,8 +181,22 @@ def _area(path: Path, scene: Scene | PlainScene) -> shapely.Geometry:
     return shapely.transform(area, lambda points: points / scene.scale)
 
 
+def _judge(run: SceneRun, key: Key, truth: Truth) -> dict[str, float]:
+    """Return the figures of a task against the labels of the scene."""
+    if key[1] in MAPS:
+        classes, _ = _names(run, key)
+        return truth.judge_map(run.map_rows(key), classes, run.scene.scale)
+    return truth.judge_objects(run.objects(key))
+
+
 def _write(
-    run: SceneRun, key: Key, stem: str, out: Path | None, files: FileOptions, found: ScenePrediction
+    run: SceneRun,
+    key: Key,
+    stem: str,
+    out: Path | None,
+    files: FileOptions,
+    found: ScenePrediction,
+    score: float,
 ) -> None:
     """Make the result of a task, and write its files."""
     scene, task = run.scene, key[1]
@@ -180,7 +207,7 @@ def _write(
         for path in paths.of(('tif',)):
             _write_map(run, key, run.class_rows(), path)
     elif task not in MAPS:
-        result = found.results[key] = run.objects(key)
+        result = found.results[key] = run.objects(key).at_least(score)
         for path in paths.of(outputs.OBJECTS):
             outputs.write_objects(result, path, files.crs)
         for path in paths.of(('png',)):

@@ -18,9 +18,11 @@ from torch import nn
 
 import mtp
 from mtp.files import UnusableFileError
+from mtp.prediction.blending import Blend
 from mtp.prediction.inputs import Loader
-from mtp.prediction.run_scene import SceneRun
+from mtp.prediction.run_scene import SceneOptions, SceneRun
 from mtp.prediction.scene_files import Model
+from mtp.prediction.scenes import Scene
 from mtp.registry import MODELS
 from tests.prediction.small import config_of, save
 
@@ -144,6 +146,14 @@ def test_places_on_the_map(crs, transform, expected, angle, tmp_path):
     assert len(found.files) == 2 and not list((tmp_path / 'out').glob('.*'))
 
 
+def test_objects_are_found_once_in_all_views(tmp_path):
+    scene = write_scene(tmp_path / 'a.tif', PLACES)
+    for tta in (('flip',), ('flip', 'rot90')):
+        (result,) = finder().predict(scene, tta=tta).results.values()
+        corners = sorted(tuple(box.min(0).round(3).tolist()) for box in result.corners)
+        assert corners == sorted((float(x), float(y)) for x, y in PLACES)
+
+
 def test_a_scene_without_a_place_is_in_pixels(tmp_path):
     scene = write_scene(tmp_path / 'a.tif', [(20, 30)], crs=None)
     found = finder().predict(scene, tmp_path / 'out')
@@ -178,6 +188,38 @@ def test_an_area_limits_tiles_and_objects(tmp_path):
     found = finder().predict(scene, area=tmp_path / 'area.gpkg')
     (result,) = found.results.values()
     assert len(result) == sum(x + 5 <= 62 for x, _ in PLACES)
+
+
+def test_a_scene_is_judged_by_its_labels(segmentor, tmp_path):
+    scene = write_scene(tmp_path / 'a.tif', PLACES)
+    markers = [
+        shapely.box(x / 2 + 500_000, 5_300_000 - y / 2 - 2, x / 2 + 500_005, 5_300_000 - y / 2)
+        for x, y in [*PLACES, (290, 195)]  # one that is not drawn
+    ]
+
+    def truth(path, shapes, name):
+        pyogrio.raw.write(
+            path,
+            np.array([shapely.to_wkb(shape) for shape in shapes], object),
+            [np.array([name] * len(shapes), object)],
+            ['kind'],
+            geometry_type='Polygon',
+            crs=UTM,
+        )
+        return path
+
+    found = finder().predict(scene, truth=truth(tmp_path / 'truth.gpkg', markers, 'Marker'))
+    (figures,) = found.figures.values()
+    expected = 100 * len(PLACES) / len(markers)
+    assert figures['objects'] == len(markers)
+    assert figures['mAP50'] == figures['marker/AP50'] == pytest.approx(expected, abs=0.1)
+
+    model = mtp.load(segmentor, device='cpu')
+    left = [shapely.box(500_000, 5_299_900, 500_075, 5_300_000)]
+    found = model.predict(scene, tile=64, truth=truth(tmp_path / 'left.gpkg', left, 'road'))
+    (figures,), (result,) = found.figures.values(), found.results.values()
+    right = (result.labels[:, :150] == 1).sum()
+    assert figures['road/IoU'] == pytest.approx(100 * right / (200 * 150))
 
 
 def test_bad_scenes_are_named(tmp_path):
@@ -238,6 +280,31 @@ def test_label_maps_have_colours_a_place_and_polygons(segmentor, tmp_path):
     polygons = json.loads((tmp_path / 'out' / 'a.geojson').read_text())['features']
     covered = sum(each['properties']['area_m2'] for each in polygons)
     assert covered == pytest.approx(200 * 300 * 0.25, rel=1e-3)
+
+
+def test_blended_tiles_show_no_seams(segmentor, tmp_path):
+    """With a real encoder, which sees all of a tile: the steps across seams, beside the others."""
+    scene = write_scene(tmp_path / 'a.tif', PLACES)
+    model = mtp.load(segmentor, device='cpu')
+    rows = []
+    opened = Scene(scene, model.loader, {}, model.mean)
+    run = SceneRun(model, opened, SceneOptions(tile=96), tmp_path / 'work')
+    finish = Blend.finish_row
+
+    def kept(blend):
+        rows.append(finish(blend).copy())
+        return rows[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Blend, 'finish_row', kept)
+        run.run()
+    opened.close()
+    logits = torch.from_numpy(np.concatenate(rows, 1))
+    steps = logits.softmax(0)[1].diff(dim=1).abs().mean(0).numpy()
+    tiles = run.tiles
+    seams = {edge - 1 for left in tiles.lefts for edge in (left, left + 96)} & {*range(len(steps))}
+    across = np.isin(np.arange(len(steps)), [*seams])
+    assert len(tiles.lefts) > 3 and steps[across].mean() < 1.1 * steps[~across].mean()
 
 
 def predict_until(row, model, scene, out, **options):
