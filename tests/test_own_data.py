@@ -207,6 +207,23 @@ def test_objects_are_drawn_as_they_are_outlined(tmp_path):
     assert np.ptp(corner) <= 1 and np.ptp(edge) > 1
 
 
+@pytest.mark.parametrize('make', [voc, dota, maps, pairs, coco], ids=lambda make: make.__name__)
+def test_the_planned_side_is_that_of_the_images(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / 'mine')
+    path, _, lines = own_config(Request([Path('mine')], 'vit_tiny_rvsa', 'none'))
+    cfg = Config.fromfile(path)
+    (side,) = {int(line.split()[2].rstrip(':')) for line in lines if line.startswith('image side')}
+    init_default_scope(cfg.default_scope)
+    sample = DATASETS.build(cfg.train_dataloader.dataset)[0]
+    # images of 64 pixels grow to the smallest side that models take
+    assert cfg.model.backbone.img_size == side == 224
+    assert max(sample['inputs'].shape[1:]) <= side
+    if make in (voc, dota):
+        assert max(sample['inputs'].shape[1:]) == side
+        assert max(DATASETS.build(cfg.test_dataloader.dataset)[0]['inputs'].shape[1:]) == side
+
+
 def test_a_plan_counts_the_images_that_are_trained_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for split, number in (('train', 5), ('val', 1)):

@@ -236,6 +236,8 @@ def _horizontal(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty:
             *body,
             f'train_pipeline[2].scale = test_pipeline[1].scale = {size}',
             *_data('COCODetection', source, classes=source.classes),
+            'train_dataloader.dataset.pipeline = train_pipeline',
+            'test_dataloader.dataset.pipeline = test_pipeline',
             *_boxes("ann_file='{split}.json', data_prefix=dict(img='{split}/images')", keep_empty),
             *_test(source, "ann_file='test.json', data_prefix=dict(img='test/images')"),
             *_scenes(source, 'SceneDetections'),
