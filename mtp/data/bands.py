@@ -35,6 +35,13 @@ class Raster:
     pixels: np.ndarray
     missing: np.ndarray | None
 
+    def without(self, lost: np.ndarray) -> 'Raster':
+        """Return it with further pixels, bool ``(H, W)``, that have no data in any band."""
+        if not lost.any():
+            return self
+        missing = np.repeat(lost[..., None], self.pixels.shape[2], 2)
+        return Raster(self.pixels, missing if self.missing is None else self.missing | missing)
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -343,6 +350,18 @@ def read_window(
         out_shape=(len(bands), *shape),
         resampling=Resampling.average if smaller else Resampling.bilinear,
     )
+
+
+def read_alpha(source: Any, window: Sequence[float], shape: tuple[int, int] | None) -> np.ndarray:
+    """Read a window of the last band of an open file, its transparency, ``(H, W)``.
+
+    The arguments are those of :func:`read_window`.
+    """
+    from rasterio.windows import Window
+
+    if shape is None:
+        return source.read(source.count, window=Window(*map(int, window)))
+    return source.read(source.count, window=Window(*window), out_shape=shape)
 
 
 def _of_one_band(options: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mtp.data.bands import Raster, Stretch, as_picture, read_window
+from mtp.data.bands import Raster, Stretch, as_picture, read_alpha, read_window
 from mtp.data.decoding import check_unturned
 from mtp.files import UnusableFileError
 from mtp.prediction.inputs import Loader
@@ -173,7 +173,7 @@ class Scene:
                 height=first.height,
                 width=first.width,
                 resampling=Resampling.bilinear,
-                add_alpha=source.nodata is None and source.count == len(RGB),
+                add_alpha=source.nodata is None,
             )
         )
 
@@ -184,7 +184,7 @@ class Scene:
         count = self.dates[0].count
         bands = tuple(given or trained)
         if not bands:
-            plain = count == len(RGB) or (count == _ALPHA and self._has_alpha())
+            plain = count == len(RGB) or (count == _ALPHA and self._has_alpha(self.dates[0]))
             bands = RGB if plain else (1,) if count == 1 else ()
         if len(bands) != self.loader.channels and not (bands == (1,) and not trained):
             raise UnusableFileError(
@@ -199,10 +199,15 @@ class Scene:
                 )
         return bands
 
-    def _has_alpha(self) -> bool:
+    @staticmethod
+    def _has_alpha(source: Any) -> bool:
+        """Return whether the last band is transparency; of a warped date, where it lies outside."""
         from rasterio.enums import ColorInterp
+        from rasterio.vrt import WarpedVRT
 
-        return self.dates[0].colorinterp[-1] == ColorInterp.alpha
+        return source.colorinterp[-1] == ColorInterp.alpha and (
+            isinstance(source, WarpedVRT) or source.count == _ALPHA
+        )
 
     def _stretch(self, source: Any, path: Path | None, rule: Any) -> Stretch | None:
         """Return what makes 8 bits of a date; None if its values stay."""
@@ -250,6 +255,8 @@ class Scene:
         out_shape = None if self.scale == 1 else (height, width)
         try:
             raster = read_window(source, self.bands, self.nodata, window, out_shape)
+            if self._has_alpha(source):
+                raster = raster.without(read_alpha(source, window, out_shape) == 0)
         except Exception as error:  # of GDAL, for damaged blocks
             raise UnusableFileError(f'{source.name}: pixels cannot be read: {error}') from error
         pixels = raster.pixels

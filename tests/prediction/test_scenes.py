@@ -38,13 +38,13 @@ NORTH_UP = Affine(0.5, 0, 500_000, 0, -0.5, 5_300_000)
 class FindMarkers(BaseModel):
     """Model that finds rectangles of one colour, each in a rotated box."""
 
-    def __init__(self):
+    def __init__(self, bands=3):
         super().__init__()
         self.data_preprocessor = MODELS.build(
             dict(
                 type='BandDetDataPreprocessor',
-                mean=[0.0, 0.0, 0.0],
-                std=[1.0, 1.0, 1.0],
+                mean=[0.0] * bands,
+                std=[1.0] * bands,
                 bgr_to_rgb=True,
                 boxtype2tensor=False,
             )
@@ -239,6 +239,99 @@ def test_bad_scenes_are_named(tmp_path):
     assert model.predict(tmp_path / 'wide.tif', bands=(1, 2, 3), stretch='0,1000').tiles == 1
     with pytest.raises(UnusableFileError, match='single images'):
         model.predict((scene, scene))
+
+
+def test_bands_of_16_bits_are_those_of_the_training(tmp_path):
+    pixels = np.full((5, 100, 120), 40, np.uint16)
+    pixels[3, 20:24, 30:40] = 4_000  # in the fourth band alone
+    with rasterio.open(tmp_path / 'a.tif', 'w', 'GTiff', 120, 100, 5, dtype='uint16') as file:
+        file.write(pixels)
+    load = dict(type='mtp.LoadBands', bands=[4, 2], dtype='uint16')
+    model = finder()
+    model = Model(
+        FindMarkers(2),
+        model.description,
+        Loader([load, dict(type='mmdet.PackDetInputs')]),
+        __file__,
+    )
+    (result,) = model.predict(tmp_path / 'a.tif').results.values()
+    np.testing.assert_array_equal(result.boxes[:, :4], [[35, 22, 10, 4]])
+    (result,) = model.predict(tmp_path / 'a.tif', bands=(2, 1)).results.values()
+    assert len(result) == 0
+    write_scene(tmp_path / 'b.tif', [])
+    with pytest.raises(UnusableFileError, match='bands 1 to 3.*--bands'):
+        model.predict(tmp_path / 'b.tif')
+    with pytest.raises(UnusableFileError, match='uint8, but the config is for uint16'):
+        model.predict(tmp_path / 'b.tif', bands=(1, 2))
+
+
+def test_a_scene_without_any_data_has_nothing(tmp_path):
+    with rasterio.open(
+        tmp_path / 'a.tif',
+        'w',
+        'GTiff',
+        90,
+        80,
+        3,
+        dtype='uint8',
+        nodata=0,
+        crs=UTM,
+        transform=NORTH_UP,
+    ) as file:
+        file.write(np.zeros((3, 80, 90), np.uint8))
+    formats = ('geojson', 'gpkg', 'coco', 'dota', 'png')
+    found = finder().predict(tmp_path / 'a.tif', tmp_path / 'out', formats=formats)
+    assert len(found.files) == 5 and all(path.is_file() for path in found.files)
+    assert json.loads((tmp_path / 'out' / 'a.geojson').read_text())['features'] == []
+    assert len(pyogrio.raw.read(tmp_path / 'out' / 'a.gpkg')[2]) == 0
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
+    scene = write_scene(tmp_path / 'a.tif', PLACES)
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'replace', full)
+        with pytest.raises(OSError, match='No space left'):
+            finder().predict(scene, tmp_path / 'out')
+    assert not [path for path in (tmp_path / 'out').rglob('*') if path.suffix == '.geojson']
+    found = finder().predict(scene, tmp_path / 'out')
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a.geojson']
+    assert len(found.results['', 'rotated_detection']) == len(PLACES)
+
+
+@pytest.fixture(scope='module')
+def change_detector(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('change')
+    save(config_of('change_detection', folder), folder / 'a.pth')
+    return mtp.load(folder / 'a.pth', device='cpu')
+
+
+def test_the_later_date_is_warped_onto_the_first(change_detector, tmp_path):
+    first = write_scene(tmp_path / 'a.tif', PLACES)
+    same = write_scene(tmp_path / 'same.tif', PLACES)
+    # half as fine, in another reference system, of a part of the ground
+    coarse = Affine(2e-5, 0, 9.0002, 0, -2e-5, 47.8532)
+    other = write_scene(tmp_path / 'b.tif', [], size=(60, 90), crs=WGS84, transform=coarse)
+    found = change_detector.predict((first, other), tile=96)
+    assert any('warped onto the grid' in note for note in found.notes)
+    (result,) = found.results.values()
+    assert result.labels.shape == (200, 300)
+    assert (result.labels == 255).any() and (result.labels != 255).any()
+    whole = change_detector.predict((first, same), tile=96)
+    assert (whole.results['', 'change_detection'].labels != 255).all() and not whole.notes
+    far = write_scene(
+        tmp_path / 'far.tif', [], crs=WGS84, transform=Affine(1e-5, 0, 1, 0, -1e-5, 1)
+    )
+    with pytest.raises(UnusableFileError, match='do not overlap'):
+        change_detector.predict((first, far))
+    plain = write_scene(tmp_path / 'plain.tif', [], size=(50, 50), crs=None)
+    with pytest.raises(UnusableFileError, match='no place on the map by which'):
+        change_detector.predict((first, plain))
+    with pytest.raises(UnusableFileError, match='two dates'):
+        change_detector.predict(first)
 
 
 def test_pixels_without_data_are_skipped(tmp_path):
