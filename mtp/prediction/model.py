@@ -283,19 +283,23 @@ class Keep:
         no_data: np.ndarray | None = None,
     ) -> Segmentation:
         probabilities = probabilities_of(sample.seg_logits.data)
-        labels = probabilities.argmax(0).astype(np.uint8)
-        if len(probabilities) == 1:  # one logit: the second class
-            labels = (probabilities[0] > 0.5).astype(np.uint8)
+        found = sample.pred_sem_seg.get('data', sample.pred_sem_seg.get('sem_seg'))
+        labels = found[0].cpu().numpy().astype(np.uint8)
         if no_data is not None:
             labels[no_data] = IGNORED
         return kind(**about, **_named(names, palette), labels=labels, probabilities=probabilities)
 
 
 def probabilities_of(logits: Tensor) -> np.ndarray:
-    """Return the probability of each class from logits ``(K, H, W)``, float32."""
-    logits = logits.float()
-    found = logits.sigmoid() if len(logits) == 1 else logits.softmax(0)
-    return found.cpu().numpy()
+    """Return the probability of each class, float32 ``(K, H, W)``.
+
+    Args:
+        logits: logits ``(K, H, W)``; of two classes perhaps one channel, for which mmseg gives the
+            probability of the second.
+    """
+    if len(logits) == 1:
+        return torch.cat([1 - logits, logits]).float().cpu().numpy()
+    return logits.float().softmax(0).cpu().numpy()
 
 
 def _bitmaps(masks: Any, order: Tensor) -> np.ndarray:

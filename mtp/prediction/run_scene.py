@@ -276,8 +276,10 @@ class SceneRun:
             if 'no_data' in record:
                 content.setdefault(f'{name}/no_data', []).append((left, record['no_data']))
             if key not in self.blends:
-                self.blends[key] = blend = Blend(self.tiles, len(logits), self.options.blend)
-                blend.start_row(self.tiles.tops.index(top))
+                self.blends[key] = Blend(
+                    self.tiles, len(logits), self.options.blend, self._labels_of
+                )
+                self.blends[key].start_row(self.tiles.tops.index(top))
             self.blends[key].add(left, logits)
         else:
             for view, each in zip(self.views, samples):
@@ -341,15 +343,19 @@ class SceneRun:
         shape = end - tops[row], width
         if key not in self.blends:  # no tile so far has data
             return {_text(key): np.full(shape, IGNORED, np.uint8)}
-        logits = self.blends[key].finish_row()
-        covered = ~np.isnan(logits[0])
-        if len(logits) == 1:
-            labels = (logits[0] > 0).astype(np.uint8)
-        else:
-            labels = logits.argmax(0).astype(np.uint8)
-        labels[~covered] = IGNORED
+        labels = self.blends[key].finish_row()
         self._mark(labels, row, lost)
         return {_text(key): labels}
+
+    def _labels_of(self, logits: np.ndarray) -> np.ndarray:
+        """Return the class of each pixel, uint8 ``(h, w)``, 255 where the logits are NaN."""
+        if len(logits) == 1:  # mmseg's probability of the second class
+            threshold = self.model.module.decode_head.threshold  # type: ignore[union-attr]  # a float
+            labels = (logits[0] > threshold).astype(np.uint8)
+        else:
+            labels = logits.argmax(0).astype(np.uint8)
+        labels[np.isnan(logits[0])] = IGNORED
+        return labels
 
     def _mark(self, labels: np.ndarray, row: int, lost: list) -> None:
         """Ignore pixels without data, also of the rows that the tiles below finish."""

@@ -1,5 +1,6 @@
 """Scenes of any size, read window by window as a model takes its images."""
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,7 @@ from mtp.files import UnusableFileError
 from mtp.prediction.inputs import Loader
 from mtp.prediction.places import Place
 
-CACHE = 128 << 20  # bytes that GDAL keeps of decoded blocks
+CACHE = 128  # MiB that GDAL keeps of decoded blocks; by default a share of the machine's memory
 RGB = (1, 2, 3)
 _ALPHA = 4  # bands of an RGB image with transparency
 
@@ -68,8 +69,9 @@ class Scene:
                 else f'{path}: the model takes single images, and this is a pair'
             )
         self._stack = ExitStack()
-        rasterio = _rasterio(path)
-        self._stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
+        _rasterio(path)
+        # GDAL reads it once, when it first keeps a block, in any thread
+        os.environ.setdefault('GDAL_CACHEMAX', str(CACHE))
         self.files = [path] if later is None else [path, later]
         self.dates = [self._open(path)]
         first = self.dates[0]

@@ -20,9 +20,10 @@ import mtp
 from mtp.files import UnusableFileError
 from mtp.prediction.blending import Blend
 from mtp.prediction.inputs import Loader
-from mtp.prediction.run_scene import SceneOptions, SceneRun
+from mtp.prediction.run_scene import SceneRun
 from mtp.prediction.scene_files import Model
 from mtp.prediction.scenes import Scene
+from mtp.prediction.tile_grid import Tiles
 from mtp.registry import MODELS
 from tests.prediction.small import config_of, save
 
@@ -379,22 +380,19 @@ def test_blended_tiles_show_no_seams(segmentor, tmp_path):
     """With a real encoder, which sees all of a tile: the steps across seams, beside the others."""
     scene = write_scene(tmp_path / 'a.tif', PLACES)
     model = mtp.load(segmentor, device='cpu')
-    rows = []
     opened = Scene(scene, model.loader, {}, model.mean)
-    run = SceneRun(model, opened, SceneOptions(tile=96), tmp_path / 'work')
-    finish = Blend.finish_row
-
-    def kept(blend):
-        rows.append(finish(blend).copy())
-        return rows[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Blend, 'finish_row', kept)
-        run.run()
+    tiles = Tiles(opened.size, 96, 24)
+    blend = Blend(tiles, 2, 'cosine')
+    rows = []
+    for number in range(len(tiles.tops)):
+        blend.start_row(number)
+        for top, left in tiles.row(number):
+            (found,) = model.samples([opened.read(top, left, 96, 96)], [''])
+            blend.add(left, found[''].seg_logits.data.numpy())
+        rows.append(blend.finish_row())
     opened.close()
     logits = torch.from_numpy(np.concatenate(rows, 1))
     steps = logits.softmax(0)[1].diff(dim=1).abs().mean(0).numpy()
-    tiles = run.tiles
     seams = {edge - 1 for left in tiles.lefts for edge in (left, left + 96)} & {*range(len(steps))}
     across = np.isin(np.arange(len(steps)), [*seams])
     assert len(tiles.lefts) > 3 and steps[across].mean() < 1.1 * steps[~across].mean()

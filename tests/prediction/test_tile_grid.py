@@ -50,6 +50,24 @@ def test_cosine_weights_add_up_to_a_mean():
     np.testing.assert_allclose(found[:9, :9], filtered(image)[:9, :9], rtol=1e-6)
 
 
+def test_tiles_may_be_missing():
+    """Without a tile in the middle, what its neighbours cover stays."""
+    image = np.ones((90, 90))
+    tiles = Tiles(image.shape, 32, 8)
+    blend, rows = Blend(tiles, 1, 'cosine'), []
+    for number in range(len(tiles.tops)):
+        blend.start_row(number)
+        for left in tiles.lefts:
+            if number != 1 or not 0 < left < tiles.lefts[-1]:
+                blend.add(left, np.ones((1, 32, 32), np.float32))
+        rows.append(blend.finish_row())
+    found = np.concatenate(rows, 1)[0]
+    lost = np.zeros(image.shape, bool)
+    lost[32 : tiles.tops[2], 32 : tiles.lefts[-1]] = True
+    np.testing.assert_array_equal(np.isnan(found), lost)
+    assert found[~lost] == pytest.approx(1, abs=1e-5)
+
+
 def test_a_scene_smaller_than_a_tile_is_one_tile():
     image = np.arange(20 * 50).reshape(20, 50)
     found, number = blended(image, 'cosine')

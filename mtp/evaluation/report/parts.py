@@ -117,7 +117,9 @@ def _tasks(sample: DetDataSample, meta: dict[str, Any]) -> Iterator[Part]:
             content = _objects(found, truth, ignored)
         elif 'sem_seg' in (found or ()):
             classes = ('background', *classes)
-            content = LabelMaps(_array(found.sem_seg)[0], _array(truth.sem_seg)[0], None)
+            logits = sample.get('seg_logits')
+            scores = None if logits is None else _probabilities(logits.data)
+            content = LabelMaps(_array(found.sem_seg)[0], _array(truth.sem_seg)[0], scores)
         yield Part(sample.dataset, task, tuple(classes), content)
 
 
