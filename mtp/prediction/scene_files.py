@@ -3,7 +3,9 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -136,38 +138,48 @@ def predict_scene(
             prediction in ``out`` is another one.
     """
     options, files = options or SceneOptions(), files or FileOptions()
-    about = dict(model.description.get('scenes') or {})
-    gsd = about.get('gsd') if files.gsd is None else files.gsd or None
-    scene: Scene | PlainScene
-    if has_rasterio():
-        later = paths[1] if len(paths) > 1 else None
-        scene = Scene(
-            paths[0], model.loader, about, model.mean, later, files.bands, files.stretch, gsd
-        )
-    else:
-        scene = PlainScene(paths, model.loader)
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            work = Path(temporary) if out is None else out / f'.{paths[0].stem}.unfinished'
-            area = None if files.area is None else _area(files.area, scene)
-            truth = files.truth and Truth(files.truth, paths[0], files.class_column)
-            asked = options.score
-            if truth:
-                options = replace(options, score=min(asked, SCORE))
-            run = SceneRun(model, scene, options, work, area)
-            found = ScenePrediction(notes=list(scene.notes), tiles=run.number)
-            if scene.place is None:
-                found.notes.append(f'{paths[0]} has no place on the map: coordinates are pixels')
-            run.run(progress)
-            for key in run.keys():
-                if truth and key[1] != 'classification':
-                    found.figures[key] = _judge(run, key, truth)
-                _write(run, key, paths[0].stem, out, files, found, asked)
-        finally:
-            scene.close()
+    with ExitStack() as stack:
+        stack.enter_context(_without_notices())
+        scene = stack.enter_context(closing(_open(model, paths, files)))
+        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        work = temporary if out is None else out / f'.{paths[0].stem}.unfinished'
+        area = None if files.area is None else _area(files.area, scene)
+        truth = files.truth and Truth(files.truth, paths[0], files.class_column)
+        score = options.score
+        if truth:
+            options = replace(options, score=min(score, SCORE))
+        run = SceneRun(model, scene, options, work, area)
+        found = ScenePrediction(notes=list(scene.notes), tiles=run.number)
+        if scene.place is None:
+            found.notes.append(f'{paths[0]} has no place on the map: coordinates are pixels')
+        run.run(progress)
+        for key in run.keys():
+            if truth and key[1] != 'classification':
+                found.figures[key] = _judge(run, key, truth)
+            _write(run, key, paths[0].stem, out, files, found, score)
     if out is not None:
         shutil.rmtree(work)
     return found
+
+
+def _open(model: ImageModel, paths: Sequence[Path], files: FileOptions) -> Scene | PlainScene:
+    if not has_rasterio():
+        return PlainScene(paths, model.loader)
+    about = dict(model.description.get('scenes') or {})
+    gsd = about.get('gsd') if files.gsd is None else files.gsd or None
+    later = paths[1] if len(paths) > 1 else None
+    return Scene(paths[0], model.loader, about, model.mean, later, files.bands, files.stretch, gsd)
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """Leave out rasterio's notices of files without a place, of which a note tells."""
+    with warnings.catch_warnings():
+        if has_rasterio():
+            from rasterio.errors import NotGeoreferencedWarning
+
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        yield
 
 
 def _area(path: Path, scene: Scene | PlainScene) -> shapely.Geometry:

@@ -68,25 +68,26 @@ class Scene:
                 if loader.is_pair
                 else f'{path}: the model takes single images, and this is a pair'
             )
-        self._stack = ExitStack()
         _rasterio(path)
         # GDAL reads it once, when it first keeps a block, in any thread
         os.environ.setdefault('GDAL_CACHEMAX', str(CACHE))
         self.files = [path] if later is None else [path, later]
-        self.dates = [self._open(path)]
-        first = self.dates[0]
-        self.full = first.height, first.width
-        self.place = place_of(first)
-        if later is not None:
-            self.dates.append(self._aligned(self._open(later), later))
-        self.bands = self._bands(bands, about)
-        self.nodata = about.get('nodata') if loader.bands is None else loader.bands.nodata
-        self.stretches = [
-            self._stretch(date, file, stretch or about.get('stretch'))
-            for date, file in zip(self.dates, (path, later))
-        ]
-        self.scale = self._scale(gsd)
-        self.size = tuple(max(1, round(side / self.scale)) for side in self.full)
+        with ExitStack() as self._stack:
+            self.dates = [self._open(path)]
+            first = self.dates[0]
+            self.full = first.height, first.width
+            self.place = place_of(first)
+            if later is not None:
+                self.dates.append(self._aligned(self._open(later), later))
+            self.bands = self._bands(bands, about)
+            self.nodata = about.get('nodata') if loader.bands is None else loader.bands.nodata
+            self.stretches = [
+                self._stretch(date, file, stretch or about.get('stretch'))
+                for date, file in zip(self.dates, self.files)
+            ]
+            self.scale = self._scale(gsd)
+            self.size = tuple(max(1, round(side / self.scale)) for side in self.full)
+            self._stack = self._stack.pop_all()  # all is well: they stay open
 
     def close(self) -> None:
         """Close the files."""
