@@ -22,11 +22,13 @@ def _listed(values: np.ndarray) -> str:
     return ' '.join(map(repr, values.reshape(-1).tolist()))
 
 
-def coco(truth: Truth, classes: Sequence[str], size: Size, masks: bool = False) -> dict:
+def coco(
+    truth: Truth, classes: Sequence[str], size: Size | Mapping[str, Size], masks: bool = False
+) -> dict:
     """Return the content of a COCO json."""
     images, annotations = [], []
     for number, (stem, objects) in enumerate(truth.items()):
-        height, width = size
+        height, width = size[stem] if isinstance(size, Mapping) else size
         images.append(dict(id=number, file_name=f'{stem}.png', height=height, width=width))
         for name, corners in objects:
             x1, y1, x2, y2 = bounds(corners)
