@@ -14,22 +14,20 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import rasterio
-import torch
-
-import mtp
-from mtp.prediction.model import Keep
-from mtp.prediction.run_scene import SceneOptions, SceneRun
-from mtp.prediction.scene_files import Model
-from mtp.prediction.scenes import Scene
+if TYPE_CHECKING:
+    from mtp.prediction.run_scene import SceneOptions, SceneRun
+    from mtp.prediction.scene_files import Model
 
 LAYOUTS = dict(tiled=dict(tiled=True), striped=dict(tiled=False))
 
 
 def make_scene(path: Path, side: int, layout: str) -> None:
     """Write a scene of noise, strip by strip."""
+    import numpy as np
+    import rasterio
+
     profile = dict(dtype='uint8', crs='EPSG:32632', photometric='RGB', compress='deflate', zlevel=1)
     transform = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_300_000)
     noise = np.random.default_rng(0)
@@ -42,13 +40,18 @@ def make_scene(path: Path, side: int, layout: str) -> None:
             file.write(pixels, window=rasterio.windows.Window(0, top, side, rows))
 
 
-def open_run(model: Model, path: Path, options: SceneOptions, work: Path) -> SceneRun:
+def open_run(model: 'Model', path: Path, options: 'SceneOptions', work: Path) -> 'SceneRun':
     """Return the prediction of a scene, ready to run."""
+    from mtp.prediction.run_scene import SceneRun
+    from mtp.prediction.scenes import Scene
+
     return SceneRun(model, Scene(path, model.loader, {}, model.mean), options, work)
 
 
-def times_of(model: Model, path: Path, options: SceneOptions) -> tuple[float, float, float]:
+def times_of(model: 'Model', path: Path, options: 'SceneOptions') -> tuple[float, float, float]:
     """Return tiles a second of a scene, of its tiles in memory, and of reading alone."""
+    from mtp.prediction.model import Keep
+
     with tempfile.TemporaryDirectory() as work:
         run = open_run(model, path, options, Path(work))
         begin = time.perf_counter()
@@ -79,6 +82,11 @@ def main() -> None:
     parser.add_argument('--memory', action='store_true', help='measure peak memory instead')
     parser.add_argument('--once', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    import torch
+
+    import mtp
+    from mtp.prediction.run_scene import SceneOptions
+
     options = SceneOptions(batch_size=args.batch)
     if args.once:
         model = mtp.load(args.checkpoint)
