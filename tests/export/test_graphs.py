@@ -70,11 +70,9 @@ def test_a_trained_vit_gives_the_same_maps_for_any_number_of_images(vit, tmp_pat
 
 @pytest.mark.slow
 def test_a_trained_vit_gives_the_same_maps_at_a_second_size(vit, tmp_path):
-    """Three images of two sizes: one graph for each size, from the same weights."""
-    for size, count in (((SIDE, SIDE), 2), ((96, 80), 1)):
-        form = export(vit, tmp_path / f'{size}.onnx', size=size)
-        found = onnx_difference(tmp_path / f'{size}.onnx', form.module, [images(3, count, *size)])
-        assert found < TOLERANCE
+    """A graph for each size, from the same weights; the first test has the first."""
+    form = export(vit, tmp_path / 'a.onnx', size=(96, 80))
+    assert onnx_difference(tmp_path / 'a.onnx', form.module, [images(3, 1, 96, 80)]) < TOLERANCE
 
 
 @pytest.mark.slow
