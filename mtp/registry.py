@@ -77,3 +77,8 @@ for _registry in (
     root.WEIGHT_INITIALIZERS,
 ):
     root.Registry(_registry.name, scope='mtp', parent=_registry)
+
+
+def short_name(type_: type | str) -> str:
+    """Return the name of a config's type without its modules or scope: a class or its name."""
+    return type_.rpartition('.')[2] if isinstance(type_, str) else type_.__name__

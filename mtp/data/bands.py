@@ -125,13 +125,25 @@ class Stretch:
             UnusableFileError: the rule is no such pair, the file cannot be read, or a band has no
                 data.
         """
+        if not parse_rule(rule)[2]:
+            return cls.of_source(rule, None, path, bands, nodata)
+        with opened(path, bands) as source:
+            return cls.of_source(rule, source, path, bands, nodata)
+
+    @classmethod
+    def of_source(
+        cls, rule: str, source: Any, path: str | Path, bands: Sequence[int], nodata: float | None
+    ) -> 'Stretch':
+        """Return the stretch of an open file of rasterio, which a rule of values does not need.
+
+        The other arguments and errors are those of :meth:`of_scene`.
+        """
         low, high, percentiles = parse_rule(rule)
         if not percentiles:
             return cls(((low, high),) * len(bands))
-        with opened(path, bands) as source:
-            scale = max(1.0, max(source.height, source.width) / _OVERVIEW)
-            shape = max(1, int(source.height / scale)), max(1, int(source.width / scale))
-            raster = _read(source, bands, nodata, out_shape=(len(bands), *shape))
+        scale = max(1.0, max(source.height, source.width) / _OVERVIEW)
+        shape = max(1, int(source.height / scale)), max(1, int(source.width / scale))
+        raster = _read(source, bands, nodata, out_shape=(len(bands), *shape))
         limits = []
         for band, values in zip(bands, _with_data(raster)):
             if not values.size:
@@ -374,10 +386,23 @@ def _dtype(source: Any, bands: Sequence[int]) -> str:
 
 @contextmanager
 def opened(
-    path: str | Path, bands: Sequence[int], size: tuple[int, int] | None = None
+    path: str | Path,
+    bands: Sequence[int],
+    size: tuple[int, int] | None = None,
+    any_extent: bool = False,
 ) -> Iterator[Any]:
-    """Open an image, and check its header before its pixels are read."""
-    rasterio = _rasterio(path)
+    """Open an image, and check its header before its pixels are read.
+
+    Args:
+        path: path of the file.
+        bands: indices of the bands that it must have, from 1 on.
+        size: height and width in pixels that its labels are for; None if they are unknown.
+        any_extent: whether it may have more pixels than are read at once.
+
+    Raises:
+        UnusableFileError: as in :func:`read_bands`.
+    """
+    rasterio = import_rasterio(f'{path}: images of chosen bands are read')
     with naming_faults(path, '{path} is missing or no readable image: {error}. Restore the file'):
         with open(path, 'rb'):  # GDAL would fetch what a name such as /vsicurl/... says
             pass
@@ -385,7 +410,8 @@ def opened(
             warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
             source = rasterio.open(Path(path).resolve())
         with source:
-            check_extent(path, (source.height, source.width), size)
+            if not any_extent:
+                check_extent(path, (source.height, source.width), size)
             if source.driver != 'GTiff':
                 check_unturned(Path(path))
             unknown = [band for band in bands if not 1 <= band <= source.count]
@@ -402,12 +428,29 @@ def opened(
             yield source
 
 
-def _rasterio(path: object) -> ModuleType:
+def import_rasterio(purpose: str) -> ModuleType:
+    """Return rasterio.
+
+    Args:
+        purpose: what it is for, with a verb: ``'scenes are read'``.
+
+    Raises:
+        UnusableFileError: it is not installed.
+    """
     try:
-        import rasterio
+        import rasterio.errors
+        import rasterio.features
     except ImportError as error:
         raise UnusableFileError(
-            f'{path}: images of chosen bands are read with rasterio, which is not installed: '
-            'pip install mtp[geo]'
+            f'{purpose} with rasterio, which is not installed: pip install mtp[geo]'
         ) from error
     return rasterio
+
+
+def has_rasterio() -> bool:
+    """Return whether rasterio is installed."""
+    try:
+        import_rasterio('scenes are read')
+    except UnusableFileError:
+        return False
+    return True

@@ -19,6 +19,7 @@ from mtp.engine import provenance
 from mtp.fallback import fall_back
 from mtp.files import UnusableFileError
 from mtp.models import portable
+from mtp.registry import short_name
 
 KEY = 'mtp_model'
 FORMAT = 1
@@ -104,11 +105,7 @@ def _pipeline(cfg: Config) -> list[dict]:
     (dataset, *_) = provenance.parts(loader.get('dataset'))
     if not isinstance(dataset, Mapping) or 'pipeline' not in dataset:
         return []
-    return [step for step in dataset['pipeline'] if _short_name(step['type']) not in _LABELS]
-
-
-def _short_name(type_: Any) -> str:
-    return type_.rpartition('.')[2] if isinstance(type_, str) else type_.__name__
+    return [step for step in dataset['pipeline'] if short_name(step['type']) not in _LABELS]
 
 
 def _datasets(dataset: Any) -> dict[str, dict]:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from mmengine.logging import MMLogger
+from torch import Tensor
 
 BACKGROUNDS = ('background', 'unchanged')  # names of a class that is all but the objects
 
@@ -15,10 +17,28 @@ def without_background(names: Sequence[str], ious: np.ndarray) -> dict[str, floa
         names: names of the classes.
         ious: IoU of each class, nan for one that occurs nowhere.
     """
-    objects = [name.lower() not in BACKGROUNDS for name in names]
-    if all(objects) or not any(objects):
+    objects = np.ones(len(names), bool)
+    objects[backgrounds_of(names)] = False
+    if objects.all() or not objects.any():
         return {}
     return {'mIoU_without_background': mean_of_defined(ious[objects])}
+
+
+def backgrounds_of(names: Sequence[str]) -> list[int]:
+    """Return the labels of the classes that are all but the objects."""
+    return [label for label, name in enumerate(names) if name.lower() in BACKGROUNDS]
+
+
+def probabilities_of(logits: Tensor) -> np.ndarray:
+    """Return the probability of each class, float32 ``(K, H, W)``.
+
+    Args:
+        logits: logits ``(K, H, W)``; of two classes perhaps one channel, for which mmseg gives the
+            probability of the second.
+    """
+    logits = logits.detach().float()
+    found = torch.cat([1 - logits, logits]) if len(logits) == 1 else logits.softmax(0)
+    return found.cpu().numpy()
 
 
 def mean_of_defined(values: np.ndarray) -> float:

@@ -1,8 +1,11 @@
 """A trained model that predicts on images."""
 
+import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +17,9 @@ from mmrotate.structures.bbox import RotatedBoxes
 from PIL import Image
 from torch import Tensor, nn
 
+from mtp.engine.checkpoints import digest
+from mtp.evaluation.label_maps import probabilities_of
+from mtp.evaluation.tables import SHOWN_SCORE
 from mtp.models import MultiTaskPretrainer
 from mtp.prediction.inputs import Input, Loader
 from mtp.prediction.results import (
@@ -28,7 +34,6 @@ from mtp.prediction.results import (
 from mtp.sample_fields import IGNORED
 from mtp.spelling import suggest
 
-SCORE = 0.3  # below which objects are left out, unless asked for
 BATCH = 8  # images at once
 BACKGROUND = 'background'
 
@@ -62,6 +67,15 @@ class ImageModel:
         """The device that the model is on."""
         return next(self.module.parameters()).device
 
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the checkpoint, hex digits; of a folder, of those of its files."""
+        path = Path(self.source)
+        if path.is_file():
+            return digest(path)
+        parts = [digest(each) for each in sorted(path.iterdir()) if each.is_file()]
+        return hashlib.sha256(''.join(parts).encode()).hexdigest()
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in label order; of a multi-task model, those of its first data set."""
@@ -88,7 +102,7 @@ class ImageModel:
         self,
         images: Input | Iterable[Input],
         *,
-        score: float = SCORE,
+        score: float = SHOWN_SCORE,
         classes: Sequence[str] | None = None,
         batch_size: int = BATCH,
         device: str | None = None,
@@ -176,7 +190,7 @@ class Keep:
     def __init__(
         self,
         model: ImageModel,
-        score: float = SCORE,
+        score: float = SHOWN_SCORE,
         classes: Sequence[str] | None = None,
         max_objects: int | None = None,
         dataset: Sequence[str] | str | None = None,
@@ -214,7 +228,7 @@ class Keep:
         about = dict(
             size=tuple(record['ori_shape']),
             source=record.get('img_path', ''),
-            picture=self.model.loader.picture(record),
+            picture=partial(self.model.loader.picture, record),
         )
         if self.model.task != 'pretraining':
             (sample,) = found.values()
@@ -288,18 +302,6 @@ class Keep:
         if no_data is not None:
             labels[no_data] = IGNORED
         return kind(**about, **_named(names, palette), labels=labels, probabilities=probabilities)
-
-
-def probabilities_of(logits: Tensor) -> np.ndarray:
-    """Return the probability of each class, float32 ``(K, H, W)``.
-
-    Args:
-        logits: logits ``(K, H, W)``; of two classes perhaps one channel, for which mmseg gives the
-            probability of the second.
-    """
-    if len(logits) == 1:
-        return torch.cat([1 - logits, logits]).float().cpu().numpy()
-    return logits.float().softmax(0).cpu().numpy()
 
 
 def _bitmaps(masks: Any, order: Tensor) -> np.ndarray:

@@ -1,12 +1,11 @@
 """Files of predictions: vectors, label maps, COCO json, DOTA text and pictures."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import shapely
 
@@ -158,7 +157,9 @@ def write_map(
             plain.unlink(missing_ok=True)
 
 
-def polygons_of_map(path: Path, classes: Sequence[str], without: set[int]) -> Iterator[Feature]:
+def polygons_of_map(
+    path: Path, classes: Sequence[str], without: Collection[int]
+) -> Iterator[Feature]:
     """Yield the connected areas of a label map on disk, in its pixels.
 
     Args:
@@ -196,7 +197,4 @@ def write_picture(result: Result, picture: np.ndarray, scale: float, path: Path)
         boxes = result.boxes.copy()
         boxes[:, :4] *= scale
         result = replace(result, boxes=boxes, masks=None)
-    page = replace(result, picture=picture, size=picture.shape[:2]).plot()
-    encoded = cv2.imencode('.png', page[..., ::-1])[1]
-    with whole(path) as unfinished:
-        encoded.tofile(unfinished)
+    replace(result, picture=lambda: picture, size=picture.shape[:2]).plot(path)

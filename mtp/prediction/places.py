@@ -1,6 +1,5 @@
 """Places on the map: pixels to coordinates, angles and areas of what is found there."""
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import shapely
 
-from mtp.files import UnusableFileError
+from mtp.data.bands import import_rasterio
 
 WGS84 = 'EPSG:4326'
 _PIXELS = 'pixels, y downwards'
@@ -43,13 +42,6 @@ class Place:
     def metres(self) -> float:
         """Metres of a unit of a projected coordinate reference system."""
         return float(_crs(self.crs).linear_units_factor[1])
-
-    @property
-    def gsd(self) -> float:
-        """Ground sampling distance in metres at the image's centre: the root of a pixel's area."""
-        height, width = self.size
-        pixel = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) + (width // 2, height // 2)
-        return math.sqrt(self.areas([shapely.polygons(pixel.astype(float))])[0])
 
     def areas(self, shapes: Iterable[shapely.Geometry]) -> np.ndarray:
         """Return the areas of shapes in pixels, in square metres; geodesic if in degrees."""
@@ -179,10 +171,4 @@ def move(points: np.ndarray, source: str, target: str) -> np.ndarray:
 
 
 def _crs(name: str) -> Any:
-    try:
-        from rasterio.crs import CRS
-    except ImportError as error:
-        raise UnusableFileError(
-            'places on the map need rasterio, which is not installed: pip install mtp[geo]'
-        ) from error
-    return CRS.from_user_input(name)
+    return import_rasterio('places on the map are computed').crs.CRS.from_user_input(name)

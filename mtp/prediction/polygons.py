@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 import shapely
 
-from mtp.files import UnusableFileError
+from mtp.data.bands import import_rasterio
 
 
 def outlines(
@@ -20,12 +20,7 @@ def outlines(
     Raises:
         UnusableFileError: rasterio is not installed.
     """
-    try:
-        from rasterio.features import shapes
-    except ImportError as error:
-        raise UnusableFileError(
-            'polygons of label maps need rasterio, which is not installed: pip install mtp[geo]'
-        ) from error
+    shapes = import_rasterio('polygons are made of label maps').features.shapes
     wanted = ~np.isin(labels, [*without, 255])
     for shape, value in shapes(labels, wanted):
         yield int(value), shapely.geometry.shape(shape)

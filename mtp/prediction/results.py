@@ -5,13 +5,12 @@ Coordinates are pixels of the image: 0 is the left or upper edge of its first pi
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cv2
 import numpy as np
 import shapely
 import torch
@@ -20,14 +19,14 @@ from mmengine.structures import InstanceData
 from mmrotate.structures.bbox import RotatedBoxes
 from pycocotools import mask as coco_mask
 
-from mtp.evaluation.label_maps import BACKGROUNDS
+from mtp.evaluation.label_maps import backgrounds_of
 from mtp.files import UnusableFileError
 from mtp.painting import colour_of, shade
 from mtp.prediction.merging import corners_of
 from mtp.prediction.places import WGS84, Feature, Place, box_feature, collection
 from mtp.prediction.polygons import outlines
 from mtp.sample_fields import label_table
-from mtp.visualization.visualizer import captioned, frame, legend
+from mtp.visualization.visualizer import PAPER, captioned, frame, legend, write_picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,8 @@ class Result(ABC):
         classes: class names in label order.
         size: height and width of the image in pixels.
         source: path of the image, or the name it was given; empty for an array.
-        picture: the image for pictures, uint8 RGB ``(H, W, 3)``; None where it is not kept.
+        picture: what returns the image for pictures, uint8 RGB ``(H, W, 3)``; None where it is not
+            kept.
         place: place on the map; None without one.
         palette: colour of each class, RGB 0..255; empty for mtp's own.
     """
@@ -46,7 +46,7 @@ class Result(ABC):
     classes: tuple[str, ...]
     size: tuple[int, int]
     source: str = ''
-    picture: np.ndarray | None = field(default=None, repr=False)
+    picture: Callable[[], np.ndarray] | None = field(default=None, repr=False)
     place: Place | None = field(default=None, repr=False)
     palette: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
 
@@ -69,13 +69,18 @@ class Result(ABC):
         Args:
             path: file to write it to as well; None to return it only.
         """
-        picture = self.picture
-        tile = np.full((*self.size, 3), 245, np.uint8) if picture is None else picture.copy()
+        tile = self._canvas()
         labels = self.draw(tile)
         page = frame([np.concatenate([tile, legend(labels, self.meta, tile.shape[1])])])
         if path is not None:
-            cv2.imwrite(str(path), page[..., ::-1])
+            write_picture(path, page)
         return page
+
+    def _canvas(self) -> np.ndarray:
+        """Return the image to draw on, or paper in its size."""
+        if self.picture is None:
+            return np.full((*self.size, 3), PAPER, np.uint8)
+        return self.picture().copy()
 
     def to_geojson(self, crs: str | None = WGS84) -> dict[str, Any]:
         """Return a GeoJSON ``FeatureCollection``.
@@ -258,14 +263,13 @@ class Classification(Result):
 
     def plot(self, path: str | Path | None = None) -> np.ndarray:
         """Draw the image below its three most probable classes, uint8 RGB ``(H, W, 3)``."""
-        picture = self.picture
-        tile = np.full((*self.size, 3), 245, np.uint8) if picture is None else picture.copy()
+        tile = self._canvas()
         best = self.scores.argsort()[::-1][:3]
         for label in reversed(best):
             tile = captioned(tile, f'{self.classes[label]} {self.scores[label]:.2f}')
         page = frame([tile])
         if path is not None:
-            cv2.imwrite(str(path), page[..., ::-1])
+            write_picture(path, page)
         return page
 
 
@@ -284,15 +288,16 @@ class Segmentation(Result):
 
     def features(self) -> Iterator[Feature]:
         """Yield the outlines of each connected area of a class but the background."""
-        for label, polygon in outlines(self.labels, background_of(self.classes)):
+        for label, polygon in outlines(self.labels, backgrounds_of(self.classes)):
             yield Feature(polygon, {'class': self.classes[label]})
 
     def draw(self, tile: np.ndarray) -> set[int]:
         """Blend the colours of the classes into the image."""
-        present = {*np.unique(self.labels).tolist()} & {*range(len(self.classes))}
-        for label in present - background_of(self.classes):
+        shown = {*range(len(self.classes))} - {*backgrounds_of(self.classes)}
+        present = shown & {*np.unique(self.labels).tolist()}
+        for label in present:
             shade(tile, self.labels == label, colour_of(self.meta, label), 0.6)
-        return present - background_of(self.classes)
+        return present
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,13 +333,8 @@ class MultiTask(Mapping[tuple[str, str], Result]):
         pages = [captioned(each.plot(), ' '.join(key)) for key, each in self.items()]
         page = frame(pages)
         if path is not None:
-            cv2.imwrite(str(path), page[..., ::-1])
+            write_picture(path, page)
         return page
-
-
-def background_of(classes: Sequence[str]) -> set[int]:
-    """Return the labels of classes that are all but what is looked for."""
-    return {label for label, name in enumerate(classes) if name.lower() in BACKGROUNDS}
 
 
 def _rounded(score: float) -> float:

@@ -1,6 +1,5 @@
 """Prediction of a scene, row of tiles by row of tiles; an interrupted one goes on."""
 
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 import shapely
 import torch
 
+from mtp.evaluation.tables import SHOWN_SCORE
 from mtp.files import UnusableFileError, whole, write_json
 from mtp.prediction.blending import Blend
 from mtp.prediction.merging import corners_of, merge, responsible
@@ -49,7 +49,7 @@ class SceneOptions:
         tta: kinds of test-time augmentation (:func:`mtp.prediction.views.views_of`).
     """
 
-    score: float = 0.3
+    score: float = SHOWN_SCORE
     classes: tuple[str, ...] | None = None
     max_objects: int | None = None
     dataset: tuple[str, ...] | None = None
@@ -376,7 +376,7 @@ class SceneRun:
     def state(self) -> dict[str, Any]:
         """Return what an interrupted run must have in common with one that goes on."""
         return dict(
-            checkpoint=file_hash(Path(self.model.source)),
+            checkpoint=self.model.sha256,
             scene=[
                 [str(path), path.stat().st_size, path.stat().st_mtime_ns]
                 for path in self.scene.files
@@ -452,13 +452,3 @@ def _ahead(reader: ThreadPoolExecutor, batches: Iterator) -> Iterator:
     while (batch := waiting.result()) is not done:
         waiting = reader.submit(next, batches, done)
         yield batch
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the files of a folder."""
-    found = hashlib.sha256()
-    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
-        with open(each, 'rb') as file:
-            while chunk := file.read(1 << 24):
-                found.update(chunk)
-    return found.hexdigest()

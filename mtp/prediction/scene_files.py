@@ -14,15 +14,18 @@ import cv2
 import numpy as np
 import shapely
 
-from mtp.data.own.vector_labels import area_in, read_layer, read_scene
+from mtp.data.bands import has_rasterio
+from mtp.data.own.vector_labels import Scene as LabelledScene
+from mtp.data.own.vector_labels import area_in, read_layer
 from mtp.data.tally import Tally
+from mtp.evaluation.label_maps import backgrounds_of
 from mtp.files import UnusableFileError
 from mtp.prediction import outputs
 from mtp.prediction.model import ImageModel
 from mtp.prediction.places import Feature
-from mtp.prediction.results import Change, Result, Segmentation, background_of
+from mtp.prediction.results import Change, Detections, Result, Segmentation
 from mtp.prediction.run_scene import MAPS, Key, SceneOptions, SceneRun
-from mtp.prediction.scenes import PlainScene, Scene, has_rasterio
+from mtp.prediction.scenes import PlainScene, Scene
 from mtp.prediction.truth import SCORE, Truth
 
 # Kind of result -> formats that are written unless others are asked for.
@@ -144,7 +147,7 @@ def predict_scene(
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         work = temporary if out is None else out / f'.{paths[0].stem}.unfinished'
         area = None if files.area is None else _area(files.area, scene)
-        truth = files.truth and Truth(files.truth, paths[0], files.class_column)
+        truth = files.truth and Truth(files.truth, _on_map(scene), files.class_column)
         score = options.score
         if truth:
             options = replace(options, score=min(score, SCORE))
@@ -154,8 +157,10 @@ def predict_scene(
             found.notes.append(f'{paths[0]} has no place on the map: coordinates are pixels')
         run.run(progress)
         for key in run.keys():
+            if key[1] not in (*MAPS, 'classification'):
+                found.results[key] = run.objects(key)
             if truth and key[1] != 'classification':
-                found.figures[key] = _judge(run, key, truth)
+                found.figures[key] = _judge(run, key, truth, found.results.get(key))
             _write(run, key, paths[0].stem, out, files, found, score)
     if out is not None:
         shutil.rmtree(work)
@@ -184,21 +189,29 @@ def _without_notices() -> Iterator[None]:
 
 def _area(path: Path, scene: Scene | PlainScene) -> shapely.Geometry:
     """Return the polygons of a file in pixels of the model."""
-    layer = read_layer(path, None, Tally(), classes=False)
-    if scene.place is None:
-        raise UnusableFileError(f'{scene.path} has no place on the map: leave out --area')
-    area = area_in(layer, read_scene(scene.path))
+    area = area_in(read_layer(path, None, Tally(), classes=False), _on_map(scene))
     if area.is_empty:
         raise UnusableFileError(f'--area {path}: none of its polygons meets {scene.path}')
     return shapely.transform(area, lambda points: points / scene.scale)
 
 
-def _judge(run: SceneRun, key: Key, truth: Truth) -> dict[str, float]:
+def _on_map(scene: Scene | PlainScene) -> LabelledScene:
+    """Return where a scene lies, for the readers of vector labels."""
+    if isinstance(scene, PlainScene) or scene.place is None:
+        raise UnusableFileError(
+            f'{scene.path} has no place on the map, so that --area and --truth cannot be laid over '
+            'it: leave them out'
+        )
+    first = scene.dates[0]
+    return LabelledScene(scene.path, first.crs, first.transform, scene.full)
+
+
+def _judge(run: SceneRun, key: Key, truth: Truth, objects: Result | None) -> dict[str, float]:
     """Return the figures of a task against the labels of the scene."""
-    if key[1] in MAPS:
-        classes, _ = _names(run, key)
-        return truth.judge_map(run.map_rows(key), classes, run.scene.scale)
-    return truth.judge_objects(run.objects(key))
+    if isinstance(objects, Detections):
+        return truth.judge_objects(objects)
+    classes, _ = _names(run, key)
+    return truth.judge_map(run.map_rows(key), classes, run.scene.scale)
 
 
 def _write(
@@ -218,8 +231,8 @@ def _write(
             outputs.write_vectors(_grid(run), scene.place, path, files.crs)
         for path in paths.of(('tif',)):
             _write_map(run, key, run.class_rows(), path)
-    elif task not in MAPS:
-        result = found.results[key] = run.objects(key).at_least(score)
+    elif isinstance(objects := found.results.get(key), Detections):
+        result = found.results[key] = objects.at_least(score)
         for path in paths.of(outputs.OBJECTS):
             outputs.write_objects(result, path, files.crs)
         for path in paths.of(('png',)):
@@ -307,7 +320,7 @@ def _polygons(run: SceneRun, key: Key, path: Path, least: float) -> list[Feature
     classes, _ = _names(run, key)
     scene = run.scene
     features = []
-    for each in outputs.polygons_of_map(path, classes, background_of(classes)):
+    for each in outputs.polygons_of_map(path, classes, backgrounds_of(classes)):
         shape = shapely.transform(each.shape, lambda points: points * scene.scale)
         features.append(Feature(shape, each.properties))
     if not least or not features:

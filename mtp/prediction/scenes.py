@@ -9,8 +9,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mtp.data.bands import Raster, Stretch, as_picture, read_alpha, read_window
-from mtp.data.decoding import check_unturned
+from mtp.data.bands import (
+    Raster,
+    Stretch,
+    as_picture,
+    import_rasterio,
+    opened,
+    read_alpha,
+    read_window,
+)
+from mtp.data.own.rasters import pixel_in_metres
 from mtp.files import UnusableFileError
 from mtp.prediction.inputs import Loader
 from mtp.prediction.places import Place
@@ -68,24 +76,23 @@ class Scene:
                 if loader.is_pair
                 else f'{path}: the model takes single images, and this is a pair'
             )
-        _rasterio(path)
+        import_rasterio(f'{path}: scenes are read')
         # GDAL reads it once, when it first keeps a block, in any thread
         os.environ.setdefault('GDAL_CACHEMAX', str(CACHE))
         self.files = [path] if later is None else [path, later]
         with ExitStack() as self._stack:
-            self.dates = [self._open(path)]
-            first = self.dates[0]
+            sources = [self._open(each) for each in self.files]
+            first = sources[0]
             self.full = first.height, first.width
             self.place = place_of(first)
-            if later is not None:
-                self.dates.append(self._aligned(self._open(later), later))
-            self.bands = self._bands(bands, about)
+            self.bands = self._bands(sources, bands, about)
             self.nodata = about.get('nodata') if loader.bands is None else loader.bands.nodata
+            rule = stretch or about.get('stretch')
             self.stretches = [
-                self._stretch(date, file, stretch or about.get('stretch'))
-                for date, file in zip(self.dates, self.files)
+                self._stretch(source, each, rule) for source, each in zip(sources, self.files)
             ]
-            self.scale = self._scale(gsd)
+            self.dates = [first, *(self._aligned(each, first) for each in sources[1:])]
+            self.scale = self._scale(gsd, pixel_in_metres(first))
             self.size = tuple(max(1, round(side / self.scale)) for side in self.full)
             self._stack = self._stack.pop_all()  # all is well: they stay open
 
@@ -130,24 +137,13 @@ class Scene:
         return as_picture(np.ascontiguousarray(pixels.transpose(1, 2, 0))), scale
 
     def _open(self, path: Path) -> Any:
-        rasterio = _rasterio(path)
         if not path.is_file():
             raise UnusableFileError(f'no file {path}')
-        try:
-            source = self._stack.enter_context(rasterio.open(path.resolve()))
-        except rasterio.errors.RasterioError as error:
-            raise UnusableFileError(f'{path} is no readable image: {error}') from error
-        if source.driver != 'GTiff':
-            check_unturned(path)
-        if rasterio.enums.ColorInterp.palette in source.colorinterp:
-            raise UnusableFileError(
-                f'{path} holds indices of a palette: convert it (gdal_translate -expand rgb)'
-            )
-        return source
+        return self._stack.enter_context(opened(path, (), any_extent=True))
 
-    def _aligned(self, source: Any, path: Path) -> Any:
+    def _aligned(self, source: Any, first: Any) -> Any:
         """Return the later date on the grid of the first."""
-        first = self.dates[0]
+        path = self.files[1]
         same = (source.height, source.width) == self.full
         if same and (source.crs, source.transform) == (first.crs, first.transform):
             return source
@@ -180,21 +176,23 @@ class Scene:
             )
         )
 
-    def _bands(self, given: Sequence[int] | None, about: dict[str, Any]) -> tuple[int, ...]:
+    def _bands(
+        self, sources: Sequence[Any], given: Sequence[int] | None, about: dict[str, Any]
+    ) -> tuple[int, ...]:
         trained = () if self.loader.bands is None else tuple(self.loader.bands.bands)
         if not trained and 'stretch' in about:
             trained = tuple(about.get('bands', ()))
-        count = self.dates[0].count
+        count = sources[0].count
         bands = tuple(given or trained)
         if not bands:
-            plain = count == len(RGB) or (count == _ALPHA and self._has_alpha(self.dates[0]))
+            plain = count == len(RGB) or (count == _ALPHA and self._has_alpha(sources[0]))
             bands = RGB if plain else (1,) if count == 1 else ()
         if len(bands) != self.loader.channels and not (bands == (1,) and not trained):
             raise UnusableFileError(
                 f'{self.path} has {count} bands, and the model takes {self.loader.channels}: say '
                 'which by --bands, from 1 on'
             )
-        for source in self.dates:
+        for source in sources:
             if not all(1 <= band <= source.count for band in bands):
                 raise UnusableFileError(
                     f'{source.name} has the bands 1 to {source.count}, and not all of '
@@ -212,9 +210,9 @@ class Scene:
             isinstance(source, WarpedVRT) or source.count == _ALPHA
         )
 
-    def _stretch(self, source: Any, path: Path | None, rule: Any) -> Stretch | None:
+    def _stretch(self, source: Any, path: Path, rule: Any) -> Stretch | None:
         """Return what makes 8 bits of a date; None if its values stay."""
-        if source.dtypes[0] == 'uint8' or path is None:
+        if source.dtypes[0] == 'uint8':
             return None
         if self.loader.bands is not None and self.loader.bands.dtype != 'uint8':
             return None  # trained on such values; LoadBands checks their type
@@ -224,27 +222,32 @@ class Scene:
                 'bits: give --stretch MIN,MAX, or p2,p98 for percentiles of each band'
             )
         if isinstance(rule, str):
-            found = Stretch.of_scene(rule, path, self.bands, self.nodata)
+            found = Stretch.of_source(rule, source, path, self.bands, self.nodata)
             limits = ', '.join(f'{low:g} to {high:g}' for low, high in found.limits)
             self.notes.append(f'{path} is stretched to 8 bits by {rule}: {limits}')
             return found
         return Stretch(tuple((float(low), float(high)) for low, high in rule))
 
-    def _scale(self, gsd: float | None) -> float:
-        """Return the scene's pixels on the side of one of the model's."""
+    def _scale(self, gsd: float | None, own: float | None) -> float:
+        """Return the scene's pixels on the side of one of the model's.
+
+        Args:
+            gsd: ground sampling distance of the model's images in metres; None to resample nothing.
+            own: that of the scene; None if it is unknown.
+        """
         if gsd is None:
             return 1.0
-        if self.place is None:
+        if own is None:
             self.notes.append(
                 f'{self.path} has no place on the map: it is taken as having the {gsd:g} m a '
                 'pixel of the training'
             )
             return 1.0
-        scale = gsd / self.place.gsd
+        scale = gsd / own
         if abs(scale - 1) < 0.01:
             return 1.0
         self.notes.append(
-            f'{self.path} has {self.place.gsd:.3g} m a pixel: it is resampled to the {gsd:g} m of '
+            f'{self.path} has {own:.3g} m a pixel: it is resampled to the {gsd:g} m of '
             'the training (--gsd none leaves it)'
         )
         return scale
@@ -315,15 +318,6 @@ class PlainScene:
         return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), scale
 
 
-def has_rasterio() -> bool:
-    """Return whether rasterio is installed."""
-    try:
-        import rasterio  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def place_of(source: Any) -> Place | None:
     """Return the place of an open file of rasterio; None without one."""
     if not source.crs or source.transform.is_identity:
@@ -331,13 +325,3 @@ def place_of(source: Any) -> Place | None:
     epsg = source.crs.to_epsg()
     crs = source.crs.to_wkt() if epsg is None else f'EPSG:{epsg}'
     return Place(tuple(source.transform)[:6], crs, (source.height, source.width))
-
-
-def _rasterio(path: object) -> Any:
-    try:
-        import rasterio.errors
-    except ImportError as error:
-        raise UnusableFileError(
-            f'{path}: scenes are read with rasterio, which is not installed: pip install mtp[geo]'
-        ) from error
-    return rasterio

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -23,12 +24,12 @@ class Tiles:
     side: int
     overlap: int
 
-    @property
+    @cached_property
     def tops(self) -> list[int]:
         """Upper edge of each row of tiles, pixels."""
         return starts(self.size[0], self.side, self.overlap)
 
-    @property
+    @cached_property
     def lefts(self) -> list[int]:
         """Left edge of each column of tiles, pixels."""
         return starts(self.size[1], self.side, self.overlap)

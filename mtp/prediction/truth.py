@@ -10,14 +10,15 @@ from mtp.data.class_names import ClassNames
 from mtp.data.labels import to_rotated
 from mtp.data.own.vector_labels import (
     Feature,
+    Scene,
     place_features,
     read_layer,
-    read_scene,
     rotated_corners,
 )
 from mtp.data.tally import Tally
+from mtp.evaluation.label_maps import backgrounds_of
 from mtp.evaluation.rotated_metric import RotatedImage, rotated_ap
-from mtp.prediction.results import Detections, RotatedDetections, background_of
+from mtp.prediction.results import Detections, RotatedDetections
 from mtp.sample_fields import IGNORED
 
 SCORE = 0.01  # smallest score of objects that are judged: a figure is over all thresholds
@@ -28,16 +29,16 @@ class Truth:
 
     Args:
         path: vector file of polygons with their classes.
-        scene: file of the scene.
+        scene: where the scene lies.
         class_column: column of the class; None to find it.
 
     Raises:
-        UnusableFileError: the file has no clear column of classes, or the scene no place.
+        UnusableFileError: the file has no clear column of classes.
     """
 
-    def __init__(self, path: Path, scene: Path, class_column: str | None = None) -> None:
+    def __init__(self, path: Path, scene: Scene, class_column: str | None = None) -> None:
         layer = read_layer(path, class_column, Tally())
-        self.features: list[Feature] = place_features(layer, read_scene(scene), Tally())
+        self.features: list[Feature] = place_features(layer, scene, Tally())
 
     def _labels(self, classes: Sequence[str]) -> list[int]:
         names = ClassNames(classes, Tally())
@@ -99,7 +100,7 @@ class Truth:
             (shapely.transform(each.shape, lambda points: points / scale), label)
             for each, label in zip(self.features, labels)
         ]
-        outside = next(iter(background_of(classes)), IGNORED)
+        outside = next(iter(backgrounds_of(classes)), IGNORED)
         number, top = len(classes), 0
         counts = np.zeros((number, number), np.int64)
         for found in rows:

@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from mtp.files import UnusableFileError
 from mtp.recipes.table import nodes
+from mtp.registry import short_name
 
 RGB = 3
 MEAN = (123.675, 116.28, 103.53)  # default of mtp's own data preprocessors
@@ -140,5 +141,4 @@ def _adapt(steps: Any, fill: tuple[list[float], list[float]], left_out: dict[str
 
 
 def _name(node: dict) -> str:
-    kind = node.get('type', '')
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+    return short_name(node.get('type', ''))

@@ -13,6 +13,7 @@ from mtp.data import LoadImage, LoadLabels
 from mtp.data.bands import as_picture
 from mtp.data.multitask_dataset import seeded, stable_hash
 from mtp.models.photometric import distort
+from mtp.registry import short_name
 from mtp.visualization.samples import draw, with_legend
 from mtp.visualization.visualizer import captioned, frame
 
@@ -79,8 +80,8 @@ def only_loading(node: Any) -> Any:
                 key: [
                     whole
                     for step in value
-                    if _name(step['type']).startswith(KEPT)
-                    for whole in WHOLE.get(_name(step['type']), [step])
+                    if short_name(step['type']).startswith(KEPT)
+                    for whole in WHOLE.get(short_name(step['type']), [step])
                 ]
                 if key == 'pipeline'
                 else only_loading(value)
@@ -88,10 +89,6 @@ def only_loading(node: Any) -> Any:
             }
         )
     return [only_loading(value) for value in node] if isinstance(node, list) else node
-
-
-def _name(type_: type | str) -> str:
-    return type_.rpartition('.')[2] if isinstance(type_, str) else type_.__name__
 
 
 def _images(inputs: torch.Tensor, dates: int) -> list[np.ndarray]:
@@ -103,7 +100,9 @@ def _images(inputs: torch.Tensor, dates: int) -> list[np.ndarray]:
 def _holds(node: Any, name: str) -> bool:
     """Return whether a config holds a transform."""
     if isinstance(node, dict):
-        return _name(node.get('type', '')) == name or any(_holds(v, name) for v in node.values())
+        return short_name(node.get('type', '')) == name or any(
+            _holds(v, name) for v in node.values()
+        )
     return isinstance(node, list) and any(_holds(value, name) for value in node)
 
 

@@ -1,12 +1,14 @@
 """One picture of an image with the ground truth and predictions of all tasks, side by side."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.structures import BaseDataElement
 
+from mtp.files import UnusableFileError, whole
 from mtp.painting import INK, colour_of, write
 from mtp.sample_fields import label_table
 
@@ -116,3 +118,21 @@ def frame(columns: Sequence[np.ndarray]) -> np.ndarray:
         canvas[: len(column), x : x + column.shape[1]] = column
         x += column.shape[1]
     return canvas
+
+
+def write_picture(path: str | Path, picture: np.ndarray) -> None:
+    """Write a picture atomically, in the format of the file's suffix.
+
+    Args:
+        path: file to write; its folder is made.
+        picture: uint8 RGB ``(H, W, 3)``.
+
+    Raises:
+        UnusableFileError: the suffix is of no format of pictures.
+    """
+    path = Path(path)
+    if not cv2.haveImageWriter(path.name):
+        raise UnusableFileError(f'{path}: a picture is a .png or .jpg file')
+    _, encoded = cv2.imencode(path.suffix, picture[..., ::-1])
+    with whole(path) as unfinished:
+        unfinished.write_bytes(encoded.data)

@@ -311,17 +311,23 @@ def ground_sampling_distance(images: Sequence[Path]) -> float | None:
     for path in tiffs[:: math.ceil(len(tiffs) / SAMPLED) or 1]:
         try:
             with opened(path, ()) as source:
-                found += _metres(source)
+                found.append(pixel_in_metres(source))
         except UnusableFileError:  # without rasterio, 8-bit RGB is imported all the same
             continue
-    return float(f'{median(found):.4g}') if found else None
+    known = [side for side in found if side is not None]
+    return float(f'{median(known):.4g}') if known else None
 
 
-def _metres(source: Any) -> list[float]:
+def pixel_in_metres(source: Any) -> float | None:
+    """Return the side of a pixel on the ground, at the centre of an open file of rasterio.
+
+    Returns:
+        float: metres; the root of the area where a pixel is no square. None without a place.
+    """
     if not source.crs or source.transform.is_identity:
-        return []
+        return None
     side = math.sqrt(abs(source.transform.determinant))
     if source.crs.is_projected:
-        return [side * source.crs.linear_units_factor[1]]
+        return side * source.crs.linear_units_factor[1]
     latitude = (source.bounds.bottom + source.bounds.top) / 2
-    return [side * 111_320 * math.sqrt(max(math.cos(math.radians(latitude)), 0))]
+    return side * 111_320 * math.sqrt(max(math.cos(math.radians(latitude)), 0))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -16,10 +15,10 @@ from mtp.data import LoadImage
 from mtp.data.bands import read_picture
 from mtp.evaluation.tables import SHOWN_SCORE
 from mtp.fallback import fall_back
-from mtp.files import whole
 from mtp.registry import HOOKS
 from mtp.visualization.choice import choose_images
 from mtp.visualization.samples import draw_result
+from mtp.visualization.visualizer import write_picture
 
 VALIDATED = 4  # images of each data set that are shown of a validation
 
@@ -105,7 +104,7 @@ class DrawPredictionsHook(Hook):
             if self.chosen is not None and sample.img_path not in self.chosen:
                 continue
             name, picture = self._draw(sample, runner.test_dataloader.dataset.metainfo)
-            _write(self.out_dir / name, picture)
+            write_picture(self.out_dir / name, picture)
 
     def _draw(self, sample: BaseDataElement, meta: dict) -> tuple[str, np.ndarray]:
         """Return the name of a sample's picture, and the picture, uint8 RGB."""
@@ -122,12 +121,6 @@ def _picture_backends(runner: Runner) -> list[BaseVisBackend]:
     """Return the backends that show pictures; that of files would keep every one on the disk."""
     backends = runner.visualizer._vis_backends.values()
     return [backend for backend in backends if not isinstance(backend, LocalVisBackend)]
-
-
-def _write(path: Path, picture: np.ndarray) -> None:
-    _, encoded = cv2.imencode('.png', picture[..., ::-1])
-    with whole(path) as unfinished:
-        unfinished.write_bytes(encoded.data)
 
 
 def read_shown(path: str, bands: Sequence[int] | None) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mtp.evaluation.label_maps import BACKGROUNDS
+from mtp.evaluation.label_maps import backgrounds_of
 from mtp.evaluation.report.matching import NOBODY, ImageObjects, Matches, match_objects
 from mtp.evaluation.report.parts import LabelMaps, SceneAnswer
 from mtp.evaluation.report.score_counts import Calibration, Curve, Reliability, ScoreCounts
@@ -266,8 +266,7 @@ def figures_of(content: Any, classes: Sequence[str]) -> Figures:
 
 def background_of(classes: Sequence[str]) -> int | None:
     """Return the index of the class that is all but the objects, if there is one."""
-    found = [label for label, name in enumerate(classes) if name.lower() in BACKGROUNDS]
-    return found[0] if found else None
+    return next(iter(backgrounds_of(classes)), None)
 
 
 def _curves(scores: ScoreCounts, classes: Sequence[str], truth: np.ndarray) -> list[Curve]:

@@ -12,6 +12,7 @@ from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mtp.evaluation.label_maps import probabilities_of
 from mtp.evaluation.report.matching import ImageObjects
 from mtp.sample_fields import label_table
 
@@ -83,7 +84,7 @@ def _parts_of(sample: BaseDataElement, meta: dict[str, Any]) -> Iterator[Part]:
         maps = LabelMaps(
             _array(sample.pred_sem_seg.data)[0],
             _array(sample.gt_sem_seg.data)[0],
-            None if logits is None else _probabilities(logits.data),
+            None if logits is None else probabilities_of(logits.data),
         )
         yield Part('', task, tuple(meta['classes']), maps)
     elif isinstance(sample, DetDataSample) and 'datasets' in meta:
@@ -118,7 +119,7 @@ def _tasks(sample: DetDataSample, meta: dict[str, Any]) -> Iterator[Part]:
         elif 'sem_seg' in (found or ()):
             classes = ('background', *classes)
             logits = sample.get('seg_logits')
-            scores = None if logits is None else _probabilities(logits.data)
+            scores = None if logits is None else probabilities_of(logits.data)
             content = LabelMaps(_array(found.sem_seg)[0], _array(truth.sem_seg)[0], scores)
         yield Part(sample.dataset, task, tuple(classes), content)
 
@@ -147,12 +148,6 @@ def _listed(found: InstanceData, truth: Sequence[dict]) -> ImageObjects:
         np.array([each['bbox_label'] for each in truth], int),
         np.array([each['ignore_flag'] for each in truth], bool),
     )
-
-
-def _probabilities(logits: Tensor) -> np.ndarray:
-    """Return the scores of the classes, ``(C, H, W)``; mmseg leaves no logits of a single class."""
-    scores = _array(logits.float() if len(logits) == 1 else logits.float().softmax(0))
-    return np.concatenate([1 - scores, scores]) if len(scores) == 1 else scores
 
 
 def _array(values: Tensor) -> np.ndarray:
