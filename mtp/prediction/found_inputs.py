@@ -21,10 +21,21 @@ def find_inputs(given: Sequence[Path], pairs: bool) -> list[Job]:
 
     Raises:
         FileNotFoundError: a file or folder is missing.
-        UnusableFileError: a folder holds no images, or the names of two folders differ.
+        UnusableFileError: a folder holds no images, the names of two folders differ, or two inputs
+            have one name, by which their results are called.
     """
-    if not pairs:
-        return [(path,) for each in given for path in _files(each)]
+    jobs = _pairs(given) if pairs else [(path,) for each in given for path in _files(each)]
+    of_name: dict[str, Path] = {}
+    for path, *_ in jobs:
+        if of_name.setdefault(path.stem, path) != path:
+            raise UnusableFileError(
+                f'{of_name[path.stem]} and {path} have one name, by which results are called: '
+                'predict them into two folders, or rename one'
+            )
+    return list(dict.fromkeys(jobs))  # one that is named twice is predicted once
+
+
+def _pairs(given: Sequence[Path]) -> list[Job]:
     if len(given) == 1 and (given[0] / 'A').is_dir() and (given[0] / 'B').is_dir():
         given = [given[0] / 'A', given[0] / 'B']
     if len(given) != 2:

@@ -105,6 +105,9 @@ def test_pairs_are_two_folders_or_one_with_both(checkpoints, images, tmp_path):
     with pytest.raises(UnusableFileError, match='differ in 1 names, such as b'):
         find_inputs([images, dates[1]], pairs=True)
     (images / 'list.txt').write_text('a.png\nb.png\n')
+    assert len(find_inputs([images, images / 'a.png'], pairs=False)) == 2
+    with pytest.raises(UnusableFileError, match='a.png and .*a.png have one name'):
+        find_inputs([images, dates[0]], pairs=False)
     assert find_inputs([images / 'list.txt'], pairs=False) == find_inputs([images], pairs=False)
 
 
