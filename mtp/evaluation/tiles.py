@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import torch
 from mmdet.structures.bbox import get_box_tensor
 from mmrotate.structures.bbox import rbox2qbox
@@ -73,6 +74,23 @@ def unsuppressed(boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
     ]
     keep = torch.cat([torch.zeros(0, dtype=torch.long), *kept]).sort().values
     return keep[scores[keep].argsort(descending=True, stable=True)]
+
+
+def corners_of(boxes: np.ndarray) -> np.ndarray:
+    """Return the corners of boxes in turn, ``(N, 4, 2)``, x and y in pixels.
+
+    Args:
+        boxes: boxes ``(N, 4)``, xyxy, or rotated ones ``(N, 5)``, whose first side is along w.
+    """
+    if boxes.shape[1] == 4:
+        x1, y1, x2, y2 = boxes.T
+        return np.stack([x1, y1, x2, y1, x2, y2, x1, y2], 1).reshape(-1, 4, 2)
+    cx, cy, w, h, angle = boxes.T
+    cos, sin = np.cos(angle) / 2, np.sin(angle) / 2
+    along, across = np.stack([w * cos, w * sin], 1), np.stack([-h * sin, h * cos], 1)
+    centre = np.stack([cx, cy], 1)
+    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    return np.stack([centre + a * along + b * across for a, b in signs], 1)
 
 
 class TilesSubmission(Submission):

@@ -4,7 +4,7 @@ import numpy as np
 import shapely
 import torch
 
-from mtp.evaluation.tiles import unsuppressed
+from mtp.evaluation.tiles import corners_of, unsuppressed
 from mtp.prediction.tile_grid import Tiles
 
 MAX_IOS = 0.5  # overlap over the smaller box above which the one of lower score is dropped
@@ -65,20 +65,3 @@ def merge(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, rule: str) 
 def polygons(boxes: np.ndarray) -> np.ndarray:
     """Return boxes ``(N, 4)`` or ``(N, 5)`` as shapely's polygons ``(N,)``."""
     return shapely.polygons(corners_of(boxes.astype(float)))
-
-
-def corners_of(boxes: np.ndarray) -> np.ndarray:
-    """Return the corners of boxes in turn, ``(N, 4, 2)``, x and y in pixels.
-
-    Args:
-        boxes: boxes ``(N, 4)``, xyxy, or rotated ones ``(N, 5)``, whose first side is along w.
-    """
-    if boxes.shape[1] == 4:
-        x1, y1, x2, y2 = boxes.T
-        return np.stack([x1, y1, x2, y1, x2, y2, x1, y2], 1).reshape(-1, 4, 2)
-    cx, cy, w, h, angle = boxes.T
-    cos, sin = np.cos(angle) / 2, np.sin(angle) / 2
-    along, across = np.stack([w * cos, w * sin], 1), np.stack([-h * sin, h * cos], 1)
-    centre = np.stack([cx, cy], 1)
-    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
-    return np.stack([centre + a * along + b * across for a, b in signs], 1)

@@ -20,9 +20,9 @@ from mmrotate.structures.bbox import RotatedBoxes
 from pycocotools import mask as coco_mask
 
 from mtp.evaluation.label_maps import backgrounds_of
+from mtp.evaluation.tiles import corners_of
 from mtp.files import UnusableFileError
 from mtp.painting import colour_of, shade
-from mtp.prediction.merging import corners_of
 from mtp.prediction.places import WGS84, Feature, Place, box_feature, collection
 from mtp.prediction.polygons import outlines
 from mtp.sample_fields import label_table

@@ -13,9 +13,10 @@ import shapely
 import torch
 
 from mtp.evaluation.tables import SHOWN_SCORE
+from mtp.evaluation.tiles import corners_of
 from mtp.files import UnusableFileError, whole, write_json
 from mtp.prediction.blending import Blend
-from mtp.prediction.merging import corners_of, merge, responsible
+from mtp.prediction.merging import merge, responsible
 from mtp.prediction.model import BACKGROUND, ImageModel, Keep
 from mtp.prediction.results import Detections
 from mtp.prediction.scenes import PlainScene, Scene

@@ -11,6 +11,7 @@ from mtp.evaluation.report.kinds import Verdict, background_of
 from mtp.evaluation.report.matching import IGNORED_OBJECT, ImageObjects
 from mtp.evaluation.report.parts import LabelMaps, Part
 from mtp.evaluation.tables import SHOWN_SCORE
+from mtp.evaluation.tiles import corners_of
 from mtp.painting import Colour, colour_of, outline, shade, write
 from mtp.sample_fields import IGNORED
 
@@ -91,24 +92,13 @@ def _objects(
 
 def _box(tile: np.ndarray, box: np.ndarray, scale: float, colour: Colour, name: str) -> None:
     """Draw a box; its name too, unless it is right."""
-    corners = np.rint(corners_of(box) * scale).astype(int)
+    corners = np.rint(corners_of(box[None])[0] * scale).astype(int)
     outline(tile, corners, colour)
     if colour in (MISSED, INVENTED, OTHER):
         left, top = corners.min(0).tolist()
         place = (max(left, 0), max(top - 4, 10))
         write(tile, name, (place[0] + 1, place[1] + 1), (0, 0, 0))
         write(tile, name, place, (255, 255, 255))
-
-
-def corners_of(box: np.ndarray) -> np.ndarray:
-    """Return the corners ``(4, 2)`` of a box: xyxy, or (cx, cy, w, h, theta) in radians."""
-    if len(box) == 4:
-        x1, y1, x2, y2 = box
-        return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
-    cx, cy, width, height, angle = box
-    cos, sin = np.cos(angle), np.sin(angle)
-    half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (width / 2, height / 2)
-    return half @ np.array([[cos, sin], [-sin, cos]]) + (cx, cy)
 
 
 def _maps(tile: np.ndarray, content: LabelMaps, meta: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from mmrotate.structures import RotatedBoxes
 
+from mtp.evaluation.tiles import corners_of
 from mtp.files import UnusableFileError
-from mtp.prediction.merging import corners_of
 from mtp.prediction.views import View, views_of
 
 SHAPE = (40, 60)
