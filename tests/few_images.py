@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ IMAGES = 30
 ENCODER = 'vit_tiny_rvsa'
 SPLIT = '0.7'  # share of the images to train on
 UPRIGHT, ROTATED = ('coco', 'voc', 'yolo'), ('dota', 'yolo_obb', 'fair1m')
-FORMS = (*UPRIGHT, *ROTATED, 'classes', 'pairs')
+FORMS = (*UPRIGHT, *ROTATED, 'masks', 'classes', 'pairs')
 CLASSES = ('Beach', 'DenseResidential', 'Forest', 'Parking', 'River')  # of AID
 PAIRS = ('levir_cd_samples', 'dsifn_samples', 'egy_bcd_samples')
 
@@ -81,7 +82,25 @@ def make_boxes(form: str, folder: Path) -> None:
                     )
                     corners = cv2.boxPoints(cv2.minAreaRect(points.astype('float32')))
                 objects.append((names[each['category_id']], corners.astype(float)))
-    write_all(form, folder / 'labels', truth, list(names.values()), sizes)
+    classes = list(names.values())
+    if form == 'masks':
+        write_masks(labels, sizes, folder / 'labels')
+    else:
+        write_all(form, folder / 'labels', truth, classes, sizes)
+
+
+def write_masks(labels: dict, sizes: Mapping[str, tuple[int, int]], folder: Path) -> None:
+    """Write the part of a COCO json with masks that is of some images, by their names."""
+    images = [
+        dict(image, file_name=f'{Path(image["file_name"]).stem}.png')
+        for image in labels['images']
+        if Path(image['file_name']).stem in sizes
+    ]
+    chosen = {image['id'] for image in images}
+    objects = [each for each in labels['annotations'] if each['image_id'] in chosen]
+    folder.mkdir()
+    content = dict(images=images, annotations=objects, categories=labels['categories'])
+    (folder / 'instances.json').write_text(json.dumps(content))
 
 
 def write_all(
@@ -138,9 +157,8 @@ def trivial_answer(form: str, data: Path) -> float:
     return 0.0  # no box
 
 
-FIGURES = dict(classes='accuracy/top1', pairs='changed/F1') | dict.fromkeys(
-    UPRIGHT, 'scene/coco/bbox_mAP_50'
-)
+FIGURES = dict(classes='accuracy/top1', pairs='changed/F1', masks='scene/made/rotated/mAP')
+FIGURES |= dict.fromkeys(UPRIGHT, 'scene/coco/bbox_mAP_50')
 FIGURES |= dict.fromkeys(ROTATED, 'scene/dota/AP50')
 
 
@@ -157,7 +175,7 @@ def mtp(folder: Path, *arguments: str) -> str:
 def train(form: str, folder: Path, options: list[str]) -> Outcome:
     """Import, train and judge."""
     given = ['--format', form] if form in ('yolo', 'yolo_obb') else []
-    if form in (*UPRIGHT, *ROTATED):
+    if form in (*UPRIGHT, *ROTATED, 'masks'):
         given += ['--tile', '256', '--overlap', '64']
     mtp(folder, 'data', 'import', 'mine', 'made', '--split', SPLIT, *given)
     begin = time.perf_counter()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
 
 from mtp.cli.config_check import check_config
 from mtp.cli.own_training import Request, choose_weights, own_config
@@ -354,6 +354,50 @@ def test_rotated_boxes_and_label_maps_pretrain(alone, tmp_path, monkeypatch):
     if not alone:
         (box,) = dataset.datasets[1][0]['data_samples'].gt_rotated_instances.bboxes.tensor
         assert box[:2].tolist() == [24, 16] and sorted(box[2:4].tolist()) == [16, 32]
+
+
+def test_a_pretraining_on_tiles_is_judged_on_scenes(tmp_path, monkeypatch):
+    """A triangle that both tiles of a scene show counts once, with the boxes of its mask."""
+    monkeypatch.chdir(tmp_path)
+    triangle = [40, 10, 56, 10, 40, 42]
+    images, annotations = [], []
+    for number in range(3):
+        path = tmp_path / 'data' / f'{number}.png'
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), np.full((64, 96, 3), number, np.uint8))
+        images.append(dict(id=number, file_name=f'{number}.png', height=64, width=96))
+        annotations.append(
+            dict(id=number, image_id=number, category_id=0, segmentation=[triangle], iscrowd=0)
+            | dict(bbox=[40, 10, 16, 32], area=256)
+        )
+    content = dict(images=images, annotations=annotations, categories=[dict(id=0, name='sail')])
+    (tmp_path / 'data' / 'instances.json').write_text(json.dumps(content))
+    options = Options(train=0.7, tile=64, overlap=32)
+    request = Request([Path('data')], 'vit_tiny_rvsa', 'none', 'pretraining', options=options)
+    path, _, _ = own_config(request)
+    cfg = Config.fromfile(path)
+    check_config(cfg)
+    init_default_scope(cfg.default_scope)
+    (truth,) = json.loads(Path(cfg.val_evaluator.scenes['data']).read_text())['scenes']
+    (sail,) = truth['objects']
+    assert sail['corners'] == [40, 10, 56, 10, 56, 41, 40, 41], 'of its pixels'
+    assert sail['rotated'] != sail['corners'] and len(truth['tiles']) == 2
+    metric, dataset = METRICS.build(cfg.val_evaluator), DATASETS.build(cfg.val_dataloader.dataset)
+    metric.dataset_meta = dataset.metainfo
+    for number in range(len(dataset)):
+        sample = dataset[number]['data_samples']
+        for key in ('instances', 'rotated_instances', 'sem_seg'):
+            found = sample.get(f'gt_{key}').clone()
+            if key != 'sem_seg':
+                found.scores = torch.ones(len(found))
+                found.bboxes = found.bboxes.tensor
+            if key == 'instances':
+                found.masks = found.masks.to_tensor(torch.bool, 'cpu')
+            sample.set_field(found, f'pred_{key}', dtype=type(found))
+        metric.process(None, [sample.to_dict()])
+    figures = metric.evaluate(len(dataset))
+    for name in ('semantic/mIoU', 'instance/bbox_mAP', 'rotated/mAP_75'):
+        assert figures[f'data/{name}'] == figures[f'scene/data/{name}'] == 100
 
 
 @pytest.mark.parametrize('alone', [True, False])

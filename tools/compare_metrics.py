@@ -11,7 +11,7 @@ def table(before: dict[str, float], after: dict[str, float]) -> str:
     from mtp.evaluation.multitask_metric import TASKS, columns
 
     averaged = columns(TASKS, 'averaged')
-    datasets = dict.fromkeys(name.split('/')[0] for name in after if '/' in name)
+    datasets = dict.fromkeys(name.rsplit('/', 2)[0] for name in after if name.endswith(averaged))
     rows = [['', *averaged]]
     for dataset in datasets:
         cells = []

@@ -1,60 +1,30 @@
 """Evaluation of all tasks of all data sets in one pass over a validation loader."""
 
-from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
-import torch
-from faster_coco_eval import COCO
-from mmdet.structures.bbox import get_box_tensor
 from mmengine.evaluator import BaseMetric
-from mmseg.evaluation.metrics import IoUMetric
 
-from mtp.evaluation.coco_metric import coco_precision, defined_mean
-from mtp.evaluation.mask_overlaps import encode_masks
-from mtp.evaluation.rotated_metric import (
-    RotatedImage,
-    mean_angle_error,
-    mean_of_classes,
-    per_class,
-    rotated_ap,
+from mtp.evaluation.cut_scenes import PREFIX, Scenes
+from mtp.evaluation.tables import log_figures
+from mtp.evaluation.task_metrics import (
+    InstanceMetric,
+    RotatedTaskMetric,
+    SceneTaskMetric,
+    SemanticMetric,
+    TaskMetric,
+    mean,
 )
-from mtp.evaluation.tables import SHOWN_HEAD, SHOWN_SCORE, count_shown, log_figures
 from mtp.registry import METRICS
-from mtp.sample_fields import IGNORED, label_table
+from mtp.sample_fields import label_table
 
-
-class TaskMetric(ABC):
-    """Metric of one task: reduces each image, and computes figures from all reduced images.
-
-    Attributes:
-        figures: names of the figures of a data set that :meth:`evaluate` returns, in the order of
-            the table's columns.
-        averaged: names of those that enter the average over all tasks; they are in percent.
-    """
-
-    figures: tuple[str, ...]
-    averaged: tuple[str, ...] = ()
-
-    @abstractmethod
-    def reduce(self, sample: dict, num_classes: int) -> Any:
-        """Reduce an image to what the metric needs; the result is sent to another process.
-
-        Args:
-            sample: ``DetDataSample`` as a dict, with ground truth and prediction.
-            num_classes: number of classes of the data set, without background.
-        """
-
-    @abstractmethod
-    def evaluate(self, images: list, num_classes: int) -> dict[str, Any]:
-        """Return the figures of a data set, given its reduced images.
-
-        A figure is a number, or a sequence of one number for each class in label order, perhaps
-        followed by one for the background. Counts of a class are integers: they are shown only.
-        """
+TASKS: dict[str, TaskMetric] = {
+    'semantic': SemanticMetric(),
+    'instance': InstanceMetric(),
+    'rotated': RotatedTaskMetric(),
+}
 
 
 @METRICS.register_module()
@@ -72,6 +42,8 @@ class MultiTaskMetric(BaseMetric):
     - ``<data set>/semantic/mIoU_without_background``: the mean IoU without the background.
     - ``<data set>/<task>/<class>/<figure>``: figures of one class.
     - ``<data set>/<task>/<figure>``: figures of further tasks, in the units of their metrics.
+    - ``scene/<data set>/<task>/...``: the same for the scenes that tiles were cut from
+      (:mod:`mtp.evaluation.scene_metric`). Masks are judged in tiles only.
     - ``average``: mean of mIoU, segm_mAP and rotated mAP over the data sets: nine numbers for
       three data sets.
 
@@ -82,19 +54,41 @@ class MultiTaskMetric(BaseMetric):
 
     Args:
         tasks: config of a :class:`TaskMetric` for each further task, by the task's name.
+        scenes: json of the split's scenes by the name of each data set that was cut into tiles,
+            ``<root>/scenes/val.json`` of an import.
         kwargs: arguments of :class:`mmengine.evaluator.BaseMetric`.
 
     Raises:
         ValueError: an image has labels for a task that has no metric, or for one that the model did
             not predict.
+        FileNotFoundError: a json of scenes is missing.
+        UnusableFileError: it is damaged, of other classes than the data set, or a tile is not in
+            it.
     """
 
     default_prefix = ''  # the names are complete; mmengine warns if it is None
 
-    def __init__(self, tasks: dict[str, dict] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        tasks: dict[str, dict] | None = None,
+        scenes: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         further = {task: METRICS.build(metric) for task, metric in (tasks or {}).items()}
         self.tasks: dict[str, TaskMetric] = TASKS | further
+        self.scenes = {name: Scenes(path) for name, path in (scenes or {}).items()}
+
+    @property
+    def dataset_meta(self) -> dict:
+        """Description of the data sets: classes and tasks of each, under ``datasets``."""
+        return self._dataset_meta
+
+    @dataset_meta.setter
+    def dataset_meta(self, dataset_meta: dict) -> None:
+        for name, scenes in self.scenes.items():
+            scenes.check_classes(dataset_meta['datasets'][name]['classes'])
+        self._dataset_meta = dataset_meta
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Reduce the samples of a batch (dicts of ``DetDataSample``) to what the metrics need."""
@@ -114,7 +108,31 @@ class MultiTaskMetric(BaseMetric):
                         "model, or leave it out of the data set's `tasks`"
                     )
                 result[task] = self.tasks[task].reduce(sample, len(meta['classes']))
+            result |= self._of_scene(sample, len(meta['classes']))
             self.results.append(result)
+
+    def _of_scene(self, sample: dict, num_classes: int) -> dict[str, Any]:
+        """Return what a tile says of its scene for each task, and the tile's name."""
+        scenes = self.scenes.get(sample['dataset'])
+        if scenes is None:
+            return {}
+        tile = scenes.tile(sample)
+        return dict(
+            tile=tile,
+            of_scene={
+                task: metric.reduce_tile(sample, num_classes, scenes, tile)
+                for task, metric in self._judges(sample['dataset']).items()
+            },
+        )
+
+    def _judges(self, name: str) -> dict[str, SceneTaskMetric]:
+        """Return the metrics of a data set that judge its scenes, by task."""
+        of_scenes = self.scenes[name].tasks
+        return {
+            task: metric
+            for task in self.dataset_meta['datasets'][name]['tasks']
+            if task in of_scenes and isinstance(metric := self.tasks[task], SceneTaskMetric)
+        }
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Compute the metrics of the collected results, and print them as a table."""
@@ -123,34 +141,91 @@ class MultiTaskMetric(BaseMetric):
         grouped = defaultdict(list)
         for result in images.values():
             grouped[result['dataset']].append(result)
-        metrics: dict[str, float] = {}
-        of_classes: dict[str, dict[str, Sequence]] = defaultdict(dict)
-        for name, group in grouped.items():
-            meta = self.dataset_meta['datasets'][name]
-            for task in meta['tasks']:
-                figures = self.tasks[task].evaluate(
-                    [result[task] for result in group], len(meta['classes'])
+        figures = {
+            name: {
+                task: self.tasks[task].evaluate(
+                    [result[task] for result in group], len(self._classes(name))
                 )
-                of_classes[name] |= {
-                    f'{task}\n{key}': values
-                    for key, values in figures.items()
-                    if isinstance(values, Sequence)
-                }
-                metrics |= _named(f'{name}/{task}', figures, (*meta['classes'], 'background'))
+                for task in self.dataset_meta['datasets'][name]['tasks']
+            }
+            for name, group in grouped.items()
+        }
+        metrics = self._named(figures)
         averaged = columns(self.tasks, 'averaged')
-        metrics['average'] = _mean(
-            value for key, value in metrics.items() if key.endswith(averaged)
-        )
-        for name in grouped:
-            _log_classes(name, self.dataset_meta['datasets'][name]['classes'], of_classes[name])
+        metrics['average'] = mean(value for key, value in metrics.items() if key.endswith(averaged))
+        average = {f'average of {", ".join(averaged)}': metrics['average']}
+        self._log(figures, f'{len(images)} images', metrics, average)
+        judged = [name for name in grouped if name in self.scenes]
+        for name in judged:
+            self.scenes[name].announce(len(grouped[name]))
+        if judged:
+            figures = {name: self._scene_figures(name, grouped[name]) for name in judged}
+            of_scenes = self._named(figures)
+            number = sum(len(self.scenes[name].scenes) for name in judged)
+            self._log(figures, f'{number} scenes', of_scenes, {})
+            metrics |= {f'{PREFIX}/{key}': value for key, value in of_scenes.items()}
+        return metrics
+
+    def _scene_figures(self, name: str, tiles: list[dict]) -> dict[str, dict[str, Any]]:
+        """Return the figures of the scenes of a data set by task."""
+        scenes, num_classes = self.scenes[name], len(self._classes(name))
+        of_scene: dict[str, list[dict]] = {scene: [] for scene in scenes.scenes}
+        for result in tiles:
+            of_scene[scenes.scene_of(result['tile'])].append(result)
+        found = {}
+        for task, metric in self._judges(name).items():
+            reduced = [
+                metric.merge(
+                    scenes.scenes[scene],
+                    {each['tile']: each['of_scene'][task] for each in parts},
+                    num_classes,
+                )
+                for scene, parts in of_scene.items()
+            ]
+            found[task] = metric.evaluate(reduced, num_classes)
+        return found
+
+    def _classes(self, name: str) -> tuple[str, ...]:
+        return tuple(self.dataset_meta['datasets'][name]['classes'])
+
+    def _named(self, figures: dict[str, dict[str, dict]]) -> dict[str, float]:
+        """Return the figures of data sets by their names in ``metrics.json``."""
+        named: dict[str, float] = {}
+        for name, of_tasks in figures.items():
+            for task, of_task in of_tasks.items():
+                named |= _named(f'{name}/{task}', of_task, (*self._classes(name), 'background'))
+        return named
+
+    def _log(
+        self,
+        figures: dict[str, dict[str, dict]],
+        judged: str,
+        named: dict[str, float],
+        average: dict[str, float],
+    ) -> None:
+        """Print a table of the classes of each data set, and one of all data sets.
+
+        Args:
+            figures: figures by data set and task.
+            judged: what was judged, and how many.
+            named: the figures by their names.
+            average: a mean of figures, by what it is of.
+        """
+        for name, of_tasks in figures.items():
+            of_classes = {
+                f'{task}\n{key}': values
+                for task, of_task in of_tasks.items()
+                for key, values in of_task.items()
+                if isinstance(values, Sequence)
+            }
+            _log_classes(name, self._classes(name), of_classes)
         heads = columns(self.tasks, 'figures')
         log_figures(
-            f'{len(images)} images evaluated, in percent and degrees:',
+            f'{judged} evaluated, in percent and degrees:',
             ('data set', *(head.replace('/', '\n') for head in heads)),
-            [(name, *(metrics.get(f'{name}/{head}') for head in heads)) for name in grouped],
-            {f'average of {", ".join(averaged)}': metrics['average']},
+            [(name, *(named.get(f'{name}/{head}') for head in heads)) for name in figures],
+            average,
         )
-        return metrics
 
 
 def _named(prefix: str, figures: dict[str, Any], classes: Sequence[str]) -> dict[str, float]:
@@ -177,163 +252,3 @@ def columns(tasks: dict[str, TaskMetric], kind: str) -> tuple[str, ...]:
     return tuple(
         f'{task}/{figure}' for task, metric in tasks.items() for figure in getattr(metric, kind)
     )
-
-
-def _mean(values: Iterable[float]) -> float:
-    """Return the mean of the defined numbers, or nan if there are none."""
-    return torch.tensor(list(values), dtype=torch.float64).nanmean().item()
-
-
-class SemanticMetric(TaskMetric):
-    """Mean IoU over classes and background; that without the background is not averaged."""
-
-    figures = ('mIoU', 'mIoU_without_background')
-    averaged = ('mIoU',)
-
-    def reduce(self, sample: dict, num_classes: int) -> tuple[np.ndarray, ...]:
-        """Count pixels per class and background: intersection, union, prediction, label."""
-        areas = IoUMetric.intersect_and_union(
-            sample['pred_sem_seg']['sem_seg'].squeeze(0).cpu(),
-            sample['gt_sem_seg']['sem_seg'].squeeze(0).cpu(),
-            num_classes + 1,
-            ignore_index=IGNORED,
-        )
-        return tuple(area.numpy() for area in areas)
-
-    def evaluate(self, images: list[tuple[np.ndarray, ...]], num_classes: int) -> dict[str, Any]:
-        """Return the means, and the IoU of each class."""
-        # counts in mmseg's float32 are inexact from 2^24 pixels on: sixteen images of 1024 x 1024
-        areas = [torch.from_numpy(np.sum(kind, axis=0, dtype=np.float64)) for kind in zip(*images)]
-        background, *ious = IoUMetric.total_area_to_metrics(*areas, ['mIoU'])['IoU'].tolist()
-        has_objects = bool(areas[3][1:].any())  # otherwise to find none seems perfect
-        return {
-            'mIoU': 100 * _mean([background, *ious]) if has_objects else float('nan'),
-            'mIoU_without_background': 100 * _mean(ious),
-            'IoU': [100 * iou for iou in (*ious, background)],
-        }
-
-
-class InstanceMetric(TaskMetric):
-    """COCO AP of boxes and masks; that of boxes is not averaged.
-
-    A data set without masks, for which a model predicts none, has that of boxes alone.
-    """
-
-    figures = ('bbox_mAP', 'segm_mAP')
-    averaged = ('segm_mAP',)
-
-    def reduce(self, sample: dict, num_classes: int) -> dict:
-        """Keep predicted and ground-truth objects as COCO entries."""
-        found = sample['pred_instances']
-        truth = _true_objects(sample['gt_instances'], iscrowd=0)
-        if 'ignored_instances' in sample:
-            truth += _true_objects(sample['ignored_instances'], iscrowd=1)
-        boxes = get_box_tensor(found['bboxes']).cpu().numpy()
-        if masked := 'masks' in found:
-            predicted = _objects(found, found['masks'].cpu().numpy(), boxes)
-        else:
-            predicted = _boxes(found, boxes)
-        for entry, score in zip(predicted, found['scores'].tolist()):
-            entry['score'] = score
-        height, width = sample['ori_shape'][:2]
-        return dict(
-            image=dict(height=height, width=width),
-            truth=truth,
-            predicted=predicted,
-            masked=masked,
-        )
-
-    def evaluate(self, images: list[dict], num_classes: int) -> dict[str, Any]:
-        """Return the AP of boxes and that of masks, of all classes and of each."""
-        truth = dict(
-            images=[],
-            annotations=[],
-            categories=[dict(id=i, name=str(i)) for i in range(num_classes)],
-        )
-        predicted = []
-        for number, image in enumerate(images):
-            truth['images'].append(dict(image['image'], id=number))
-            for entry in image['truth']:
-                truth['annotations'].append(
-                    dict(entry, id=len(truth['annotations']) + 1, image_id=number)
-                )
-            predicted += [dict(entry, image_id=number) for entry in image['predicted']]
-        coco = COCO(truth)
-        counts = Counter(e['category_id'] for e in truth['annotations'] if not e['iscrowd'])
-        shown = Counter(e['category_id'] for e in predicted if e['score'] >= SHOWN_SCORE)
-        figures: dict[str, Any] = {
-            'objects': [counts[label] for label in range(num_classes)],
-            SHOWN_HEAD: [shown[label] for label in range(num_classes)],
-        }
-        for kind in ('bbox', 'segm') if images[0]['masked'] else ('bbox',):
-            precision = coco_precision(
-                coco, predicted, kind, [100], range(num_classes), sizes=False
-            )
-            figures[f'{kind}_mAP'] = 100 * defined_mean(precision)
-            figures[f'{kind}_AP'] = [
-                100 * defined_mean(precision[:, :, k]) for k in range(num_classes)
-            ]
-        return figures
-
-
-def _true_objects(instances: dict, **common: int) -> list[dict]:
-    # An annotated box may be smaller than its mask.
-    extent = instances['masks'].get_bboxes('hbox').numpy()
-    return _objects(instances, instances['masks'].masks, extent, **common)
-
-
-def _objects(instances: dict, masks: np.ndarray, extent: np.ndarray, **common: int) -> list[dict]:
-    """Return objects as COCO entries; ``extent`` are boxes ``(N, 4)`` that contain the masks."""
-    runs, areas = encode_masks(masks, extent)
-    boxes = get_box_tensor(instances['bboxes']).tolist()
-    return [
-        dict(
-            category_id=label,
-            bbox=[x1, y1, x2 - x1, y2 - y1],
-            segmentation=rle,
-            area=area,
-            **common,
-        )
-        for label, (x1, y1, x2, y2), rle, area in zip(
-            instances['labels'].tolist(), boxes, runs, areas
-        )
-    ]
-
-
-def _boxes(instances: dict, boxes: np.ndarray) -> list[dict]:
-    """Return objects without masks as COCO entries."""
-    return [
-        dict(category_id=label, bbox=[x1, y1, x2 - x1, y2 - y1])
-        for label, (x1, y1, x2, y2) in zip(instances['labels'].tolist(), boxes.tolist())
-    ]
-
-
-class RotatedTaskMetric(TaskMetric):
-    """VOC07 AP of rotated boxes at IoU 0.5; that at 0.75 and the angle's error are not averaged."""
-
-    figures = ('mAP', 'mAP_75', 'mean_angle_error')
-    averaged = ('mAP',)
-
-    def reduce(self, sample: dict, num_classes: int) -> RotatedImage:
-        """Keep predicted and ground-truth boxes."""
-        return RotatedImage.from_instances(
-            sample['pred_rotated_instances'], sample['gt_rotated_instances']
-        )
-
-    def evaluate(self, images: list[RotatedImage], num_classes: int) -> dict[str, Any]:
-        """Return the figures of the classes in the ground truth, and those of each."""
-        at_50, at_75 = (rotated_ap(images, num_classes, threshold) for threshold in (0.5, 0.75))
-        of_classes = per_class(at_50, at_75)
-        shown = count_shown((image.scores, image.labels) for image in images)
-        return {
-            'mAP': 100 * mean_of_classes(at_50, float('nan')),
-            'mAP_75': 100 * mean_of_classes(at_75, float('nan')),
-            'mean_angle_error': mean_angle_error(at_50),
-            SHOWN_HEAD: [shown[label] for label in range(num_classes)],
-            'AP50': [100 * value for value in of_classes['AP50']],
-            'AP75': [100 * value for value in of_classes['AP75']],
-            'angle_error': of_classes['angle_error'],
-        }
-
-
-TASKS = {'semantic': SemanticMetric(), 'instance': InstanceMetric(), 'rotated': RotatedTaskMetric()}

@@ -33,6 +33,17 @@ ROTATED_IOU = 0.1
 HORIZONTAL_IOU = 0.5
 
 
+def detections_of(instances: dict) -> Detections:
+    """Return boxes, scores and labels of predicted instances, on the CPU."""
+    boxes = get_box_tensor(instances['bboxes']).cpu().float()
+    return boxes, instances['scores'].cpu().float(), instances['labels'].cpu()
+
+
+def no_detections(sides: int) -> Detections:
+    """Return no boxes, of 4 or 5 numbers."""
+    return torch.zeros(0, sides), torch.zeros(0), torch.zeros(0, dtype=torch.long)
+
+
 def merge_tiles(tiles: dict[str, Detections]) -> dict[str, Detections]:
     """Merge the detections of tiles, and suppress duplicates of a class.
 
@@ -99,16 +110,13 @@ class TilesSubmission(Submission):
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep the boxes of each tile."""
         for sample in data_samples:
-            found = sample['pred_instances']
-            boxes = get_box_tensor(found['bboxes']).cpu()
-            if boxes.shape[1] != 5:
+            found = detections_of(sample['pred_instances'])
+            if found[0].shape[1] != 5:
                 raise ValueError(
                     f'{sample["img_path"]}: boxes must be rotated, (N, 5), for the server '
-                    f'{self.name}; got {tuple(boxes.shape)}'
+                    f'{self.name}; got {tuple(found[0].shape)}'
                 )
-            self.results.append(
-                (sample['img_path'], (boxes, found['scores'].cpu(), found['labels'].cpu()))
-            )
+            self.results.append((sample['img_path'], found))
 
     def files(self, predictions: dict[str, Detections]) -> dict[str, str]:
         """Merge the tiles, and return the result of :meth:`files_of_images`."""

@@ -364,6 +364,7 @@ def _pretraining(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty
         '    dict(each, pipeline=train_pipeline) for each in _data]',
         'val_dataloader.dataset.datasets = [',
         "    dict(each, split='valid', test_mode=True, pipeline=test_pipeline) for each in _data]",
+        *_pretraining_scenes(sources),
         'test_dataloader, test_evaluator = val_dataloader, val_evaluator',
     ]
     return _Parts(
@@ -377,6 +378,12 @@ def _pretraining(sources: Sequence[Source], facts: Facts, plan: Plan, keep_empty
         [*body, *(['optim_wrapper.optimizer.lr = 1e-3'] if tiny else [])],
         _iterations(plan, warmup=False),
     )
+
+
+def _pretraining_scenes(sources: Sequence[Source]) -> list[str]:
+    """Return the lines that judge scenes beside their tiles."""
+    scenes = [f"    {s.name}='{s.root / 'scenes' / 'val.json'}'," for s in sources if s.scenes]
+    return ['val_evaluator.scenes = dict(', *scenes, ')'] if scenes else []
 
 
 _TASKS = dict(

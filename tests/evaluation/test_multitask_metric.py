@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import math
 import multiprocessing.dummy
 import os
@@ -21,6 +22,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mtp.evaluation import MultiTaskMetric
+from mtp.files import UnusableFileError
 from tests.distributed import run_processes
 
 TASKS = ('semantic', 'instance', 'rotated')
@@ -241,6 +243,54 @@ def test_rotated_map_sees_the_angle(degrees, expected):
     sample = make_sample([[10, 28, 50, 36]], [1])
     sample.pred_rotated_instances.bboxes.tensor[:, 4] = math.radians(degrees)
     assert evaluate([sample])['sota/rotated/mAP'] == pytest.approx(expected)
+
+
+def test_objects_and_pixels_of_a_scene_count_once(tmp_path):
+    """Two tiles share 32 columns with A, which is found in both; B is found in none."""
+    in_scene = [(36, 4, 56, 24), (8, 40, 56, 56)]
+    objects = [
+        dict(label=0, ignored=False, corners=[x1, y1, x2, y1, x2, y2, x1, y2])
+        for x1, y1, x2, y2 in in_scene
+    ]
+    objects[1]['rotated'] = objects[1]['corners'][2:] + objects[1]['corners'][:2]
+    tiles = [[0, 0, SIZE], [32, 0, SIZE]]
+    scenes = [
+        dict(name=name, height=SIZE, width=96, tiles=tiles, objects=objects)
+        for name in ('s', 'unseen')
+    ]
+    path = tmp_path / 'val.json'
+    content = dict(classes=CLASSES, tasks=TASKS, scenes=scenes[:1])
+    path.write_text(json.dumps(content))
+
+    def samples():
+        for x in (0, 32):
+            boxes = [(max(x1 - x, 0), y1, x2 - x, y2) for x1, y1, x2, y2 in in_scene]
+            sample = make_sample(boxes, [0, 0], img_id=x)
+            sample.set_metainfo(dict(img_path=f'images/s__{SIZE}__{x}___0.png'))
+            for key in ('pred_instances', 'pred_rotated_instances'):
+                sample.set_field(sample.get(key)[:1], key, dtype=InstanceData)
+            sample.pred_sem_seg.sem_seg[:, 40:] = 0
+            yield sample
+
+    def judge():
+        metric = MultiTaskMetric(scenes=dict(sota=str(path)))
+        metric.dataset_meta = make_metric().dataset_meta
+        return evaluate([*samples()], metric)
+
+    metrics = judge()
+    assert metrics['sota/instance/bbox_mAP'] == pytest.approx(100 * 51 / 101)
+    assert metrics['scene/sota/instance/bbox_mAP'] == pytest.approx(100 * 51 / 101)
+    assert metrics['scene/sota/rotated/mAP'] == pytest.approx(100 * 6 / 11)
+    assert metrics['scene/sota/semantic/plane/IoU'] == pytest.approx(100 * 400 / 1168)
+    assert metrics['sota/semantic/plane/IoU'] == pytest.approx(100 * 800 / 1952)
+    assert 'scene/sota/instance/segm_mAP' not in metrics and 'scene/average' not in metrics
+    path.write_text(json.dumps(content | dict(tasks=['rotated'], scenes=scenes)))
+    metrics = judge()  # of a scene without predictions all objects are missed
+    assert metrics['scene/sota/rotated/mAP'] == pytest.approx(100 * 3 / 11)
+    assert not any(key.startswith(('scene/sota/i', 'scene/sota/s')) for key in metrics)
+    path.write_text(json.dumps(content | dict(classes=['ship', 'plane', 'harbor'])))
+    with pytest.raises(UnusableFileError, match='ship, plane, harbor.*plane, ship, harbor'):
+        judge()
 
 
 def test_task_without_labels_is_left_out():

@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mtp.data.prepare.tiling import Tiling
-from mtp.evaluation.scene_metric import Scene, stands_for
+from mtp.evaluation.cut_scenes import Scene, stands_for
 from mtp.files import UnusableFileError
 from mtp.registry import METRICS
 
@@ -137,7 +137,7 @@ def test_each_pixel_of_a_scene_has_one_tile() -> None:
     for size, side, overlap in (((70, 90), 32, 10), ((20, 90), 32, 16), ((64, 64), 64, 0)):
         tiles = Tiling(side, overlap).windows(*size)
         none = np.zeros(0)
-        scene = Scene(size, tiles, none, none, none)
+        scene = Scene(size, tiles, none, none, none, none)
         count = np.zeros((size[0] + side, size[1] + side), int)
         for number, (x, y, _) in enumerate(tiles):
             count[y : y + side, x : x + side] += stands_for(scene, number)

@@ -17,6 +17,7 @@ from mtp.data.description import write_description
 from mtp.data.map_values import MapRule, read_rule
 from mtp.data.own.area import cut, within
 from mtp.data.own.contents import Data, LabelledObject, Sample
+from mtp.data.own.mask_outlines import crop, encode, outlined, with_outlines, with_rectangles
 from mtp.data.own.rasters import (
     Bands,
     Part,
@@ -33,10 +34,9 @@ from mtp.data.prepare.base import Report, process
 from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
 from mtp.data.prepare.images import write_png
 from mtp.data.prepare.tiling import MIN_OBJECT, Tiling, shares
-from mtp.data.run_lengths import Axis, crop_masks, encode_mask, read_counts
 from mtp.data.samrs.from_coco import coco_to_samrs
 from mtp.data.samrs.subsets import IGNORED_ON_DISK, SUBSETS
-from mtp.data.samrs.to_coco import assemble, mask_entries, rectangle
+from mtp.data.samrs.to_coco import assemble, mask_entries
 from mtp.files import link_or_copy, write_json, write_text
 from mtp.sample_fields import IGNORED
 
@@ -61,6 +61,14 @@ _SUITED = (
     ('maps', 'masks'),
 )
 _TEST = 'images of the test split, which pretraining does not have'
+
+# tasks of a pretraining that scenes judge, by what their labels are
+JUDGED = dict(
+    masks=('semantic', 'instance', 'rotated'),
+    horizontal=('instance',),
+    rotated=('rotated',),
+    maps=('semantic',),
+)
 
 CUT = 'parts of objects that a tile cuts'
 
@@ -214,7 +222,9 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
         kept, areas = within(data.samples, options.area, report.left_out)
         data = replace(data, samples=kept)
     if kind == 'rotated':
-        data = replace(data, samples=[_with_rectangles(each, report) for each in data.samples])
+        data = replace(data, samples=[with_rectangles(each, report) for each in data.samples])
+    if kind == found == 'masks' and options.tile is not None:
+        data = replace(data, samples=[with_outlines(each, report) for each in data.samples])
     anew = options.tile is not None or bool(areas) or (bands is not None and bands.rewrites)
     semantic = kind == 'masks' and found == 'maps'
     rule = _map_rule(data) if anew or semantic else None
@@ -233,8 +243,8 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
         splits = _write_alone(found, data, pieces, dst, report)
     else:
         splits = _WRITERS[kind](data, pieces, dst, report)
-        if options.tile is not None:
-            _write_scenes(pieces, kind, data.classes, dst)
+    if options.tile is not None:
+        _write_scenes(data, pieces, dst, kind, found)
     _describe(data, dst, TASKS[kind], splits, writing, pieces)
     return report
 
@@ -373,22 +383,6 @@ def _write_corners(data: Data, pieces: list[Piece], folder: Path, report: Report
         write_text(folder / f'{Path(piece.name).stem}.txt', lines)
 
 
-def _with_rectangles(sample: Sample, report: Report) -> Sample:
-    """Return an image whose objects with a mask have the rectangle around it as their box."""
-    if not any(each.mask for each in sample.objects):
-        return sample
-    objects = []
-    for each in sample.objects:
-        corners = each.rotated
-        if corners is None:
-            rle = _encode(each, sample.size, report)
-            if rle is None:
-                continue
-            corners = rectangle(coco_mask.decode(rle))
-        objects.append(replace(each, box=replace(each.box, corners=corners)))
-    return replace(sample, objects=tuple(objects))
-
-
 def _write_horizontal(data: Data, pieces: list[Piece], dst: Path, report: Report) -> dict[str, str]:
     items = [(piece, (dst / piece.split / 'images' / piece.name,)) for piece in pieces]
     splits = _write_all(items, report, {split: f'{split}/images' for split in _found(pieces)})
@@ -434,20 +428,37 @@ def _write_alone(
     return splits
 
 
-def _write_scenes(pieces: Sequence[Piece], kind: str, classes: Sequence[str], dst: Path) -> None:
-    """Keep the labels of the scenes, uncut, for the figures of a test."""
+def _write_scenes(data: Data, pieces: Sequence[Piece], dst: Path, kind: str, found: str) -> None:
+    """Keep the labels of the scenes, uncut, for the figures of a test.
+
+    Args:
+        data: the data.
+        pieces: their tiles.
+        dst: folder of the import.
+        kind: what the labels were imported for.
+        found: what they are.
+    """
     of_scene: dict[tuple[str, str], list[Piece]] = {}
     for piece in pieces:
         of_scene.setdefault((piece.split, piece.scene), []).append(piece)
+    content: dict = {}
+    labelled = found if kind == 'masks' else kind
+    if labelled in ('rotated', 'horizontal', 'masks'):
+        content['classes'] = data.classes
+    if kind == 'masks':
+        content['tasks'] = JUDGED[found]
     entries: dict[str, list[dict]] = {split: [] for split in _found(pieces)}
     for (split, scene), tiles in of_scene.items():
-        objects = None
-        if kind in ('rotated', 'horizontal'):
-            objects = tiles[0].sample.objects
+        sample, objects = tiles[0].sample, None
+        if labelled == 'masks':
+            objects = [outlined(each, data.rotated) for each in sample.objects]
+            if any(each.rotated is None for each in objects):  # their masks are SAM's
+                content['tasks'] = JUDGED['horizontal']
+        elif 'classes' in content:
+            objects = [replace(each, rotated=None) for each in sample.objects]
         windows = [piece.window for piece in tiles if piece.window is not None]
-        entries[split].append(scene_entry(scene, tiles[0].sample.size, windows, objects))
+        entries[split].append(scene_entry(scene, sample.size, windows, objects))
     for split, scenes in entries.items():
-        content = dict(classes=classes) if kind in ('rotated', 'horizontal') else {}
         write_json(dst / 'scenes' / f'{split}.json', content | dict(scenes=scenes))
 
 
@@ -604,21 +615,8 @@ def _inside(piece: Piece, report: Report) -> Iterator[tuple[LabelledObject, np.n
 
 def _encoded(sample: Sample, report: Report) -> list[tuple[LabelledObject, dict]]:
     """Return the objects of an image that have masks, with these as run lengths."""
-    found = ((each, _encode(each, sample.size, report)) for each in sample.objects if each.mask)
+    found = ((each, encode(each, sample.size, report)) for each in sample.objects if each.mask)
     return [(each, rle) for each, rle in found if rle is not None]
-
-
-def _encode(each: LabelledObject, size: tuple[int, int], report: Report) -> dict | None:
-    """Return the mask of an object as run lengths; None, reported, if it cannot be used."""
-    try:
-        rle = encode_mask(each.mask, *size)
-    except ValueError as error:
-        report.bad.append(f'{each.box.place}: the mask cannot be read: {error}')
-        return None
-    if not coco_mask.area(rle):
-        report.left_out['objects with an empty mask'] += 1
-        return None
-    return rle
 
 
 def _masks(
@@ -633,27 +631,11 @@ def _masks(
         left, top, width, height = coco_mask.toBbox(rle)
         if left >= x + side or top >= y + side or left + width <= x or top + height <= y:
             continue
-        mask = _crop(rle, piece.window)
+        mask = crop(rle, piece.window)
         if mask.sum() >= MIN_OBJECT * int(coco_mask.area(rle)):
             yield each, coco_mask.encode(np.asfortranarray(mask))
         else:
             report.left_out[CUT] += 1
-
-
-def _crop(rle: dict, window: Window) -> np.ndarray:
-    """Cut a tile out of a mask, uint8 ``(side, side)``, without painting all of it."""
-    x, y, side = window
-    height, width = rle['size']
-    counts = np.frombuffer(rle['counts'], np.uint8)
-    rows = Axis(np.arange(y, min(y + side, height)), height)
-    columns = Axis(np.arange(x, min(x + side, width)), width)
-    _, boxes, pixels = crop_masks(
-        read_counts(counts, np.array([len(counts)]), height), rows, columns
-    )
-    mask = np.zeros((side, side), np.uint8)
-    for x1, y1, x2, y2 in boxes:
-        mask[y1:y2, x1:x2] = pixels.reshape(x2 - x1, y2 - y1).T
-    return mask
 
 
 def _count(report: Report, split: str) -> None:

@@ -1,13 +1,14 @@
 """Uncut labels of the scenes that an import cuts into tiles: ``<root>/scenes/<split>.json``.
 
-The key ``classes`` has the names of the classes in label order, where there are objects; ``scenes``
-has an entry for each scene of the split:
+The key ``classes`` has the names of the classes in label order, where there are objects; ``tasks``
+the tasks of a pretraining that the scenes judge; ``scenes`` an entry for each scene of the split:
 
 - ``name``: its name; that of a tile is ``<name>__<side>__<x>___<y>``,
 - ``height`` and ``width`` in pixels,
 - ``tiles``: its tiles in the split, ``[x, y, side]`` in pixels of the scene,
 - ``objects``, of data with boxes: ``label`` from 0, ``corners`` (8 coordinates in pixels of the
-  scene), and ``ignored``: neither missed nor found.
+  scene), ``rotated``: those of the rotated box, of objects that have both, and ``ignored``: neither
+  missed nor found.
 
 Label maps and change maps are not cut at the edge of a tile but for what lies beyond it: there the
 tiles' own maps are the scene's.
@@ -50,6 +51,7 @@ def scene_entry(
                 label=each.label,
                 corners=each.box.corners.reshape(-1).tolist(),
                 ignored=each.crowd or share < MIN_OBJECT,
+                **({} if each.rotated is None else dict(rotated=each.rotated.reshape(-1).tolist())),
             )
             for each, share in zip(objects, shares.tolist())
             if share > 0

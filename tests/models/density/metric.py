@@ -1,6 +1,6 @@
 """How many objects there are, as a density map: the figure."""
 
-from mtp.evaluation.multitask_metric import TaskMetric
+from mtp.evaluation.task_metrics import TaskMetric
 
 
 class CountError(TaskMetric):
