@@ -24,6 +24,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
+from mtp.batch_rungs import Rung, lowest_rung
 from mtp.registry import LABELS
 
 IGNORED = 255  # label of pixels that losses and metrics ignore
@@ -80,39 +81,48 @@ class BoxMasks:
     @property
     def masks(self) -> np.ndarray:
         """Full-size masks, uint8 ``(N, H, W)``, as ``BitmapMasks`` has them."""
-        return paint_masks(
-            torch.from_numpy(self.boxes), torch.from_numpy(self.pixels), self.shape
-        ).numpy()
+        return paint_masks(torch.from_numpy(self.boxes), torch.from_numpy(self.pixels), self.shape)[
+            :-1
+        ].numpy()
 
 
 def paint_masks(boxes: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Paint the arrays of :class:`BoxMasks` as full-size masks, uint8 ``(N, H, W)``.
+    """Paint the arrays of :class:`BoxMasks` as full-size masks.
 
-    The host does not wait for the device.
+    The host does not wait for the device. Boxes without area and pixels beyond those of the boxes,
+    which must be 0, are padding.
+
+    Returns:
+        Tensor: uint8 ``(N + 1, H, W)``; the last mask is empty.
     """
-    height, width = shape
-    x1, y1, x2, y2 = boxes.unbind(1)
+    (height, width), number = shape, len(boxes)
+    x1, y1, x2, y2 = F.pad(boxes, (0, 0, 0, 1)).unbind(1)
     heights = y2 - y1
     areas = (x2 - x1) * heights
-    number = torch.repeat_interleave(areas, output_size=len(pixels))
-    place = torch.arange(len(pixels), device=boxes.device) - (areas.cumsum(0) - areas)[number]
-    column = x1[number] + place // heights[number]
-    row = y1[number] + place % heights[number]
-    masks = pixels.new_zeros(len(boxes) * height * width)
-    masks.scatter_(0, (number * height + row) * width + column, pixels)
-    return masks.view(len(boxes), height, width)
+    ends = areas.cumsum(0)
+    place = torch.arange(len(pixels), device=boxes.device)
+    owner = torch.searchsorted(ends[:-1], place, right=True)
+    place = place - (ends - areas)[owner]
+    heights = heights.clamp(min=1)[owner]
+    column, row = x1[owner] + place // heights, y1[owner] + place % heights
+    painted = torch.where(
+        owner < number, (owner * height + row) * width + column, number * height * width
+    )
+    masks = pixels.new_zeros((number + 1) * height * width)
+    return masks.scatter_(0, painted, pixels).view(-1, height, width)
 
 
 class Field(ABC):
     """Batching of a field: its transfer from the workers to the device, and its padding there."""
 
     @abstractmethod
-    def join(self, values: Sequence, shape: tuple[int, int]) -> dict:
+    def join(self, values: Sequence, shape: tuple[int, int], rung: Rung) -> dict:
         """Join the values of several images into a few tensors.
 
         Args:
             values: values of the field, one per image.
             shape: height and width of the largest image in pixels.
+            rung: sizes that objects are padded to.
         """
 
     @abstractmethod
@@ -139,7 +149,7 @@ class Map(Field):
     padding: float
     dtype: torch.dtype
 
-    def join(self, values: Sequence[PixelData], shape: tuple[int, int]) -> dict:
+    def join(self, values: Sequence[PixelData], shape: tuple[int, int], rung: Rung) -> dict:
         """Pad the maps to one shape."""
         maps = [value.get(self.name) for value in values]
         joined = torch.full((len(maps), len(maps[0]), *shape), self.padding, dtype=maps[0].dtype)
@@ -160,6 +170,10 @@ class Map(Field):
 class Boxes(Field):
     """Labelled boxes of each image: ``InstanceData`` of ``bboxes``, ``labels`` and ``masks``.
 
+    On the device, an image has a fixed number of slots, more than objects: ``valid`` tells which
+    hold one, ``number`` is the index of its mask among ``batch_masks`` of the metainfo, those of
+    all images and an empty one, which padded slots have.
+
     Attributes:
         box_type: class of ``bboxes``.
         masks: whether the boxes have masks, which are padded with 0.
@@ -168,30 +182,51 @@ class Boxes(Field):
     box_type: type[BaseBoxes]
     masks: bool = False
 
-    def join(self, values: Sequence[InstanceData], shape: tuple[int, int]) -> dict:
-        """Concatenate the objects of all images."""
-        joined = dict(
-            counts=[len(value) for value in values],
-            boxes=torch.cat([get_box_tensor(value.bboxes) for value in values]),
-            labels=torch.cat([value.labels for value in values]),
+    def join(self, values: Sequence[InstanceData], shape: tuple[int, int], rung: Rung) -> dict:
+        """Pad the objects of each image, and their masks one after the other."""
+        counts = [len(value) for value in values]
+        joined: dict[str, Any] = dict(
+            counts=torch.tensor(counts),
+            boxes=torch.zeros(len(values), rung.slots, self.box_type.box_dim),
+            labels=torch.zeros(len(values), rung.slots, dtype=torch.int64),
         )
+        for number, (count, value) in enumerate(zip(counts, values)):
+            joined['boxes'][number, :count] = get_box_tensor(value.bboxes)
+            joined['labels'][number, :count] = value.labels
         if self.masks:
             masks = BoxMasks.cat([_as_box_masks(value.masks) for value in values])
             joined['masks'] = dict(
-                boxes=torch.from_numpy(masks.boxes), pixels=torch.from_numpy(masks.pixels)
+                boxes=_padded(masks.boxes, rung.objects), pixels=_padded(masks.pixels, rung.pixels)
             )
         return joined
 
     def split(self, joined: dict, shape: tuple[int, int]) -> list[InstanceData]:
-        """Return each image's objects, with full-size masks."""
-        counts = joined['counts']
-        views = dict(
-            bboxes=[self.box_type(boxes, clone=False) for boxes in joined['boxes'].split(counts)],
-            labels=joined['labels'].split(counts),
-        )
-        if self.masks:
-            views['masks'] = paint_masks(**joined['masks'], shape=shape).split(counts)
-        return [InstanceData(**dict(zip(views, values))) for values in zip(*views.values())]
+        """Return each image's slots; the masks are full-size."""
+        counts, (images, slots) = joined['counts'], joined['labels'].shape
+        place = torch.arange(slots, device=counts.device)
+        valid = place < counts[:, None]
+        masks = paint_masks(**joined['masks'], shape=shape) if self.masks else None
+        empty = images * slots if masks is None else len(masks) - 1
+        number = torch.where(valid, (counts.cumsum(0) - counts)[:, None] + place, empty)
+        return [
+            InstanceData(
+                metainfo=dict(batch_masks=masks),
+                bboxes=self.box_type(boxes, clone=False),
+                labels=labels,
+                valid=filled,
+                number=numbers,
+            )
+            for boxes, labels, filled, numbers in zip(
+                joined['boxes'], joined['labels'], valid, number
+            )
+        ]
+
+
+def _padded(values: np.ndarray, length: int) -> Tensor:
+    """Return an array as a tensor, with zeros up to ``length`` rows."""
+    result = torch.zeros(length, *values.shape[1:], dtype=torch.from_numpy(values).dtype)
+    result[: len(values)] = torch.from_numpy(values)
+    return result
 
 
 def _as_box_masks(masks: BoxMasks | BitmapMasks) -> BoxMasks:
@@ -351,7 +386,9 @@ def pack_batch(samples: Sequence[dict]) -> dict:
     Returns:
         dict: ``inputs``, uint8 ``(B, 3, H, W)``, BGR, padded with 0 at the right and bottom to the
         largest image; ``data_samples``, one per image, with metainfo only; ``targets``, the joined
-        labels for :func:`unpack_batch`: tensors, and plain numbers where the host needs them.
+        labels for :func:`unpack_batch`: tensors alone decide what a step computes, but for their
+        shapes, of which there are few (:mod:`mtp.batch_rungs`), and ``images``, the indices of the
+        images with a field.
     """
     images = [sample['inputs'] for sample in samples]
     labels = [sample['data_samples'] for sample in samples]
@@ -363,18 +400,42 @@ def pack_batch(samples: Sequence[dict]) -> dict:
     targets: dict[str, Any] = dict(
         img_shapes=torch.tensor([image.shape[1:] for image in images]), fields={}
     )
+    seeds = [label.get('sample_seed') for label in labels]
+    if None not in seeds:
+        targets['seeds'] = torch.tensor(seeds)
     if 'distortion' in labels[0]:
         targets['distortion'] = torch.tensor([label.distortion for label in labels])
+    found = {name: [i for i, label in enumerate(labels) if name in label] for name in _fields()}
+    rung = _rung(labels, found, shape)
     for name, field in _fields().items():
-        having = [i for i, label in enumerate(labels) if name in label]
-        if having:
-            joined = field.join([labels[i].get(name) for i in having], shape)
+        if having := found[name]:
+            joined = field.join([labels[i].get(name) for i in having], shape, rung)
             targets['fields'][name] = dict(joined, images=having)
     return dict(
         inputs=inputs,
         targets=targets,
         data_samples=[DetDataSample(metainfo=label.metainfo) for label in labels],
     )
+
+
+def _rung(
+    samples: Sequence[DetDataSample], found: Mapping[str, Sequence[int]], shape: tuple[int, int]
+) -> Rung:
+    """Return the sizes that hold the objects of a batch in each of its fields.
+
+    Args:
+        samples: the samples.
+        found: field -> indices of the samples that have it.
+        shape: height and width of the largest image in pixels.
+    """
+    counts, pixels = [0] * len(samples), 0
+    for name, field in _fields().items():
+        if isinstance(field, Boxes):
+            values = {i: samples[i].get(name) for i in found[name]}
+            counts = [max(n, len(values.get(i, ()))) for i, n in enumerate(counts)]
+            if field.masks:
+                pixels += sum(_as_box_masks(value.masks).pixels.size for value in values.values())
+    return lowest_rung(counts, pixels, shape)
 
 
 def unpack_batch(targets: dict, samples: Sequence[DetDataSample], shape: tuple[int, int]) -> None:

@@ -100,7 +100,8 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
 
         Returns:
             dict: ``inputs``, float32 ``(B, 3, H, W)``, and ``data_samples``, with
-            ``batch_input_shape`` and ``pad_shape`` added to their metainfo.
+            ``batch_input_shape`` and ``pad_shape`` added to their metainfo; in training also
+            ``shapes`` and ``seed`` on the device, for :class:`mtp.models.tasks.TaskBatch`.
         """
         if not training:
             return super().forward(data, training)
@@ -114,12 +115,15 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
         data = self.cast_data(data)
         samples, targets = data['data_samples'], data['targets']
         shape = _round_up(data['inputs'].shape[2:], self.pad_size_divisor)
-        for sample in samples:
+        open_to_anchors = -(-targets['img_shapes'] // 32) * 32
+        shapes = torch.cat([open_to_anchors, targets['img_shapes']], 1).float()
+        on_device = dict(shapes=shapes) | (
+            dict(seed=targets['seeds']) if 'seeds' in targets else {}
+        )
+        for number, sample in enumerate(samples):
             sample.set_metainfo(
-                dict(
-                    batch_input_shape=shape,
-                    pad_shape=_round_up(sample.img_shape, 32),
-                )
+                dict(batch_input_shape=shape, pad_shape=_round_up(sample.img_shape, 32))
+                | {name: values[number] for name, values in on_device.items()}
             )
         unpack_batch(targets, samples, shape)
         return dict(inputs=self._prepare(data['inputs'], targets, shape), data_samples=samples)

@@ -58,6 +58,7 @@ class MultiTaskPretrainer(BaseModel):
             for name, dataset in datasets.items()
         }
         self._check_names(tasks)
+        self._orders: dict[tuple, Tensor] = {}  # a captured step reads the index it was made with
         self.backbone = MODELS.build(backbone)
         self.tasks = ModuleDict()
         for task, cfg in tasks.items():
@@ -122,8 +123,10 @@ class MultiTaskPretrainer(BaseModel):
             range(len(data_samples)), key=lambda i: names.index(self._dataset_of(data_samples[i]))
         )
         if order != list(range(len(data_samples))):
-            index = to_device(order, inputs.device, torch.int64)
-            inputs, data_samples = inputs[index], [data_samples[i] for i in order]
+            inputs, data_samples = (
+                inputs[self._index(tuple(order), inputs.device)],
+                [data_samples[i] for i in order],
+            )
         features = self.backbone(inputs)
         if torch.is_autocast_enabled(inputs.device.type):
             # cast once, instead of in each convolution that takes them
@@ -134,6 +137,12 @@ class MultiTaskPretrainer(BaseModel):
             for name, terms in self.tasks[task].loss(features_t, batch).items():
                 losses |= {f'{name}.{task}.{term}': value for term, value in terms.items()}
         return losses
+
+    def _index(self, order: tuple[int, ...], device: torch.device) -> Tensor:
+        """Return the order of the images as a tensor, which is made once for each order."""
+        if (order, device) not in self._orders:
+            self._orders[order, device] = to_device(order, device, torch.int64)
+        return self._orders[order, device]
 
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: SampleList) -> SampleList:

@@ -7,15 +7,18 @@ import torch
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.task_modules import MaxIoUAssigner
 from mmdet.models.task_modules.samplers import RandomSampler
-from mmdet.structures.bbox import get_box_tensor
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes, get_box_tensor
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 from mmrotate.models.dense_heads import OrientedRPNHead
 from mmrotate.structures import RotatedBoxes
 
+from mtp.batch_rungs import Rung
 from mtp.models.tasks.base import TaskBatch
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.registry import MODELS
+from mtp.sample_fields import Boxes
 from tests.models.small import make_sample
 
 HEADS = Path(__file__).resolve().parents[2] / 'configs' / '_base_' / 'pretrain' / 'heads'
@@ -55,6 +58,17 @@ def make_batch():
             dict(pad_shape=tuple(-(-side // 32) * 32 for side in shape), img_shape=shape)
         )
     return TaskBatch(samples, dict(a=slice(0, 2), b=slice(2, 3)), torch.device('cpu'))
+
+
+def collect(batch, field):
+    """Collect the ground truth of samples as the data preprocessor pads it."""
+    values = [sample.get(field) for sample in batch.samples]
+    boxes = Boxes(RotatedBoxes if 'rotated' in field else HorizontalBoxes)
+    padded = boxes.split(boxes.join(values, (SIDE, SIDE), Rung(8, 8, 0)), (SIDE, SIDE))
+    samples = [DetDataSample(metainfo=sample.metainfo) for sample in batch.samples]
+    for sample, of_image in zip(samples, padded):
+        setattr(sample, field, of_image)
+    return GroundTruth.collect(TaskBatch(samples, batch.groups, batch.device), field, False)
 
 
 def make_maps(head, scale=1.0):
@@ -98,7 +112,7 @@ def test_losses_are_the_librarys(task):
     batch, maps = make_batch(), make_maps(ours)
     rotated = task == 'rotated'
     field = 'gt_rotated_instances' if rotated else 'gt_instances'
-    truth = GroundTruth.collect(batch, field, with_masks=False)
+    truth = collect(batch, field)
     losses = ours.loss_batch(*maps, truth, batch)
     for name, group in batch.groups.items():
         objects = []
@@ -124,6 +138,6 @@ def test_an_image_smaller_than_all_anchors_adds_no_loss():
     batch = make_batch()
     for sample in batch.samples:
         sample.set_metainfo(dict(img_shape=(8, 8), pad_shape=(32, 32)))
-    truth = GroundTruth.collect(batch, 'gt_rotated_instances', with_masks=False)
+    truth = collect(batch, 'gt_rotated_instances')
     losses = ours.loss_batch(*make_maps(ours), truth, batch)
     assert all(value == 0 for terms in losses.values() for value in terms.values())

@@ -34,12 +34,24 @@ class TaskBatch:
 
     @cached_property
     def shapes(self) -> Tensor:
-        """Height and width with the padding open to anchors, then without: float32 ``(B, 4)``."""
+        """Height and width with the padding open to anchors, then without: float32 ``(B, 4)``.
+
+        In training the data preprocessor has put them on the device.
+        """
+        if 'shapes' in self.samples[0]:
+            return torch.stack([sample.shapes for sample in self.samples])
         return to_device(
             [(*sample.pad_shape[:2], *sample.img_shape[:2]) for sample in self.samples],
             self.device,
             torch.float32,
         )
+
+    @cached_property
+    def seeds(self) -> Tensor:
+        """Seed of each image's random draws, int64 ``(B,)``; of torch's generator without any."""
+        if 'seed' in self.samples[0]:
+            return torch.stack([sample.seed for sample in self.samples])
+        return torch.randint(1 << 62, (len(self.samples),), device=self.device)
 
     def sums(self, values: Tensor) -> Tensor:
         """Sum values of the images, ``(B,)``, to one value per data set, ``(K,)``."""
