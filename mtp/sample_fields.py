@@ -208,18 +208,18 @@ class Boxes(Field):
         masks = paint_masks(**joined['masks'], shape=shape) if self.masks else None
         empty = images * slots if masks is None else len(masks) - 1
         number = torch.where(valid, (counts.cumsum(0) - counts)[:, None] + place, empty)
-        return [
-            InstanceData(
-                metainfo=dict(batch_masks=masks),
+        padded = []
+        for boxes, labels, filled, numbers in zip(joined['boxes'], joined['labels'], valid, number):
+            of_image = InstanceData(
                 bboxes=self.box_type(boxes, clone=False),
                 labels=labels,
                 valid=filled,
                 number=numbers,
             )
-            for boxes, labels, filled, numbers in zip(
-                joined['boxes'], joined['labels'], valid, number
-            )
-        ]
+            # not set_metainfo, which copies
+            of_image.set_field(masks, 'batch_masks', field_type='metainfo')
+            padded.append(of_image)
+        return padded
 
 
 def _padded(values: np.ndarray, length: int) -> Tensor:

@@ -5,6 +5,7 @@ from mmengine.visualization import LocalVisBackend, Visualizer
 
 from mtp.engine import (
     BadUpdatesHook,
+    CaptureHook,
     CompileHook,
     DeferredLogHook,
     DrawPredictionsHook,
@@ -32,6 +33,7 @@ default_hooks = dict(
     progress=dict(type=ProgressBarsHook),
     param_scheduler=dict(type=ParamSchedulerHook),
     compilation=dict(type=CompileHook),
+    capture=dict(type=CaptureHook),
     # Two are kept: one that was damaged after it had been verified has one before it.
     checkpoint=dict(type=VerifiedCheckpointHook, interval=1, save_last=True, max_keep_ckpts=2),
     # a crash costs 15 minutes at most

@@ -81,6 +81,12 @@ def parse_args(
         help='torch.compile of blocks, targets and losses; auto: on GPUs',
     )
     parser.add_argument(
+        '--graphs',
+        choices=('auto', 'on', 'off'),
+        help='training steps as CUDA graphs; auto: pretraining and what has steps of few shapes, '
+        'with one GPU',
+    )
+    parser.add_argument(
         '--deterministic',
         action='store_true',
         help='add gradients in a fixed order, more slowly: runs repeat to the bit on a GPU too',
@@ -168,7 +174,11 @@ def train(args: argparse.Namespace, stop_signals: StopSignals) -> None:
     if args.data:
         _write_own_config(args)
     cfg = launch.load_config(run_options(args))
-    chosen = {'optim_wrapper.amp': args.amp, 'default_hooks.compilation.mode': args.compile}
+    chosen = {
+        'optim_wrapper.amp': args.amp,
+        'default_hooks.compilation.mode': args.compile,
+        'default_hooks.capture.mode': args.graphs,
+    }
     override(cfg, {key: value for key, value in chosen.items() if value})
     scaled = follow_length(cfg, args.cfg_options)
     if args.deterministic:

@@ -3,6 +3,7 @@
 from mtp import compat
 from mtp.engine.ema import FastEMA
 from mtp.engine.hooks.bad_updates import BadUpdatesError, BadUpdatesHook
+from mtp.engine.hooks.capture import CaptureHook
 from mtp.engine.hooks.check_data import CheckDataHook
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 from mtp.engine.hooks.checkpoint import VerifiedCheckpointHook
@@ -34,6 +35,7 @@ __all__ = [
     'BadUpdatesHook',
     'CheckDataHook',
     'CheckDatasetsHook',
+    'CaptureHook',
     'CompileHook',
     'DeferredLogHook',
     'DrawPredictionsHook',

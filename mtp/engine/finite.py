@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,6 +33,20 @@ class SavedBuffers:
         self._held_nan = [held_nan for *_, held_nan in groups]
         self._owners = list(groups.values())
         self._saved = self._read()
+        self._now = self._saved
+
+    @torch.no_grad()
+    def save(self) -> bool:
+        """Save the values as they are now, in place; return False if a buffer has another size.
+
+        A captured step reads and writes the same memory again and again.
+        """
+        parts = [_flat(owners) for owners in self._owners]
+        if any(sum(map(len, of_kind)) != len(saved) for of_kind, saved in zip(parts, self._saved)):
+            return False
+        for of_kind, saved in zip(parts, self._saved):
+            torch.cat(of_kind, out=saved)
+        return True
 
     def become_not_finite(self) -> list[Tensor]:
         """Return, as a boolean of the device by kind of buffer, whether finite ones no longer are.
@@ -42,6 +55,7 @@ class SavedBuffers:
         A buffer that held infinity when training began may hold it anywhere, since a mask may be
         made again for another size; one that held NaN may hold anything.
         """
+        self._now = self._read()
         return [
             (saved.isfinite() & ~now.isfinite() if held_nan is None else now.isnan()).any()
             for held_nan, saved, now in zip(self._held_nan, self._saved, self._now)
@@ -50,7 +64,10 @@ class SavedBuffers:
 
     @torch.no_grad()
     def restore(self, wanted: Tensor) -> None:
-        """Go back to the saved values where ``wanted``, a boolean of the device, is true."""
+        """Go back to the saved values where ``wanted``, a boolean of the device, is true.
+
+        The values of now are those that :meth:`become_not_finite` has read.
+        """
         for owners, saved, now in zip(self._owners, self._saved, self._now):
             if now.shape != saved.shape:  # a buffer has another size since: nothing to go back to
                 continue
@@ -60,17 +77,13 @@ class SavedBuffers:
                 live, [value.view_as(buffer) for value, buffer in zip(values, live)]
             )
 
-    @cached_property
-    def _now(self) -> list[Tensor]:
-        """Values at the end of the update, read at the first use."""
-        return self._read()
-
     def _read(self) -> list[Tensor]:
         """Return the values of all buffers of a kind one after the other, by kind."""
-        return [
-            torch.cat([buffer.detach().reshape(-1) for buffer in _named(owners)])
-            for owners in self._owners
-        ]
+        return [torch.cat(_flat(owners)) for owners in self._owners]
+
+
+def _flat(owners: Sequence[tuple[dict, str]]) -> list[Tensor]:
+    return [buffer.detach().reshape(-1) for buffer in _named(owners)]
 
 
 def _named(owners: Sequence[tuple[dict, str]]) -> list[Tensor]:

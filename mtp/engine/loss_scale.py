@@ -48,9 +48,10 @@ class LossScale:
         reduce = bad_gradient & ~bad_forward & (self.value > SMALLEST)
         grow = ~bad_gradient & (self.steps + 1 == GROWTH_INTERVAL)
         factor = torch.where(reduce, BACKOFF, torch.where(grow, GROWTH, 1.0))
-        self.value = (self.value * factor).clamp(min=SMALLEST)
+        # in place, as a captured update reads the same memory again and again
+        self.value.mul_(factor).clamp_(min=SMALLEST)
         steps = torch.where(reduce | grow, 0, self.steps + 1)
-        self.steps = torch.where(bad_forward | bad_gradient & ~reduce, self.steps, steps)
+        self.steps.copy_(torch.where(bad_forward | bad_gradient & ~reduce, self.steps, steps))
         return reduce
 
     def state_dict(self) -> dict[str, float | int]:
@@ -59,5 +60,5 @@ class LossScale:
 
     def load_state_dict(self, state: dict[str, float | int]) -> None:
         """Go on from what :meth:`state_dict` returned."""
-        self.value = torch.full_like(self.value, state['value'])
-        self.steps = torch.full_like(self.steps, state['steps'])
+        self.value.fill_(state['value'])
+        self.steps.fill_(state['steps'])

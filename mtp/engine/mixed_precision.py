@@ -1,7 +1,7 @@
 """Mixed precision, gradient clipping and skipped updates, without waiting for the device."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mtp.engine.finite import SavedBuffers, not_finite_buffers
+from mtp.engine.learning_rates import DeviceRates
 from mtp.engine.loss_scale import LossScale
 from mtp.ops.value_checks import values_unchecked
 from mtp.registry import OPTIM_WRAPPERS
@@ -76,6 +77,9 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
             the scale of the loss was reduced. None before the first update.
         skipped: whether the last update was skipped, a boolean scalar on the device; None before
             the first update.
+        rates: learning rates that the optimiser reads from the device; None to read its own.
+        keep_gradients: whether gradients are set to 0 after an update, in the memory that they
+            have, and not freed.
 
     Raises:
         ValueError: ``amp`` or ``dtype`` has another value.
@@ -96,7 +100,9 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         self.grad_norm: Tensor | None = None
         self.outcome: Tensor | None = None
         self.skipped: Tensor | None = None
-        self._losses: list[Tensor] = []
+        self.rates: DeviceRates | None = None
+        self.keep_gradients = False
+        self._losses: dict[int, Tensor] = {}  # of the batches of an update, by their number
         self._saved: SavedBuffers | None = None
         self._began: dict[str, bool] | None = None
 
@@ -110,7 +116,8 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         if self._inner_count % self._accumulative_counts == 0:
             if self._began is None:  # one wait, before the first update
                 self._began = not_finite_buffers(model)
-            self._losses, self._saved = [], SavedBuffers(model, self._began)
+            if self._saved is None or not self._saved.save():
+                self._saved = SavedBuffers(model, self._began)
         # mmengine's autocast refuses float16 on CPUs, on which torch has it.
         autocast = torch.autocast(get_device(), enabled=self.enabled, dtype=self.dtype)
         with super().optim_context(model), autocast, values_unchecked():
@@ -118,7 +125,10 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """Compute gradients as mmengine does, and keep the loss for the check."""
-        self._losses.append(loss.detach())
+        number = self._accumulative_counts
+        if number not in self._losses:
+            self._losses[number] = loss.new_zeros(number)
+        self._losses[number][self._inner_count % number].copy_(loss.detach())
         super().backward(loss, **kwargs)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
@@ -143,21 +153,22 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         self._step_unless(self.skipped, kwargs)
         if self._saved is not None:
             self._saved.restore(self.skipped)
-            self._saved = None
         reduced = torch.zeros_like(self.skipped)
         if self.loss_scale is not None:
             reduced = self.loss_scale.update(bad_forward.bool(), bad_gradient.bool())
         self.outcome = torch.stack([self.skipped, here, reduced]).float()
 
+    def zero_grad(self, **kwargs: Any) -> None:
+        """Set the gradients to 0, or free them."""
+        super().zero_grad(set_to_none=not self.keep_gradients, **kwargs)
+
     def _what_is_bad(self, norm: Tensor) -> tuple[Tensor, Tensor]:
         """Return whether a loss or a buffer, and whether the norm, is not finite."""
-        losses, self._losses = self._losses, []
-        if losses:  # without gradients the norm is a number on the CPU
-            norm = norm.to(losses[0].device)
-        *wrong, norm_is_bad = ~torch.stack([*losses, norm]).isfinite()
+        losses = self._losses.get(self._accumulative_counts, norm.new_zeros(1))
+        # without gradients the norm is a number on the CPU
+        bad = ~torch.cat([losses, norm.to(losses).reshape(1)]).isfinite()
         buffers = self._saved.become_not_finite() if self._saved is not None else []
-        forward = [torch.zeros_like(norm_is_bad), *wrong, *buffers]
-        return torch.stack(forward).any(), norm_is_bad
+        return torch.cat([bad[:-1], *(flag.reshape(1) for flag in buffers)]).any(), bad[-1]
 
     def state_dict(self) -> dict:
         """Return mmengine's state, and for float16 the scale of the loss."""
@@ -197,7 +208,8 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         if getattr(optimizer, '_step_supports_amp_scaling', False):
             # The way of torch's GradScaler: kernels read the flag on the device.
             optimizer.grad_scale, optimizer.found_inf = None, skipped.float()
-            optimizer.step(**kwargs)
+            with nullcontext() if self.rates is None else self.rates.in_use():
+                optimizer.step(**kwargs)
             del optimizer.grad_scale, optimizer.found_inf
             return
         if self.outcome is None:

@@ -75,6 +75,8 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
         std: standard deviation of each RGB channel, 0..255.
     """
 
+    captured = True  # what it computes is part of a captured training step
+
     def __init__(
         self,
         pad_size_divisor: int,
@@ -123,8 +125,9 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
         for number, sample in enumerate(samples):
             sample.set_metainfo(
                 dict(batch_input_shape=shape, pad_shape=_round_up(sample.img_shape, 32))
-                | {name: values[number] for name, values in on_device.items()}
             )
+            for name, values in on_device.items():  # not set_metainfo, which copies
+                sample.set_field(values[number], name, field_type='metainfo')
         unpack_batch(targets, samples, shape)
         return dict(inputs=self._prepare(data['inputs'], targets, shape), data_samples=samples)
 

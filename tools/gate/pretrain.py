@@ -36,17 +36,14 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
     """Trace the parts of a step; return place in the step -> launches of uncompiled code."""
     cfg = _config(workload)
     samples = make_samples(jobs.num_classes(cfg), IMAGES, OBJECTS, SIDE)
-    with Uncompiled(tracer) as counter:
-        batch = cfg.train_dataloader.collate_fn.type(samples)
-        data = MODELS.build(cfg.model.data_preprocessor)(batch, training=True)
-        counter.take('data preprocessor')
+    batch = cfg.train_dataloader.collate_fn.type(samples)
+    counter = Uncompiled(tracer)
     with counted_step.as_on_a_gpu('cuda', True):
+        with counter:
+            data = counted_step.prepared_on_a_gpu(cfg, batch)
+            counter.take('data preprocessor')
         with torch.device('cuda'):
             model = MODELS.build(cfg.model).train()
-        data = dict(
-            inputs=data['inputs'].to('cuda'),
-            data_samples=[sample.to('cuda') for sample in data['data_samples']],
-        )
         if workload.processes == 'FSDP2':
             _gather_in_bfloat16(model)
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)

@@ -1,6 +1,7 @@
 """Hooks: the actions of a run besides its training steps."""
 
 from mtp.engine.hooks.bad_updates import BadUpdatesError, BadUpdatesHook
+from mtp.engine.hooks.capture import CaptureHook
 from mtp.engine.hooks.check_data import CheckDataHook
 from mtp.engine.hooks.check_datasets import CheckDatasetsHook
 from mtp.engine.hooks.checkpoint import VerifiedCheckpointHook
@@ -20,6 +21,7 @@ from mtp.engine.hooks.write_report import ReportHook
 __all__ = [
     'BadUpdatesError',
     'BadUpdatesHook',
+    'CaptureHook',
     'CheckDataHook',
     'CheckDatasetsHook',
     'CompileHook',

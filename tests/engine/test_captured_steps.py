@@ -1,0 +1,213 @@
+"""A captured step repeats what the device did: what differs between steps lies in its memory.
+
+Without a GPU the recording is a function that is called again (:class:`Repeat`).
+"""
+
+from contextlib import nullcontext
+from importlib import import_module
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_map_only
+
+from mtp.engine import MixedPrecisionOptimWrapper
+from mtp.engine.captured_steps import CapturedSteps
+from mtp.fallback import FallbackError
+from mtp.sample_fields import pack_batch
+from tests.models.small import build_model, make_sample
+
+DATASETS = dict(a=dict(num_classes=2), b=dict(num_classes=3))
+BACKBONE = dict(
+    type='mtp.models.build_backbone',
+    name='vit_tiny_rvsa',
+    img_size=64,
+    embed_dim=48,
+    depth=4,
+    num_heads=2,
+    out_indices=(0, 1, 2, 3),
+    drop_path_rate=0.5,
+)
+RATES = (2**-10, 2**-11, 2**-9)  # exact in float32
+
+
+class Repeat:
+    """Recorder without a GPU.
+
+    Args:
+        model: model that is trained.
+        wrapper: wrapper of its optimiser, which a replay on a GPU knows nothing of.
+        wrong: what is added to the first parameter in each repetition.
+    """
+
+    def __init__(self, model, wrapper, wrong=0.0):
+        self.model, self.wrapper, self.wrong = model, wrapper, wrong
+        self.functions = []
+
+    def apart(self):
+        return nullcontext()
+
+    def record(self, function):
+        function()
+        self.functions.append(function)
+
+        def replay():
+            count = self.wrapper._inner_count
+            with torch.no_grad():
+                next(self.model.parameters()).add_(self.wrong)
+            function()
+            self.wrapper._inner_count = count
+
+        return replay
+
+    def report(self):
+        return f'{len(self.functions)} repetitions'
+
+
+def make_batch(number):
+    """Batch of two data sets; the boxes, their number and the seeds depend on the number."""
+    generator = torch.Generator().manual_seed(number)
+    samples = []
+    for place, name in enumerate('aabb'):
+        starts = torch.randint(0, 40, (1 + (number + place) % 5, 2), generator=generator)
+        found = [(0, (x, y, x + 8 + number % 8, y + 12)) for x, y in starts.tolist()]
+        image, sample = make_sample(name, objects=found, seed=4 * number + place)
+        sample.set_metainfo(dict(sample_seed=4 * number + place, img_path=f'{number}.png'))
+        samples.append(dict(inputs=image, data_samples=sample))
+    return pack_batch(samples)
+
+
+def train(accumulation, captured, updates=3, backbone=None):
+    """Train a small model; return its weights, what was logged, and the steps."""
+    model = build_model(DATASETS, backbone=backbone).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    wrapper = MixedPrecisionOptimWrapper(optimizer, clip_grad=dict(max_norm=5.0))
+    lines, logged = [], []
+    steps = model.train_step
+    if captured:
+        steps = CapturedSteps(
+            model, wrapper, Repeat(model, wrapper), accumulation > 1, 0, lines.append
+        )
+    for update in range(updates):
+        optimizer.param_groups[0]['lr'] = RATES[update]
+        wrapper.start_update(accumulation)
+        for number in range(accumulation):
+            torch.manual_seed(update * accumulation + number)
+            batch = make_batch(update * accumulation + number)
+            logged.append(steps(batch, optim_wrapper=wrapper))
+        logged[-1] = dict(logged[-1], norm=wrapper.grad_norm)
+        assert not wrapper.skipped and wrapper.outcome.tolist() == [0, 0, 0]
+    return model, logged, steps, lines
+
+
+@pytest.mark.parametrize('accumulation', [1, 2])
+def test_captured_steps_train_as_others_do(accumulation):
+    expected, log, *_ = train(accumulation, captured=False)
+    model, found, steps, lines = train(accumulation, captured=True)
+    for one, other in zip(found, log, strict=True):  # also those of long ago
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=1e-5, atol=1e-7)
+    assert steps.replays == accumulation * len(RATES) and steps.others == 0
+    compared = [line for line in lines if line.startswith('Compared')]
+    assert len(compared) == 2 * accumulation  # each kind of step twice
+
+
+@pytest.fixture
+def opaque(monkeypatch):
+    """Hide what the twins of kernels compute, which depends on the boxes; the kernels do not."""
+    # by name: the package has functions of the modules' names
+    names = ('roi_align_levels', 'horizontal_nms', 'rotated_boxes')
+    levels_of, nms, boxes = (import_module(f'mtp.ops.{name}') for name in names)
+    pool, pool_backward = (
+        levels_of.roi_align_levels_torch,
+        levels_of.roi_align_levels_backward_torch,
+    )
+
+    class Pool(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, rois, levels, height, width, scales, ratio, *features):
+            ctx.save_for_backward(rois, levels)
+            ctx.rest = len(features[0]), [n for f in features for n in f.shape[2:]], scales, ratio
+            with _disable_current_modes():
+                return pool(features, rois, levels, height, width, scales, ratio)
+
+        @staticmethod
+        def backward(ctx, grad):
+            with _disable_current_modes():
+                return *(None,) * 6, *pool_backward(grad, *ctx.saved_tensors, *ctx.rest)
+
+    def hidden(function):
+        def run(*args):
+            with _disable_current_modes():
+                return function(*args)
+
+        return run
+
+    monkeypatch.setattr(
+        levels_of,
+        'roi_align_levels_torch',
+        lambda features, *rest: Pool.apply(*rest, *features),
+    )
+    for module, name in (
+        (levels_of, '_check'),  # of values, on a CPU alone
+        (nms, 'kept_horizontal_torch'),
+        (boxes, 'box_iou_rotated_torch'),
+    ):
+        monkeypatch.setattr(module, name, hidden(getattr(module, name)))
+
+
+class Operations(TorchDispatchMode):
+    """Records the operators, with shapes and types of tensors and all other arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        described = tree_map_only(
+            torch.Tensor,
+            lambda t: ('tensor', tuple(t.shape), t.dtype),
+            (args, kwargs),
+        )
+        if not str(func).startswith('profiler.'):  # marks of the optimiser for a profiler
+            self.seen.append((str(func), described))
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize('accumulation', [1, 2])
+def test_two_steps_do_the_same_in_the_same_memory(accumulation, opaque):
+    """Other images, objects, seeds and rates, drop path among what is drawn."""
+    backbone = BACKBONE if accumulation == 1 else None
+    model, _, steps, _ = train(accumulation, captured=True, updates=1, backbone=backbone)
+    wrapper = steps._wrapper
+    seen, places = [], []
+    for update in range(1, 4):
+        wrapper.optimizer.param_groups[0]['lr'] = RATES[update % 3]
+        wrapper.start_update(accumulation)
+        batches = [make_batch(update * accumulation + number) for number in range(accumulation)]
+        with Operations() as operations:
+            for number, batch in enumerate(batches):
+                torch.manual_seed(update + number)
+                steps(batch, optim_wrapper=wrapper)
+        if update == 1:  # compared with uncaptured ones
+            continue
+        seen.append(operations.seen)
+        states = [value for state in wrapper.optimizer.state.values() for value in state.values()]
+        static = [t for kind in steps._kinds.values() for t in kind.batch._tensors]
+        places.append([t.data_ptr() for t in (*model.parameters(), *states, *static)])
+    assert len(seen[0]) > 1000
+    first = next((i for i, (a, b) in enumerate(zip(*seen)) if a != b), None)
+    assert first is None, [str(of_step[first])[:300] for of_step in seen]
+    assert len(seen[0]) == len(seen[1]) and places[0] == places[1]
+
+
+def test_a_replay_that_computes_something_else_is_refused():
+    model = build_model(DATASETS).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    wrapper = MixedPrecisionOptimWrapper(optimizer, clip_grad=dict(max_norm=5.0))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    steps = CapturedSteps(model, wrapper, Repeat(model, wrapper, wrong=0.1), False, 0, print)
+    with pytest.raises(FallbackError, match='a replay differs by'):
+        steps(make_batch(0), optim_wrapper=wrapper)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
