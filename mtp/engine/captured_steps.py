@@ -169,8 +169,9 @@ class CapturedSteps:
         if self._refused or kind.replay is None:
             self.others += 1
             return self._step(kind.batch.content)
+        count = wrapper._inner_count
         kind.replay()
-        wrapper._inner_count += 1
+        wrapper._inner_count = count + 1
         self.replays += 1
         return kind.give(wrapper)
 

@@ -35,13 +35,12 @@ class Repeat:
     """Recorder without a GPU.
 
     Args:
-        model: model that is trained.
-        wrapper: wrapper of its optimiser, which a replay on a GPU knows nothing of.
+        model: model that is trained; needed for ``wrong``.
         wrong: what is added to the first parameter in each repetition.
     """
 
-    def __init__(self, model, wrapper, wrong=0.0):
-        self.model, self.wrapper, self.wrong = model, wrapper, wrong
+    def __init__(self, model=None, wrong=0.0):
+        self.model, self.wrong = model, wrong
         self.functions = []
 
     def apart(self):
@@ -52,11 +51,10 @@ class Repeat:
         self.functions.append(function)
 
         def replay():
-            count = self.wrapper._inner_count
-            with torch.no_grad():
-                next(self.model.parameters()).add_(self.wrong)
+            if self.wrong:
+                with torch.no_grad():
+                    next(self.model.parameters()).add_(self.wrong)
             function()
-            self.wrapper._inner_count = count
 
         return replay
 
@@ -85,9 +83,7 @@ def train(accumulation, captured, updates=3, backbone=None):
     lines, logged = [], []
     steps = model.train_step
     if captured:
-        steps = CapturedSteps(
-            model, wrapper, Repeat(model, wrapper), accumulation > 1, 0, lines.append
-        )
+        steps = CapturedSteps(model, wrapper, Repeat(), accumulation > 1, 0, lines.append)
     for update in range(updates):
         optimizer.param_groups[0]['lr'] = RATES[update]
         wrapper.start_update(accumulation)
@@ -207,7 +203,7 @@ def test_a_replay_that_computes_something_else_is_refused():
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     wrapper = MixedPrecisionOptimWrapper(optimizer, clip_grad=dict(max_norm=5.0))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    steps = CapturedSteps(model, wrapper, Repeat(model, wrapper, wrong=0.1), False, 0, print)
+    steps = CapturedSteps(model, wrapper, Repeat(model, wrong=0.1), False, 0, print)
     with pytest.raises(FallbackError, match='a replay differs by'):
         steps(make_batch(0), optim_wrapper=wrapper)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
