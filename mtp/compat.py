@@ -184,6 +184,33 @@ def _register_left_out(names: Sequence[str], registry: Any) -> None:
         registry.register_module(name=name, module=left_out)
 
 
+def format_each_config_once(api: ModuleType) -> None:
+    """Let yapf return what it made of a text before, instead of formatting it again.
+
+    onedl-mmengine 0.10.12 has it format the whole config for the log, for the dumped file, for each
+    visualization backend and for each checkpoint, before training goes on. That of the pretraining
+    demo takes 0.7 s.
+
+    Args:
+        api: module ``yapf.yapflib.yapf_api``.
+    """
+    format_code = api.FormatCode
+
+    @functools.lru_cache(maxsize=8)  # the configs of a run and of its encoder
+    def formatted(text: str, style: tuple[tuple[str, Any], ...], **settings: Any) -> Any:
+        return format_code(text, style_config=dict(style), **settings)
+
+    @functools.wraps(format_code)
+    def format_once(unformatted_source: str, *args: Any, **settings: Any) -> Any:
+        style = settings.get('style_config')
+        if args or not isinstance(style, dict):  # not as mmengine calls it
+            return format_code(unformatted_source, *args, **settings)
+        del settings['style_config']
+        return formatted(unformatted_source, tuple(style.items()), **settings)
+
+    vars(api).update(FormatCode=format_once)
+
+
 def enlarge_cache_of_sympy() -> None:
     """Let sympy keep the results of more than 1,000 calls of each function.
 
@@ -207,6 +234,7 @@ AFTER: dict[str, Callable[[ModuleType], None]] = {
     'mmengine.visualization.vis_backend': write_null_for_nan,
     'mmseg.models.losses.cross_entropy_loss': silence_advice_on_cross_entropy,
     'mmpretrain.utils.dependency': leave_out_multimodal_models,
+    'yapf.yapflib.yapf_api': format_each_config_once,
 }
 
 

@@ -1,5 +1,6 @@
 """Run a function on several CPU processes that talk through gloo."""
 
+import multiprocessing
 import os
 import socket
 import tempfile
@@ -9,23 +10,26 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-import mtp  # noqa: F401  (a spawned process has no conftest)
+import mtp  # noqa: F401  (a started process has no conftest)
+
+# Imported once, by a server without threads whose forks the processes are: on its own, each takes
+# longer to import them than most functions take to run.
+multiprocessing.set_forkserver_preload(
+    ['mtp.models', 'mtp.evaluation', 'mtp.data.readers', 'mtp.cli.launch', 'torch._dynamo']
+)
 
 
-def run_processes(function, world_size: int, *args, start: str = 'spawn') -> list:
-    """Results by rank of ``function(rank, *args)``, called on ``world_size`` processes.
-
-    ``start='fork'`` spares them the imports, where nothing has started a thread.
-    """
+def run_processes(function, world_size: int, *args) -> list:
+    """Results by rank of ``function(rank, *args)``, called on ``world_size`` processes."""
     with socket.socket() as sock:
         sock.bind(('127.0.0.1', 0))
         port = sock.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(
             _worker,
-            (function, world_size, port, folder, args),
+            (function, world_size, port, folder, dict(os.environ), args),
             nprocs=world_size,
-            start_method=start,
+            start_method='forkserver',
         )
         return [
             torch.load(Path(folder) / f'{rank}.pt', weights_only=False)
@@ -33,8 +37,10 @@ def run_processes(function, world_size: int, *args, start: str = 'spawn') -> lis
         ]
 
 
-def _worker(rank, function, world_size, port, folder, args):
+def _worker(rank, function, world_size, port, folder, environment, args):
+    os.environ.clear()  # the server's are those of the test that started it
     os.environ.update(
+        environment,
         MASTER_ADDR='127.0.0.1',
         MASTER_PORT=str(port),
         RANK=str(rank),

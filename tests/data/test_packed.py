@@ -1,18 +1,14 @@
 """The packed form: the same samples, and what is wrong with a folder."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
+from mtp.cli.main import main
 from mtp.data import LoadCrop, MultiTaskDataset, PackedDataset, PackLabels, SAMRSDataset, packed
 from mtp.data.packed import pack
 from tests.data.small import CLASSES, make_subset
 from tests.data.test_crops import assert_equal
 
 PIPELINE = [dict(type=LoadCrop, size=64), dict(type=PackLabels)]
-REPO = Path(__file__).resolve().parents[2]
 
 
 def source(root, **kwargs):
@@ -85,25 +81,17 @@ def test_values_that_packing_never_writes_are_refused(tmp_path):
     assert PackedDataset(tmp_path / 'b').get_data_info(0)['height'] == 128
 
 
-def test_the_tool_names_what_it_left_out(tmp_path):
+def test_the_command_names_what_it_left_out(tmp_path, capsys):
     root = make_subset(tmp_path / 'a')
     (root / 'trainval/images/train_1.png').write_bytes(b'no image')
-    command = [
-        sys.executable,
-        'tools/data/pack.py',
-        root,
-        tmp_path / 'b',
-        '--subset',
-        'sota',
-        '--workers',
-        '1',
-        '--classes',
-        *CLASSES,
-    ]
+    folders = [str(root), str(tmp_path / 'b')]
+    options = ['--subset', 'sota', '--workers', '1', '--classes', *CLASSES]
     for reason in ('no readable image', 'left out by an earlier run'):
-        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
-        assert done.returncode == 1 and '2 of 3 images' in done.stdout
-        assert 'train_1.png' in done.stderr and reason in done.stderr
+        with pytest.raises(SystemExit) as stop:
+            main(['data', 'pack', *folders, *options])
+        printed = capsys.readouterr()
+        assert stop.value.code == 1 and '2 of 3 images' in printed.out
+        assert 'train_1.png' in printed.err and reason in printed.err
     dataset = PackedDataset(tmp_path / 'b', pipeline=PIPELINE)
     assert [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))] == [
         'train_0.png',

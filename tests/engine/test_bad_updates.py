@@ -253,7 +253,7 @@ def _on_two(rank, folder):
 
 
 def test_one_of_two_processes_with_a_bad_batch(tmp_path):
-    for results in run_processes(_on_two, 2, tmp_path, start='fork'):
+    for results in run_processes(_on_two, 2, tmp_path):
         for name in WRAPPERS:
             assert_equal(results[name, 'activation'], results[name, 'left out'])
     assert verify(tmp_path / 'shards activation' / 'iter_6.pth').iteration == 6

@@ -263,5 +263,5 @@ def _accumulated_on_two(rank: int, folder: Path) -> tuple[dict, dict]:
 
 
 def test_gradients_summed_over_batches_and_processes_have_one_order(tmp_path):
-    for whole, resumed in run_processes(_accumulated_on_two, 2, tmp_path, start='fork'):
+    for whole, resumed in run_processes(_accumulated_on_two, 2, tmp_path):
         assert_equal(resumed['state'], whole['state'])

@@ -19,10 +19,11 @@ from mtp.registry import MODELS
 SIDE = 64
 
 
-def finetuned(dataset, side=SIDE):
+def finetuned(dataset, side=SIDE, **encoder):
     torch.manual_seed(0)
     cfg = Config.fromfile(table.config_of(dataset, 'vit_b_rvsa'))
     shrink(cfg, side)
+    cfg.model.backbone.update(encoder)
     init_default_scope(cfg.default_scope)
     return MODELS.build(cfg.model)
 
@@ -77,7 +78,8 @@ def test_a_trained_vit_gives_the_same_maps_at_a_second_size(vit, tmp_path):
 
 @pytest.mark.slow
 def test_one_graph_of_internimage_takes_any_size(tmp_path):
-    form = export(train(build_backbone('internimage_pico')), tmp_path / 'a.onnx')
+    model = train(build_backbone('internimage_pico', depths=(1, 1, 1, 1)))
+    form = export(model, tmp_path / 'a.onnx')
     batches = [images(3, 2, 64, 64), images(3, 1, 96, 160)]
     assert onnx_difference(tmp_path / 'a.onnx', form.module, batches) < TOLERANCE
 
@@ -87,7 +89,9 @@ def test_one_graph_of_internimage_takes_any_size(tmp_path):
 def test_finetuned_models_give_the_same(dataset, tmp_path):
     # the largest anchors have 800 pixels: on small images, rounding moves their boxes by more
     side = 128 if dataset == 'xview' else SIDE
-    model = train(finetuned(dataset, side), side)
+    # but for one, without the windows of the tests above: they are two thirds of a graph's nodes
+    encoder = {} if dataset == 'eurosat' else dict(interval=1, relative_position=False)
+    model = train(finetuned(dataset, side, **encoder), side)
     form = export(model, tmp_path / 'a.onnx', size=(side, side))
     assert form.bands == (6 if dataset == 'levir' else 3)
     batches = [images(form.bands, count, side, side) for count in (2, 1)]

@@ -1,28 +1,28 @@
 """The benchmark of the operators, at tiny sizes."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'benchmark' / 'ops.py'
+from tests.tools.test_train import run_tool
 
 
-def run(*args):
-    return subprocess.run(
-        [sys.executable, TOOL, '--device', 'cpu', '--sizes', 'tiny', *args],
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+@pytest.fixture
+def run(monkeypatch):
+    """Run the tool, and return its exit code."""
+
+    def run(*args):
+        with pytest.raises(SystemExit) as stop:
+            run_tool(monkeypatch, 'benchmark/ops', '--device', 'cpu', '--sizes', 'tiny', *args)
+        return stop.value.code
+
+    return run
 
 
-def test_every_form_agrees_and_the_file_says_what_the_table_says(tmp_path):
-    result = run('--repeats', '1', '--json', tmp_path / 'rows.json')
-    assert result.returncode == 0, result.stdout + result.stderr
+def test_every_form_agrees_and_the_file_says_what_the_table_says(run, tmp_path, capsys):
+    assert run('--repeats', '1', '--json', tmp_path / 'rows.json') == 0
+    printed = capsys.readouterr().out
     report = json.loads((tmp_path / 'rows.json').read_text())
     rows = report['rows']
     assert {row['operator'] for row in rows} == {
@@ -45,12 +45,12 @@ def test_every_form_agrees_and_the_file_says_what_the_table_says(tmp_path):
             assert row['of_copy'] == pytest.approx(row['gb_s'] / report['ceilings']['copy_gb_s'])
     loss = next(row for row in rows if row['operator'] == 'sigmoid_focal_loss')
     assert loss['moved_bytes'] == 30 * 4 * 4 * 2 + 30 * 8  # logits, loss; int64 targets
-    lines = [line.split() for line in result.stdout.splitlines()]
+    lines = [line.split() for line in printed.splitlines()]
     for row in rows:
         assert [row['form'], row['dtype'], row['mode']] in [line[:3] for line in lines]
-    assert report['torch'] == torch.__version__ and report['device'] in result.stdout
+    assert report['torch'] == torch.__version__ and report['device'] in printed
 
 
-def test_unknown_operator_is_refused():
-    result = run('--only', 'conv')
-    assert result.returncode == 2 and 'conv: there are box_iou_rotated' in result.stderr
+def test_unknown_operator_is_refused(run, capsys):
+    assert run('--only', 'conv') == 2
+    assert 'conv: there are box_iou_rotated' in capsys.readouterr().err

@@ -3,43 +3,29 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from mtp.data.synthetic import make_samrs
+from tests.tools.test_train import run_tool
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'benchmark'
 PHASES = ('data', 'forward', 'backward', 'optimizer')
 
 
-def run(*args):
-    return subprocess.run(
-        [sys.executable, TOOLS / 'train.py', '--model', 'vit_tiny_rvsa', '--device', 'cpu', *args],
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+@pytest.fixture
+def run(monkeypatch):
+    options = ['--model', 'vit_tiny_rvsa', '--device', 'cpu']
+    return partial(run_tool, monkeypatch, 'benchmark/train', *options)
 
 
 @pytest.mark.slow
-def test_figures_are_there_and_fit_together(tmp_path):
+def test_figures_are_there_and_fit_together(run, tmp_path, capsys):
     data = make_samrs(tmp_path / 'data', num_train=4, num_valid=0, image_size=64)
-    result = run(
-        '--size',
-        '64',
-        '--objects',
-        '4',
-        '--repeats',
-        '1',
-        '--loader',
-        data,
-        '--json',
-        tmp_path / 'report.json',
-        '--profile',
-        tmp_path / 'trace.json',
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    files = ('--json', tmp_path / 'report.json', '--profile', tmp_path / 'trace.json')
+    run(*'--size 64 --objects 4 --repeats 1 --loader'.split(), data, *files)
     report = json.loads((tmp_path / 'report.json').read_text())
     jobs = report['jobs']
     assert list(jobs) == ['ours', 'A', 'C']
@@ -68,7 +54,8 @@ def test_figures_are_there_and_fit_together(tmp_path):
         'optimizer',
     }
     assert (tmp_path / 'trace.json').stat().st_size > 0
-    assert 'times as fast as A' in result.stdout and 'losses without chance' in result.stdout
+    printed = capsys.readouterr().out
+    assert 'times as fast as A' in printed and 'losses without chance' in printed
 
 
 @pytest.mark.slow
@@ -97,11 +84,15 @@ def test_what_a_gpu_would_run_neither_waits_nor_grows(tmp_path):
     assert paper['backbone_gflop'] > 0 and 'launches' not in paper
 
 
-def test_unusable_options_are_refused():
-    for options, message in (
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
         (['--images', '1'], 'needs 2 images'),
         (['--memory', '80'], 'a GPU'),
         (['--cfg-options', 'modle.tasks=1'], 'did you mean model'),
-    ):
-        result = run(*options)
-        assert result.returncode and message in result.stderr
+    ],
+)
+def test_unusable_options_are_refused(options, message, run, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(*options)
+    assert stop.value.code and message in f'{stop.value} {capsys.readouterr().err}'

@@ -20,9 +20,12 @@ REPO = Path(__file__).parents[2]
 TOY = str(Path(__file__).with_name('toy_config.py'))
 
 
-def run_tool(monkeypatch, name: str, *args: str) -> None:
-    monkeypatch.setattr(sys, 'argv', [name, *args])
-    runpy.run_path(str(REPO / 'tools' / f'{name}.py'), run_name='__main__')
+def run_tool(monkeypatch, name: str, *args: str | Path) -> None:
+    """``python tools/NAME.py ARGS``, without the imports of a process of its own."""
+    path = REPO / 'tools' / f'{name}.py'
+    monkeypatch.setattr(sys, 'argv', [str(path), *map(str, args)])
+    monkeypatch.setattr(sys, 'path', [str(path.parent), *sys.path])  # as python does
+    runpy.run_path(str(path), run_name='__main__')
 
 
 @pytest.fixture

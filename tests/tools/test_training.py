@@ -10,8 +10,8 @@ import pytest
 
 from mtp.data.synthetic import make_samrs
 from tests.engine.test_step import SPEED
+from tests.tools.test_train import REPO, run_tool
 
-REPO = Path(__file__).parents[2]
 ITERATIONS = 3
 
 
@@ -20,9 +20,10 @@ def data(tmp_path_factory) -> Path:
     return make_samrs(tmp_path_factory.mktemp('samrs') / 'data', num_train=6, num_valid=2)
 
 
-def train(work_dir: Path, data: Path, *arguments: str, processes: int = 1) -> list[dict]:
+def train(work_dir: Path, data: Path, *arguments: str, processes: int = 0) -> list[dict]:
     """Train the demo's model with two images per data set in all; what each iteration logged.
 
+    With 0 processes it is trained in this one, which spares the imports.
     Group norm: the statistics of batch norm are those of a batch, not of an update.
     """
     norm = 'model.tasks.semantic.decode_head.norm_cfg'
@@ -46,26 +47,34 @@ def train(work_dir: Path, data: Path, *arguments: str, processes: int = 1) -> li
             for i, name in enumerate(('SOTA', 'SIOR', 'FAST'))
         ),
     ]
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
     command = [
-        *launcher,
-        'tools/train.py',
         'configs/pretrain/vit_tiny_rvsa_demo.py',
         '--work-dir',
         str(work_dir),
-        '--launcher',
-        'pytorch' if processes > 1 else 'none',
         *arguments,
         '--cfg-options',
+        f'experiment_name={work_dir.name}',
         *options,
     ]
-    result = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
+    if processes:
+        run_alone(command, processes)
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(REPO)
+            run_tool(patch, 'train', *command)
     path = max(work_dir.glob('*/vis_data/scalars.json'))  # of the last run
     lines = map(json.loads, path.read_text().splitlines())
     return [line for line in lines if 'loss' in line]  # without that of the validation at the end
+
+
+def run_alone(command: list[str], processes: int) -> None:
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
+        command = ['--launcher', 'pytorch', *command]
+    command = [*launcher, 'tools/train.py', *command]
+    result = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
 
 
 @pytest.fixture(scope='module')
@@ -104,7 +113,7 @@ def test_resumed_run_repeats_the_uninterrupted_one(one, data, tmp_path):
     work_dir, expected = one
     shutil.copy(work_dir / 'iter_1.pth', tmp_path)
     (tmp_path / 'last_checkpoint').write_text('iter_1.pth')
-    found = train(tmp_path, data, '--resume')
+    found = train(tmp_path, data, '--resume', processes=1)  # where nothing is left of it
     assert [line['step'] for line in found] == [2, 3]
     for before, after in zip(expected[1:], found):
         for key in before:
