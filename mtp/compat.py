@@ -128,6 +128,35 @@ def silence_advice_on_cross_entropy(losses: ModuleType) -> None:
     warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
 
 
+def count_accuracy_without_waiting(losses: ModuleType) -> None:
+    """Let mmseg count its accuracy in tensors whose shapes do not depend on the labels.
+
+    Needed for mmsegmentation up to 1.4.2: it picks the pixels that are not ignored, for whose
+    number the host waits in each step, and which a CUDA graph cannot hold.
+
+    Args:
+        losses: ``mmseg.models.losses.accuracy``.
+    """
+    of_mmseg = losses.accuracy
+
+    @functools.wraps(of_mmseg)
+    def accuracy(
+        pred: Any, target: Any, topk: Any = 1, thresh: Any = None, ignore_index: int | None = None
+    ) -> Any:
+        if topk != 1 or thresh is not None or ignore_index is None or not len(pred):
+            return of_mmseg(pred, target, topk, thresh, ignore_index)
+        counted = target != ignore_index
+        right = (pred.topk(1, dim=1).indices[:, 0] == target) & counted
+        # mmseg's way around a division by 0
+        share = (right.sum() + _EPSILON) / (counted.sum() + _EPSILON)
+        return 100 * share.float().reshape(1)
+
+    losses.accuracy = accuracy  # type: ignore[attr-defined]
+
+
+_EPSILON = 2.0**-23  # of float32
+
+
 def silence_clip_of_rotated_boxes(boxes: ModuleType) -> None:
     """Suppress mmrotate's warning that its rotated boxes are not clipped, which mtp relies on.
 
@@ -232,6 +261,7 @@ AFTER: dict[str, Callable[[ModuleType], None]] = {
     'mmengine.logging': silence_notices,
     'mmrotate.structures.bbox.rotated_boxes': silence_clip_of_rotated_boxes,
     'mmengine.visualization.vis_backend': write_null_for_nan,
+    'mmseg.models.losses.accuracy': count_accuracy_without_waiting,
     'mmseg.models.losses.cross_entropy_loss': silence_advice_on_cross_entropy,
     'mmpretrain.utils.dependency': leave_out_multimodal_models,
     'yapf.yapflib.yapf_api': format_each_config_once,

@@ -1,5 +1,6 @@
 """Each workaround of mtp/compat.py, and whether upstream still needs it."""
 
+import importlib
 import importlib.metadata
 import inspect
 import io
@@ -160,6 +161,23 @@ def test_upstream_still_advises_on_cross_entropy():
         compat.silence_advice_on_cross_entropy(sys.modules['mmseg.models.losses'])
         CrossEntropyLoss()
     assert not said
+
+
+def test_accuracy_needs_no_wait_and_upstreams_still_does():
+    module = importlib.import_module('mmseg.models.losses.accuracy')
+    from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+
+    scores, labels = torch.rand(2, 4, 8, 8), torch.randint(0, 4, (2, 8, 8))
+    labels[0, :3] = 255
+    ours, theirs = module.accuracy, module.accuracy.__wrapped__
+    for target in (labels, torch.full_like(labels, 255)):
+        torch.testing.assert_close(
+            ours(scores, target, ignore_index=255), theirs(scores, target, ignore_index=255)
+        )
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert ours(scores, labels, ignore_index=255).shape == (1,)
+        with pytest.raises(DynamicOutputShapeException):
+            theirs(scores, labels, ignore_index=255)
 
 
 def test_upstream_still_warns_of_clipping():

@@ -8,14 +8,20 @@ from importlib import import_module
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
 from mtp.engine import MixedPrecisionOptimWrapper
 from mtp.engine.captured_steps import CapturedSteps
+from mtp.engine.hooks.capture import _is_known
 from mtp.fallback import FallbackError
+from mtp.recipes.shrink import shrink
 from mtp.sample_fields import pack_batch
-from tests.models.small import build_model, make_sample
+from tests.models import small
+from tests.models.small import build_model
+from tests.test_finetune_configs import ROOT, build, make_sample
 
 DATASETS = dict(a=dict(num_classes=2), b=dict(num_classes=3))
 BACKBONE = dict(
@@ -69,7 +75,7 @@ def make_batch(number):
     for place, name in enumerate('aabb'):
         starts = torch.randint(0, 40, (1 + (number + place) % 5, 2), generator=generator)
         found = [(0, (x, y, x + 8 + number % 8, y + 12)) for x, y in starts.tolist()]
-        image, sample = make_sample(name, objects=found, seed=4 * number + place)
+        image, sample = small.make_sample(name, objects=found, seed=4 * number + place)
         sample.set_metainfo(dict(sample_seed=4 * number + place, img_path=f'{number}.png'))
         samples.append(dict(inputs=image, data_samples=sample))
     return pack_batch(samples)
@@ -176,26 +182,55 @@ def test_two_steps_do_the_same_in_the_same_memory(accumulation, opaque):
     """Other images, objects, seeds and rates, drop path among what is drawn."""
     backbone = BACKBONE if accumulation == 1 else None
     model, _, steps, _ = train(accumulation, captured=True, updates=1, backbone=backbone)
+    updates = [
+        [make_batch(update * accumulation + number) for number in range(accumulation)]
+        for update in (1, 2, 3)
+    ]
+    assert_same(model, steps, updates)
+
+
+def assert_same(model, steps, updates):
+    """Make updates, of which the last two must do the same; the first ones are verified."""
     wrapper = steps._wrapper
     seen, places = [], []
-    for update in range(1, 4):
+    for update, batches in enumerate(updates):
         wrapper.optimizer.param_groups[0]['lr'] = RATES[update % 3]
-        wrapper.start_update(accumulation)
-        batches = [make_batch(update * accumulation + number) for number in range(accumulation)]
+        wrapper.start_update(len(batches))
         with Operations() as operations:
             for number, batch in enumerate(batches):
                 torch.manual_seed(update + number)
                 steps(batch, optim_wrapper=wrapper)
-        if update == 1:  # compared with uncaptured ones
-            continue
         seen.append(operations.seen)
         states = [value for state in wrapper.optimizer.state.values() for value in state.values()]
         static = [t for kind in steps._kinds.values() for t in kind.batch._tensors]
         places.append([t.data_ptr() for t in (*model.parameters(), *states, *static)])
-    assert len(seen[0]) > 1000
-    first = next((i for i, (a, b) in enumerate(zip(*seen)) if a != b), None)
-    assert first is None, [str(of_step[first])[:300] for of_step in seen]
-    assert len(seen[0]) == len(seen[1]) and places[0] == places[1]
+    one, other = seen[-2:]
+    assert len(one) > 500
+    first = next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), None)
+    assert first is None, [str(of_step[first])[:300] for of_step in (one, other)]
+    assert len(one) == len(other) and places[-2] == places[-1]
+
+
+@pytest.mark.parametrize(
+    'recipe', ['classification/eurosat', 'segmentation/loveda', 'change_detection/levir']
+)
+def test_two_steps_of_finetuning_do_the_same(recipe):
+    """Ignored pixels are others in each batch."""
+    cfg = Config.fromfile(ROOT / recipe / 'vit_b_rvsa.py')
+    shrink(cfg, 64)
+    model = build(cfg, 'cpu').train()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    steps = CapturedSteps(model, wrapper, Repeat(), False, 0, print)
+    assert _is_known(model)
+    updates = []
+    for number in range(4):
+        samples = [make_sample(recipe.split('/')[0], cfg, 2 * number + i) for i in range(2)]
+        for _, sample in samples:
+            if 'gt_sem_seg' in sample:
+                sample.gt_sem_seg.data[:, : 4 * number] = 255
+        images, samples = map(list, zip(*samples))
+        updates.append([dict(inputs=images, data_samples=samples)])
+    assert_same(model, steps, updates)
 
 
 def test_a_replay_that_computes_something_else_is_refused():

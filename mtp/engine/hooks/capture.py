@@ -14,7 +14,7 @@ from mtp.fallback import fall_back
 from mtp.registry import HOOKS
 
 # Models whose steps have shapes that follow from the batch alone, and their subclasses.
-CAPTURED = ('MultiTaskPretrainer', 'ImageClassifier', 'SiamEncoderDecoder')
+CAPTURED = ('MultiTaskPretrainer', 'ImageClassifier', 'EncoderDecoder')
 # DDP looks at its first steps, and rebuilds the buckets of its gradients.
 WARMUP_OF_DDP = 11
 
