@@ -36,7 +36,8 @@ def test_boxes_without_masks_train_all_but_the_mask_head():
         two = dict(a=dict(num_classes=2), b=dict(num_classes=2, masks=masks))
         model = build_model(two, tasks).train()
         losses[masks] = losses_of(model, samples)
-    assert losses[True].keys() - losses[False].keys() == {'b.instance.loss_mask'}
+    of_masks = {'b.instance.loss_mask', 'b.instance.masks_left_out'}
+    assert losses[True].keys() - losses[False].keys() == of_masks
     head = model.tasks['instance'].roi_head
     assert list(head.mask_heads) == ['a'] and list(head.bbox_heads) == ['a', 'b']
     total, _ = model.parse_losses(losses[False])

@@ -25,6 +25,7 @@ class GroundTruth:
         masks: masks of the N objects of all images, then an empty one, uint8 ``(N + 1, H, W)``;
             None without masks.
         seeds: seed of each image's random draws, int64 ``(B,)``.
+        counts: number of objects of each image, as the host knows it.
     """
 
     boxes: Tensor
@@ -33,6 +34,7 @@ class GroundTruth:
     number: Tensor
     masks: Tensor | None
     seeds: Tensor
+    counts: list[int]
 
     @classmethod
     def collect(cls, batch: TaskBatch, field: str, with_masks: bool) -> 'GroundTruth':
@@ -61,6 +63,7 @@ class GroundTruth:
             masks=F.pad(torch.cat([i.masks for i in instances]), (0, 0, 0, 0, 0, 1))
             if with_masks
             else None,
+            counts=counts,
         )
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmcv.ops import roi_align
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
@@ -16,14 +15,17 @@ from mmengine.config import ConfigDict
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
+from mtp.mask_quota import mask_capacity
 from mtp.models.tasks.base import (
     TaskBatch,
     count_ratio,
     is_highest,
     mark_varying,
     take_rows,
+    to_device,
 )
 from mtp.models.tasks.ground_truth import GroundTruth
+from mtp.models.tasks.mask_slots import MaskSlots
 from mtp.models.tasks.rpn_head import Proposals, unit_box
 from mtp.models.tasks.sampling import Samples
 from mtp.registry import MODELS
@@ -65,7 +67,7 @@ class SharedRoIHead(StandardRoIHead):
         ValueError: an option of mmdet is not supported for batches.
     """
 
-    compiled_methods = ('targets', 'box_terms')
+    compiled_methods: tuple[str, ...] = ('targets', 'box_terms')
 
     def __init__(
         self,
@@ -102,6 +104,7 @@ class SharedRoIHead(StandardRoIHead):
             }
         )
         if mask_head is not None:
+            self.compiled_methods += ('mask_slots', 'mask_terms')
             width = self.mask_head.conv_out_channels
             self.mask_head.conv_logits = nn.Identity()
             self.mask_heads = ModuleDict(
@@ -241,55 +244,65 @@ class SharedRoIHead(StandardRoIHead):
         batch: TaskBatch,
     ) -> dict[str, dict[str, Tensor]]:
         assert truth.masks is not None  # as TwoStageTask.loss collects it
-        boxes, positive = boxes[:, : samples.most], samples.positive[:, : samples.most]
-        feats = self._mask_forward(x, _rois(boxes, positive))['mask_preds']
-        feats = feats.unflatten(0, positive.shape)
-        _, labels, number = truth.take(samples.object[:, : samples.most])
-        targets = self._mask_targets(boxes, positive, number, truth.masks)
-        counts = batch.sums(positive.sum(1).float())
-        ratios = count_ratio(counts)
-        losses = {}
-        for (name, group), count, ratio in zip(batch.groups.items(), counts.clamp(min=1), ratios):
-            if name not in self.mask_heads:
-                continue
-            head = self.mask_heads[name]
-            logits = head(feats[group].flatten(0, 1))
-            label = (
-                labels[group].flatten()
-                if not head.class_agnostic
-                else logits.new_zeros(len(logits), dtype=torch.int64)
-            )
-            logits = logits[torch.arange(len(logits), device=logits.device), label]
-            loss = F.binary_cross_entropy_with_logits(
-                logits.float(), targets[group].flatten(0, 1), reduction='none'
-            ).mean((1, 2))
-            loss = (loss * positive[group].flatten()).sum() / count * ratio
-            losses[name] = dict(loss_mask=loss * head.loss_mask.loss_weight)
-        return losses
-
-    def _mask_targets(
-        self, boxes: Tensor, positive: Tensor, number: Tensor, masks: Tensor
-    ) -> Tensor:
-        """Return the part of its object's mask in each box, 0 or 1, ``(B, S, size, size)``.
-
-        Source: mmdet's ``mask_target`` and ``BitmapMasks.crop_and_resize``.
-        """
-        height, width = masks.shape[1:]
-        x1, y1, x2, y2 = boxes.clamp(min=0).unbind(-1)
-        rois = torch.stack(
-            [
-                number.float(),
-                x1.clamp(max=width),
-                y1.clamp(max=height),
-                x2.clamp(max=width),
-                y2.clamp(max=height),
-            ],
-            -1,
+        heads = {name: self.mask_heads[name] for name in batch.groups if name in self.mask_heads}
+        with torch.no_grad():
+            plan = self._mask_plan(heads, truth, batch, samples.most)
+            slots = self.mask_slots(boxes, samples, truth, *plan)
+            targets = slots.targets(truth.masks, self.train_cfg.mask_size)
+        feats = self._mask_forward(x, slots.rois)['mask_preds']
+        logits = _logits_of(slots.classes, feats, list(heads.values()))
+        losses = self.mask_terms(
+            mark_varying(logits, 0), mark_varying(targets, 0), mark_varying(slots.images, 0)
         )
-        rois = rois.masked_fill(~positive[..., None], 0).flatten(0, 1)
-        size = (self.train_cfg.mask_size,) * 2
-        targets = roi_align(masks[:, None].float(), rois, size, 1.0, 0, 'avg', True)
-        return (targets >= 0.5).float().view(*positive.shape, *size)
+        losses, counts, left_out = map(batch.sums, (losses, slots.counts, slots.left_out))
+        losses = losses / counts.clamp(min=1) * count_ratio(counts)
+        losses = losses * self.mask_head.loss_mask.loss_weight
+        left_out = 100 * left_out / (counts + left_out).clamp(min=1)
+        return {
+            name: dict(loss_mask=loss, masks_left_out=share)
+            for name, loss, share in zip(batch.groups, losses, left_out)
+            if name in heads
+        }
+
+    def _mask_plan(
+        self, heads: dict[str, FCNMaskHead], truth: GroundTruth, batch: TaskBatch, most: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``first_class`` and ``places`` of :meth:`MaskSlots.pack`."""
+        first_class, counts, first = [], list(truth.counts), 0
+        for name, group in batch.groups.items():
+            images = group.stop - group.start
+            first_class += [first if name in heads else -1] * images
+            if name in heads:
+                first += heads[name].num_classes
+            else:
+                counts[group] = [0] * images
+        capacity = mask_capacity(counts, most)
+        return (
+            to_device(first_class, batch.device, torch.int64),
+            mark_varying(torch.arange(capacity, device=batch.device), 0),
+        )
+
+    def mask_slots(
+        self,
+        boxes: Tensor,
+        samples: Samples,
+        truth: GroundTruth,
+        first_class: Tensor,
+        places: Tensor,
+    ) -> MaskSlots:
+        """Pack the positives for the mask head; see :meth:`MaskSlots.pack`."""
+        return MaskSlots.pack(boxes, samples, truth, first_class, places)
+
+    def mask_terms(self, logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
+        """Sum the mask losses of each image, ``(B,)``.
+
+        Args:
+            logits: logits of the masks of C slots, ``(C, size, size)``.
+            targets: masks, 0 or 1, ``(C, size, size)``.
+            images: one-hot index of each slot's image, float32 ``(C, B)``.
+        """
+        losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction='none')
+        return (losses.mean((1, 2))[:, None] * images).sum(0)
 
     def predict_bbox(
         self,
@@ -345,6 +358,27 @@ class SharedRoIHead(StandardRoIHead):
             head = self.mask_heads[meta['dataset']]
             head.predict_by_feat((head(feats_i),), [result], [meta], self.test_cfg, rescale)
         return results_list
+
+
+def _logits_of(classes: Tensor, feats: Tensor, heads: Sequence[FCNMaskHead]) -> Tensor:
+    """Return the logits of one class per slot, ``(C, H, W)``, the only ones with a loss.
+
+    The 1 x 1 convolutions of all data sets would compute those of every class for every slot.
+
+    Args:
+        classes: index of the class among those of all heads, int64 ``(C,)``.
+        feats: features of the slots, ``(C, channels, H, W)``.
+        heads: heads of the data sets, in the order of the classes.
+    """
+    # A head that is class agnostic has one row for all classes.
+    weight = torch.cat([h.conv_logits.weight.flatten(1).expand(h.num_classes, -1) for h in heads])
+    bias = torch.cat([h.conv_logits.bias.expand(h.num_classes) for h in heads])
+    # A product, since the gradient of an index would be added up in any order.
+    chosen = (classes[:, None] == torch.arange(len(bias), device=bias.device)).to(weight.dtype)
+    logits = torch.baddbmm(
+        (chosen @ bias[:, None])[..., None], (chosen @ weight)[:, None], feats.flatten(2)
+    )
+    return logits.view(-1, *feats.shape[2:])
 
 
 def _rois(boxes: Tensor, valid: Tensor) -> Tensor:
