@@ -1,8 +1,8 @@
 """Numbers of positives that the mask head computes, from numbers of objects alone.
 
 The host knows the objects of a batch before the step, so no wait for the device is needed to choose
-the shapes of the mask head. An image's quota depends on its own objects, not on the batch: it is
-the same for any number of processes.
+the shapes of the mask head. An image's quota depends on its own objects, not on its batch: it is
+the same for any number of processes. docs/benchmarks/step_2026-11-29.md tells how it was chosen.
 """
 
 import math
@@ -11,11 +11,13 @@ from typing import TypeVar
 
 from torch import Tensor
 
-PER_OBJECT, EXTRA = 4, 4
+# Positives of an image with objects: some, and some for each object; fewer for objects beyond FEW,
+# since the boxes of crowded objects suppress each other.
+EXTRA, PER_OBJECT = 3, 5
+FEW, PER_FURTHER_OBJECT = 12, 3
 # Shares of the slots that a batch would need if each image had as many positives as its sampler
-# allows. A batch takes the lowest that holds its quotas; each is a shape of the mask head, which
-# cuDNN tries its algorithms for.
-LADDER = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 1 / 2, 1)
+# draws at most. A batch takes the lowest that holds its quotas, so that few shapes occur.
+LADDER = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 
 Count = TypeVar('Count', int, Tensor)
 
@@ -26,7 +28,10 @@ def mask_quota(objects: Count) -> Count:
     Args:
         objects: number of objects of the image, or int64 tensor of such numbers.
     """
-    return PER_OBJECT * objects + EXTRA * (objects > 0)
+    further = (objects - FEW) * (objects > FEW)
+    return (
+        EXTRA * (objects > 0) + PER_OBJECT * objects - (PER_OBJECT - PER_FURTHER_OBJECT) * further
+    )
 
 
 def mask_capacity(counts: Sequence[int], most: int) -> int:
