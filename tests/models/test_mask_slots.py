@@ -126,6 +126,7 @@ def test_without_any_object_each_mask_parameter_gets_a_gradient():
     losses, given = our_losses([('a', 1), ('b', 1), ('boxes_alone', 0)])
     found = gradients(given, [terms['loss_mask'] for terms in losses.values()])
     assert all(grad is not None and not grad.any() for grad in found.values())
+    assert our_losses([('boxes_alone', 0)])[0] == {}
 
 
 def test_an_image_keeps_the_same_positives_in_any_batch(monkeypatch):

@@ -1,9 +1,11 @@
 """Positives of all images, packed for the mask head, whose work thus follows what is filled."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from mmcv.ops import roi_align
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from torch import Tensor
 
 from mtp.mask_quota import mask_quota
@@ -82,6 +84,28 @@ class MaskSlots:
             counts=counts.float(),
             left_out=(positives - counts).float(),
         )
+
+    def logits(self, feats: Tensor, heads: Sequence[FCNMaskHead]) -> Tensor:
+        """Return the logits of each slot's own class, the only ones with a loss, ``(C, H, W)``.
+
+        The 1 x 1 convolutions of all data sets would compute those of every class for every slot.
+
+        Args:
+            feats: features of the slots, ``(C, channels, H, W)``.
+            heads: heads of the data sets with masks, in the order of the classes.
+        """
+        # A head that is class agnostic has one row for all classes.
+        weight = torch.cat(
+            [h.conv_logits.weight.flatten(1).expand(h.num_classes, -1) for h in heads]
+        )
+        bias = torch.cat([h.conv_logits.bias.expand(h.num_classes) for h in heads])
+        # A product, since the gradient of an index would be added up in any order.
+        every = torch.arange(len(bias), device=bias.device)
+        chosen = (self.classes[:, None] == every).to(weight.dtype)
+        logits = torch.baddbmm(
+            (chosen @ bias[:, None])[..., None], (chosen @ weight)[:, None], feats.flatten(2)
+        )
+        return logits.view(-1, *feats.shape[2:])
 
     def targets(self, masks: Tensor, size: int) -> Tensor:
         """Return the part of its object's mask in each RoI, 0 or 1, ``(C, size, size)``.

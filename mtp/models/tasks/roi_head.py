@@ -51,7 +51,8 @@ class SharedRoIHead(StandardRoIHead):
     (``conv_logits``) are mmdet's plain ``BBoxHead`` and ``FCNMaskHead`` on these features, which
     also hold the data set's losses and post-processing. RoI features and trunks run once for the
     RoIs of all data sets. In training each image has the same number of RoIs, as many as its
-    sampler draws, and padded slots have no part in the losses.
+    sampler draws, and masks of a quota of its positives (:mod:`mtp.mask_quota`). Padded slots have
+    no part in the losses.
 
     Args:
         num_classes: data set -> number of classes.
@@ -68,6 +69,7 @@ class SharedRoIHead(StandardRoIHead):
     """
 
     compiled_methods: tuple[str, ...] = ('targets', 'box_terms')
+    mask_slots = staticmethod(MaskSlots.pack)
 
     def __init__(
         self,
@@ -88,10 +90,12 @@ class SharedRoIHead(StandardRoIHead):
             self.bbox_head.reg_decoded_bbox
             or self.bbox_head.custom_activation
             or self.train_cfg.pos_weight > 0
+            or self.with_mask
+            and self.mask_head.predictor_cfg['type'] != 'Conv'
         ):
             raise ValueError(
                 f'{type(self).__name__} takes reg_decoded_bbox=False, a plain '
-                'loss_cls and pos_weight=-1'
+                'loss_cls and predictor_cfg, and pos_weight=-1'
             )
         width = self.bbox_head.cls_last_dim
         self.bbox_head.fc_cls = self.bbox_head.fc_reg = nn.Identity()
@@ -245,12 +249,14 @@ class SharedRoIHead(StandardRoIHead):
     ) -> dict[str, dict[str, Tensor]]:
         assert truth.masks is not None  # as TwoStageTask.loss collects it
         heads = {name: self.mask_heads[name] for name in batch.groups if name in self.mask_heads}
+        if not heads:
+            return {}
         with torch.no_grad():
             plan = self._mask_plan(heads, truth, batch, samples.most)
             slots = self.mask_slots(boxes, samples, truth, *plan)
             targets = slots.targets(truth.masks, self.train_cfg.mask_size)
         feats = self._mask_forward(x, slots.rois)['mask_preds']
-        logits = _logits_of(slots.classes, feats, list(heads.values()))
+        logits = slots.logits(feats, list(heads.values()))
         losses = self.mask_terms(
             mark_varying(logits, 0), mark_varying(targets, 0), mark_varying(slots.images, 0)
         )
@@ -281,17 +287,6 @@ class SharedRoIHead(StandardRoIHead):
             to_device(first_class, batch.device, torch.int64),
             mark_varying(torch.arange(capacity, device=batch.device), 0),
         )
-
-    def mask_slots(
-        self,
-        boxes: Tensor,
-        samples: Samples,
-        truth: GroundTruth,
-        first_class: Tensor,
-        places: Tensor,
-    ) -> MaskSlots:
-        """Pack the positives for the mask head; see :meth:`MaskSlots.pack`."""
-        return MaskSlots.pack(boxes, samples, truth, first_class, places)
 
     def mask_terms(self, logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
         """Sum the mask losses of each image, ``(B,)``.
@@ -358,27 +353,6 @@ class SharedRoIHead(StandardRoIHead):
             head = self.mask_heads[meta['dataset']]
             head.predict_by_feat((head(feats_i),), [result], [meta], self.test_cfg, rescale)
         return results_list
-
-
-def _logits_of(classes: Tensor, feats: Tensor, heads: Sequence[FCNMaskHead]) -> Tensor:
-    """Return the logits of one class per slot, ``(C, H, W)``, the only ones with a loss.
-
-    The 1 x 1 convolutions of all data sets would compute those of every class for every slot.
-
-    Args:
-        classes: index of the class among those of all heads, int64 ``(C,)``.
-        feats: features of the slots, ``(C, channels, H, W)``.
-        heads: heads of the data sets, in the order of the classes.
-    """
-    # A head that is class agnostic has one row for all classes.
-    weight = torch.cat([h.conv_logits.weight.flatten(1).expand(h.num_classes, -1) for h in heads])
-    bias = torch.cat([h.conv_logits.bias.expand(h.num_classes) for h in heads])
-    # A product, since the gradient of an index would be added up in any order.
-    chosen = (classes[:, None] == torch.arange(len(bias), device=bias.device)).to(weight.dtype)
-    logits = torch.baddbmm(
-        (chosen @ bias[:, None])[..., None], (chosen @ weight)[:, None], feats.flatten(2)
-    )
-    return logits.view(-1, *feats.shape[2:])
 
 
 def _rois(boxes: Tensor, valid: Tensor) -> Tensor:
