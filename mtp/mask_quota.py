@@ -13,8 +13,8 @@ from torch import Tensor
 
 # Positives of an image with objects: some, and some for each object; fewer for objects beyond FEW,
 # since the boxes of crowded objects suppress each other.
-EXTRA, PER_OBJECT = 3, 5
-FEW, PER_FURTHER_OBJECT = 12, 3
+EXTRA, PER_OBJECT = 4, 7
+FEW, PER_FURTHER_OBJECT = 8, 4
 # Shares of the slots that a batch would need if each image had as many positives as its sampler
 # draws at most. A batch takes the lowest that holds its quotas, so that few shapes occur.
 LADDER = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
