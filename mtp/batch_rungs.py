@@ -8,15 +8,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mtp.mask_quota import MOST, mask_quota
+
 # Per image on each rung: slots of objects in an image; objects, mean over the images; pixels of
-# their masks, mean over the images and as a share of an image.
+# their masks, mean over the images and as a share of an image; slots of the mask head, likewise.
 _RUNGS = (
-    (16, 8, 1 / 4),
-    (32, 16, 1 / 2),
-    (64, 32, 1),
-    (128, 64, 3 / 2),
-    (256, 128, 2),
-    (512, 256, 4),
+    (16, 3, 1 / 4, 24),
+    (32, 6, 1 / 2, 48),
+    (64, 12, 1, 80),
+    (128, 32, 3 / 2, MOST),
+    (256, 96, 2, MOST),
+    (512, 256, 4, MOST),
 )
 
 
@@ -28,11 +30,13 @@ class Rung:
         slots: slots for the objects of an image.
         objects: slots for the objects of all images, where they are stored one after the other.
         pixels: pixels of the masks of all objects, each in its own box.
+        masks: slots of the mask head for all images.
     """
 
     slots: int
     objects: int
     pixels: int
+    masks: int
 
 
 def lowest_rung(counts: Sequence[int], pixels: int, shape: tuple[int, int]) -> Rung:
@@ -44,9 +48,20 @@ def lowest_rung(counts: Sequence[int], pixels: int, shape: tuple[int, int]) -> R
         shape: height and width of the images in pixels.
     """
     images, area = len(counts), math.prod(shape)
-    most, total = max(counts), sum(counts)
-    for slots, objects, share in _RUNGS:
-        rung = Rung(slots, images * objects, math.ceil(images * area * share))
-        if most <= rung.slots and total <= rung.objects and pixels <= rung.pixels:
+    most, total, quotas = max(counts), sum(counts), sum(map(mask_quota, counts))
+    for slots, objects, share, masks in _RUNGS:
+        pixels_held = math.ceil(images * area * share)
+        rung = Rung(slots, images * objects, pixels_held, images * masks)
+        if (
+            most <= rung.slots
+            and total <= rung.objects
+            and pixels <= rung.pixels
+            and quotas <= rung.masks
+        ):
             return rung
-    return Rung(*(1 << max(0, size - 1).bit_length() for size in (most, total, pixels)))
+    return Rung(_power(most), _power(total), _power(pixels), images * MOST)
+
+
+def _power(size: int) -> int:
+    """Return the lowest power of two that is not less."""
+    return 1 << max(0, size - 1).bit_length()

@@ -172,7 +172,7 @@ class Boxes(Field):
 
     On the device, an image has a fixed number of slots, more than objects: ``valid`` tells which
     hold one, ``number`` is the index of its mask among ``batch_masks`` of the metainfo, those of
-    all images and an empty one, which padded slots have.
+    all images and an empty one, which padded slots have. ``mask_slots`` is the rung's.
 
     Attributes:
         box_type: class of ``bboxes``.
@@ -198,6 +198,7 @@ class Boxes(Field):
             joined['masks'] = dict(
                 boxes=_padded(masks.boxes, rung.objects), pixels=_padded(masks.pixels, rung.pixels)
             )
+            joined['mask_slots'] = rung.masks
         return joined
 
     def split(self, joined: dict, shape: tuple[int, int]) -> list[InstanceData]:
@@ -218,6 +219,7 @@ class Boxes(Field):
             )
             # not set_metainfo, which copies
             of_image.set_field(masks, 'batch_masks', field_type='metainfo')
+            of_image.set_field(joined.get('mask_slots'), 'mask_slots', field_type='metainfo')
             padded.append(of_image)
         return padded
 

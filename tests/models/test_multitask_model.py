@@ -1,10 +1,12 @@
 """The multi-task model: any data sets, any tasks, any process count."""
 
 import json
+from unittest.mock import patch
 
 import pytest
 import torch
 
+from mtp import mask_quota
 from mtp.models.weights.official import convert_official
 from tests.distributed import run_processes
 from tests.models.small import TASKS, build_model, losses_of, make_sample
@@ -36,7 +38,8 @@ def test_boxes_without_masks_train_all_but_the_mask_head():
         two = dict(a=dict(num_classes=2), b=dict(num_classes=2, masks=masks))
         model = build_model(two, tasks).train()
         losses[masks] = losses_of(model, samples)
-    assert losses[True].keys() - losses[False].keys() == {'b.instance.loss_mask'}
+    of_masks = {'b.instance.loss_mask', 'b.instance.masks_left_out'}
+    assert losses[True].keys() - losses[False].keys() == of_masks
     head = model.tasks['instance'].roi_head
     assert list(head.mask_heads) == ['a'] and list(head.bbox_heads) == ['a', 'b']
     total, _ = model.parse_losses(losses[False])
@@ -159,7 +162,8 @@ def _train_step(rank, world_size):
         for name in 'ab'
         for i in range(rank * share, (rank + 1) * share)
     ]
-    loss, log_vars = model.parse_losses(losses_of(model, samples))
+    with patch.multiple(mask_quota, EXTRA=0, PER_OBJECT=1):  # some positives are left out
+        loss, log_vars = model.parse_losses(losses_of(model, samples))
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {k: v.item() for k, v in log_vars.items()}, gradients
@@ -170,8 +174,9 @@ def test_two_processes_give_the_losses_and_gradients_of_one():
     expected_losses, expected_gradients = _train_step(0, 1)
     (losses, gradients0), (losses1, gradients1) = run_processes(_train_step, 2, 2)
     assert losses == losses1
+    assert expected_losses['a.instance.masks_left_out'] > 0
     for key, value in expected_losses.items():
-        if '.acc' not in key:  # accuracies are means of the processes' means
+        if 'loss' in key:  # others are means of the processes' means
             assert losses[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
     for name, expected in expected_gradients.items():
         ours = (gradients0[name] + gradients1[name]) / 2  # as DDP averages

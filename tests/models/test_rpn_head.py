@@ -64,7 +64,7 @@ def collect(batch, field):
     """Collect the ground truth of samples as the data preprocessor pads it."""
     values = [sample.get(field) for sample in batch.samples]
     boxes = Boxes(RotatedBoxes if 'rotated' in field else HorizontalBoxes)
-    padded = boxes.split(boxes.join(values, (SIDE, SIDE), Rung(8, 8, 0)), (SIDE, SIDE))
+    padded = boxes.split(boxes.join(values, (SIDE, SIDE), Rung(8, 8, 0, 8)), (SIDE, SIDE))
     samples = [DetDataSample(metainfo=sample.metainfo) for sample in batch.samples]
     for sample, of_image in zip(samples, padded):
         setattr(sample, field, of_image)

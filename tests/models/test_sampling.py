@@ -39,6 +39,7 @@ def make_truth(counts, rotated, generator):
         torch.zeros_like(valid, dtype=torch.long),
         None,
         torch.arange(len(counts)),
+        0,
     )
 
 

@@ -71,7 +71,7 @@ class Task(BaseModule, metaclass=ABCMeta):
 
     @abstractmethod
     def loss(self, features: list[Tensor], batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
-        """Return data set -> term -> loss (a scalar); ``acc*`` is only logged."""
+        """Return data set -> term -> loss (a scalar); one without ``loss`` is only logged."""
 
     @abstractmethod
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:

@@ -24,6 +24,8 @@ class GroundTruth:
         masks: masks of all images' objects, with padding, then an empty one, uint8
             ``(N + 1, H, W)``; None without masks.
         seeds: seed of each image's random draws, int64 ``(B,)``.
+        mask_slots: number of slots of the mask head, which the quotas of the images
+            (:mod:`mtp.mask_quota`) do not exceed; 0 without masks.
     """
 
     boxes: Tensor
@@ -32,6 +34,7 @@ class GroundTruth:
     number: Tensor
     masks: Tensor | None
     seeds: Tensor
+    mask_slots: int
 
     @classmethod
     def collect(cls, batch: TaskBatch, field: str, with_masks: bool) -> 'GroundTruth':
@@ -46,8 +49,13 @@ class GroundTruth:
         )
         for values in padded.values():
             mark_varying(values, 1)
-        masks = instances[0].batch_masks if with_masks else None
-        return cls(**padded, seeds=batch.seeds, masks=masks)
+        first = instances[0]
+        return cls(
+            **padded,
+            seeds=batch.seeds,
+            masks=first.batch_masks if with_masks else None,
+            mask_slots=first.mask_slots if with_masks else 0,
+        )
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gather boxes ``(B, S, D)``, labels and numbers ``(B, S)`` of slots ``index`` (B, S)."""

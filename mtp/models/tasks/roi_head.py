@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmcv.ops import roi_align
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
@@ -24,6 +23,7 @@ from mtp.models.tasks.base import (
     take_rows,
 )
 from mtp.models.tasks.ground_truth import GroundTruth
+from mtp.models.tasks.mask_slots import MaskSlots
 from mtp.models.tasks.rpn_head import Proposals, unit_box
 from mtp.models.tasks.sampling import Samples
 from mtp.registry import MODELS
@@ -49,7 +49,8 @@ class SharedRoIHead(StandardRoIHead):
     (``conv_logits``) are mmdet's plain ``BBoxHead`` and ``FCNMaskHead`` on these features, which
     also hold the data set's losses and post-processing. RoI features and trunks run once for the
     RoIs of all data sets. In training each image has the same number of RoIs, as many as its
-    sampler draws, and padded slots have no part in the losses.
+    sampler draws, and masks of a quota of its positives (:mod:`mtp.mask_quota`). Padded slots have
+    no part in the losses.
 
     Args:
         num_classes: data set -> number of classes.
@@ -65,7 +66,8 @@ class SharedRoIHead(StandardRoIHead):
         ValueError: an option of mmdet is not supported for batches.
     """
 
-    compiled_methods = ('targets', 'box_terms')
+    compiled_methods: tuple[str, ...] = ('targets', 'box_terms')
+    mask_slots = staticmethod(MaskSlots.pack)
 
     def __init__(
         self,
@@ -86,10 +88,12 @@ class SharedRoIHead(StandardRoIHead):
             self.bbox_head.reg_decoded_bbox
             or self.bbox_head.custom_activation
             or self.train_cfg.pos_weight > 0
+            or self.with_mask
+            and self.mask_head.predictor_cfg['type'] != 'Conv'
         ):
             raise ValueError(
                 f'{type(self).__name__} takes reg_decoded_bbox=False, a plain '
-                'loss_cls and pos_weight=-1'
+                'loss_cls and predictor_cfg, and pos_weight=-1'
             )
         width = self.bbox_head.cls_last_dim
         self.bbox_head.fc_cls = self.bbox_head.fc_reg = nn.Identity()
@@ -102,6 +106,7 @@ class SharedRoIHead(StandardRoIHead):
             }
         )
         if mask_head is not None:
+            self.compiled_methods += ('mask_slots', 'mask_terms')
             width = self.mask_head.conv_out_channels
             self.mask_head.conv_logits = nn.Identity()
             self.mask_heads = ModuleDict(
@@ -241,55 +246,53 @@ class SharedRoIHead(StandardRoIHead):
         batch: TaskBatch,
     ) -> dict[str, dict[str, Tensor]]:
         assert truth.masks is not None  # as TwoStageTask.loss collects it
-        boxes, positive = boxes[:, : samples.most], samples.positive[:, : samples.most]
-        feats = self._mask_forward(x, _rois(boxes, positive))['mask_preds']
-        feats = feats.unflatten(0, positive.shape)
-        _, labels, number = truth.take(samples.object[:, : samples.most])
-        targets = self._mask_targets(boxes, positive, number, truth.masks)
-        counts = batch.sums(positive.sum(1).float())
-        ratios = count_ratio(counts)
-        losses = {}
-        for (name, group), count, ratio in zip(batch.groups.items(), counts.clamp(min=1), ratios):
-            if name not in self.mask_heads:
-                continue
-            head = self.mask_heads[name]
-            logits = head(feats[group].flatten(0, 1))
-            label = (
-                labels[group].flatten()
-                if not head.class_agnostic
-                else logits.new_zeros(len(logits), dtype=torch.int64)
-            )
-            logits = logits[torch.arange(len(logits), device=logits.device), label]
-            loss = F.binary_cross_entropy_with_logits(
-                logits.float(), targets[group].flatten(0, 1), reduction='none'
-            ).mean((1, 2))
-            loss = (loss * positive[group].flatten()).sum() / count * ratio
-            losses[name] = dict(loss_mask=loss * head.loss_mask.loss_weight)
-        return losses
-
-    def _mask_targets(
-        self, boxes: Tensor, positive: Tensor, number: Tensor, masks: Tensor
-    ) -> Tensor:
-        """Return the part of its object's mask in each box, 0 or 1, ``(B, S, size, size)``.
-
-        Source: mmdet's ``mask_target`` and ``BitmapMasks.crop_and_resize``.
-        """
-        height, width = masks.shape[1:]
-        x1, y1, x2, y2 = boxes.clamp(min=0).unbind(-1)
-        rois = torch.stack(
-            [
-                number.float(),
-                x1.clamp(max=width),
-                y1.clamp(max=height),
-                x2.clamp(max=width),
-                y2.clamp(max=height),
-            ],
-            -1,
+        heads = {name: self.mask_heads[name] for name in batch.groups if name in self.mask_heads}
+        if not heads:
+            return {}
+        with torch.no_grad():
+            plan = self._mask_plan(heads, truth, batch, samples.most)
+            slots = self.mask_slots(boxes, samples, truth, *plan)
+            targets = slots.targets(truth.masks, self.train_cfg.mask_size)
+        feats = self._mask_forward(x, slots.rois)['mask_preds']
+        logits = slots.logits(feats, list(heads.values()))
+        losses = self.mask_terms(
+            mark_varying(logits, 0), mark_varying(targets, 0), mark_varying(slots.images, 0)
         )
-        rois = rois.masked_fill(~positive[..., None], 0).flatten(0, 1)
-        size = (self.train_cfg.mask_size,) * 2
-        targets = roi_align(masks[:, None].float(), rois, size, 1.0, 0, 'avg', True)
-        return (targets >= 0.5).float().view(*positive.shape, *size)
+        losses, counts, left_out = map(batch.sums, (losses, slots.counts, slots.left_out))
+        losses = losses / counts.clamp(min=1) * count_ratio(counts)
+        losses = losses * self.mask_head.loss_mask.loss_weight
+        left_out = 100 * left_out / (counts + left_out).clamp(min=1)
+        return {
+            name: dict(loss_mask=loss, masks_left_out=share)
+            for name, loss, share in zip(batch.groups, losses, left_out)
+            if name in heads
+        }
+
+    def _mask_plan(
+        self, heads: dict[str, FCNMaskHead], truth: GroundTruth, batch: TaskBatch, most: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``first_class`` and ``places`` of :meth:`MaskSlots.pack`."""
+        numbers, first = [], 0
+        for name, group in batch.groups.items():
+            number = first if name in heads else -1
+            numbers.append(truth.labels.new_full((group.stop - group.start,), number))
+            first += heads[name].num_classes if name in heads else 0
+        capacity = min(truth.mask_slots, most * len(truth.labels))
+        return (
+            torch.cat(numbers),
+            mark_varying(torch.arange(capacity, device=batch.device), 0),
+        )
+
+    def mask_terms(self, logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
+        """Sum the mask losses of each image, ``(B,)``.
+
+        Args:
+            logits: logits of the masks of C slots, ``(C, size, size)``.
+            targets: masks, 0 or 1, ``(C, size, size)``.
+            images: one-hot index of each slot's image, float32 ``(C, B)``.
+        """
+        losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction='none')
+        return (losses.mean((1, 2))[:, None] * images).sum(0)
 
     def predict_bbox(
         self,

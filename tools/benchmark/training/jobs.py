@@ -18,7 +18,7 @@ from paper import model as paper_model
 from torch import Tensor, nn
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from mtp import resources
+from mtp import mask_quota, resources
 from mtp.cli import launch
 from mtp.cli.arguments import RunOptions
 from mtp.engine.compiled_part import PartKind
@@ -195,9 +195,10 @@ def losses(job: Job, samples: list[dict]) -> dict[str, float]:
 
 @contextmanager
 def _still(model: nn.Module) -> Iterator[None]:
-    """Disable dropout, and sample all boxes."""
+    """Disable dropout, sample all boxes, and train the masks of all positives."""
     settings = {'p': 0.0, 'acts': False, 'num': 1 << 20}
     with ExitStack() as stack:
+        stack.enter_context(patch.object(mask_quota, 'EXTRA', 1 << 20))
         for module in model.modules():
             samplers = [getattr(module, name, None) for name in ('sampler', 'bbox_sampler')]
             for owner in (module, *samplers):

@@ -1,0 +1,133 @@
+"""Positives of all images, packed for the mask head, whose work thus follows what is filled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from mmcv.ops import roi_align
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from torch import Tensor
+
+from mtp.mask_quota import mask_quota
+from mtp.models.tasks.ground_truth import GroundTruth
+from mtp.models.tasks.sampling import Samples
+
+
+@dataclass
+class MaskSlots:
+    """Positives whose masks are trained: C slots for B images together, the filled ones first.
+
+    An image keeps its first positives up to its quota (:func:`mtp.mask_quota.mask_quota`). They
+    are in the order of its sampler's hashed numbers, so each choice is equally likely, and the
+    same on any process.
+
+    Attributes:
+        rois: RoIs ``(C, 5)``: index of the image, x1, y1, x2, y2 in pixels; a padded slot has
+            image -1.
+        images: one-hot index of the image, float32 ``(C, B)``; a padded slot has none.
+        classes: index of the class among those of all data sets, int64 ``(C,)``.
+        numbers: index into ``GroundTruth.masks``, int64 ``(C,)``.
+        counts: number of slots that each image fills, float32 ``(B,)``.
+        left_out: number of positives that exceed each image's quota, float32 ``(B,)``.
+    """
+
+    rois: Tensor
+    images: Tensor
+    classes: Tensor
+    numbers: Tensor
+    counts: Tensor
+    left_out: Tensor
+
+    @classmethod
+    def pack(
+        cls,
+        boxes: Tensor,
+        samples: Samples,
+        truth: GroundTruth,
+        first_class: Tensor,
+        places: Tensor,
+    ) -> 'MaskSlots':
+        """Pack the positives; the host does not wait for their number.
+
+        Args:
+            boxes: sampled boxes, ``(B, S, 4)``, pixels.
+            samples: assignment of the boxes.
+            truth: ground truth of the images.
+            first_class: index of the first class of each image's data set among those of all data
+                sets, int64 ``(B,)``; -1 for a data set without masks.
+            places: ``0..C-1``, with C slots, at least the sum of the quotas.
+        """
+        most = samples.most
+        positives = samples.positive.sum(1) * (first_class >= 0)
+        counts = positives.minimum(mask_quota(truth.valid.sum(1)))
+        ends = counts.cumsum(0)
+        image = (places[:, None] >= ends).sum(1)
+        filled = image < len(ends)
+        image = image.clamp(max=len(ends) - 1)
+        # positives are the first slots of an image
+        slot = (places - (ends - counts)[image]).clamp(max=most - 1)
+        flat = image * most + slot
+        _, labels, numbers = truth.take(samples.object[:, :most])
+        rois = torch.cat(
+            [
+                torch.where(filled, image, -1)[:, None].to(boxes.dtype),
+                boxes[:, :most].flatten(0, 1)[flat],
+            ],
+            1,
+        )
+        own = image[:, None] == torch.arange(len(ends), device=image.device)
+        return cls(
+            rois=rois,
+            images=(own & filled[:, None]).float(),
+            classes=(labels + first_class[:, None].clamp(min=0)).flatten()[flat],
+            numbers=numbers.flatten()[flat],
+            counts=counts.float(),
+            left_out=(positives - counts).float(),
+        )
+
+    def logits(self, feats: Tensor, heads: Sequence[FCNMaskHead]) -> Tensor:
+        """Return the logits of each slot's own class, the only ones with a loss, ``(C, H, W)``.
+
+        The 1 x 1 convolutions of all data sets would compute those of every class for every slot.
+
+        Args:
+            feats: features of the slots, ``(C, channels, H, W)``.
+            heads: heads of the data sets with masks, in the order of the classes.
+        """
+        # A head that is class agnostic has one row for all classes.
+        weight = torch.cat(
+            [h.conv_logits.weight.flatten(1).expand(h.num_classes, -1) for h in heads]
+        )
+        bias = torch.cat([h.conv_logits.bias.expand(h.num_classes) for h in heads])
+        # A product, since the gradient of an index would be added up in any order.
+        every = torch.arange(len(bias), device=bias.device)
+        chosen = (self.classes[:, None] == every).to(weight.dtype)
+        logits = torch.baddbmm(
+            (chosen @ bias[:, None])[..., None], (chosen @ weight)[:, None], feats.flatten(2)
+        )
+        return logits.view(-1, *feats.shape[2:])
+
+    def targets(self, masks: Tensor, size: int) -> Tensor:
+        """Return the part of its object's mask in each RoI, 0 or 1, ``(C, size, size)``.
+
+        Source: mmdet's ``mask_target`` and ``BitmapMasks.crop_and_resize``.
+
+        Args:
+            masks: masks of all objects, uint8 ``(N, H, W)``.
+            size: side of the targets in pixels.
+        """
+        height, width = masks.shape[1:]
+        x1, y1, x2, y2 = self.rois[:, 1:].clamp(min=0).unbind(1)
+        rois = torch.stack(
+            [
+                self.numbers.float(),
+                x1.clamp(max=width),
+                y1.clamp(max=height),
+                x2.clamp(max=width),
+                y2.clamp(max=height),
+            ],
+            1,
+        )
+        rois = rois.masked_fill(self.rois[:, :1] < 0, 0)
+        targets = roi_align(masks[:, None].float(), rois, (size, size), 1.0, 0, 'avg', True)
+        return (targets[:, 0] >= 0.5).float()
