@@ -71,8 +71,8 @@ def parse_args(
         '--merge',
         choices=('iou', 'ios'),
         default='iou',
-        help='merge objects of several tiles by overlap over union, or over the smaller box '
-        '(%(default)s)',
+        help='merge objects by overlap over union (of two tiles also over the smaller box), or '
+        'over the smaller box alone (%(default)s)',
     )
     parser.add_argument(
         '--blend',

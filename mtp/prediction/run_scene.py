@@ -153,7 +153,7 @@ class SceneRun:
             for part in ('boxes', 'scores', 'labels', 'tiles')
         }
         boxes, scores, labels = columns['boxes'], columns['scores'], columns['labels']
-        kept = merge(boxes, scores, labels, self.options.merge)
+        kept = merge(boxes, scores, labels, columns['tiles'], self.options.merge)
         if self.area is not None:
             centres = corners_of(boxes[kept]).mean(1)
             kept = kept[shapely.intersects_xy(self.area, *centres.T)]
