@@ -100,6 +100,7 @@ class SceneRun:
                 f'--overlap {overlap}: give 0 to below the side of a tile, {side}'
             )
         self.tiles = Tiles(scene.size, side, overlap)
+        scene.limit_cache(self.tiles.shape[0])
         self.blends: dict[Key, Blend] = {}
         self._claim()
 
@@ -278,7 +279,7 @@ class SceneRun:
                 content.setdefault(f'{name}/no_data', []).append((left, record['no_data']))
             if key not in self.blends:
                 self.blends[key] = Blend(
-                    self.tiles, len(logits), self.options.blend, self._labels_of
+                    self.tiles, len(logits), self.options.blend, self._labels_of, self.work
                 )
                 self.blends[key].start_row(self.tiles.tops.index(top))
             self.blends[key].add(left, logits)
@@ -360,11 +361,9 @@ class SceneRun:
 
     def _mark(self, labels: np.ndarray, row: int, lost: list) -> None:
         """Ignore pixels without data, also of the rows that the tiles below finish."""
-        rows, height = labels.shape[0], self.tiles.shape[0]
-        mask = np.zeros((height, self.tiles.size[1]), bool)
         for left, of_tile in lost:
-            mask[:, left : left + of_tile.shape[1]] |= of_tile
-        labels[mask[:rows]] = IGNORED
+            part = labels[:, left : left + of_tile.shape[1]]
+            part[of_tile[: len(labels)]] = IGNORED
         if self.area is not None:
             from rasterio import Affine
             from rasterio.features import geometry_mask
