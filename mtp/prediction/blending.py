@@ -138,7 +138,7 @@ class _Strip:
         whole = np.zeros((values.shape[2], *self.shape), np.float32)
         whole[:, :, : values.shape[1]] = np.moveaxis(values, 2, 0)
         self._go_to(column)
-        self.file.write(whole)
+        self.file.write(whole.data)
 
     def read(self, begin: int, end: int) -> np.ndarray:
         """Return columns that are written, float32 ``(channels, rows, columns)``."""

@@ -117,6 +117,14 @@ class SceneRun:
         """Number of tiles."""
         return len(self.tiles.tops) * len(self.tiles.lefts)
 
+    @property
+    def share(self) -> float:
+        """Memory that a tile takes in a batch, as a multiple of a usual tile's, from 1 on."""
+        if self.model.task == 'classification':  # which resizes images
+            return 1.0
+        height, width = self.tiles.shape
+        return max(1.0, height * width / (self.options.tile or self.model.side or SIDE) ** 2)
+
     def run(self, progress: Progress = lambda done, total: None) -> None:
         """Predict all rows that are not finished yet.
 
@@ -243,14 +251,24 @@ class SceneRun:
     def _predict(self, places: list, records: list, content: dict[str, Any]) -> None:
         """Predict a batch of tiles, and add what is found to the content of the row."""
         present = [i for i, record in enumerate(records) if record is not None]
-        of_views = [
-            self.model.samples([view.apply(records[i]) for i in present], self.keep.datasets)
-            for view in self.views
-        ]
-        for i, *found in zip(present, *of_views):
-            for key in self.keys():
-                samples = [each[key[0]] if key[0] else next(iter(each.values())) for each in found]
-                self._add(key, samples, records[i], places[i], content)
+        for i, of_views in zip(present, self._samples([records[i] for i in present])):
+            self._add_tile(of_views, records[i], places[i], content)
+
+    def _samples(self, records: Sequence[Mapping]) -> Iterator[tuple]:
+        """Return the samples of each record's views, by data set."""
+        return zip(
+            *(
+                self.model.samples([view.apply(record) for record in records], self.keep.datasets)
+                for view in self.views
+            )
+        )
+
+    def _add_tile(
+        self, of_views: tuple, record: Mapping, place: tuple[int, int], content: dict[str, Any]
+    ) -> None:
+        for key in self.keys():
+            samples = [each[key[0]] if key[0] else next(iter(each.values())) for each in of_views]
+            self._add(key, samples, record, place, content)
 
     def _add(
         self,
@@ -430,6 +448,31 @@ class SceneRun:
     def _read(self, row: int) -> dict[str, np.ndarray]:
         with np.load(self._path(row)) as content:
             return {key.replace('|', '/'): content[key] for key in content.files}
+
+
+def predict_single(runs: Sequence[SceneRun]) -> None:
+    """Predict scenes of one tile together; those of more, or unreadable, are left to their run.
+
+    Args:
+        runs: predictions of one model with the same options.
+    """
+    read: list[tuple[SceneRun, dict]] = []
+    for run in runs:
+        if run.number > 1 or run._finished():
+            continue
+        try:
+            ((_, _, (record,)),) = run._batches([0])
+        except (ValueError, OSError):  # of which the run tells
+            continue
+        if record is not None:
+            read.append((run, record))
+    if not read:
+        return
+    for (run, record), of_views in zip(read, read[0][0]._samples([each for _, each in read])):
+        content: dict[str, Any] = {}
+        run._add_tile(of_views, record, (0, 0), content)
+        run._finish(0, content)
+        run._write(0, content)
 
 
 def _text(key: Key) -> str:
