@@ -78,9 +78,7 @@ def test_images_share_a_batch(checkpoints, tmp_path, monkeypatch, capsys):
         values = np.random.default_rng(number).integers(0, 255, (*size, 3)).astype(np.uint8)
         path = folder / f'{number}.png'
         Image.fromarray(values).save(path) if values.size else path.write_text('no image')
-    with Image.open(folder / '0.png') as image:
-        image.save(folder / '6.tif')
-    (folder / '6.tif').write_bytes((folder / '6.tif').read_bytes()[:9_000])  # its end is missing
+    (folder / '6.png').write_bytes((folder / '0.png').read_bytes()[:9_000])  # its end is missing
     seen, samples = [], ImageModel.samples
 
     def counted(self, records, datasets):
@@ -100,13 +98,13 @@ def test_images_share_a_batch(checkpoints, tmp_path, monkeypatch, capsys):
     said = [line for line in printed.out.splitlines() if '.json' in line]
     assert [Path(line.split(':')[0]).stem for line in said] == ['0', '1', '3', '4', '5']
     assert '2 could not be used' in printed.err
-    assert '2.png' in printed.err and '6.tif' in printed.err
+    assert '2.png' in printed.err and '6.png' in printed.err
     for stem in ('0', '1', '3', '4', '5'):
         one, four = (
             json.loads((tmp_path / name / f'{stem}.json').read_text())['annotations']
             for name in ('one', 'four')
         )
-        assert len(one) == 9
+        assert len(one) == len(four) > 0
         for key in ('bbox', 'segmentation'):
             values = [np.array([each[key] for each in found]) for found in (one, four)]
             np.testing.assert_allclose(*values, atol=1e-3)
