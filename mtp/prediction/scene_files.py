@@ -102,41 +102,20 @@ class Model(ImageModel):
                 :class:`FileOptions`.
 
         Raises:
-            UnusableFileError: as in :func:`predict_scene`.
+            UnusableFileError: a file cannot be read, does not fit the model, or an unfinished
+                prediction in ``out`` is another one.
             TypeError: an option is unknown.
         """
         paths = [Path(each) for each in (scene if isinstance(scene, tuple) else (scene,))]
         names = {each.name for each in fields(FileOptions)}
         of_files = {key: value for key, value in options.items() if key in names}
         of_scene = {key: value for key, value in options.items() if key not in names}
-        return predict_scene(
-            self,
-            paths,
-            None if out is None else Path(out),
-            SceneOptions(**of_scene),
-            FileOptions(**of_files),
-        )
-
-
-def predict_scene(
-    model: ImageModel,
-    paths: Sequence[Path],
-    out: Path | None = None,
-    options: SceneOptions | None = None,
-    files: FileOptions | None = None,
-) -> ScenePrediction:
-    """Predict a scene, and write what is found into a folder.
-
-    The arguments are those of :func:`predict_scenes`.
-
-    Raises:
-        UnusableFileError: a file cannot be read, does not fit the model, or an unfinished
-            prediction in ``out`` is another one.
-    """
-    ((_, found),) = predict_scenes(model, [paths], out, options, files)
-    if isinstance(found, Exception):
-        raise found
-    return found
+        folder = None if out is None else Path(out)
+        files = FileOptions(**of_files)
+        ((_, found),) = predict_scenes(self, [paths], folder, SceneOptions(**of_scene), files)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
 def predict_scenes(

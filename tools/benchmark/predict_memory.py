@@ -32,20 +32,23 @@ def measure(path: Path, out: Path) -> None:
     from prediction.models import make_pixel_model
 
     from mtp.prediction.run_scene import SceneOptions
-    from mtp.prediction.scene_files import predict_scene
+    from mtp.prediction.scene_files import predict_scenes
 
     torch.set_num_threads(1)
     model = make_pixel_model(TILE)
     before = resident('VmRSS')
     of_tiles = before
 
-    def progress(done: int, total: int) -> None:
+    def progress(path: Path, done: int, total: int) -> None:
         nonlocal of_tiles
         of_tiles = resident('VmHWM')
 
     begin = time.perf_counter()
-    predict_scene(model, [path], out, SceneOptions(batch_size=BATCH), progress=progress)
+    options = SceneOptions(batch_size=BATCH)
+    ((_, found),) = predict_scenes(model, [[path]], out, options, progress=progress)
     seconds = time.perf_counter() - begin
+    if isinstance(found, Exception):
+        raise found
     print(
         f'{path.stem}: {before:,.0f} MiB before, peak {of_tiles:,.0f} up to the last tile, '
         f'{resident("VmHWM"):,.0f} to the end; {seconds:,.0f} s',
