@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -451,7 +452,9 @@ class SceneRun:
 
 
 def predict_single(runs: Sequence[SceneRun]) -> None:
-    """Predict scenes of one tile together; those of more, or unreadable, are left to their run.
+    """Predict scenes of one tile together; those of more are left to their run.
+
+    So are all of which a part fails: their run says of each what is wrong.
 
     Args:
         runs: predictions of one model with the same options.
@@ -460,19 +463,19 @@ def predict_single(runs: Sequence[SceneRun]) -> None:
     for run in runs:
         if run.number > 1 or run._finished():
             continue
-        try:
+        with suppress(ValueError, OSError):
             ((_, _, (record,)),) = run._batches([0])
-        except (ValueError, OSError):  # of which the run tells
-            continue
-        if record is not None:
-            read.append((run, record))
+            if record is not None:
+                read.append((run, record))
     if not read:
         return
-    for (run, record), of_views in zip(read, read[0][0]._samples([each for _, each in read])):
-        content: dict[str, Any] = {}
-        run._add_tile(of_views, record, (0, 0), content)
-        run._finish(0, content)
-        run._write(0, content)
+    with suppress(ValueError, OSError):
+        found = read[0][0]._samples([record for _, record in read])
+        for (run, record), of_views in zip(read, found):
+            content: dict[str, Any] = {}
+            run._add_tile(of_views, record, (0, 0), content)
+            run._finish(0, content)
+            run._write(0, content)
 
 
 def _text(key: Key) -> str:
