@@ -250,11 +250,21 @@ def enlarge_cache_of_sympy() -> None:
     os.environ.setdefault('SYMPY_CACHE_SIZE', '200000')
 
 
+def let_gdal_tell_of_damaged_pngs() -> None:
+    """Let GDAL read PNGs row by row.
+
+    GDAL 3.10.3 otherwise decodes a whole PNG at once, and of a file that is cut short returns zeros
+    without an error.
+    """
+    os.environ.setdefault('GDAL_PNG_WHOLE_IMAGE_OPTIM', 'NO')
+
+
 BEFORE: dict[str, Callable[[], importlib.machinery.ModuleSpec | None]] = {
     'mmengine': refuse_mixed_distributions,
     'mmcv': refuse_mixed_distributions,
     'mmcv._ext': provide_mmcv_extension,
     'sympy': enlarge_cache_of_sympy,
+    'rasterio': let_gdal_tell_of_damaged_pngs,
 }
 AFTER: dict[str, Callable[[ModuleType], None]] = {
     'mmengine.config.config': find_own_configs,

@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mtp.cli.arguments import add_bands, add_device
 from mtp.cli.errors import add_debug, users_errors
@@ -71,8 +71,8 @@ def parse_args(
         '--merge',
         choices=('iou', 'ios'),
         default='iou',
-        help='merge objects of several tiles by overlap over union, or over the smaller box '
-        '(%(default)s)',
+        help='merge objects by overlap over union (of two tiles also over the smaller box), or '
+        'over the smaller box alone (%(default)s)',
     )
     parser.add_argument(
         '--blend',
@@ -171,7 +171,7 @@ def predict(args: argparse.Namespace) -> list[str]:
     from mtp.prediction.found_inputs import find_inputs
     from mtp.prediction.from_checkpoint import load
     from mtp.prediction.run_scene import SceneOptions
-    from mtp.prediction.scene_files import FileOptions, predict_scene
+    from mtp.prediction.scene_files import FileOptions, predict_scenes
 
     require_usable_gpu(args.device)
     model = load(args.checkpoint, config=args.config, allow=args.allow)
@@ -206,13 +206,12 @@ def predict(args: argparse.Namespace) -> list[str]:
     )
     bad = []
     with _Bar(len(jobs)) as bar:
-        for paths in jobs:
-            try:
-                found = predict_scene(model, paths, args.out, options, files, bar.of(paths[0]))
-            except (ValueError, OSError) as error:
-                bad.append(' '.join(str(error).split()))
+        for path, found in predict_scenes(model, jobs, args.out, options, files, bar.show):
+            bar.number += 1
+            if isinstance(found, Exception):
+                bad.append(' '.join(str(found).split()))
                 continue
-            for line in describe(paths[0], found):
+            for line in describe(path, found):
                 bar.say(line)
     return bad
 
@@ -253,18 +252,13 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def of(self, path: Path) -> Any:
-        """Return what a prediction calls with finished tiles and all of them."""
-        self.number += 1
-        count = f'{self.number}/{self.jobs} ' if self.jobs > 1 else ''
+    def show(self, path: Path, done: int, total: int) -> None:
+        """Show the finished tiles of an input, and all of them."""
+        count = f'{self.number + 1}/{self.jobs} ' if self.jobs > 1 else ''
         self.bar.set_description(f'{count}{path.name}', refresh=False)
-
-        def progress(done: int, total: int) -> None:
-            if done < self.bar.n or total != self.bar.total:
-                self.bar.reset(total)
-            self.bar.update(done - self.bar.n)
-
-        return progress
+        if done < self.bar.n or total != self.bar.total:
+            self.bar.reset(total)
+        self.bar.update(done - self.bar.n)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""

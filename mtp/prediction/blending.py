@@ -1,6 +1,8 @@
 """Logits of overlapping tiles, blended to those of a scene, a part at a time."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +14,7 @@ class Blend:
 
     Tiles come row by row, from the left; some may be missing. Columns that the row's further tiles
     do not reach are finished at once: above the next row they are complete, and below it they are
-    kept for that row. So what is kept is a tile, and the overlap of two rows across the scene.
+    kept for that row, in a file. So what is kept in memory is a tile, however wide the scene is.
 
     Args:
         tiles: tiles of the scene.
@@ -21,6 +23,7 @@ class Blend:
             ``'centre'``: each pixel is from the tile whose edge is farthest.
         finish: what is made of complete logits ``(K, h, w)``, NaN where no tile lies: an array
             whose last two axes are the same.
+        folder: folder for the file; None for the system's.
     """
 
     def __init__(
@@ -29,13 +32,14 @@ class Blend:
         channels: int,
         kind: str,
         finish: Callable[[np.ndarray], np.ndarray] = np.copy,
+        folder: Path | None = None,
     ) -> None:
         self.tiles, self.channels, self.kind, self.finish = tiles, channels, kind, finish
-        tops, (height, _), width = tiles.tops, tiles.shape, tiles.size[1]
+        tops, height = tiles.tops, tiles.shape[0]
         shared = max((above + height - below for above, below in zip(tops, tops[1:])), default=0)
         # Sums of the rows above, for the first rows of this one; the last channel is the sum of
         # the weights, or the distance to the nearest edge.
-        self.kept = np.zeros((channels + 1, shared, width), np.float32)
+        self.kept = _Strip(channels + 1, shared, folder)
         self.number_kept = 0
         self.start_row(0)
 
@@ -88,8 +92,8 @@ class Blend:
         """Let the window reach so many columns from the first unfinished one on."""
         begin = self.column + self.window.shape[2]
         more = self._empty(self.column + width - begin)
-        number = self.number_kept
-        more[:, :number] = self.kept[:, :number, begin : self.column + width]
+        if number := self.number_kept:
+            more[:, :number] = self.kept.read(begin, self.column + width)[:, :number]
         self.window = np.concatenate([self.window, more], 2)
 
     def _advance(self, column: int) -> None:
@@ -106,12 +110,47 @@ class Blend:
         """Finish the first columns of the window, and keep what the next row adds to."""
         ready = self._ready
         # these columns of the row above have been taken into the window
-        self.kept[:, : part.shape[1] - ready, self.column : self.column + part.shape[2]] = part[
-            :, ready:
-        ]
+        if ready < part.shape[1]:
+            self.kept.write(self.column, part[:, ready:])
         done = part[:, :ready].copy()
         covered = done[-1] > 0
         if self.kind == 'cosine':
             np.divide(done[:-1], done[-1], out=done[:-1], where=covered)
         done[:-1, ~covered] = np.nan
         self.done.append(self.finish(done[:-1]))
+
+
+class _Strip:
+    """Rows of several channels across a scene, in a file that goes when the process ends.
+
+    Args:
+        channels: number of channels.
+        rows: largest number of rows.
+        folder: folder for the file; None for the system's.
+    """
+
+    def __init__(self, channels: int, rows: int, folder: Path | None) -> None:
+        self.shape = channels, rows
+        self.file = tempfile.TemporaryFile(dir=folder)
+
+    def write(self, column: int, values: np.ndarray) -> None:
+        """Write the first rows of columns, float32 ``(channels, rows, columns)``."""
+        whole = np.zeros((values.shape[2], *self.shape), np.float32)
+        whole[:, :, : values.shape[1]] = np.moveaxis(values, 2, 0)
+        self._go_to(column)
+        self.file.write(whole.data)
+
+    def read(self, begin: int, end: int) -> np.ndarray:
+        """Return columns that are written, float32 ``(channels, rows, columns)``."""
+        self._go_to(begin)
+        content = self.file.read((end - begin) * self._column)
+        values = np.frombuffer(content, np.float32).reshape(end - begin, *self.shape)
+        return np.moveaxis(values, 0, 2)
+
+    @property
+    def _column(self) -> int:
+        """Bytes of a column."""
+        return 4 * self.shape[0] * self.shape[1]
+
+    def _go_to(self, column: int) -> None:
+        self.file.seek(column * self._column)

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -156,23 +157,31 @@ class ImageModel:
             records: loaded images, of :class:`~mtp.prediction.inputs.Loader`.
             datasets: data sets to predict for.
         """
-        found: list[dict[str, Any]] = []
+        found: list[dict[str, Any]] = [{} for _ in records]
         with DefaultScope.overwrite_default_scope(self.description['scope']):
             batch = [self.loader.transform({**record, 'sample_idx': 0}) for record in records]
-            for _, group in itertools.groupby(batch, key=lambda sample: sample['inputs'].shape):
-                data = self._preprocess([*group])
-                if not isinstance(self.module, MultiTaskPretrainer):
-                    found += [{datasets[0]: each} for each in self.module(**data, mode='predict')]
-                    continue
-                features = self.module.backbone(data['inputs'])
-                of_datasets = []
-                for name in datasets:
-                    samples = [each.clone() for each in data['data_samples']]
-                    for sample in samples:
-                        sample.set_metainfo(dict(dataset=name))
-                    of_datasets.append(self.module.predict_features(features, samples))
-                found += [dict(zip(datasets, each)) for each in zip(*of_datasets)]
+            of_shape: dict[torch.Size, list[int]] = defaultdict(list)
+            for i, sample in enumerate(batch):
+                of_shape[sample['inputs'].shape].append(i)
+            for places in of_shape.values():
+                data = self._preprocess([batch[i] for i in places])
+                for i, of_image in zip(places, self._forward(data, datasets)):
+                    found[i] = of_image
         return found
+
+    def _forward(self, data: dict, datasets: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield the samples of each image of a batch, by data set."""
+        if not isinstance(self.module, MultiTaskPretrainer):
+            yield from ({datasets[0]: each} for each in self.module(**data, mode='predict'))
+            return
+        features = self.module.backbone(data['inputs'])
+        of_datasets = []
+        for name in datasets:
+            samples = [each.clone() for each in data['data_samples']]
+            for sample in samples:
+                sample.set_metainfo(dict(dataset=name))
+            of_datasets.append(self.module.predict_features(features, samples))
+        yield from (dict(zip(datasets, each)) for each in zip(*of_datasets))
 
     def _preprocess(self, samples: list[dict]) -> dict:
         return cast(Any, self.module).data_preprocessor(pseudo_collate(samples), False)

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ class SceneRun:
                 f'--overlap {overlap}: give 0 to below the side of a tile, {side}'
             )
         self.tiles = Tiles(scene.size, side, overlap)
+        scene.limit_cache(self.tiles.shape[0])
         self.blends: dict[Key, Blend] = {}
         self._claim()
 
@@ -115,6 +117,14 @@ class SceneRun:
     def number(self) -> int:
         """Number of tiles."""
         return len(self.tiles.tops) * len(self.tiles.lefts)
+
+    @property
+    def share(self) -> float:
+        """Memory that a tile takes in a batch, as a multiple of a usual tile's, from 1 on."""
+        if self.model.task == 'classification':  # which resizes images
+            return 1.0
+        height, width = self.tiles.shape
+        return max(1.0, height * width / (self.options.tile or self.model.side or SIDE) ** 2)
 
     def run(self, progress: Progress = lambda done, total: None) -> None:
         """Predict all rows that are not finished yet.
@@ -153,7 +163,7 @@ class SceneRun:
             for part in ('boxes', 'scores', 'labels', 'tiles')
         }
         boxes, scores, labels = columns['boxes'], columns['scores'], columns['labels']
-        kept = merge(boxes, scores, labels, self.options.merge)
+        kept = merge(boxes, scores, labels, columns['tiles'], self.options.merge)
         if self.area is not None:
             centres = corners_of(boxes[kept]).mean(1)
             kept = kept[shapely.intersects_xy(self.area, *centres.T)]
@@ -242,14 +252,24 @@ class SceneRun:
     def _predict(self, places: list, records: list, content: dict[str, Any]) -> None:
         """Predict a batch of tiles, and add what is found to the content of the row."""
         present = [i for i, record in enumerate(records) if record is not None]
-        of_views = [
-            self.model.samples([view.apply(records[i]) for i in present], self.keep.datasets)
-            for view in self.views
-        ]
-        for i, *found in zip(present, *of_views):
-            for key in self.keys():
-                samples = [each[key[0]] if key[0] else next(iter(each.values())) for each in found]
-                self._add(key, samples, records[i], places[i], content)
+        for i, of_views in zip(present, self._samples([records[i] for i in present])):
+            self._add_tile(of_views, records[i], places[i], content)
+
+    def _samples(self, records: Sequence[Mapping]) -> Iterator[tuple]:
+        """Return the samples of each record's views, by data set."""
+        return zip(
+            *(
+                self.model.samples([view.apply(record) for record in records], self.keep.datasets)
+                for view in self.views
+            )
+        )
+
+    def _add_tile(
+        self, of_views: tuple, record: Mapping, place: tuple[int, int], content: dict[str, Any]
+    ) -> None:
+        for key in self.keys():
+            samples = [each[key[0]] if key[0] else next(iter(each.values())) for each in of_views]
+            self._add(key, samples, record, place, content)
 
     def _add(
         self,
@@ -278,7 +298,7 @@ class SceneRun:
                 content.setdefault(f'{name}/no_data', []).append((left, record['no_data']))
             if key not in self.blends:
                 self.blends[key] = Blend(
-                    self.tiles, len(logits), self.options.blend, self._labels_of
+                    self.tiles, len(logits), self.options.blend, self._labels_of, self.work
                 )
                 self.blends[key].start_row(self.tiles.tops.index(top))
             self.blends[key].add(left, logits)
@@ -360,11 +380,9 @@ class SceneRun:
 
     def _mark(self, labels: np.ndarray, row: int, lost: list) -> None:
         """Ignore pixels without data, also of the rows that the tiles below finish."""
-        rows, height = labels.shape[0], self.tiles.shape[0]
-        mask = np.zeros((height, self.tiles.size[1]), bool)
         for left, of_tile in lost:
-            mask[:, left : left + of_tile.shape[1]] |= of_tile
-        labels[mask[:rows]] = IGNORED
+            part = labels[:, left : left + of_tile.shape[1]]
+            part[of_tile[: len(labels)]] = IGNORED
         if self.area is not None:
             from rasterio import Affine
             from rasterio.features import geometry_mask
@@ -431,6 +449,33 @@ class SceneRun:
     def _read(self, row: int) -> dict[str, np.ndarray]:
         with np.load(self._path(row)) as content:
             return {key.replace('|', '/'): content[key] for key in content.files}
+
+
+def predict_single(runs: Sequence[SceneRun]) -> None:
+    """Predict scenes of one tile together; those of more are left to their run.
+
+    So are all of which a part fails: their run says of each what is wrong.
+
+    Args:
+        runs: predictions of one model with the same options.
+    """
+    read: list[tuple[SceneRun, dict]] = []
+    for run in runs:
+        if run.number > 1 or run._finished():
+            continue
+        with suppress(ValueError, OSError):
+            ((_, _, (record,)),) = run._batches([0])
+            if record is not None:
+                read.append((run, record))
+    if not read:
+        return
+    with suppress(ValueError, OSError):
+        found = read[0][0]._samples([record for _, record in read])
+        for (run, record), of_views in zip(read, found):
+            content: dict[str, Any] = {}
+            run._add_tile(of_views, record, (0, 0), content)
+            run._finish(0, content)
+            run._write(0, content)
 
 
 def _text(key: Key) -> str:

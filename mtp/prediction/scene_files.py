@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -24,13 +24,15 @@ from mtp.prediction import outputs
 from mtp.prediction.model import ImageModel
 from mtp.prediction.places import Feature
 from mtp.prediction.results import Change, Detections, Result, Segmentation
-from mtp.prediction.run_scene import MAPS, Key, SceneOptions, SceneRun
+from mtp.prediction.run_scene import MAPS, Key, SceneOptions, SceneRun, predict_single
 from mtp.prediction.scenes import PlainScene, Scene
 from mtp.prediction.truth import SCORE, Truth
 
 # Kind of result -> formats that are written unless others are asked for.
 DEFAULTS = dict(objects=('geojson',), maps=('tif',))
 SUFFIXES = dict(geojson='.geojson', gpkg='.gpkg', coco='.json', dota='.txt', png='.png', tif='.tif')
+
+Progress = Callable[[Path, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -100,47 +102,123 @@ class Model(ImageModel):
                 :class:`FileOptions`.
 
         Raises:
-            UnusableFileError: as in :func:`predict_scene`.
+            UnusableFileError: a file cannot be read, does not fit the model, or an unfinished
+                prediction in ``out`` is another one.
             TypeError: an option is unknown.
         """
         paths = [Path(each) for each in (scene if isinstance(scene, tuple) else (scene,))]
         names = {each.name for each in fields(FileOptions)}
         of_files = {key: value for key, value in options.items() if key in names}
         of_scene = {key: value for key, value in options.items() if key not in names}
-        return predict_scene(
-            self,
-            paths,
-            None if out is None else Path(out),
-            SceneOptions(**of_scene),
-            FileOptions(**of_files),
-        )
+        folder = None if out is None else Path(out)
+        files = FileOptions(**of_files)
+        ((_, found),) = predict_scenes(self, [paths], folder, SceneOptions(**of_scene), files)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
-def predict_scene(
+def predict_scenes(
     model: ImageModel,
-    paths: Sequence[Path],
+    jobs: Iterable[Sequence[Path]],
     out: Path | None = None,
     options: SceneOptions | None = None,
     files: FileOptions | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> ScenePrediction:
-    """Predict a scene, and write what is found into a folder.
+    progress: Progress = lambda path, done, total: None,
+) -> Iterator[tuple[Path, ScenePrediction | ValueError | OSError]]:
+    """Predict scenes, and write what is found into a folder.
 
-    A prediction that was interrupted goes on from its last finished row of tiles.
+    Scenes of one tile, such as images, go through the model together. A prediction that was
+    interrupted goes on from its last finished row of tiles.
 
     Args:
         model: the model.
-        paths: file of the scene; of a change detector, those of both dates.
+        jobs: file of each scene; of a change detector, those of both dates.
         out: folder to write to; None to return results alone.
-        options: how the scene is predicted.
-        files: how it is read, and what is written.
-        progress: called with the numbers of finished tiles and of all.
+        options: how scenes are predicted.
+        files: how they are read, and what is written.
+        progress: called with a scene, and the numbers of its finished tiles and of all.
 
-    Raises:
-        UnusableFileError: a file cannot be read, does not fit the model, or an unfinished
-            prediction in ``out`` is another one.
+    Yields:
+        tuple: file of a scene, in the order given, and what is found in it, or the error for which
+        it could not be used.
     """
     options, files = options or SceneOptions(), files or FileOptions()
+    waiting = iter(jobs)
+    while True:
+        with ExitStack() as stack:
+            group: list[tuple[Path, _Prediction | ValueError | OSError]] = []
+            room = float(options.batch_size)
+            for paths in waiting:
+                try:
+                    started = stack.enter_context(_started(model, paths, out, options, files))
+                except (ValueError, OSError) as error:
+                    group.append((paths[0], error))
+                    continue
+                group.append((paths[0], started))
+                room -= started.run.share
+                if room < 1 or started.run.number > 1:
+                    break
+            if not group:
+                return
+            predict_single([each.run for _, each in group if isinstance(each, _Prediction)])
+            for path, each in group:
+                yield path, each.finished(progress) if isinstance(each, _Prediction) else each
+
+
+@dataclass
+class _Prediction:
+    """Prediction of a scene that is open.
+
+    Attributes:
+        run: its tiles.
+        stem: name of its files without suffixes.
+        out: folder to write to; None to return results alone.
+        files: what is written.
+        score: smallest score of objects that are written, 0..1.
+        truth: labels to judge it by; None not to.
+        found: what is found.
+    """
+
+    run: SceneRun
+    stem: str
+    out: Path | None
+    files: FileOptions
+    score: float
+    truth: Truth | None
+    found: ScenePrediction
+
+    def finished(self, progress: Progress) -> ScenePrediction | ValueError | OSError:
+        """Predict what is left, and write the files; return what is found, or the error."""
+        path = self.run.scene.path
+        try:
+            self.run.run(lambda done, total: progress(path, done, total))
+            self._write()
+        except (ValueError, OSError) as error:
+            return error
+        return self.found
+
+    def _write(self) -> None:
+        run, found = self.run, self.found
+        for key in run.keys():
+            if key[1] not in (*MAPS, 'classification'):
+                found.results[key] = run.objects(key)
+            if self.truth and key[1] != 'classification':
+                found.figures[key] = _judge(run, key, self.truth, found.results.get(key))
+            _write(run, key, self.stem, self.out, self.files, found, self.score)
+        if self.out is not None:
+            shutil.rmtree(run.work)
+
+
+@contextmanager
+def _started(
+    model: ImageModel,
+    paths: Sequence[Path],
+    out: Path | None,
+    options: SceneOptions,
+    files: FileOptions,
+) -> Iterator[_Prediction]:
+    """Open a scene, and yield its prediction; close it in the end."""
     with ExitStack() as stack:
         stack.enter_context(_without_notices())
         scene = stack.enter_context(closing(_open(model, paths, files)))
@@ -155,16 +233,7 @@ def predict_scene(
         found = ScenePrediction(notes=list(scene.notes), tiles=run.number)
         if scene.place is None:
             found.notes.append(f'{paths[0]} has no place on the map: coordinates are pixels')
-        run.run(progress)
-        for key in run.keys():
-            if key[1] not in (*MAPS, 'classification'):
-                found.results[key] = run.objects(key)
-            if truth and key[1] != 'classification':
-                found.figures[key] = _judge(run, key, truth, found.results.get(key))
-            _write(run, key, paths[0].stem, out, files, found, score)
-    if out is not None:
-        shutil.rmtree(work)
-    return found
+        yield _Prediction(run, paths[0].stem, out, files, score, truth or None, found)
 
 
 def _open(model: ImageModel, paths: Sequence[Path], files: FileOptions) -> Scene | PlainScene:

@@ -1,5 +1,6 @@
 """Scenes of any size, read window by window as a model takes its images."""
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from mtp.files import UnusableFileError
 from mtp.prediction.inputs import Loader
 from mtp.prediction.places import Place
 
-CACHE = 128  # MiB that GDAL keeps of decoded blocks; by default a share of the machine's memory
+LEAST_CACHE, MOST_CACHE = 32 << 20, 512 << 20  # bytes of decoded blocks that GDAL keeps
 RGB = (1, 2, 3)
 _ALPHA = 4  # bands of an RGB image with transparency
 
@@ -77,11 +78,9 @@ class Scene:
                 else f'{path}: the model takes single images, and this is a pair'
             )
         import_rasterio(f'{path}: scenes are read')
-        # GDAL reads it once, when it first keeps a block, in any thread
-        os.environ.setdefault('GDAL_CACHEMAX', str(CACHE))
         self.files = [path] if later is None else [path, later]
         with ExitStack() as self._stack:
-            sources = [self._open(each) for each in self.files]
+            self._sources = sources = [self._open(each) for each in self.files]
             first = sources[0]
             self.full = first.height, first.width
             self.place = place_of(first)
@@ -99,6 +98,30 @@ class Scene:
     def close(self) -> None:
         """Close the files."""
         self._stack.close()
+
+    def limit_cache(self, height: int) -> None:
+        """Let GDAL keep the decoded blocks of a row of tiles, until the scene is closed.
+
+        Its own limit is a share of the machine's memory. With less than the row, a striped file
+        would be decoded again for each tile. The variable ``GDAL_CACHEMAX`` overrules it.
+
+        Args:
+            height: height of a tile in pixels of the model.
+        """
+        if 'GDAL_CACHEMAX' in os.environ:
+            return
+        rasterio = import_rasterio(f'{self.path}: scenes are read')
+        rows = math.ceil(height * self.scale)
+        needed = sum(_bytes_of_rows(each, rows) for each in {*self._sources, *self.dates})
+        limit = min(max(needed, LEAST_CACHE), MOST_CACHE)
+        before = rasterio.env.get_gdal_config('GDAL_CACHEMAX')
+
+        def restore() -> None:  # an Env that ends while files are open leaves its limit
+            with rasterio.Env(GDAL_CACHEMAX=before):
+                pass
+
+        self._stack.callback(restore)
+        self._stack.enter_context(rasterio.Env(GDAL_CACHEMAX=limit))
 
     def read(self, top: int, left: int, height: int, width: int) -> dict[str, Any] | None:
         """Return the record of a window, in pixels of the model; None if it has no data."""
@@ -300,6 +323,9 @@ class PlainScene:
     def close(self) -> None:
         """Do nothing: no file is open."""
 
+    def limit_cache(self, height: int) -> None:
+        """Do nothing: the image is in memory."""
+
     def read(self, top: int, left: int, height: int, width: int) -> dict[str, Any] | None:
         """Return the record of a window; None if it has no data."""
         part = np.s_[top : top + height, left : left + width]
@@ -316,6 +342,14 @@ class PlainScene:
         picture = self.loader.picture(self.record)
         scale = min(1.0, largest / max(self.full))
         return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), scale
+
+
+def _bytes_of_rows(source: Any, rows: int) -> int:
+    """Return the bytes of the blocks of an open file that so many rows may meet."""
+    block = source.block_shapes[0][0]
+    met = (math.ceil(rows / block) + 1) * block
+    sizes = (np.dtype(kind).itemsize for kind in source.dtypes)
+    return min(met, source.height) * source.width * sum(sizes)
 
 
 def place_of(source: Any) -> Place | None:

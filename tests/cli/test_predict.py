@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from mtp.cli import predict
 from mtp.files import UnusableFileError
 from mtp.prediction.found_inputs import find_inputs
+from mtp.prediction.model import ImageModel
 from tests.prediction.small import config_of, save
 
 pytestmark = [
@@ -66,6 +68,48 @@ def test_a_bad_file_is_named_and_the_others_are_predicted(checkpoints, images, t
     lines = (tmp_path / 'out' / 'a.txt').read_text().splitlines()
     assert len(content['annotations']) == len(lines) > 0
     assert {line.split()[8] for line in lines} <= {'car', 'plane'}
+
+
+def test_images_share_a_batch(checkpoints, tmp_path, monkeypatch, capsys):
+    """In the order given, with what is found one by one, whatever cannot be used in between."""
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for number, size in enumerate([(90, 120), (90, 120), (0, 0), (60, 80), (90, 120), (500, 600)]):
+        values = np.random.default_rng(number).integers(0, 255, (*size, 3)).astype(np.uint8)
+        path = folder / f'{number}.png'
+        Image.fromarray(values).save(path) if values.size else path.write_text('no image')
+    (folder / '6.png').write_bytes((folder / '0.png').read_bytes()[:9_000])  # its end is missing
+    seen, samples = [], ImageModel.samples
+
+    def counted(self, records, datasets):
+        seen.append(len(records))
+        return samples(self, records, datasets)
+
+    monkeypatch.setattr(ImageModel, 'samples', counted)
+    arguments = (checkpoints['rotated_detection'], folder, '--device', 'cpu', '--score', 0)
+    options = ('--max-objects', 9, '--tile', 224, '--format', 'coco', '--batch')
+    assert run(*arguments, '--out', tmp_path / 'one', *options, 1) == 1
+    assert max(seen) == 1
+    seen.clear()
+    capsys.readouterr()
+    assert run(*arguments, '--out', tmp_path / 'four', *options, 4) == 1
+    assert seen == [4, 4, 4, 4]  # four images, and three rows of tiles of the large one
+    printed = capsys.readouterr()
+    said = [line for line in printed.out.splitlines() if '.json' in line]
+    assert [Path(line.split(':')[0]).stem for line in said] == ['0', '1', '3', '4', '5']
+    assert '2 could not be used' in printed.err
+    assert '2.png' in printed.err and '6.png' in printed.err
+    for stem in ('0', '1', '3', '4', '5'):
+        one, four = (
+            json.loads((tmp_path / name / f'{stem}.json').read_text())['annotations']
+            for name in ('one', 'four')
+        )
+        assert len(one) == len(four) > 0
+        for key in ('bbox', 'segmentation'):
+            values = [np.array([each[key] for each in found]) for found in (one, four)]
+            np.testing.assert_allclose(*values, atol=1e-3)
+        scores = [[each['score'] for each in found] for found in (one, four)]
+        np.testing.assert_allclose(*scores, atol=1e-5)
 
 
 def test_scenes_of_classes_are_a_grid(checkpoints, tmp_path):

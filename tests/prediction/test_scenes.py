@@ -14,10 +14,12 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from rasterio import Affine
+from rasterio.env import get_gdal_config
 from torch import nn
 
 import mtp
 from mtp.files import UnusableFileError
+from mtp.prediction import scenes
 from mtp.prediction.blending import Blend
 from mtp.prediction.inputs import Loader
 from mtp.prediction.run_scene import SceneRun
@@ -355,6 +357,19 @@ def segmentor(tmp_path_factory):
     folder = tmp_path_factory.mktemp('segmentor')
     save(config_of('segmentation', folder), folder / 'a.pth')
     return folder / 'a.pth'
+
+
+def test_gdal_keeps_a_row_of_tiles(tmp_path, monkeypatch):
+    """Less, and a striped scene is decoded again for each tile; more is a share of the machine."""
+    monkeypatch.delenv('GDAL_CACHEMAX', raising=False)
+    monkeypatch.setattr(scenes, 'LEAST_CACHE', 0)
+    model, seen = finder(), set()
+    model.module.register_forward_pre_hook(lambda *_: seen.add(get_gdal_config('GDAL_CACHEMAX')))
+    before = get_gdal_config('GDAL_CACHEMAX')
+    model.predict(write_scene(tmp_path / 'a.tif', PLACES))
+    (kept,) = seen
+    assert 64 * 300 * 3 <= kept <= 1.5 * 64 * 300 * 3
+    assert get_gdal_config('GDAL_CACHEMAX') == before
 
 
 def test_label_maps_have_colours_a_place_and_polygons(segmentor, tmp_path):

@@ -1,72 +1,114 @@
-"""Time the prediction of a scene against the same tiles in memory, and measure its memory.
+"""Time the prediction of a scene, beside the same tiles in memory and mmdet's own inference.
 
-    python tools/benchmark/predict.py CHECKPOINT --sides 2000 --pairs 5
-    python tools/benchmark/predict.py CHECKPOINT --sides 5000 20000 --memory
+    python tools/benchmark/predict.py tiny --rows 6
+    python tools/benchmark/predict.py vit_l_rvsa --rows 2
 
-With --memory, each scene is predicted in a process of its own, whose peak is printed.
+The detectors have random weights. Each round times all in turn, in alternating order; the figures
+are medians of the rounds. Reading, computing and writing are also timed apart, one after the other.
 """
 
 import argparse
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtp.prediction.run_scene import SceneOptions, SceneRun
+    from mtp.prediction.run_scene import SceneRun
     from mtp.prediction.scene_files import Model
 
-LAYOUTS = dict(tiled=dict(tiled=True), striped=dict(tiled=False))
+DETECTORS = ('tiny', 'vit_b_rvsa', 'vit_l_rvsa')
 
 
-def make_scene(path: Path, side: int, layout: str) -> None:
-    """Write a scene of noise, strip by strip."""
-    import numpy as np
-    import rasterio
+class Timed:
+    """A scene, and what is timed on it; each method does all tiles once.
 
-    profile = dict(dtype='uint8', crs='EPSG:32632', photometric='RGB', compress='deflate', zlevel=1)
-    transform = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_300_000)
-    noise = np.random.default_rng(0)
-    with rasterio.open(
-        path, 'w', 'GTiff', side, side, 3, transform=transform, **profile, **LAYOUTS[layout]
-    ) as file:
-        for top in range(0, side, 512):
-            rows = min(512, side - top)
-            pixels = noise.integers(0, 99, (3, rows, side), np.uint8)
-            file.write(pixels, window=rasterio.windows.Window(0, top, side, rows))
+    Args:
+        model: the detector.
+        path: file of the scene.
+        batch: number of tiles at once.
+    """
+
+    def __init__(self, model: 'Model', path: Path, batch: int) -> None:
+        from mmcv.transforms import Compose
+        from mmengine.registry import TRANSFORMS
+
+        from mtp.prediction.model import Keep
+        from mtp.prediction.run_scene import SceneOptions
+
+        self.model, self.path, self.options = model, path, SceneOptions(batch_size=batch)
+        self.keep = Keep(model, self.options.score)
+        with tempfile.TemporaryDirectory() as work:
+            run = self._open(work)
+            self.number = run.number
+            self.batches = [records for _, _, records in self._read(run)]
+            run.scene.close()
+        load = TRANSFORMS.build(dict(type='mmdet.LoadImageFromNDArray'))
+        self.pipeline = Compose([load, *model.loader.rest.transforms])
+        model.module.cfg = None  # mmdet asks for it, and with a pipeline does not use it
+        self.images = [record['img'] for records in self.batches for record in records]
+
+    def _open(self, work: str) -> 'SceneRun':
+        from mtp.prediction.run_scene import SceneRun
+        from mtp.prediction.scenes import Scene
+
+        scene = Scene(self.path, self.model.loader, {}, self.model.mean)
+        return SceneRun(self.model, scene, self.options, Path(work))
+
+    @staticmethod
+    def _read(run: 'SceneRun') -> list:
+        return [*run._batches(range(len(run.tiles.tops)))]
+
+    def scene(self) -> None:
+        """Predict the scene into a file."""
+        with tempfile.TemporaryDirectory() as out:
+            self.model.predict(self.path, out, batch_size=self.options.batch_size)
+
+    def memory(self) -> None:
+        """Predict the tiles as images in memory."""
+        for records in self.batches:
+            self.model.samples(records, self.keep.datasets)
+
+    def mmdet(self) -> None:
+        """Predict the tiles with mmdet, which takes one at a time."""
+        from mmdet.apis import inference_detector
+        from mmengine.registry import DefaultScope
+
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            inference_detector(self.model.module, self.images, self.pipeline)
+
+    def parts(self) -> dict[str, float]:
+        """Return the seconds of reading, computing and writing."""
+        from mtp.prediction import outputs
+
+        with tempfile.TemporaryDirectory() as work:
+            run = self._open(work)
+            contents: list[dict] = [{} for _ in run.tiles.tops]
+            times = [time.perf_counter()]
+            batches = self._read(run)
+            times.append(time.perf_counter())
+            for row, places, records in batches:
+                run._predict(places, records, contents[row])
+            for row, content in enumerate(contents):
+                run._finish(row, content)
+            times.append(time.perf_counter())
+            for row, content in enumerate(contents):
+                run._write(row, content)
+            (key,) = run.keys()
+            outputs.write_objects(run.objects(key), Path(work, 'found.geojson'))
+            times.append(time.perf_counter())
+            run.scene.close()
+        names = ('reading', 'computing', 'writing')
+        return {name: end - begin for name, begin, end in zip(names, times, times[1:])}
 
 
-def open_run(model: 'Model', path: Path, options: 'SceneOptions', work: Path) -> 'SceneRun':
-    """Return the prediction of a scene, ready to run."""
-    from mtp.prediction.run_scene import SceneRun
-    from mtp.prediction.scenes import Scene
-
-    return SceneRun(model, Scene(path, model.loader, {}, model.mean), options, work)
-
-
-def times_of(model: 'Model', path: Path, options: 'SceneOptions') -> tuple[float, float, float]:
-    """Return tiles a second of a scene, of its tiles in memory, and of reading alone."""
-    from mtp.prediction.model import Keep
-
-    with tempfile.TemporaryDirectory() as work:
-        run = open_run(model, path, options, Path(work))
-        begin = time.perf_counter()
-        run.run()
-        of_scene = run.number / (time.perf_counter() - begin)
-        begin = time.perf_counter()
-        batches = list(run._batches(range(len(run.tiles.tops))))
-        reading = run.number / (time.perf_counter() - begin)
-        keep = Keep(model, options.score)
-        begin = time.perf_counter()
-        for _, _, records in batches:
-            model.samples(records, keep.datasets)
-        in_memory = run.number / (time.perf_counter() - begin)
-        run.scene.close()
-    return of_scene, in_memory, reading
+def seconds(action: Callable[[], Any]) -> float:
+    """Return the seconds that a call takes."""
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
 
 
 def main() -> None:
@@ -74,47 +116,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('checkpoint', type=Path)
-    parser.add_argument('--sides', type=int, nargs='+', default=[2000], help='of scenes, pixels')
-    parser.add_argument('--pairs', type=int, default=5, help='repetitions (%(default)s)')
+    parser.add_argument('model', choices=DETECTORS)
+    parser.add_argument('--tile', type=int, default=224, help='side in pixels (%(default)s)')
+    parser.add_argument('--rows', type=int, default=2, help='of tiles, and columns (%(default)s)')
+    parser.add_argument('--rounds', type=int, default=5, help='(%(default)s)')
     parser.add_argument('--batch', type=int, default=4, help='tiles at once (%(default)s)')
-    parser.add_argument('--layout', nargs='+', choices=LAYOUTS, default=[*LAYOUTS])
-    parser.add_argument('--memory', action='store_true', help='measure peak memory instead')
-    parser.add_argument('--once', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     import torch
+    from prediction.models import make_detector
+    from prediction.noise_scene import LAYOUTS, make_scene
 
-    import mtp
-    from mtp.prediction.run_scene import SceneOptions
+    from mtp.prediction.run_scene import OVERLAP
 
-    options = SceneOptions(batch_size=args.batch)
-    if args.once:
-        model = mtp.load(args.checkpoint)
-        model.predict(args.once, args.once.with_suffix('.out'), batch_size=args.batch)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for side in args.sides:
-            for layout in args.layout:
-                path = Path(folder) / f'{layout}_{side}.tif'
-                make_scene(path, side, layout)
-                name = f'{side} x {side}, {layout}'
-                if args.memory:
-                    begin = time.perf_counter()
-                    command = [sys.executable, __file__, args.checkpoint, '--once', path]
-                    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                    peak = float(done.stdout.split()[-1])
-                    print(f'{name}: peak {peak:,.0f} MiB, {time.perf_counter() - begin:.0f} s')
-                    continue
-                model = mtp.load(args.checkpoint)
-                times_of(model, path, options)  # warm
-                rounds = [times_of(model, path, options) for _ in range(args.pairs)]
-                scene, memory, reading = map(statistics.median, zip(*rounds))
-                share = statistics.median(a / b for a, b, _ in rounds)
-                print(
-                    f'{name}: {scene:.2f} tiles/s, in memory {memory:.2f} ({share:.0%}), reading '
-                    f'alone {reading:.0f}; {torch.get_num_threads()} threads'
-                )
+    model = make_detector(args.model, args.tile)
+    side = args.tile + (args.rows - 1) * (args.tile - round(args.tile * OVERLAP))
+    print(f'{args.model}, {args.rows**2} tiles of {args.tile}, {torch.get_num_threads()} threads')
+    for layout in LAYOUTS:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / 'scene.tif'
+            make_scene(path, side, layout)
+            timed = Timed(model, path, args.batch)
+            ways = dict(scene=timed.scene, memory=timed.memory, mmdet=timed.mmdet)
+            for action in ways.values():  # the first time is slower
+                action()
+            rounds = []
+            for number in range(args.rounds):
+                order = [*ways] if number % 2 == 0 else [*ways][::-1]
+                rounds.append({name: seconds(ways[name]) for name in order} | timed.parts())
+        shown = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+        rates = ', '.join(f'{name} {timed.number / shown[name]:.2f}' for name in ways)
+        parts = ', '.join(
+            f'{name} {value:.2f}' for name, value in shown.items() if name not in ways
+        )
+        share = statistics.median(each['memory'] / each['scene'] for each in rounds)
+        print(
+            f'{layout}: tiles/s {rates}; scene to memory {share:.1%}; seconds: {parts}', flush=True
+        )
 
 
 if __name__ == '__main__':
