@@ -27,6 +27,7 @@ def test_every_form_agrees_and_the_file_says_what_the_table_says(tmp_path):
     rows = report['rows']
     assert {row['operator'] for row in rows} == {
         'rotated_window_attention',
+        'rotated_window_block',
         'relative_position_attention',
         'dcnv3',
         'roi_align_rotated',
