@@ -14,8 +14,8 @@ float32 and in bfloat16 under autocast, forward alone and forward with backward.
 - ``host``: milliseconds of processor time of the host in the call; also meaningful on a busy CPU.
 - ``floor``: milliseconds in which the fewest bytes are copied.
 - ``GB/s``, ``TFLOP/s``: by ``device``, else by ``call``; of the fewest bytes and operations that
-  the operator needs (see ``operators/cases.py``); also as a share of what the device reaches here in a
-  copy and in a matrix product.
+  the operator needs (see ``operators/cases.py``); also as a share of what the device reaches here
+  in a copy and in a matrix product.
 - ``MB``: memory that the call takes in addition to its operands.
 - ``error``: largest difference of results and gradients to float64, over the largest value; for
   NMS the share of boxes on which the two decide differently.
