@@ -16,7 +16,7 @@ from mtp.ops.rotated_window import window_padding
 Operands = tuple[Tensor, Tensor, Tensor, Tensor]
 
 # Largest number of heads whose maps a program of the kernel can hold, and largest window side.
-MOST_HEADS = 64
+MOST_HEADS = 32
 LARGEST_WINDOW = 8
 
 
@@ -36,7 +36,7 @@ def window_operands(
 
     Each transform is an affine map of the window's mean token, after a leaky ReLU. The mean is over
     all ``s * s`` places of the window; padding counts as zeros. One kernel computes all of it where
-    :mod:`mtp.ops.dispatch` chooses kernels, for windows of up to 8 x 8 tokens and up to 64 heads.
+    :mod:`mtp.ops.dispatch` chooses kernels, for windows of up to 8 x 8 tokens and up to 32 heads.
 
     Args:
         x: tokens of the grid, row-major, ``(B, H * W, D)``.
