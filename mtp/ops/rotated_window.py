@@ -15,6 +15,9 @@ from mtp.ops.deterministic import grid_sample
 from mtp.ops.dispatch import gradients, twin_of, use_triton
 from mtp.ops.relative_position import relative_position_terms
 
+# Largest side of a window that the kernels take, tokens.
+LARGEST_WINDOW = 8
+
 
 def window_padding(grid: tuple[int, int], window_size: int) -> tuple[int, int, int, int]:
     """Return the padding of an ``(H, W)`` grid to whole windows, an odd token right or below.
@@ -116,7 +119,8 @@ def rotated_window_attention(
     """
     size = _check(qkv, offsets, scales, angles, rel_pos_h, rel_pos_w, bias)
     operands = qkv, offsets, scales, angles, rel_pos_h, rel_pos_w, bias
-    if size <= 8 and qkv.shape[5] * qkv.element_size() <= 256 and use_triton(*operands):
+    narrow = qkv.shape[5] * qkv.element_size() <= 256
+    if size <= LARGEST_WINDOW and narrow and use_triton(*operands):
         from mtp.ops.triton import rotated_window
 
         return rotated_window.rotated_window_attention(*operands)[0]

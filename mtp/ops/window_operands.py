@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtp.ops.dispatch import twin_of, use_triton
-from mtp.ops.rotated_window import window_padding
+from mtp.ops.rotated_window import LARGEST_WINDOW, window_padding
 
 Operands = tuple[Tensor, Tensor, Tensor, Tensor]
 
-# Largest number of heads whose maps a program of the kernel can hold, and largest window side.
+# Largest number of heads whose maps a program of the kernel can hold.
 MOST_HEADS = 32
-LARGEST_WINDOW = 8
 
 
 def window_operands(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[2] / 'tools' / 'benchmark'))  # as the command has it
+from operator_launches import counted  # noqa: E402
 from operators.goals import judge  # noqa: E402
 from ops import print_rows  # noqa: E402
 
@@ -104,3 +105,19 @@ def test_goals_are_judged_by_replays_alone(capsys):
     rows[1]['device_ms'] = None
     judge(rows)
     assert rows[1]['goals'] == ['at least 4 x C: not run']
+
+
+def test_launches_are_counted_inside_of_operators():
+    rows = counted(['rotated_window_block'])
+    assert [(r['dtype'], r['fwd'], r['fwd+bwd']) for r in rows] == [
+        ('float32', 2, 6),
+        ('bfloat16', 2, 6),
+    ]
+    assert rows[0]['kernels'] == {
+        'triton::_forward_kernel': 2,
+        'triton::_backward_kernel': 2,
+        'triton::_round_kernel': 1,
+        'aten::new_zeros': 1,
+    }
+    with pytest.raises(ValueError, match='--only conv: there are box_iou_rotated'):
+        counted(['conv'])

@@ -134,6 +134,7 @@ class RotatedWindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty(span**2, num_heads))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
+        # The operator knows the order of the table; the released state dicts hold this.
         index = torch.arange(window_size)
         # from key k to query i, shifted to start at 0
         offset = index[:, None] - index + window_size - 1
