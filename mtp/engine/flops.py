@@ -193,19 +193,44 @@ def _register_torchvision() -> None:
 
 
 def _register_kernels() -> None:
-    from mtp.ops.triton import deform_conv, roi_align_rotated, rotated_window  # noqa: F401
+    from mtp.ops.triton import (  # noqa: F401
+        deform_conv,
+        roi_align_rotated,
+        rotated_window,
+        window_operands,
+    )
 
     @register_flop_formula(torch.ops.mtp.rotated_window_attention)
     def window(
-        q: Shape, k: Shape, v: Shape, grid: Shape, rel_pos_h: Shape, *_: object, **__: object
+        qkv: Shape,
+        offsets: Shape,
+        scales: Shape,
+        angles: Shape,
+        rel_pos_h: Shape,
+        *_: object,
+        **__: object,
     ) -> float:
-        return _window_work(q, grid, rel_pos_h)[0]
+        return _window_work(qkv, angles, rel_pos_h)[0]
 
     @register_flop_formula(torch.ops.mtp.rotated_window_attention_backward)
     def window_backward(
-        q: Shape, k: Shape, v: Shape, grid: Shape, rel_pos_h: Shape, *_: object, **__: object
+        qkv: Shape,
+        offsets: Shape,
+        scales: Shape,
+        angles: Shape,
+        rel_pos_h: Shape,
+        *_: object,
+        **__: object,
     ) -> float:
-        return _window_work(q, grid, rel_pos_h)[1]
+        return _window_work(qkv, angles, rel_pos_h)[1]
+
+    @register_flop_formula(torch.ops.mtp.window_operands)
+    def operands(*args: Any, **__: object) -> float:
+        return _operands_work(*args)[0]
+
+    @register_flop_formula(torch.ops.mtp.window_operands_backward)
+    def operands_backward(*args: Any, **__: object) -> float:
+        return _operands_work(*args)[1]
 
     @register_flop_formula(torch.ops.mtp.dcnv3)
     def dcnv3(
@@ -264,9 +289,25 @@ def _register_kernels() -> None:
         return roi_align_work(rois[0] * _samples(prod(grad[2:]), ratio), grad[1])[1]
 
 
-def _window_work(q: Shape, grid: Shape, rel_pos_h: Shape) -> Work:
-    size = (rel_pos_h[0] + 1) // 2
-    return rotated_window_work(q[0] * q[3] * prod(grid[2:4]) // size**2, size, q[4])
+def _window_work(qkv: Shape, angles: Shape, rel_pos_h: Shape) -> Work:
+    return rotated_window_work(prod(angles), (rel_pos_h[0] + 1) // 2, qkv[5])
+
+
+def _operands_work(
+    x: Shape,
+    height: int,
+    width: int,
+    size: int,
+    offset_weight: Shape,
+    _offset_bias: Shape,
+    scale_weight: Shape,
+    _scale_bias: Shape,
+    angle_weight: Shape,
+    *_: Shape,
+) -> Work:
+    weights = prod(offset_weight) + prod(scale_weight) + prod(angle_weight)
+    forward = 2 * x[0] * -(-height // size) * -(-width // size) * weights
+    return forward, 2 * forward
 
 
 _register_torchvision()

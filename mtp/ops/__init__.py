@@ -13,6 +13,7 @@ from mtp.ops.roi_align_rotated import roi_align_rotated
 from mtp.ops.rotated_boxes import box_iou_rotated, nms_rotated
 from mtp.ops.rotated_window import rotated_window_attention
 from mtp.ops.sorting import sort_rows
+from mtp.ops.window_operands import window_operands
 
 __all__ = [
     'box_iou_rotated',
@@ -25,4 +26,5 @@ __all__ = [
     'rotated_window_attention',
     'sigmoid_focal_loss',
     'sort_rows',
+    'window_operands',
 ]

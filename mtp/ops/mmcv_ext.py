@@ -172,6 +172,21 @@ def sigmoid_focal_loss_backward(
     grad_input.copy_(sigmoid_focal_loss_derivative(input, target, gamma, alpha, _given(weight)))
 
 
+def reduced_focal_loss(
+    input: Tensor,
+    target: Tensor,
+    gamma: float = 2.0,
+    alpha: float = 0.25,
+    weight: Tensor | None = None,
+    reduction: str = 'mean',
+) -> Tensor:
+    """Compute ``mmcv.ops.sigmoid_focal_loss``, its arguments and results, by mtp's operator."""
+    loss = sigmoid_focal_loss(input, target, gamma, alpha, weight)
+    if reduction == 'none':
+        return loss
+    return loss.sum() / len(input) if reduction == 'mean' else loss.sum()
+
+
 PROVIDED: dict[str, Callable] = {
     function.__name__: function
     for function in (

@@ -80,7 +80,6 @@ def relative_position_attention(
     """
     height, width = _check(q, k, v, rel_pos_h, rel_pos_w)
     batch, heads, length, channels = q.shape
-    q = q * channels**-0.5
     terms = relative_position_terms(q.unflatten(2, (height, width)), rel_pos_h, rel_pos_w)
 
     # The terms become H + W additional query channels, selected by one-hot key channels. So a fused
@@ -97,7 +96,7 @@ def relative_position_attention(
         torch.cat([q, *extra_q], -1),
         torch.cat([k, places.flatten(0, 1).expand(batch, heads, -1, -1)], -1),
         F.pad(v, (0, height + width + filling)),
-        scale=1.0,
+        scale=channels**-0.5,  # of the terms too
     )
     return out[..., :channels]
 

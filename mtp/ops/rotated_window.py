@@ -15,6 +15,9 @@ from mtp.ops.deterministic import grid_sample
 from mtp.ops.dispatch import gradients, twin_of, use_triton
 from mtp.ops.relative_position import relative_position_terms
 
+# Largest side of a window that the kernels take, tokens.
+LARGEST_WINDOW = 8
+
 
 def window_padding(grid: tuple[int, int], window_size: int) -> tuple[int, int, int, int]:
     """Return the padding of an ``(H, W)`` grid to whole windows, an odd token right or below.
@@ -81,9 +84,7 @@ def rotated_window_grid(
 
 
 def rotated_window_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
     offsets: Tensor,
     scales: Tensor,
     angles: Tensor,
@@ -93,9 +94,9 @@ def rotated_window_attention(
 ) -> Tensor:
     """Compute attention of each window's queries to keys sampled from a rotated, resized window.
 
-    Padding has zero ``q``, ``k`` and ``v`` and is not masked: padded keys take part in the softmax.
-    Keys and values are sampled bilinearly, with zeros outside the padded grid. For query ``(j, i)``
-    and key ``(m, n)``, by their positions in the window, the logit is
+    Padding has zero queries, keys and values and is not masked: padded keys take part in the
+    softmax. Keys and values are sampled bilinearly, with zeros outside the padded grid. For query
+    ``(j, i)`` and key ``(m, n)``, by their positions in the window, the logit is
     ``q.k / sqrt(d) + q.rel_pos_h[j - m + s - 1] + q.rel_pos_w[i - n + s - 1] + bias``; unlike in
     full attention, the relative terms take the unscaled query.
 
@@ -104,8 +105,8 @@ def rotated_window_attention(
     channels of bfloat16). Otherwise :func:`rotated_window_attention_torch` runs.
 
     Args:
-        q, k, v: queries, keys and values ``(B, H, W, heads, d)`` of one dtype, ``q`` unscaled; they
-            may be views.
+        qkv: queries, keys and values ``(B, H, W, 3, heads, d)`` as one linear layer returns them,
+            queries unscaled; may be a view.
         offsets, scales, angles: transforms of the windows, see :func:`rotated_window_grid`.
         rel_pos_h, rel_pos_w: relative tables ``(2 * s - 1, d)``; their length determines ``s``.
         bias: bias of the logits ``(heads, s * s, s * s)``.
@@ -114,29 +115,32 @@ def rotated_window_attention(
         Tensor: attention output ``(B, H, W, heads, d)``.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit together.
+        ValueError: shapes or devices do not fit together.
     """
-    size = _check(q, k, v, offsets, scales, angles, rel_pos_h, rel_pos_w, bias)
-    grid = rotated_window_grid(offsets, scales, angles, (q.shape[1], q.shape[2]), size)
-    if size <= 8 and q.shape[4] * q.element_size() <= 256 and use_triton(q, k, v):
+    size = _check(qkv, offsets, scales, angles, rel_pos_h, rel_pos_w, bias)
+    operands = qkv, offsets, scales, angles, rel_pos_h, rel_pos_w, bias
+    narrow = qkv.shape[5] * qkv.element_size() <= 256
+    if size <= LARGEST_WINDOW and narrow and use_triton(*operands):
         from mtp.ops.triton import rotated_window
 
-        return rotated_window.rotated_window_attention(q, k, v, grid, rel_pos_h, rel_pos_w, bias)[0]
-    return rotated_window_attention_torch(q, k, v, grid, rel_pos_h, rel_pos_w, bias)
+        return rotated_window.rotated_window_attention(*operands)[0]
+    return rotated_window_attention_torch(*operands)
 
 
 def rotated_window_attention_torch(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    grid: Tensor,
+    qkv: Tensor,
+    offsets: Tensor,
+    scales: Tensor,
+    angles: Tensor,
     rel_pos_h: Tensor,
     rel_pos_w: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """Compute :func:`rotated_window_attention` in torch, given the grid of its samples."""
-    height, width, heads, channels = q.shape[1:]
+    """Compute :func:`rotated_window_attention` in torch."""
+    height, width, _, heads, channels = qkv.shape[1:]
     size = (rel_pos_h.shape[0] + 1) // 2
+    grid = rotated_window_grid(offsets, scales, angles, (height, width), size)
+    q, k, v = qkv.unbind(3)
     n_h, n_w = grid.shape[2] // size, grid.shape[3] // size
     padding = window_padding((height, width), size)
 
@@ -164,12 +168,10 @@ def rotated_window_attention_torch(
 
 
 @twin_of('rotated_window_attention')
-def _twin(q: Tensor, *operands: Tensor) -> tuple[Tensor, Tensor]:
+def _twin(*operands: Tensor) -> tuple[Tensor, Tensor]:
+    out = rotated_window_attention_torch(*operands)
     # the log-sum-exp is unused: the backward pass also runs in the twin
-    return (
-        rotated_window_attention_torch(q, *operands),
-        q.new_full(q.shape[:-1], float('nan'), dtype=torch.float32),
-    )
+    return out, out.new_full(out.shape[:-1], float('nan'), dtype=torch.float32)
 
 
 @twin_of('rotated_window_attention_backward')
@@ -179,9 +181,7 @@ def _backward_twin(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _check(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
     offsets: Tensor,
     scales: Tensor,
     angles: Tensor,
@@ -190,19 +190,20 @@ def _check(
     bias: Tensor,
 ) -> int:
     """Return the window's side after checking the arguments."""
-    if q.dim() != 5:
-        raise ValueError(f'q of shape {tuple(q.shape)}: it takes (B, H, W, heads, d)')
+    if qkv.dim() != 6 or qkv.shape[3] != 3:
+        raise ValueError(
+            f'qkv of shape {tuple(qkv.shape)}: it takes (B, H, W, 3, heads, d), '
+            'e.g. torch.stack([q, k, v], 3)'
+        )
     if rel_pos_h.dim() != 2 or rel_pos_h.shape[0] < 3 or rel_pos_h.shape[0] % 2 == 0:
         raise ValueError(
             f'rel_pos_h of shape {tuple(rel_pos_h.shape)}: it takes (2 * s - 1, d) '
             'for windows of s x s tokens, s at least 2'
         )
-    batch, height, width, heads, channels = q.shape
+    batch, height, width, _, heads, channels = qkv.shape
     size = (rel_pos_h.shape[0] + 1) // 2
     windows = (-(-height // size), -(-width // size))
     for name, tensor, shape in (
-        ('k', k, q.shape),
-        ('v', v, q.shape),
         ('offsets', offsets, (batch, heads, 2, *windows)),
         ('scales', scales, (batch, heads, 2, *windows)),
         ('angles', angles, (batch, heads, *windows)),
@@ -212,11 +213,9 @@ def _check(
     ):
         if tensor.shape != shape:
             raise ValueError(
-                f'{name} of shape {tuple(tensor.shape)}: it takes {tuple(shape)} with q of shape '
-                f'{tuple(q.shape)} and windows of {size} x {size} tokens'
+                f'{name} of shape {tuple(tensor.shape)}: it takes {tuple(shape)} with qkv of shape '
+                f'{tuple(qkv.shape)} and windows of {size} x {size} tokens'
             )
-        if tensor.device != q.device:
-            raise ValueError(f'{name} is on {tensor.device}, q on {q.device}: put all on one')
-    if not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f'q, k, v of {q.dtype}, {k.dtype}, {v.dtype}: they take one dtype')
+        if tensor.device != qkv.device:
+            raise ValueError(f'{name} is on {tensor.device}, qkv on {qkv.device}: put all on one')
     return size

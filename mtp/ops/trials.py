@@ -14,6 +14,7 @@ from mtp.ops.roi_align_levels import roi_align_levels
 from mtp.ops.roi_align_rotated import roi_align_rotated
 from mtp.ops.rotated_boxes import box_iou_rotated, nms_rotated
 from mtp.ops.rotated_window import rotated_window_attention
+from mtp.ops.window_operands import window_operands
 
 # operator -> function of tensors, and its operands
 Calls = dict[str, tuple[Callable[..., Tensor], list[Tensor]]]
@@ -29,9 +30,8 @@ def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
     upright = torch.tensor([[1.0, 1, 7, 9], [2, 1, 8, 9]], device=device)
     image = torch.zeros(2, 1, device=device)
     number = torch.arange(2, device=device)
-    attention = (
-        [(1, 2, 2, 1, 8)] * 3 + [(1, 1, 2, 1, 1)] * 2 + [(1, 1, 1, 1), (3, 8), (3, 8), (1, 4, 4)]
-    )
+    attention = [(1, 2, 2, 3, 1, 8), *2 * [(1, 1, 2, 1, 1)], (1, 1, 1, 1), *2 * [(3, 8)], (1, 4, 4)]
+    operands = [(1, 4, 8), *2 * [(2, 8, 1, 1), (2,)], (1, 8, 1, 1), (1,), (9, 1)]
     taps = (
         partial(
             dcnv3,
@@ -51,6 +51,7 @@ def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
             rotated_window_attention,
             [learned(*shape) for shape in attention],
         ),
+        'window_operands': (_operands, [learned(*shape) for shape in operands]),
         'dcnv3': taps,
         'sigmoid_focal_loss': (sigmoid_focal_loss, [learned(2, 3), number]),
         'roi_align_rotated': (
@@ -68,6 +69,10 @@ def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
             [upright[None], number[None] < 2],
         ),
     }
+
+
+def _operands(x: Tensor, *parameters: Tensor) -> Tensor:
+    return torch.cat([t.flatten() for t in window_operands(x, (2, 2), 2, *parameters)])
 
 
 def _levels(rois: Tensor, levels: Tensor, *features: Tensor, strides: list[int]) -> Tensor:

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from mmcv import ops
+from mmcv.ops.focal_loss import SigmoidFocalLossFunction
 
 from mtp.ops import mmcv_ext, sigmoid_focal_loss
+from tools.benchmark.counting.opened_launches import opened_launches
 
 
 @pytest.fixture(scope='module')
@@ -72,16 +74,35 @@ def test_horizontal_nms_with_offset():
 
 @pytest.mark.parametrize('reduction', ['none', 'sum', 'mean'])
 def test_focal_loss(reduction):
+    """Of mmcv's function on the substitute, of the operator in its place, and by definition."""
     logits = torch.randn(6, 3, requires_grad=True)
     target = torch.tensor([0, 1, 2, 3, 0, 2])  # 3 is background
     weight = torch.tensor([0.5, 2.0, 1.0])
     plain = sigmoid_focal_loss(logits, target, 1.5, 0.3, weight)
     expected = {'none': plain, 'sum': plain.sum(), 'mean': plain.sum() / 6}[reduction]
-    loss = ops.sigmoid_focal_loss(logits, target, 1.5, 0.3, weight, reduction)
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(loss.sum(), logits), torch.autograd.grad(expected.sum(), logits)
-    )
+    grad = torch.autograd.grad(expected.sum(), logits)
+    assert ops.sigmoid_focal_loss is mmcv_ext.reduced_focal_loss
+    for function in (SigmoidFocalLossFunction.apply, ops.sigmoid_focal_loss):
+        loss = function(logits, target, 1.5, 0.3, weight, reduction)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(torch.autograd.grad(loss.sum(), logits), grad)
+
+
+@pytest.mark.parametrize(
+    ('function', 'launches'),
+    [
+        (ops.sigmoid_focal_loss, 2),
+        (SigmoidFocalLossFunction.apply, 7),  # when this fails, see whether compat's may go
+    ],
+)
+def test_launches_of_the_focal_loss_and_its_gradient(function, launches):
+    logits, target = torch.randn(6, 3, requires_grad=True), torch.tensor([0, 1, 2, 3, 0, 2])
+    with opened_launches() as counter:
+        loss = function(logits, target, 2.0, 0.25, None, 'none')
+    cotangent = torch.ones_like(loss)
+    with opened_launches() as backward:
+        loss.backward(cotangent)
+    assert counter.launches.total() + backward.launches.total() == launches
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])

@@ -19,13 +19,13 @@ def _bilinear(image: torch.Tensor, x: float, y: float) -> torch.Tensor:
     return value
 
 
-def _attention_by_definition(q, k, v, offsets, scales, angles, rel_pos_h, rel_pos_w, bias):
-    batch, height, width, heads, channels = q.shape
+def _attention_by_definition(qkv, offsets, scales, angles, rel_pos_h, rel_pos_w, bias):
+    batch, height, width, _, heads, channels = qkv.shape
     size = (len(rel_pos_h) + 1) // 2
     n_h, n_w = angles.shape[-2:]
     top, left = (n_h * size - height) // 2, (n_w * size - width) // 2
-    padded = torch.zeros(3, batch, n_h * size, n_w * size, heads, channels, dtype=q.dtype)
-    padded[:, :, top : top + height, left : left + width] = torch.stack([q, k, v])
+    padded = torch.zeros(3, batch, n_h * size, n_w * size, heads, channels, dtype=qkv.dtype)
+    padded[:, :, top : top + height, left : left + width] = qkv.movedim(3, 0)
     q, k, v = padded
     half_h, half_w = (n_h * size - 1) / 2, (n_w * size - 1) / 2  # pixels per normalised unit
     out = torch.zeros_like(q)
@@ -69,7 +69,7 @@ def test_attention_equals_definition(grid: tuple[int, int]) -> None:
         return torch.randn(*shape, dtype=torch.float64)
 
     args = (
-        *(rand(2, *grid, heads, channels) for _ in range(3)),
+        rand(2, *grid, 3, heads, channels),
         0.3 * rand(2, heads, 2, n_h, n_w),
         0.5 * rand(2, heads, 2, n_h, n_w),
         rand(2, heads, n_h, n_w),
@@ -98,11 +98,11 @@ def test_half_precision_samples_at_float32_positions() -> None:
     expected = torch.linspace(-1, 1, 28).expand(1, heads, 14, 28)
     torch.testing.assert_close(positions[..., 0], expected, rtol=0, atol=1e-6)
 
-    qkv = torch.randn(3, 1, *grid, heads, 8)
+    qkv = torch.randn(1, *grid, 3, heads, 8)
     tables = torch.zeros(13, 8), torch.zeros(13, 8), torch.zeros(heads, 49, 49)
-    full = rotated_window_attention(*qkv, offsets, scales, angles, *tables)
+    full = rotated_window_attention(qkv, offsets, scales, angles, *tables)
     half = rotated_window_attention(
-        *(t.bfloat16() for t in (*qkv, offsets, scales, angles, *tables))
+        *(t.bfloat16() for t in (qkv, offsets, scales, angles, *tables))
     )
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), full, rtol=0, atol=0.03)
@@ -115,9 +115,7 @@ def test_window_padding_puts_the_odd_row_last() -> None:
 
 def _operands(batch: int = 2) -> dict[str, torch.Tensor]:
     shapes = {
-        'q': (batch, 3, 4, 2, 4),
-        'k': (batch, 3, 4, 2, 4),
-        'v': (batch, 3, 4, 2, 4),
+        'qkv': (batch, 3, 4, 3, 2, 4),
         'offsets': (batch, 2, 2, 2, 2),
         'scales': (batch, 2, 2, 2, 2),
         'angles': (batch, 2, 2, 2),
@@ -140,16 +138,15 @@ def test_no_image_gives_no_image() -> None:
 @pytest.mark.parametrize(
     ('name', 'change', 'message'),
     [
-        ('q', lambda t: t.flatten(3), r'q of shape \(2, 3, 4, 8\): it takes \(B, H, W, heads, d\)'),
-        ('v', lambda t: t[:, :2], r'v of shape \(2, 2, 4, 2, 4\): it takes \(2, 3, 4, 2, 4\)'),
-        ('k', lambda t: t.float(), r'q, k, v of torch.float64, torch.float32'),
+        ('qkv', lambda t: t.flatten(4), r'qkv of shape \(2, 3, 4, 3, 8\): it takes \(B, H, W, 3'),
+        ('qkv', lambda t: t[:, :, :, :2], r'qkv of shape \(2, 3, 4, 2, 2, 4\): it takes'),
         ('offsets', lambda t: t[..., :1], r'it takes \(2, 2, 2, 2, 2\)'),
         ('scales', lambda t: t[:, :1], r'scales of shape'),
         ('angles', lambda t: t[:1], r'angles of shape'),
         ('rel_pos_h', lambda t: t[:2], r'it takes \(2 \* s - 1, d\)'),
         ('rel_pos_w', lambda t: t[:, :2], r'it takes \(3, 4\)'),
         ('bias', lambda t: t[:1], r'bias of shape \(1, 4, 4\): it takes \(2, 4, 4\)'),
-        ('bias', lambda t: t.to('meta'), r'bias is on meta, q on cpu'),
+        ('bias', lambda t: t.to('meta'), r'bias is on meta, qkv on cpu'),
     ],
 )
 def test_operands_that_do_not_fit_are_refused(name: str, change, message: str) -> None:

@@ -22,7 +22,7 @@ assert kept.tolist() == [1, 2] and overlaps.shape == (3, 3)
 assert upright.shape == (3, 64, 7, 7) and features.grad.abs().sum() > 0
 assert pooled.shape == maps.shape and offset.grad.abs().sum() > 0
 assert torch.allclose(pooled[:, 1:-1, 1:-1].mean(), maps.mean(), rtol=0.01)
-assert attended.shape == q.shape
+assert attended.shape == (1, 14, 21, 8, 32)
 assert not any(re.match('mm(engine|cv|det|seg|rotate|pretrain)', name) for name in sys.modules)
 """
 

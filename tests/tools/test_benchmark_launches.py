@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from mtp.models.backbones import RotatedWindowAttention
 from tools.benchmark.counting.launches import LaunchCounter
+from tools.benchmark.counting.opened_launches import opened_launches
+
+LINEAR = {'aten::addmm', 'aten::mm', 'aten::sum'}  # linear layers and their gradients
 
 
 def test_forward_and_backward_launches_count_and_views_do_not():
@@ -57,3 +61,18 @@ def test_report_names_the_place():
     with LaunchCounter() as counter:
         VALUES[MASK]
     assert f'aten::index at tests/tools/{Path(__file__).name}:' in counter.report()
+
+
+def test_rotated_windows_take_few_launches():
+    """Between the linear layers of a block: 4 forward and 8 with the gradient were the goal."""
+    module, x = RotatedWindowAttention(16, 2, 2), torch.rand(1, 15, 16, requires_grad=True)
+    with opened_launches() as forward:
+        out = module(x, 3, 5)
+    cotangent = torch.ones_like(out)
+    with opened_launches() as backward:
+        out.backward(cotangent)
+    forward, backward = (
+        sum(n for (name, _), n in counter.launches.items() if name not in LINEAR)
+        for counter in (forward, backward)
+    )
+    assert (forward, backward) == (2, 5)

@@ -7,14 +7,20 @@ For each operator and size it times the Triton kernel (on a GPU), its twin in to
 formulation as in the paper's code, and compiled packages where they are installed. Each runs in
 float32 and in bfloat16 under autocast, forward alone and forward with backward.
 
-- ``ms``: median, by device events on a GPU, with a cold cache.
-- ``host ms``: processor time of the host in the call; also meaningful on a busy CPU.
-- ``GB/s``, ``TFLOP/s``: of the fewest bytes and operations that the operator needs (see
-  ``operators/cases.py``); also as a share of what the device reaches here in a copy and in a matrix
-  product.
+- ``device``: median milliseconds of the call replayed as a CUDA graph, with a cold cache: what the
+  device takes without Python. Where it cannot be captured, a line below the row says why.
+- ``call``: median milliseconds of the call as Python makes it; on a GPU by device events, with a
+  cold cache, so that gaps in which the device waits for Python are in it.
+- ``host``: milliseconds of processor time of the host in the call; also meaningful on a busy CPU.
+- ``floor``: milliseconds in which the fewest bytes are copied.
+- ``GB/s``, ``TFLOP/s``: by ``device``, else by ``call``; of the fewest bytes and operations that
+  the operator needs (see ``operators/cases.py``); also as a share of what the device reaches here
+  in a copy and in a matrix product.
 - ``MB``: memory that the call takes in addition to its operands.
 - ``error``: largest difference of results and gradients to float64, over the largest value; for
   NMS the share of boxes on which the two decide differently.
+- ``x plain``: how many times as long the plain form takes, by ``device`` where both have it.
+- Goals are in ``operators/goals.py``: A is ``plain`` in float32, C is ``plain`` in bfloat16.
 """
 
 import argparse
@@ -99,12 +105,14 @@ def main() -> int:
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
     def cell(row: dict[str, Any], key: str, format: str, factor: float = 1) -> str:
-        return '-' if row.get(key) is None else f'{row[key] * factor:{format}}'
+        if row.get(key) is None:
+            return 'not run' if key == 'device_ms' else '-'
+        return f'{row[key] * factor:{format}}'
 
     print(
         f'\n{rows[0]["operator"]}, {rows[0]["size"]}, {rows[0]["images"]} image(s)\n'
-        + ' ' * 37
-        + 'ms   host ms    GB/s  %copy  TFLOP/s  %matmul      MB    error'
+        + ' ' * 33
+        + 'device     call    host   floor    GB/s  %copy  TFLOP/s  %matmul      MB    error'
         '  x plain  x plain float32'
     )
     for row in rows:
@@ -117,8 +125,10 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
             + ''.join(
                 cell(row, *column).rjust(width)
                 for width, *column in (
+                    (9, 'device_ms', '.3f'),
                     (9, 'ms', '.3f'),
-                    (10, 'host_ms', '.3f'),
+                    (8, 'host_ms', '.3f'),
+                    (8, 'floor_ms', '.3f'),
                     (8, 'gb_s', '.1f'),
                     (7, 'of_copy', '.1f', 100),
                     (9, 'tflop_s', '.4f'),
@@ -131,6 +141,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
             ),
             flush=True,
         )
+        for line in (*row.get('not_captured', ()), *row.get('goals', ())):
+            print(f'    {line}')
 
 
 if __name__ == '__main__':

@@ -4,13 +4,16 @@ Both take tokens ``(B, H * W, dim)`` in row-major order, and the height and widt
 Parameter names are those of the released checkpoints.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from mtp.ops.relative_position import relative_position_attention, resize_relative_table
-from mtp.ops.rotated_window import rotated_window_attention, window_padding
+from mtp.ops.rotated_window import rotated_window_attention
+from mtp.ops.window_operands import window_operands
 
 
 def _head_channels(dim: int, num_heads: int) -> int:
@@ -89,6 +92,12 @@ def _resize_tables_on_load(
             state_dict[prefix + name] = resize_relative_table(table, rows)
 
 
+def _affine_map(regressor: nn.Sequential) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a regressor of windows; its other layers have no parameters."""
+    layer = cast(nn.Conv2d, regressor[2])
+    return layer.weight, cast(Tensor, layer.bias)
+
+
 class RotatedWindowAttention(nn.Module):
     """Rotated varied-size window attention (RVSA).
 
@@ -125,6 +134,7 @@ class RotatedWindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty(span**2, num_heads))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
+        # The operator knows the order of the table; the released state dicts hold this.
         index = torch.arange(window_size)
         # from key k to query i, shifted to start at 0
         offset = index[:, None] - index + window_size - 1
@@ -148,20 +158,17 @@ class RotatedWindowAttention(nn.Module):
 
     def forward(self, x: Tensor, H: int, W: int) -> Tensor:
         """Attend over tokens ``(B, H * W, dim)`` of an ``H x W`` grid; return the same shape."""
-        feature_map = F.pad(
-            x.transpose(1, 2).unflatten(2, (H, W)), window_padding((H, W), self.window_size)
+        qkv = self.qkv(x).unflatten(1, (H, W)).unflatten(3, (3, self.num_heads, -1))
+        offsets, scales, angles, bias = window_operands(
+            x,
+            (H, W),
+            self.window_size,
+            *_affine_map(self.sampling_offsets),
+            *_affine_map(self.sampling_scales),
+            *_affine_map(self.sampling_angles),
+            self.relative_position_bias_table,
         )
-        q, k, v = self.qkv(x).unflatten(1, (H, W)).unflatten(3, (3, self.num_heads, -1)).unbind(3)
-        bias = self.relative_position_bias_table[self.relative_position_index]
         out = rotated_window_attention(
-            q,
-            k,
-            v,
-            self.sampling_offsets(feature_map).unflatten(1, (self.num_heads, 2)),
-            self.sampling_scales(feature_map).unflatten(1, (self.num_heads, 2)),
-            self.sampling_angles(feature_map),
-            self.rel_pos_h,
-            self.rel_pos_w,
-            bias.permute(2, 0, 1),
+            qkv, offsets, scales, angles, self.rel_pos_h, self.rel_pos_w, bias
         )
         return self.proj(out.flatten(3).flatten(1, 2))

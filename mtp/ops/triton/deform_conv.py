@@ -86,6 +86,29 @@ def _tap(
 
 
 @triton.jit
+def _corners(
+    x: tl.tensor,
+    y: tl.tensor,
+    g: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    group: tl.tensor,
+    channels: tl.tensor,
+    present: tl.tensor,
+) -> tuple[tl.tensor, ...]:
+    """Return the element of the pixel above and left of a sample, and whether the left and right
+    column and the top and bottom row are in the image.
+
+    Of pixels outside the image the element has no meaning. One product has 64 bits; the other three
+    corners are constant distances away.
+    """
+    element = ((y * width + x).to(tl.int64) * group + g) * channels
+    left, right = (x >= 0) & (x < width), (x >= -1) & (x < width - 1)
+    top, bottom = present & (y >= 0) & (y < height), present & (y >= -1) & (y < height - 1)
+    return element, left, right, top, bottom
+
+
+@triton.jit
 def dcnv3_forward_kernel(
     input: tl.tensor,
     offset: tl.tensor,
@@ -131,13 +154,15 @@ def dcnv3_forward_kernel(
                 offset_scale,
                 present,
             )
+            element, left, right, top, bottom = _corners(
+                x0, y0, g, height, width, group, channels, present
+            )
             for corner in tl.static_range(4):
-                px, py = x0 + corner % 2, y0 + corner // 2
                 weight = (fx if corner % 2 else 1 - fx) * (fy if corner // 2 else 1 - fy)
-                valid = present & (px >= 0) & (px < width) & (py >= 0) & (py < height)
-                element = ((py.to(tl.int64) * width + px) * group + g) * channels
+                valid = (right if corner % 2 else left) & (bottom if corner // 2 else top)
+                step = (corner // 2 * width + corner % 2) * group * channels
                 value = tl.load(
-                    input + element[:, None] + channel,
+                    input + element[:, None] + step + channel,
                     mask=valid[:, None] & (channel < channels),
                     other=0,
                 )
@@ -206,20 +231,22 @@ def dcnv3_backward_kernel(
             grad_x = tl.zeros((BLOCK_P * BLOCK_G,), tl.float32)
             grad_y = tl.zeros((BLOCK_P * BLOCK_G,), tl.float32)
             grad_factor = tl.zeros((BLOCK_P * BLOCK_G,), tl.float32)
+            element, left, right, top, bottom = _corners(
+                x0, y0, g, height, width, group, channels, present
+            )
             for corner in tl.static_range(4):
-                px, py = x0 + corner % 2, y0 + corner // 2
                 weight_x = fx if corner % 2 else 1 - fx
                 weight_y = fy if corner // 2 else 1 - fy
-                valid = present & (px >= 0) & (px < width) & (py >= 0) & (py < height)
-                element = ((py.to(tl.int64) * width + px) * group + g) * channels
+                valid = (right if corner % 2 else left) & (bottom if corner // 2 else top)
                 filled = valid[:, None] & (channel < channels)
-                value = tl.load(input + element[:, None] + channel, mask=filled, other=0)
+                place = element[:, None] + (corner // 2 * width + corner % 2) * group * channels
+                value = tl.load(input + place + channel, mask=filled, other=0)
                 product = tl.sum(grad * value.to(tl.float32), 1)
                 grad_factor += weight_x * weight_y * product
                 grad_x += product * (weight_y if corner % 2 else -weight_y)
                 grad_y += product * (weight_x if corner // 2 else -weight_x)
                 tl.atomic_add(
-                    grad_input + element[:, None] + channel,
+                    grad_input + place + channel,
                     (weight_x * weight_y * factor)[:, None] * grad,
                     mask=filled,
                     sem='relaxed',

@@ -115,29 +115,29 @@ def _sample(
     ratio_x: tl.tensor,
     bins_y: tl.tensor,
     bins_x: tl.tensor,
+    channels: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
 ) -> tuple[tl.tensor, ...]:
-    """Locate this sample of each bin: left, top, right and bottom pixel, distances from the first
-    two, and whether it is inside the feature map."""
+    """Locate this sample of each bin: offset of the pixel above and left of it, steps from there to
+    the pixels right and below, distances along x and y, and whether it is inside the feature map.
+
+    All threads of a row of channels compute this: divisions are by what is the same for all
+    samples, and one offset has 64 bits.
+    """
     column = bin % bins_x * ratio_x + sample % ratio_x
     row = bin // bins_x * ratio_y + sample // ratio_x
-    u = ((column + 0.5) / (bins_x * ratio_x) - 0.5) * size_x
-    v = ((row + 0.5) / (bins_y * ratio_y) - 0.5) * size_y
+    u = (column + 0.5) * (size_x / (bins_x * ratio_x)) - 0.5 * size_x
+    v = (row + 0.5) * (size_y / (bins_y * ratio_y)) - 0.5 * size_y
     x, y = u * cos + v * sin + centre_x, v * cos - u * sin + centre_y
     inside = (x >= -1) & (x <= width) & (y >= -1) & (y <= height) & (bin < bins_y * bins_x)
     x = tl.clamp(x, 0.0, (width - 1).to(tl.float32))
     y = tl.clamp(y, 0.0, (height - 1).to(tl.float32))
     left, top = x.to(tl.int32), y.to(tl.int32)
-    return (
-        left,
-        top,
-        tl.minimum(left + 1, width - 1),
-        tl.minimum(top + 1, height - 1),
-        x - left,
-        y - top,
-        inside,
-    )
+    place = (top * width + left).to(tl.int64) * channels
+    right = tl.where(left < width - 1, channels, 0)
+    below = tl.where(top < height - 1, width * channels, 0)
+    return place, right, below, x - left, y - top, inside
 
 
 @triton.jit
@@ -186,7 +186,7 @@ def _forward_kernel(
     features += image * height * width * channels
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for sample in range(ratio_y * ratio_x):
-        left, top, right, bottom, along_x, along_y, inside = _sample(
+        place, right, below, along_x, along_y, inside = _sample(
             sample,
             bin,
             centre_x,
@@ -199,14 +199,15 @@ def _forward_kernel(
             ratio_x,
             bins_y,
             bins_x,
+            channels,
             height,
             width,
         )
         filled = inside[:, None] & (c < channels)[None, :]
         for corner in tl.static_range(4):
-            x, weight_x = (right, along_x) if corner % 2 else (left, 1 - along_x)
-            y, weight_y = (bottom, along_y) if corner // 2 else (top, 1 - along_y)
-            pixel = (y.to(tl.int64) * width + x) * channels
+            weight_x = along_x if corner % 2 else 1 - along_x
+            weight_y = along_y if corner // 2 else 1 - along_y
+            pixel = place + right * (corner % 2) + below * (corner // 2)
             value = tl.load(features + pixel[:, None] + c[None, :], filled, other=0)
             total += (weight_x * weight_y)[:, None] * value.to(tl.float32)
     total /= tl.maximum(ratio_y * ratio_x, 1)
@@ -266,7 +267,7 @@ def _backward_kernel(
     )
     grad = grad.to(tl.float32) / tl.maximum(ratio_y * ratio_x, 1)
     for sample in range(ratio_y * ratio_x):
-        left, top, right, bottom, along_x, along_y, inside = _sample(
+        place, right, below, along_x, along_y, inside = _sample(
             sample,
             bin,
             centre_x,
@@ -279,14 +280,15 @@ def _backward_kernel(
             ratio_x,
             bins_y,
             bins_x,
+            channels,
             height,
             width,
         )
         filled = inside[:, None] & (c < channels)[None, :]
         for corner in tl.static_range(4):
-            x, weight_x = (right, along_x) if corner % 2 else (left, 1 - along_x)
-            y, weight_y = (bottom, along_y) if corner // 2 else (top, 1 - along_y)
-            pixel = (y.to(tl.int64) * width + x) * channels
+            weight_x = along_x if corner % 2 else 1 - along_x
+            weight_y = along_y if corner // 2 else 1 - along_y
+            pixel = place + right * (corner % 2) + below * (corner // 2)
             tl.atomic_add(
                 grad_features + pixel[:, None] + c[None, :],
                 (weight_x * weight_y)[:, None] * grad,

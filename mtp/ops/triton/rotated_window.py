@@ -1,13 +1,14 @@
 """Rotated varied-size window attention in one pass: kernels, operator, gradient.
 
-A program takes one window of one head of one image. Its tokens are laid out as 8 x 8, whatever the
-window's side, so that sums over the rows or columns of keys are sums over an axis.
+A program takes one window of one head of one image, and computes itself where it samples. Its
+tokens are laid out as 8 x 8, whatever the window's side, so that sums over the rows or columns of
+keys are sums over an axis.
 
 Memory traffic per image of 448 px (28 x 28 tokens, 12 heads of 64 channels) in bfloat16: the
-forward pass moves 5 MB (q, k, v, grid in; out, log-sum-exp out), the paper's code in float32
-174 MB. The backward pass moves 19 MB, 12 of them for the gradients of k and v in float32 (zeroed,
-summed, rounded), the paper's code 345 MB. Products of the 64 x 64 tiles take 0.25 GFLOP forward and
-about 1 GFLOP backward.
+forward pass moves 5 MB (q, k, v in; out, log-sum-exp out), the paper's code in float32 174 MB. The
+backward pass moves 21 MB, 12 of them for the gradients of k and v in float32 (zeroed, summed,
+rounded), the paper's code 345 MB. Products of the 64 x 64 tiles take 0.25 GFLOP forward and about 1
+GFLOP backward. Launches: 1 forward; 3 backward, which zero the sums, fill them, and round them.
 """
 
 import os
@@ -48,39 +49,70 @@ def _program(
     windows_y: tl.tensor,
     windows_x: tl.tensor,
 ) -> tuple[tl.tensor, ...]:
-    """Return the image, the head, and each token's index, existence, and row and column."""
+    """Return the image, head and window, and each token's index, existence, and row and column on
+    the grid, outside it in the padding."""
     program = tl.program_id(0)
     head = program % heads
     window = program // heads % (windows_y * windows_x)
     image = (program // heads // (windows_y * windows_x)).to(tl.int64)
     token = tl.arange(0, TOKENS)
     exists = (token // SIDE < size) & (token % SIDE < size)
-    y = window // windows_x * size + token // SIDE  # on the padded grid
-    x = window % windows_x * size + token % SIDE
-    return image, head, token, exists, y, x
+    y = window // windows_x * size + token // SIDE - (windows_y * size - height) // 2
+    x = window % windows_x * size + token % SIDE - (windows_x * size - width) // 2
+    return image, head, window, token, exists, y, x
+
+
+@triton.jit
+def _transform(
+    offsets: tl.tensor,
+    scales: tl.tensor,
+    angles: tl.tensor,
+    image: tl.tensor,
+    head: tl.tensor,
+    heads: tl.tensor,
+    window: tl.tensor,
+    windows: tl.tensor,
+) -> tuple[tl.tensor, ...]:
+    """Load the transform of this program's window: offset and scale along x and y, cosine, sine."""
+    place = image * heads + head
+    angle = tl.load(angles + place * windows + window).to(tl.float32)
+    x, y = place * 2 * windows + window, (place * 2 + 1) * windows + window
+    return (
+        tl.load(offsets + x).to(tl.float32),
+        tl.load(offsets + y).to(tl.float32),
+        1 + tl.load(scales + x).to(tl.float32),
+        1 + tl.load(scales + y).to(tl.float32),
+        tl.cos(angle),
+        tl.sin(angle),
+    )
 
 
 @triton.jit
 def _positions(
-    grid: tl.tensor,
-    image: tl.tensor,
-    head: tl.tensor,
-    heads: tl.tensor,
-    y: tl.tensor,
+    offset_x: tl.tensor,
+    offset_y: tl.tensor,
+    scale_x: tl.tensor,
+    scale_y: tl.tensor,
+    cos: tl.tensor,
+    sin: tl.tensor,
+    ratio: tl.tensor,
     x: tl.tensor,
-    exists: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
-    rows: tl.tensor,
-    columns: tl.tensor,
+    y: tl.tensor,
+    token: tl.tensor,
+    size: tl.tensor,
 ) -> tuple[tl.tensor, ...]:
-    """Return where each key is sampled, (x, y) in tokens, and its offset in ``grid``."""
-    place = (((image * heads + head) * rows + y) * columns + x) * 2
-    sample_x = tl.load(grid + place, exists, other=-4)
-    sample_y = tl.load(grid + place + 1, exists, other=-4)
-    sample_x = (sample_x + 1) * 0.5 * (columns - 1) - (columns - width) // 2
-    sample_y = (sample_y + 1) * 0.5 * (rows - 1) - (rows - height) // 2
-    return sample_x, sample_y, place
+    """Return where each key is sampled, (x, y) in tokens of the grid, and its scaled place (x, y)
+    in the window.
+
+    ``rotated_window_grid`` in tokens. A rotation is rigid in its units, of which one along x has
+    ``ratio`` times the tokens of one along y.
+    """
+    middle = (size - 1) * 0.5
+    local_x, local_y = token % SIDE - middle, token // SIDE - middle
+    scaled_x, scaled_y = local_x * scale_x, local_y * scale_y
+    sample_x = x - local_x + offset_x + scaled_x * cos - scaled_y * sin * ratio
+    sample_y = y - local_y + offset_y + scaled_x * sin / ratio + scaled_y * cos
+    return sample_x, sample_y, scaled_x, scaled_y
 
 
 @triton.jit
@@ -200,10 +232,10 @@ def _bounds(
 
 @triton.jit
 def _forward_kernel(
-    q: tl.tensor,
-    k: tl.tensor,
-    v: tl.tensor,
-    grid: tl.tensor,
+    qkv: tl.tensor,
+    offsets: tl.tensor,
+    scales: tl.tensor,
+    angles: tl.tensor,
     rel_pos_h: tl.tensor,
     rel_pos_w: tl.tensor,
     bias: tl.tensor,
@@ -217,22 +249,40 @@ def _forward_kernel(
     windows_y: tl.tensor,
     windows_x: tl.tensor,
     scale: tl.tensor,
+    unit_x: tl.tensor,
+    unit_y: tl.tensor,
     stride_b: tl.tensor,
     stride_y: tl.tensor,
     stride_x: tl.tensor,
+    stride_part: tl.tensor,
     stride_h: tl.tensor,
     BLOCK_D: tl.constexpr,
 ) -> None:
-    rows, columns = windows_y * size, windows_x * size
-    image, head, token, exists, y, x = _program(height, width, heads, size, windows_y, windows_x)
-    sample_x, sample_y, _ = _positions(
-        grid, image, head, heads, y, x, exists, height, width, rows, columns
+    image, head, window, token, exists, y, x = _program(
+        height, width, heads, size, windows_y, windows_x
+    )
+    offset_x, offset_y, scale_x, scale_y, cos, sin = _transform(
+        offsets, scales, angles, image, head, heads, window, windows_y * windows_x
+    )
+    ratio = (windows_x * size - 1) / (windows_y * size - 1)
+    sample_x, sample_y, _, _ = _positions(
+        offset_x * unit_x,
+        offset_y * unit_y,
+        scale_x,
+        scale_y,
+        cos,
+        sin,
+        ratio,
+        x,
+        y,
+        token,
+        size,
     )
     c = tl.arange(0, BLOCK_D)[None, :]
-    start = image * stride_b + head * stride_h
+    q = qkv + image * stride_b + head * stride_h
     keys, values = _sample(
-        k + start,
-        v + start,
+        q + stride_part,
+        q + 2 * stride_part,
         sample_x,
         sample_y,
         exists,
@@ -245,9 +295,8 @@ def _forward_kernel(
         BLOCK_D,
     )
 
-    y, x = y - (rows - height) // 2, x - (columns - width) // 2
     inside = exists & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    query = _load(q + start, y, x, stride_y, stride_x, c, inside, channels)
+    query = _load(q, y, x, stride_y, stride_x, c, inside, channels)
     logits = _logits(
         query, keys, rel_pos_h, rel_pos_w, bias, token, exists, head, channels, size, scale, c
     )
@@ -263,23 +312,23 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    q: tl.tensor,
-    k: tl.tensor,
-    v: tl.tensor,
-    grid: tl.tensor,
+    qkv: tl.tensor,
+    offsets: tl.tensor,
+    scales: tl.tensor,
+    angles: tl.tensor,
     rel_pos_h: tl.tensor,
     rel_pos_w: tl.tensor,
     bias: tl.tensor,
     out: tl.tensor,
     logsumexp: tl.tensor,
     grad_out: tl.tensor,
-    grad_q: tl.tensor,
-    grad_k: tl.tensor,
-    grad_v: tl.tensor,
-    grad_grid: tl.tensor,
-    grad_rel_pos_h: tl.tensor,
-    grad_rel_pos_w: tl.tensor,
-    grad_bias: tl.tensor,
+    grad_qkv: tl.tensor,
+    grad_offsets: tl.tensor,
+    grad_scales: tl.tensor,
+    grad_angles: tl.tensor,
+    sums_bias: tl.tensor,
+    sums_tables: tl.tensor,
+    sums_kv: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     heads: tl.tensor,
@@ -288,27 +337,44 @@ def _backward_kernel(
     windows_y: tl.tensor,
     windows_x: tl.tensor,
     scale: tl.tensor,
+    unit_x: tl.tensor,
+    unit_y: tl.tensor,
     stride_b: tl.tensor,
     stride_y: tl.tensor,
     stride_x: tl.tensor,
+    stride_part: tl.tensor,
     stride_h: tl.tensor,
     BLOCK_D: tl.constexpr,
 ) -> None:
-    rows, columns = windows_y * size, windows_x * size
-    image, head, token, exists, y, x = _program(height, width, heads, size, windows_y, windows_x)
-    sample_x, sample_y, grid_places = _positions(
-        grid, image, head, heads, y, x, exists, height, width, rows, columns
+    image, head, window, token, exists, y, x = _program(
+        height, width, heads, size, windows_y, windows_x
+    )
+    offset_x, offset_y, scale_x, scale_y, cos, sin = _transform(
+        offsets, scales, angles, image, head, heads, window, windows_y * windows_x
+    )
+    ratio = (windows_x * size - 1) / (windows_y * size - 1)
+    sample_x, sample_y, scaled_x, scaled_y = _positions(
+        offset_x * unit_x,
+        offset_y * unit_y,
+        scale_x,
+        scale_y,
+        cos,
+        sin,
+        ratio,
+        x,
+        y,
+        token,
+        size,
     )
     c = tl.arange(0, BLOCK_D)[None, :]
-    start = image * stride_b + head * stride_h
-    k, v = k + start, v + start
+    q = qkv + image * stride_b + head * stride_h
+    k, v = q + stride_part, q + 2 * stride_part
     keys, values = _sample(
         k, v, sample_x, sample_y, exists, height, width, channels, stride_y, stride_x, c, BLOCK_D
     )
 
-    y, x = y - (rows - height) // 2, x - (columns - width) // 2
     inside = exists & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    query = _load(q + start, y, x, stride_y, stride_x, c, inside, channels)
+    query = _load(q, y, x, stride_y, stride_x, c, inside, channels)
     logits = _logits(
         query, keys, rel_pos_h, rel_pos_w, bias, token, exists, head, channels, size, scale, c
     )
@@ -325,7 +391,7 @@ def _backward_kernel(
     grad_logits = weights * (_dot(grad, tl.trans(values)) - mean[:, None])
     bias_places = (head * TOKENS + token[:, None]) * TOKENS + token[None, :]
     # Missing keys get zeros: a mask on columns would prevent adding four values at a time.
-    tl.atomic_add(grad_bias + bias_places, grad_logits, exists[:, None], sem='relaxed')
+    tl.atomic_add(sums_bias + bias_places, grad_logits, exists[:, None], sem='relaxed')
     low = grad_logits.to(query.dtype)
 
     # Relative terms: sum over the keys of a row, or of a column, then map to the tables' rows.
@@ -340,14 +406,17 @@ def _backward_kernel(
     grad_query = _dot(low, keys) * scale
     grad_query += _dot(grad_h, _table(rel_pos_h, size, channels, c, query.dtype))
     grad_query += _dot(grad_w, _table(rel_pos_w, size, channels, c, query.dtype))
-    tl.store(grad_q + query_places, grad_query, query_mask)
+    token_places = (image * height + y) * width + x
+    grad_places = (token_places * 3 * heads + head)[:, None] * channels + c
+    tl.store(grad_qkv + grad_places, grad_query, query_mask)
     row_places = row[:, None] * channels + c
     there = (row[:, None] < 2 * size - 1) & (c < channels)
-    tl.atomic_add(grad_rel_pos_h + row_places, _dot(tl.trans(grad_h), query), there, sem='relaxed')
-    tl.atomic_add(grad_rel_pos_w + row_places, _dot(tl.trans(grad_w), query), there, sem='relaxed')
+    tl.atomic_add(sums_tables + row_places, _dot(tl.trans(grad_h), query), there, sem='relaxed')
+    row_places += (2 * size - 1) * channels
+    tl.atomic_add(sums_tables + row_places, _dot(tl.trans(grad_w), query), there, sem='relaxed')
     grad_keys = _dot(tl.trans(low), query) * scale
 
-    # The grid: how the sampled keys and values change along x and y.
+    # The transform: how the sampled keys and values change along x and y, and these with it.
     grad_x = tl.zeros((TOKENS,), tl.float32)
     grad_y = tl.zeros((TOKENS,), tl.float32)
     for number in range(4):
@@ -359,8 +428,20 @@ def _backward_kernel(
         change = tl.sum(grad_keys * key + grad_values * value, 1)
         grad_x += (number % 2 * 2 - 1) * weight_y * change
         grad_y += (number // 2 * 2 - 1) * weight_x * change
-    tl.store(grad_grid + grid_places, grad_x * 0.5 * (columns - 1), exists)
-    tl.store(grad_grid + grid_places + 1, grad_y * 0.5 * (rows - 1), exists)
+    middle = (size - 1) * 0.5
+    local_x, local_y = token % SIDE - middle, token // SIDE - middle
+    windows = windows_y * windows_x
+    place = (image * heads + head) * windows + window
+    turned = grad_x * (-scaled_x * sin - scaled_y * cos * ratio)
+    turned += grad_y * (scaled_x * cos / ratio - scaled_y * sin)
+    tl.store(grad_angles + place, tl.sum(turned, 0))
+    place = (image * heads + head) * 2 * windows + window
+    tl.store(grad_offsets + place, tl.sum(grad_x, 0) * unit_x)
+    tl.store(grad_offsets + place + windows, tl.sum(grad_y, 0) * unit_y)
+    stretched_x = local_x * (grad_x * cos + grad_y * sin / ratio)
+    stretched_y = local_y * (grad_y * cos - grad_x * sin * ratio)
+    tl.store(grad_scales + place, tl.sum(stretched_x, 0))
+    tl.store(grad_scales + place + windows, tl.sum(stretched_y, 0))
 
     # Keys and values: the sampled tokens are in a rectangle. For 64 of them at a time, a matrix
     # product sums over the window, so that each token is added to memory once, not four times per
@@ -382,10 +463,73 @@ def _backward_kernel(
         )
         touched = (tl.max(share, 1) > 0)[:, None] & (c < channels)
         share = share.to(query.dtype)
-        places = ((image * height + place_y) * width + place_x) * heads + head
+        places = ((image * height + place_y) * width + place_x) * 2 * heads + head
         places = places[:, None] * channels + c
-        tl.atomic_add(grad_k + places, _dot(share, grad_keys), touched, sem='relaxed')
-        tl.atomic_add(grad_v + places, _dot(share, grad_values), touched, sem='relaxed')
+        tl.atomic_add(sums_kv + places, _dot(share, grad_keys), touched, sem='relaxed')
+        places += heads * channels
+        tl.atomic_add(sums_kv + places, _dot(share, grad_values), touched, sem='relaxed')
+
+
+@triton.jit
+def _round_keys_and_values(
+    sums: tl.tensor, grad_qkv: tl.tensor, token: tl.tensor, part: tl.tensor, BLOCK_KV: tl.constexpr
+) -> None:
+    lane = tl.arange(0, BLOCK_KV)
+    token = token.to(tl.int64)
+    value = tl.load(sums + token * 2 * part + lane, lane < 2 * part)
+    tl.store(grad_qkv + (token * 3 + 1) * part + lane, value, lane < 2 * part)
+
+
+@triton.jit
+def _round_bias(sums: tl.tensor, grad_bias: tl.tensor, head: tl.tensor, size: tl.tensor) -> None:
+    token = tl.arange(0, TOKENS)
+    exists = (token // SIDE < size) & (token % SIDE < size)
+    number = token // SIDE * size + token % SIDE
+    query = head * size * size + number[:, None]
+    value = tl.load(sums + (head * TOKENS + token[:, None]) * TOKENS + token[None, :])
+    there = exists[:, None] & exists[None, :]
+    tl.store(grad_bias + query * size * size + number[None, :], value, there)
+
+
+@triton.jit
+def _round_table(
+    sums: tl.tensor,
+    grad_table: tl.tensor,
+    channels: tl.tensor,
+    size: tl.tensor,
+    BLOCK_D: tl.constexpr,
+) -> None:
+    row, c = tl.arange(0, ROWS)[:, None], tl.arange(0, BLOCK_D)[None, :]
+    there = (row < 2 * size - 1) & (c < channels)
+    tl.store(grad_table + row * channels + c, tl.load(sums + row * channels + c, there), there)
+
+
+@triton.jit
+def _round_kernel(
+    sums_bias: tl.tensor,
+    sums_tables: tl.tensor,
+    sums_kv: tl.tensor,
+    grad_qkv: tl.tensor,
+    grad_rel_pos_h: tl.tensor,
+    grad_rel_pos_w: tl.tensor,
+    grad_bias: tl.tensor,
+    tokens: tl.tensor,
+    heads: tl.tensor,
+    channels: tl.tensor,
+    size: tl.tensor,
+    BLOCK_D: tl.constexpr,
+    BLOCK_KV: tl.constexpr,
+) -> None:
+    """Round the sums to the dtypes of the gradients: a program for each token, head, and table."""
+    program = tl.program_id(0)
+    if program < tokens:
+        _round_keys_and_values(sums_kv, grad_qkv, program, heads * channels, BLOCK_KV)
+    elif program < tokens + heads:
+        _round_bias(sums_bias, grad_bias, program - tokens, size)
+    else:
+        _round_table(sums_tables, grad_rel_pos_h, channels, size, BLOCK_D)
+        second = sums_tables + (2 * size - 1) * channels
+        _round_table(second, grad_rel_pos_w, channels, size, BLOCK_D)
 
 
 @torch.library.custom_op(
@@ -393,10 +537,10 @@ def _backward_kernel(
 )
 @else_twin()
 def rotated_window_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    grid: Tensor,
+    qkv: Tensor,
+    offsets: Tensor,
+    scales: Tensor,
+    angles: Tensor,
     rel_pos_h: Tensor,
     rel_pos_w: Tensor,
     bias: Tensor,
@@ -404,25 +548,29 @@ def rotated_window_attention(
     """Launch the forward kernel; differentiable in every argument.
 
     Args:
-        q, k, v: queries, keys and values ``(B, H, W, heads, d)`` of one dtype, ``d`` at most 128,
-            or 64 in float32. They are copied only if their strides differ or channels are not
-            contiguous.
-        grid: sampling positions ``(B, heads, H', W', 2)`` of ``rotated_window_grid``, float32.
-        rel_pos_h, rel_pos_w: relative tables ``(2 * s - 1, d)``, any dtype, ``s`` at most 8.
+        qkv: queries, keys and values ``(B, H, W, 3, heads, d)``, ``d`` at most 128, or 64 in
+            float32. They are copied only if channels are not contiguous.
+        offsets, scales, angles: transforms of the windows, any dtypes.
+        rel_pos_h, rel_pos_w: relative tables ``(2 * s - 1, d)``, any dtypes, ``s`` at most 8.
         bias: bias of the logits ``(heads, s * s, s * s)``, any dtype.
 
     Returns:
         tuple[Tensor, Tensor]: attention output ``(B, H, W, heads, d)``, and the log-sum-exp of each
         query's logits, ``(B, H, W, heads)`` float32.
     """
-    out, logsumexp = _rotated_window_attention_fake(q, k, v, grid, rel_pos_h, rel_pos_w, bias)
-    _launch(_forward_kernel, *_operands(q, k, v, grid, rel_pos_h, rel_pos_w, bias), out, logsumexp)
+    out, logsumexp = _fake(qkv)
+    operands = offsets, scales, angles, rel_pos_h, rel_pos_w, bias
+    _launch(_forward_kernel, _along_channels(qkv), *_contiguous(operands), out, logsumexp)
     return out, logsumexp
 
 
 @rotated_window_attention.register_fake
-def _rotated_window_attention_fake(q: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:-1], dtype=torch.float32)
+def _fake(qkv: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+    batch, height, width, _three, heads, channels = qkv.shape
+    return (
+        qkv.new_empty(batch, height, width, heads, channels),
+        qkv.new_empty(batch, height, width, heads, dtype=torch.float32),
+    )
 
 
 @torch.library.custom_op(
@@ -430,10 +578,10 @@ def _rotated_window_attention_fake(q: Tensor, *_: Tensor) -> tuple[Tensor, Tenso
 )
 @else_twin(atomics=True)
 def rotated_window_attention_backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    grid: Tensor,
+    qkv: Tensor,
+    offsets: Tensor,
+    scales: Tensor,
+    angles: Tensor,
     rel_pos_h: Tensor,
     rel_pos_w: Tensor,
     bias: Tensor,
@@ -442,63 +590,94 @@ def rotated_window_attention_backward(
     grad_out: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of all operands of :func:`rotated_window_attention`."""
-    operands = _operands(q, k, v, grid, rel_pos_h, rel_pos_w, bias)
-    heads, size = q.shape[3], (rel_pos_h.shape[0] + 1) // 2
-    grads = [
-        q.new_empty(q.shape),
-        q.new_zeros(q.shape, dtype=torch.float32),
-        q.new_zeros(q.shape, dtype=torch.float32),
-        torch.empty_like(operands[3]),
-        *(q.new_zeros(rel_pos_h.shape, dtype=torch.float32) for _ in range(2)),
-        q.new_zeros(heads, *4 * [SIDE.value], dtype=torch.float32),
-    ]
-    _launch(_backward_kernel, *operands, out, logsumexp, grad_out.contiguous(), *grads)
-    grads[6] = grads[6][:, :size, :size, :size, :size].reshape(bias.shape)
-    originals = q, k, v, grid, rel_pos_h, rel_pos_w, bias
-    return tuple(g.to(t.dtype) for g, t in zip(grads, originals))  # type: ignore[return-value]  # of seven
+    operands = offsets, scales, angles, rel_pos_h, rel_pos_w, bias
+    grads = _backward_fake(qkv, *operands)
+    grad_qkv, *grads_transform, grad_h, grad_w, grad_bias = grads
+    batch, height, width, _, heads, channels = qkv.shape
+    tokens, size = batch * height * width, (rel_pos_h.shape[0] + 1) // 2
+    # one buffer: clearing it is one launch
+    lengths = heads * TOKENS.value**2, 2 * rel_pos_h.numel(), 2 * tokens * heads * channels
+    padded = [-(-length // 4) * 4 for length in lengths]  # for additions of four floats
+    sums = qkv.new_zeros(sum(padded), dtype=torch.float32).split(padded)
+    _launch(
+        _backward_kernel,
+        _along_channels(qkv),
+        *_contiguous(operands),
+        out,
+        logsumexp,
+        grad_out.contiguous(),
+        grad_qkv,
+        *grads_transform,
+        *sums,
+    )
+    with torch.cuda.device_of(qkv):
+        _round_kernel[(tokens + heads + 1,)](
+            *sums,
+            grad_qkv,
+            grad_h,
+            grad_w,
+            grad_bias,
+            tokens,
+            heads,
+            channels,
+            size,
+            BLOCK_D=_block(channels),
+            BLOCK_KV=triton.next_power_of_2(2 * heads * channels),
+            num_warps=4,
+        )
+    return grads
 
 
 @rotated_window_attention_backward.register_fake
-def _backward_fake(*tensors: Tensor) -> tuple[Tensor, ...]:
-    *operands, _out, _logsumexp, _grad_out = tensors
-    return tuple(t.new_empty(t.shape) for t in operands)
+def _backward_fake(
+    *tensors: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return tuple(t.new_empty(t.shape) for t in tensors[:7])  # type: ignore[return-value]  # of seven
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs, *output)
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # the log-sum-exp would be given zeros, by one more launch
 
 
-def _gradients(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+def _gradients(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor, ...]:
     return rotated_window_attention_backward(*ctx.saved_tensors, grad_out)
 
 
 rotated_window_attention.register_autograd(_gradients, setup_context=_save)
 
 
-def _operands(q: Tensor, k: Tensor, v: Tensor, *tables: Tensor) -> tuple[Tensor, ...]:
-    """Prepare operands for the kernels: q, k, v with equal strides, the rest contiguous float32."""
-    if not (q.stride() == k.stride() == v.stride() and q.stride(-1) == 1):
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    return q, k, v, *(t.float().contiguous() for t in tables)
+def _along_channels(qkv: Tensor) -> Tensor:
+    return qkv if qkv.stride(-1) == 1 else qkv.contiguous()
+
+
+def _contiguous(tensors: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    return (tensor.contiguous() for tensor in tensors)
 
 
 def _launch(
-    kernel: Any, q: Tensor, k: Tensor, v: Tensor, grid: Tensor, rel_pos_h: Tensor, *others: Tensor
+    kernel: Any,
+    qkv: Tensor,
+    offsets: Tensor,
+    scales: Tensor,
+    angles: Tensor,
+    rel_pos_h: Tensor,
+    *others: Tensor,
 ) -> None:
-    batch, height, width, heads, channels = q.shape
+    batch, height, width, _, heads, channels = qkv.shape
     size = (rel_pos_h.shape[0] + 1) // 2
-    windows_y, windows_x = grid.shape[2] // size, grid.shape[3] // size
+    windows_y, windows_x = angles.shape[2:]
     programs = batch * windows_y * windows_x * heads
     if not programs:
         return
     block = _block(channels)
-    with torch.cuda.device_of(q):  # Triton launches on the current device
+    with torch.cuda.device_of(qkv):  # Triton launches on the current device
         kernel[(programs,)](
-            q,
-            k,
-            v,
-            grid,
+            qkv,
+            offsets,
+            scales,
+            angles,
             rel_pos_h,
             *others,
             height,
@@ -509,9 +688,12 @@ def _launch(
             windows_y,
             windows_x,
             channels**-0.5,
-            *q.stride()[:4],
+            # tokens that an offset of 1 shifts by, see rotated_window_grid
+            (windows_x * size - 1) / (2 * max(1, height // size)),
+            (windows_y * size - 1) / (2 * max(1, width // size)),
+            *qkv.stride()[:5],
             BLOCK_D=block,
-            num_warps=_warps(q.dtype, block),
+            num_warps=_warps(qkv.dtype, block),
             num_stages=1,
         )
 
@@ -526,34 +708,39 @@ def _warps(dtype: torch.dtype, block: int) -> int:
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """Yield every case that :func:`_launch` can pick."""
-    like_q = ('q', 'k', 'v', 'out', 'grad_out', 'grad_q')
-    like_grid = (
-        'grid',
-        'rel_pos_h',
-        'rel_pos_w',
-        'bias',
+    """Yield every case that the launches can pick for operands as under autocast, and for
+    parameters in the dtype of activations."""
+    like_qkv = 'qkv', 'out', 'grad_out', 'grad_qkv'
+    parameters = 'rel_pos_h', 'rel_pos_w', 'bias'
+    transforms = 'offsets', 'scales', 'angles'
+    like_float32 = (
         'logsumexp',
-        'grad_k',
-        'grad_v',
-        'grad_grid',
-        'grad_rel_pos_h',
-        'grad_rel_pos_w',
-        'grad_bias',
+        *transforms,
+        *(f'grad_{name}' for name in transforms),
+        *(f'sums_{name}' for name in ('bias', 'tables', 'kv')),
     )
-    for kernel in (_forward_kernel, _backward_kernel):
-        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    for kernel in (_forward_kernel, _backward_kernel, _round_kernel):
+        for dtype, dtype_parameters in (
+            (torch.float32, torch.float32),
+            (torch.bfloat16, torch.float32),
+            (torch.float16, torch.float16),
+        ):
+            names = (*parameters, *(f'grad_{name}' for name in parameters))
             types = {
-                **dict.fromkeys(like_q, f'*{TRITON_NAMES[dtype]}'),
-                **dict.fromkeys(like_grid, '*fp32'),
-                'scale': 'fp32',
-                'BLOCK_D': 'constexpr',
+                **dict.fromkeys(like_float32, '*fp32'),
+                **dict.fromkeys(like_qkv, f'*{TRITON_NAMES[dtype]}'),
+                **dict.fromkeys(names, f'*{TRITON_NAMES[dtype_parameters]}'),
+                **dict.fromkeys(('scale', 'unit_x', 'unit_y'), 'fp32'),
             }
             for block in (32, 64) if dtype == torch.float32 else (32, 64, 128):
+                constants = {'BLOCK_D': block}
+                if kernel is _round_kernel:
+                    constants['BLOCK_KV'] = 32 * block  # 16 heads
                 yield CompileCase(
                     kernel,
-                    {name: types.get(name, 'i32') for name in kernel.arg_names},
-                    {'BLOCK_D': block},
-                    _warps(dtype, block),
+                    {name: types.get(name, 'i32') for name in kernel.arg_names}
+                    | dict.fromkeys(constants, 'constexpr'),
+                    constants,
+                    4 if kernel is _round_kernel else _warps(dtype, block),
                     num_stages=1,
                 )

@@ -43,9 +43,9 @@ def operands(batch, height, width, heads, channels, size, offset=0.3, scale=0.3,
 def run(leaves, grid, heads, dtypes, function=rotated_window_attention):
     """Output and the gradient of each leaf, in float64."""
     leaves = [leaf.to(dtype, copy=True).requires_grad_() for leaf, dtype in zip(leaves, dtypes)]
-    q, k, v = leaves[0].unflatten(1, grid).unflatten(3, (3, heads, -1)).unbind(3)
-    out = function(q, k, v, *leaves[1:])
-    assert out.shape == q.shape and out.dtype == q.dtype
+    qkv = leaves[0].unflatten(1, grid).unflatten(3, (3, heads, -1))
+    out = function(qkv, *leaves[1:])
+    assert out.shape == qkv[:, :, :, 0].shape and out.dtype == qkv.dtype
     cotangent = torch.linspace(-1, 1, out.numel(), device=DEVICE).view(out.shape).sin()
     out.backward(cotangent.to(out.dtype))
     return [tensor.double() for tensor in (out.detach(), *(leaf.grad for leaf in leaves))]
@@ -131,17 +131,19 @@ def test_positions_that_are_no_numbers_stay_in_memory():
 
 
 def test_strides_of_every_kind():
-    """Unlike strides, channels that are not side by side, a gradient that is a broadcast."""
+    """Parts that are not side by side, channels that are not, a gradient that is a broadcast."""
     leaves = [leaf.float() for leaf in operands(1, 4, 4, 1, 8, 4)]
-    q, k, v = leaves[0].unflatten(1, (4, 4)).unflatten(3, (3, 1, 8)).unbind(3)
-    k = k.transpose(1, 4).contiguous().transpose(1, 4).requires_grad_()
-    v = v.contiguous().requires_grad_()
-    args = q, k, v, *leaves[1:]
-    results = [
-        (out, *torch.autograd.grad(out.sum(), (k, v)))
-        for out in (rotated_window_attention(*args), twin(*args))
-    ]
-    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+    qkv = leaves[0].unflatten(1, (4, 4)).unflatten(3, (3, 1, 8))
+    for order in ((3, 0, 1, 2, 4, 5), (0, 1, 5, 2, 3, 4)):
+        back = [order.index(axis) for axis in range(6)]
+        moved = qkv.permute(order).contiguous().permute(back).requires_grad_()
+        results = [
+            (out, *torch.autograd.grad(out.sum(), moved))
+            for out in (
+                function(moved, *leaves[1:]) for function in (rotated_window_attention, twin)
+            )
+        ]
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +194,8 @@ def test_compiles_without_a_graph_break():
     leaves = [leaf.float().requires_grad_() for leaf in operands(1, 4, 4, 1, 8, 4)]
 
     def attend(x, *rest):
-        q, k, v = x.unflatten(1, (4, 4)).unflatten(3, (3, 1, 8)).unbind(3)
-        return rotated_window_attention(q, k, v, *rest).sin()
+        qkv = x.unflatten(1, (4, 4)).unflatten(3, (3, 1, 8))
+        return rotated_window_attention(qkv, *rest).sin()
 
     compiled = torch.compile(attend, fullgraph=True, backend='aot_eager')
     results = [
@@ -207,12 +209,8 @@ def test_operator_is_registered_rightly():
     from mtp.ops.triton import rotated_window
 
     leaves = [leaf.float() for leaf in operands(1, 4, 4, 1, 8, 4)]
-    qkv = [
-        leaf.contiguous().requires_grad_()
-        for leaf in leaves[0].unflatten(1, (4, 4)).unflatten(3, (3, 1, 8)).unbind(3)
-    ]
-    grid = torch.rand(1, 1, 4, 4, 2, device=DEVICE, requires_grad=True)
-    args = *qkv, grid, *(leaf.requires_grad_() for leaf in leaves[4:])
+    qkv = leaves[0].unflatten(1, (4, 4)).unflatten(3, (3, 1, 8))
+    args = (*(leaf.requires_grad_() for leaf in (qkv, *leaves[1:])),)
     torch.library.opcheck(
         rotated_window.rotated_window_attention,
         args,
@@ -223,6 +221,5 @@ def test_operator_is_registered_rightly():
 def test_wide_heads_and_large_windows_run_in_torch():
     for channels, size in ((72, 2), (4, 9)):
         leaves = [leaf.float() for leaf in operands(1, size, size, 1, channels, size)]
-        q, k, v = leaves[0].unflatten(1, (size, size)).unflatten(3, (3, 1, channels)).unbind(3)
-        args = q, k, v, *leaves[1:]
+        args = leaves[0].unflatten(1, (size, size)).unflatten(3, (3, 1, channels)), *leaves[1:]
         assert torch.equal(rotated_window_attention(*args), twin(*args))

@@ -39,8 +39,8 @@ NO_KERNEL = {
 ALSO_WAIT = {'torchvision::nms'}
 COPIES = {'aten::_to_copy', 'aten::copy_'}
 TORCH = os.path.dirname(torch.__file__) + os.sep
-HERE = os.path.abspath(__file__)
-CHECKOUT = str(Path(HERE).parents[3]) + os.sep
+HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+CHECKOUT = str(Path(HERE).parents[2]) + os.sep
 
 
 class LaunchCounter(TorchDispatchMode):
@@ -134,9 +134,7 @@ def _assigns_number(frame: FrameType, value: Tensor) -> bool:
 
 def _innermost(frame: FrameType) -> FrameType:
     """Return the innermost frame outside torch."""
-    while frame.f_back and (
-        frame.f_code.co_filename.startswith(TORCH) or frame.f_code.co_filename == HERE
-    ):
+    while frame.f_back and frame.f_code.co_filename.startswith((TORCH, HERE)):
         frame = frame.f_back
     return frame
 

@@ -21,6 +21,7 @@ from mtp.ops.deform_conv import dcnv3_torch
 from mtp.ops.focal_loss import sigmoid_focal_loss_torch
 from mtp.ops.roi_align_rotated import roi_align_rotated_torch
 from mtp.ops.rotated_boxes import box_iou_rotated_torch, kept_rotated_torch
+from mtp.ops.window_operands import window_operands_torch
 from operators import packages
 
 
@@ -29,7 +30,7 @@ class Case:
     """An operator at a size.
 
     Attributes:
-        operator: name of the function in ``mtp.ops``.
+        operator: name of the function in ``mtp.ops``, or of several that belong together.
         size: label of the size.
         make: function ``(images, dtype, device)`` -> operands.
         learned: number of operands that take a gradient, counted from the first.
@@ -72,7 +73,7 @@ def window_case(
         qkv = rand(images, side, side, 3, heads, channels, dtype=dtype)
         tables = rand(2, 2 * window - 1, channels) * 0.1
         return [
-            *qkv.unbind(3),
+            qkv,
             rand(images, heads, 2, windows, windows) * 0.3,
             rand(images, heads, 2, windows, windows) * 0.2,
             rand(images, heads, windows, windows) * 0.3,
@@ -80,21 +81,66 @@ def window_case(
             rand(heads, keys, keys) * 0.1,
         ]
 
-    def twin(q, k, v, offsets, scales, angles, *tables):
-        grid = rotated_window.rotated_window_grid(offsets, scales, angles, q.shape[1:3], window)
-        return rotated_window.rotated_window_attention_torch(q, k, v, grid, *tables)
-
     return Case(
         'rotated_window_attention',
         label,
         make,
-        9,
+        7,
         {
             'kernel': rotated_window.rotated_window_attention,
-            'torch': twin,
+            'torch': rotated_window.rotated_window_attention_torch,
             'plain': plain.rotated_window_attention,
         },
         flops.rotated_window_work(images * heads * windows**2, window, channels),
+        images,
+    )
+
+
+def block_case(
+    label: str, images: int, side: int, heads: int, channels: int = 64, window: int = 7
+) -> Case:
+    """Return what a block of the encoder computes between its two linear layers."""
+    windows = -(-side // window)
+    width = heads * channels
+
+    def make(images: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        rand = partial(torch.randn, device=device)
+        maps = [
+            part
+            for number in (2 * heads, 2 * heads, heads)
+            for part in (rand(number, width, 1, 1) * 0.5 / width**0.5, rand(number) * 0.1)
+        ]
+        return [
+            rand(images, side**2, width),  # LayerNorm leaves float32 under autocast
+            rand(images, side, side, 3, heads, channels, dtype=dtype),
+            *maps,
+            rand((2 * window - 1) ** 2, heads) * 0.1,
+            *(rand(2, 2 * window - 1, channels) * 0.1),
+        ]
+
+    def form(operands, attention):
+        def attend(x, qkv, *parameters):
+            transforms = operands(x, (side, side), window, *parameters[:7])
+            return attention(qkv, *transforms[:3], *parameters[7:], transforms[3])
+
+        return attend
+
+    def operands_torch(x, grid, *others):
+        return window_operands_torch(x, *grid, *others)
+
+    work = flops.rotated_window_work(images * heads * windows**2, window, channels)
+    maps = 10 * images * windows**2 * heads * width
+    return Case(
+        'rotated_window_block',
+        label,
+        make,
+        11,
+        {
+            'kernel': form(ops.window_operands, rotated_window.rotated_window_attention),
+            'torch': form(operands_torch, rotated_window.rotated_window_attention_torch),
+            'plain': form(plain.window_operands, plain.rotated_window_attention),
+        },
+        (work[0] + maps, work[1] + 2 * maps),
         images,
     )
 
@@ -281,6 +327,7 @@ SIZES = {
             ('ViT-B 1024 px', 2, 64, 12),
             ('ViT-L 1024 px', 2, 64, 16),
         ],
+        block_case: [('ViT-B 448 px', 16, 28, 12), ('ViT-L 448 px', 16, 28, 16)],
         attention_case: [
             ('ViT-B 448 px', 16, 28, 12),
             ('ViT-L 448 px', 16, 28, 16),
@@ -304,6 +351,7 @@ SIZES = {
     },
     'small': {
         window_case: [('ViT-B 224 px', 1, 14, 12)],
+        block_case: [('ViT-B 224 px', 1, 14, 12)],
         attention_case: [('ViT-B 224 px', 1, 14, 12), ('ViT-B 448 px', 1, 28, 12)],
         dcnv3_case: [('InternImage-XL 224 px, stage 2', 1, 28, 24)],
         roi_case: [('100 RoIs x 256 channels, 512 px', 100, 256, 64)],
@@ -313,6 +361,7 @@ SIZES = {
     },
     'tiny': {
         window_case: [('tiny', 1, 5, 2, 8, 3)],
+        block_case: [('tiny', 1, 5, 2, 8, 3)],
         attention_case: [('tiny', 1, 5, 2, 8)],
         dcnv3_case: [('tiny', 1, 6, 2, 4)],
         roi_case: [('tiny', 5, 4, 16, 3)],

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtp.fallback import reason_in_a_line
 from mtp.ops.dispatch import use_triton
 from operators.cases import Case
+from operators.goals import judge
 
 LONGEST = 10.0  # seconds after which a measurement ends before it has all its repeats
 
@@ -41,6 +43,7 @@ def measure(
                 try:
                     call = caller(function, operands, case.learned, dtype, backward)
                     row |= timed(call, device, repeats)
+                    row |= replayed(call, device, repeats)
                     row['moved_bytes'], row['flops'] = work(case, operands, call(), backward)
                     del operands, call
                     if form not in case.other_results:
@@ -48,21 +51,31 @@ def measure(
                 except (RuntimeError, NotImplementedError) as reason:  # out of memory is one
                     row['failed'] = f'{type(reason).__name__}: {str(reason).splitlines()[0]}'
                     continue
-                row['gb_s'] = row['moved_bytes'] / row['ms'] / 1e6
-                row['tflop_s'] = row['flops'] / row['ms'] / 1e9
+                row['floor_ms'] = row['moved_bytes'] / limits['copy_gb_s'] / 1e6
+                ms = row['device_ms'] or row['ms']
+                row['gb_s'] = row['moved_bytes'] / ms / 1e6
+                row['tflop_s'] = row['flops'] / ms / 1e9
                 row['of_copy'] = row['gb_s'] / limits['copy_gb_s']
                 row['of_matmul'] = row['tflop_s'] / limits[f'{name}_tflop_s']
     for row in rows:
         for column, dtype in (('times_plain', row['dtype']), ('times_plain_float32', 'float32')):
-            plain = [
-                other['ms']
-                for other in rows
-                if 'ms' in row
-                and 'ms' in other
-                and (other['form'], other['dtype'], other['mode']) == ('plain', dtype, row['mode'])
-            ]
-            row[column] = plain[0] / row['ms'] if plain else None
+            row[column] = times_plain(row, rows, dtype)
+    judge(rows)
     return rows
+
+
+def times_plain(row: dict[str, Any], rows: list[dict[str, Any]], dtype: str) -> float | None:
+    """Return how many times as long the plain form takes in ``dtype``, None if one has no time.
+
+    Both times are of replays, or neither is.
+    """
+    wanted = 'plain', dtype, row['mode']
+    for other in rows:
+        if (other['form'], other['dtype'], other['mode']) == wanted:
+            for key in ('device_ms', 'ms'):
+                if row.get(key) is not None and other.get(key) is not None:
+                    return other[key] / row[key]
+    return None
 
 
 def learn(case: Case, operands: list[Tensor]) -> list[Tensor]:
@@ -132,6 +145,45 @@ def timed(call: Callable[[], Any], device: torch.device, repeats: int) -> dict[s
         'runs': len(times),
         'peak_mb': peak,
     }
+
+
+def replayed(call: Callable[[], Any], device: torch.device, repeats: int) -> dict[str, Any]:
+    """Measure the median milliseconds of a call replayed as a CUDA graph, with a cold cache.
+
+    Returns:
+        dict: ``device_ms``, None without a GPU and where the call cannot be captured; then
+        ``not_captured`` has the reason.
+    """
+    if device.type != 'cuda':
+        return {'device_ms': None}
+    graph = torch.cuda.CUDAGraph()
+    try:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # what is chosen or allocated once is not captured
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph):
+            kept = call()
+    except RuntimeError as reason:  # a wait for the device, or a copy from the host
+        torch.cuda.synchronize()
+        return {
+            'device_ms': None,
+            'not_captured': [f'not captured: {reason_in_a_line(reason)}'],
+        }
+    flush = torch.empty(1 << 28, dtype=torch.uint8, device=device)
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        flush.zero_()  # takes longer than the host needs to launch the graph
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    del kept
+    return {'device_ms': statistics.median(times)}
 
 
 def work(

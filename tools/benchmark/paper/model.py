@@ -173,6 +173,7 @@ def plain_operators() -> Iterator[None]:
     which are no slower than those of the paper's code.
     """
     with (
+        patch.object(attention, 'window_operands', plain.window_operands),
         patch.object(attention, 'rotated_window_attention', plain.rotated_window_attention),
         patch.object(attention, 'relative_position_attention', plain.relative_position_attention),
         patch.object(dcnv3, 'dcnv3', _dcnv3),

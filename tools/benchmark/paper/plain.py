@@ -8,11 +8,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtp.ops.rotated_window import window_padding
+
+
+def window_operands(
+    x: Tensor, grid: tuple[int, int], window_size: int, *parameters: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pad, then pool and map three times; gather the bias by an index."""
+    *maps, bias_table = parameters
+    padding = window_padding(grid, window_size)
+    feature_map = F.pad(x.transpose(1, 2).unflatten(2, grid), padding)
+    offsets, scales, angles = (
+        F.conv2d(F.leaky_relu(F.avg_pool2d(feature_map, window_size)), weight, bias)
+        for weight, bias in zip(maps[::2], maps[1::2])
+    )
+    place, span = torch.arange(window_size), 2 * window_size - 1
+    offset = place[:, None] - place + window_size - 1
+    index = offset[:, None, :, None] * span + offset[:, None, :]
+    bias = bias_table[index.reshape(2 * [window_size**2]).to(x.device)]
+    heads = (bias_table.shape[1], 2)
+    return (
+        offsets.unflatten(1, heads),
+        scales.unflatten(1, heads),
+        angles,
+        bias.permute(2, 0, 1),
+    )
+
 
 def rotated_window_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
     offsets: Tensor,
     scales: Tensor,
     angles: Tensor,
@@ -21,6 +45,7 @@ def rotated_window_attention(
     bias: Tensor,
 ) -> Tensor:
     """Sample keys and values by ``grid_sample``, permute, add a bias of windows x keys x keys."""
+    q, k, v = qkv.unbind(3)
     batch, height, width, heads, channels = q.shape
     size = (len(rel_pos_h) + 1) // 2
     n_h, n_w = angles.shape[-2:]
