@@ -5,13 +5,23 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from mtp.data.synthetic import make_samrs
+from mtp.engine import MixedPrecisionOptimWrapper
+from mtp.sample_fields import pack_batch
+from tests.engine.test_captured_steps import Repeat
+from tests.models.small import build_model
 from tests.tools.test_train import run_tool
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'benchmark'
+sys.path.append(str(TOOLS))  # as the command has it
+from training import measure  # noqa: E402
+from training.batches import make_samples  # noqa: E402
+
 PHASES = ('data', 'forward', 'backward', 'optimizer')
 
 
@@ -96,3 +106,24 @@ def test_unusable_options_are_refused(options, message, run, capsys):
     with pytest.raises(SystemExit) as stop:
         run(*options)
     assert stop.value.code and message in f'{stop.value} {capsys.readouterr().err}'
+
+
+def test_captured_steps_are_timed_and_none_is_a_failure():
+    class Refused(Repeat):
+        def record(self, function):
+            raise RuntimeError('operation not permitted')
+
+    model = build_model(dict(a=dict(num_classes=2))).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    job = SimpleNamespace(
+        model=model,
+        optimizer=MixedPrecisionOptimWrapper(optimizer),
+        collate=pack_batch,
+        matmul_precision='highest',
+    )
+    batches = [make_samples(dict(a=2), 2, objects=3, size=64, seed=seed) for seed in (0, 1)]
+    measure_with = partial(measure.captured_steps, job, batches, 3)
+    with pytest.raises(RuntimeError, match='operation not permitted'):
+        measure_with(Refused(), torch.device('cpu'))
+    found = measure_with(Repeat(), torch.device('cpu'))
+    assert found['replays'] == 4 + 3 and 0 < found['host'] <= found['step']

@@ -35,7 +35,7 @@ train() {
     model=$1
     shift
     step "train_$model" python tools/benchmark/train.py --model "$model" --device cuda --images 4 \
-        --memory "$memory" --profile "$out/$model.trace.json" --json "$out/$model.json" "$@"
+        --memory "$memory" --graphs --profile "$out/$model.trace.json" --json "$out/$model.json" "$@"
 }
 
 first_step vit_b_rvsa cold

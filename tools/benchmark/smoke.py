@@ -63,6 +63,8 @@ class Smoke:
                     f'losses, bfloat16 {amp}, compilation {compiled}',
                     partial(self.losses, amp, compiled),
                 )
+        if self.gpus:
+            yield 'captured steps', self.captured
         yield 'stop and resume', self.resume
         yield 'tools/test.py', self.evaluation
         yield 'operators', self.operators
@@ -95,7 +97,7 @@ class Smoke:
             },
         )
         share_batch(cfg, processes=1)
-        runner = launch.build_runner(cfg)
+        self.runner = runner = launch.build_runner(cfg)
         runner.train()
         return runner.message_hub.get_scalar('train/loss').data[0].tolist()
 
@@ -108,12 +110,27 @@ class Smoke:
             raise RuntimeError(f'losses {losses}, fallen back: {fallen()}')
         return f'losses {losses}'
 
-    def losses(self, amp: str, compiled: str) -> str:
+    def captured(self) -> str:
+        """Compare losses of captured steps; fail if none was replayed."""
+        text = self.losses('off', 'on', 'on')
+        from mtp.engine import CaptureHook
+
+        hooks = [hook for hook in self.runner.hooks if isinstance(hook, CaptureHook)]
+        replays = sum(hook.steps.replays for hook in hooks if hook.steps)
+        if not replays:
+            raise RuntimeError(f'0 replays in {ITERATIONS} steps; {text}')
+        return f'{replays} of {ITERATIONS} steps replayed; {text}'
+
+    def losses(self, amp: str, compiled: str, captured: str = 'off') -> str:
         """Compare losses with the recorded ones: the first, and the mean of the last ten."""
         found = self.train(
-            f'amp_{amp}_compile_{compiled}',
+            f'amp_{amp}_compile_{compiled}_graphs_{captured}',
             ITERATIONS,
-            **{'optim_wrapper.amp': amp, 'default_hooks.compilation.mode': compiled},
+            **{
+                'optim_wrapper.amp': amp,
+                'default_hooks.compilation.mode': compiled,
+                'default_hooks.capture.mode': captured,
+            },
         )
         expected = json.loads(RECORDED.read_text())
         first = abs(found[0] / expected[0] - 1)

@@ -2,8 +2,8 @@
 
     python tools/benchmark/train.py --model vit_l_rvsa [--device cuda|cpu] [--json FILE]
         [--images N] [--objects N] [--size PIXELS] [--repeats N] [--amp auto|on|off]
-        [--compile auto|on|off] [--cfg-options KEY=VALUE ...] [--only-ours] [--loader DIR]
-        [--memory GB] [--profile FILE]
+        [--compile auto|on|off] [--graphs] [--cfg-options KEY=VALUE ...] [--only-ours]
+        [--loader DIR] [--memory GB] [--profile FILE]
 
 ``ours`` is the recipe of ``configs/pretrain``. ``A`` is the paper's structure in float32 (see
 ``paper/model.py``), ``C`` is A under bfloat16 autocast. They take turns on the same batches in
@@ -44,6 +44,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--repeats', type=int, help='timed steps; default: 20, on a CPU 5')
     parser.add_argument('--amp', choices=('auto', 'on', 'off'), help='as in tools/train.py')
     parser.add_argument('--compile', choices=('auto', 'on', 'off'), help='as in tools/train.py')
+    parser.add_argument(
+        '--graphs', action='store_true', help='also time captured steps; fail if none is replayed'
+    )
     add_config_options(parser)
     parser.add_argument('--only-ours', action='store_true', help='leave out A and C')
     parser.add_argument(
@@ -80,8 +83,10 @@ def parse() -> argparse.Namespace:
     options.size = options.size or image_size(options.model)
     if options.repeats is None:
         options.repeats = 5 if options.device == 'cpu' else 20
-    if options.memory and options.device == 'cpu':
-        parser.error('--memory is of a GPU')
+    if options.device == 'cpu' and (options.memory or options.graphs):
+        parser.error('--memory and --graphs are of a GPU')
+    if options.graphs and not options.repeats:
+        parser.error('--graphs measures times: leave out --repeats 0')
     return options
 
 

@@ -1,4 +1,4 @@
-"""Pretraining steps on fake CUDA tensors."""
+"""Pretraining steps on fake CUDA tensors, in the form that is captured as CUDA graphs."""
 
 import sys
 from collections.abc import Iterator
@@ -23,6 +23,8 @@ from training import jobs
 from training.batches import make_samples
 
 from mtp.engine import parallel
+from mtp.engine.learning_rates import DeviceRates
+from mtp.engine.static_batch import StaticBatch
 from mtp.registry import MODELS
 from tools.gate import backward
 from tools.gate.trace import Tracer
@@ -37,16 +39,19 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
     cfg = _config(workload)
     samples = make_samples(jobs.num_classes(cfg), IMAGES, OBJECTS, SIDE)
     batch = cfg.train_dataloader.collate_fn.type(samples)
-    counter = Uncompiled(tracer)
+    counter = Uncompiled(tracer, captured=True)
     with counted_step.as_on_a_gpu('cuda', True):
+        batch = StaticBatch(batch, torch.device('cuda')).content
+        preprocessor = counted_step.preprocessor_on_a_gpu(cfg)
         with counter:
-            data = counted_step.prepared_on_a_gpu(cfg, batch)
+            data = preprocessor(batch, training=True)
             counter.take('data preprocessor')
         with torch.device('cuda'):
             model = MODELS.build(cfg.model).train()
         if workload.processes == 'FSDP2':
             _gather_in_bfloat16(model)
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+        optimizer.rates = DeviceRates(optimizer.optimizer, torch.device('cuda'))
         tracer.install(model)
         with counter, _foreach_of_fake_tensors():
             loss = counted_step.loss(model, data)

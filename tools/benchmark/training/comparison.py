@@ -13,6 +13,7 @@ from operators.timing import ceilings, describe
 from mtp.cli.config import override
 from mtp.cli.errors import users_errors
 from mtp.engine import flops
+from mtp.engine.cuda_graphs import CUDAGraphs
 from mtp.files import json_text
 from training import jobs, loaders, measure, profiling, tables
 from training.batches import make_samples
@@ -100,13 +101,25 @@ def run(options: argparse.Namespace) -> None:
             'recomputing' if again else 'plain': largest(ours, again, make, options.memory, device)
             for again in (False, True)
         }
-    print(tables.text(report))
     if options.profile:
         report['profile'] = profiling.profile_step(ours, ours.collate(samples), device)
         report['profile'].pop('trace').export_chrome_trace(str(options.profile))
+    failed = None
+    if options.graphs:  # last, since the model's step is another one afterwards
+        batches = [samples, make(seed=1)]
+        try:
+            report['captured'] = measure.captured_steps(
+                ours, batches, options.repeats, CUDAGraphs(), device
+            )
+        except RuntimeError as error:
+            failed = str(error)
+    print(tables.text(report))
+    if options.profile:
         print(f'\n{profiling.summary(report["profile"])}')
     if options.json:
         options.json.write_text(json_text(report, indent=1))
+    if failed:
+        raise SystemExit(f'captured steps: {failed}')
 
 
 def compare_losses(ours: Job, a: Job, samples: list[dict]) -> Report:

@@ -13,6 +13,9 @@ from counting.launches import LaunchCounter
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from mtp.engine.captured_steps import VERIFIED_USES, CapturedSteps
+from mtp.engine.cuda_graphs import Recorder
+from mtp.fallback import fallen
 from training.jobs import PHASES, Job
 
 Batch = dict[str, Any]
@@ -67,6 +70,41 @@ def timed_steps(
             'peak_mb': peaks[name],
         }
     return rows
+
+
+def captured_steps(
+    job: Job, batches: list[list[dict]], repeats: int, recorder: Recorder, device: torch.device
+) -> dict[str, Any]:
+    """Measure milliseconds of a captured step: on the device, and of the host until it is launched.
+
+    Args:
+        job: job with mtp's wrapper of the optimiser; its model takes captured steps afterwards.
+        batches: batches to take in turn, given as samples.
+        repeats: number of timed steps.
+        recorder: maker of the replays.
+        device: device of the model.
+
+    Raises:
+        RuntimeError: no step was replayed.
+    """
+    torch.set_float32_matmul_precision(job.matmul_precision)
+    lines: list[str] = []
+    step = CapturedSteps(job.model, job.optimizer, recorder, False, 0, lines.append)
+    prepared = [job.collate(samples) for samples in batches]
+    for batch in prepared * VERIFIED_USES:
+        step(batch, job.optimizer)
+    if not step.replays:
+        raise RuntimeError(f'0 replays: {"; ".join(lines) or fallen()}')
+    found: dict[str, list[float]] = {'step': [], 'host': []}
+    for number in range(repeats):
+        wait(device)
+        begin = time.perf_counter()
+        step(prepared[number % len(prepared)], job.optimizer)
+        found['host'].append((time.perf_counter() - begin) * 1e3)
+        wait(device)
+        found['step'].append((time.perf_counter() - begin) * 1e3)
+    times = {name: statistics.median(values) for name, values in found.items()}
+    return times | {'replays': step.replays, 'log': lines}
 
 
 def _timed_step(job: Job, batch: Batch, device: torch.device) -> list[float]:

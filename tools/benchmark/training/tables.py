@@ -49,6 +49,12 @@ def text(report: dict[str, Any]) -> str:
                     ],
                 )
             )
+    if captured := report.get('captured'):
+        lines += [
+            f'captured step: {captured["step"]:.1f} ms, of the host {captured["host"]:.1f} ms, '
+            f'{captured["replays"]} replays',
+            *(f'  {line}' for line in captured['log']),
+        ]
     for kind in ('launches', 'waits', 'constants'):
         for batch, title in BATCHES.items():
             lines.append(
