@@ -128,7 +128,9 @@ class CapturedSteps:
         self._plain = cast(Callable[..., dict[str, Tensor]], model.train_step)
         self._preprocessor = cast(BaseDataPreprocessor, unwrap(model).data_preprocessor)
         self._captures_preprocessor = getattr(self._preprocessor, 'captured', False)
-        self._device = next(model.parameters()).device
+        self._parameters = list(model.parameters())
+        self._places = self._places_of_parameters()
+        self._device = self._parameters[0].device
         self._warmup, self._log = warmup, log
         self._kinds: dict[Hashable, _Kind] = {}
         self._made = 0  # steps that could be captured
@@ -148,6 +150,9 @@ class CapturedSteps:
             return self._plain(data, optim_wrapper=wrapper)
         if not self._captures_preprocessor:
             data = self._preprocessor(data, True)
+        if (places := self._places_of_parameters()) != self._places:
+            self._kinds.clear()  # a replay would change what no parameter is any more
+            self._places = places
         batches = wrapper._accumulative_counts
         number = wrapper._inner_count % batches
         updates = number == batches - 1
@@ -174,6 +179,9 @@ class CapturedSteps:
         wrapper._inner_count = count + 1
         self.replays += 1
         return kind.give(wrapper)
+
+    def _places_of_parameters(self) -> list[int]:
+        return [parameter.data_ptr() for parameter in self._parameters]
 
     def _step(self, data: Any) -> dict[str, Tensor]:
         """Make a step uncaptured, given data that are prepared unless that is captured too."""

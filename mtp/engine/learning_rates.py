@@ -32,12 +32,18 @@ class DeviceRates:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Let the optimiser read the rates from the device."""
-        plain = [group['lr'] for group in self._groups]
+        """Let the optimiser read the rates from the device.
+
+        While a CUDA graph is captured, its groups are also ``capturable``, which torch asks for.
+        """
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        plain = [dict(group) for group in self._groups]
         try:
             for group, value in zip(self._groups, self._of_groups):
                 group['lr'] = value
+                if capturing and 'capturable' in group:
+                    group['capturable'] = True
             yield
         finally:
-            for group, value in zip(self._groups, plain):
-                group['lr'] = value
+            for group, values in zip(self._groups, plain):
+                group.update(values)

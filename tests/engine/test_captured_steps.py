@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from mtp.engine import MixedPrecisionOptimWrapper
 from mtp.engine.captured_steps import CapturedSteps
 from mtp.engine.hooks.capture import _is_known
+from mtp.engine.learning_rates import DeviceRates
 from mtp.fallback import FallbackError
 from mtp.recipes.shrink import shrink
 from mtp.sample_fields import pack_batch
@@ -231,6 +232,34 @@ def test_two_steps_of_finetuning_do_the_same(recipe):
         images, samples = map(list, zip(*samples))
         updates.append([dict(inputs=images, data_samples=samples)])
     assert_same(model, steps, updates)
+
+
+def test_a_parameter_in_other_memory_is_captured_again():
+    model, _, steps, _ = train(1, captured=True, updates=1)
+    (kind,) = steps._kinds.values()
+    parameter = next(model.parameters())
+    parameter.data = parameter.data.clone()
+    before = parameter.data.clone()
+    steps(make_batch(1), optim_wrapper=steps._wrapper)
+    assert kind not in steps._kinds.values() and not torch.equal(parameter, before)
+
+
+def test_torch_lets_the_optimiser_be_captured(monkeypatch):
+    """Its check refuses groups that are not capturable, with which it warns otherwise."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+    optimizer = torch.optim.AdamW([parameter], lr=2**-3, fused=True)
+    rates = DeviceRates(optimizer, torch.device('cpu'))
+    rates.refresh()
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
+    with pytest.raises(RuntimeError, match='capturable is False'):
+        optimizer.step()
+    with rates.in_use():
+        optimizer.step()
+    assert torch.allclose(parameter, torch.full((2,), 1 - 2**-3 * 1.01), atol=1e-6)
+    (group,) = optimizer.param_groups
+    assert group['lr'] == 2**-3 and group['capturable'] is False
 
 
 def test_a_replay_that_computes_something_else_is_refused():

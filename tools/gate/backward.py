@@ -138,6 +138,11 @@ def _apply(node: Node, grads: dict[int, Tensor]) -> tuple[Tensor | None, ...]:
                 for i, meta in enumerate(metas)
             )
         )
+        if isinstance(results, tuple):  # one for each argument, whether a tensor or not
+            wanted = iter([r for r, needs in zip(results, node.needs_input_grad) if needs])
+            results = tuple(
+                None if following is None else next(wanted) for following, _ in node.next_functions
+            )
     else:
         results = node(*(grads.get(i) for i in range(len(metas))))
     return results if isinstance(results, tuple) else (results,)

@@ -25,6 +25,7 @@ from training.batches import make_samples
 from mtp.engine import parallel
 from mtp.engine.learning_rates import DeviceRates
 from mtp.engine.static_batch import StaticBatch
+from mtp.models.tasks.two_stage import TwoStageTask
 from mtp.registry import MODELS
 from tools.gate import backward
 from tools.gate.trace import Tracer
@@ -51,6 +52,7 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
         if workload.processes == 'FSDP2':
             _gather_in_bfloat16(model)
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+        _make_anchors(model)
         optimizer.rates = DeviceRates(optimizer.optimizer, torch.device('cuda'))
         tracer.install(model)
         with counter, _foreach_of_fake_tensors():
@@ -64,6 +66,17 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
                 optimizer.step()
                 counter.take('optimiser')
     return counter.taken
+
+
+def _make_anchors(model: nn.Module) -> None:
+    """Make the anchors, which a run makes in its first, uncaptured step."""
+    for task in model.tasks.values():
+        if isinstance(task, TwoStageTask):
+            head = task.rpn_head
+            strides = [across for across, _ in head.prior_generator.strides]
+            head._anchors_of(
+                [torch.empty(1, 1, -(-SIDE // n), -(-SIDE // n), device='cuda') for n in strides]
+            )
 
 
 def _config(workload: Pretraining) -> Config:
