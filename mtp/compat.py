@@ -151,7 +151,7 @@ def count_accuracy_without_waiting(losses: ModuleType) -> None:
         share = (right.sum() + _EPSILON) / (counted.sum() + _EPSILON)
         return 100 * share.float().reshape(1)
 
-    losses.accuracy = accuracy  # type: ignore[attr-defined]
+    vars(losses).update(accuracy=accuracy)
 
 
 _EPSILON = 2.0**-23  # of float32

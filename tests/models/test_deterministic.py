@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mtp.engine.static_batch import StaticBatch
 from mtp.models.backbones import build_backbone
 from mtp.ops import dispatch
 from mtp.ops.deterministic import replace_pools
+from mtp.sample_fields import pack_batch
 from tests.models.small import build_model, make_sample
 from tests.ops.test_deterministic import Operators
 
@@ -65,16 +67,12 @@ def step(backbone):
     """Operators of a step: images of another size than the positions, so that those are resized."""
     model = build_model(dict(a=dict(num_classes=2)), backbone=backbone)
     inputs, samples = zip(*(make_sample('a', seed=seed) for seed in (1, 2)))
-    data = model.data_preprocessor(
-        dict(inputs=list(inputs), data_samples=list(samples)), training=True
-    )
+    batch = pack_batch([dict(inputs=i, data_samples=s) for i, s in zip(inputs, samples)])
     if torch.are_deterministic_algorithms_enabled():
         replace_pools(model)
     model = model.to('meta').train()
-    data = dict(
-        inputs=data['inputs'].to('meta'),
-        data_samples=[sample.to('meta') for sample in data['data_samples']],
-    )
+    batch = StaticBatch(batch, torch.device('meta')).content
+    data = model.data_preprocessor(batch, training=True)
     with Refused() as operators:
         model.parse_losses(model(**data, mode='loss'))[0].backward()
     return operators

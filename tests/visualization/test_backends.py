@@ -7,6 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.visualization import LocalVisBackend, Visualizer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -63,6 +64,8 @@ def test_tensorboard_groups_tags_and_shows_config_and_pictures(tmp_path):
 
 @pytest.mark.parametrize('name', ['wandb', 'mlflow'])
 def test_one_key_of_the_config_adds_a_tracker(name, tmp_path, monkeypatch):
+    # mmengine's backend opens the files of the newest logger again, which may be another test's
+    MMLogger.get_instance(f'tracker {name}')
     package = mock.MagicMock(spec=None, MlflowException=ValueError)
     monkeypatch.setitem(sys.modules, name, package)
     cfg = Config.fromfile(TOY)

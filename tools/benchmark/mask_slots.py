@@ -14,19 +14,16 @@ in hindsight.
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import numpy as np
-from mmengine.config import DictAction
 
-import mtp  # noqa: F401  (gives mmcv its operators: before the modules that import it)
-from mtp.cli import launch
-from mtp.cli.arguments import RunOptions
-from mtp.engine.batch_size import share_batch
-from mtp.mask_quota import mask_quota
-from mtp.models.tasks.ground_truth import GroundTruth
-from mtp.models.tasks.rpn_head import Proposals
+from mtp.cli.arguments import RunOptions, add_config_options
+
+if TYPE_CHECKING:
+    from mtp.models.tasks.ground_truth import GroundTruth
+    from mtp.models.tasks.rpn_head import Proposals
 
 EVERY = 2  # steps from one record to the next
 PARTS = 6  # rows of the table
@@ -39,12 +36,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument('config', help='pretraining config with the task instance')
     parser.add_argument('out', type=Path, help='folder for the records and the run')
     parser.add_argument('--samples', type=int, default=512, help='boxes sampled per image (512)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    add_config_options(parser)
     return parser.parse_args()
 
 
 def train(config: str, out: Path, samples: int, options: dict[str, Any]) -> None:
     """Train with a record of the positives."""
+    from mtp.cli import launch
+    from mtp.engine.batch_size import share_batch
+
     cfg = launch.load_config(RunOptions(config, out / 'run', cfg_options=options))
     for part in ('cfg', 'dataloader', 'evaluator'):
         cfg[f'val_{part}'] = cfg[f'test_{part}'] = None
@@ -57,7 +57,7 @@ def train(config: str, out: Path, samples: int, options: dict[str, Any]) -> None
     targets = head.targets
     with (out / 'positives.jsonl').open('w') as file:
 
-        def record(proposals: Proposals, truth: GroundTruth) -> tuple:
+        def record(proposals: 'Proposals', truth: 'GroundTruth') -> tuple:
             if runner.iter % EVERY == 0:
                 with patch.object(head.bbox_sampler, 'num', samples):
                     _, found, _ = targets(proposals, truth)
@@ -75,6 +75,8 @@ def train(config: str, out: Path, samples: int, options: dict[str, Any]) -> None
 
 def report(rows: list[dict[str, Any]]) -> str:
     """Return the tables of the module's docstring."""
+    from mtp.mask_quota import mask_quota
+
     table = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     quotas = np.minimum([mask_quota(n) for n in table['objects'].tolist()], table['most'])
     lines = [

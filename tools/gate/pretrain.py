@@ -23,7 +23,6 @@ from training import jobs
 from training.batches import make_samples
 
 from mtp.engine import parallel
-from mtp.engine.learning_rates import DeviceRates
 from mtp.engine.static_batch import StaticBatch
 from mtp.models.tasks.two_stage import TwoStageTask
 from mtp.registry import MODELS
@@ -53,7 +52,6 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
             _gather_in_bfloat16(model)
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
         _make_anchors(model)
-        optimizer.rates = DeviceRates(optimizer.optimizer, torch.device('cuda'))
         tracer.install(model)
         with counter, _foreach_of_fake_tensors():
             loss = counted_step.loss(model, data)
@@ -62,7 +60,9 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
             counter.take('forward')
             _differentiate(loss, model)
             counter.take('backward')
-            for _ in range(2):  # the first step makes its state
+            # The first step makes its state. The rates stay numbers: torch has no fake form of the
+            # update that reads them from the device.
+            for _ in range(2):
                 optimizer.step()
                 counter.take('optimiser')
     return counter.taken

@@ -156,8 +156,9 @@ class SharedRoIHead(StandardRoIHead):
         if self.bbox_sampler.add_gt_as_proposals:
             own = torch.arange(1, truth.valid.shape[1] + 1, device=boxes.device)
             own = own.expand_as(truth.valid).masked_fill(~truth.valid, -1)
-            boxes = torch.cat([truth.boxes, boxes], 1)
-            assigned = torch.cat([own, assigned], 1)
+            # After the proposals, whose draws thus do not depend on the slots for objects.
+            boxes = torch.cat([boxes, truth.boxes], 1)
+            assigned = torch.cat([assigned, own], 1)
         samples = self.bbox_sampler.sample_batch(assigned, truth.seeds)
         boxes = take_rows(boxes, samples.index)
         boxes = torch.where(samples.valid[..., None], boxes, unit_box(boxes))
