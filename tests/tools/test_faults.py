@@ -30,6 +30,7 @@ def campaign(tmp_path, monkeypatch):
     cfg.dump(config)
     monkeypatch.setattr(small, 'make', lambda recipe, folder: config)
     monkeypatch.setattr(injection, '_environment', dict)
+    monkeypatch.setattr(small, 'PAUSE', 0.05)  # the toy's steps take milliseconds
     yield trial.Campaign(tmp_path)
     for name in [name for name in sys.modules if name.split('.')[0] == 'campaign']:
         del sys.modules[name]

@@ -14,6 +14,7 @@ from mtp.registry import DATASETS
 
 TOOLS = Path(__file__).parents[2]
 STEPS, EVERY = 10, 2  # length of a run, and steps between two checkpoints
+PAUSE = 0.6  # longest time between a step and the kill after it, seconds
 BATCHES = {'pretraining': 6, 'mmpretrain': 12}  # images a step; 4 in the others
 EMA = dict(type='EMAHook', ema_type='mtp.engine.FastEMA', momentum=0.1)
 

@@ -130,7 +130,7 @@ def _strike(
     launch = Launch(config, folder, (*first, *arguments), inside)
     if ranks:
         step = rng.randrange(-1, steps - 1)
-        pause = rng.uniform(0, 0.6 if step >= 0 else 3)
+        pause = rng.uniform(0, small.PAUSE if step >= 0 else 3)
         _wait_for(launch, step)
         time.sleep(pause)
         launch.kill(ranks)
