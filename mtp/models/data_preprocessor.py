@@ -76,6 +76,7 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
     """
 
     captured = True  # what it computes is part of a captured training step
+    compiled_methods = ('normalise',)
 
     def __init__(
         self,
@@ -129,14 +130,27 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
             for name, values in on_device.items():  # not set_metainfo, which copies
                 sample.set_field(values[number], name, field_type='metainfo')
         unpack_batch(targets, samples, shape)
-        return dict(inputs=self._prepare(data['inputs'], targets, shape), data_samples=samples)
+        inputs = self.normalise(
+            data['inputs'], targets['img_shapes'], targets.get('distortion'), shape
+        )
+        return dict(inputs=inputs, data_samples=samples)
 
-    def _prepare(self, images: Tensor, targets: dict, shape: tuple[int, int]) -> Tensor:
-        if 'distortion' in targets:
-            images = distort(images, targets['distortion'])
+    def normalise(
+        self, images: Tensor, sizes: Tensor, draws: Tensor | None, shape: tuple[int, int]
+    ) -> Tensor:
+        """Distort, normalise and pad images, float32 ``(B, 3, H, W)``.
+
+        Args:
+            images: BGR images, uint8 ``(B, 3, h, w)``.
+            sizes: height and width of each image without padding, int64 ``(B, 2)``.
+            draws: what :func:`mtp.models.photometric.distort` takes; None for no distortion.
+            shape: height and width of the result.
+        """
+        if draws is not None:
+            images = distort(images, draws)
         images = (images.flip(1).float() - self.mean) / self.std
         inside = [
-            torch.arange(length, device=images.device) < targets['img_shapes'][:, axis, None]
+            torch.arange(length, device=images.device) < sizes[:, axis, None]
             for axis, length in enumerate(images.shape[2:])
         ]
         images = images * (inside[0][:, None, :, None] & inside[1][:, None, None, :])

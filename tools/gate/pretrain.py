@@ -42,10 +42,6 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
     counter = Uncompiled(tracer, captured=True)
     with counted_step.as_on_a_gpu('cuda', True):
         batch = StaticBatch(batch, torch.device('cuda')).content
-        preprocessor = counted_step.preprocessor_on_a_gpu(cfg)
-        with counter:
-            data = preprocessor(batch, training=True)
-            counter.take('data preprocessor')
         with torch.device('cuda'):
             model = MODELS.build(cfg.model).train()
         if workload.processes == 'FSDP2':
@@ -53,6 +49,10 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
         _make_anchors(model)
         tracer.install(model)
+        preprocessor = model.data_preprocessor.to('cuda')
+        with counter:
+            data = preprocessor(batch, training=True)
+            counter.take('data preprocessor')
         with counter, _foreach_of_fake_tensors():
             loss = counted_step.loss(model, data)
             if tracer.only:  # without the other parts the remaining launches mean nothing
