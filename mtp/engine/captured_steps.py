@@ -7,6 +7,7 @@ memory that it reads: batches (:class:`mtp.engine.static_batch.StaticBatch`), le
 read from the device.
 """
 
+import copy
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
@@ -179,6 +180,10 @@ class CapturedSteps:
         wrapper._inner_count = count + 1
         self.replays += 1
         return kind.give(wrapper)
+
+    def __deepcopy__(self, memo: dict) -> Callable[..., dict[str, Tensor]]:
+        """Give a copy of the model its own step, which is not captured."""
+        return copy.deepcopy(self._plain, memo)
 
     def _places_of_parameters(self) -> list[int]:
         return [parameter.data_ptr() for parameter in self._parameters]

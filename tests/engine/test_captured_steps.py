@@ -3,6 +3,7 @@
 Without a GPU the recording is a function that is called again (:class:`Repeat`).
 """
 
+import copy
 from contextlib import nullcontext
 from importlib import import_module
 
@@ -242,6 +243,14 @@ def test_a_parameter_in_other_memory_is_captured_again():
     before = parameter.data.clone()
     steps(make_batch(1), optim_wrapper=steps._wrapper)
     assert kind not in steps._kinds.values() and not torch.equal(parameter, before)
+
+
+def test_a_copy_of_the_model_makes_its_own_steps():
+    model = build_model(DATASETS)
+    wrapper = MixedPrecisionOptimWrapper(torch.optim.AdamW(model.parameters(), fused=True))
+    model.train_step = CapturedSteps(model, wrapper, Repeat(), False, 0, print)
+    other = copy.deepcopy(model)
+    assert other.train_step.__self__ is other and other.train_step.__name__ == 'train_step'
 
 
 def test_torch_lets_the_optimiser_be_captured(monkeypatch):
