@@ -39,7 +39,8 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
     cfg = _config(workload)
     samples = make_samples(jobs.num_classes(cfg), IMAGES, OBJECTS, SIDE)
     batch = cfg.train_dataloader.collate_fn.type(samples)
-    counter = Uncompiled(tracer, captured=True)
+    # The process group that stands in for several processes copies through the host.
+    counter = Uncompiled(tracer, captured=workload.processes == 'one')
     with counted_step.as_on_a_gpu('cuda', True):
         batch = StaticBatch(batch, torch.device('cuda')).content
         with torch.device('cuda'):
