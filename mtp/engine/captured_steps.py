@@ -145,8 +145,7 @@ class CapturedSteps:
         wrapper = self._wrapper
         assert optim_wrapper is wrapper and wrapper.rates is not None
         wrapper.rates.refresh()
-        if self._warmup > 0 or self._refused:
-            self._warmup -= 1
+        if self.others < self._warmup or self._refused:
             self.others += 1
             return self._plain(data, optim_wrapper=wrapper)
         if not self._captures_preprocessor:
@@ -169,7 +168,10 @@ class CapturedSteps:
         if (self._made if together else kind.uses) < VERIFIED_USES:
             self._verify(kind, updates)
         elif kind.replay is None and kind.uses:
-            self._record(kind, updates)
+            try:
+                self._record(kind, updates, _State(self._model, wrapper, self._device))
+            except RuntimeError as error:  # the others' replays send the same data as this step
+                self._refuse(error)
         kind.uses += 1
         self._made += 1
         if self._refused or kind.replay is None:
@@ -213,23 +215,20 @@ class CapturedSteps:
                     for _ in range(UNCAPTURED_RUNS)
                 ]
             if kind.replay is None:
-                with before.restored():
-                    self._record(kind, updates)
-            if kind.replay is not None:
-                replayed = self._observe(kind, before, kind.replay)
-                reason = self._reason_against(replayed, uncaptured)
+                self._record(kind, updates, before)
+            assert kind.replay is not None
+            replayed = self._observe(kind, before, kind.replay)
+            reason = self._reason_against(replayed, uncaptured)
         except RuntimeError as error:  # those of CUDA and of missing memory among them
             reason = error
         if self._anywhere(reason is not None):
             self._refuse(reason or 'another process refused it')
 
-    def _record(self, kind: _Kind, updates: bool) -> None:
-        """Capture a kind of step."""
-        try:
+    def _record(self, kind: _Kind, updates: bool, before: '_State') -> None:
+        """Capture a kind of step; restore what its Python changes."""
+        with before.restored():
             kind.replay = self._recorder.record(lambda: self._run(kind, updates))
-            self._log(f'Training steps are captured: {self._recorder.report()}')
-        except RuntimeError as error:
-            self._refuse(error)
+        self._log(f'Training steps are captured: {self._recorder.report()}')
 
     def _refuse(self, reason: BaseException | str) -> None:
         self._refused = True
@@ -308,19 +307,19 @@ class _State:
 
     @torch.no_grad()
     def _restore(self) -> None:
+        wrapper = self._wrapper
         for tensor in (*self._parameters, *self._buffers, *self._of_optimizer()):
-            copy = self._copies.get(id(tensor))
+            saved = self._copies.get(id(tensor))
             # the state of an optimiser that has not begun is 0
-            tensor.zero_() if copy is None else tensor.copy_(copy)
+            tensor.zero_() if saved is None else tensor.copy_(saved)
         for parameter, gradient in zip(self._parameters, self._gradients):
             if gradient is not None and parameter.grad is not None:
                 parameter.grad.copy_(gradient)
-            elif self._wrapper.keep_gradients and parameter.grad is not None:
+            elif wrapper.keep_gradients and parameter.grad is not None:
                 parameter.grad.zero_()
             else:
                 parameter.grad = gradient
-        self._wrapper._inner_count = self._inner_count
-        wrapper = self._wrapper
+        wrapper._inner_count = self._inner_count
         wrapper.outcome, wrapper.skipped, wrapper.grad_norm = self._of_wrapper
         torch.set_rng_state(self._random)
         if self._random_cuda is not None:

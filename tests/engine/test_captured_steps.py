@@ -14,7 +14,7 @@ from mmengine.optim import build_optim_wrapper
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
-from mtp.engine import MixedPrecisionOptimWrapper
+from mtp.engine import MixedPrecisionOptimWrapper, captured_steps
 from mtp.engine.captured_steps import CapturedSteps
 from mtp.engine.hooks.capture import _is_known
 from mtp.engine.learning_rates import DeviceRates
@@ -70,12 +70,17 @@ class Repeat:
         return f'{len(self.functions)} repetitions'
 
 
-def make_batch(number):
-    """Batch of two data sets; the boxes, their number and the seeds depend on the number."""
+def make_batch(number, more=0):
+    """Batch of two data sets; the boxes, their number and the seeds depend on the number.
+
+    Args:
+        number: number of the batch.
+        more: number of further objects in each image.
+    """
     generator = torch.Generator().manual_seed(number)
     samples = []
     for place, name in enumerate('aabb'):
-        starts = torch.randint(0, 40, (1 + (number + place) % 3, 2), generator=generator)
+        starts = torch.randint(0, 40, (1 + more + (number + place) % 3, 2), generator=generator)
         found = [(0, (x, y, x + 8 + number % 8, y + 12)) for x, y in starts.tolist()]
         image, sample = small.make_sample(name, objects=found, seed=4 * number + place)
         sample.set_metainfo(dict(sample_seed=4 * number + place, img_path=f'{number}.png'))
@@ -233,6 +238,50 @@ def test_two_steps_of_finetuning_do_the_same(recipe):
         images, samples = map(list, zip(*samples))
         updates.append([dict(inputs=images, data_samples=samples)])
     assert_same(model, steps, updates)
+
+
+@pytest.fixture
+def of_two(monkeypatch):
+    """Let a process take itself for one of two; return the flags that it sends."""
+    flags = []
+    monkeypatch.setattr(captured_steps, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(captured_steps, 'all_reduce', lambda flag, op: flags.append(float(flag)))
+    return flags
+
+
+def test_one_of_several_processes_captures_a_later_kind_at_its_second_step(of_two):
+    """The comparison sends data, for which the other process would have to compare too."""
+    batches = [make_batch(number, more=3 * (number > 1)) for number in range(5)]
+    models = [build_model(DATASETS).train() for _ in range(2)]
+    for model in models:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2**-10, fused=True)
+        wrapper = MixedPrecisionOptimWrapper(optimizer, clip_grad=dict(max_norm=5.0))
+        step = model.train_step
+        if model is models[0]:
+            steps = step = CapturedSteps(model, wrapper, Repeat(), False, 0, print)
+        for number, batch in enumerate(batches):
+            torch.manual_seed(number)
+            step(batch, optim_wrapper=wrapper)
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=1e-5, atol=1e-7)
+    assert len(steps._kinds) == 2 and (steps.replays, steps.others) == (4, 1) and of_two == [0, 0]
+    assert steps._wrapper._inner_count == len(batches)
+
+
+def test_all_processes_hear_that_one_cannot_capture(of_two, monkeypatch):
+    told = []
+    monkeypatch.setattr(captured_steps, 'fall_back', lambda *what: told.append(what))
+
+    class Refused(Repeat):
+        def record(self, function):
+            raise RuntimeError('operation not permitted')
+
+    model = build_model(DATASETS).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    wrapper = MixedPrecisionOptimWrapper(optimizer)
+    steps = CapturedSteps(model, wrapper, Refused(), False, 0, print)
+    assert steps(make_batch(0), wrapper)['loss'].isfinite() and steps.others == 1
+    ((_, _, reason),) = told
+    assert of_two == [1] and 'operation not permitted' in str(reason)
 
 
 def test_a_parameter_in_other_memory_is_captured_again():

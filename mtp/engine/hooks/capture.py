@@ -6,7 +6,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mtp.engine.captured_steps import CapturedSteps
-from mtp.engine.cuda_graphs import CUDAGraphs, Recorder
+from mtp.engine.cuda_graphs import CUDAGraphs
 from mtp.engine.loops import _Accumulating
 from mtp.engine.mixed_precision import MixedPrecisionOptimWrapper
 from mtp.engine.parallel import ReplicatedModel, ShardedModel, unwrap
@@ -54,7 +54,7 @@ class CaptureHook(Hook):
         self.steps = CapturedSteps(
             runner.model,
             runner.optim_wrapper,
-            recorder(),
+            CUDAGraphs(),
             accumulates=isinstance(loop, _Accumulating) and loop.accumulation > 1,
             warmup=WARMUP_OF_DDP if isinstance(runner.model, ReplicatedModel) else 0,
             log=runner.logger.info,
@@ -68,11 +68,6 @@ class CaptureHook(Hook):
                 f'{self.steps.replays:,} training steps were replayed, {self.steps.others:,} not'
             )
             del runner.model.train_step
-
-
-def recorder() -> Recorder:
-    """Return a new maker of replays."""
-    return CUDAGraphs()
 
 
 def reason_against(runner: Runner) -> str | None:
