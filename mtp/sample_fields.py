@@ -407,12 +407,16 @@ def pack_batch(samples: Sequence[dict]) -> dict:
         targets['seeds'] = torch.tensor(seeds)
     if 'distortion' in labels[0]:
         targets['distortion'] = torch.tensor([label.distortion for label in labels])
-    found = {name: [i for i, label in enumerate(labels) if name in label] for name in _fields()}
-    rung = _rung(labels, found, shape)
-    for name, field in _fields().items():
-        if having := found[name]:
-            joined = field.join([labels[i].get(name) for i in having], shape, rung)
-            targets['fields'][name] = dict(joined, images=having)
+    fields = _fields()
+    found = {
+        name: {i: label.get(name) for i, label in enumerate(labels) if name in label}
+        for name in fields
+    }
+    rung = _rung(fields, found, len(labels), shape)
+    for name, values in found.items():
+        if values:
+            joined = fields[name].join([*values.values()], shape, rung)
+            targets['fields'][name] = dict(joined, images=[*values])
     return dict(
         inputs=inputs,
         targets=targets,
@@ -421,22 +425,26 @@ def pack_batch(samples: Sequence[dict]) -> dict:
 
 
 def _rung(
-    samples: Sequence[DetDataSample], found: Mapping[str, Sequence[int]], shape: tuple[int, int]
+    fields: Mapping[str, Field],
+    found: Mapping[str, Mapping[int, Any]],
+    images: int,
+    shape: tuple[int, int],
 ) -> Rung:
     """Return the sizes that hold the objects of a batch in each of its fields.
 
     Args:
-        samples: the samples.
-        found: field -> indices of the samples that have it.
+        fields: fields by name.
+        found: name of a field -> index of an image -> its value.
+        images: number of images.
         shape: height and width of the largest image in pixels.
     """
-    counts, pixels = [0] * len(samples), 0
-    for name, field in _fields().items():
+    counts, pixels = [0] * images, 0
+    for name, values in found.items():
+        field = fields[name]
         if isinstance(field, Boxes):
-            values = {i: samples[i].get(name) for i in found[name]}
-            counts = [max(n, len(values.get(i, ()))) for i, n in enumerate(counts)]
-            if field.masks:
-                pixels += sum(_as_box_masks(value.masks).pixels.size for value in values.values())
+            for i, value in values.items():
+                counts[i] = max(counts[i], len(value))
+                pixels += _as_box_masks(value.masks).pixels.size if field.masks else 0
     return lowest_rung(counts, pixels, shape)
 
 

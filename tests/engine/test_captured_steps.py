@@ -26,16 +26,7 @@ from tests.models.small import build_model
 from tests.test_finetune_configs import ROOT, build, make_sample
 
 DATASETS = dict(a=dict(num_classes=2), b=dict(num_classes=3))
-BACKBONE = dict(
-    type='mtp.models.build_backbone',
-    name='vit_tiny_rvsa',
-    img_size=64,
-    embed_dim=48,
-    depth=4,
-    num_heads=2,
-    out_indices=(0, 1, 2, 3),
-    drop_path_rate=0.5,
-)
+BACKBONE = dict(small.TINY_RVSA, drop_path_rate=0.5)
 RATES = (2**-10, 2**-11, 2**-9)  # exact in float32
 
 

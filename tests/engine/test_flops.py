@@ -7,22 +7,12 @@ import torch
 
 from mtp.engine import flops
 from mtp.engine.hooks.compilation import compile_parts
-from mtp.models.backbones import build_backbone
 from mtp.sample_fields import pack_batch
-from tests.models.small import build_model, make_sample
+from tests.models.small import TINY_RVSA, build_model, make_sample
 
 
 def test_a_step_is_counted_without_running_it():
-    backbone = dict(
-        type=build_backbone,
-        name='vit_tiny_rvsa',
-        img_size=64,
-        embed_dim=48,
-        depth=4,
-        num_heads=2,
-        out_indices=(0, 1, 2, 3),
-        with_cp=True,
-    )
+    backbone = dict(TINY_RVSA, with_cp=True)
     model = build_model(dict(a=dict(num_classes=2)), ('semantic',), backbone).train()
     samples = [make_sample('a', ('semantic',), seed=i) for i in range(2)]
     batch = pack_batch([dict(inputs=image, data_samples=sample) for image, sample in samples])

@@ -29,6 +29,18 @@ def _num_parameters(backbone):
 SMALL_BACKBONES = [name for name in list_backbones() if _num_parameters(name) < 2e6]
 
 
+# A plain ViT with rotated windows, of four blocks.
+TINY_RVSA = dict(
+    type=build_backbone,
+    name='vit_tiny_rvsa',
+    img_size=64,
+    embed_dim=48,
+    depth=4,
+    num_heads=2,
+    out_indices=(0, 1, 2, 3),
+)
+
+
 @MODELS.register_module()
 class ToyBackbone(BaseModule):
     """Four convolutions with the outputs that every backbone has."""
