@@ -1,5 +1,6 @@
 """Run a function on several CPU processes that talk through gloo."""
 
+import faulthandler
 import multiprocessing
 import os
 import socket
@@ -38,6 +39,7 @@ def run_processes(function, world_size: int, *args) -> list:
 
 
 def _worker(rank, function, world_size, port, folder, environment, args):
+    faulthandler.enable()  # where a process crashes, pytest's report says in which line
     os.environ.clear()  # the server's are those of the test that started it
     os.environ.update(
         environment,
