@@ -2,7 +2,8 @@
 
 ``import mtp`` calls :func:`setup`, which imports none of them: a workaround is applied when the
 package that needs it is imported. :mod:`mtp.engine` applies :func:`load_checkpoints_safely`, and
-:func:`support_ordered_effects` where a model is compiled.
+:func:`support_ordered_effects` where a model is compiled; :mod:`mtp.export` takes
+:func:`onnx_translations`.
 ``tests/test_compat.py`` has a test for each that fails when upstream no longer needs it.
 """
 
@@ -386,6 +387,17 @@ def support_ordered_effects() -> None:
         return result
 
     lowering.lowerings[with_effects] = lower_in_order
+
+
+def onnx_translations() -> dict[Callable, Callable]:
+    """Return the ONNX form of ``torch.hypot``, which onnxscript 0.7.2 lacks."""
+    import torch
+    from onnxscript import opset18 as op
+
+    def hypot(x: Any, y: Any) -> Any:
+        return op.Sqrt(op.Add(op.Mul(x, x), op.Mul(y, y)))
+
+    return {torch.ops.aten.hypot.default: hypot}
 
 
 def refuse_pickle_bombs(data: bytes) -> None:

@@ -256,6 +256,14 @@ def test_unsafe_checkpoints_are_refused(tmp_path):
     assert 'weights_only=False' in inspect.getsource(checkpoint)
 
 
+def test_onnxscript_still_lacks_hypot():
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    known = ONNXRegistry.from_torchlib()
+    assert known.get_decomps(torch.ops.aten.sqrt.default)
+    assert not known.get_decomps(torch.ops.aten.hypot.default)
+
+
 def test_inductor_still_loses_ordered_effects():
     """``support_ordered_effects`` can go when this fails; tests/ops/test_grouped_batch_norm.py has
     what it is for."""

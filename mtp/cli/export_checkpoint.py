@@ -80,9 +80,7 @@ def _graph(args: argparse.Namespace, path: Path, out: Path) -> Path:
     size = (args.size[0], args.size[1]) if args.size else (side, side)
     program = trace(form, size, args.int8)
     if args.to == 'onnx':
-        found = write_onnx(program, form, file)
-        if found is not None:
-            print(f'largest difference from PyTorch: {found:.1e} of the range')
+        print(write_onnx(program, form, file))
     else:
         write_program(program, file)
     axes = [*(['batch'] if form.free_batch else []), *(['H', 'W'] if form.free_size else [])]
