@@ -3,12 +3,18 @@
 import os
 import subprocess
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch._functorch.config as functorch
+from functorch.compile import make_boxed_func
+from torch._inductor.compile_fx import compile_fx
 
+from mtp.engine.hooks.compilation import set_up_compiler
 from tests.tools.test_train import REPO
-from tools.gate import backward
+from tools.gate import backward, kept
 
 pytest.importorskip('triton')
 
@@ -74,3 +80,37 @@ def test_gradients_in_python_are_those_of_autograd():
     for gradient, reference in zip(found[:3] + found[4:], expected[:3] + expected[4:]):
         assert gradient.dtype == reference.dtype
         torch.testing.assert_close(gradient, reference)
+
+
+def test_what_a_compiled_forward_hands_on_is_counted():
+    """Results of products are kept, what is made of them is computed again."""
+
+    def part(x, weight):
+        hidden = x @ weight
+        return hidden.sin().sin(), hidden * 2, x @ weight[:, :4]
+
+    found = []
+
+    def forward(graph, inputs, **settings):
+        if not settings.get('is_backward'):
+            number = torch._guards.TracingContext.get().fw_metadata.num_forward
+            found.append(kept.handed_on(graph, number))
+        return make_boxed_func(graph.forward)
+
+    x, weight = torch.randn(16, 8, requires_grad=True), torch.randn(8, 32, requires_grad=True)
+    before = functorch.save_config()
+    try:
+        set_up_compiler()
+        compiled = torch.compile(part, backend=partial(compile_fx, inner_compile=forward))
+        results = compiled(x * 1, weight)
+    finally:
+        functorch.load_config(before)
+        torch._dynamo.reset()
+    assert found == [kept.HandedOn(nbytes=16 * 32 * 4, inputs=(0, 1), outputs=())]
+
+    recorder = SimpleNamespace(unseen=0, kept=[])
+    recorder.keep = recorder.kept.append
+    handed = kept.HandedOn(100, (1,), ((results[2].shape, torch.float32),))
+    kept.add(recorder, handed, (x, weight), results)
+    assert recorder.unseen == 100
+    assert recorder.kept[0] is weight and recorder.kept[1] is results[2]

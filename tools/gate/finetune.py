@@ -25,11 +25,12 @@ IMAGES, SIDE = 2, 256  # images per batch, their side in pixels
 OBJECTS = (5, 9)  # objects per image in the first and in the second batch
 
 
-def finetune(workload: Finetuning, tracer: Tracer) -> dict[str, int]:
+def finetune(workload: Finetuning, tracer: Tracer) -> tuple[dict[str, int], None]:
     """Run two steps on the CPU, with a GPU's precision and full width, and trace their parts.
 
     Returns:
-        dict: place in the step -> launches of what runs uncompiled.
+        tuple: place in the step -> launches of what runs uncompiled; None, as the memory is not
+        that of a GPU.
     """
     cfg = Config.fromfile(resources.configs() / 'finetune' / f'{workload.config}.py')
     cfg.model.backbone.update(img_size=SIDE, init_cfg=None)
@@ -52,7 +53,7 @@ def finetune(workload: Finetuning, tracer: Tracer) -> dict[str, int]:
                 optimizer.step()
                 optimizer.zero_grad()
                 counter.take('optimiser')
-    return counter.taken
+    return counter.taken, None
 
 
 def _batch(cfg: Config, objects: int) -> dict[str, Any]:

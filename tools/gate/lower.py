@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from mtp.fallback import reason_in_a_line
 from tools.gate import backward, own
 from tools.gate.devices import Device
+from tools.gate.kept import HandedOn, handed_on
 from tools.gate.presence import present
 
 # Calls of a lowered graph: its kernels, library calls and unfused operators, copies.
@@ -73,6 +74,10 @@ class Lowering:
         keep: function that stores each new :class:`Lowered`, given as a dict.
         keep_source: function that stores the source of a kernel, given after its key.
         keep_launch: function that stores a launch of one of the project's own kernels.
+
+    Attributes:
+        handed_on: what the forward pass of the last graph hands to its backward pass; None where it
+            has none.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Lowering:
         self.keep_source, self.keep_launch = keep_source, keep_launch
         self.seconds = 0.0
         self.keys: list[str] = []
+        self.handed_on: HandedOn | None = None
 
     def __call__(self, graph: fx.GraphModule, inputs: list[Any]) -> tuple[list[str], float]:
         """Lower a graph of Dynamo and its backward pass.
@@ -94,7 +100,7 @@ class Lowering:
         Returns:
             tuple: keys of the lowered graphs, and the seconds of AOTAutograd.
         """
-        self.keys, self.seconds = [], 0.0
+        self.keys, self.seconds, self.handed_on = [], 0.0, None
         begun = processor_seconds()
         graph, inputs = on_cuda(graph, inputs)
         with _settings(), backward.in_python():
@@ -103,6 +109,9 @@ class Lowering:
 
     def _lower(self, graph: fx.GraphModule, inputs: list[Any], **settings: Any) -> Callable:
         begun = processor_seconds()
+        if not settings.get('is_backward') and not settings.get('is_inference'):
+            metadata = torch._guards.TracingContext.get().fw_metadata
+            self.handed_on = handed_on(graph, metadata.num_forward)
         for device in self.targets:
             key = graph_key(graph, device, settings)
             self.keys.append(key)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'benchmark'))
 from counting import counted_step
 from training import jobs
 from training.batches import make_samples
+from training.measure import Kept
 
 from mtp.engine import parallel
 from mtp.engine.static_batch import StaticBatch
@@ -34,8 +35,13 @@ from tools.gate.workloads import Pretraining
 IMAGES, OBJECTS, SIDE = 2, 23, 448  # images per data set, objects per image, side in pixels
 
 
-def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
-    """Trace the parts of a step; return place in the step -> launches of uncompiled code."""
+def pretrain(workload: Pretraining, tracer: Tracer) -> tuple[dict[str, int], float | None]:
+    """Trace the parts of a step.
+
+    Returns:
+        tuple: place in the step -> launches of uncompiled code; memory that the step keeps for its
+        backward pass, MB an image.
+    """
     cfg = _config(workload)
     samples = make_samples(jobs.num_classes(cfg), IMAGES, OBJECTS, SIDE)
     batch = cfg.train_dataloader.collate_fn.type(samples)
@@ -55,9 +61,10 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
             data = preprocessor(batch, training=True)
             counter.take('data preprocessor')
         with counter, _foreach_of_fake_tensors():
-            loss = counted_step.loss(model, data)
+            with Kept(model) as tracer.kept:
+                loss = counted_step.loss(model, data)
             if tracer.only:  # without the other parts the remaining launches mean nothing
-                return {}
+                return {}, None
             counter.take('forward')
             _differentiate(loss, model)
             counter.take('backward')
@@ -66,7 +73,7 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> dict[str, int]:
             for _ in range(2):
                 optimizer.step()
                 counter.take('optimiser')
-    return counter.taken
+    return counter.taken, tracer.kept.nbytes / len(samples) / 1e6
 
 
 def _make_anchors(model: nn.Module) -> None:

@@ -43,6 +43,7 @@ class Found:
     Attributes:
         parts: parts by workload and capability, then by title.
         uncompiled: workload -> place in the step -> launches of what runs uncompiled.
+        kept: workload -> memory that a step keeps for its backward pass, MB an image.
         own: kernel of the project -> capability -> largest shared memory (bytes), registers and
             stack (bytes).
         refused, breaks, cut: lines about refused graphs and kernels, graph breaks, and work that
@@ -51,6 +52,7 @@ class Found:
 
     parts: dict[tuple[str, int], dict[str, Part]] = field(default_factory=dict)
     uncompiled: dict[str, dict[str, int]] = field(default_factory=dict)
+    kept: dict[str, float] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     breaks: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
@@ -73,6 +75,8 @@ def collect(
             found.cut.append(f'{workload}: not traced to its end')
         for row in rows['step']:
             found.uncompiled[workload] = row['uncompiled']
+            if row['kept'] is not None:
+                found.kept[workload] = row['kept']
         found.breaks += [f'{workload}: {row["part"]}: {row["reason"]}' for row in rows['break']]
         for capability in capabilities:
             parts = defaultdict(Part)
@@ -237,6 +241,11 @@ def table(found: Found) -> str:
             spelled = ', '.join(f'{where} {number}' for where, number in launches.items())
             lines.append(
                 f'| {workload} | | uncompiled: {spelled} |{" |" * 7} {sum(launches.values())} | | |'
+            )
+        if workload in found.kept:
+            lines.append(
+                f'| {workload} | | kept for the backward pass: {found.kept[workload]:.0f} MB an '
+                f'image |{" |" * 10}'
             )
     return '\n'.join(lines)
 

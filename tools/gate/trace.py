@@ -15,6 +15,7 @@ from mtp.engine.compiled_part import compile_method
 from mtp.engine.hooks import compilation
 from mtp.fallback import reason_in_a_line
 from mtp.ops import dispatch
+from tools.gate import kept
 from tools.gate.lower import Lowering, processor_seconds
 
 LEAVES = 2**63  # sequence numbers of nodes that accumulate gradients are from here on
@@ -37,6 +38,8 @@ class Tracer:
         breaks: part -> reason why it is not one graph.
         title: title of the part that is being traced.
         nodes: backward nodes of the parts, as they run uncompiled.
+        kept: recorder of what the step keeps for its backward pass, a ``training.measure.Kept``;
+            None for none.
     """
 
     def __init__(self, lowering: Lowering, only: set[str] = frozenset()) -> None:
@@ -45,10 +48,14 @@ class Tracer:
         self.breaks: dict[str, str] = {}
         self.title = ''
         self.nodes: set[Node] = set()
+        self.kept: Any = None
+        self._called: tuple[kept.HandedOn, tuple] | None = (
+            None  # part that was called last, its inputs
+        )
 
     def install(self, model: nn.Module) -> None:
         """Compile the parts of a model in place."""
-        torch._dynamo.config.recompile_limit = compilation.MOST_VERSIONS
+        compilation.set_up_compiler()
         for module, method in compilation.parts(model):
             title = f'{type(module).__name__}.{method}'
             if not self.only or title in self.only:
@@ -68,7 +75,10 @@ class Tracer:
             with _uncounted():
                 self._trace(title, compiled, args, kwargs)
                 first = torch.autograd._get_sequence_nr()
-                results = eager(*args, **kwargs)
+                with kept.paused() if self.kept else nullcontext():
+                    results = eager(*args, **kwargs)
+            if self.kept and self._called:
+                kept.add(self.kept, *self._called, results)
             self.nodes.update(_nodes_since(first, results))
             return results
 
@@ -76,6 +86,7 @@ class Tracer:
 
     def _trace(self, title: str, compiled: Callable, args: tuple, kwargs: dict) -> None:
         begun, number, self.title = processor_seconds(), len(self.rows), title
+        self._called = None
         try:
             with patch.object(dispatch, '_reason_against', _nothing_against):
                 compiled(*args, **kwargs)
@@ -93,9 +104,11 @@ class Tracer:
         row['keys'], row['aot'] = self.lowering(graph, inputs)
         row['backend'] = processor_seconds() - begun
         self.rows.append(row)
+        part = self.lowering.handed_on
 
-        def run(*_: Any) -> None:
+        def run(*inputs: Any) -> None:
             row['calls'] += 1
+            self._called = part and (part, inputs)
             raise _Traced
 
         return run

@@ -53,10 +53,10 @@ def trace(folder: Path, name: str, capabilities: tuple[int, ...]) -> None:
         keep_launch,
     )
     tracer = Tracer(lowering, set(workload.only))
-    launches = {}
+    launches, kept = {}, None
     try:
         with nullcontext() if workload.processes == 'one' else group_of_two():
-            launches = STEPS[type(workload)](workload, tracer)
+            launches, kept = STEPS[type(workload)](workload, tracer)
     except Exception as error:  # an error of the step is a result of the gate
         traceback.print_exc()
         tracer.breaks['the step itself'] = reason_in_a_line(error)
@@ -64,7 +64,7 @@ def trace(folder: Path, name: str, capabilities: tuple[int, ...]) -> None:
         store.add(name, 'trace', row)
     for part, reason in tracer.breaks.items():
         store.add(name, 'break', dict(part=part, reason=reason))
-    store.add(name, 'step', dict(uncompiled=launches))
+    store.add(name, 'step', dict(uncompiled=launches, kept=kept))
     torch._dynamo.reset()
 
 

@@ -159,11 +159,7 @@ def compile_parts(model: nn.Module, backend: str) -> dict[str, PartKind]:
     """
     if backend == 'inductor':
         compat.support_ordered_effects()
-    # If compiling the backward pass fails, it must do so before the forward pass has any effect.
-    torch._functorch.config.force_non_lazy_backward_lowering = True
-    # Otherwise DDP would split the parts at the ends of its gradient buckets.
-    torch._dynamo.config.optimize_ddp = False
-    torch._dynamo.config.recompile_limit = MOST_VERSIONS
+    set_up_compiler()
     kinds: dict[str, PartKind] = {}
     for module, method in parts(model):
         name = f'{type(module).__name__}.{method}'
@@ -171,6 +167,19 @@ def compile_parts(model: nn.Module, backend: str) -> dict[str, PartKind]:
         # The method, not the module: hooks of DDP and FSDP stay outside the compiled code.
         setattr(module, method, CompiledPart(getattr(module, method), kind))
     return kinds
+
+
+def set_up_compiler() -> None:
+    """Set what all compiled parts need of Dynamo and AOTAutograd."""
+    # If compiling the backward pass fails, it must do so before the forward pass has any effect.
+    torch._functorch.config.force_non_lazy_backward_lowering = True
+    # The backward pass computes again what costs no more than reading it: norms, activations, casts
+    # of weights. Kept are results of products, of attention and of mtp's operators.
+    torch._functorch.config.aggressive_recomputation = True
+    torch._functorch.config.is_non_builtin_to_include = True
+    # Otherwise DDP would split the parts at the ends of its gradient buckets.
+    torch._dynamo.config.optimize_ddp = False
+    torch._dynamo.config.recompile_limit = MOST_VERSIONS
 
 
 def parts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:

@@ -140,20 +140,24 @@ class Kept:
 
     Attributes:
         nbytes: bytes of everything kept, each storage once.
+        unseen: bytes, of these, of tensors that were not shown to it.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self.unseen = 0
         # storages are held: a freed one could give its address to another
         self._storages = {_address(p): None for p in model.parameters()}
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self.keep, lambda tensor: tensor)
 
-    def _keep(self, tensor: Tensor) -> Tensor:
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Record a tensor, and return it."""
         self._storages.setdefault(_address(tensor), tensor.untyped_storage())
         return tensor
 
     @property
     def nbytes(self) -> int:
-        return sum(storage.nbytes() for storage in self._storages.values() if storage is not None)
+        seen = sum(storage.nbytes() for storage in self._storages.values() if storage is not None)
+        return seen + self.unseen
 
     def __enter__(self) -> 'Kept':
         self._hooks.__enter__()
