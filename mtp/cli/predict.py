@@ -21,7 +21,7 @@ from mtp.cli.errors import add_debug, users_errors
 from mtp.cli.own_gpu import choose_device
 
 if TYPE_CHECKING:
-    from mtp.prediction.scene_files import ScenePrediction
+    from mtp.prediction.scene_outputs import ScenePrediction
 
 
 def parse_args(
@@ -171,7 +171,8 @@ def predict(args: argparse.Namespace) -> list[str]:
     from mtp.prediction.found_inputs import find_inputs
     from mtp.prediction.from_checkpoint import load
     from mtp.prediction.run_scene import SceneOptions
-    from mtp.prediction.scene_files import FileOptions, predict_scenes
+    from mtp.prediction.scene_files import predict_scenes
+    from mtp.prediction.scene_outputs import FileOptions
 
     require_usable_gpu(args.device)
     model = load(args.checkpoint, config=args.config, allow=args.allow)

@@ -52,12 +52,15 @@ def write_vectors(
     columns = [_column(name, [properties.get(name) for _, properties in rows]) for name in names]
     pyogrio.set_gdal_config_options({'OGR_CURRENT_DATE': _TIME})
     with whole(path) as unfinished:
+        # a layer has one type
+        several = any(shape.geom_type == 'MultiPolygon' for shape, _ in rows)
         pyogrio.raw.write(
             unfinished,
             np.array([shapely.to_wkb(shape) for shape, _ in rows], object),
             columns,
             names,
-            geometry_type='Polygon',
+            geometry_type='MultiPolygon' if several else 'Polygon',
+            promote_to_multi=several,
             crs=None if place is None else crs or place.crs,
             driver='GPKG',
             layer=path.stem,
@@ -87,8 +90,8 @@ def coco_json(results: Sequence[Detections]) -> dict[str, Any]:
     for number, result in enumerate(results):
         height, width = result.size
         images.append(dict(id=number, file_name=result.source, height=height, width=width))
-        for entry in result.to_coco(number):
-            area = entry['bbox'][2] * entry['bbox'][3]
+        areas = shapely.area(result.shapes).tolist()
+        for entry, area in zip(result.to_coco(number), areas):
             annotations.append(dict(entry, id=len(annotations), iscrowd=0, area=area))
     names = results[0].classes if results else ()
     categories = [dict(id=i, name=name) for i, name in enumerate(names)]
@@ -196,5 +199,8 @@ def write_picture(result: Result, picture: np.ndarray, scale: float, path: Path)
     if isinstance(result, Detections):
         boxes = result.boxes.copy()
         boxes[:, :4] *= scale
-        result = replace(result, boxes=boxes, masks=None)
+        outlines = result.outlines
+        if outlines is not None:
+            outlines = shapely.transform(outlines, lambda points: points * scale)
+        result = replace(result, boxes=boxes, masks=None, outlines=outlines)
     replace(result, picture=lambda: picture, size=picture.shape[:2]).plot(path)

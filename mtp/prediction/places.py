@@ -90,12 +90,6 @@ class Feature:
     corners: np.ndarray | None = None
 
 
-def box_feature(corners: np.ndarray, **properties: Any) -> Feature:
-    """Return the feature of a box with four corners in pixels."""
-    corners = corners.astype(float)
-    return Feature(shapely.polygons(corners), properties, corners)
-
-
 def placed(
     features: Iterable[Feature], place: Place | None, crs: str | None
 ) -> Iterator[tuple[shapely.Geometry, dict[str, Any]]]:
@@ -145,7 +139,7 @@ def collection(
         dict(
             type='Feature',
             properties=properties,
-            geometry=shapely.geometry.mapping(shapely.geometry.polygon.orient(shape)),
+            geometry=shapely.geometry.mapping(_oriented(shape)),
         )
         for shape, properties in placed(features, place, crs)
     ]
@@ -155,6 +149,12 @@ def collection(
     elif crs != WGS84:
         content['crs'] = dict(type='name', properties=dict(name=urn(crs or place.crs)))
     return content | dict(features=entries)
+
+
+def _oriented(shape: shapely.Geometry) -> shapely.Geometry:
+    """Return a polygon, or several, whose outer rings are counter-clockwise."""
+    parts = [shapely.geometry.polygon.orient(part) for part in shapely.get_parts(shape)]
+    return parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
 
 
 def urn(crs: str) -> str:

@@ -23,9 +23,9 @@ from mtp.evaluation.label_maps import backgrounds_of
 from mtp.evaluation.tiles import corners_of
 from mtp.files import UnusableFileError
 from mtp.painting import colour_of, shade
-from mtp.prediction.places import WGS84, Feature, Place, box_feature, collection
-from mtp.prediction.polygons import outlines
-from mtp.sample_fields import label_table
+from mtp.prediction.places import WGS84, Feature, Place, collection
+from mtp.prediction.polygons import filled, mask_outlines, mean_inside, outlines
+from mtp.sample_fields import IGNORED, label_table
 from mtp.visualization.visualizer import PAPER, captioned, frame, legend, write_picture
 
 
@@ -108,6 +108,8 @@ class Detections(Result):
         scores: confidence, 0..1, float32 ``(N,)``.
         labels: class of each, from 0, int64 ``(N,)``.
         masks: pixels of each object, bool ``(N, H, W)``; None if the model makes none.
+        outlines: polygon of each object's mask in pixels, ``(N,)``, which scenes have in place of
+            ``masks``; None if the model makes none, or for a single image.
         tiles: left and top of the tile of a scene that each was found in, pixels, int ``(N, 2)``;
             None for a single image.
     """
@@ -116,6 +118,7 @@ class Detections(Result):
     scores: np.ndarray
     labels: np.ndarray
     masks: np.ndarray | None = field(default=None, repr=False)
+    outlines: np.ndarray | None = field(default=None, repr=False)
     tiles: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -132,12 +135,28 @@ class Detections(Result):
         """Corners of the boxes, x and y in pixels, float32 ``(N, 4, 2)``."""
         return corners_of(self.boxes)
 
+    @property
+    def shapes(self) -> np.ndarray:
+        """Polygon of each object in pixels, ``(N,)``: the outline of its mask, or else its box."""
+        boxes = shapely.polygons(self.corners.astype(float))
+        outlines = self.outlines
+        if outlines is None and self.masks is not None:
+            outlines = mask_outlines(self.masks)
+        return boxes if outlines is None else np.where(shapely.is_empty(outlines), boxes, outlines)
+
     def features(self) -> Iterator[Feature]:
-        """Yield a polygon for each object."""
+        """Yield a polygon for each object: the outline of its mask, or else its box."""
         tiles = [None] * len(self) if self.tiles is None else self.tiles.tolist()
-        for corners, score, name, tile in zip(self.corners, self.scores, self.names, tiles):
+        of_masks = self.masks is not None or self.outlines is not None
+        for shape, corners, score, name, tile in zip(
+            self.shapes, self.corners, self.scores, self.names, tiles
+        ):
+            if of_masks:  # the box around it says nothing of its direction
+                around = shapely.minimum_rotated_rectangle(shape)
+                corners = shapely.get_coordinates(around)[:4]
             place = None if tile is None else f'{tile[0]}_{tile[1]}'
-            yield box_feature(corners, **{'class': name, 'score': _rounded(score), 'tile': place})
+            properties = {'class': name, 'score': _rounded(score), 'tile': place}
+            yield Feature(shape, properties, corners.astype(float))
 
     def draw(self, tile: np.ndarray) -> set[int]:
         """Draw masks and boxes with their names."""
@@ -148,6 +167,10 @@ class Detections(Result):
         )
         if self.masks is not None:
             content.masks = torch.from_numpy(self.masks)
+        if self.outlines is not None:
+            for label in np.unique(self.labels).tolist():
+                area = filled(self.outlines[self.labels == label], tile.shape[:2])
+                shade(tile, area, colour_of(self.meta, label), 0.6)
         return label_table()[self._task].draw(tile, content, 1.0, self.meta)
 
     _task = 'instance'
@@ -157,7 +180,7 @@ class Detections(Result):
         keep = self.scores >= score
         parts = {
             name: getattr(self, name)[keep]
-            for name in ('boxes', 'scores', 'labels', 'masks', 'tiles')
+            for name in ('boxes', 'scores', 'labels', 'masks', 'outlines', 'tiles')
             if getattr(self, name) is not None
         }
         return replace(self, **parts)
@@ -167,6 +190,8 @@ class Detections(Result):
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Return annotations as COCO's results have them; rotated boxes as polygons.
+
+        COCO's polygons have no holes: those of an outline are filled.
 
         Args:
             image_id: id of the image in the json that they go with.
@@ -183,6 +208,11 @@ class Detections(Result):
             if self.masks is not None:
                 rle = coco_mask.encode(np.asfortranarray(self.masks[i].astype(np.uint8)))
                 entry['segmentation'] = dict(size=rle['size'], counts=rle['counts'].decode())
+            elif self.outlines is not None:
+                parts = shapely.get_exterior_ring(shapely.get_parts(self.outlines[i]))
+                entry['segmentation'] = [
+                    shapely.get_coordinates(ring)[:-1].reshape(-1).tolist() for ring in parts
+                ]
             elif self._task == 'rotated':
                 entry['segmentation'] = [self.corners[i].reshape(-1).tolist()]
             entries.append(entry)
@@ -287,9 +317,19 @@ class Segmentation(Result):
     probabilities: np.ndarray | None = field(default=None, repr=False)
 
     def features(self) -> Iterator[Feature]:
-        """Yield the outlines of each connected area of a class but the background."""
-        for label, polygon in outlines(self.labels, backgrounds_of(self.classes)):
-            yield Feature(polygon, {'class': self.classes[label]})
+        """Yield the outlines of each connected area of a class but the background.
+
+        Their score is the mean probability of the class, where probabilities are kept.
+        """
+        found = list(outlines(self.labels, backgrounds_of(self.classes)))
+        scores = [None] * len(found)
+        if self.probabilities is not None:
+            index = np.where(self.labels == IGNORED, 0, self.labels)[None].astype(np.int64)
+            own = np.take_along_axis(self.probabilities, index, 0)
+            scores = mean_inside([polygon for _, polygon in found], own).tolist()
+        for (label, polygon), score in zip(found, scores):
+            rounded = None if score is None else _rounded(score)
+            yield Feature(polygon, {'class': self.classes[label], 'score': rounded})
 
     def draw(self, tile: np.ndarray) -> set[int]:
         """Blend the colours of the classes into the image."""

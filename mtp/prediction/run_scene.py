@@ -13,13 +13,16 @@ import numpy as np
 import shapely
 import torch
 
+from mtp.evaluation.label_maps import probabilities_of
 from mtp.evaluation.tables import SHOWN_SCORE
 from mtp.evaluation.tiles import corners_of
-from mtp.files import UnusableFileError, whole, write_json
+from mtp.files import UnusableFileError
 from mtp.prediction.blending import Blend
 from mtp.prediction.merging import merge, responsible
 from mtp.prediction.model import BACKGROUND, ImageModel, Keep
+from mtp.prediction.polygons import mask_outlines, pack, unpack
 from mtp.prediction.results import Detections
+from mtp.prediction.scene_rows import SceneRows
 from mtp.prediction.scenes import PlainScene, Scene
 from mtp.prediction.tile_grid import Tiles
 from mtp.prediction.views import View, views_of
@@ -28,7 +31,6 @@ from mtp.sample_fields import IGNORED
 SIDE = 512  # of a tile in pixels, where the model's is unknown
 WHOLE = 1.5  # sides of a tile up to which an image without a place is predicted as it is
 OVERLAP = 0.25  # of neighbouring tiles, share of a side
-STATE = 'state.json'
 MAPS = ('segmentation', 'change_detection', 'semantic')  # tasks that label pixels
 Key = tuple[str, str]  # data set and task
 Progress = Callable[[int, int], None]
@@ -72,6 +74,7 @@ class SceneRun:
         options: how it is predicted.
         work: folder for finished rows, from which an interrupted run goes on.
         area: polygons in pixels of the model outside of which nothing is computed; None for all.
+        confident: whether the probabilities of the classes on label maps are kept.
 
     Raises:
         UnusableFileError: ``work`` holds the rows of another prediction.
@@ -84,9 +87,10 @@ class SceneRun:
         options: SceneOptions,
         work: Path,
         area: shapely.Geometry | None = None,
+        confident: bool = False,
     ) -> None:
         self.model, self.scene, self.options, self.work = model, scene, options, work
-        self.area = area
+        self.area, self.confident = area, confident
         self.views = views_of(options.tta)
         self.keep = Keep(
             model, options.score, options.classes, options.max_objects, options.dataset
@@ -103,7 +107,7 @@ class SceneRun:
         self.tiles = Tiles(scene.size, side, overlap)
         scene.limit_cache(self.tiles.shape[0])
         self.blends: dict[Key, Blend] = {}
-        self._claim()
+        self.rows = SceneRows(work, self.state())
 
     def _side(self) -> int:
         """Return the side of a tile: the model's own; of a small image without a place, its own."""
@@ -132,7 +136,7 @@ class SceneRun:
         Args:
             progress: called with the numbers of finished tiles and of all.
         """
-        first = self._finished()
+        first = self.rows.number()
         columns = len(self.tiles.lefts)
         progress(first * columns, self.number)
         rows = range(self._begin(first), len(self.tiles.tops))
@@ -150,23 +154,27 @@ class SceneRun:
                     continue
                 if writing is not None:
                     writing.result()
-                writing = writer.submit(self._write, row, content)
+                writing = writer.submit(self.rows.write, row, content)
             if writing is not None:
                 writing.result()
 
     def objects(self, key: Key) -> Detections:
         """Return the objects of the scene, merged, in pixels of the file."""
-        found = [self._read(row) for row in range(len(self.tiles.tops))]
-        name = _text(key)
-        columns = {
-            part: np.concatenate([each[f'{name}/{part}'] for each in found])
-            for part in ('boxes', 'scores', 'labels', 'tiles')
-        }
-        boxes, scores, labels = columns['boxes'], columns['scores'], columns['labels']
-        kept = merge(boxes, scores, labels, columns['tiles'], self.options.merge)
+        found = [self.rows.read(row) for row in range(len(self.tiles.tops))]
+
+        def column(part: str) -> np.ndarray:
+            name = f'{_text(key)}/{part}'
+            return np.concatenate([each[name] for each in found if name in each])
+
+        boxes, scores, labels, tiles = map(column, ('boxes', 'scores', 'labels', 'tiles'))
+        kept = merge(boxes, scores, labels, tiles, self.options.merge)
         if self.area is not None:
             centres = corners_of(boxes[kept]).mean(1)
             kept = kept[shapely.intersects_xy(self.area, *centres.T)]
+        outlines = None
+        if any(f'{_text(key)}/wkb' in each for each in found):
+            outlines = unpack(column('wkb'), column('lengths'))[kept]
+            outlines = shapely.transform(outlines, lambda points: points * self.scene.scale)
         boxes = boxes[kept].astype(np.float64)
         boxes[:, :4] *= self.scene.scale
         kind = self.keep.kind_of(boxes.shape[1])
@@ -175,17 +183,23 @@ class SceneRun:
             boxes=boxes,
             scores=scores[kept],
             labels=labels[kept],
-            tiles=columns['tiles'][kept],
+            outlines=outlines,
+            tiles=tiles[kept],
         )
 
     def map_rows(self, key: Key) -> Iterator[np.ndarray]:
         """Yield the label map from the top, uint8 ``(rows, W)``, 255 where nothing is judged."""
         for row in range(len(self.tiles.tops)):
-            yield self._read(row)[_text(key)]
+            yield self.rows.read(row)[_text(key)]
+
+    def confidence_rows(self, key: Key) -> Iterator[np.ndarray]:
+        """Yield the probability of each pixel's class from the top, 0..1, ``(rows, W)``."""
+        for row in range(len(self.tiles.tops)):
+            yield self.rows.read(row)[f'{_text(key)}/confidence'] / np.float32(255)
 
     def scene_classes(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the tiles ``(T, 2)``, top and left, and their class scores ``(T, K)``."""
-        found = [self._read(row) for row in range(len(self.tiles.tops))]
+        found = [self.rows.read(row) for row in range(len(self.tiles.tops))]
         places, scores = (
             np.concatenate([each[part] for each in found]) for part in ('places', 'scores')
         )
@@ -326,13 +340,17 @@ class SceneRun:
             boxes[:, 2] += left
             boxes[:, 3] += top
         own = responsible(self.tiles, top, left, corners_of(boxes).mean(1))
-        for part, values in (
-            ('boxes', boxes),
-            ('scores', found.scores),
-            ('labels', found.labels),
-            ('tiles', np.tile((left, top), (len(boxes), 1))),
-        ):
-            content.setdefault(f'{_text(key)}/{part}', []).append(values[own])
+        parts = dict(
+            boxes=boxes[own],
+            scores=found.scores[own],
+            labels=found.labels[own],
+            tiles=np.tile((left, top), (own.sum(), 1)),
+        )
+        if found.masks is not None:
+            outlines = view.outlines_back(mask_outlines(found.masks[own]), self.tiles.shape)
+            parts['outlines'] = shapely.transform(outlines, lambda points: points + (left, top))
+        for part, values in parts.items():
+            content.setdefault(f'{_text(key)}/{part}', []).append(values)
 
     def _finish(self, row: int, content: dict[str, Any]) -> None:
         """Turn the content of a row into arrays."""
@@ -356,27 +374,42 @@ class SceneRun:
                     parts = content.get(f'{name}/{part}', [])
                     empty = np.zeros((0, *shape), kind)
                     content[f'{name}/{part}'] = np.concatenate([empty, *parts])
+                if outlines := content.pop(f'{name}/outlines', None):
+                    packed = pack(np.concatenate(outlines))
+                    content |= {f'{name}/{part}': values for part, values in packed.items()}
 
     def _labels(self, key: Key, row: int, lost: list) -> dict[str, np.ndarray]:
         tops, width = self.tiles.tops, self.tiles.size[1]
         last = row == len(tops) - 1
         end = self.tiles.size[0] if last else tops[row + 1]
         shape = end - tops[row], width
+        names = (_text(key), f'{_text(key)}/confidence')[: 1 + self.confident]
         if key not in self.blends:  # no tile so far has data
-            return {_text(key): np.full(shape, IGNORED, np.uint8)}
-        labels = self.blends[key].finish_row()
-        self._mark(labels, row, lost)
-        return {_text(key): labels}
+            return {name: np.full(shape, IGNORED, np.uint8) for name in names}
+        found = dict(zip(names, self.blends[key].finish_row()))
+        self._mark(found[_text(key)], row, lost)
+        return found
 
     def _labels_of(self, logits: np.ndarray) -> np.ndarray:
-        """Return the class of each pixel, uint8 ``(h, w)``, 255 where the logits are NaN."""
+        """Return the class of each pixel, and if wanted its probability.
+
+        Returns:
+            ndarray: uint8 ``(1 or 2, h, w)``: labels, 255 where the logits are NaN; probabilities,
+            of 255.
+        """
         if len(logits) == 1:  # mmseg's probability of the second class
             threshold = self.model.module.decode_head.threshold  # type: ignore[union-attr]  # a float
             labels = (logits[0] > threshold).astype(np.uint8)
         else:
             labels = logits.argmax(0).astype(np.uint8)
-        labels[np.isnan(logits[0])] = IGNORED
-        return labels
+        empty = np.isnan(logits[0])
+        found = [labels]
+        if self.confident:
+            index = labels[None].astype(np.int64)
+            own = np.take_along_axis(probabilities_of(torch.from_numpy(logits)), index, 0)[0]
+            found.append(np.rint(np.where(empty, 0, own) * 255).astype(np.uint8))
+        labels[empty] = IGNORED
+        return np.stack(found)
 
     def _mark(self, labels: np.ndarray, row: int, lost: list) -> None:
         """Ignore pixels without data, also of the rows that the tiles below finish."""
@@ -404,30 +437,11 @@ class SceneRun:
             bands=list(self.scene.bands),
             options=json.loads(json.dumps(asdict(self.options))),
             area=None if self.area is None else shapely.to_wkt(self.area),
+            confident=self.confident,
             tiles=[self.tiles.side, self.tiles.overlap, self.tiles.tops, self.tiles.lefts],
             device=str(self.model.device),
             threads=torch.get_num_threads(),
         )
-
-    def _claim(self) -> None:
-        path, state = self.work / STATE, self.state()
-        if path.is_file():
-            before = json.loads(path.read_text())
-            differing = [key for key in state if before.get(key) != state[key]]
-            if differing:
-                raise UnusableFileError(
-                    f'{self.work} holds an unfinished prediction of another '
-                    f'{" and ".join(differing)}: go on with the same, or remove the folder'
-                )
-            return
-        self.work.mkdir(parents=True, exist_ok=True)
-        write_json(path, state)
-
-    def _finished(self) -> int:
-        row = 0
-        while self._path(row).is_file():
-            row += 1
-        return row
 
     def _begin(self, first: int) -> int:
         """Return the first row to compute: of maps, the first that reaches into ``first``."""
@@ -437,18 +451,6 @@ class SceneRun:
         return next(
             row for row in range(first + 1) if tops[row] + self.tiles.shape[0] > tops[first]
         )
-
-    def _path(self, row: int) -> Path:
-        return self.work / f'{row:05d}.npz'
-
-    def _write(self, row: int, content: Mapping[str, np.ndarray]) -> None:
-        with whole(self._path(row)) as unfinished, open(unfinished, 'wb') as file:
-            arrays: Any = {key.replace('/', '|'): value for key, value in content.items()}
-            np.savez(file, **arrays)
-
-    def _read(self, row: int) -> dict[str, np.ndarray]:
-        with np.load(self._path(row)) as content:
-            return {key.replace('|', '/'): content[key] for key in content.files}
 
 
 def predict_single(runs: Sequence[SceneRun]) -> None:
@@ -461,7 +463,7 @@ def predict_single(runs: Sequence[SceneRun]) -> None:
     """
     read: list[tuple[SceneRun, dict]] = []
     for run in runs:
-        if run.number > 1 or run._finished():
+        if run.number > 1 or run.rows.number():
             continue
         with suppress(ValueError, OSError):
             ((_, _, (record,)),) = run._batches([0])
@@ -475,7 +477,7 @@ def predict_single(runs: Sequence[SceneRun]) -> None:
             content: dict[str, Any] = {}
             run._add_tile(of_views, record, (0, 0), content)
             run._finish(0, content)
-            run._write(0, content)
+            run.rows.write(0, content)
 
 
 def _text(key: Key) -> str:

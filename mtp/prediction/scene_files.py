@@ -6,82 +6,25 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import shapely
 
 from mtp.data.bands import has_rasterio
 from mtp.data.own.vector_labels import Scene as LabelledScene
 from mtp.data.own.vector_labels import area_in, read_layer
 from mtp.data.tally import Tally
-from mtp.evaluation.label_maps import backgrounds_of
 from mtp.files import UnusableFileError
-from mtp.prediction import outputs
 from mtp.prediction.model import ImageModel
-from mtp.prediction.places import Feature
-from mtp.prediction.results import Change, Detections, Result, Segmentation
+from mtp.prediction.results import Detections, Result
 from mtp.prediction.run_scene import MAPS, Key, SceneOptions, SceneRun, predict_single
+from mtp.prediction.scene_outputs import FileOptions, ScenePrediction, names_of, write_task
 from mtp.prediction.scenes import PlainScene, Scene
 from mtp.prediction.truth import SCORE, Truth
 
-# Kind of result -> formats that are written unless others are asked for.
-DEFAULTS = dict(objects=('geojson',), maps=('tif',))
-SUFFIXES = dict(geojson='.geojson', gpkg='.gpkg', coco='.json', dota='.txt', png='.png', tif='.tif')
-
 Progress = Callable[[Path, int, int], None]
-
-
-@dataclass(frozen=True)
-class FileOptions:
-    """How a scene is read, and what is written of it.
-
-    Attributes:
-        formats: keys of :data:`SUFFIXES`; empty for :data:`DEFAULTS`.
-        crs: coordinate reference system of vectors; None for WGS84 in GeoJSON, else the scene's.
-        polygonize: whether vectors are made of label maps, too.
-        min_area: smallest polygon of a label map in square metres (pixels without a place).
-        area: vector file of the ground to predict; None for all.
-        truth: vector file of the scene's labels, to judge it by; None not to.
-        class_column: column of the class in ``truth``; None to find it.
-        bands: bands to read, from 1 on; None for those of the training.
-        stretch: rule by which 8 bits are made; None for that of the training.
-        gsd: ground sampling distance of the model's images in metres; None for that of the
-            training's data; 0 to resample nothing.
-    """
-
-    formats: tuple[str, ...] = ()
-    crs: str | None = None
-    polygonize: bool = False
-    min_area: float = 0.0
-    area: Path | None = None
-    truth: Path | None = None
-    class_column: str | None = None
-    bands: tuple[int, ...] | None = None
-    stretch: str | None = None
-    gsd: float | None = None
-
-
-@dataclass
-class ScenePrediction:
-    """What is found in a scene.
-
-    Attributes:
-        results: data set and task -> objects, or label map; without ``out`` alone for maps.
-        files: files that are written.
-        notes: what is to be said, such as how the scene was resampled.
-        tiles: number of tiles.
-        figures: data set and task -> figures against the labels, in percent.
-    """
-
-    results: dict[Key, Result] = field(default_factory=dict)
-    files: list[Path] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    tiles: int = 0
-    figures: dict[Key, dict[str, float]] = field(default_factory=dict)
 
 
 class Model(ImageModel):
@@ -99,7 +42,7 @@ class Model(ImageModel):
             scene: file of the scene; of a change detector, a tuple of both dates.
             out: folder for files of what is found; None to return results alone.
             options: fields of :class:`~mtp.prediction.run_scene.SceneOptions` and of
-                :class:`FileOptions`.
+                :class:`~mtp.prediction.scene_outputs.FileOptions`.
 
         Raises:
             UnusableFileError: a file cannot be read, does not fit the model, or an unfinished
@@ -205,7 +148,7 @@ class _Prediction:
                 found.results[key] = run.objects(key)
             if self.truth and key[1] != 'classification':
                 found.figures[key] = _judge(run, key, self.truth, found.results.get(key))
-            _write(run, key, self.stem, self.out, self.files, found, self.score)
+            write_task(run, key, self.stem, self.out, self.files, found, self.score)
         if self.out is not None:
             shutil.rmtree(run.work)
 
@@ -229,7 +172,8 @@ def _started(
         score = options.score
         if truth:
             options = replace(options, score=min(score, SCORE))
-        run = SceneRun(model, scene, options, work, area)
+        confident = out is not None and files.wants_polygons
+        run = SceneRun(model, scene, options, work, area, confident)
         found = ScenePrediction(notes=list(scene.notes), tiles=run.number)
         if scene.place is None:
             found.notes.append(f'{paths[0]} has no place on the map: coordinates are pixels')
@@ -279,139 +223,5 @@ def _judge(run: SceneRun, key: Key, truth: Truth, objects: Result | None) -> dic
     """Return the figures of a task against the labels of the scene."""
     if isinstance(objects, Detections):
         return truth.judge_objects(objects)
-    classes, _ = _names(run, key)
+    classes, _ = names_of(run, key)
     return truth.judge_map(run.map_rows(key), classes, run.scene.scale)
-
-
-def _write(
-    run: SceneRun,
-    key: Key,
-    stem: str,
-    out: Path | None,
-    files: FileOptions,
-    found: ScenePrediction,
-    score: float,
-) -> None:
-    """Make the result of a task, and write its files."""
-    scene, task = run.scene, key[1]
-    paths = _Paths(out, stem, key, files, found)
-    if task == 'classification':
-        for path in paths.of(outputs.VECTORS):
-            outputs.write_vectors(_grid(run), scene.place, path, files.crs)
-        for path in paths.of(('tif',)):
-            _write_map(run, key, run.class_rows(), path)
-    elif isinstance(objects := found.results.get(key), Detections):
-        result = found.results[key] = objects.at_least(score)
-        for path in paths.of(outputs.OBJECTS):
-            outputs.write_objects(result, path, files.crs)
-        for path in paths.of(('png',)):
-            outputs.write_picture(result, *scene.picture(outputs.PICTURE), path)
-    elif out is None:
-        found.results[key] = _segmentation(run, key)
-    elif isinstance(scene, PlainScene):
-        if 'png' not in files.formats:
-            raise UnusableFileError(
-                f'{scene.path}: label maps on a map need rasterio, which is not installed: pip '
-                'install mtp[geo]; --format png draws them'
-            )
-        shown, scale = scene.picture(outputs.PICTURE)
-        for path in paths.of(('png',)):
-            outputs.write_picture(_shrunk(_segmentation(run, key), shown), shown, scale, path)
-    else:
-        (path,) = paths.of(('tif',), always=True)
-        _write_map(run, key, run.map_rows(key), path)
-        for vectors in paths.of(outputs.VECTORS, always=files.polygonize):
-            features = _polygons(run, key, path, files.min_area)
-            outputs.write_vectors(features, scene.place, vectors, files.crs)
-        for picture in paths.of(('png',)):
-            shown, scale = scene.picture(outputs.PICTURE)
-            outputs.write_picture(_reduced(run, key, path, shown), shown, scale, picture)
-
-
-@dataclass(frozen=True)
-class _Paths:
-    """Files to write of a task; those that are asked for are noted as written."""
-
-    out: Path | None
-    stem: str
-    key: Key
-    files: FileOptions
-    found: ScenePrediction
-
-    def of(self, formats: Sequence[str], always: bool = False) -> list[Path]:
-        """Return the paths of wanted formats; with ``always``, at least the first."""
-        if self.out is None:
-            return []
-        kind = 'maps' if self.key[1] in MAPS else 'objects'
-        wanted = [form for form in self.files.formats or DEFAULTS[kind] if form in formats]
-        if always and not wanted:
-            wanted = [formats[0]]
-        name = '.'.join((self.stem, *self.key) if self.key[0] else (self.stem,))
-        paths = [self.out / f'{name}{SUFFIXES[form]}' for form in wanted]
-        self.found.files += paths
-        return paths
-
-
-def _shrunk(result: Segmentation, picture: np.ndarray) -> Segmentation:
-    """Return a label map at the size of the scene's picture."""
-    size = picture.shape[1::-1]
-    return replace(result, labels=cv2.resize(result.labels, size, interpolation=cv2.INTER_NEAREST))
-
-
-def _reduced(run: SceneRun, key: Key, path: Path, picture: np.ndarray) -> Segmentation:
-    """Return a label map on disk at the size of the scene's picture."""
-    import rasterio
-
-    with rasterio.open(path) as file:
-        labels = file.read(1, out_shape=picture.shape[:2])
-    return Segmentation(**run.about(key), labels=labels)
-
-
-def _names(run: SceneRun, key: Key) -> tuple[tuple[str, ...], Sequence]:
-    about = run.about(key)
-    return about['classes'], about['palette']
-
-
-def _write_map(run: SceneRun, key: Key, rows: Any, path: Path) -> None:
-    classes, palette = _names(run, key)
-    scene = run.scene
-    outputs.write_map(rows, scene.size, classes, palette, scene.place, path)
-
-
-def _segmentation(run: SceneRun, key: Key) -> Segmentation:
-    kind = Change if run.scene.loader.is_pair else Segmentation
-    about = run.about(key) | dict(size=run.scene.size)
-    return kind(**about, labels=np.concatenate([*run.map_rows(key)]))
-
-
-def _polygons(run: SceneRun, key: Key, path: Path, least: float) -> list[Feature]:
-    """Return the areas of a label map in pixels of the scene, without small ones."""
-    classes, _ = _names(run, key)
-    scene = run.scene
-    features = []
-    for each in outputs.polygons_of_map(path, classes, backgrounds_of(classes)):
-        shape = shapely.transform(each.shape, lambda points: points * scene.scale)
-        features.append(Feature(shape, each.properties))
-    if not least or not features:
-        return features
-    shapes = [each.shape for each in features]
-    areas = shapely.area(shapes) if scene.place is None else scene.place.areas(shapes)
-    return [each for each, area in zip(features, areas) if area >= least]
-
-
-def _grid(run: SceneRun) -> list[Feature]:
-    """Return the tiles of a scene with their classes, in pixels of the scene."""
-    places, scores = run.scene_classes()
-    height, width = run.tiles.shape
-    features = []
-    for (top, left), of_tile in zip(places.tolist(), scores):
-        label = int(of_tile.argmax())
-        frame = shapely.box(left, top, left + width, top + height)
-        properties = {
-            'class': run.model.classes[label],
-            'score': round(float(of_tile[label]), 4),
-            'tile': f'{left}_{top}',
-        }
-        shape = shapely.transform(frame, lambda points: points * run.scene.scale)
-        features.append(Feature(shape, properties))
-    return features

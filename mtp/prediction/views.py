@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import shapely
 
 from mtp.files import UnusableFileError
 from mtp.spelling import suggest
@@ -70,6 +71,15 @@ class View:
             return boxes
         first, second = (self._points_back(part, shape) for part in (boxes[:, :2], boxes[:, 2:]))
         return np.concatenate([np.minimum(first, second), np.maximum(first, second)], 1)
+
+    def outlines_back(self, shapes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Return polygons ``(N,)`` of the changed image in pixels of the image.
+
+        Args:
+            shapes: polygons in pixels.
+            shape: height and width of the image in pixels.
+        """
+        return shapely.transform(shapes, lambda p: self._points_back(p / self.scale, shape))
 
     def _points_back(self, points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         height, width = shape if self.turns % 2 == 0 else shape[::-1]  # of the turned image

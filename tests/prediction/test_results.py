@@ -4,13 +4,16 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import pyogrio
 import pytest
 import shapely
 
 import mtp
 from mtp.data.run_lengths import decode_mask
 from mtp.files import UnusableFileError
+from mtp.prediction.outputs import write_vectors
 from mtp.prediction.places import Place
+from mtp.prediction.polygons import mean_inside
 from mtp.prediction.results import Detections, RotatedDetections, Segmentation
 from tests.prediction.small import config_of, save
 
@@ -87,6 +90,45 @@ def test_geojson_is_on_the_map_or_in_pixels():
     mapped = Segmentation(classes=('background', 'road'), size=(40, 60), labels=labels)
     (feature,) = mapped.to_geojson()['features']
     assert shapely.geometry.shape(feature['geometry']).bounds == (5, 5, 15, 10)
+    assert feature['properties']['score'] is None
+
+
+def test_polygons_have_the_mean_probability_of_their_class():
+    labels = np.zeros((40, 60), np.uint8)
+    labels[5:10, 5:15], labels[30:32, 50:60], labels[:, 59] = 1, 1, 255
+    road = np.where(labels == 1, 0.75, 0.0).astype(np.float32)
+    road[5, 5:15] = 0.25
+    result = Segmentation(
+        classes=('background', 'road'),
+        size=(40, 60),
+        labels=labels,
+        probabilities=np.stack([1 - road, road]),
+    )
+    features = result.to_geojson()['features']
+    assert [each['properties']['score'] for each in features] == [0.65, 0.75]
+    rows = [road[:7], road[7:31], road[31:]]  # as a scene gives them
+    shapes = [shapely.geometry.shape(each['geometry']) for each in features]
+    np.testing.assert_allclose(mean_inside(shapes, rows), [0.65, 0.75])
+
+
+def test_objects_with_masks_are_their_outlines(tmp_path):
+    masks = np.zeros((2, 40, 60), bool)
+    masks[0, 8:16, 4:24], masks[0, 10:12, 6:8] = True, False  # a hole
+    masks[1, 2:22, 30:33], masks[1, 2:22, 37:40] = True, True  # two parts
+    result = upright(masks=masks, place=PLACE)
+    first, second = result.shapes
+    assert first.equals(shapely.box(4, 8, 24, 16) - shapely.box(6, 10, 8, 12))
+    assert [part.bounds for part in second.geoms] == [(30, 2, 33, 22), (37, 2, 40, 22)]
+    features = result.to_geojson()['features']
+    assert [each['geometry']['type'] for each in features] == ['Polygon', 'MultiPolygon']
+    assert [each['properties']['area_m2'] for each in features] == [39.0, 30.0]
+    write_vectors(result.features(), PLACE, tmp_path / 'a.gpkg')
+    meta, _, shapes, _ = pyogrio.raw.read(tmp_path / 'a.gpkg')
+    assert meta['geometry_type'] == 'MultiPolygon'
+    assert shapely.area(shapely.from_wkb(shapes)).tolist() == [39.0, 30.0]
+    # an object whose mask has no pixel is its box
+    masks[1] = False
+    assert upright(masks=masks).shapes[1].equals(shapely.box(30, 2, 40, 22))
 
 
 @pytest.mark.usefixtures('few_objects')

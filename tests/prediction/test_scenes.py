@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import cv2
 import numpy as np
 import pyogrio
 import pytest
@@ -22,8 +23,8 @@ from mtp.files import UnusableFileError
 from mtp.prediction import scenes
 from mtp.prediction.blending import Blend
 from mtp.prediction.inputs import Loader
-from mtp.prediction.run_scene import SceneRun
-from mtp.prediction.scene_files import Model
+from mtp.prediction.scene_files import Model, predict_scenes
+from mtp.prediction.scene_rows import SceneRows
 from mtp.prediction.scenes import Scene
 from mtp.prediction.tile_grid import Tiles
 from mtp.registry import MODELS
@@ -34,15 +35,17 @@ pytestmark = [
     pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning'),
 ]
 UTM, WGS84 = 'EPSG:32632', 'EPSG:4326'
+ALL_OBJECTS = ('geojson', 'gpkg', 'coco', 'dota', 'png')
 MARKER = (10, 4)  # of drawn markers, pixels along x and y
 NORTH_UP = Affine(0.5, 0, 500_000, 0, -0.5, 5_300_000)
 
 
 class FindMarkers(BaseModel):
-    """Model that finds rectangles of one colour, each in a rotated box."""
+    """Model that finds rectangles of one colour, each in a rotated box, or with a mask."""
 
-    def __init__(self, bands=3):
+    def __init__(self, bands=3, masks=False):
         super().__init__()
+        self.masks = masks
         self.data_preprocessor = MODELS.build(
             dict(
                 type='BandDetDataPreprocessor',
@@ -57,31 +60,38 @@ class FindMarkers(BaseModel):
     def forward(self, inputs, data_samples, mode):
         for image, sample in zip(inputs, data_samples):
             marked = (image[0] > 200).numpy()
-            boxes = []
+            boxes, masks = [], [np.zeros((0, *marked.shape), bool)]
             for shape, value in rasterio.features.shapes(marked.astype(np.uint8)):
                 if value:
                     x1, y1, x2, y2 = shapely.geometry.shape(shape).bounds
                     boxes.append(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0.0))
-            found = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)
+                    if self.masks:
+                        boxes[-1] = (x1, y1, x2, y2)
+                        inside = np.zeros((1, *marked.shape), bool)
+                        inside[0, int(y1) : int(y2), int(x1) : int(x2)] = True
+                        masks.append(inside & marked)
+            found = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4 if self.masks else 5)
             sample.pred_instances = InstanceData(
                 bboxes=found,
                 scores=torch.full((len(found),), 0.9),
                 labels=torch.zeros(len(found), dtype=torch.int64),
             )
+            if self.masks:
+                sample.pred_instances.masks = torch.from_numpy(np.concatenate(masks))
         return data_samples
 
 
-def finder(**scenes):
-    """Return a model that finds markers, as a rotated detector of tiles of 64 pixels."""
+def finder(masks=False, **scenes):
+    """Return a model that finds markers, as a detector of tiles of 64 pixels."""
     description = dict(
-        task='rotated_detection',
+        task='horizontal_detection' if masks else 'rotated_detection',
         scope='mmdet',
         model=dict(backbone=dict(img_size=64)),
         datasets={'': dict(classes=['marker'], palette=[], tasks=[])},
         scenes=scenes,
     )
     loader = Loader([dict(type='mtp.LoadImage'), dict(type='mmdet.PackDetInputs')])
-    return Model(FindMarkers(), description, loader, __file__)
+    return Model(FindMarkers(masks=masks), description, loader, __file__)
 
 
 def write_scene(path, places, size=(200, 300), crs=UTM, transform=NORTH_UP, **options):
@@ -155,6 +165,34 @@ def test_objects_are_found_once_in_all_views(tmp_path):
         (result,) = finder().predict(scene, tta=tta).results.values()
         corners = sorted(tuple(box.min(0).round(3).tolist()) for box in result.corners)
         assert corners == sorted((float(x), float(y)) for x, y in PLACES)
+
+
+def test_masks_of_a_scene_are_polygons(tmp_path):
+    """Of markers with a notch, also in turned and enlarged views; what a tile cuts is not whole."""
+    scene = write_scene(tmp_path / 'a.tif', PLACES)
+    with rasterio.open(scene, 'r+') as file:
+        pixels = file.read()
+        for x, y in PLACES:
+            pixels[:, y : y + 2, x + 6 : x + 10] = 40
+        file.write(pixels)
+    notched = [
+        shapely.box(x, y, x + 10, y + 4) - shapely.box(x + 6, y, x + 10, y + 2) for x, y in PLACES
+    ]
+    for tta in ((), ('flip', 'rot90')):
+        found = finder(masks=True).predict(scene, tmp_path / 'out', tta=tta, formats=ALL_OBJECTS)
+        (result,) = found.results.values()
+        assert len(result) == len(PLACES)
+        outlines = sorted(result.outlines, key=lambda each: each.bounds[:2])
+        for outline, expected in zip(outlines, sorted(notched, key=lambda each: each.bounds[:2])):
+            assert outline.equals(expected)
+    _, _, shapes, values = pyogrio.raw.read(tmp_path / 'out' / 'a.gpkg')
+    assert shapely.area(shapely.from_wkb(shapes)).tolist() == [32 * 0.25] * len(PLACES)
+    assert {*values[3]} == {90.0} and {*values[4]} == {32 * 0.25}
+    content = json.loads((tmp_path / 'out' / 'a.json').read_text())
+    assert {entry['area'] for entry in content['annotations']} == {32}
+    assert {len(entry['segmentation'][0]) for entry in content['annotations']} == {12}
+    coloured = np.ptp(cv2.imread(str(tmp_path / 'out' / 'a.png')).astype(int), axis=2) > 20
+    assert coloured.mean() > 0.1
 
 
 def test_a_scene_without_a_place_is_in_pixels(tmp_path):
@@ -268,6 +306,30 @@ def test_bands_of_16_bits_are_those_of_the_training(tmp_path):
         model.predict(tmp_path / 'b.tif', bands=(1, 2))
 
 
+def test_a_batch_that_fails_is_predicted_image_by_image(tmp_path, monkeypatch):
+    """What one image does to the others of its batch is not theirs to bear."""
+    paths = [write_scene(tmp_path / f'{name}.tif', PLACES[:3], (64, 64)) for name in 'abc']
+    forward, batches = FindMarkers.forward, []
+
+    def fails(self, inputs, data_samples, mode):
+        batches.append([os.path.basename(sample.img_path) for sample in data_samples])
+        if 'b.tif' in batches[-1]:
+            raise ValueError('no memory for it')
+        return forward(self, inputs, data_samples, mode)
+
+    monkeypatch.setattr(FindMarkers, 'forward', fails)
+    found = list(predict_scenes(finder(), [[path] for path in paths], tmp_path / 'out'))
+    assert batches == [['a.tif', 'b.tif', 'c.tif'], ['a.tif'], ['b.tif'], ['c.tif']]
+    (_, first), (path, error), (_, last) = found
+    assert path == paths[1] and str(error) == 'no memory for it'
+    for each in (first, last):
+        assert len(each.results['', 'rotated_detection']) == 3
+    assert {path.name for path in (tmp_path / 'out').glob('*.geojson')} == {
+        'a.geojson',
+        'c.geojson',
+    }
+
+
 def test_a_scene_without_any_data_has_nothing(tmp_path):
     with rasterio.open(
         tmp_path / 'a.tif',
@@ -282,7 +344,7 @@ def test_a_scene_without_any_data_has_nothing(tmp_path):
         transform=NORTH_UP,
     ) as file:
         file.write(np.zeros((3, 80, 90), np.uint8))
-    formats = ('geojson', 'gpkg', 'coco', 'dota', 'png')
+    formats = ALL_OBJECTS
     found = finder().predict(tmp_path / 'a.tif', tmp_path / 'out', formats=formats)
     assert len(found.files) == 5 and all(path.is_file() for path in found.files)
     assert json.loads((tmp_path / 'out' / 'a.geojson').read_text())['features'] == []
@@ -389,6 +451,8 @@ def test_label_maps_have_colours_a_place_and_polygons(segmentor, tmp_path):
     polygons = json.loads((tmp_path / 'out' / 'a.geojson').read_text())['features']
     covered = sum(each['properties']['area_m2'] for each in polygons)
     assert covered == pytest.approx(200 * 300 * 0.25, rel=1e-3)
+    scores = [each['properties']['score'] for each in polygons]
+    assert 0.5 <= min(scores) <= max(scores) < 1
 
 
 def test_blended_tiles_show_no_seams(segmentor, tmp_path):
@@ -417,16 +481,18 @@ def predict_until(row, model, scene, out, **options):
     """Predict in another process, which is killed when a row of tiles is written."""
     child = os.fork()
     if not child:
-        write = SceneRun._write
+        write = SceneRows.write
 
         def killed(self, number, content):
             write(self, number, content)
             if number == row:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        SceneRun._write = killed
-        model.predict(scene, out, **options)
-        os._exit(1)
+        SceneRows.write = killed
+        try:
+            model.predict(scene, out, **options)
+        finally:
+            os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

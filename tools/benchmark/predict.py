@@ -95,7 +95,7 @@ class Timed:
                 run._finish(row, content)
             times.append(time.perf_counter())
             for row, content in enumerate(contents):
-                run._write(row, content)
+                run.rows.write(row, content)
             (key,) = run.keys()
             outputs.write_objects(run.objects(key), Path(work, 'found.geojson'))
             times.append(time.perf_counter())
