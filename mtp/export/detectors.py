@@ -17,8 +17,8 @@ from torch import Tensor, nn
 MOST_BOXES = 1000  # candidates of an image before the last NMS
 
 
-class OneStage(nn.Module):
-    """mmdet's ``RetinaNet``: boxes of all anchors, with their scores.
+class _Detector(nn.Module):
+    """Detector of mmdet.
 
     Args:
         model: the model.
@@ -27,6 +27,10 @@ class OneStage(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model: Any = model
+
+
+class OneStage(_Detector):
+    """mmdet's ``RetinaNet``: boxes of all anchors, with their scores."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return boxes ``(B, A, 4)`` in pixels, and scores ``(B, A, K)``."""
@@ -44,16 +48,8 @@ class OneStage(nn.Module):
         return boxes, scores.sigmoid()
 
 
-class TwoStage(nn.Module):
-    """mmdet's ``FasterRCNN``, horizontal or oriented, for a single image, up to its last NMS.
-
-    Args:
-        model: the model.
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model: Any = model
+class TwoStage(_Detector):
+    """mmdet's ``FasterRCNN``, horizontal or oriented, for a single image, up to its last NMS."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return boxes and scores of the proposals.
