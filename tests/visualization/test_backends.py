@@ -67,12 +67,13 @@ def test_one_key_of_the_config_adds_a_tracker(name, tmp_path, monkeypatch):
     # mmengine's backend opens the files of the newest logger again, which may be another test's
     MMLogger.get_instance(f'tracker {name}')
     package = mock.MagicMock(spec=None, MlflowException=ValueError)
+    monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False)
     monkeypatch.setitem(sys.modules, name, package)
     cfg = Config.fromfile(TOY)
     cfg.merge_from_dict(dict(tracker=name))
     check_config(cfg)
-    add_tracker(cfg)
     cfg.work_dir = str(tmp_path)
+    add_tracker(cfg)
     shows = Visualizer(
         name=name, vis_backends=cfg.visualizer.vis_backends, save_dir=str(tmp_path / 'log')
     )
@@ -85,6 +86,7 @@ def test_one_key_of_the_config_adds_a_tracker(name, tmp_path, monkeypatch):
         logged = [call.args[0] for call in package.log.call_args_list]
         assert SCALARS in logged and 'validation/a.png' in logged[-1]
     else:
+        package.set_tracking_uri.assert_called_with(f'sqlite:///{tmp_path}/mlflow.db')
         package.log_metrics.assert_called_once_with(SCALARS, 5)
         package.log_params.assert_called_once_with({})
         assert package.log_text.call_args.args[1] == 'config.py'
