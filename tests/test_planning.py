@@ -12,9 +12,9 @@ CASES = [
     (Facts('horizontal_detection', 30, 300, 'vit_tiny_rvsa', False), (320, 4, None, 250)),
     (Facts('horizontal_detection', 3, 100, 'vit_b'), (224, 1, None, 334)),
     (Facts('horizontal_detection', 1, 100, 'vit_b', processes=2), (224, 2, None, 1000)),
-    (Facts('classification', 27_000, 64, 'internimage_xl', memory=16), (224, 64, 15, 100)),
+    (Facts('classification', 27_000, 64, 'internimage_xl', memory=16), (224, 64, 24, 100)),
     (Facts('segmentation', 100_000, 1024, 'vit_l', memory=24), (384, 8, None, 6)),
-    (Facts('change_detection', 445, 1024, 'vit_l_rvsa', memory=12), (256, 32, 5, 150)),
+    (Facts('change_detection', 445, 1024, 'vit_l_rvsa', memory=12), (256, 32, 8, 150)),
     (
         Facts('rotated_detection', 5_000, 1024, 'vit_l_rvsa', memory=12, processes=2),
         (1024, 4, 1, 12),

@@ -24,21 +24,21 @@ MIN_STEPS = 4  # steps of an epoch: below that a batch is a large part of the da
 VALIDATIONS = 10
 SIDE_STEP = 32  # sides are multiples of it, which all encoders divide
 MIN_SIDE, MAX_SIDE_ON_CPU = 224, 448
-# Encoder -> GiB that a step keeps for an image of 448 x 448 pixels and its decoders, and GiB of
-# weights, gradients and optimiser: 16 bytes a parameter. Those of ViT-B and ViT-L with RVSA were
-# measured on an H200 without recomputation; the others are estimates from width and depth.
+# Encoder -> GiB that a compiled step keeps for an image of 448 x 448 pixels and its decoders, and GiB
+# of weights, gradients and optimiser: 16 bytes a parameter. Counted in pretraining by the gate
+# (tools/gate/kept.py), without a GPU; a step that runs uncompiled keeps up to a half more.
 MEMORY = {
-    'vit_tiny_rvsa': (0.15, 0.1),
-    'vit_b': (0.73, 1.6),
-    'vit_b_rvsa': (0.73, 1.6),
-    'vit_l': (1.32, 4.9),
-    'vit_l_rvsa': (1.32, 4.9),
-    'internimage_pico': (0.1, 0.1),
-    'internimage_t': (0.5, 0.6),
-    'internimage_s': (0.8, 0.9),
-    'internimage_b': (1.1, 1.6),
-    'internimage_l': (1.5, 3.5),
-    'internimage_xl': (2.0, 5.1),
+    'vit_tiny_rvsa': (0.06, 0.1),
+    'vit_b': (0.52, 2.2),
+    'vit_b_rvsa': (0.50, 2.2),
+    'vit_l': (0.82, 5.5),
+    'vit_l_rvsa': (0.77, 5.5),
+    'internimage_pico': (0.06, 0.1),
+    'internimage_t': (0.51, 1.2),
+    'internimage_s': (0.59, 1.5),
+    'internimage_b': (0.71, 2.2),
+    'internimage_l': (0.98, 4.0),
+    'internimage_xl': (1.15, 5.7),
 }
 USABLE = 0.8  # share of a device's memory that is planned with
 
