@@ -20,8 +20,8 @@ def _mlflow(work_dir: Path) -> dict[str, Any]:
     backend = dict(type=MLflowVisBackend, tracked_config_keys=[], exp_name=work_dir.name)
     if uri := os.environ.get('MLFLOW_TRACKING_URI'):
         return dict(backend, tracking_uri=uri)
-    # mmengine's default, a folder of files, is refused by MLflow from 3 on. Logs need no copy there:
-    # they are beside it.
+    # mmengine's default, a folder of files, is refused by MLflow from 3 on. Logs need no copy
+    # there: they are beside it.
     return dict(
         backend,
         artifact_suffix=(),

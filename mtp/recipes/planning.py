@@ -24,8 +24,8 @@ MIN_STEPS = 4  # steps of an epoch: below that a batch is a large part of the da
 VALIDATIONS = 10
 SIDE_STEP = 32  # sides are multiples of it, which all encoders divide
 MIN_SIDE, MAX_SIDE_ON_CPU = 224, 448
-# Encoder -> GiB that a compiled step keeps for an image of 448 x 448 pixels and its decoders, and GiB
-# of weights, gradients and optimiser: 16 bytes a parameter. Counted in pretraining by the gate
+# Encoder -> GiB that a compiled step keeps for an image of 448 x 448 pixels and its decoders, and
+# GiB of weights, gradients and optimiser: 16 bytes a parameter. Counted in pretraining by the gate
 # (tools/gate/kept.py), without a GPU; a step that runs uncompiled keeps up to a half more.
 MEMORY = {
     'vit_tiny_rvsa': (0.06, 0.1),
