@@ -6,12 +6,15 @@ from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor, SingleRoIExt
 from mmrotate.models.roi_heads.roi_extractors import RotatedSingleRoIExtractor
 from torch import Tensor
 
+from mtp.models.tasks.base import mark_varying
 from mtp.ops.roi_align_levels import roi_align_levels
 from mtp.registry import MODELS
 
 
 class _AllLevels(BaseRoIExtractor):
     """RoI extractor that pools all levels in one call; a padded slot has image -1 and gives 0."""
+
+    compiled_methods = ('levels_of',)
 
     def forward(self, feats: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Pool each RoI from the level of its size.
@@ -24,11 +27,20 @@ class _AllLevels(BaseRoIExtractor):
         Returns:
             Tensor: ``(R, C, height, width)``.
         """
-        levels = self.map_roi_levels(rois, len(feats)).masked_fill(rois[:, 0] < 0, -1)
+        levels = self.levels_of(mark_varying(rois, 0), len(feats))
         layer = self.roi_layers[0]
         return roi_align_levels(
             feats, rois, levels, layer.output_size, self.featmap_strides, layer.sampling_ratio
         )
+
+    def levels_of(self, rois: Tensor, number: int) -> Tensor:
+        """Return the level of each RoI by its size, ``(R,)``, of a number of levels; -1 of a slot.
+
+        Args:
+            rois: as for :meth:`forward`.
+            number: number of levels.
+        """
+        return self.map_roi_levels(rois, number).masked_fill(rois[:, 0] < 0, -1)
 
 
 @MODELS.register_module()

@@ -181,25 +181,30 @@ class SharedRoIHead(StandardRoIHead):
         counts = batch.sums(samples.valid.sum(1).float())
         ratios = count_ratio(counts)
         labels, wanted = targets
-        losses = {}
-        for (name, group), count, ratio in zip(batch.groups.items(), counts.clamp(min=1), ratios):
+        terms = []
+        for name, group in batch.groups.items():
             logits, deltas = self.bbox_heads[name](feats[group].flatten(0, 1))
             if not self.bbox_head.reg_class_agnostic:
                 mark_varying(deltas, 1)
-            loss_cls, right, loss_bbox = self.box_terms(
-                mark_varying(logits, 1),
-                deltas,
-                labels[group],
-                wanted[group],
-                samples.positive[group],
-                samples.valid[group],
+            terms.append(
+                self.box_terms(
+                    mark_varying(logits, 1),
+                    deltas,
+                    labels[group],
+                    wanted[group],
+                    samples.positive[group],
+                    samples.valid[group],
+                )
             )
-            losses[name] = dict(
-                loss_cls=loss_cls / count * ratio,
-                acc=100 * right / count,
-                loss_bbox=loss_bbox / count * ratio,
+        # of all data sets at once, since each of these operations is a launch
+        sums = torch.stack([term for of_kind in zip(*terms) for term in of_kind])
+        losses_cls, right, losses_bbox = sums.view(3, -1) / counts.clamp(min=1)
+        return {
+            name: dict(loss_cls=loss_cls, acc=accuracy, loss_bbox=loss_bbox)
+            for name, loss_cls, accuracy, loss_bbox in zip(
+                batch.groups, losses_cls * ratios, 100 * right, losses_bbox * ratios
             )
-        return losses
+        }
 
     def box_terms(
         self,
@@ -234,7 +239,7 @@ class SharedRoIHead(StandardRoIHead):
         loss_bbox = head.loss_bbox(deltas.squeeze(2), targets, reduction_override='none')
         return (
             (loss_cls * valid.flatten()).sum(),
-            right.sum(),
+            right.sum().float(),
             (loss_bbox.sum(2) * positive[:, :most]).sum(),
         )
 

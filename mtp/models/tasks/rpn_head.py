@@ -97,7 +97,7 @@ class _BatchedRPN(RPNHead):
         """Compute losses per data set, averaged over the anchors of all processes.
 
         Args:
-            scores: logits of each level, ``(B, A, H, W)``.
+            scores: logits of each level, ``(B, A, H, W)``, in any precision.
             deltas: predicted deltas of each level, ``(B, A * E, H, W)``, E numbers per anchor.
             truth: ground truth of the images.
             batch: images and their data sets.
@@ -208,7 +208,7 @@ class _BatchedRPN(RPNHead):
         for score, count in zip(scores, anchors.counts):
             # by logits: sigmoid gives the same score to all that are certain
             score, index = _highest(_flatten([score], 1)[..., 0], nms_pre)
-            logits.append(score)
+            logits.append(score.float())
             chosen.append(index + first)
             first += count
         counts, index = [level.shape[1] for level in logits], torch.cat(chosen, 1)
@@ -327,9 +327,9 @@ def _places(sizes: Sequence[tuple[int, int]], anchors: Sequence[int], size: int)
 
 
 def _take(maps: Sequence[Tensor], places: Tensor) -> Tensor:
-    """Return the values at ``places``, ``(B, S, size)``, in the flattened maps of all levels.
+    """Return the values at ``places``, float32 ``(B, S, size)``, in the flattened maps.
 
     Compiled, this takes a quarter of the time of a copy of the maps in the anchors' order.
     """
     values = torch.cat([m.flatten(1) for m in maps], 1)
-    return values.gather(1, places.flatten(1)).view_as(places)
+    return values.gather(1, places.flatten(1)).view_as(places).float()

@@ -85,7 +85,7 @@ class TwoStageTask(Task):
         # float32 under autocast too: RoI features are sampled at the boxes' coordinates, for which
         # bfloat16 has only 3 digits.
         feats = [feat.float() for feat in self.neck(features)]
-        return feats, [[level.float() for level in maps] for maps in self.rpn_head(feats)]
+        return feats, self.rpn_head(feats)
 
 
 @MODELS.register_module()
