@@ -52,6 +52,10 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     )
     add_debug(parser)
     args = parser.parse_args(arguments)
+    if args.size and min(args.size) < 1:
+        parser.error('--size: give two numbers of at least 1')
+    if args.to == 'safetensors' and args.int8:
+        parser.error('--int8 is for onnx and torch_export')
     from mtp.models.weights.sources import resolve
 
     with users_errors(args.debug):

@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,10 +60,10 @@ def parse_args(
         '--dataset', nargs='+', metavar='NAME', help='data sets of a multi-task model (all)'
     )
     parser.add_argument(
-        '--max-objects', type=int, metavar='N', help='most objects of a tile, the best ones'
+        '--max-objects', type=_count, metavar='N', help='most objects of a tile, the best ones'
     )
     parser.add_argument(
-        '--tile', type=int, metavar='N', help="side of a tile in pixels (the model's own)"
+        '--tile', type=_count, metavar='N', help="side of a tile in pixels (the model's own)"
     )
     parser.add_argument(
         '--overlap', type=int, metavar='N', help='overlap of tiles in pixels (a quarter of a tile)'
@@ -88,7 +89,9 @@ def parse_args(
         metavar='flip,rot90,scale',
         help='also predict tiles mirrored, turned or resized; logits are averaged, objects merged',
     )
-    parser.add_argument('--batch', type=int, metavar='N', help='tiles at once (as memory allows)')
+    parser.add_argument(
+        '--batch', type=_count, metavar='N', help='tiles at once (as memory allows)'
+    )
     parser.add_argument(
         '--area', type=Path, metavar='FILE', help='vector file of the ground to predict'
     )
@@ -138,6 +141,13 @@ def parse_args(
 
 def _kinds(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(',')))
+
+
+def _count(text: str) -> int:
+    """Parse a number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 1 on')
+    return int(text)
 
 
 def _distance(text: str) -> float:
@@ -200,6 +210,7 @@ def predict(args: argparse.Namespace) -> list[str]:
         bands=args.bands or None,
         stretch=args.stretch,
         gsd=args.gsd,
+        inputs=frozenset(path.resolve() for path in chain(args.inputs, *jobs)),
     )
     print(
         f'model: {model.task}, {len(model.classes)} classes, on {model.device}, '

@@ -125,10 +125,7 @@ def write_map(
     colours = {label: (*colour_of(meta, label), 255) for label in range(len(classes))}
     georeference = {}
     if place is not None:
-        transform = Affine(*place.transform) @ Affine.scale(
-            place.size[1] / width, place.size[0] / height
-        )
-        georeference = dict(crs=place.crs, transform=transform)
+        georeference = dict(crs=place.crs, transform=Affine(*place.resized(size).transform))
     with whole(path) as unfinished:
         plain = unfinished.with_suffix('.plain.tif')
         try:

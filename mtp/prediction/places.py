@@ -33,6 +33,12 @@ class Place:
         matrix = np.array(self.transform).reshape(2, 3)
         return points @ matrix[:, :2].T + matrix[:, 2]
 
+    def resized(self, size: tuple[int, int]) -> 'Place':
+        """Return the place of the same ground in an image of another height and width."""
+        a, b, c, d, e, f = self.transform
+        across, down = self.size[1] / size[1], self.size[0] / size[0]
+        return Place((a * across, b * down, c, d * across, e * down, f), self.crs, size)
+
     @property
     def is_geographic(self) -> bool:
         """Whether the coordinates are degrees."""

@@ -196,7 +196,7 @@ class Detections(Result):
         Args:
             image_id: id of the image in the json that they go with.
         """
-        entries = []
+        entries, shapes = [], self.shapes
         low, high = self.corners.min(1), self.corners.max(1)
         for i, (first, size) in enumerate(zip(low.tolist(), (high - low).tolist())):
             entry: dict[str, Any] = dict(
@@ -209,7 +209,7 @@ class Detections(Result):
                 rle = coco_mask.encode(np.asfortranarray(self.masks[i].astype(np.uint8)))
                 entry['segmentation'] = dict(size=rle['size'], counts=rle['counts'].decode())
             elif self.outlines is not None:
-                parts = shapely.get_exterior_ring(shapely.get_parts(self.outlines[i]))
+                parts = shapely.get_exterior_ring(shapely.get_parts(shapes[i]))
                 entry['segmentation'] = [
                     shapely.get_coordinates(ring)[:-1].reshape(-1).tolist() for ring in parts
                 ]

@@ -176,7 +176,10 @@ class SceneRun:
             outlines = unpack(column('wkb'), column('lengths'))[kept]
             outlines = shapely.transform(outlines, lambda points: points * self.scene.scale)
         boxes = boxes[kept].astype(np.float64)
-        boxes[:, :4] *= self.scene.scale
+        scale = self.scene.scale
+        boxes[:, :2] *= scale
+        # rotated boxes keep right angles: both sides by the mean
+        boxes[:, 2:4] *= scale if boxes.shape[1] == 4 else np.sqrt(scale.prod())
         kind = self.keep.kind_of(boxes.shape[1])
         return kind(
             **self.about(key),
@@ -266,8 +269,19 @@ class SceneRun:
     def _predict(self, places: list, records: list, content: dict[str, Any]) -> None:
         """Predict a batch of tiles, and add what is found to the content of the row."""
         present = [i for i, record in enumerate(records) if record is not None]
+        self._note_empty(
+            [place for place, record in zip(places, records) if record is None], content
+        )
         for i, of_views in zip(present, self._samples([records[i] for i in present])):
             self._add_tile(of_views, records[i], places[i], content)
+
+    def _note_empty(self, places: list, content: dict[str, Any]) -> None:
+        """Note tiles without data, whose pixels the tiles above reach into."""
+        empty = np.broadcast_to(True, self.tiles.shape)
+        for key in self.keys():
+            if key[1] in MAPS:
+                lost = [(left, empty) for top, left in places if self._wanted(top, left)]
+                content.setdefault(f'{_text(key)}/no_data', []).extend(lost)
 
     def _samples(self, records: Sequence[Mapping]) -> Iterator[tuple]:
         """Return the samples of each record's views, by data set."""
@@ -437,7 +451,11 @@ class SceneRun:
             bands=list(self.scene.bands),
             options=json.loads(json.dumps(asdict(self.options))),
             area=None if self.area is None else shapely.to_wkt(self.area),
-            confident=self.confident,
+            polygons=self.confident,
+            stretch=[
+                None if each is None else [list(limits) for limits in each.limits]
+                for each in self.scene.stretches
+            ],
             tiles=[self.tiles.side, self.tiles.overlap, self.tiles.tops, self.tiles.lefts],
             device=str(self.model.device),
             threads=torch.get_num_threads(),

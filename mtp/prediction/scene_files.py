@@ -20,7 +20,13 @@ from mtp.files import UnusableFileError
 from mtp.prediction.model import ImageModel
 from mtp.prediction.results import Detections, Result
 from mtp.prediction.run_scene import MAPS, Key, SceneOptions, SceneRun, predict_single
-from mtp.prediction.scene_outputs import FileOptions, ScenePrediction, names_of, write_task
+from mtp.prediction.scene_outputs import (
+    FileOptions,
+    ScenePrediction,
+    keep_inputs,
+    names_of,
+    write_task,
+)
 from mtp.prediction.scenes import PlainScene, Scene
 from mtp.prediction.truth import SCORE, Truth
 
@@ -138,7 +144,11 @@ class _Prediction:
             self.run.run(lambda done, total: progress(path, done, total))
             self._write()
         except (ValueError, OSError) as error:
-            return error
+            if self.out is not None and not self.run.rows.number():
+                shutil.rmtree(self.run.work)  # nothing to go on from
+            if isinstance(error, OSError) or str(path) in str(error):
+                return error
+            return UnusableFileError(f'{path}: {error}')
         return self.found
 
     def _write(self) -> None:
@@ -174,6 +184,8 @@ def _started(
             options = replace(options, score=min(score, SCORE))
         confident = out is not None and files.wants_polygons
         run = SceneRun(model, scene, options, work, area, confident)
+        if out is not None:
+            keep_inputs(run, paths[0].stem, out, files)
         found = ScenePrediction(notes=list(scene.notes), tiles=run.number)
         if scene.place is None:
             found.notes.append(f'{paths[0]} has no place on the map: coordinates are pixels')

@@ -39,6 +39,7 @@ class FileOptions:
         stretch: rule by which 8 bits are made; None for that of the training.
         gsd: ground sampling distance of the model's images in metres; None for that of the
             training's data; 0 to resample nothing.
+        inputs: files, resolved, that must not be overwritten beside those of the scene itself.
     """
 
     formats: tuple[str, ...] = ()
@@ -51,6 +52,7 @@ class FileOptions:
     bands: tuple[int, ...] | None = None
     stretch: str | None = None
     gsd: float | None = None
+    inputs: frozenset[Path] = frozenset()
 
     @property
     def wants_polygons(self) -> bool:
@@ -140,10 +142,37 @@ class _Paths:
         wanted = [form for form in self.files.formats or DEFAULTS[kind] if form in formats]
         if always and not wanted:
             wanted = [formats[0]]
-        name = '.'.join((self.stem, *self.key) if self.key[0] else (self.stem,))
-        paths = [self.out / f'{name}{SUFFIXES[form]}' for form in wanted]
+        paths = [self.out / name_of(self.stem, self.key, form) for form in wanted]
         self.found.files += paths
         return paths
+
+
+def name_of(stem: str, key: Key, form: str) -> str:
+    """Return the name of a file.
+
+    Args:
+        stem: name of the scene without suffix.
+        key: data set and task.
+        form: key of :data:`SUFFIXES`.
+    """
+    return '.'.join((stem, *key) if key[0] else (stem,)) + SUFFIXES[form]
+
+
+def keep_inputs(run: SceneRun, stem: str, out: Path, files: FileOptions) -> None:
+    """Check that no input would be overwritten.
+
+    Raises:
+        UnusableFileError: a file that would be written is an input.
+    """
+    own = {path.resolve() for path in (*run.scene.files, files.area, files.truth) if path}
+    forms = {*files.formats, *(form for each in DEFAULTS.values() for form in each)}
+    for key in run.keys():
+        for form in sorted(forms):
+            path = out / name_of(stem, key, form)
+            if path.resolve() in own | files.inputs:
+                raise UnusableFileError(
+                    f'{path} is an input, and would be overwritten: give another folder by --out'
+                )
 
 
 def _shrunk(result: Segmentation, picture: np.ndarray) -> Segmentation:
@@ -174,7 +203,8 @@ def _write_map(run: SceneRun, key: Key, rows: Any, path: Path) -> None:
 
 def _segmentation(run: SceneRun, key: Key) -> Segmentation:
     kind = Change if run.scene.loader.is_pair else Segmentation
-    about = run.about(key) | dict(size=run.scene.size)
+    size, place = run.scene.size, run.scene.place
+    about = run.about(key) | dict(size=size, place=place and place.resized(size))
     return kind(**about, labels=np.concatenate([*run.map_rows(key)]))
 
 

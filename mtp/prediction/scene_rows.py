@@ -26,7 +26,7 @@ class SceneRows:
     def __init__(self, folder: Path, state: Mapping[str, Any]) -> None:
         self.folder = folder
         path = folder / STATE
-        if not path.is_file():
+        if not path.is_file() or not self.number():  # without a row, it is anybody's
             folder.mkdir(parents=True, exist_ok=True)
             write_json(path, dict(state))
             return

@@ -91,8 +91,10 @@ class Scene:
                 self._stretch(source, each, rule) for source, each in zip(sources, self.files)
             ]
             self.dates = [first, *(self._aligned(each, first) for each in sources[1:])]
-            self.scale = self._scale(gsd, pixel_in_metres(first))
-            self.size = tuple(max(1, round(side / self.scale)) for side in self.full)
+            scale = self._scale(gsd, pixel_in_metres(first))
+            self.size = tuple(max(1, round(side / scale)) for side in self.full)
+            # of whole pixels of the model, so that the last ones end where the file does
+            self.scale = np.divide(self.full, self.size)[::-1]
             self._stack = self._stack.pop_all()  # all is well: they stay open
 
     def close(self) -> None:
@@ -111,7 +113,7 @@ class Scene:
         if 'GDAL_CACHEMAX' in os.environ:
             return
         rasterio = import_rasterio(f'{self.path}: scenes are read')
-        rows = math.ceil(height * self.scale)
+        rows = math.ceil(height * self.scale[1])
         needed = sum(_bytes_of_rows(each, rows) for each in {*self._sources, *self.dates})
         limit = min(max(needed, LEAST_CACHE), MOST_CACHE)
         before = rasterio.env.get_gdal_config('GDAL_CACHEMAX')
@@ -278,10 +280,10 @@ class Scene:
     def _window(
         self, source: Any, stretch: Stretch | None, top: int, left: int, height: int, width: int
     ) -> Raster:
-        window = [value * self.scale for value in (left, top, width, height)]
+        window = [*(np.array([left, top]) * self.scale), *(np.array([width, height]) * self.scale)]
         window[2] = min(window[2], self.full[1] - window[0])
         window[3] = min(window[3], self.full[0] - window[1])
-        out_shape = None if self.scale == 1 else (height, width)
+        out_shape = None if self.size == self.full else (height, width)
         try:
             raster = read_window(source, self.bands, self.nodata, window, out_shape)
             if self._has_alpha(source):
@@ -306,9 +308,10 @@ class PlainScene:
         loader: loading of the model's images.
     """
 
-    scale = 1.0
+    scale = np.ones(2)
     place: Place | None = None
     bands: tuple[int, ...] = ()
+    stretches: Sequence[Stretch | None] = ()
 
     def __init__(self, paths: Sequence[Path], loader: Loader) -> None:
         self.loader, self.path, self.files = loader, paths[0], list(paths)
@@ -354,7 +357,9 @@ def _bytes_of_rows(source: Any, rows: int) -> int:
 
 def place_of(source: Any) -> Place | None:
     """Return the place of an open file of rasterio; None without one."""
-    if not source.crs or source.transform.is_identity:
+    # an engineering system is in units of its own: neither degrees nor a known projection
+    on_map = source.crs and (source.crs.is_geographic or source.crs.is_projected)
+    if not on_map or source.transform.is_identity:
         return None
     epsg = source.crs.to_epsg()
     crs = source.crs.to_wkt() if epsg is None else f'EPSG:{epsg}'

@@ -77,7 +77,7 @@ class Truth:
         return dict(mAP50=mean, objects=len(shapes)) | figures
 
     def judge_map(
-        self, rows: Iterable[np.ndarray], classes: Sequence[str], scale: float
+        self, rows: Iterable[np.ndarray], classes: Sequence[str], scale: np.ndarray
     ) -> dict[str, float]:
         """Return the figures of a label map, in percent.
 
@@ -87,7 +87,7 @@ class Truth:
         Args:
             rows: parts of the map from the top, uint8 ``(rows, W)``.
             classes: class names in label order.
-            scale: pixels of the scene on the side of one of the map.
+            scale: pixels of the scene on the sides of one of the map, x and y.
 
         Returns:
             dict: ``mIoU`` over the classes that occur, and ``<class>/IoU``.

@@ -62,7 +62,9 @@ class View:
             shape: height and width of the image in pixels.
         """
         boxes = boxes.copy()
-        boxes[:, :4] /= self.scale
+        ratio = self._ratio(shape)
+        boxes[:, :2] /= ratio
+        boxes[:, 2:4] /= ratio if boxes.shape[1] == 4 else np.sqrt(ratio.prod())
         if boxes.shape[1] == 5:
             boxes[:, :2] = self._points_back(boxes[:, :2], shape)
             boxes[:, 4] += self.turns * np.pi / 2
@@ -79,7 +81,14 @@ class View:
             shapes: polygons in pixels.
             shape: height and width of the image in pixels.
         """
-        return shapely.transform(shapes, lambda p: self._points_back(p / self.scale, shape))
+        return shapely.transform(shapes, lambda p: self._points_back(p / self._ratio(shape), shape))
+
+    def _ratio(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return the pixels along x and y of the changed image, over those of the turned one."""
+        turned = np.array(shape if self.turns % 2 == 0 else shape[::-1])
+        if self.scale == 1:
+            return np.ones(2)
+        return (np.maximum(1, np.rint(turned * self.scale)) / turned)[::-1]
 
     def _points_back(self, points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         height, width = shape if self.turns % 2 == 0 else shape[::-1]  # of the turned image

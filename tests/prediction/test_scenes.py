@@ -321,7 +321,7 @@ def test_a_batch_that_fails_is_predicted_image_by_image(tmp_path, monkeypatch):
     found = list(predict_scenes(finder(), [[path] for path in paths], tmp_path / 'out'))
     assert batches == [['a.tif', 'b.tif', 'c.tif'], ['a.tif'], ['b.tif'], ['c.tif']]
     (_, first), (path, error), (_, last) = found
-    assert path == paths[1] and str(error) == 'no memory for it'
+    assert path == paths[1] and str(error) == f'{path}: no memory for it'
     for each in (first, last):
         assert len(each.results['', 'rotated_detection']) == 3
     assert {path.name for path in (tmp_path / 'out').glob('*.geojson')} == {
@@ -514,3 +514,85 @@ def test_a_killed_prediction_goes_on_to_the_same_bytes(segmentor, tmp_path, monk
     model.predict(scene, out, **options)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == expected
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize('gsd', [1.46 / 2, 3.3 / 2, 6.6 / 2])
+def test_a_resampled_scene_lies_where_it_was(segmentor, gsd, tmp_path):
+    """Scales that do not divide the scene: what is found ends where the file does."""
+    scene = write_scene(tmp_path / 'a.tif', PLACES)
+    left, bottom, right, top = 500_000, 5_299_900, 500_150, 5_300_000
+    model = mtp.load(segmentor, device='cpu')
+    found = model.predict(scene, tmp_path / 'out', tile=64, gsd=gsd, polygonize=True)
+    with rasterio.open(tmp_path / 'out' / 'a.tif') as file:
+        np.testing.assert_allclose(file.bounds, (left, bottom, right, top), atol=1e-6)
+    (result,) = model.predict(scene, tile=64, gsd=gsd).results.values()
+    areas = [each['properties']['area_m2'] for each in result.to_geojson(crs=None)['features']]
+    assert sum(areas) == pytest.approx(
+        sum(each['properties']['area_m2'] for each in features_of(found.files[1])), rel=1e-6
+    )
+    # a ramp of coordinates, a grey level a pixel: on average to a tenth of the model's pixel
+    with rasterio.open(scene, 'r+') as file:
+        ramp = np.stack([np.broadcast_to(np.arange(300) - 45, (200, 300))] * 3)
+        file.write(ramp.clip(0).astype(np.uint8))
+    opened = Scene(scene, finder().loader, {}, np.zeros(3), gsd=gsd)
+    height, width = opened.size
+    pixels = opened.read(height - 32, width - 32, 32, 32)['img'][..., 0].astype(float)
+    columns = (np.arange(width - 32, width) + 0.5) * opened.scale[0] - 0.5
+    found = pixels.mean(0) - (columns - 45)
+    assert np.abs(found[2:-2]).max() <= 1 and abs(found[2:-2].mean()) < 0.1 * opened.scale[0]
+    opened.close()
+
+
+def features_of(path):
+    return json.loads(path.read_text())['features']
+
+
+def test_rows_without_data_end_where_the_data_do(segmentor, tmp_path):
+    """The last rows of a tile are finished by the next, which may be skipped."""
+    model = mtp.load(segmentor, device='cpu')
+    for edge in (70, 90, 100, 130):
+        path = write_scene(tmp_path / f'{edge}.tif', PLACES, nodata=0)
+        with rasterio.open(path, 'r+') as file:
+            pixels = file.read()
+            pixels[:, edge:] = 0
+            file.write(pixels)
+        (result,) = model.predict(path, tile=64).results.values()
+        assert (result.labels[edge:] == 255).all() and (result.labels[:edge] != 255).all()
+
+
+def test_inputs_are_not_overwritten(segmentor, tmp_path):
+    scene = write_scene(tmp_path / 'a.tif', PLACES)
+    before = scene.read_bytes()
+    model = mtp.load(segmentor, device='cpu')
+    with pytest.raises(UnusableFileError, match='a.tif is an input.*--out'):
+        model.predict(scene, tmp_path, tile=64)
+    assert scene.read_bytes() == before
+    area = tmp_path / 'a.geojson'
+    corners = [[500_000, 5_299_900], [500_150, 5_299_900], [500_150, 5_300_000]]
+    polygon = dict(type='Polygon', coordinates=[[*corners, corners[0]]])
+    crs = dict(type='name', properties=dict(name=f'urn:ogc:def:crs:EPSG::{UTM[5:]}'))
+    feature = dict(type='Feature', properties={}, geometry=polygon)
+    area.write_text(json.dumps(dict(type='FeatureCollection', crs=crs, features=[feature])))
+    with pytest.raises(UnusableFileError, match='a.geojson is an input'):
+        finder().predict(scene, tmp_path, area=area)
+
+
+def test_another_start_is_free_where_no_row_is_finished(segmentor, tmp_path):
+    scene = write_scene(tmp_path / 'a.tif', PLACES)
+    whole = scene.read_bytes()
+    scene.write_bytes(whole[: len(whole) // 3])
+    model = mtp.load(segmentor, device='cpu')
+    with pytest.raises(UnusableFileError, match=r'a\.tif'):
+        model.predict(scene, tmp_path / 'out', tile=64)
+    scene.write_bytes(whole)
+    model.predict(scene, tmp_path / 'out', tile=96)
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a.tif']
+    small = write_scene(tmp_path / 'b.tif', [], (3, 5))
+    with pytest.raises(UnusableFileError, match=r'b\.tif: the image is too small'):
+        model.predict(small, tmp_path / 'out', tile=64)
+
+
+def test_an_engineering_system_is_no_place(tmp_path):
+    scene = write_scene(tmp_path / 'a.tif', PLACES, crs='LOCAL_CS["x",UNIT["metre",1]]')
+    found = finder(gsd=0.5).predict(scene, tmp_path / 'out')
+    assert found.tiles == 24 and any('no place on the map' in note for note in found.notes)

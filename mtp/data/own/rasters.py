@@ -322,9 +322,11 @@ def pixel_in_metres(source: Any) -> float | None:
     """Return the side of a pixel on the ground, at the centre of an open file of rasterio.
 
     Returns:
-        float: metres; the root of the area where a pixel is no square. None without a place.
+        float: metres; the root of the area where a pixel is no square. None without a place, and
+        in an engineering system, which is neither of degrees nor projected.
     """
-    if not source.crs or source.transform.is_identity:
+    on_map = source.crs and (source.crs.is_geographic or source.crs.is_projected)
+    if not on_map or source.transform.is_identity:
         return None
     side = math.sqrt(abs(source.transform.determinant))
     if source.crs.is_projected:
