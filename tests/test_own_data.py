@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
+from PIL import Image
 
 from mtp.cli.config_check import check_config
 from mtp.cli.own_training import Request, choose_weights, own_config
@@ -469,3 +470,63 @@ def test_values_of_label_maps_without_a_meaning_are_a_fault(tmp_path):
     found = inspect(read(tmp_path))
     assert found.values == '1 in 6 files (24,192 pixels), 2 in 6 files (384 pixels)'
     assert len(found.faults) == 1 and "label_values={1: 'ground', 2: 'road'}" in found.faults[0]
+
+
+def damage(root, change):
+    path = root / 'instances.json'
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    'mask',
+    [
+        [8, 8, 40, 8, 40, 24, 8, 24],
+        [[8, 8, 40, 8, 40, 24, 8]],
+        [[8, 8, 40, 8]],
+        [[[8, 8], [40, 8], [40, 24]]],
+        dict(size=[SIDE // 2, SIDE], counts=[0, SIDE * SIDE // 2]),
+        dict(size=[str(SIDE)] * 2, counts=[0, SIDE * SIDE]),
+        dict(size=[SIDE, SIDE], counts=[]),
+    ],
+)
+def test_a_bad_mask_is_named_and_its_image_left_out(mask, tmp_path):
+    coco(tmp_path / 'own', masks=True)
+    damage(tmp_path / 'own', lambda content: content['annotations'][2].update(segmentation=mask))
+    data = read(tmp_path / 'own')
+    found = inspect(data)
+    assert len(found.faults) == 1 and 'annotation 3: the mask cannot be read' in found.faults[0]
+    draw_page(data)
+    import_data(data, tmp_path / 'made', Options())
+    names = {path.stem for path in (tmp_path / 'made').rglob('*.png')}
+    assert names == {str(number) for number in range(NUMBER) if number != 2}
+
+
+def test_masks_without_any_corner_are_none(tmp_path):
+    coco(tmp_path, masks=True)
+    damage(tmp_path, lambda content: [a.update(segmentation=[[]]) for a in content['annotations']])
+    data = read(tmp_path)
+    assert data.faults == [] and inspect(data).task == 'horizontal_detection'
+
+
+def test_label_maps_of_one_bit_are_drawn(tmp_path):
+    maps(tmp_path)
+    for path in (tmp_path / 'masks').iterdir():
+        Image.fromarray(np.eye(SIDE) > 0).save(path)
+    assert draw_page(read(tmp_path)).any()
+
+
+def test_without_a_class_the_first_faults_are_named(tmp_path):
+    text_of(tmp_path / 'dota', 'labelTxt', lambda name: f'8 8 40 8 40 24 8 24 {name} 0.9\n')
+    with pytest.raises(UnusableFileError, match=r'0\.txt, line 1: .*1\.txt, line 1.*and 3 more'):
+        read(tmp_path / 'dota')
+    voc(tmp_path / 'voc')
+    for path in (tmp_path / 'voc' / 'Annotations').iterdir():
+        path.write_text(path.read_text().replace('<xmin>8', '<xmin>x'))
+    with pytest.raises(UnusableFileError, match=r"0\.xml, line 1: 'x 8 40 24' are not all num"):
+        read(tmp_path / 'voc')
+    coco(tmp_path / 'coco')
+    damage(tmp_path / 'coco', lambda content: content['categories'][0].update(name=''))
+    with pytest.raises(UnusableFileError, match='category 1: its name is empty'):
+        read(tmp_path / 'coco')

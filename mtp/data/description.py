@@ -32,7 +32,8 @@ KEYS = (
     'stretched',
 )
 # Of other programs; they change nothing that is read here.
-FOREIGN = ('nc', 'download', 'roboflow', 'kpt_shape', 'flip_idx', 'channels', 'license', 'author')
+FOREIGN = ('nc', 'download', 'roboflow', 'channels', 'license', 'author')
+POSE = ('kpt_shape', 'flip_idx')  # keypoints, whose lines could be taken for polygons
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,13 @@ def _read_yaml(path: Path) -> dict:
         raise UnusableFileError(f'{path} is no yaml: {error}') from error
     if not isinstance(content, dict):
         raise UnusableFileError(f'{path} has no keys such as {", ".join(KEYS[:5])}')
+    for key in POSE:
+        if key in content:
+            raise UnusableFileError(
+                f'{path}: {key} says that the labels are poses, and keypoints are not read: keep '
+                'the first five columns of each line of the label files, the class and the box, '
+                f'and remove {" and ".join(key for key in POSE if key in content)}'
+            )
     return content
 
 

@@ -26,6 +26,7 @@ from mtp.data.own.vector_labels import (
     read_scene,
     rotated_corners,
 )
+from mtp.data.run_lengths import encode_mask
 from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
 from mtp.files import UnusableFileError
@@ -204,13 +205,20 @@ def _box_classes(found: Found) -> tuple[str, ...]:
                 'classes.txt with a name a line, or `names` in a data.yaml'
             )
         return tuple(listed[1])
-    names = set()
+    names, faults = set(), []
     for part in found.parts:
         for path in sorted(_json(part).glob(f'*{form.suffix}')):
             try:
                 names |= {box.name for box in form.read(path, None)}
-            except UnusableFileError:
-                continue  # named when the samples are read
+            except UnusableFileError as error:
+                faults.append(str(error))  # named again when the samples are read
+    if not names:
+        raise UnusableFileError(
+            f'{found.root}: its label files name no class'
+            + (', of what cannot be read: ' if faults else ', and have no objects: label some')
+            + '; '.join(faults[:3])
+            + (f'; and {len(faults) - 3:,} more' if len(faults) > 3 else '')
+        )
     return tuple(sorted(merge_names(names), key=str.casefold))
 
 
@@ -258,6 +266,14 @@ def _read_jsons(data: Data) -> None:
     """Read COCO jsons, each once: of all of them together are the classes, if nothing else."""
     cocos = [(part, read_coco(_json(part))) for part in data.found.parts]
     data.classes = data.classes or _coco_classes([coco for _, coco in cocos])
+    if not data.classes:
+        raise UnusableFileError(f'{_json(cocos[0][0])} has no categories: add the classes')
+    for part, coco in cocos:
+        for category in coco['categories']:
+            if category['name'] in data.classes and not category['name'].strip():
+                raise UnusableFileError(
+                    f'{_json(part)}, category {category["id"]}: its name is empty: give it one'
+                )
     for part, coco in cocos:
         _read_coco(data, part, coco)
 
@@ -288,6 +304,10 @@ def _read_coco(data: Data, part: Part, coco: dict[str, Any]) -> None:
             continue
         taken = take_objects(image, of_image[image['id']], path, data.tally)
         objects = tuple(_coco_object(each, path, labels, data.classes) for each in taken)
+        faults = [fault for each in objects if (fault := find_bad_mask(each, size)) is not None]
+        if faults:  # the image without them would teach their pixels as background
+            data.faults += faults
+            continue
         data.samples.append(Sample(file, size, part.split, objects))
 
 
@@ -297,12 +317,30 @@ def _coco_object(
     x, y, w, h = annotation['bbox']
     label = labels[annotation['category_id']]
     corners = np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], float)
+    mask = annotation.get('segmentation')
+    if isinstance(mask, list) and all(polygon == [] for polygon in mask):
+        mask = None  # [[]] is what some programs write for a box alone
     return LabelledObject(
         Box(f'{path}, annotation {annotation["id"]}', classes[label], corners),
         label,
-        annotation.get('segmentation') or None,
+        mask or None,
         bool(annotation.get('iscrowd')),
     )
+
+
+def find_bad_mask(each: LabelledObject, size: tuple[int, int]) -> str | None:
+    """Return what is wrong with the mask of an object, with its place; None if nothing is.
+
+    Args:
+        each: the object.
+        size: height and width of its image in pixels.
+    """
+    try:
+        if each.mask:
+            encode_mask(each.mask, *size)
+    except ValueError as error:
+        return f'{each.box.place}: the mask cannot be read: {error}. Correct or remove it'
+    return None
 
 
 def _read_classes(data: Data, part: Part) -> None:

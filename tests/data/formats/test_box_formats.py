@@ -171,3 +171,41 @@ def test_names_of_indices(text: str | None, tmp_path: Path) -> None:
     (tmp_path / 'obj.names').write_text('ship\ncar')
     with pytest.raises(UnusableFileError, match='name the classes differently'):
         find_names([tmp_path])
+
+
+def refuse(name: str, text: str, tmp_path: Path) -> str:
+    path = write(tmp_path, name, text)
+    with pytest.raises(UnusableFileError) as error:
+        list(FORMATS[name].read(path, SIZE))
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        '0 0.5 0.5 0.2 0.2 0.1 0.1 2 0.3 0.3 2',
+        '0 0.5 0.5 0.2 0.2 0.45 0.45 1 0 0 0',
+        '0 0.5 0.5 0.2 0.2 0.45 0.45 2',
+    ],
+)
+def test_a_pose_is_not_taken_for_a_polygon(line: str, tmp_path: Path) -> None:
+    text = refuse('yolo', f'0 0.5 0.5 0.2 0.2\n{line}', tmp_path)
+    assert 'line 2: it reads as "cx cy width height" with keypoints' in text
+    assert 'numbers outside 0 to 1' in refuse('yolo', '0 0.1 0.1 0.2 0.2 0.1 1.9', tmp_path)
+    # at a corner of the image, and a pose with one corner more: these are polygons
+    for text in ('0 0.3 0 0.3 0.2 0.1 0.3 0 0.3 0 0', '0 .5 .5 .2 .2 .45 .45 1 0 0 0 .5 .5'):
+        (box,) = FORMATS['yolo'].read(write(tmp_path, 'yolo', text), SIZE)
+        assert box.corners.min() == 0
+
+
+def test_a_number_at_the_end_of_a_class_of_dota_is_no_difficulty(tmp_path: Path) -> None:
+    corners = '8 8 40 8 40 24 8 24'
+    path = write(tmp_path, 'dota', f'{corners} Boeing 747\n{corners} Boeing 737\n{corners} ship')
+    found = [(box.name, box.difficulty) for box in FORMATS['dota'].read(path)]
+    assert found == [('Boeing 747', 0), ('Boeing 737', 0), ('ship', 0)]
+    path = write(tmp_path, 'dota', f'{corners} Boeing 747 2\n{corners} ship 0')
+    found = [(box.name, box.difficulty) for box in FORMATS['dota'].read(path)]
+    assert found == [('Boeing 747', 2), ('ship', 0)]
+    for lines, number in ((('ship 1', 'ship 3'), 2), (('ship 3', 'ship 1'), 1)):
+        text = refuse('dota', '\n'.join(f'{corners} {end}' for end in lines), tmp_path)
+        assert f'line {number}: it ends with a number that is no difficulty, 0 to 2' in text
