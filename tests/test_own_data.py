@@ -530,3 +530,18 @@ def test_without_a_class_the_first_faults_are_named(tmp_path):
     damage(tmp_path / 'coco', lambda content: content['categories'][0].update(name=''))
     with pytest.raises(UnusableFileError, match='category 1: its name is empty'):
         read(tmp_path / 'coco')
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg', '.bmp', '.tif'])
+def test_an_image_that_is_cut_short_is_named(suffix, tmp_path):
+    dota(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+    for path in sorted((tmp_path / 'images').iterdir()):
+        path.unlink()
+        Image.fromarray(noise).save(path.with_suffix(suffix))
+    cut, longer = (tmp_path / 'images' / f'{number}{suffix}' for number in (2, 3))
+    cut.write_bytes(cut.read_bytes()[:-600])
+    longer.write_bytes(longer.read_bytes() + b'more')
+    data = read(tmp_path)
+    assert len(data.faults) == 1 and data.faults[0].startswith(str(cut))
+    assert len(data.samples) == NUMBER - 1

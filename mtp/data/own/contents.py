@@ -26,6 +26,7 @@ from mtp.data.own.vector_labels import (
     read_scene,
     rotated_corners,
 )
+from mtp.data.own.whole_files import check_whole
 from mtp.data.run_lengths import encode_mask
 from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
@@ -155,7 +156,10 @@ def read_data(found: Found, class_column: str | None = None) -> Data:
     else:
         read = _READERS.get(found.form, _read_files)
         for part in found.parts:
-            read(data, part)
+            try:
+                read(data, part)
+            except UnusableFileError as error:  # the part cannot be read as a whole
+                data.faults.append(str(error))
     data.tally.images = len(data.samples)
     if any(sample.objects for sample in data.samples):
         data.tally.objects = sum(len(sample.objects) for sample in data.samples)
@@ -304,7 +308,7 @@ def _read_coco(data: Data, part: Part, coco: dict[str, Any]) -> None:
             continue
         taken = take_objects(image, of_image[image['id']], path, data.tally)
         objects = tuple(_coco_object(each, path, labels, data.classes) for each in taken)
-        faults = [fault for each in objects if (fault := find_bad_mask(each, size)) is not None]
+        faults = [fault for each in objects if (fault := _bad_mask(each, size)) is not None]
         if faults:  # the image without them would teach their pixels as background
             data.faults += faults
             continue
@@ -328,13 +332,8 @@ def _coco_object(
     )
 
 
-def find_bad_mask(each: LabelledObject, size: tuple[int, int]) -> str | None:
-    """Return what is wrong with the mask of an object, with its place; None if nothing is.
-
-    Args:
-        each: the object.
-        size: height and width of its image in pixels.
-    """
+def _bad_mask(each: LabelledObject, size: tuple[int, int]) -> str | None:
+    """Return what is wrong with the mask of an object, with its place; None if nothing is."""
     try:
         if each.mask:
             encode_mask(each.mask, *size)
@@ -450,6 +449,7 @@ def _vector_file(labels: Path, stem: str, image: Path) -> Path:
 
 def _add_scene(data: Data, part: Part, image: Path, layer: Layer, names: ClassNames) -> int:
     """Add a scene with its features; return how many of them are clipped."""
+    check_whole(image)
     scene = read_scene(image)
     features = place_features(layer, scene, data.tally)
     objects = tuple(_vector_object(each, names) for each in features)
@@ -494,12 +494,12 @@ def _images(part: Part, data: Data) -> dict[str, Path]:
 
 
 def _files(folder: Path, data: Data, labels: Sequence[str] = ()) -> dict[str, Path]:
-    """Return the images of a folder, stem -> file, in the order of their names."""
-    try:
-        return images_by_stem(folder, data.tally, labels)
-    except UnusableFileError as error:
-        data.faults.append(str(error))
-        return {}
+    """Return the images of a folder, stem -> file, in the order of their names.
+
+    Raises:
+        UnusableFileError: two images have one stem: without the images, labels have no meaning.
+    """
+    return images_by_stem(folder, data.tally, labels)
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -512,11 +512,12 @@ def shown_size(path: Path) -> tuple[int, int]:
     """Return height and width of an image in pixels, as training sees it.
 
     Raises:
-        UnusableFileError: it is no image, or too large.
+        UnusableFileError: it is no image, cut short, or too large.
     """
     size = read_turned_size(path)
     if size is None:
         raise UnusableFileError(f'{path} is no image: restore or remove it')
+    check_whole(path)
     return size
 
 
