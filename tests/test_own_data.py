@@ -545,3 +545,38 @@ def test_an_image_that_is_cut_short_is_named(suffix, tmp_path):
     data = read(tmp_path)
     assert len(data.faults) == 1 and data.faults[0].startswith(str(cut))
     assert len(data.samples) == NUMBER - 1
+
+
+def test_two_images_of_one_stem_are_named(tmp_path):
+    dota(tmp_path / 'own')
+    draw(tmp_path / 'own' / 'images' / '2.tif')
+    data = read(tmp_path / 'own')
+    said = '2.tif: 2.png has the same name, by which labels go: rename or remove one of the two'
+    assert len(data.faults) == 1 and data.faults[0].endswith(said)
+    assert data.tally.left_out == {}
+    with pytest.raises(ValueError, match=f'nothing can be used: .*{said}'):
+        import_data(data, tmp_path / 'made', Options())
+
+
+def test_suffixes_in_capitals_and_accents_of_two_signs(tmp_path):
+    yolo(tmp_path / 'yolo')
+    labels = tmp_path / 'yolo' / 'labels'
+    (labels / '1.txt').rename(labels / '1.TXT')
+    (labels / '2.txt').rename(labels / 'u\u0308.txt')
+    images = tmp_path / 'yolo' / 'images'
+    (images / '2.png').rename(images / '\u00fc.png')
+    data = read(tmp_path / 'yolo')
+    assert data.faults == [] and data.tally.notes == [] and data.tally.left_out == {}
+    assert [len(sample.objects) for sample in data.samples] == [1] * NUMBER
+    reader = BoxFilesDetection(
+        'yolo', data_root=f'{tmp_path}/yolo', ann_file='labels', data_prefix=dict(img_path='images')
+    )
+    assert reader.tally.of_class == {'car': 3, 'plane': 3}
+    dota(tmp_path / 'dota')
+    for number, name in ((0, 'caf\u00e9'), (2, 'cafe\u0301'), (4, 'caf\u00e9')):
+        path = tmp_path / 'dota' / 'labelTxt' / f'{number}.txt'
+        path.write_text(path.read_text().replace('car', name))
+    assert len(read(tmp_path / 'dota').classes) == 2
+    (labels / '1.txt').write_text('')
+    (fault,) = read(tmp_path / 'yolo').faults
+    assert '1.txt: 1.TXT has the same name: remove one' in fault

@@ -99,8 +99,10 @@ def read_description(path: Path) -> Description:
         raise UnusableFileError(f'{path}: no key train: give the folder of the training images')
     names = _names(path, content.get('names', ()))
     if 'nc' in content and names and content['nc'] != len(names):
+        count = content['nc']
         raise UnusableFileError(
-            f'{path}: nc is {content["nc"]}, but names has {len(names)} entries'
+            f'{path}: nc is {count!r:.40}, but names has {len(names)} entries: '
+            + ('correct one of them' if isinstance(count, int) else f'write nc: {len(names)}')
         )
     task = content.get('task')
     return Description(
@@ -209,6 +211,12 @@ def _names(path: Path, names: object) -> tuple[str, ...]:
     if not names:
         return ()
     if isinstance(names, Sequence) and not isinstance(names, str):
+        for name in names:
+            if not isinstance(name, str | int | float) or isinstance(name, bool):
+                raise UnusableFileError(
+                    f'{path}: names has {name!r:.60}, which is no text: yaml reads words such as '
+                    'yes, no, on, off, true, null and dates so. Write each name in quotes'
+                )
         names = tuple(str(name) for name in names)  # yaml reads a class called 747 as a number
     try:
         return check_classes(names)

@@ -92,3 +92,17 @@ def test_keypoints_are_refused(tmp_path):
             UnusableFileError, match='kpt_shape says .* and remove kpt_shape and fl'
         ):
             read(path)
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('names: [yes, no]', 'names has True, .* in quotes'),
+        ('names: [car, null]', 'names has None, .* in quotes'),
+        ("names: [car]\nnc: '1'", "nc is '1', but names has 1 entries: write nc: 1"),
+    ],
+)
+def test_what_yaml_reads_as_no_text(text, said, folder):
+    with pytest.raises(UnusableFileError, match=said):
+        read(folder, f'train: train/images\n{text}\n')
+    assert read(folder, 'train: train/images\nnames: [747, "no"]\n').names == ('747', 'no')

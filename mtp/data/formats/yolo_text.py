@@ -20,6 +20,7 @@ NAME_FILES = ('data.yaml', 'data.yml', 'classes.txt', 'obj.names')
 # A box may exceed its image; coordinates far from it are pixels.
 _RANGE = (-1.0, 2.0)
 _POLYGON = (-0.5, 1.5)  # corners of a polygon are drawn on the image, or a little beside it
+_NUMBERED = re.compile(r'([0-9]{1,9})\s*:\s*(\S.*)')  # an index with its name
 _SLACK = 0.001  # of rounding, in shares
 
 
@@ -164,6 +165,24 @@ def find_names(folders: Iterable[Path]) -> tuple[Path, tuple[str, ...]] | None:
 
 
 def _read_names(path: Path) -> tuple[str, ...]:
+    """Read the names by index: a name a line, or ``index: name`` in all lines."""
     if path.suffix in ('.yaml', '.yml'):
         return read_names(path)
-    return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    numbered = [_NUMBERED.fullmatch(line) for line in lines]
+    names = []
+    for number, (line, match) in enumerate(zip(lines, numbered)):
+        if not line:
+            raise UnusableFileError(
+                f'{path}, line {number + 1}: it is blank, and names below count by their lines, '
+                'from 0: remove it'
+            )
+        if all(numbered) and match is not None:
+            if int(match[1]) != number:
+                raise UnusableFileError(
+                    f'{path}, line {number + 1}: {line!r:.60} has the index {match[1]}, not '
+                    f'{number}: give the names in the order of their indices, from 0'
+                )
+            line = match[2]
+        names.append(line)
+    return tuple(names)

@@ -31,7 +31,7 @@ from mtp.data.run_lengths import encode_mask
 from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
 from mtp.files import UnusableFileError
-from mtp.spelling import fold
+from mtp.spelling import compose, fold
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _box_classes(found: Found) -> tuple[str, ...]:
         return tuple(listed[1])
     names, faults = set(), []
     for part in found.parts:
-        for path in sorted(_json(part).glob(f'*{form.suffix}')):
+        for path in _by_stem(_json(part), form.suffix).values():
             try:
                 names |= {box.name for box in form.read(path, None)}
             except UnusableFileError as error:
@@ -226,21 +226,32 @@ def _box_classes(found: Found) -> tuple[str, ...]:
     return tuple(sorted(merge_names(names), key=str.casefold))
 
 
+def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
+    """Return the label files of a folder, stem -> file, in the order of their names."""
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() == suffix:
+            other = files.setdefault(compose(path.stem), path)
+            if other != path:
+                raise UnusableFileError(f'{path}: {other.name} has the same name: remove one')
+    return files
+
+
 def _read_files(data: Data, part: Part) -> None:
     """Read a label file for each image."""
     form = FORMATS[data.found.form]
     names = ClassNames(data.classes, data.tally)
     labels, images = _json(part), _images(part, data)
-    for path in sorted(labels.glob(f'*{form.suffix}')):
-        if path.stem not in images and part.listed is None and not _is_other(path, form.numbered):
+    files = _by_stem(labels, form.suffix)
+    for stem, path in files.items():
+        if stem not in images and part.listed is None and not _is_other(path, form.numbered):
             data.tally.leave_out('label files without an image', str(path))
     unlabelled = []
     for stem, image in images.items():
-        path = labels / f'{stem}{form.suffix}'
         try:
             size = shown_size(image)
-            if path.is_file():
-                boxes = form.read(path, size)
+            if stem in files:
+                boxes = form.read(files[stem], size)
                 if form.numbered:
                     boxes = name_classes(boxes, data.indices)
                 used = usable(boxes, names, size, form.rotated, data.tally)
@@ -248,6 +259,7 @@ def _read_files(data: Data, part: Part) -> None:
                 unlabelled.append(image.name)
                 used = []  # YOLO's images without objects have no file
             else:
+                path = labels / f'{stem}{form.suffix}'
                 raise UnusableFileError(f'{image} has no label file {path}: add it, or remove it')
         except UnusableFileError as error:
             data.faults.append(str(error))
@@ -396,9 +408,16 @@ def _read_vectors(data: Data, class_column: str | None) -> None:
     layers: dict[Path, Layer] = {}
     scenes: dict[Path, list[tuple[Part, Path]]] = {}
     for part in data.found.parts:
+        labels = _json(part)
+        files = {} if labels.is_file() else _vector_files(labels)
         for stem, image in _images(part, data).items():
             try:
-                path = _vector_file(_json(part), stem, image)
+                path = labels if labels.is_file() else files.get(stem)
+                if path is None:
+                    raise UnusableFileError(
+                        f'{image} has no vector file {labels / stem}.geojson, .gpkg or .shp: add '
+                        'it, or remove it'
+                    )
                 if path not in layers:
                     layers[path] = read_layer(path, class_column, data.tally)
                 scenes.setdefault(path, []).append((part, image))
@@ -436,15 +455,12 @@ def _check_met(layer: Layer, scenes: int, data: Data) -> None:
         data.tally.leave_out('features outside of the images', layer.place(index))
 
 
-def _vector_file(labels: Path, stem: str, image: Path) -> Path:
-    if labels.is_file():
-        return labels
+def _vector_files(labels: Path) -> dict[str, Path]:
+    """Return the vector files of a folder, stem -> file; the first kind of those of one stem."""
+    files: dict[str, Path] = {}
     for suffix in VECTOR_SUFFIXES:
-        if (labels / f'{stem}{suffix}').is_file():
-            return labels / f'{stem}{suffix}'
-    raise UnusableFileError(
-        f'{image} has no vector file {labels / stem}.geojson, .gpkg or .shp: add it, or remove it'
-    )
+        files = _by_stem(labels, suffix) | files
+    return files
 
 
 def _add_scene(data: Data, part: Part, image: Path, layer: Layer, names: ClassNames) -> int:
@@ -484,7 +500,7 @@ def _images(part: Part, data: Data) -> dict[str, Path]:
         return images
     listed = {}
     for place, line in read_lines(part.listed):
-        name = line.strip()
+        name = compose(line.strip())
         stem = name if name in images else Path(name).stem  # with or without suffix
         if stem in images:
             listed[stem] = images[stem]

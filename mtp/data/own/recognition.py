@@ -12,6 +12,7 @@ from mtp.data.description import SPLITS, Description, read_description
 from mtp.data.image_files import SUFFIXES, is_hidden
 from mtp.data.label_files import parse_xml, read_coco, read_lines
 from mtp.files import UnusableFileError
+from mtp.spelling import compose
 
 # Word in the name of a folder or list -> split.
 SPLIT_WORDS = {
@@ -163,17 +164,17 @@ def _walk(root: Path) -> dict[Path, Contents]:
                 if depth < DEPTH:
                     waiting.append((path, depth + 1))
                 continue
-            suffix = path.suffix.lower()
+            suffix, stem = path.suffix.lower(), compose(path.stem)
             if suffix in SUFFIXES:
-                contents.images.setdefault(path.stem, path)
+                contents.images.setdefault(stem, path)
             elif suffix == '.txt':
-                contents.text[path.stem] = path
+                contents.text[stem] = path
             elif suffix == '.xml' and not path.name.endswith('.aux.xml'):
-                contents.xml[path.stem] = path
+                contents.xml[stem] = path
             elif suffix == '.json' and not _is_geojson(path):
                 contents.json.append(path)
             elif suffix in VECTOR_SUFFIXES:
-                contents.vector[path.stem] = path
+                contents.vector[stem] = path
     return tree
 
 
