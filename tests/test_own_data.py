@@ -519,7 +519,9 @@ def test_label_maps_of_one_bit_are_drawn(tmp_path):
 
 def test_without_a_class_the_first_faults_are_named(tmp_path):
     text_of(tmp_path / 'dota', 'labelTxt', lambda name: f'8 8 40 8 40 24 8 24 {name} 0.9\n')
-    with pytest.raises(UnusableFileError, match=r'0\.txt, line 1: .*1\.txt, line 1.*and 3 more'):
+    with pytest.raises(
+        UnusableFileError, match=r'6 cannot be read, .*0\.txt, line 1: .*1\.txt, line 1'
+    ):
         read(tmp_path / 'dota')
     voc(tmp_path / 'voc')
     for path in (tmp_path / 'voc' / 'Annotations').iterdir():

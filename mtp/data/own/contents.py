@@ -218,10 +218,12 @@ def _box_classes(found: Found) -> tuple[str, ...]:
                 faults.append(str(error))  # named again when the samples are read
     if not names:
         raise UnusableFileError(
-            f'{found.root}: its label files name no class'
-            + (', of what cannot be read: ' if faults else ', and have no objects: label some')
-            + '; '.join(faults[:3])
-            + (f'; and {len(faults) - 3:,} more' if len(faults) > 3 else '')
+            f'{found.root}: its label files name no class: '
+            + (
+                f'{len(faults):,} cannot be read, the first: {"; ".join(faults[:3])}'
+                if faults
+                else 'they have no objects; label some'
+            )
         )
     return tuple(sorted(merge_names(names), key=str.casefold))
 
