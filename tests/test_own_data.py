@@ -582,3 +582,11 @@ def test_suffixes_in_capitals_and_accents_of_two_signs(tmp_path):
     (labels / '1.txt').write_text('')
     (fault,) = read(tmp_path / 'yolo').faults
     assert '1.txt: 1.TXT has the same name: remove one' in fault
+
+
+def test_names_in_a_json_may_have_accents_of_two_signs(tmp_path):
+    coco(tmp_path)
+    (tmp_path / 'images' / '0.png').rename(tmp_path / 'images' / 'u\u0308.png')
+    damage(tmp_path, lambda content: content['images'][0].update(file_name='\u00fc.png'))
+    data = read(tmp_path)
+    assert data.faults == [] and len(data.samples) == NUMBER

@@ -1,6 +1,7 @@
 """Image files of a folder: what counts as an image, and images that belong together by name."""
 
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def is_image(name: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Return whether notebooks, mtp or macOS keep something of their own under this name."""
     return name.startswith('.') or name == '__MACOSX'
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """Return the file of a name in a folder, however its accents are written; None without one."""
+    for form in (name, *(unicodedata.normalize(kind, name) for kind in ('NFC', 'NFD'))):
+        if (folder / form).is_file():
+            return folder / form
+    return None
 
 
 def find_images(folder: Path, tally: Tally) -> list[Path]:

@@ -13,7 +13,7 @@ from mtp.data.coco_objects import by_image, match_categories, take_objects
 from mtp.data.decoding import read_turned_size
 from mtp.data.formats import FORMATS, Box, usable
 from mtp.data.formats.yolo_text import find_names, name_classes
-from mtp.data.image_files import find_images, images_by_stem, is_hidden
+from mtp.data.image_files import find_file, find_images, images_by_stem, is_hidden
 from mtp.data.label_files import read_coco, read_lines
 from mtp.data.own.recognition import FORMS as FORM_NAMES
 from mtp.data.own.recognition import VECTOR_FILES, VECTOR_SUFFIXES, Found, Part
@@ -232,7 +232,7 @@ def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
     """Return the label files of a folder, stem -> file, in the order of their names."""
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() == suffix:
+        if path.suffix.lower() == suffix and path.is_file():
             other = files.setdefault(compose(path.stem), path)
             if other != path:
                 raise UnusableFileError(f'{path}: {other.name} has the same name: remove one')
@@ -307,9 +307,10 @@ def _read_coco(data: Data, part: Part, coco: dict[str, Any]) -> None:
         data.faults.append(str(error))
         return
     for image in sorted(coco['images'], key=lambda image: image['file_name']):
-        file = part.images / image['file_name']
+        file = find_file(part.images, image['file_name'])
         try:
-            if not file.is_file():
+            if file is None:
+                file = part.images / image['file_name']
                 raise UnusableFileError(f'{file}: no such image, but {path} lists it: restore it')
             size = shown_size(file)
             if size != (image['height'], image['width']):

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from mtp.data.description import SPLITS, Description, read_description
-from mtp.data.image_files import SUFFIXES, is_hidden
+from mtp.data.image_files import SUFFIXES, find_file, is_hidden
 from mtp.data.label_files import parse_xml, read_coco, read_lines
 from mtp.files import UnusableFileError
 from mtp.spelling import compose
@@ -220,7 +220,7 @@ def _folder_of(name: str, path: Path, root: Path, tree: Mapping[Path, Contents])
     candidates = [path.parent, *(folder for folder in tree if split_of(folder, root) == split)]
     candidates += [folder for folder in tree if folder not in candidates]
     for folder in candidates:
-        if (folder / name).is_file():
+        if find_file(folder, name) is not None:
             return folder
     raise UnusableFileError(
         f'{path}: its first image, {name!r}, is in no folder below {root}: copy the images there'
