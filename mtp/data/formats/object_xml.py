@@ -134,6 +134,8 @@ def _side(text: str) -> float:
         number = float(text)
     except ValueError:
         return 0
+    if not number > 0:
+        return 0
     return int(number) if number.is_integer() else number
 
 
