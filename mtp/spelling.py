@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -19,4 +20,9 @@ def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 def fold(name: str) -> str:
     """Return what all spellings of a class name have in common."""
-    return re.sub(r'[\s_-]+', ' ', name.strip()).casefold()
+    return re.sub(r'[\s_-]+', ' ', compose(name).strip()).casefold()
+
+
+def compose(name: str) -> str:
+    """Return a name with each accented letter as one sign; macOS writes two that look the same."""
+    return unicodedata.normalize('NFC', name)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
+from PIL import Image
 
 from mtp.cli.config_check import check_config
 from mtp.cli.own_training import Request, choose_weights, own_config
@@ -469,3 +470,123 @@ def test_values_of_label_maps_without_a_meaning_are_a_fault(tmp_path):
     found = inspect(read(tmp_path))
     assert found.values == '1 in 6 files (24,192 pixels), 2 in 6 files (384 pixels)'
     assert len(found.faults) == 1 and "label_values={1: 'ground', 2: 'road'}" in found.faults[0]
+
+
+def damage(root, change):
+    path = root / 'instances.json'
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    'mask',
+    [
+        [8, 8, 40, 8, 40, 24, 8, 24],
+        [[8, 8, 40, 8, 40, 24, 8]],
+        [[8, 8, 40, 8]],
+        [[[8, 8], [40, 8], [40, 24]]],
+        dict(size=[SIDE // 2, SIDE], counts=[0, SIDE * SIDE // 2]),
+        dict(size=[str(SIDE)] * 2, counts=[0, SIDE * SIDE]),
+        dict(size=[SIDE, SIDE], counts=[]),
+    ],
+)
+def test_a_bad_mask_is_named_and_its_image_left_out(mask, tmp_path):
+    coco(tmp_path / 'own', masks=True)
+    damage(tmp_path / 'own', lambda content: content['annotations'][2].update(segmentation=mask))
+    data = read(tmp_path / 'own')
+    found = inspect(data)
+    assert len(found.faults) == 1 and 'annotation 3: the mask cannot be read' in found.faults[0]
+    draw_page(data)
+    import_data(data, tmp_path / 'made', Options())
+    names = {path.stem for path in (tmp_path / 'made').rglob('*.png')}
+    assert names == {str(number) for number in range(NUMBER) if number != 2}
+
+
+def test_masks_without_any_corner_are_none(tmp_path):
+    coco(tmp_path, masks=True)
+    damage(tmp_path, lambda content: [a.update(segmentation=[[]]) for a in content['annotations']])
+    data = read(tmp_path)
+    assert data.faults == [] and inspect(data).task == 'horizontal_detection'
+
+
+def test_label_maps_of_one_bit_are_drawn(tmp_path):
+    maps(tmp_path)
+    for path in (tmp_path / 'masks').iterdir():
+        Image.fromarray(np.eye(SIDE) > 0).save(path)
+    assert draw_page(read(tmp_path)).any()
+
+
+def test_without_a_class_the_first_faults_are_named(tmp_path):
+    text_of(tmp_path / 'dota', 'labelTxt', lambda name: f'8 8 40 8 40 24 8 24 {name} 0.9\n')
+    with pytest.raises(
+        UnusableFileError, match=r'6 cannot be read, .*0\.txt, line 1: .*1\.txt, line 1'
+    ):
+        read(tmp_path / 'dota')
+    voc(tmp_path / 'voc')
+    for path in (tmp_path / 'voc' / 'Annotations').iterdir():
+        path.write_text(path.read_text().replace('<xmin>8', '<xmin>x'))
+    with pytest.raises(UnusableFileError, match=r"0\.xml, line 1: 'x 8 40 24' are not all num"):
+        read(tmp_path / 'voc')
+    coco(tmp_path / 'coco')
+    damage(tmp_path / 'coco', lambda content: content['categories'][0].update(name=''))
+    with pytest.raises(UnusableFileError, match='category 1: its name is empty'):
+        read(tmp_path / 'coco')
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg', '.bmp', '.tif'])
+def test_an_image_that_is_cut_short_is_named(suffix, tmp_path):
+    dota(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+    for path in sorted((tmp_path / 'images').iterdir()):
+        path.unlink()
+        Image.fromarray(noise).save(path.with_suffix(suffix))
+    cut, longer = (tmp_path / 'images' / f'{number}{suffix}' for number in (2, 3))
+    cut.write_bytes(cut.read_bytes()[:-600])
+    longer.write_bytes(longer.read_bytes() + b'more')
+    data = read(tmp_path)
+    assert len(data.faults) == 1 and data.faults[0].startswith(str(cut))
+    assert len(data.samples) == NUMBER - 1
+
+
+def test_two_images_of_one_stem_are_named(tmp_path):
+    dota(tmp_path / 'own')
+    draw(tmp_path / 'own' / 'images' / '2.tif')
+    data = read(tmp_path / 'own')
+    said = '2.tif: 2.png has the same name, by which labels go: rename or remove one of the two'
+    assert len(data.faults) == 1 and data.faults[0].endswith(said)
+    assert data.tally.left_out == {}
+    with pytest.raises(ValueError, match=f'nothing can be used: .*{said}'):
+        import_data(data, tmp_path / 'made', Options())
+
+
+def test_suffixes_in_capitals_and_accents_of_two_signs(tmp_path):
+    yolo(tmp_path / 'yolo')
+    labels = tmp_path / 'yolo' / 'labels'
+    (labels / '1.txt').rename(labels / '1.TXT')
+    (labels / '2.txt').rename(labels / 'u\u0308.txt')
+    images = tmp_path / 'yolo' / 'images'
+    (images / '2.png').rename(images / '\u00fc.png')
+    data = read(tmp_path / 'yolo')
+    assert data.faults == [] and data.tally.notes == [] and data.tally.left_out == {}
+    assert [len(sample.objects) for sample in data.samples] == [1] * NUMBER
+    reader = BoxFilesDetection(
+        'yolo', data_root=f'{tmp_path}/yolo', ann_file='labels', data_prefix=dict(img_path='images')
+    )
+    assert reader.tally.of_class == {'car': 3, 'plane': 3}
+    dota(tmp_path / 'dota')
+    for number, name in ((0, 'caf\u00e9'), (2, 'cafe\u0301'), (4, 'caf\u00e9')):
+        path = tmp_path / 'dota' / 'labelTxt' / f'{number}.txt'
+        path.write_text(path.read_text().replace('car', name))
+    assert len(read(tmp_path / 'dota').classes) == 2
+    (labels / '1.txt').write_text('')
+    (fault,) = read(tmp_path / 'yolo').faults
+    assert '1.txt: 1.TXT has the same name: remove one' in fault
+
+
+def test_names_in_a_json_may_have_accents_of_two_signs(tmp_path):
+    coco(tmp_path)
+    (tmp_path / 'images' / '0.png').rename(tmp_path / 'images' / 'u\u0308.png')
+    damage(tmp_path, lambda content: content['images'][0].update(file_name='\u00fc.png'))
+    data = read(tmp_path)
+    assert data.faults == [] and len(data.samples) == NUMBER

@@ -32,7 +32,8 @@ KEYS = (
     'stretched',
 )
 # Of other programs; they change nothing that is read here.
-FOREIGN = ('nc', 'download', 'roboflow', 'kpt_shape', 'flip_idx', 'channels', 'license', 'author')
+FOREIGN = ('nc', 'download', 'roboflow', 'channels', 'license', 'author')
+POSE = ('kpt_shape', 'flip_idx')  # keypoints, whose lines could be taken for polygons
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,10 @@ def read_description(path: Path) -> Description:
         raise UnusableFileError(f'{path}: no key train: give the folder of the training images')
     names = _names(path, content.get('names', ()))
     if 'nc' in content and names and content['nc'] != len(names):
+        count = content['nc']
         raise UnusableFileError(
-            f'{path}: nc is {content["nc"]}, but names has {len(names)} entries'
+            f'{path}: nc is {count!r:.40}, but names has {len(names)} entries: '
+            + ('correct one of them' if isinstance(count, int) else f'write nc: {len(names)}')
         )
     task = content.get('task')
     return Description(
@@ -156,6 +159,13 @@ def _read_yaml(path: Path) -> dict:
         raise UnusableFileError(f'{path} is no yaml: {error}') from error
     if not isinstance(content, dict):
         raise UnusableFileError(f'{path} has no keys such as {", ".join(KEYS[:5])}')
+    for key in POSE:
+        if key in content:
+            raise UnusableFileError(
+                f'{path}: {key} says that the labels are poses, and keypoints are not read: keep '
+                'the first five columns of each line of the label files, the class and the box, '
+                f'and remove {" and ".join(key for key in POSE if key in content)}'
+            )
     return content
 
 
@@ -201,6 +211,12 @@ def _names(path: Path, names: object) -> tuple[str, ...]:
     if not names:
         return ()
     if isinstance(names, Sequence) and not isinstance(names, str):
+        for name in names:
+            if not isinstance(name, str | int | float) or isinstance(name, bool):
+                raise UnusableFileError(
+                    f'{path}: names has {name!r:.60}, which is no text: yaml reads words such as '
+                    'yes, no, on, off, true, null and dates so. Write each name in quotes'
+                )
         names = tuple(str(name) for name in names)  # yaml reads a class called 747 as a number
     try:
         return check_classes(names)

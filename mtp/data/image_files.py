@@ -1,11 +1,13 @@
 """Image files of a folder: what counts as an image, and images that belong together by name."""
 
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mtp.data.tally import Tally
 from mtp.files import MissingFileError, UnusableFileError
+from mtp.spelling import compose
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
 LOOKED_FOR = ', '.join(f'*{suffix}' for suffix in SUFFIXES)
@@ -19,6 +21,14 @@ def is_image(name: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Return whether notebooks, mtp or macOS keep something of their own under this name."""
     return name.startswith('.') or name == '__MACOSX'
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """Return the file of a name in a folder, however its accents are written; None without one."""
+    for form in (name, *(unicodedata.normalize(kind, name) for kind in ('NFC', 'NFD'))):
+        if (folder / form).is_file():
+            return folder / form
+    return None
 
 
 def find_images(folder: Path, tally: Tally) -> list[Path]:
@@ -88,7 +98,7 @@ def _by_name(folder: Path, tally: Tally) -> dict[str, Path]:
         )
     images: dict[str, Path] = {}
     for path in find_images(folder, tally):
-        name = path.relative_to(folder).with_suffix('').as_posix()
+        name = compose(path.relative_to(folder).with_suffix('').as_posix())
         if name in images:
             raise UnusableFileError(
                 f'{images[name]} and {path} have one name: remove the one that is not meant'
@@ -99,6 +109,8 @@ def _by_name(folder: Path, tally: Tally) -> dict[str, Path]:
 
 def images_by_stem(folder: Path, tally: Tally, labels: Sequence[str]) -> dict[str, Path]:
     """Return the images in a folder, stem -> path, in the order of their stems.
+
+    Stems are as :func:`~mtp.spelling.compose` gives them.
 
     Args:
         folder: folder to look into.
@@ -114,12 +126,13 @@ def images_by_stem(folder: Path, tally: Tally, labels: Sequence[str]) -> dict[st
     images: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if is_image(path.name):
-            if path.stem in images:
+            stem = compose(path.stem)
+            if stem in images:
                 raise UnusableFileError(
-                    f'{path}: {images[path.stem].name} has the same name, by which labels go: '
+                    f'{path}: {images[stem].name} has the same name, by which labels go: '
                     'rename or remove one of the two'
                 )
-            images[path.stem] = path
+            images[stem] = path
         elif path.is_file() and path.suffix.lower() not in labels:
             tally.leave_out('files that are no images', str(path))
     return dict(sorted(images.items()))

@@ -94,6 +94,8 @@ def read_features(path: str | Path) -> list[dict[str, Any]]:
 def parse_xml(path: str | Path) -> tuple[ElementTree.Element, str]:
     """Return the root and the text of an xml file; what could grow in memory, expat refuses.
 
+    Tags are without their namespaces, which do not change what labels mean.
+
     The encoding is that of the byte order mark, or the one that the file declares, or UTF-8.
 
     Raises:
@@ -106,7 +108,10 @@ def parse_xml(path: str | Path) -> tuple[ElementTree.Element, str]:
     encoding = _MARKS.get(mark) or (declared[1].decode().lower() if declared else 'utf-8')
     text = _decode(data.removeprefix(mark), _TRUE.get(encoding, encoding), path)
     try:
-        return ElementTree.fromstring(text), text
+        root = ElementTree.fromstring(text)
+        for element in root.iter():
+            element.tag = element.tag.rpartition('}')[2]
+        return root, text
     except (ElementTree.ParseError, ValueError, RecursionError, MemoryError) as error:
         raise UnusableFileError(
             f'{path} is no whole xml: {str(error) or type(error).__name__}. Copy or make it again'

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtp.data.description import read_description, write_description
+from mtp.data.description import read_description, read_names, write_description
 from mtp.files import UnusableFileError
 
 
@@ -82,3 +82,27 @@ def test_faults_are_named(folder, text, said):
 def test_missing_folders_are_named(folder, text):
     with pytest.raises(FileNotFoundError, match='data.yaml.*nowhere'):
         read(folder, text)
+
+
+def test_keypoints_are_refused(tmp_path):
+    path = tmp_path / 'data.yaml'
+    path.write_text('train: .\nnames: [car]\nkpt_shape: [17, 3]\nflip_idx: [0]\n')
+    for read in (read_description, read_names):
+        with pytest.raises(
+            UnusableFileError, match='kpt_shape says .* and remove kpt_shape and fl'
+        ):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('names: [yes, no]', 'names has True, .* in quotes'),
+        ('names: [car, null]', 'names has None, .* in quotes'),
+        ("names: [car]\nnc: '1'", "nc is '1', but names has 1 entries: write nc: 1"),
+    ],
+)
+def test_what_yaml_reads_as_no_text(text, said, folder):
+    with pytest.raises(UnusableFileError, match=said):
+        read(folder, f'train: train/images\n{text}\n')
+    assert read(folder, 'train: train/images\nnames: [747, "no"]\n').names == ('747', 'no')

@@ -26,6 +26,7 @@ CORNER_TAGS = (
 )
 
 Objects = list[tuple[str, ElementTree.Element]]  # place and element of each object
+_OBJECT = re.compile(r'<([\w.-]+:)?object[\s/>]')
 _NO_ELEMENTS = re.compile(r'<!--.*?-->|<!\[CDATA\[.*?\]\]>', re.DOTALL)
 
 
@@ -72,7 +73,8 @@ def read_fair1m(path: Path, size: Size | None = None) -> Iterator[Box]:
     Raises:
         FileNotFoundError: the file is missing.
         UnusableFileError: the file is not xml, or of an image of another size; the class or a
-            corner of an object is missing. The message has file and line.
+            corner of an object is missing, or its outline is not closed. The message has file and
+            line.
     """
     for place, element in read_objects(path, size)[1]:
         points = [(point.text or '').split(',') for point in element.findall('points/point')]
@@ -81,9 +83,14 @@ def read_fair1m(path: Path, size: Size | None = None) -> Iterator[Box]:
                 f'{place}: it has {len(points)} points, but a box is given by 5 '
                 'points "x,y", the last equal to the first'
             )
-        texts = [value for point in points[:4] for value in point]
-        corners = np.array(check_coordinates(texts, place)).reshape(4, 2)
-        yield Box(place, _text(place, element, 'possibleresult/name'), corners)
+        texts = [value for point in points for value in point]
+        corners = np.array(check_coordinates(texts, place)).reshape(-1, 2)
+        if len(corners) == 5 and (corners[4] != corners[0]).any():
+            raise UnusableFileError(
+                f'{place}: the last of its 5 points, {",".join(points[4])}, is not equal to the '
+                f'first, {",".join(points[0])}: a box has 4 corners. Correct or remove it'
+            )
+        yield Box(place, _text(place, element, 'possibleresult/name'), corners[:4])
 
 
 def read_objects(path: Path, size: Size | None = None) -> tuple[ElementTree.Element, Objects]:
@@ -101,7 +108,8 @@ def read_objects(path: Path, size: Size | None = None) -> tuple[ElementTree.Elem
     _check_size(path, root, size)
     text = _NO_ELEMENTS.sub(lambda match: '\n' * match[0].count('\n'), text)
     lines = [
-        text.count('\n', 0, match.start()) + 1 for match in re.finditer(r'<object[\s/>]', text)
+        text.count('\n', 0, match.start()) + 1
+        for match in re.finditer(r'<(?:[\w.-]+:)?object[\s/>]', text)
     ]
     elements = [*root.iter('object')]
     places = [f'{path}, line {line}' for line in lines]
@@ -112,13 +120,23 @@ def read_objects(path: Path, size: Size | None = None) -> tuple[ElementTree.Elem
 
 def _check_size(path: Path, root: ElementTree.Element, size: Size | None) -> None:
     """Refuse the labels of an image of another size; tools that do not know the size write 0."""
-    texts = [root.findtext(f'size/{side}', '').strip() for side in ('height', 'width')]
-    stated = tuple(int(text) if re.fullmatch('[0-9]{1,9}', text) else 0 for text in texts)
+    stated = tuple(_side(root.findtext(f'size/{side}', '')) for side in ('height', 'width'))
     if size is not None and all(stated) and stated != tuple(size):
         raise UnusableFileError(
             f'{path} is of an image of height and width {stated}, but the image has {tuple(size)}, '
             'rotated by its EXIF orientation: make the labels again from this image, or restore it'
         )
+
+
+def _side(text: str) -> float:
+    """Return a side in pixels, 0 if it is unknown; some tools write ``100.0``."""
+    try:
+        number = float(text)
+    except ValueError:
+        return 0
+    if not number > 0:
+        return 0
+    return int(number) if number.is_integer() else number
 
 
 def _difficulty(element: ElementTree.Element) -> int:
@@ -129,6 +147,11 @@ def _text(place: str, element: ElementTree.Element, tag: str) -> str:
     text = (element.findtext(tag) or '').strip()
     if not text:
         raise UnusableFileError(f'{place}: the object has no {tag}: add it, or remove the object')
+    for each in (tag, tag.partition('/')[0]):
+        if (times := len(element.findall(each))) > 1:
+            raise UnusableFileError(
+                f'{place}: the object has {each} {times} times: give each box an object of its own'
+            )
     return text
 
 

@@ -19,6 +19,9 @@ from mtp.files import UnusableFileError
 NAME_FILES = ('data.yaml', 'data.yml', 'classes.txt', 'obj.names')
 # A box may exceed its image; coordinates far from it are pixels.
 _RANGE = (-1.0, 2.0)
+_POLYGON = (-0.5, 1.5)  # corners of a polygon are drawn on the image, or a little beside it
+_NUMBERED = re.compile(r'([0-9]{1,9})\s*:\s*(\S.*)')  # an index with its name
+_SLACK = 0.001  # of rounding, in shares
 
 
 def read_yolo(path: Path, size: Size) -> Iterator[Box]:
@@ -32,9 +35,16 @@ def read_yolo(path: Path, size: Size) -> Iterator[Box]:
 
     Raises:
         FileNotFoundError: the file is missing.
-        UnusableFileError: a line has another form; the message has file and line.
+        UnusableFileError: a line has another form, also that of a pose; the message has file and
+            line.
     """
     for place, name, shares in _lines(path):
+        if _is_pose(shares):
+            raise UnusableFileError(
+                f'{place}: it reads as "cx cy width height" with keypoints "x y visibility", which '
+                'are not read: keep the first five columns of each line. If it is a polygon, '
+                'repeat its first corner at the end'
+            )
         if len(shares) == 4:
             centre, extent = shares[:2], shares[2:]
             if (extent < 0).any():
@@ -44,6 +54,11 @@ def read_yolo(path: Path, size: Size) -> Iterator[Box]:
                 )
             low, high = centre - extent / 2, centre + extent / 2
         elif len(shares) >= 6 and len(shares) % 2 == 0:
+            if ((shares < _POLYGON[0]) | (shares > _POLYGON[1])).any():
+                raise UnusableFileError(
+                    f'{place}: it has numbers outside 0 to 1, so that it is no polygon in shares '
+                    "of the image's width and height: correct or remove it"
+                )
             points = shares.reshape(-1, 2)
             low, high = points.min(0), points.max(0)
         else:
@@ -73,6 +88,20 @@ def read_yolo_obb(path: Path, size: Size) -> Iterator[Box]:
                 '"x1 y1 x2 y2 x3 y3 x4 y4": correct it, or read the files as format="yolo"'
             )
         yield Box(place, name, shares.reshape(4, 2) * size[::-1])
+
+
+def _is_pose(shares: np.ndarray) -> bool:
+    """Return whether numbers are a box with keypoints, each with a visibility of 0, 1 or 2.
+
+    A polygon has such numbers at every third place only by chance, where it meets the border; its
+    first two corners are hardly a box within the image then.
+    """
+    visibility = shares[6::3]
+    if len(shares) < 7 or len(shares) % 3 != 1 or not np.isin(visibility, (0, 1, 2)).all():
+        return False
+    centre, half = shares[:2], shares[2:4] / 2
+    inside = (centre - half >= -_SLACK).all() and (centre + half <= 1 + _SLACK).all()
+    return bool(inside or (visibility == 2).any())
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -136,6 +165,24 @@ def find_names(folders: Iterable[Path]) -> tuple[Path, tuple[str, ...]] | None:
 
 
 def _read_names(path: Path) -> tuple[str, ...]:
+    """Read the names by index: a name a line, or ``index: name`` in all lines."""
     if path.suffix in ('.yaml', '.yml'):
         return read_names(path)
-    return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    numbered = [_NUMBERED.fullmatch(line) for line in lines]
+    names = []
+    for number, (line, match) in enumerate(zip(lines, numbered)):
+        if not line:
+            raise UnusableFileError(
+                f'{path}, line {number + 1}: it is blank, and names below count by their lines, '
+                'from 0: remove it'
+            )
+        if all(numbered) and match is not None:
+            if int(match[1]) != number:
+                raise UnusableFileError(
+                    f'{path}, line {number + 1}: {line!r:.60} has the index {match[1]}, not '
+                    f'{number}: give the names in the order of their indices, from 0'
+                )
+            line = match[2]
+        names.append(line)
+    return tuple(names)

@@ -13,7 +13,7 @@ from mtp.data.coco_objects import by_image, match_categories, take_objects
 from mtp.data.decoding import read_turned_size
 from mtp.data.formats import FORMATS, Box, usable
 from mtp.data.formats.yolo_text import find_names, name_classes
-from mtp.data.image_files import find_images, images_by_stem, is_hidden
+from mtp.data.image_files import find_file, find_images, images_by_stem, is_hidden
 from mtp.data.label_files import read_coco, read_lines
 from mtp.data.own.recognition import FORMS as FORM_NAMES
 from mtp.data.own.recognition import VECTOR_FILES, VECTOR_SUFFIXES, Found, Part
@@ -26,10 +26,12 @@ from mtp.data.own.vector_labels import (
     read_scene,
     rotated_corners,
 )
+from mtp.data.own.whole_files import check_whole
+from mtp.data.run_lengths import encode_mask
 from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
 from mtp.files import UnusableFileError
-from mtp.spelling import fold
+from mtp.spelling import compose, fold
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,10 @@ def read_data(found: Found, class_column: str | None = None) -> Data:
     else:
         read = _READERS.get(found.form, _read_files)
         for part in found.parts:
-            read(data, part)
+            try:
+                read(data, part)
+            except UnusableFileError as error:  # the part cannot be read as a whole
+                data.faults.append(str(error))
     data.tally.images = len(data.samples)
     if any(sample.objects for sample in data.samples):
         data.tally.objects = sum(len(sample.objects) for sample in data.samples)
@@ -204,14 +209,34 @@ def _box_classes(found: Found) -> tuple[str, ...]:
                 'classes.txt with a name a line, or `names` in a data.yaml'
             )
         return tuple(listed[1])
-    names = set()
+    names, faults = set(), []
     for part in found.parts:
-        for path in sorted(_json(part).glob(f'*{form.suffix}')):
+        for path in _by_stem(_json(part), form.suffix).values():
             try:
                 names |= {box.name for box in form.read(path, None)}
-            except UnusableFileError:
-                continue  # named when the samples are read
+            except UnusableFileError as error:
+                faults.append(str(error))  # named again when the samples are read
+    if not names:
+        raise UnusableFileError(
+            f'{found.root}: its label files name no class: '
+            + (
+                f'{len(faults):,} cannot be read, the first: {"; ".join(faults[:3])}'
+                if faults
+                else 'they have no objects; label some'
+            )
+        )
     return tuple(sorted(merge_names(names), key=str.casefold))
+
+
+def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
+    """Return the label files of a folder, stem -> file, in the order of their names."""
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() == suffix and path.is_file():
+            other = files.setdefault(compose(path.stem), path)
+            if other != path:
+                raise UnusableFileError(f'{path}: {other.name} has the same name: remove one')
+    return files
 
 
 def _read_files(data: Data, part: Part) -> None:
@@ -219,16 +244,16 @@ def _read_files(data: Data, part: Part) -> None:
     form = FORMATS[data.found.form]
     names = ClassNames(data.classes, data.tally)
     labels, images = _json(part), _images(part, data)
-    for path in sorted(labels.glob(f'*{form.suffix}')):
-        if path.stem not in images and part.listed is None and not _is_other(path, form.numbered):
+    files = _by_stem(labels, form.suffix)
+    for stem, path in files.items():
+        if stem not in images and part.listed is None and not _is_other(path, form.numbered):
             data.tally.leave_out('label files without an image', str(path))
     unlabelled = []
     for stem, image in images.items():
-        path = labels / f'{stem}{form.suffix}'
         try:
             size = shown_size(image)
-            if path.is_file():
-                boxes = form.read(path, size)
+            if stem in files:
+                boxes = form.read(files[stem], size)
                 if form.numbered:
                     boxes = name_classes(boxes, data.indices)
                 used = usable(boxes, names, size, form.rotated, data.tally)
@@ -236,6 +261,7 @@ def _read_files(data: Data, part: Part) -> None:
                 unlabelled.append(image.name)
                 used = []  # YOLO's images without objects have no file
             else:
+                path = labels / f'{stem}{form.suffix}'
                 raise UnusableFileError(f'{image} has no label file {path}: add it, or remove it')
         except UnusableFileError as error:
             data.faults.append(str(error))
@@ -258,6 +284,14 @@ def _read_jsons(data: Data) -> None:
     """Read COCO jsons, each once: of all of them together are the classes, if nothing else."""
     cocos = [(part, read_coco(_json(part))) for part in data.found.parts]
     data.classes = data.classes or _coco_classes([coco for _, coco in cocos])
+    if not data.classes:
+        raise UnusableFileError(f'{_json(cocos[0][0])} has no categories: add the classes')
+    for part, coco in cocos:
+        for category in coco['categories']:
+            if category['name'] in data.classes and not category['name'].strip():
+                raise UnusableFileError(
+                    f'{_json(part)}, category {category["id"]}: its name is empty: give it one'
+                )
     for part, coco in cocos:
         _read_coco(data, part, coco)
 
@@ -273,9 +307,10 @@ def _read_coco(data: Data, part: Part, coco: dict[str, Any]) -> None:
         data.faults.append(str(error))
         return
     for image in sorted(coco['images'], key=lambda image: image['file_name']):
-        file = part.images / image['file_name']
+        file = find_file(part.images, image['file_name'])
         try:
-            if not file.is_file():
+            if file is None:
+                file = part.images / image['file_name']
                 raise UnusableFileError(f'{file}: no such image, but {path} lists it: restore it')
             size = shown_size(file)
             if size != (image['height'], image['width']):
@@ -288,6 +323,10 @@ def _read_coco(data: Data, part: Part, coco: dict[str, Any]) -> None:
             continue
         taken = take_objects(image, of_image[image['id']], path, data.tally)
         objects = tuple(_coco_object(each, path, labels, data.classes) for each in taken)
+        faults = [fault for each in objects if (fault := _bad_mask(each, size)) is not None]
+        if faults:  # the image without them would teach their pixels as background
+            data.faults += faults
+            continue
         data.samples.append(Sample(file, size, part.split, objects))
 
 
@@ -297,12 +336,25 @@ def _coco_object(
     x, y, w, h = annotation['bbox']
     label = labels[annotation['category_id']]
     corners = np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], float)
+    mask = annotation.get('segmentation')
+    if isinstance(mask, list) and all(polygon == [] for polygon in mask):
+        mask = None  # [[]] is what some programs write for a box alone
     return LabelledObject(
         Box(f'{path}, annotation {annotation["id"]}', classes[label], corners),
         label,
-        annotation.get('segmentation') or None,
+        mask or None,
         bool(annotation.get('iscrowd')),
     )
+
+
+def _bad_mask(each: LabelledObject, size: tuple[int, int]) -> str | None:
+    """Return what is wrong with the mask of an object, with its place; None if nothing is."""
+    try:
+        if each.mask:
+            encode_mask(each.mask, *size)
+    except ValueError as error:
+        return f'{each.box.place}: the mask cannot be read: {error}. Correct or remove it'
+    return None
 
 
 def _read_classes(data: Data, part: Part) -> None:
@@ -359,9 +411,16 @@ def _read_vectors(data: Data, class_column: str | None) -> None:
     layers: dict[Path, Layer] = {}
     scenes: dict[Path, list[tuple[Part, Path]]] = {}
     for part in data.found.parts:
+        labels = _json(part)
+        files = {} if labels.is_file() else _vector_files(labels)
         for stem, image in _images(part, data).items():
             try:
-                path = _vector_file(_json(part), stem, image)
+                path = labels if labels.is_file() else files.get(stem)
+                if path is None:
+                    raise UnusableFileError(
+                        f'{image} has no vector file {labels / stem}.geojson, .gpkg or .shp: add '
+                        'it, or remove it'
+                    )
                 if path not in layers:
                     layers[path] = read_layer(path, class_column, data.tally)
                 scenes.setdefault(path, []).append((part, image))
@@ -399,19 +458,17 @@ def _check_met(layer: Layer, scenes: int, data: Data) -> None:
         data.tally.leave_out('features outside of the images', layer.place(index))
 
 
-def _vector_file(labels: Path, stem: str, image: Path) -> Path:
-    if labels.is_file():
-        return labels
+def _vector_files(labels: Path) -> dict[str, Path]:
+    """Return the vector files of a folder, stem -> file; the first kind of those of one stem."""
+    files: dict[str, Path] = {}
     for suffix in VECTOR_SUFFIXES:
-        if (labels / f'{stem}{suffix}').is_file():
-            return labels / f'{stem}{suffix}'
-    raise UnusableFileError(
-        f'{image} has no vector file {labels / stem}.geojson, .gpkg or .shp: add it, or remove it'
-    )
+        files = _by_stem(labels, suffix) | files
+    return files
 
 
 def _add_scene(data: Data, part: Part, image: Path, layer: Layer, names: ClassNames) -> int:
     """Add a scene with its features; return how many of them are clipped."""
+    check_whole(image)
     scene = read_scene(image)
     features = place_features(layer, scene, data.tally)
     objects = tuple(_vector_object(each, names) for each in features)
@@ -446,7 +503,7 @@ def _images(part: Part, data: Data) -> dict[str, Path]:
         return images
     listed = {}
     for place, line in read_lines(part.listed):
-        name = line.strip()
+        name = compose(line.strip())
         stem = name if name in images else Path(name).stem  # with or without suffix
         if stem in images:
             listed[stem] = images[stem]
@@ -456,12 +513,12 @@ def _images(part: Part, data: Data) -> dict[str, Path]:
 
 
 def _files(folder: Path, data: Data, labels: Sequence[str] = ()) -> dict[str, Path]:
-    """Return the images of a folder, stem -> file, in the order of their names."""
-    try:
-        return images_by_stem(folder, data.tally, labels)
-    except UnusableFileError as error:
-        data.faults.append(str(error))
-        return {}
+    """Return the images of a folder, stem -> file, in the order of their names.
+
+    Raises:
+        UnusableFileError: two images have one stem: without the images, labels have no meaning.
+    """
+    return images_by_stem(folder, data.tally, labels)
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -474,11 +531,12 @@ def shown_size(path: Path) -> tuple[int, int]:
     """Return height and width of an image in pixels, as training sees it.
 
     Raises:
-        UnusableFileError: it is no image, or too large.
+        UnusableFileError: it is no image, cut short, or too large.
     """
     size = read_turned_size(path)
     if size is None:
         raise UnusableFileError(f'{path} is no image: restore or remove it')
+    check_whole(path)
     return size
 
 

@@ -186,10 +186,12 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
 
     Raises:
         FileExistsError: ``dst`` holds a finished import.
-        ValueError: the data cannot be divided or cut as the options say.
+        ValueError: the data cannot be divided or cut as the options say, or all are at fault.
     """
     if (dst / 'data.yaml').exists():
         raise FileExistsError(f'{dst} holds a finished import: remove it or choose another folder')
+    if data.faults and not data.samples:
+        raise ValueError(f'{data.found.root}: nothing can be used: {"; ".join(data.faults[:3])}')
     found = kind_of(data, options.as_rotated)
     if options.as_rotated and not data.rotated and found == 'rotated':
         number = sum(len(sample.objects) for sample in data.samples)

@@ -241,6 +241,7 @@ def _pixels(sample: Sample) -> np.ndarray:
 def _shade_map(tile: np.ndarray, path: Path, colours: list[Colour]) -> None:
     values = read_map(path)
     values = values if values.ndim == 2 else values[..., 0]
+    values = values.astype(np.uint8) if values.dtype == bool else values  # OpenCV knows no bool
     values = cv2.resize(values, tile.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     for value in np.unique(values):
         if value:

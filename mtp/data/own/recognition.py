@@ -9,9 +9,10 @@ from itertools import islice
 from pathlib import Path
 
 from mtp.data.description import SPLITS, Description, read_description
-from mtp.data.image_files import SUFFIXES, is_hidden
+from mtp.data.image_files import SUFFIXES, find_file, is_hidden
 from mtp.data.label_files import parse_xml, read_coco, read_lines
 from mtp.files import UnusableFileError
+from mtp.spelling import compose
 
 # Word in the name of a folder or list -> split.
 SPLIT_WORDS = {
@@ -163,17 +164,17 @@ def _walk(root: Path) -> dict[Path, Contents]:
                 if depth < DEPTH:
                     waiting.append((path, depth + 1))
                 continue
-            suffix = path.suffix.lower()
+            suffix, stem = path.suffix.lower(), compose(path.stem)
             if suffix in SUFFIXES:
-                contents.images.setdefault(path.stem, path)
+                contents.images.setdefault(stem, path)
             elif suffix == '.txt':
-                contents.text[path.stem] = path
+                contents.text[stem] = path
             elif suffix == '.xml' and not path.name.endswith('.aux.xml'):
-                contents.xml[path.stem] = path
+                contents.xml[stem] = path
             elif suffix == '.json' and not _is_geojson(path):
                 contents.json.append(path)
             elif suffix in VECTOR_SUFFIXES:
-                contents.vector[path.stem] = path
+                contents.vector[stem] = path
     return tree
 
 
@@ -219,7 +220,7 @@ def _folder_of(name: str, path: Path, root: Path, tree: Mapping[Path, Contents])
     candidates = [path.parent, *(folder for folder in tree if split_of(folder, root) == split)]
     candidates += [folder for folder in tree if folder not in candidates]
     for folder in candidates:
-        if (folder / name).is_file():
+        if find_file(folder, name) is not None:
             return folder
     raise UnusableFileError(
         f'{path}: its first image, {name!r}, is in no folder below {root}: copy the images there'

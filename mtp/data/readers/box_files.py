@@ -18,7 +18,7 @@ from mtp.data.tally import Tally
 from mtp.data.values import check_name
 from mtp.files import MissingFileError, UnusableFileError
 from mtp.registry import DATASETS as REGISTRY
-from mtp.spelling import suggest
+from mtp.spelling import compose, suggest
 
 NO_IMAGE = 'label files without an image'
 
@@ -162,7 +162,7 @@ class BoxFilesDetection(BaseDetDataset):
         if not folder.is_dir():
             raise MissingFileError(f'no folder {folder} of labels: {self._remedy("ann_file")}')
         labels = {
-            path.stem: path
+            compose(path.stem): path
             for path in sorted(folder.iterdir())
             if path.suffix.lower() == self.format.suffix and not path.name.startswith('.')
         }
@@ -184,7 +184,7 @@ class BoxFilesDetection(BaseDetDataset):
             raise MissingFileError(f'no list of images at {path}: {self._remedy("image_set")}')
         listed: dict[str, Path] = {}
         for place, line in read_lines(path):
-            name = line.strip()
+            name = compose(line.strip())
             if not name:
                 continue
             stem = Path(name).stem if name.lower().endswith(SUFFIXES) else name

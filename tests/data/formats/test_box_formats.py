@@ -171,3 +171,84 @@ def test_names_of_indices(text: str | None, tmp_path: Path) -> None:
     (tmp_path / 'obj.names').write_text('ship\ncar')
     with pytest.raises(UnusableFileError, match='name the classes differently'):
         find_names([tmp_path])
+
+
+def refuse(name: str, text: str, tmp_path: Path) -> str:
+    path = write(tmp_path, name, text)
+    with pytest.raises(UnusableFileError) as error:
+        list(FORMATS[name].read(path, SIZE))
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        '0 0.5 0.5 0.2 0.2 0.1 0.1 2 0.3 0.3 2',
+        '0 0.5 0.5 0.2 0.2 0.45 0.45 1 0 0 0',
+        '0 0.5 0.5 0.2 0.2 0.45 0.45 2',
+    ],
+)
+def test_a_pose_is_not_taken_for_a_polygon(line: str, tmp_path: Path) -> None:
+    text = refuse('yolo', f'0 0.5 0.5 0.2 0.2\n{line}', tmp_path)
+    assert 'line 2: it reads as "cx cy width height" with keypoints' in text
+    assert 'numbers outside 0 to 1' in refuse('yolo', '0 0.1 0.1 0.2 0.2 0.1 1.9', tmp_path)
+    # at a corner of the image, and a pose with one corner more: these are polygons
+    for text in ('0 0.3 0 0.3 0.2 0.1 0.3 0 0.3 0 0', '0 .5 .5 .2 .2 .45 .45 1 0 0 0 .5 .5'):
+        (box,) = FORMATS['yolo'].read(write(tmp_path, 'yolo', text), SIZE)
+        assert box.corners.min() == 0
+
+
+def test_a_number_at_the_end_of_a_class_of_dota_is_no_difficulty(tmp_path: Path) -> None:
+    corners = '8 8 40 8 40 24 8 24'
+    path = write(tmp_path, 'dota', f'{corners} Boeing 747\n{corners} Boeing 737\n{corners} ship')
+    found = [(box.name, box.difficulty) for box in FORMATS['dota'].read(path)]
+    assert found == [('Boeing 747', 0), ('Boeing 737', 0), ('ship', 0)]
+    path = write(tmp_path, 'dota', f'{corners} Boeing 747 2\n{corners} ship 0')
+    found = [(box.name, box.difficulty) for box in FORMATS['dota'].read(path)]
+    assert found == [('Boeing 747', 2), ('ship', 0)]
+    for lines, number in ((('ship 1', 'ship 3'), 2), (('ship 3', 'ship 1'), 1)):
+        text = refuse('dota', '\n'.join(f'{corners} {end}' for end in lines), tmp_path)
+        assert f'line {number}: it ends with a number that is no difficulty, 0 to 2' in text
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('car\n\nplane\nship\n', 'line 2: it is blank'),
+        ('\ncar\n', 'line 1: it is blank'),
+        ('0: car\n2: plane\n', "line 2: '2: plane' has the index 2, not 1"),
+        ('0: car\n1: plane\n\n', None),
+        ('car\nplane\n\n', None),
+    ],
+)
+def test_names_count_by_their_lines(text: str, said: str | None, tmp_path: Path) -> None:
+    path = tmp_path / 'classes.txt'
+    path.write_text(text)
+    if said is None:
+        assert find_names([tmp_path]) == (path, ('car', 'plane'))
+        return
+    with pytest.raises(UnusableFileError, match=said):
+        find_names([tmp_path])
+
+
+def test_xml_with_what_would_be_dropped_is_refused(tmp_path: Path) -> None:
+    box = re.search('<bndbox>.*</bndbox>', voc(1, 2, 3, 4))
+    assert box is not None
+    text = refuse('voc', xml(voc(1, 2, 3, 4), voc(1, 2, 3, 4) + box[0]), tmp_path)
+    assert 'line 4: the object has bndbox/xmin 2 times' in text
+    size = xml(voc(1, 2, 3, 4)).replace('>256<', '>255.0<')
+    assert 'of height and width (255, 512)' in refuse('voc', size, tmp_path)
+    points = ''.join(f'<point>{x},{y}</point>' for x, y in [*CORNERS, (7, 7)])
+    name = '<possibleresult><name>ship</name></possibleresult>'
+    text = refuse('fair1m', xml(f'{name}<points>{points}</points>'), tmp_path)
+    assert 'line 3: the last of its 5 points, 7,7, is not equal to the first, 10.125,20.5' in text
+
+
+@pytest.mark.parametrize('prefix', ['', 'v:'])
+def test_xml_may_have_a_namespace(prefix: str, tmp_path: Path) -> None:
+    text = re.sub('(</?)', rf'\g<1>{prefix}', xml(voc(1, 2, 3, 4)))
+    declared = f'xmlns{":v" if prefix else ""}="http://example.org/voc"'
+    text = text.replace('annotation>', f'annotation {declared}>', 1)
+    path = write(tmp_path, 'voc', text)
+    (box,) = FORMATS['voc'].read(path, SIZE)
+    assert box.name == 'ship' and box.place == f'{path}, line 3'
