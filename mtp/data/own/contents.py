@@ -16,7 +16,7 @@ from mtp.data.formats.yolo_text import find_names, name_classes
 from mtp.data.image_files import find_images, images_by_stem, is_hidden
 from mtp.data.label_files import read_coco, read_lines
 from mtp.data.own.recognition import FORMS as FORM_NAMES
-from mtp.data.own.recognition import VECTOR_FILES, VECTOR_SUFFIXES, Found, Part
+from mtp.data.own.recognition import VECTOR_FILES, VECTOR_SUFFIXES, Found, Part, is_map
 from mtp.data.own.vector_labels import (
     Feature,
     Layer,
@@ -92,6 +92,7 @@ class Data:
         faults: what cannot be used, a line each, with file and line.
         indices: names by the index of a class in label files that number the classes; two may be
             spellings of one class.
+        seen: folders, images and maps that were read, also those with a fault.
     """
 
     found: Found
@@ -100,6 +101,7 @@ class Data:
     tally: Tally = field(default_factory=Tally)
     faults: list[str] = field(default_factory=list)
     indices: tuple[str, ...] = ()
+    seen: set[Path] = field(default_factory=set)
 
     @property
     def rotated(self) -> bool:
@@ -147,6 +149,8 @@ def read_data(found: Found, class_column: str | None = None) -> Data:
         )
     names = _classes(found)
     data = Data(found, first_spellings(names), indices=names)
+    for text in found.notes:
+        data.tally.note(text)
     if found.form == 'vector':
         _read_vectors(data, class_column)
     elif found.form == 'coco':
@@ -155,12 +159,26 @@ def read_data(found: Found, class_column: str | None = None) -> Data:
         read = _READERS.get(found.form, _read_files)
         for part in found.parts:
             read(data, part)
+    _count_unread(data)
     data.tally.images = len(data.samples)
     if any(sample.objects for sample in data.samples):
         data.tally.objects = sum(len(sample.objects) for sample in data.samples)
     for sample in data.samples:
         data.tally.of_class.update(data.classes[label] for label in sample.labels)
     return data
+
+
+def _count_unread(data: Data) -> None:
+    """Count the images below the folder that have no labels, or are in no split."""
+    for path in data.found.images:
+        if path in data.seen:
+            continue
+        if is_map(path.parent, data.found.root):
+            data.tally.leave_out('label maps that belong to no image', str(path))
+        elif data.found.takes(path):
+            data.tally.leave_out('images without labels', str(path))
+        else:
+            data.tally.leave_out('images in no split of data.yaml', str(path))
 
 
 def _classes(found: Found) -> tuple[str, ...]:
@@ -219,8 +237,9 @@ def _read_files(data: Data, part: Part) -> None:
     form = FORMATS[data.found.form]
     names = ClassNames(data.classes, data.tally)
     labels, images = _json(part), _images(part, data)
-    for path in sorted(labels.glob(f'*{form.suffix}')):
-        if path.stem not in images and part.listed is None and not _is_other(path, form.numbered):
+    known = _stems_of(labels, data)
+    for path in sorted(labels.glob(f'*{form.suffix}')) if _is_first(part, data) else ():
+        if path.stem not in known and not _is_other(path, form.numbered):
             data.tally.leave_out('label files without an image', str(path))
     unlabelled = []
     for stem, image in images.items():
@@ -241,12 +260,24 @@ def _read_files(data: Data, part: Part) -> None:
             data.faults.append(str(error))
             continue
         objects = tuple(LabelledObject(box, label) for box, label in used)
-        data.samples.append(Sample(image, size, part.split, objects))
+        data.samples.append(Sample(image, size, data.found.split(image, part), objects))
     if unlabelled:
         data.tally.note(
             f'{len(unlabelled):,} of {len(images):,} images have no label file in {labels}, and so '
             f'no objects: {", ".join(unlabelled[:3])}{", ..." if len(unlabelled) > 3 else ""}'
         )
+
+
+def _is_first(part: Part, data: Data) -> bool:
+    """Return whether a part is the first with its folder of labels, which several may share."""
+    return part is next(each for each in data.found.parts if each.labels == part.labels)
+
+
+def _stems_of(labels: Path, data: Data) -> set[str]:
+    """Return the stems of all images that may have a label in a folder."""
+    parts = [part for part in data.found.parts if part.labels == labels]
+    folders = {part.images for part in parts if part.stems is None or part.stems}
+    return {path.stem for path in data.found.images if path.parent in folders}
 
 
 def _is_other(path: Path, numbered: bool) -> bool:
@@ -265,6 +296,8 @@ def _read_jsons(data: Data) -> None:
 def _read_coco(data: Data, part: Part, coco: dict[str, Any]) -> None:
     path = _json(part)
     names = ClassNames(data.classes, data.tally)
+    files = [part.images / image['file_name'] for image in coco['images']]
+    data.seen.update(filter(data.found.takes, files))
     try:
         check_boxes(coco['annotations'], path)
         of_image = by_image(coco, path)
@@ -274,6 +307,8 @@ def _read_coco(data: Data, part: Part, coco: dict[str, Any]) -> None:
         return
     for image in sorted(coco['images'], key=lambda image: image['file_name']):
         file = part.images / image['file_name']
+        if not data.found.takes(file):
+            continue
         try:
             if not file.is_file():
                 raise UnusableFileError(f'{file}: no such image, but {path} lists it: restore it')
@@ -288,7 +323,7 @@ def _read_coco(data: Data, part: Part, coco: dict[str, Any]) -> None:
             continue
         taken = take_objects(image, of_image[image['id']], path, data.tally)
         objects = tuple(_coco_object(each, path, labels, data.classes) for each in taken)
-        data.samples.append(Sample(file, size, part.split, objects))
+        data.samples.append(Sample(file, size, data.found.split(file, part), objects))
 
 
 def _coco_object(
@@ -314,9 +349,11 @@ def _read_classes(data: Data, part: Part) -> None:
                 f'{folder} is the folder of no class; the classes are {", ".join(data.classes)}: '
                 'rename or remove it, or correct `names` in data.yaml'
             )
+            data.seen.update(find_images(folder, data.tally))
             continue
-        for path in find_images(folder, data.tally):
-            _add(data, partial(_scene, path, part.split, label))
+        for path in filter(data.found.takes, find_images(folder, data.tally)):
+            data.seen.add(path)
+            _add(data, partial(_scene, path, data.found.split(path, part), label))
 
 
 def _scene(path: Path, split: str | None, label: int) -> Sample:
@@ -325,8 +362,10 @@ def _scene(path: Path, split: str | None, label: int) -> Sample:
 
 def _read_maps(data: Data, part: Part) -> None:
     images, maps = _images(part, data), _files(_json(part), data)
-    for stem, path in maps.items():
-        if stem not in images:
+    data.seen.update(maps.values())
+    known = _stems_of(_json(part), data)
+    for stem, path in maps.items() if _is_first(part, data) else ():
+        if stem not in known:
             data.tally.leave_out('label maps without an image', str(path))
     later = _files(part.later, data) if part.later else None
     for stem, image in images.items():
@@ -334,8 +373,9 @@ def _read_maps(data: Data, part: Part) -> None:
             missing = _json(part) if stem not in maps else part.later
             data.faults.append(f'{image}: no file of this name in {missing}: add it, or remove it')
             continue
+        data.seen.update([later[stem]] if later is not None else [])
         date = later[stem] if later is not None else None
-        _add(data, partial(_mapped, image, maps[stem], date, part.split))
+        _add(data, partial(_mapped, image, maps[stem], date, data.found.split(image, part)))
 
 
 def _mapped(image: Path, label: Path, later: Path | None, split: str | None) -> Sample:
@@ -415,7 +455,7 @@ def _add_scene(data: Data, part: Part, image: Path, layer: Layer, names: ClassNa
     scene = read_scene(image)
     features = place_features(layer, scene, data.tally)
     objects = tuple(_vector_object(each, names) for each in features)
-    data.samples.append(Sample(image, scene.size, part.split, objects))
+    data.samples.append(Sample(image, scene.size, data.found.split(image, part), objects))
     return sum(each.cut for each in features)
 
 
@@ -442,10 +482,21 @@ def _images(part: Part, data: Data) -> dict[str, Path]:
     form = data.found.form
     labels = [FORMATS[form].suffix] if form in FORMATS else []
     images = _files(part.images, data, VECTOR_FILES if form == 'vector' else labels)
-    if part.listed is None:
-        return images
+    images = {
+        stem: path
+        for stem, path in images.items()
+        if (part.stems is None or stem in part.stems) and data.found.takes(path)
+    }
+    if part.listed is not None:
+        images = _of_list(part.listed, images, part, data)
+    data.seen.update(images.values())
+    return images
+
+
+def _of_list(path: Path, images: Mapping[str, Path], part: Part, data: Data) -> dict[str, Path]:
+    """Return those images that a list names."""
     listed = {}
-    for place, line in read_lines(part.listed):
+    for place, line in read_lines(path):
         name = line.strip()
         stem = name if name in images else Path(name).stem  # with or without suffix
         if stem in images:
@@ -457,10 +508,15 @@ def _images(part: Part, data: Data) -> dict[str, Path]:
 
 def _files(folder: Path, data: Data, labels: Sequence[str] = ()) -> dict[str, Path]:
     """Return the images of a folder, stem -> file, in the order of their names."""
+    # parts may share a folder, whose other files are counted once
+    tally = Tally() if folder in data.seen else data.tally
+    data.seen.add(folder)
     try:
-        return images_by_stem(folder, data.tally, labels)
+        return images_by_stem(folder, tally, labels)
     except UnusableFileError as error:
-        data.faults.append(str(error))
+        if str(error) not in data.faults:
+            data.faults.append(str(error))
+        data.seen.update(path for path in data.found.images if path.parent == folder)
         return {}
 
 
