@@ -26,6 +26,7 @@ from mtp.data.own.vector_labels import (
     read_scene,
     rotated_corners,
 )
+from mtp.data.samrs.subsets import SUBSETS
 from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
 from mtp.files import UnusableFileError
@@ -170,15 +171,19 @@ def read_data(found: Found, class_column: str | None = None) -> Data:
 
 def _count_unread(data: Data) -> None:
     """Count the images below the folder that have no labels, or are in no split."""
+    root = data.found.root
+    divided = {part.images for part in data.found.parts if part.listed is not None}
     for path in data.found.images:
-        if path in data.seen:
-            continue
-        if is_map(path.parent, data.found.root):
-            data.tally.leave_out('label maps that belong to no image', str(path))
-        elif data.found.takes(path):
-            data.tally.leave_out('images without labels', str(path))
+        if path in data.seen or path.parent == root / SUBSETS['sota'].semantic:
+            continue  # the import makes those maps, of the masks
+        if is_map(path.parent, root):
+            reason = 'label maps that are not read'
+        elif not data.found.takes(path):
+            reason = 'images in no split of data.yaml'
         else:
-            data.tally.leave_out('images in no split of data.yaml', str(path))
+            listed = path.parent in divided
+            reason = 'images in no list of a split' if listed else 'images without labels'
+        data.tally.leave_out(reason, str(path))
 
 
 def _classes(found: Found) -> tuple[str, ...]:
@@ -368,12 +373,12 @@ def _read_maps(data: Data, part: Part) -> None:
         if stem not in known:
             data.tally.leave_out('label maps without an image', str(path))
     later = _files(part.later, data) if part.later else None
+    data.seen.update(later[stem] for stem in images if later is not None and stem in later)
     for stem, image in images.items():
         if stem not in maps or (later is not None and stem not in later):
             missing = _json(part) if stem not in maps else part.later
             data.faults.append(f'{image}: no file of this name in {missing}: add it, or remove it')
             continue
-        data.seen.update([later[stem]] if later is not None else [])
         date = later[stem] if later is not None else None
         _add(data, partial(_mapped, image, maps[stem], date, data.found.split(image, part)))
 

@@ -377,7 +377,7 @@ def _check_one_image(met: Mapping[tuple[Path, Path], Collection[str]]) -> None:
             other = first.setdefault((folder, stem), images)
             if other != images:
                 raise UnusableFileError(
-                    f'{folder}: its label {stem!r} fits images in {other} and in {images} alike: '
+                    f'{folder}: its file {stem!r} fits images in {other} and in {images} alike: '
                     'lay the images and the labels of a part side by side, such as '
                     'city/images and city/labels, or move the other images away'
                 )
@@ -485,7 +485,7 @@ def _vector(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]
 
 
 def _pairs(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
-    found = []
+    found, met = [], {}
     for folder in tree:
         below = {other.name.lower(): other for other in tree if other.parent == folder}
         maps = next((below[name] for name in CHANGE_FOLDERS if name in below), None)
@@ -495,9 +495,15 @@ def _pairs(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
             earlier, later = (below[name] for name in names)
             for images in tree:  # A itself, or A/train and A/val
                 if tree[images].images and earlier in (images, *images.parents):
-                    same = images.relative_to(earlier)
-                    part = Part(split_of(images, root), images, maps / same, later=later / same)
+                    part_of = images.relative_to(earlier)
+                    second, changes = (
+                        each / part_of if each / part_of in tree else each for each in (later, maps)
+                    )
+                    for partner in (second, changes):
+                        met[partner, images] = tree[images].images
+                    part = Part(split_of(images, root), images, changes, later=second)
                     found += [('pairs', each) for each in _divided(part, root, tree)]
+    _check_one_image(met)
     return found
 
 

@@ -267,6 +267,17 @@ def test_pairs_are_divided_below_their_dates(root):
     assert all(sample.later.parent.parent == root / 'B' for sample in data.samples)
 
 
+def test_flat_change_maps_serve_dates_that_are_divided(root):
+    draw(root, *(f'{folder}/{name}.png' for folder in 'AB' for name in ('train/1', 'val/2')))
+    draw(root, 'label/1.png', 'label/2.png', 'label/3.png')
+    data = read_data(recognise(root))
+    assert split_of(data, root) == {'A/train/1.png': 'train', 'A/val/2.png': 'val'}
+    assert left_out(data, root) == {'label maps without an image': ['label/3.png']}
+    draw(root, 'A/val/1.png', 'B/val/1.png')
+    with pytest.raises(UnusableFileError, match=f'{root}/label: its file .1. fits .* alike'):
+        recognise(root)
+
+
 def coco(root):
     draw(root, 'images/1.png', 'images/2.png')
     image = dict(id=1, file_name='1.png', width=64, height=64)
@@ -297,6 +308,35 @@ def test_images_without_labels_are_counted(make, root):
     name = make(root)
     data = read_data(recognise(root))
     assert left_out(data, root) == {'images without labels': [name]} and data.faults == []
+
+
+def test_images_of_no_list_and_maps_beside_other_labels_are_counted(root):
+    draw(root, *(f'images/{i}.png' for i in (1, 2, 3)), 'masks/1.png')
+    put(root, DOTA, *(f'labelTxt/{i}.txt' for i in (1, 2, 3)))
+    put(root, '1\n', 'ImageSets/train.txt')
+    put(root, '2\n', 'ImageSets/val.txt')
+    data = read_data(recognise(root))
+    assert [sample.split for sample in data.samples] == ['train', 'val']
+    assert left_out(data, root) == {
+        'images in no list of a split': ['images/3.png'],
+        'label maps that are not read': ['masks/1.png'],
+    }
+
+
+def test_maps_that_the_import_makes_are_not_counted(root, tmp_path):
+    draw(root, 'images/1.png', 'images/2.png')
+    ring = [8, 8, 40, 8, 40, 24, 8, 24]
+    images = [dict(id=i, file_name=f'{i}.png', width=64, height=64) for i in (1, 2)]
+    boxes = [
+        dict(id=i, image_id=i, category_id=1, bbox=[8, 8, 32, 16], segmentation=[ring])
+        for i in (1, 2)
+    ]
+    content = dict(images=images, annotations=boxes, categories=[dict(id=1, name='car')])
+    put(root, json.dumps(content), 'instances.json')
+    import_data(read_data(recognise(root)), tmp_path / 'made', Options())
+    data = read_data(recognise(tmp_path / 'made'))
+    assert {sample.split for sample in data.samples} == {'train', 'val'}
+    assert left_out(data, root) == {} and data.tally.notes == []
 
 
 def test_images_with_a_fault_are_not_counted_as_without_labels(root):
