@@ -565,6 +565,14 @@ def _with_splits(found: Found) -> Found:
     parts, description = list(found.parts), found.description
     if description is not None:
         named, notes = _named(description, parts)
+        held = {each for image in found.images for each in _with_parents(image)}
+        lost = [str(each) for each in named if each not in held]
+        if lost:
+            notes.append(
+                f'{description.path} names {len(lost):,} folders or files without images that are '
+                f'read ({", ".join(SUFFIXES)}, up to {DEPTH} folders below {found.root}): '
+                f'{", ".join(lost[:3])}{", ..." if len(lost) > 3 else ""}'
+            )
         found = replace(found, named=named, notes=tuple(notes))
         parts = []
         for part in found.parts:
@@ -606,6 +614,13 @@ def _named(
         names = list(dict.fromkeys(names))
         named[path] = names[0] if len(names) == 1 and len(description.splits) > 1 else None
         own = {part.split for part in parts if path in _with_parents(part.images)}
+        above = next((each for each in path.parents if each in splits), None)
+        if above and splits[above] != splits[path] and path.is_dir():
+            notes.append(
+                f'{description.path} names {path.relative_to(root)} as {names[0]}, and it is in '
+                f'{above.relative_to(root)}, the folder of {splits[above][0]}: it is in '
+                f'{names[0]} alone'
+            )
         if len(names) > 1 and len(own) < 2:  # json files may divide one folder
             named[path] = None if 'train' in names else names[0]
             notes.append(

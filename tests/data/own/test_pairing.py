@@ -238,6 +238,16 @@ def test_one_folder_named_as_two_splits_is_noted(root):
     assert 'it is read as val alone' in data.tally.notes[0]
 
 
+def test_a_named_folder_within_another_or_without_images_is_noted(root):
+    (root / 'images/none').mkdir(parents=True)
+    yaml = 'train: images\nval: images/val\ntest: images/none\n'
+    data = described(root, ('train', 'val'), yaml)
+    assert [sample.split for sample in data.samples] == ['train', 'train', 'val', 'val']
+    without, within = sorted(data.tally.notes, key=lambda note: 'it is in images' in note)[:2]
+    assert 'names 1 folders or files without images' in without and 'images/none' in without
+    assert 'names images/' in within and 'in images, the folder of train' in within
+
+
 def test_lists_of_a_description_are_the_splits(root):
     draw(root, *(f'images/{i}.png' for i in (1, 2, 3)))
     put(root, LINE, *(f'labels/{i}.txt' for i in (1, 2, 3)))
