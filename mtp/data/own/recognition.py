@@ -242,15 +242,29 @@ def _is_coco(path: Path) -> bool:
 
 def _folder_of(name: str, path: Path, root: Path, tree: Mapping[Path, Contents]) -> Path:
     """Return the folder below which the images of a COCO json lie."""
-    split = split_of(path, root)
-    candidates = [path.parent, *(folder for folder in tree if split_of(folder, root) == split)]
-    candidates += [folder for folder in tree if folder not in candidates]
-    for folder in candidates:
-        if (folder / name).is_file():
-            return folder
-    raise UnusableFileError(
-        f'{path}: its first image, {name!r}, is in no folder below {root}: copy the images there'
-    )
+    labels = path.with_suffix('')  # annotations/a.json is for images/a
+    fits = {
+        folder: (
+            folder == path.parent,
+            not is_map(folder, root),
+            _parallel(labels, folder, root),
+            *_nearness(labels, folder, root),
+        )
+        for folder in tree
+        if (folder / name).is_file()
+    }
+    best = [folder for folder in fits if fits[folder] == max(fits.values())]
+    if not best:
+        raise UnusableFileError(
+            f'{path}: its first image, {name!r}, is in no folder below {root}: copy the images '
+            'there'
+        )
+    if len(best) > 1:
+        raise UnusableFileError(
+            f'{path}: its first image, {name!r}, is in {best[0]} and in {best[1]}: lay the json '
+            'beside its images, or move the others away'
+        )
+    return best[0]
 
 
 def _label_files(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:

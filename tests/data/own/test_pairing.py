@@ -82,6 +82,30 @@ def test_label_maps_go_to_the_images_of_the_parallel_folder(images, maps, root):
     assert pairs == [(root / images.format(c), root / maps.format(c)) for c in 'abc']
 
 
+def coco_json(root, name):
+    image = dict(id=1, file_name='1.png', width=64, height=64)
+    box = dict(id=1, image_id=1, category_id=1, bbox=[8, 8, 32, 16])
+    content = dict(images=[image], annotations=[box], categories=[dict(id=1, name='car')])
+    put(root, json.dumps(content), name)
+
+
+@pytest.mark.parametrize('name', ['{}/instances.json', 'annotations/{}.json'])
+def test_a_coco_json_goes_to_the_images_of_the_parallel_folder(name, root):
+    images = '{}/images/1.png' if name.startswith('{}') else 'images/{}/1.png'
+    for city in 'abc':
+        draw(root, images.format(city))
+        coco_json(root, name.format(city))
+    data = read_data(recognise(root))
+    assert split_of(data, root) == {images.format(city): None for city in 'abc'}
+
+
+def test_a_coco_json_of_two_folders_of_images_is_refused(root):
+    draw(root, 'x/1.png', 'y/1.png')
+    coco_json(root, 'annotations/all.json')
+    with pytest.raises(UnusableFileError, match=f'is in {root}/x and in {root}/y'):
+        recognise(root)
+
+
 def test_a_label_that_its_own_folder_lacks_is_not_one_of_the_next_folder(root):
     draw(root, 'a/images/1.png', 'b/images/1.png', 'b/images/2.png')
     put(root, DOTA, 'a/labels/1.txt', 'a/labels/2.txt', 'b/labels/1.txt', 'b/labels/2.txt')
@@ -290,10 +314,7 @@ def test_flat_change_maps_serve_dates_that_are_divided(root):
 
 def coco(root):
     draw(root, 'images/1.png', 'images/2.png')
-    image = dict(id=1, file_name='1.png', width=64, height=64)
-    box = dict(id=1, image_id=1, category_id=1, bbox=[8, 8, 32, 16])
-    content = dict(images=[image], annotations=[box], categories=[dict(id=1, name='car')])
-    put(root, json.dumps(content), 'instances.json')
+    coco_json(root, 'instances.json')
     return 'images/2.png'
 
 
