@@ -16,7 +16,7 @@ from mtp.data.formats.yolo_text import find_names, name_classes
 from mtp.data.image_files import find_file, find_images, images_by_stem, is_hidden
 from mtp.data.label_files import read_coco, read_lines
 from mtp.data.own.recognition import FORMS as FORM_NAMES
-from mtp.data.own.recognition import VECTOR_FILES, VECTOR_SUFFIXES, Found, Part
+from mtp.data.own.recognition import VECTOR_FILES, VECTOR_SUFFIXES, Found, Part, is_map
 from mtp.data.own.vector_labels import (
     Feature,
     Layer,
@@ -28,6 +28,7 @@ from mtp.data.own.vector_labels import (
 )
 from mtp.data.own.whole_files import check_whole
 from mtp.data.run_lengths import encode_mask
+from mtp.data.samrs.subsets import SUBSETS
 from mtp.data.tally import Tally
 from mtp.data.values import check_boxes
 from mtp.files import UnusableFileError
@@ -94,6 +95,7 @@ class Data:
         faults: what cannot be used, a line each, with file and line.
         indices: names by the index of a class in label files that number the classes; two may be
             spellings of one class.
+        seen: folders, images and maps that were read, also those with a fault.
     """
 
     found: Found
@@ -102,6 +104,7 @@ class Data:
     tally: Tally = field(default_factory=Tally)
     faults: list[str] = field(default_factory=list)
     indices: tuple[str, ...] = ()
+    seen: set[Path] = field(default_factory=set)
 
     @property
     def rotated(self) -> bool:
@@ -149,6 +152,8 @@ def read_data(found: Found, class_column: str | None = None) -> Data:
         )
     names = _classes(found)
     data = Data(found, first_spellings(names), indices=names)
+    for text in found.notes:
+        data.tally.note(text)
     if found.form == 'vector':
         _read_vectors(data, class_column)
     elif found.form == 'coco':
@@ -159,13 +164,32 @@ def read_data(found: Found, class_column: str | None = None) -> Data:
             try:
                 read(data, part)
             except UnusableFileError as error:  # the part cannot be read as a whole
-                data.faults.append(str(error))
+                if str(error) not in data.faults:
+                    data.faults.append(str(error))
+    _count_unread(data)
     data.tally.images = len(data.samples)
     if any(sample.objects for sample in data.samples):
         data.tally.objects = sum(len(sample.objects) for sample in data.samples)
     for sample in data.samples:
         data.tally.of_class.update(data.classes[label] for label in sample.labels)
     return data
+
+
+def _count_unread(data: Data) -> None:
+    """Count the images below the folder that have no labels, or are in no split."""
+    root = data.found.root
+    divided = {part.images for part in data.found.parts if part.listed is not None}
+    for path in data.found.images:
+        if path in data.seen or path.parent == root / SUBSETS['sota'].semantic:
+            continue  # the import makes those maps, of the masks
+        if is_map(path.parent, root):
+            reason = 'label maps that are not read'
+        elif not data.found.takes(path):
+            reason = 'images in no split of data.yaml'
+        else:
+            listed = path.parent in divided
+            reason = 'images in no list of a split' if listed else 'images without labels'
+        data.tally.leave_out(reason, str(path))
 
 
 def _classes(found: Found) -> tuple[str, ...]:
@@ -244,9 +268,9 @@ def _read_files(data: Data, part: Part) -> None:
     form = FORMATS[data.found.form]
     names = ClassNames(data.classes, data.tally)
     labels, images = _json(part), _images(part, data)
-    files = _by_stem(labels, form.suffix)
-    for stem, path in files.items():
-        if stem not in images and part.listed is None and not _is_other(path, form.numbered):
+    files, known = _by_stem(labels, form.suffix), _stems_of(labels, data)
+    for stem, path in files.items() if _is_first(part, data) else ():
+        if stem not in known and not _is_other(path, form.numbered):
             data.tally.leave_out('label files without an image', str(path))
     unlabelled = []
     for stem, image in images.items():
@@ -267,12 +291,24 @@ def _read_files(data: Data, part: Part) -> None:
             data.faults.append(str(error))
             continue
         objects = tuple(LabelledObject(box, label) for box, label in used)
-        data.samples.append(Sample(image, size, part.split, objects))
+        data.samples.append(Sample(image, size, data.found.split(image, part), objects))
     if unlabelled:
         data.tally.note(
             f'{len(unlabelled):,} of {len(images):,} images have no label file in {labels}, and so '
             f'no objects: {", ".join(unlabelled[:3])}{", ..." if len(unlabelled) > 3 else ""}'
         )
+
+
+def _is_first(part: Part, data: Data) -> bool:
+    """Return whether a part is the first with its folder of labels, which several may share."""
+    return part is next(each for each in data.found.parts if each.labels == part.labels)
+
+
+def _stems_of(labels: Path, data: Data) -> set[str]:
+    """Return the stems of all images that may have a label in a folder."""
+    parts = [part for part in data.found.parts if part.labels == labels]
+    folders = {part.images for part in parts if part.stems is None or part.stems}
+    return {compose(path.stem) for path in data.found.images if path.parent in folders}
 
 
 def _is_other(path: Path, numbered: bool) -> bool:
@@ -299,6 +335,8 @@ def _read_jsons(data: Data) -> None:
 def _read_coco(data: Data, part: Part, coco: dict[str, Any]) -> None:
     path = _json(part)
     names = ClassNames(data.classes, data.tally)
+    files = [part.images / image['file_name'] for image in coco['images']]
+    data.seen.update(filter(data.found.takes, files))
     try:
         check_boxes(coco['annotations'], path)
         of_image = by_image(coco, path)
@@ -308,6 +346,8 @@ def _read_coco(data: Data, part: Part, coco: dict[str, Any]) -> None:
         return
     for image in sorted(coco['images'], key=lambda image: image['file_name']):
         file = find_file(part.images, image['file_name'])
+        if not data.found.takes(file or part.images / image['file_name']):
+            continue
         try:
             if file is None:
                 file = part.images / image['file_name']
@@ -326,8 +366,9 @@ def _read_coco(data: Data, part: Part, coco: dict[str, Any]) -> None:
         faults = [fault for each in objects if (fault := _bad_mask(each, size)) is not None]
         if faults:  # the image without them would teach their pixels as background
             data.faults += faults
+            data.seen.add(file)
             continue
-        data.samples.append(Sample(file, size, part.split, objects))
+        data.samples.append(Sample(file, size, data.found.split(file, part), objects))
 
 
 def _coco_object(
@@ -366,9 +407,11 @@ def _read_classes(data: Data, part: Part) -> None:
                 f'{folder} is the folder of no class; the classes are {", ".join(data.classes)}: '
                 'rename or remove it, or correct `names` in data.yaml'
             )
+            data.seen.update(find_images(folder, data.tally))
             continue
-        for path in find_images(folder, data.tally):
-            _add(data, partial(_scene, path, part.split, label))
+        for path in filter(data.found.takes, find_images(folder, data.tally)):
+            data.seen.add(path)
+            _add(data, partial(_scene, path, data.found.split(path, part), label))
 
 
 def _scene(path: Path, split: str | None, label: int) -> Sample:
@@ -377,17 +420,20 @@ def _scene(path: Path, split: str | None, label: int) -> Sample:
 
 def _read_maps(data: Data, part: Part) -> None:
     images, maps = _images(part, data), _files(_json(part), data)
-    for stem, path in maps.items():
-        if stem not in images:
+    data.seen.update(maps.values())
+    known = _stems_of(_json(part), data)
+    for stem, path in maps.items() if _is_first(part, data) else ():
+        if stem not in known:
             data.tally.leave_out('label maps without an image', str(path))
     later = _files(part.later, data) if part.later else None
+    data.seen.update(later[stem] for stem in images if later is not None and stem in later)
     for stem, image in images.items():
         if stem not in maps or (later is not None and stem not in later):
             missing = _json(part) if stem not in maps else part.later
             data.faults.append(f'{image}: no file of this name in {missing}: add it, or remove it')
             continue
         date = later[stem] if later is not None else None
-        _add(data, partial(_mapped, image, maps[stem], date, part.split))
+        _add(data, partial(_mapped, image, maps[stem], date, data.found.split(image, part)))
 
 
 def _mapped(image: Path, label: Path, later: Path | None, split: str | None) -> Sample:
@@ -472,7 +518,7 @@ def _add_scene(data: Data, part: Part, image: Path, layer: Layer, names: ClassNa
     scene = read_scene(image)
     features = place_features(layer, scene, data.tally)
     objects = tuple(_vector_object(each, names) for each in features)
-    data.samples.append(Sample(image, scene.size, part.split, objects))
+    data.samples.append(Sample(image, scene.size, data.found.split(image, part), objects))
     return sum(each.cut for each in features)
 
 
@@ -499,10 +545,21 @@ def _images(part: Part, data: Data) -> dict[str, Path]:
     form = data.found.form
     labels = [FORMATS[form].suffix] if form in FORMATS else []
     images = _files(part.images, data, VECTOR_FILES if form == 'vector' else labels)
-    if part.listed is None:
-        return images
+    images = {
+        stem: path
+        for stem, path in images.items()
+        if (part.stems is None or stem in part.stems) and data.found.takes(path)
+    }
+    if part.listed is not None:
+        images = _of_list(part.listed, images, part, data)
+    data.seen.update(images.values())
+    return images
+
+
+def _of_list(path: Path, images: Mapping[str, Path], part: Part, data: Data) -> dict[str, Path]:
+    """Return those images that a list names."""
     listed = {}
-    for place, line in read_lines(part.listed):
+    for place, line in read_lines(path):
         name = compose(line.strip())
         stem = name if name in images else Path(name).stem  # with or without suffix
         if stem in images:
@@ -518,7 +575,14 @@ def _files(folder: Path, data: Data, labels: Sequence[str] = ()) -> dict[str, Pa
     Raises:
         UnusableFileError: two images have one stem: without the images, labels have no meaning.
     """
-    return images_by_stem(folder, data.tally, labels)
+    # parts may share a folder, whose other files are counted once
+    tally = Tally() if folder in data.seen else data.tally
+    data.seen.add(folder)
+    try:
+        return images_by_stem(folder, tally, labels)
+    except UnusableFileError:
+        data.seen.update(path for path in data.found.images if path.parent == folder)
+        raise
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -1,9 +1,10 @@
 """Recognition of the form in which a folder holds images and labels."""
 
 import json
+import os
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -70,6 +71,8 @@ class Part:
             of classes.
         later: folder of the later date of pairs.
         listed: list of the split's images, a name a line; None for all.
+        stems: names without suffix of its images; None for all. Other images of the folder have
+            their labels in other folders.
     """
 
     split: str | None
@@ -77,6 +80,7 @@ class Part:
     labels: Path | None = None
     later: Path | None = None
     listed: Path | None = None
+    stems: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,12 +92,31 @@ class Found:
         form: key of :data:`FORMS`.
         parts: its splits, train first.
         description: content of its ``data.yaml``; None if there is none.
+        images: all images below the folder, label maps among them.
+        named: folder, or image of a list, that ``data.yaml`` names, as an absolute path -> its
+            split; None where that names no split, or several, and the folders decide.
+        notes: what was read otherwise than it stands, a line each.
     """
 
     root: Path
     form: str
     parts: tuple[Part, ...]
     description: Description | None = None
+    images: tuple[Path, ...] = ()
+    named: Mapping[Path, str | None] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def takes(self, image: Path) -> bool:
+        """Return whether an image is in a split of ``data.yaml``; True if there is none."""
+        return not self.named or self._name(image) is not None
+
+    def split(self, image: Path, part: Part) -> str | None:
+        """Return the split of an image: what ``data.yaml`` says, else that of its part."""
+        name = self._name(image)
+        return part.split if name is None else self.named[name] or part.split
+
+    def _name(self, image: Path) -> Path | None:
+        return next((each for each in _with_parents(image) if each in self.named), None)
 
 
 def recognise(path: Path, form: str | None = None) -> Found:
@@ -122,7 +145,11 @@ def recognise(path: Path, form: str | None = None) -> Found:
             found = [(form if _ambiguous(kind) else kind, part) for kind, part in found]
             found = [(kind, part) for kind, part in found if kind == form]
         if found:
-            return Found(root, _one(root, found), _ordered(found), description)
+            one = _one(root, found)
+            _check_one_label(part for _, part in found)
+            images = tuple(path for each in tree.values() for path in each.images.values())
+            whole = Found(root, one, tuple(part for _, part in found), description, images)
+            return _with_splits(whole)
     wanted = FORMS[form] if form else ', '.join(FORMS.values())
     raise UnusableFileError(
         f'{root}: its images have no labels in a form that is known ({wanted}): see '
@@ -216,48 +243,175 @@ def _is_coco(path: Path) -> bool:
 
 def _folder_of(name: str, path: Path, root: Path, tree: Mapping[Path, Contents]) -> Path:
     """Return the folder below which the images of a COCO json lie."""
-    split = split_of(path, root)
-    candidates = [path.parent, *(folder for folder in tree if split_of(folder, root) == split)]
-    candidates += [folder for folder in tree if folder not in candidates]
-    for folder in candidates:
-        if find_file(folder, name) is not None:
-            return folder
-    raise UnusableFileError(
-        f'{path}: its first image, {name!r}, is in no folder below {root}: copy the images there'
-    )
+    labels = path.with_suffix('')  # annotations/a.json is for images/a
+    fits = {
+        folder: (
+            folder == path.parent,
+            not is_map(folder, root),
+            _parallel(labels, folder, root),
+            *_nearness(labels, folder, root),
+        )
+        for folder in tree
+        if find_file(folder, name) is not None
+    }
+    best = [folder for folder in fits if fits[folder] == max(fits.values())]
+    if not best:
+        raise UnusableFileError(
+            f'{path}: its first image, {name!r}, is in no folder below {root}: copy the images '
+            'there'
+        )
+    if len(best) > 1:
+        raise UnusableFileError(
+            f'{path}: its first image, {name!r}, is in {best[0]} and in {best[1]}: lay the json '
+            'beside its images, or move the others away'
+        )
+    return best[0]
 
 
 def _label_files(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
+    images = {folder: contents.images for folder, contents in tree.items() if contents.images}
+    stems = {stem for files in images.values() for stem in files}
     found = []
-    for folder, contents in tree.items():
-        for files, form_of in ((contents.xml, _xml_form), (contents.text, _text_form)):
-            where = _images_of(folder, files, root, tree)
-            if where is None:
-                continue
-            form = form_of([path for stem, path in files.items() if stem in tree[where].images])
-            if form is None:
-                continue
-            split = split_of(folder, root) or split_of(where, root)
-            found += [(form, each) for each in _divided(Part(split, where, folder), root, tree)]
+    for kind, form_of in (('xml', _xml_form), ('text', _text_form)):
+        forms, labels = {}, {}
+        for folder, contents in tree.items():
+            files = getattr(contents, kind)
+            matched = [path for stem, path in files.items() if stem in stems]
+            try:
+                form = form_of(matched or [*files.values()])
+            except UnusableFileError:
+                if matched:
+                    raise
+                continue  # a text of another kind
+            if form is not None:
+                forms[folder], labels[folder] = form, files
+        parts = _paired(labels, images, root)
+        for part in parts:
+            assert part.labels is not None
+            found += [(forms[part.labels], each) for each in _divided(part, root, tree)]
+        # folders of labels whose images are missing, to be counted
+        for folder in sorted(labels.keys() - {part.labels for part in parts}):
+            if any(kind == forms[folder] for kind, _ in found):
+                lost = Part(split_of(folder, root), folder, folder, stems=frozenset())
+                found.append((forms[folder], lost))
     return found
 
 
-def _images_of(
-    folder: Path, files: Mapping[str, Path], root: Path, tree: Mapping[Path, Contents]
-) -> Path | None:
-    """Return the folder with the most images that have a file of the same stem in ``folder``."""
-    split = split_of(folder, root)
-    scores = {
-        other: (
-            len(set(files) & set(contents.images)),
-            split_of(other, root) == split,
-            other == folder,
-        )
-        for other, contents in tree.items()
-        if contents.images
-    }
-    best = max(scores, key=lambda other: scores[other], default=None)
-    return best if best is not None and scores[best][0] > 0 else None
+def _paired(
+    labels: Mapping[Path, Collection[str]], images: Mapping[Path, Collection[str]], root: Path
+) -> list[Part]:
+    """Pair folders of label files with folders of images.
+
+    Where names repeat over folders, as ``1.png`` of each city, a label belongs to the image whose
+    folder is the parallel one. A folder without a parallel one may serve several others.
+
+    Args:
+        labels: folder -> names of its label files, without suffix.
+        images: folder -> names of its images, without suffix.
+        root: the folder above all.
+
+    Raises:
+        UnusableFileError: two images fit a label alike.
+    """
+    met: dict[tuple[Path, Path], set[str]] = defaultdict(set)
+    owned = set()  # folders of images that have a parallel folder of labels
+    for folder, stems in labels.items():
+        exact = {
+            other: (_parallel(folder, other, root), other == folder)
+            for other in images
+            if not set(stems).isdisjoint(images[other])
+        }
+        best = max(exact.values(), default=(False, False))
+        for other, fit in exact.items():
+            if any(best) and fit == best:
+                met[folder, other] |= set(stems) & set(images[other])
+                owned.add(other)
+    owners = {folder for folder, _ in met}
+    for folder, stems in labels.items():
+        done = {stem for (label, _), found in met.items() if label == folder for stem in found}
+        others = {}
+        for other in images:
+            fit_of = _nearness(folder, other, root)
+            # a label that its own folder of images lacks is not one of the next city's
+            apart = folder in owners and (other in owned or not fit_of[0])
+            if not apart and not _of_other_splits(folder, other, root):
+                others[other] = (other not in owned, *fit_of)
+        for stem in [stem for stem in stems if stem not in done]:
+            fits = {other: fit for other, fit in others.items() if stem in images[other]}
+            for other in fits:
+                if fits[other] == max(fits.values()):
+                    met[folder, other].add(stem)
+    _check_one_image(met)
+    number = Counter(other for _, other in met)
+    parts = []
+    for (folder, other), found in met.items():
+        split = split_of(folder, root)
+        # images without a label are of this split only if all others are
+        whole = number[other] == 1 and (split is None or split_of(other, root) is not None)
+        split = split or split_of(other, root)
+        parts.append(Part(split, other, folder, stems=None if whole else frozenset(found)))
+    return parts
+
+
+def _parallel(labels: Path, images: Path, root: Path) -> bool:
+    """Return whether two paths differ in one folder alone, which holds images by its name."""
+    names, others = labels.relative_to(root).parts, images.relative_to(root).parts
+    differing = [(a.lower(), b.lower()) for a, b in zip(names, others) if a != b]
+    return (
+        len(names) == len(others)
+        and len(differing) == 1
+        and differing[0][0] not in IMAGE_FOLDERS
+        and differing[0][1] in IMAGE_FOLDERS
+    )
+
+
+def _nearness(labels: Path, images: Path, root: Path) -> tuple[bool, bool, bool, int]:
+    """Return how well a folder of labels fits one of images that is not parallel to it."""
+    names, others = labels.relative_to(root).parts, images.relative_to(root).parts
+    depth = min(len(names), len(others))
+    above = root.joinpath(*names[:depth]), root.joinpath(*others[:depth])
+    common = next((i for i in range(depth) if names[i] != others[i]), depth)
+    return (
+        _parallel(*above, root),  # one is divided, such as images/train, the other is not
+        split_of(labels, root) == split_of(images, root),
+        len(names) == len(others) and sum(a != b for a, b in zip(names, others)) == 1,
+        common,
+    )
+
+
+def _of_other_splits(one: Path, other: Path, root: Path) -> bool:
+    splits = {split_of(one, root), split_of(other, root)}
+    return len(splits) == 2 and None not in splits
+
+
+def _check_one_image(met: Mapping[tuple[Path, Path], Collection[str]]) -> None:
+    """Check that no label belongs to two images."""
+    first: dict[tuple[Path, str], Path] = {}
+    for (folder, images), stems in met.items():
+        for stem in sorted(stems):
+            other = first.setdefault((folder, stem), images)
+            if other != images:
+                raise UnusableFileError(
+                    f'{folder}: its file {stem!r} fits images in {other} and in {images} alike: '
+                    'lay the images and the labels of a part side by side, such as '
+                    'city/images and city/labels, or move the other images away'
+                )
+
+
+def _check_one_label(found: Iterable[Part]) -> None:
+    """Check that no image has labels in two places, which would make two samples of it."""
+    parts: dict[Path, list[Part]] = defaultdict(list)
+    for part in found:
+        for other in parts[part.images]:
+            stems = [each.stems for each in (part, other) if each.stems is not None]
+            if part.labels == other.labels or not stems:
+                continue  # divided by lists, or in one json each
+            for stem in sorted(frozenset.intersection(*stems))[:1]:
+                raise UnusableFileError(
+                    f'{part.images}: its image {stem!r} has labels in {other.labels} and in '
+                    f'{part.labels}: move one of the two away'
+                )
+        parts[part.images].append(part)
 
 
 def _divided(part: Part, root: Path, tree: Mapping[Path, Contents]) -> list[Part]:
@@ -319,47 +473,69 @@ def _ambiguous(kind: str) -> bool:
 
 
 def _vector(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
-    scenes = [
-        folder
+    scenes = {
+        folder: contents.images
         for folder, contents in tree.items()
         if any(path.suffix.lower() in ('.tif', '.tiff') for path in contents.images.values())
-    ]
-    found = []
-    for folder, contents in tree.items():
-        where = _images_of(folder, contents.vector, root, tree)
-        if where is None and len(contents.vector) == 1:  # one file over all scenes
-            where = next(iter(scenes), None)
-            labels = next(iter(contents.vector.values()))
-        else:
-            labels = folder
-        if contents.vector and where in scenes:
-            found.append(('vector', Part(split_of(folder, root), where, labels)))
-    return found
+    }
+    files = {folder: contents.vector for folder, contents in tree.items() if contents.vector}
+    parts = _paired(files, scenes, root)
+    paired = {part.labels for part in parts}
+    single = {  # files over all scenes
+        next(iter(found.values())): folder
+        for folder, found in files.items()
+        if folder not in paired and len(found) == 1
+    }
+    for path, folder in single.items():
+        # all scenes of the one file, else those that are nearest to each
+        fits = {
+            other: (_parallel(folder, other, root), *_nearness(folder, other, root))
+            for other in scenes
+        }
+        for other, fit in fits.items():
+            if len(files) == 1 or fit == max(fits.values()):
+                split = split_of(other, root) or split_of(folder, root)
+                parts.append(Part(split, other, path, stems=frozenset(scenes[other])))
+    return [('vector', part) for part in parts]
 
 
 def _pairs(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
-    found = []
+    found, met = [], {}
     for folder in tree:
         below = {other.name.lower(): other for other in tree if other.parent == folder}
         maps = next((below[name] for name in CHANGE_FOLDERS if name in below), None)
-        for earlier, later in PAIR_FOLDERS:
-            if maps and earlier in below and later in below and tree[below[earlier]].images:
-                part = Part(split_of(folder, root), below[earlier], maps, later=below[later])
-                found += [('pairs', each) for each in _divided(part, root, tree)]
+        for names in PAIR_FOLDERS:
+            if maps is None or not {*names} <= {*below}:
+                continue
+            earlier, later = (below[name] for name in names)
+            for images in tree:  # A itself, or A/train and A/val
+                if tree[images].images and earlier in (images, *images.parents):
+                    part_of = images.relative_to(earlier)
+                    second, changes = (
+                        each / part_of if each / part_of in tree else each for each in (later, maps)
+                    )
+                    for partner in (second, changes):
+                        met[partner, images] = tree[images].images
+                    part = Part(split_of(images, root), images, changes, later=second)
+                    found += [('pairs', each) for each in _divided(part, root, tree)]
+    _check_one_image(met)
     return found
 
 
 def _maps(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
-    others = {folder: c for folder, c in tree.items() if not _is_below(folder, root, MAP_FOLDERS)}
-    found = []
+    maps: dict[Path, Collection[str]] = {}
+    images: dict[Path, Collection[str]] = {}
     for folder, contents in tree.items():
-        if not contents.images or not _is_below(folder, root, MAP_FOLDERS):
-            continue
-        where = _images_of(folder, contents.images, root, others)
-        if where is not None:
-            part = Part(split_of(folder, root), where, folder)
-            found += [('maps', each) for each in _divided(part, root, tree)]
-    return found
+        if contents.images:
+            kind = maps if is_map(folder, root) else images
+            kind[folder] = contents.images
+    parts = _paired(maps, images, root)
+    return [('maps', each) for part in parts for each in _divided(part, root, tree)]
+
+
+def is_map(folder: Path, root: Path) -> bool:
+    """Return whether the images of a folder are label maps, by its name or one above it."""
+    return _is_below(folder, root, MAP_FOLDERS)
 
 
 def _is_below(folder: Path, root: Path, names: Collection[str]) -> bool:
@@ -399,6 +575,102 @@ def _one(root: Path, found: Iterable[tuple[str, Part]]) -> str:
     )
 
 
-def _ordered(found: Iterable[tuple[str, Part]]) -> tuple[Part, ...]:
+def _with_splits(found: Found) -> Found:
+    """Return what is found with the splits that its ``data.yaml`` names, train first."""
+    parts, description = list(found.parts), found.description
+    if description is not None:
+        named, notes = _named(description, parts)
+        held = {each for image in found.images for each in _with_parents(image)}
+        lost = [str(each) for each in named if each not in held]
+        if lost:
+            notes.append(
+                f'{description.path} names {len(lost):,} folders or files without images that are '
+                f'read ({", ".join(SUFFIXES)}, up to {DEPTH} folders below {found.root}): '
+                f'{", ".join(lost[:3])}{", ..." if len(lost) > 3 else ""}'
+            )
+        found = replace(found, named=named, notes=tuple(notes))
+        parts = []
+        for part in found.parts:
+            images = [path for path in found.images if _holds(part, path) and found.takes(path)]
+            splits = {found.split(path, part) for path in images}
+            if splits:
+                parts.append(replace(part, split=splits.pop()) if len(splits) == 1 else part)
+        if not parts:
+            raise UnusableFileError(
+                f'{description.path}: its {", ".join(description.splits)} name no '
+                f'image with labels below {found.root}: correct them'
+            )
     order = {split: i for i, split in enumerate((*SPLITS, None))}
-    return tuple(sorted((part for _, part in found), key=lambda part: order[part.split]))
+    return replace(found, parts=tuple(sorted(parts, key=lambda part: order[part.split])))
+
+
+def _holds(part: Part, image: Path) -> bool:
+    return part.images in image.parents and (
+        part.stems is None or compose(image.stem) in part.stems
+    )
+
+
+def _named(
+    description: Description, parts: Iterable[Part]
+) -> tuple[dict[Path, str | None], list[str]]:
+    """Return the split of each folder and image that a ``data.yaml`` names, and notes on them."""
+    root = Path(os.path.abspath(description.root))
+    splits: dict[Path, list[str]] = defaultdict(list)
+    for split, entries in description.splits.items():
+        for entry in entries:
+            for path in [entry] if entry.is_dir() else _listed(entry, description):
+                path = Path(os.path.abspath(path))
+                if root not in _with_parents(path):
+                    raise UnusableFileError(
+                        f'{description.path}: {split} names {path}, which is not below {root}: '
+                        'give `path`, the folder above all splits'
+                    )
+                splits[path].append(split)
+    named, notes = dict[Path, str | None](), []
+    for path, names in splits.items():
+        names = list(dict.fromkeys(names))
+        named[path] = names[0] if len(names) == 1 and len(description.splits) > 1 else None
+        own = {part.split for part in parts if path in _with_parents(part.images)}
+        above = next((each for each in path.parents if each in splits), None)
+        if above and splits[above] != splits[path] and path.is_dir():
+            notes.append(
+                f'{description.path} names {path.relative_to(root)} as {names[0]}, and it is in '
+                f'{above.relative_to(root)}, the folder of {splits[above][0]}: it is in '
+                f'{names[0]} alone'
+            )
+        if len(names) > 1 and len(own) < 2:  # json files may divide one folder
+            named[path] = None if 'train' in names else names[0]
+            notes.append(
+                f'{description.path} names {path.relative_to(root)} as {" and as ".join(names)}: '
+                + (
+                    'it would be validated on what it is trained on, so this divides nothing'
+                    if 'train' in names
+                    else f'it is read as {names[0]} alone'
+                )
+            )
+    return named, notes
+
+
+def _with_parents(path: Path) -> list[Path]:
+    """Return a path and the folders above it, absolute and without ``..``."""
+    path = Path(os.path.abspath(path))
+    return [path, *path.parents]
+
+
+def _listed(path: Path, description: Description) -> Iterator[Path]:
+    """Yield the images of a list that a ``data.yaml`` names; its lines are as ultralytics'."""
+    if path.suffix != '.txt':
+        raise UnusableFileError(
+            f'{description.path}: {path} is neither a folder of images nor a list of them (.txt): '
+            'give one of both'
+        )
+    for place, line in read_lines(path):
+        name = line.strip()
+        found = (folder / name for folder in (path.parent, description.root))
+        image = next((each for each in found if name and each.is_file()), None)
+        if image is not None:
+            yield image
+        elif name:
+            raise UnusableFileError(
+                f'{place}: no image {name!r} in {path.parent}: correct or remove this line'
+            )
