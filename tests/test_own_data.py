@@ -469,3 +469,36 @@ def test_values_of_label_maps_without_a_meaning_are_a_fault(tmp_path):
     found = inspect(read(tmp_path))
     assert found.values == '1 in 6 files (24,192 pixels), 2 in 6 files (384 pixels)'
     assert len(found.faults) == 1 and "label_values={1: 'ground', 2: 'road'}" in found.faults[0]
+
+
+def test_images_of_one_name_are_all_imported_with_their_own_labels(tmp_path):
+    images, annotations = [], []
+    for number, place in enumerate(('x/rgb/1', 'y/rgb/1', 'z/rgb/1', 'z/rgb/A', 'y/rgb/a')):
+        draw(tmp_path / 'mine' / f'{place}.png', 10 * number)
+        images.append(dict(id=number, file_name=f'{place}.png', height=SIDE, width=SIDE))
+        box = dict(bbox=[number, 8, 32, 16], area=512, iscrowd=0)
+        annotations.append(dict(id=number, image_id=number, category_id=1) | box)
+    categories = [dict(id=1, name='car')]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (tmp_path / 'mine' / 'instances.json').write_text(json.dumps(content))
+    import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options(train=0.5))
+    again = read(tmp_path / 'made')
+    assert again.faults == [] and len({each.image.stem.lower() for each in again.samples}) == 5
+    for sample in again.samples:
+        value = cv2.imread(str(sample.image))[0, 0, 0]
+        assert sample.objects[0].box.corners[0, 0] == value / 10
+    splits = {
+        frozenset(s.image.stem.lower()[-1] for s in again.samples if s.split == split)
+        for split in ('train', 'val')
+    }
+    assert splits == {frozenset('1'), frozenset('a')}, 'one name is one scene, renamed or not'
+
+
+def test_images_of_one_name_in_folders_of_one_class_are_all_imported(tmp_path):
+    for number, name in enumerate(('forest', 'Forest', 'Forest/north', 'beach')):
+        for image in range(2):
+            draw(tmp_path / 'mine' / name / f'{image}.png', 10 * number + image)
+    done = import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options(train=0.5))
+    files = list((tmp_path / 'made').rglob('*.png'))
+    assert len({path.read_bytes() for path in files}) == 8 and not done.bad
+    assert Counter(path.parent.name for path in files) == dict(Forest=6, beach=2)

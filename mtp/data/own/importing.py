@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -267,16 +268,16 @@ def _pieces(
 ) -> Iterator[Piece]:
     """Yield the images or tiles of each split.
 
-    Names are unique within a split, or, where all lie in one folder (``flat``), altogether.
+    Names are unique within a split, or, where all lie in one folder (``flat``), altogether; of
+    scenes within a split and class.
     """
     splits = _splits(data, options, report)
     tiling = options.tile and Tiling(options.tile, options.overlap)
-    taken: set[tuple[str, str]] = set()
+    taken: dict[tuple[str, int | None], set[str]] = defaultdict(set)
     for sample, split in zip(data.samples, splits):
-        name, folder = sample.image.name, '' if flat else split
-        if (folder, Path(name).stem) in taken and sample.label is None:
-            name = f'{split if flat else sample.image.parent.name}_{name}'
-        taken.add((folder, Path(name).stem))
+        before = (split,) if flat else ()
+        folder = '' if flat else split, sample.label
+        name = _unique(sample.image, data.found.root, before, taken[folder])
         area = areas.get(sample.image)
         if not tiling:
             _, border = cut(area, Part(sample.size).extent)
@@ -309,6 +310,27 @@ def _pieces(
             scene = Path(name).stem
             called = writing.name(f'{scene}__{side}__{x}___{y}')
             yield Piece(sample, part, called, writing, True, window, border, scene)
+
+
+def _unique(image: Path, root: Path, before: Sequence[str], taken: set[str]) -> str:
+    """Return a name for an image whose stem is new, also where letters' case does not count.
+
+    Args:
+        image: the image; its own name is taken if it is new, else it goes on from as many folders
+            of its path as are needed, else from a number.
+        root: folder of the data, below which the path counts.
+        before: what is put before the name first.
+        taken: stems that are taken, case-folded; the new one is added.
+    """
+    folders = image.relative_to(root).parts[:-1] if image.is_relative_to(root) else ()
+    above = [folders[start:] for start in reversed(range(len(folders)))]
+    numbers = ((str(number),) for number in itertools.count(2))
+    for each in itertools.chain([(), before], above, numbers):
+        name = '_'.join((*each, image.name))
+        if Path(name).stem.casefold() not in taken:
+            break
+    taken.add(Path(name).stem.casefold())
+    return name
 
 
 def _splits(data: Data, options: Options, report: Report) -> list[str]:
