@@ -502,3 +502,46 @@ def test_images_of_one_name_in_folders_of_one_class_are_all_imported(tmp_path):
     files = list((tmp_path / 'made').rglob('*.png'))
     assert len({path.read_bytes() for path in files}) == 8 and not done.bad
     assert Counter(path.parent.name for path in files) == dict(Forest=6, beach=2)
+
+
+def interrupted(root, **changes):
+    """Import six images, and end as a process does that is killed before the last file."""
+    dota(root / 'mine')
+    import_data(read(root / 'mine'), root / 'made', Options(train=0.5, **changes))
+    (root / 'made' / 'data.yaml').unlink()
+
+
+def test_an_unfinished_import_goes_on(tmp_path):
+    interrupted(tmp_path)
+    (tmp_path / 'mine' / 'labelTxt' / '1.txt').write_text('8 8 40 8 40 32 8 32 plane 0\n')
+    removed = next((tmp_path / 'made').glob('*/images/1.png'))
+    removed.unlink()
+    import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options(train=0.5))
+    (changed,) = (s for s in read(tmp_path / 'made').samples if s.image == removed)
+    assert changed.objects[0].box.corners[2].tolist() == [40, 32], 'labels are written anew'
+
+
+@pytest.mark.parametrize('change', ['seed', 'tile', 'image'])
+def test_an_unfinished_import_does_not_go_into_another(change, tmp_path):
+    interrupted(tmp_path)
+    if change == 'image':
+        (tmp_path / 'mine' / 'images' / '1.png').unlink()
+        draw(tmp_path / 'mine' / 'images' / '1.png', 200)
+    options = Options(train=0.5, **({} if change == 'image' else {change: 32}))
+    with pytest.raises(FileExistsError, match='made holds an unfinished import .*: remove it'):
+        import_data(read(tmp_path / 'mine'), tmp_path / 'made', options)
+    assert len(list((tmp_path / 'made').rglob('*.png'))) == NUMBER
+
+
+def test_an_unfinished_import_of_masks_is_begun_anew_if_an_image_changes(tmp_path):
+    coco(tmp_path / 'mine', masks=True)
+    draw(tmp_path / '.made.pieces' / '1.png', 1)
+    import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options(train=0.5))
+    assert cv2.imread(str(tmp_path / 'made/trainval/images/1.png'))[0, 0, 0] == 21
+
+
+def test_files_of_others_are_not_taken_for_an_import(tmp_path):
+    dota(tmp_path / 'mine')
+    draw(tmp_path / 'made' / 'train' / 'images' / '1.png')
+    with pytest.raises(FileExistsError, match='made holds files'):
+        import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options())

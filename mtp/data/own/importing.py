@@ -31,6 +31,7 @@ from mtp.data.own.rasters import (
 from mtp.data.own.sam_masks import SAM_SIDE, MaskPredictor, masks_from_boxes
 from mtp.data.own.scene_truth import scene_entry
 from mtp.data.own.splitting import blocks, counted, divide, scene_of
+from mtp.data.own.unfinished import begin, fingerprint, is_same
 from mtp.data.prepare.base import Report, process
 from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
 from mtp.data.prepare.images import write_png
@@ -175,7 +176,7 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
     """Write data into one layout below a folder; its ``data.yaml`` is written last.
 
     Images are linked where the file system allows it, else copied. What exists already from an
-    interrupted import is kept.
+    interrupted import is kept, if options and sources are the same.
 
     Args:
         data: what to import.
@@ -186,7 +187,8 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
         Report: counts, what was left out, and what could not be used.
 
     Raises:
-        FileExistsError: ``dst`` holds a finished import.
+        FileExistsError: ``dst`` holds a finished import, or an unfinished one of other options or
+            sources.
         ValueError: the data cannot be divided or cut as the options say.
     """
     if (dst / 'data.yaml').exists():
@@ -238,16 +240,30 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
     pieces = list(_pieces(data, options, writing, areas, report, flat=kind == 'masks'))
     if not pieces:
         raise ValueError(f'{data.found.root}: nothing is left to import: {dict(report.left_out)}')
+    state = _state(data, pieces, kind, options)
     if kind == 'masks' and found == 'masks':
-        splits = _write_masks(data, pieces, dst, report, options.predict)
-    elif kind == 'masks':
-        splits = _write_alone(found, data, pieces, dst, report)
+        splits = _write_masks(data, pieces, dst, report, options.predict, state)
     else:
-        splits = _WRITERS[kind](data, pieces, dst, report)
+        begin(dst, state)
+        if kind == 'masks':
+            splits = _write_alone(found, data, pieces, dst, report)
+        else:
+            splits = _WRITERS[kind](data, pieces, dst, report)
     if options.tile is not None:
         _write_scenes(data, pieces, dst, kind, found)
     _describe(data, dst, TASKS[kind], splits, writing, pieces)
     return report
+
+
+def _state(data: Data, pieces: Sequence[Piece], kind: str, options: Options) -> str:
+    """Return the state of an import by which its files are known again."""
+    written = [
+        (p.split, p.name, p.anew, p.window, p.area and p.area.wkb, p.sample.label) for p in pieces
+    ]
+    meant = (data.found.description, data.classes, kind, replace(options, predict=None))
+    samples = list({piece.sample.image: piece.sample for piece in pieces}.values())
+    sources = [path for s in samples for path in (s.image, s.map, s.later) if path is not None]
+    return fingerprint([*meant, pieces[0].writing.bands, *written], sources)
 
 
 def _map_rule(data: Data) -> MapRule | None:
@@ -490,9 +506,15 @@ def _write_masks(
     dst: Path,
     report: Report,
     predict: MaskPredictor | None,
+    state: str,
 ) -> dict[str, str]:
     """Write the layout of SAMRS: semantic maps, masks and rotated boxes."""
+    if dst.exists():
+        raise FileExistsError(f'{dst} exists: remove it or choose another folder')
     staging = dst.with_name(f'.{dst.name}.pieces')
+    if not is_same(staging, state):  # of an import that nobody goes on with
+        shutil.rmtree(staging, ignore_errors=True)
+    begin(staging, state)
     entries, valid = [], set()
     kept = _without_test(pieces, report)
     if predict is not None:
