@@ -545,3 +545,49 @@ def test_files_of_others_are_not_taken_for_an_import(tmp_path):
     draw(tmp_path / 'made' / 'train' / 'images' / '1.png')
     with pytest.raises(FileExistsError, match='made holds files'):
         import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options())
+
+
+@pytest.mark.parametrize(
+    'folders, said',
+    [
+        ('port/a port/b beach/a', None),
+        ('port beach/north beach', None),
+        ('train/port/a train/port train/beach/a val/port val/beach', None),
+        ('all/port all/beach', None),
+        ('train/images/port/a train/images/beach val/images/port', None),
+        ('port/train port/val beach/train', 'hold the splits train, val: make it a folder for'),
+        ('train/port train/beach val/port extra/port', 'extra lies beside .*train, which is named'),
+        ('rgb/port rgb/beach rgb/sea ms/port ms/beach ms/sea', 'may be ms, rgb, or beach, port'),
+    ],
+)
+def test_the_outermost_folders_are_the_classes(folders, said, tmp_path):
+    for number, folder in enumerate(folders.split()):
+        draw(tmp_path / folder / f'{number}.png', number)
+    if said is not None:
+        with pytest.raises(UnusableFileError, match=said):
+            recognise(tmp_path)
+        return
+    data = read(tmp_path)
+    assert data.classes == ('beach', 'port') and data.faults == []
+    assert [data.classes[each.label] in str(each.image) for each in data.samples] == [True] * (
+        number + 1
+    )
+
+
+def test_two_jsons_over_the_same_images_are_refused(tmp_path):
+    coco(tmp_path)
+    content = json.loads((tmp_path / 'instances.json').read_text())
+    (tmp_path / 'instances_old.json').write_text(json.dumps(content))
+    with pytest.raises(UnusableFileError, match='instances.json and .*instances_old.json both'):
+        read(tmp_path)
+    (tmp_path / 'instances_old.json').rename(tmp_path / 'train.json')
+    with pytest.raises(UnusableFileError, match='both have labels of .*0.png'):
+        read(tmp_path)
+    (tmp_path / 'train.json').rename(tmp_path / 'more.json')
+    for number, name in enumerate(('instances', 'more')):  # halves
+        chosen = [each for each in content['images'] if each['id'] % 2 == number]
+        half = [each for each in content['annotations'] if each['image_id'] % 2 == number]
+        (tmp_path / f'{name}.json').write_text(
+            json.dumps(content | dict(images=chosen, annotations=half))
+        )
+    assert read(tmp_path).tally.objects == NUMBER
