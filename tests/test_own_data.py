@@ -591,3 +591,25 @@ def test_two_jsons_over_the_same_images_are_refused(tmp_path):
             json.dumps(content | dict(images=chosen, annotations=half))
         )
     assert read(tmp_path).tally.objects == NUMBER
+
+
+@pytest.mark.parametrize('lists', ['trainval', 'trainval test', 'trainval train val'])
+def test_lists_of_voc_divide_and_images_in_none_are_counted(lists, tmp_path):
+    voc(tmp_path)
+    names = dict(trainval='0 1 2 3', train='0 1 2', val='3', test='4')
+    for name in lists.split():
+        path = tmp_path / 'ImageSets' / 'Main' / f'{name}.txt'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('\n'.join(names[name].split()))
+    data = read(tmp_path)
+    of_split = {
+        split: {s.image.stem for s in data.samples if s.split == split}
+        for split in {s.split for s in data.samples}
+    }
+    used = dict(train=names['train' if 'val' in lists.split() else 'trainval'])
+    used |= {name: names[name] for name in lists.split() if name in ('val', 'test')}
+    assert of_split == {split: set(each.split()) for split, each in used.items()}
+    left = {str(tmp_path / 'images' / f'{n}.png') for n in range(NUMBER)} - {
+        str(sample.image) for sample in data.samples
+    }
+    assert set(data.tally.left_out['images that no list names']) == left and data.faults == []

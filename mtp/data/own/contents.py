@@ -1,6 +1,6 @@
 """Images with their labels, in any form, as records of one kind."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -461,14 +461,25 @@ def _images(part: Part, data: Data) -> dict[str, Path]:
     if part.listed is None:
         return images
     listed = {}
-    for place, line in read_lines(part.listed):
-        name = line.strip()
-        stem = name if name in images else Path(name).stem  # with or without suffix
+    for place, name, stem in _names(part.listed, images):
         if stem in images:
             listed[stem] = images[stem]
-        elif name:
+        else:
             data.faults.append(f'{place}: no image {name!r} in {part.images}')
+    lists = [p.listed for p in data.found.parts if p.listed and p.images == part.images]
+    if part.listed == lists[-1]:  # once for all of them
+        named = {stem for path in lists for _, _, stem in _names(path, images)}
+        for stem in images:
+            if stem not in named:
+                data.tally.leave_out('images that no list names', str(images[stem]))
     return listed
+
+
+def _names(path: Path, images: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield place, name and stem for each line of a list; a name is with or without suffix."""
+    for place, line in read_lines(path):
+        if name := line.strip():
+            yield place, name, name if name in images else Path(name).stem
 
 
 def _files(folder: Path, data: Data, labels: Sequence[str] = ()) -> dict[str, Path]:

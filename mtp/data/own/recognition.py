@@ -260,15 +260,21 @@ def _images_of(
 
 
 def _divided(part: Part, root: Path, tree: Mapping[Path, Contents]) -> list[Part]:
-    """Return a part for each split that has a list, such as VOC's ``ImageSets/*/<split>.txt``."""
+    """Return a part for each split that has a list, such as VOC's ``ImageSets/*/<split>.txt``.
+
+    The list ``trainval.txt`` is of the training where there is no ``train.txt``.
+    """
     if part.split is not None:
         return [part]
     found: dict[str, Path] = {}
     for other, contents in tree.items():
         if _is_below(other, root, LIST_FOLDERS):
-            for split in SPLITS:
-                if split in contents.text:
-                    found.setdefault(split, contents.text[split])
+            for name in (*SPLITS, 'trainval'):
+                if name in contents.text:
+                    found.setdefault(name, contents.text[name])
+    both = found.pop('trainval', None)
+    if both is not None:
+        found.setdefault('train', both)
     return [replace(part, split=split, listed=path) for split, path in found.items()] or [part]
 
 
