@@ -37,7 +37,7 @@ def draw(path, value=90):
 
 def each_image(root, folder='images'):
     for number in range(NUMBER):
-        draw(root / folder / f'{number}.png', 20 + number)
+        draw(root / folder / f'{number}.png', 20 + number + 100 * (root.name == 'val'))
         yield number, NAMES[number % 2]
 
 
@@ -257,7 +257,16 @@ def test_a_damaged_label_is_a_fault_with_its_line(tmp_path):
 def test_equal_images_in_two_splits_are_a_fault(tmp_path):
     for split in ('train', 'val'):
         class_folders(tmp_path / split)
-    assert len(inspect(read(tmp_path)).faults) == NUMBER
+    data = read(tmp_path)
+    assert len(inspect(data).faults) == NUMBER
+    with pytest.raises(ValueError, match='no image is left for training, for 6 faults: .*equals'):
+        import_data(data, tmp_path / 'made', Options())
+    assert not (tmp_path / 'made').exists()
+    draw(tmp_path / 'train' / 'car' / '0.png', 200)
+    done = import_data(read(tmp_path), tmp_path / 'made', Options())
+    assert len(done.bad) == NUMBER - 1 and '2.png (train) equals' in done.bad[0]
+    assert len(list((tmp_path / 'made' / 'val').rglob('*.png'))) == NUMBER
+    assert [path.name for path in (tmp_path / 'made' / 'train').rglob('*.png')] == ['0.png']
 
 
 def test_tiles_of_a_scene_stay_in_one_split_and_a_large_scene_is_cut_into_blocks(tmp_path):

@@ -18,6 +18,7 @@ from mtp.data.description import write_description
 from mtp.data.map_values import MapRule, read_rule
 from mtp.data.own.area import cut, within
 from mtp.data.own.contents import Data, LabelledObject, Sample
+from mtp.data.own.equal_images import leave_out_equal
 from mtp.data.own.mask_outlines import crop, encode, outlined, with_outlines, with_rectangles
 from mtp.data.own.rasters import (
     Bands,
@@ -218,7 +219,9 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
             f'bands of type {bands.dtype}: give --stretch p2,p98 (and --bands, three of them), or '
             '--task horizontal_detection or rotated_detection'
         )
-    report = Report(bad=list(data.faults))
+    samples, equal = leave_out_equal(data.samples)
+    data = replace(data, samples=samples)
+    report = Report(bad=[*data.faults, *equal])
     report.left_out.update({reason: len(places) for reason, places in data.tally.left_out.items()})
     areas: Mapping[Path, shapely.Geometry] = {}
     if options.area is not None:
@@ -240,6 +243,12 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
     pieces = list(_pieces(data, options, writing, areas, report, flat=kind == 'masks'))
     if not pieces:
         raise ValueError(f'{data.found.root}: nothing is left to import: {dict(report.left_out)}')
+    if not any(piece.split == 'train' for piece in pieces):
+        raise ValueError(
+            f'{data.found.root}: no image is left for training'
+            + (f', for {len(report.bad):,} faults: {report.bad[0]}' if report.bad else '')
+            + f'; `mtp data inspect {data.found.root}` lists all'
+        )
     state = _state(data, pieces, kind, options)
     if kind == 'masks' and found == 'masks':
         splits = _write_masks(data, pieces, dst, report, options.predict, state)
