@@ -622,3 +622,24 @@ def test_lists_of_voc_divide_and_images_in_none_are_counted(lists, tmp_path):
         str(sample.image) for sample in data.samples
     }
     assert set(data.tally.left_out['images that no list names']) == left and data.faults == []
+
+
+@pytest.mark.parametrize('fault', ['mask', 'classes'])
+def test_masks_that_cannot_be_imported_are_named_by_their_source_and_nothing_is_left(
+    fault, tmp_path
+):
+    coco(tmp_path / 'mine', masks=True)
+    path = tmp_path / 'mine' / 'instances.json'
+    content = json.loads(path.read_text())
+    if fault == 'mask':
+        for each in content['annotations']:
+            each['segmentation'] = each['segmentation'][0]
+    else:
+        content['categories'] = [dict(id=i, name=f'c{i}') for i in range(1, 258)]
+        first = content['annotations'][0]
+        content['annotations'] = [first | dict(id=i, category_id=i) for i in range(1, 258)]
+    path.write_text(json.dumps(content))
+    said = dict(mask='mine .6 that could not.*json, annotation 1: the mask', classes='257 classes')
+    with pytest.raises(ValueError, match=said[fault]):
+        import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options(train=0.5))
+    assert [path.name for path in tmp_path.iterdir()] == ['mine']

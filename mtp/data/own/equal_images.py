@@ -56,5 +56,4 @@ def _start(path: Path) -> bytes:
 
 
 def _digest(path: Path) -> bytes:
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'blake2b').digest()
+    return hashlib.blake2b(path.read_bytes()).digest()

@@ -38,7 +38,7 @@ from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
 from mtp.data.prepare.images import write_png
 from mtp.data.prepare.tiling import MIN_OBJECT, Tiling, shares
 from mtp.data.samrs.from_coco import coco_to_samrs
-from mtp.data.samrs.subsets import IGNORED_ON_DISK, SUBSETS
+from mtp.data.samrs.subsets import BACKGROUND, IGNORED_ON_DISK, SUBSETS
 from mtp.data.samrs.to_coco import assemble, mask_entries
 from mtp.files import link_or_copy, write_json, write_text
 from mtp.sample_fields import IGNORED
@@ -520,10 +520,31 @@ def _write_masks(
     """Write the layout of SAMRS: semantic maps, masks and rotated boxes."""
     if dst.exists():
         raise FileExistsError(f'{dst} exists: remove it or choose another folder')
+    if len(data.classes) > BACKGROUND:
+        raise ValueError(
+            f'{data.found.root} has {len(data.classes)} classes: a grey semantic map takes '
+            f'{BACKGROUND} at most'
+        )
     staging = dst.with_name(f'.{dst.name}.pieces')
     if not is_same(staging, state):  # of an import that nobody goes on with
         shutil.rmtree(staging, ignore_errors=True)
     begin(staging, state)
+    try:
+        return _write_staged(data, pieces, staging, dst, report, predict)
+    except ValueError:  # a new start would meet it again: only what is killed goes on
+        shutil.rmtree(staging)
+        raise
+
+
+def _write_staged(
+    data: Data,
+    pieces: list[Piece],
+    staging: Path,
+    dst: Path,
+    report: Report,
+    predict: MaskPredictor | None,
+) -> dict[str, str]:
+    """Write the layout of SAMRS by way of a COCO json beside the images, in a folder for both."""
     entries, valid = [], set()
     kept = _without_test(pieces, report)
     if predict is not None:
@@ -541,15 +562,17 @@ def _write_masks(
             entries.append(coco_image(piece.name, _size(piece), objects))
             if piece.split == 'val':
                 valid.add(piece.name)
-    if predict is not None and not any(objects for _, objects in entries):
-        counts = ', '.join(f'{count:,} {reason}' for reason, count in report.left_out.items())
+    if not any(objects for _, objects in entries):
+        counts = [f'{count:,} {reason}' for reason, count in report.left_out.items()]
+        counts += [f'{len(report.bad):,} that could not be used'] if report.bad else []
         raise ValueError(
-            f'--masks: no mask is left of {data.found.root} ({counts or "no objects"})'
+            f'{"" if predict is None else "--masks: "}no mask is left of {data.found.root} '
+            f'({", ".join(counts) or "no objects"})'
+            + ''.join(f'; {line}' for line in report.bad[:3])
         )
-    annotations = staging.with_name(f'.{dst.name}.json')
+    annotations = staging / f'.{dst.name}.json'
     write_json(annotations, assemble(entries, data.classes))
     made = coco_to_samrs(annotations, staging, dst, valid=valid)
-    annotations.unlink()
     shutil.rmtree(staging)
     for split, count in made.images.items():
         report.made[f'{split} images'] = count
