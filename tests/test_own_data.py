@@ -38,7 +38,7 @@ def draw(path, value=90):
 
 def each_image(root, folder='images'):
     for number in range(NUMBER):
-        draw(root / folder / f'{number}.png', 20 + number)
+        draw(root / folder / f'{number}.png', 20 + number + 100 * (root.name == 'val'))
         yield number, NAMES[number % 2]
 
 
@@ -258,7 +258,16 @@ def test_a_damaged_label_is_a_fault_with_its_line(tmp_path):
 def test_equal_images_in_two_splits_are_a_fault(tmp_path):
     for split in ('train', 'val'):
         class_folders(tmp_path / split)
-    assert len(inspect(read(tmp_path)).faults) == NUMBER
+    data = read(tmp_path)
+    assert len(inspect(data).faults) == NUMBER
+    with pytest.raises(ValueError, match='no image is left for training, for 6 faults: .*equals'):
+        import_data(data, tmp_path / 'made', Options())
+    assert not (tmp_path / 'made').exists()
+    draw(tmp_path / 'train' / 'car' / '0.png', 200)
+    done = import_data(read(tmp_path), tmp_path / 'made', Options())
+    assert len(done.bad) == NUMBER - 1 and '2.png (train) equals' in done.bad[0]
+    assert len(list((tmp_path / 'made' / 'val').rglob('*.png'))) == NUMBER
+    assert [path.name for path in (tmp_path / 'made' / 'train').rglob('*.png')] == ['0.png']
 
 
 def test_tiles_of_a_scene_stay_in_one_split_and_a_large_scene_is_cut_into_blocks(tmp_path):
@@ -590,3 +599,168 @@ def test_names_in_a_json_may_have_accents_of_two_signs(tmp_path):
     damage(tmp_path, lambda content: content['images'][0].update(file_name='\u00fc.png'))
     data = read(tmp_path)
     assert data.faults == [] and len(data.samples) == NUMBER
+
+
+def test_images_of_one_name_are_all_imported_with_their_own_labels(tmp_path):
+    images, annotations = [], []
+    for number, place in enumerate(('x/rgb/1', 'y/rgb/1', 'z/rgb/1', 'z/rgb/A', 'y/rgb/a')):
+        draw(tmp_path / 'mine' / f'{place}.png', 10 * number)
+        images.append(dict(id=number, file_name=f'{place}.png', height=SIDE, width=SIDE))
+        box = dict(bbox=[number, 8, 32, 16], area=512, iscrowd=0)
+        annotations.append(dict(id=number, image_id=number, category_id=1) | box)
+    categories = [dict(id=1, name='car')]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (tmp_path / 'mine' / 'instances.json').write_text(json.dumps(content))
+    import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options(train=0.5))
+    again = read(tmp_path / 'made')
+    assert again.faults == [] and len({each.image.stem.lower() for each in again.samples}) == 5
+    for sample in again.samples:
+        value = cv2.imread(str(sample.image))[0, 0, 0]
+        assert sample.objects[0].box.corners[0, 0] == value / 10
+    splits = {
+        frozenset(s.image.stem.lower()[-1] for s in again.samples if s.split == split)
+        for split in ('train', 'val')
+    }
+    assert splits == {frozenset('1'), frozenset('a')}, 'one name is one scene, renamed or not'
+
+
+def test_images_of_one_name_in_folders_of_one_class_are_all_imported(tmp_path):
+    for number, name in enumerate(('forest', 'Forest', 'Forest/north', 'beach')):
+        for image in range(2):
+            draw(tmp_path / 'mine' / name / f'{image}.png', 10 * number + image)
+    done = import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options(train=0.5))
+    files = list((tmp_path / 'made').rglob('*.png'))
+    assert len({path.read_bytes() for path in files}) == 8 and not done.bad
+    assert Counter(path.parent.name for path in files) == dict(Forest=6, beach=2)
+
+
+def interrupted(root, **changes):
+    """Import six images, and end as a process does that is killed before the last file."""
+    dota(root / 'mine')
+    import_data(read(root / 'mine'), root / 'made', Options(train=0.5, **changes))
+    (root / 'made' / 'data.yaml').unlink()
+
+
+def test_an_unfinished_import_goes_on(tmp_path):
+    interrupted(tmp_path)
+    (tmp_path / 'mine' / 'labelTxt' / '1.txt').write_text('8 8 40 8 40 32 8 32 plane 0\n')
+    removed = next((tmp_path / 'made').glob('*/images/1.png'))
+    removed.unlink()
+    import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options(train=0.5))
+    (changed,) = (s for s in read(tmp_path / 'made').samples if s.image == removed)
+    assert changed.objects[0].box.corners[2].tolist() == [40, 32], 'labels are written anew'
+
+
+@pytest.mark.parametrize('change', ['seed', 'tile', 'image'])
+def test_an_unfinished_import_does_not_go_into_another(change, tmp_path):
+    interrupted(tmp_path)
+    if change == 'image':
+        (tmp_path / 'mine' / 'images' / '1.png').unlink()
+        draw(tmp_path / 'mine' / 'images' / '1.png', 200)
+    options = Options(train=0.5, **({} if change == 'image' else {change: 32}))
+    with pytest.raises(FileExistsError, match='made holds an unfinished import .*: remove it'):
+        import_data(read(tmp_path / 'mine'), tmp_path / 'made', options)
+    assert len(list((tmp_path / 'made').rglob('*.png'))) == NUMBER
+
+
+def test_an_unfinished_import_of_masks_is_begun_anew_if_an_image_changes(tmp_path):
+    coco(tmp_path / 'mine', masks=True)
+    draw(tmp_path / '.made.pieces' / '1.png', 1)
+    import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options(train=0.5))
+    assert cv2.imread(str(tmp_path / 'made/trainval/images/1.png'))[0, 0, 0] == 21
+
+
+def test_files_of_others_are_not_taken_for_an_import(tmp_path):
+    dota(tmp_path / 'mine')
+    draw(tmp_path / 'made' / 'train' / 'images' / '1.png')
+    with pytest.raises(FileExistsError, match='made holds files'):
+        import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options())
+
+
+@pytest.mark.parametrize(
+    'folders, said',
+    [
+        ('port/a port/b beach/a', None),
+        ('port beach/north beach', None),
+        ('train/port/a train/port train/beach/a val/port val/beach', None),
+        ('all/port all/beach', None),
+        ('train/images/port/a train/images/beach val/images/port', None),
+        ('port/train port/val beach/train', 'hold the splits train, val: make it a folder for'),
+        ('train/port train/beach val/port extra/port', 'extra lies beside .*train, which is named'),
+        ('rgb/port rgb/beach rgb/sea ms/port ms/beach ms/sea', 'may be ms, rgb, or beach, port'),
+    ],
+)
+def test_the_outermost_folders_are_the_classes(folders, said, tmp_path):
+    for number, folder in enumerate(folders.split()):
+        draw(tmp_path / folder / f'{number}.png', number)
+    if said is not None:
+        with pytest.raises(UnusableFileError, match=said):
+            recognise(tmp_path)
+        return
+    data = read(tmp_path)
+    assert data.classes == ('beach', 'port') and data.faults == []
+    assert [data.classes[each.label] in str(each.image) for each in data.samples] == [True] * (
+        number + 1
+    )
+
+
+def test_two_jsons_over_the_same_images_are_refused(tmp_path):
+    coco(tmp_path)
+    content = json.loads((tmp_path / 'instances.json').read_text())
+    (tmp_path / 'instances_old.json').write_text(json.dumps(content))
+    with pytest.raises(UnusableFileError, match='instances.json and .*instances_old.json both'):
+        read(tmp_path)
+    (tmp_path / 'instances_old.json').rename(tmp_path / 'train.json')
+    with pytest.raises(UnusableFileError, match='both have labels of .*0.png'):
+        read(tmp_path)
+    (tmp_path / 'train.json').rename(tmp_path / 'more.json')
+    for number, name in enumerate(('instances', 'more')):  # halves
+        chosen = [each for each in content['images'] if each['id'] % 2 == number]
+        half = [each for each in content['annotations'] if each['image_id'] % 2 == number]
+        (tmp_path / f'{name}.json').write_text(
+            json.dumps(content | dict(images=chosen, annotations=half))
+        )
+    assert read(tmp_path).tally.objects == NUMBER
+
+
+@pytest.mark.parametrize('lists', ['trainval', 'trainval test', 'trainval train val'])
+def test_lists_of_voc_divide_and_images_in_none_are_counted(lists, tmp_path):
+    voc(tmp_path)
+    names = dict(trainval='0 1 2 3', train='0 1 2', val='3', test='4')
+    for name in lists.split():
+        path = tmp_path / 'ImageSets' / 'Main' / f'{name}.txt'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('\n'.join(names[name].split()))
+    data = read(tmp_path)
+    of_split = {
+        split: {s.image.stem for s in data.samples if s.split == split}
+        for split in {s.split for s in data.samples}
+    }
+    used = dict(train=names['train' if 'val' in lists.split() else 'trainval'])
+    used |= {name: names[name] for name in lists.split() if name in ('val', 'test')}
+    assert of_split == {split: set(each.split()) for split, each in used.items()}
+    left = {str(tmp_path / 'images' / f'{n}.png') for n in range(NUMBER)} - {
+        str(sample.image) for sample in data.samples
+    }
+    assert set(data.tally.left_out['images in no list of a split']) == left and data.faults == []
+
+
+@pytest.mark.parametrize('fault', ['mask', 'classes'])
+def test_masks_that_cannot_be_imported_are_named_by_their_source_and_nothing_is_left(
+    fault, tmp_path
+):
+    coco(tmp_path / 'mine', masks=True)
+    path = tmp_path / 'mine' / 'instances.json'
+    content = json.loads(path.read_text())
+    if fault == 'mask':
+        for each in content['annotations']:
+            each['segmentation'] = each['segmentation'][0]
+    else:
+        content['categories'] = [dict(id=i, name=f'c{i}') for i in range(1, 258)]
+        first = content['annotations'][0]
+        content['annotations'] = [first | dict(id=i, category_id=i) for i in range(1, 258)]
+    path.write_text(json.dumps(content))
+    said = dict(mask='nothing can be used: .*json, annotation 1: the mask', classes='257 classes')
+    with pytest.raises(ValueError, match=said[fault]):
+        import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options(train=0.5))
+    assert [path.name for path in tmp_path.iterdir()] == ['mine']

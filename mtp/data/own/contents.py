@@ -319,6 +319,7 @@ def _is_other(path: Path, numbered: bool) -> bool:
 def _read_jsons(data: Data) -> None:
     """Read COCO jsons, each once: of all of them together are the classes, if nothing else."""
     cocos = [(part, read_coco(_json(part))) for part in data.found.parts]
+    _check_apart(cocos)
     data.classes = data.classes or _coco_classes([coco for _, coco in cocos])
     if not data.classes:
         raise UnusableFileError(f'{_json(cocos[0][0])} has no categories: add the classes')
@@ -330,6 +331,21 @@ def _read_jsons(data: Data) -> None:
                 )
     for part, coco in cocos:
         _read_coco(data, part, coco)
+
+
+def _check_apart(cocos: Sequence[tuple[Part, dict[str, Any]]]) -> None:
+    """Refuse two jsons over one image, unless each is of a split: its objects would count twice."""
+    first: dict[Path, list[Part]] = {}
+    for part, coco in cocos:
+        for file in dict.fromkeys(part.images / image['file_name'] for image in coco['images']):
+            others = first.setdefault(file, [])
+            for other in others:
+                if part.split == other.split or None in (part.split, other.split):
+                    raise UnusableFileError(
+                        f'{_json(other)} and {_json(part)} both have labels of {file}: keep the '
+                        'one that is meant, and move the other out of the folder'
+                    )
+            others.append(part)
 
 
 def _read_coco(data: Data, part: Part, coco: dict[str, Any]) -> None:

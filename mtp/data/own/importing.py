@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from mtp.data.description import write_description
 from mtp.data.map_values import MapRule, read_rule
 from mtp.data.own.area import cut, within
 from mtp.data.own.contents import Data, LabelledObject, Sample
+from mtp.data.own.equal_images import leave_out_equal
 from mtp.data.own.mask_outlines import crop, encode, outlined, with_outlines, with_rectangles
 from mtp.data.own.rasters import (
     Bands,
@@ -30,12 +32,13 @@ from mtp.data.own.rasters import (
 from mtp.data.own.sam_masks import SAM_SIDE, MaskPredictor, masks_from_boxes
 from mtp.data.own.scene_truth import scene_entry
 from mtp.data.own.splitting import blocks, counted, divide, scene_of
+from mtp.data.own.unfinished import begin, fingerprint, is_same
 from mtp.data.prepare.base import Report, process
 from mtp.data.prepare.coco_files import Entry, coco_box, coco_image, write_coco
 from mtp.data.prepare.images import write_png
 from mtp.data.prepare.tiling import MIN_OBJECT, Tiling, shares
 from mtp.data.samrs.from_coco import coco_to_samrs
-from mtp.data.samrs.subsets import IGNORED_ON_DISK, SUBSETS
+from mtp.data.samrs.subsets import BACKGROUND, IGNORED_ON_DISK, SUBSETS
 from mtp.data.samrs.to_coco import assemble, mask_entries
 from mtp.files import link_or_copy, write_json, write_text
 from mtp.sample_fields import IGNORED
@@ -174,7 +177,7 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
     """Write data into one layout below a folder; its ``data.yaml`` is written last.
 
     Images are linked where the file system allows it, else copied. What exists already from an
-    interrupted import is kept.
+    interrupted import is kept, if options and sources are the same.
 
     Args:
         data: what to import.
@@ -185,7 +188,8 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
         Report: counts, what was left out, and what could not be used.
 
     Raises:
-        FileExistsError: ``dst`` holds a finished import.
+        FileExistsError: ``dst`` holds a finished import, or an unfinished one of other options or
+            sources.
         ValueError: the data cannot be divided or cut as the options say, or all are at fault.
     """
     if (dst / 'data.yaml').exists():
@@ -217,7 +221,9 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
             f'bands of type {bands.dtype}: give --stretch p2,p98 (and --bands, three of them), or '
             '--task horizontal_detection or rotated_detection'
         )
-    report = Report(bad=list(data.faults))
+    samples, equal = leave_out_equal(data.samples)
+    data = replace(data, samples=samples)
+    report = Report(bad=[*data.faults, *equal])
     report.left_out.update({reason: len(places) for reason, places in data.tally.left_out.items()})
     areas: Mapping[Path, shapely.Geometry] = {}
     if options.area is not None:
@@ -239,16 +245,36 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
     pieces = list(_pieces(data, options, writing, areas, report, flat=kind == 'masks'))
     if not pieces:
         raise ValueError(f'{data.found.root}: nothing is left to import: {dict(report.left_out)}')
+    if not any(piece.split == 'train' for piece in pieces):
+        raise ValueError(
+            f'{data.found.root}: no image is left for training'
+            + (f', for {len(report.bad):,} faults: {report.bad[0]}' if report.bad else '')
+            + f'; `mtp data inspect {data.found.root}` lists all'
+        )
+    state = _state(data, pieces, kind, options)
     if kind == 'masks' and found == 'masks':
-        splits = _write_masks(data, pieces, dst, report, options.predict)
-    elif kind == 'masks':
-        splits = _write_alone(found, data, pieces, dst, report)
+        splits = _write_masks(data, pieces, dst, report, options.predict, state)
     else:
-        splits = _WRITERS[kind](data, pieces, dst, report)
+        begin(dst, state)
+        if kind == 'masks':
+            splits = _write_alone(found, data, pieces, dst, report)
+        else:
+            splits = _WRITERS[kind](data, pieces, dst, report)
     if options.tile is not None:
         _write_scenes(data, pieces, dst, kind, found)
     _describe(data, dst, TASKS[kind], splits, writing, pieces)
     return report
+
+
+def _state(data: Data, pieces: Sequence[Piece], kind: str, options: Options) -> str:
+    """Return the state of an import by which its files are known again."""
+    written = [
+        (p.split, p.name, p.anew, p.window, p.area and p.area.wkb, p.sample.label) for p in pieces
+    ]
+    meant = (data.found.description, data.classes, kind, replace(options, predict=None))
+    samples = list({piece.sample.image: piece.sample for piece in pieces}.values())
+    sources = [path for s in samples for path in (s.image, s.map, s.later) if path is not None]
+    return fingerprint([*meant, pieces[0].writing.bands, *written], sources)
 
 
 def _map_rule(data: Data) -> MapRule | None:
@@ -269,16 +295,16 @@ def _pieces(
 ) -> Iterator[Piece]:
     """Yield the images or tiles of each split.
 
-    Names are unique within a split, or, where all lie in one folder (``flat``), altogether.
+    Names are unique within a split, or, where all lie in one folder (``flat``), altogether; of
+    scenes within a split and class.
     """
     splits = _splits(data, options, report)
     tiling = options.tile and Tiling(options.tile, options.overlap)
-    taken: set[tuple[str, str]] = set()
+    taken: dict[tuple[str, int | None], set[str]] = defaultdict(set)
     for sample, split in zip(data.samples, splits):
-        name, folder = sample.image.name, '' if flat else split
-        if (folder, Path(name).stem) in taken and sample.label is None:
-            name = f'{split if flat else sample.image.parent.name}_{name}'
-        taken.add((folder, Path(name).stem))
+        before = (split,) if flat else ()
+        folder = '' if flat else split, sample.label
+        name = _unique(sample.image, data.found.root, before, taken[folder])
         area = areas.get(sample.image)
         if not tiling:
             _, border = cut(area, Part(sample.size).extent)
@@ -311,6 +337,27 @@ def _pieces(
             scene = Path(name).stem
             called = writing.name(f'{scene}__{side}__{x}___{y}')
             yield Piece(sample, part, called, writing, True, window, border, scene)
+
+
+def _unique(image: Path, root: Path, before: Sequence[str], taken: set[str]) -> str:
+    """Return a name for an image whose stem is new, also where letters' case does not count.
+
+    Args:
+        image: the image; its own name is taken if it is new, else it goes on from as many folders
+            of its path as are needed, else from a number.
+        root: folder of the data, below which the path counts.
+        before: what is put before the name first.
+        taken: stems that are taken, case-folded; the new one is added.
+    """
+    folders = image.relative_to(root).parts[:-1] if image.is_relative_to(root) else ()
+    above = [folders[start:] for start in reversed(range(len(folders)))]
+    numbers = ((str(number),) for number in itertools.count(2))
+    for each in itertools.chain([(), before], above, numbers):
+        name = '_'.join((*each, image.name))
+        if Path(name).stem.casefold() not in taken:
+            break
+    taken.add(Path(name).stem.casefold())
+    return name
 
 
 def _splits(data: Data, options: Options, report: Report) -> list[str]:
@@ -470,9 +517,36 @@ def _write_masks(
     dst: Path,
     report: Report,
     predict: MaskPredictor | None,
+    state: str,
 ) -> dict[str, str]:
     """Write the layout of SAMRS: semantic maps, masks and rotated boxes."""
+    if dst.exists():
+        raise FileExistsError(f'{dst} exists: remove it or choose another folder')
+    if len(data.classes) > BACKGROUND:
+        raise ValueError(
+            f'{data.found.root} has {len(data.classes)} classes: a grey semantic map takes '
+            f'{BACKGROUND} at most'
+        )
     staging = dst.with_name(f'.{dst.name}.pieces')
+    if not is_same(staging, state):  # of an import that nobody goes on with
+        shutil.rmtree(staging, ignore_errors=True)
+    begin(staging, state)
+    try:
+        return _write_staged(data, pieces, staging, dst, report, predict)
+    except ValueError:  # a new start would meet it again: only what is killed goes on
+        shutil.rmtree(staging)
+        raise
+
+
+def _write_staged(
+    data: Data,
+    pieces: list[Piece],
+    staging: Path,
+    dst: Path,
+    report: Report,
+    predict: MaskPredictor | None,
+) -> dict[str, str]:
+    """Write the layout of SAMRS by way of a COCO json beside the images, in a folder for both."""
     entries, valid = [], set()
     kept = _without_test(pieces, report)
     if predict is not None:
@@ -490,15 +564,17 @@ def _write_masks(
             entries.append(coco_image(piece.name, _size(piece), objects))
             if piece.split == 'val':
                 valid.add(piece.name)
-    if predict is not None and not any(objects for _, objects in entries):
-        counts = ', '.join(f'{count:,} {reason}' for reason, count in report.left_out.items())
+    if not any(objects for _, objects in entries):
+        counts = [f'{count:,} {reason}' for reason, count in report.left_out.items()]
+        counts += [f'{len(report.bad):,} that could not be used'] if report.bad else []
         raise ValueError(
-            f'--masks: no mask is left of {data.found.root} ({counts or "no objects"})'
+            f'{"" if predict is None else "--masks: "}no mask is left of {data.found.root} '
+            f'({", ".join(counts) or "no objects"})'
+            + ''.join(f'; {line}' for line in report.bad[:3])
         )
-    annotations = staging.with_name(f'.{dst.name}.json')
+    annotations = staging / f'.{dst.name}.json'
     write_json(annotations, assemble(entries, data.classes))
     made = coco_to_samrs(annotations, staging, dst, valid=valid)
-    annotations.unlink()
     shutil.rmtree(staging)
     for split, count in made.images.items():
         report.made[f'{split} images'] = count

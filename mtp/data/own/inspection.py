@@ -1,6 +1,5 @@
 """Inspection of a folder: classes, counts, sizes, equal images in two splits, faults."""
 
-import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from mtp.data.bands import read_picture, stored_type
 from mtp.data.decoding import read_header, read_image, read_map
 from mtp.data.map_values import count_values, judge, list_values
 from mtp.data.own.contents import Data, LabelledObject, Sample
+from mtp.data.own.equal_images import leave_out_equal
 from mtp.data.own.importing import TASKS, kind_of
 from mtp.data.own.recognition import FORMS
 from mtp.data.samrs.records import palette
@@ -74,7 +74,7 @@ def inspect(data: Data) -> Inspection:
         found.sizes[sample.size] += 1
         found.kinds[_kind(sample.image)] += 1
         found.objects[split].update(data.classes[label] for label in sample.labels)
-    found.faults += _equal_images(data)
+    found.faults += leave_out_equal(data.samples)[1]
     if data.found.form in ('maps', 'pairs'):
         _judge_maps(found)
     return found
@@ -109,27 +109,6 @@ def _kind(path: Path) -> str:
     except UnusableFileError:  # rasterio is not installed
         return 'unknown' if header is None else f'{header.bands} bands of {header.bits} bits'
     return f'{count} band{"s" if count > 1 else ""} of {dtype}'
-
-
-def _equal_images(data: Data) -> list[str]:
-    """Return a line for each image of which another split has an equal file."""
-    if len({sample.split for sample in data.samples}) < 2:
-        return []
-    # files of one size only can be equal
-    by_size: dict[int, list[Sample]] = defaultdict(list)
-    for sample in data.samples:
-        by_size[sample.image.stat().st_size].append(sample)
-    first: dict[bytes, Sample] = {}
-    lines = []
-    for sample in (sample for alike in by_size.values() if len(alike) > 1 for sample in alike):
-        digest = hashlib.blake2b(sample.image.read_bytes()).digest()
-        other = first.setdefault(digest, sample)
-        if other.split != sample.split:
-            lines.append(
-                f'{sample.image} ({sample.split}) equals {other.image} ({other.split}): leave it '
-                'in one split, or the figures are of images that were trained on'
-            )
-    return lines
 
 
 def report(found: Inspection, examples: int = 10) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -415,15 +415,21 @@ def _check_one_label(found: Iterable[Part]) -> None:
 
 
 def _divided(part: Part, root: Path, tree: Mapping[Path, Contents]) -> list[Part]:
-    """Return a part for each split that has a list, such as VOC's ``ImageSets/*/<split>.txt``."""
+    """Return a part for each split that has a list, such as VOC's ``ImageSets/*/<split>.txt``.
+
+    The list ``trainval.txt`` is of the training where there is no ``train.txt``.
+    """
     if part.split is not None:
         return [part]
     found: dict[str, Path] = {}
     for other, contents in tree.items():
         if _is_below(other, root, LIST_FOLDERS):
-            for split in SPLITS:
-                if split in contents.text:
-                    found.setdefault(split, contents.text[split])
+            for name in (*SPLITS, 'trainval'):
+                if name in contents.text:
+                    found.setdefault(name, contents.text[name])
+    both = found.pop('trainval', None)
+    if both is not None:
+        found.setdefault('train', both)
     return [replace(part, split=split, listed=path) for split, path in found.items()] or [part]
 
 
@@ -544,18 +550,55 @@ def _is_below(folder: Path, root: Path, names: Collection[str]) -> bool:
 
 
 def _class_folders(root: Path, tree: Mapping[Path, Contents]) -> list[tuple[str, Part]]:
-    found, classes = [], set()
-    for folder in tree:
-        below = [other for other in tree if other.parent == folder and tree[other].images]
-        names = {other.name for other in below}
+    """Return the folders of the classes' folders: the outermost ones below the root or a split."""
+    holding = {
+        above for folder in tree if tree[folder].images for above in (folder, *folder.parents)
+    }
+    found: list[tuple[str, Part]] = []
+    classes: set[str] = set()
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop(0)
+        below = [other for other in tree if other.parent == folder and other in holding]
+        names = {other.name.lower() for other in below}
         split = split_of(folder, root)
-        is_split = folder != root and split_of(folder, folder.parent) is not None
-        if len(names) < (1 if is_split else 2):  # a split may lack classes
+        splits = [other for other in below if other.name.lower() in SPLIT_WORDS]
+        if splits and len(splits) < len(below):
+            other = next(each for each in below if each not in splits)
+            raise UnusableFileError(
+                f'{other} lies beside {splits[0]}, which is named as a split: move or rename one '
+                'of the two, so that a folder holds either splits or classes'
+            )
+        divided = all(split_of(other, folder) for other in below)
+        # a split may lack classes; else one folder alone holds them all
+        if divided or names & {*IMAGE_FOLDERS} or (len(below) == 1 and split is None):
+            waiting += below
             continue
-        if not {name.lower() for name in names} & {*SPLIT_WORDS, *IMAGE_FOLDERS}:
-            found.append(('classes', Part(split, folder)))
-            classes |= names
+        _check_outermost(folder, below, holding, tree)
+        found.append(('classes', Part(split, folder)))
+        classes |= names
     return found if len(classes) > 1 else []
+
+
+def _check_outermost(
+    folder: Path, below: Sequence[Path], holding: Collection[Path], tree: Mapping[Path, Contents]
+) -> None:
+    """Refuse folders that may be sources of images rather than classes, or that hold splits."""
+    inner = [{each.name for each in holding if each.parent == other} for other in below]
+    names, nested = sorted(other.name for other in below), sorted(set().union(*inner))
+    if any(name.lower() in SPLIT_WORDS for name in nested):
+        raise UnusableFileError(
+            f'{folder}: its classes {", ".join(names[:3])} hold the splits '
+            f'{", ".join(nested[:3])}: make it a folder for each split, with the folders of the '
+            'classes in it'
+        )
+    bare = not any(tree[other].images for other in below)
+    if bare and all(each == inner[0] for each in inner) and 1 < len(below) < len(nested):
+        raise UnusableFileError(
+            f'{folder}: its classes may be {", ".join(names[:3])}, or {", ".join(nested[:3])}, '
+            'which each of them holds: of the former, put the images directly into their folders; '
+            f'of the latter, merge the folders below {folder}, or give {below[0]} alone'
+        )
 
 
 def _one(root: Path, found: Iterable[tuple[str, Part]]) -> str:

@@ -1,6 +1,7 @@
 """Each image gets the labels of its own folder and its own split, and what is unread is counted."""
 
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -27,7 +28,9 @@ def draw(root, *names):
     for number, name in enumerate(names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((64, 64, 3), 10 + number, np.uint8)).save(path)
+        other = zlib.crc32(name.encode())  # no two files are equal
+        colour = 10 + number, other % 256, other // 256 % 256
+        Image.fromarray(np.full((64, 64, 3), colour, np.uint8)).save(path)
 
 
 def put(root, text, *names):
