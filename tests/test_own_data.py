@@ -764,3 +764,12 @@ def test_masks_that_cannot_be_imported_are_named_by_their_source_and_nothing_is_
     with pytest.raises(ValueError, match=said[fault]):
         import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options(train=0.5))
     assert [path.name for path in tmp_path.iterdir()] == ['mine']
+
+
+def test_equal_images_are_divided_into_one_split(tmp_path):
+    dota(tmp_path / 'mine')
+    for number in (0, 2, 4):  # three scenes of two images each
+        path = tmp_path / 'mine' / 'images' / f'{number}.png'
+        path.write_bytes(path.with_name(f'{number + 1}.png').read_bytes())
+    done = import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options(train=0.5))
+    assert done.made['scenes'] == 3 and inspect(read(tmp_path / 'made')).faults == []

@@ -1,4 +1,4 @@
-"""Equal images in two splits: figures of them would be of images that were trained on."""
+"""Equal images, which belong into one split: else figures are of images that were trained on."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -15,11 +15,8 @@ def leave_out_equal(samples: Sequence[Sample]) -> tuple[list[Sample], list[str]]
         tuple: the images that are left, and a line for each image of which a later split has an
         equal file.
     """
-    groups = [list(samples)]
-    for mark in (_size, _start, _digest):  # so that few files are read as a whole
-        groups = [part for group in groups for part in _of_several_splits(group, mark)]
     lines, left_out = [], set()
-    for group in groups:
+    for group in equal(samples, lambda sample: sample.split):
         kept = max(group, key=lambda sample: SPLITS.index(sample.split or 'train'))
         for sample in group:
             if sample.split == kept.split:
@@ -34,16 +31,22 @@ def leave_out_equal(samples: Sequence[Sample]) -> tuple[list[Sample], list[str]]
     return [sample for sample in samples if id(sample) not in left_out], lines
 
 
-def _of_several_splits(
-    samples: Sequence[Sample], mark: Callable[[Path], object]
+def equal(samples: Sequence[Sample], part: Callable[[Sample], object]) -> list[list[Sample]]:
+    """Return the groups of images with equal files that are in several parts."""
+    groups = [list(samples)]
+    for mark in (_size, _start, _digest):  # so that few files are read as a whole
+        groups = [each for group in groups for each in _alike(group, mark, part)]
+    return groups
+
+
+def _alike(
+    samples: Sequence[Sample], mark: Callable[[Path], object], part: Callable[[Sample], object]
 ) -> list[list[Sample]]:
-    """Return the images with one mark, where they are of several splits."""
-    if len({sample.split for sample in samples}) < 2:
-        return []
+    """Return the groups of images with one mark that are in several parts."""
     groups: dict[object, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(mark(sample.image), []).append(sample)
-    return [group for group in groups.values() if len({sample.split for sample in group}) > 1]
+    return [group for group in groups.values() if len({part(each) for each in group}) > 1]
 
 
 def _size(path: Path) -> int:

@@ -18,7 +18,7 @@ from mtp.data.description import write_description
 from mtp.data.map_values import MapRule, read_rule
 from mtp.data.own.area import cut, within
 from mtp.data.own.contents import Data, LabelledObject, Sample
-from mtp.data.own.equal_images import leave_out_equal
+from mtp.data.own.equal_images import equal, leave_out_equal
 from mtp.data.own.mask_outlines import crop, encode, outlined, with_outlines, with_rectangles
 from mtp.data.own.rasters import (
     Bands,
@@ -176,6 +176,8 @@ def suits(found: str, kind: str) -> bool:
 def import_data(data: Data, dst: Path, options: Options) -> Report:
     """Write data into one layout below a folder; its ``data.yaml`` is written last.
 
+    Images of which another split has an equal file are left out of the training, and reported.
+
     Images are linked where the file system allows it, else copied. What exists already from an
     interrupted import is kept, if options and sources are the same.
 
@@ -221,9 +223,9 @@ def import_data(data: Data, dst: Path, options: Options) -> Report:
             f'bands of type {bands.dtype}: give --stretch p2,p98 (and --bands, three of them), or '
             '--task horizontal_detection or rotated_detection'
         )
-    samples, equal = leave_out_equal(data.samples)
+    samples, leaks = leave_out_equal(data.samples)
     data = replace(data, samples=samples)
-    report = Report(bad=[*data.faults, *equal])
+    report = Report(bad=[*data.faults, *leaks])
     report.left_out.update({reason: len(places) for reason, places in data.tally.left_out.items()})
     areas: Mapping[Path, shapely.Geometry] = {}
     if options.area is not None:
@@ -367,8 +369,12 @@ def _splits(data: Data, options: Options, report: Report) -> list[str]:
         return [sample.split or '' for sample in data.samples]
     scene = scene_of(options.group)
     chosen = [i for i, sample in enumerate(data.samples) if sample.split in (None, 'train')]
+    same: dict[str, str] = {}  # scenes with equal images are one
+    for group in equal([data.samples[i] for i in chosen], lambda sample: scene(sample.image)):
+        first, *others = sorted({_first(scene(sample.image), same) for sample in group})
+        same |= dict.fromkeys(others, first)
     pairs = [
-        (scene(sample.image), [data.classes[label] for label in sample.labels])
+        (_first(scene(sample.image), same), [data.classes[label] for label in sample.labels])
         for sample in map(data.samples.__getitem__, chosen)
     ]
     counts, sizes = counted(pairs)
@@ -381,6 +387,12 @@ def _splits(data: Data, options: Options, report: Report) -> list[str]:
     for i, (name, _) in zip(chosen, pairs):
         splits[i] = parts[name]
     return splits
+
+
+def _first(scene: str, same: Mapping[str, str]) -> str:
+    while scene in same:
+        scene = same[scene]
+    return scene
 
 
 def _write_classes(data: Data, pieces: list[Piece], dst: Path, report: Report) -> dict[str, str]:

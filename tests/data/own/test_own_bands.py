@@ -23,7 +23,7 @@ def to_uint16(root):
     for folder in ('images', 'A', 'B'):
         for path in sorted((root / folder).glob('*.png')):
             height, width = cv2.imread(str(path)).shape[:2]
-            values = np.random.default_rng(0).integers(900, 1100, (5, height, width))
+            values = np.random.default_rng(int(path.stem)).integers(900, 1100, (5, height, width))
             path.unlink()
             with rasterio.open(
                 path.with_suffix('.tif'), 'w', 'GTiff', width, height, 5, dtype='uint16', nodata=0
