@@ -773,3 +773,23 @@ def test_equal_images_are_divided_into_one_split(tmp_path):
         path.write_bytes(path.with_name(f'{number + 1}.png').read_bytes())
     done = import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options(train=0.5))
     assert done.made['scenes'] == 3 and inspect(read(tmp_path / 'made')).faults == []
+
+
+def test_data_with_faults_are_refused_at_each_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dota(tmp_path / 'mine')
+    label = tmp_path / 'mine' / 'labelTxt' / '2.txt'
+    good = label.read_text()
+    label.write_text('8 8 40 x 40 24 8 24 car 0\n')
+    request = Request([Path('mine')], 'vit_tiny_rvsa', 'none')
+    for _ in range(2):  # the second finds nothing of the first
+        with pytest.raises(UnusableFileError, match=r'1 could not be used, the first: .*2\.txt'):
+            own_config(request)
+    label.write_text(good)
+    own_config(request)
+    # a folder in the layout of an import is read as it is
+    import_data(read(tmp_path / 'mine'), tmp_path / 'made', Options())
+    label = next((tmp_path / 'made' / 'train').rglob('*.txt'))
+    label.write_text('8 8 40 x 40 24 8 24 car 0\n')
+    with pytest.raises(UnusableFileError, match='1 could not be used'):
+        own_config(Request([Path('made')], 'vit_tiny_rvsa', 'none'))

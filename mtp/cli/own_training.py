@@ -1,6 +1,7 @@
 """From a folder or a data.yaml to a config: ``mtp train --data``."""
 
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -100,6 +101,7 @@ def own_config(request: Request) -> tuple[Path, Path, list[str]]:
                 _import(content, target, options)
                 lines.append(f'data: {where} is imported into {target}, by links where possible')
             content = read_data(recognise(target))
+        _refuse(content.found.root, content.faults)
         imported.append(content)
         sources.append(_source(content, _name(where)))
     # the readers of boxes leave out images without objects
@@ -225,10 +227,21 @@ def _fits(found: Found, task: str, part: Part) -> bool:
 
 def _import(content: Data, target: Path, options: Options) -> None:
     report = import_data(content, target, options)
-    if report.bad:
+    if report.bad:  # the next start would take what there is
+        shutil.rmtree(target)
+    _refuse(content.found.root, report.bad)
+
+
+def _refuse(root: Path, faults: Sequence[str]) -> None:
+    """Refuse data with faults.
+
+    Raises:
+        UnusableFileError: there are any.
+    """
+    if faults:
         raise UnusableFileError(
-            f'{content.found.root}: {len(report.bad):,} could not be used, the first: '
-            f'{report.bad[0]}. `mtp data inspect {content.found.root}` lists all'
+            f'{root}: {len(faults):,} could not be used, the first: {faults[0]}. '
+            f'`mtp data inspect {root}` lists all'
         )
 
 
