@@ -8,12 +8,14 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 from mmengine.logging import MMLogger, print_log
+from torch._higher_order_ops.effects import has_effects
+from torch._ops import OpOverloadPacket
 from torch.fx import GraphModule
 
 from mtp.engine.console_log import FILE_ONLY
@@ -45,7 +47,7 @@ class PartKind:
         logger = MMLogger.get_current_instance()
         logger.info(f'Compiling {self.name} ...', **FILE_ONLY)
         begun = time.perf_counter()
-        with _turn_on_this_machine(self.name):
+        with _turn_on_this_machine(self.name), cheap_recomputation(graph):
             compiled = self.backend(graph, inputs)
         self.seconds.append(time.perf_counter() - begun)
         logger.info(f'Compiled {self.name} in {self.seconds[-1]:.1f} s', **FILE_ONLY)
@@ -98,6 +100,24 @@ def compile_method(method: Callable, backend: Callable) -> Callable:
     the second one for unknown sizes, which takes several times as long.
     """
     return torch.compile(method, fullgraph=True, dynamic=False, backend=backend)
+
+
+def cheap_recomputation(graph: GraphModule) -> AbstractContextManager:
+    """Return a context in which a graph's backward pass computes again what costs little.
+
+    Norms, activations and casts of weights cost no more than reading them. Kept are results of
+    products, of attention and of mtp's operators. A graph with ordered effects, such as statistics
+    over all processes, keeps torch's choice: torch 2.11 loses count of its tokens otherwise.
+    """
+    parts = [part for part in graph.modules() if isinstance(part, GraphModule)]
+    operators = {node.target for part in parts for node in part.graph.nodes}
+    packets = {each for each in operators if isinstance(each, OpOverloadPacket)}
+    operators |= {getattr(packet, name) for packet in packets for name in packet.overloads()}
+    if any(map(has_effects, operators)):
+        return nullcontext()
+    return torch._functorch.config.patch(
+        aggressive_recomputation=True, is_non_builtin_to_include=True
+    )
 
 
 def _is_of_the_compiler(error: Exception) -> bool:

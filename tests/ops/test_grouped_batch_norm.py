@@ -12,6 +12,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 from torch._higher_order_ops.effects import with_effects
 
 from mtp import compat
+from mtp.engine.compiled_part import PartKind
 from mtp.ops import grouped_batch_norm
 
 module = importlib.import_module('mtp.ops.grouped_batch_norm')  # the function has its name
@@ -180,5 +181,6 @@ def test_inductor_keeps_the_order_and_its_cache(alone, monkeypatch):
     torch._dynamo.reset()
     counters.clear()
     order = collectives(monkeypatch, layers)
-    assert collectives(monkeypatch, torch.compile(layers, fullgraph=True)) == order
+    compiled = torch.compile(layers, fullgraph=True, backend=PartKind('layers', 'inductor').lower)
+    assert collectives(monkeypatch, compiled) == order
     assert not counters['inductor']['fxgraph_cache_bypass']

@@ -3,16 +3,14 @@
 import os
 import subprocess
 import sys
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch._functorch.config as functorch
 from functorch.compile import make_boxed_func
 from torch._inductor.compile_fx import compile_fx
 
-from mtp.engine.hooks.compilation import set_up_compiler
+from mtp.engine.compiled_part import cheap_recomputation
 from tests.tools.test_train import REPO
 from tools.gate import backward, kept
 
@@ -97,15 +95,13 @@ def test_what_a_compiled_forward_hands_on_is_counted():
             found.append(kept.handed_on(graph, number))
         return make_boxed_func(graph.forward)
 
+    def backend(graph, inputs):
+        with cheap_recomputation(graph):
+            return compile_fx(graph, inputs, inner_compile=forward)
+
     x, weight = torch.randn(16, 8, requires_grad=True), torch.randn(8, 32, requires_grad=True)
-    before = functorch.save_config()
-    try:
-        set_up_compiler()
-        compiled = torch.compile(part, backend=partial(compile_fx, inner_compile=forward))
-        results = compiled(x * 1, weight)
-    finally:
-        functorch.load_config(before)
-        torch._dynamo.reset()
+    results = torch.compile(part, backend=backend)(x * 1, weight)
+    torch._dynamo.reset()
     assert found == [kept.HandedOn(nbytes=16 * 32 * 4, inputs=(0, 1), outputs=())]
 
     recorder = SimpleNamespace(unseen=0, kept=[])

@@ -20,6 +20,7 @@ from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._subclasses.fake_tensor import FakeTensor
 
+from mtp.engine.compiled_part import cheap_recomputation
 from mtp.fallback import reason_in_a_line
 from tools.gate import backward, own
 from tools.gate.devices import Device
@@ -103,7 +104,7 @@ class Lowering:
         self.keys, self.seconds, self.handed_on = [], 0.0, None
         begun = processor_seconds()
         graph, inputs = on_cuda(graph, inputs)
-        with _settings(), backward.in_python():
+        with _settings(), backward.in_python(), cheap_recomputation(graph):
             compile_fx(graph, inputs, inner_compile=self._lower)
         return self.keys, processor_seconds() - begun - self.seconds
 

@@ -173,10 +173,6 @@ def set_up_compiler() -> None:
     """Set what all compiled parts need of Dynamo and AOTAutograd."""
     # If compiling the backward pass fails, it must do so before the forward pass has any effect.
     torch._functorch.config.force_non_lazy_backward_lowering = True
-    # The backward pass computes again what costs no more than reading it: norms, activations, casts
-    # of weights. Kept are results of products, of attention and of mtp's operators.
-    torch._functorch.config.aggressive_recomputation = True
-    torch._functorch.config.is_non_builtin_to_include = True
     # Otherwise DDP would split the parts at the ends of its gradient buckets.
     torch._dynamo.config.optimize_ddp = False
     torch._dynamo.config.recompile_limit = MOST_VERSIONS
