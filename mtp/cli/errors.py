@@ -110,7 +110,7 @@ def _of_memory(error: BaseException, text: str) -> str | None:
 
 
 def _of_dead_worker(error: BaseException) -> str | None:
-    if not isinstance(error, RuntimeError | ConnectionError):
+    if not isinstance(error, RuntimeError | ConnectionError | EOFError):
         return None
     # Imported here: a program that starts has no torch yet.
     from mtp.engine.loader_workers import explain_death

@@ -96,10 +96,10 @@ def describe_workers() -> str:
     )
 
 
-def explain_death(error: RuntimeError | ConnectionError) -> str | None:
+def explain_death(error: RuntimeError | ConnectionError | EOFError) -> str | None:
     """Return torch's message of a worker's death with the file that it read.
 
-    The connection to a worker may be lost before torch sees that it has died.
+    The connection to a worker may be lost, or end, before torch sees that it has died.
 
     Returns:
         str | None: message in one line; None if the error is another one.
@@ -109,9 +109,9 @@ def explain_death(error: RuntimeError | ConnectionError) -> str | None:
     workers = dict(_workers())
     if found is not None:
         pids = found[1].split(', ')
-    elif isinstance(error, ConnectionError):
+    elif isinstance(error, ConnectionError | EOFError):
         pids = _ended(workers)
-        text = f'DataLoader worker {", ".join(pids)} has ended ({text})'
+        text = f'DataLoader worker {", ".join(pids)} has ended ({text or "its connection too"})'
     else:
         return None
     if not pids:

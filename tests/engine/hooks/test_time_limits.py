@@ -141,3 +141,14 @@ def test_a_worker_of_an_evaluation_that_dies_is_named_with_its_file(tmp_path):
     with pytest.raises(SystemExit, match=rf'^error: .*worker.*opened last: {tmp_path}/4\.txt$'):
         with users_errors():
             list(batches)
+
+
+@pytest.mark.parametrize('error', [EOFError(), ConnectionResetError('reset by peer')])
+def test_a_lost_connection_is_that_of_a_worker_that_has_ended(error, monkeypatch):
+    monkeypatch.setattr(loader_workers, '_workers', lambda: iter([('17', '/data/4.txt')]))
+    monkeypatch.setattr(loader_workers.time, 'sleep', lambda seconds: None)
+    monkeypatch.setattr(loader_workers, '_state', lambda pid: 'Z')
+    said = loader_workers.explain_death(error)
+    assert said.startswith('DataLoader worker 17 has ended') and said.endswith('/data/4.txt')
+    monkeypatch.setattr(loader_workers, '_state', lambda pid: 'S')
+    assert loader_workers.explain_death(error) is None
