@@ -47,6 +47,13 @@ class ConfigOptions(argparse.Action):
         DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
 
 
+def count(text: str) -> int:
+    """Parse a number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 1 on')
+    return int(text)
+
+
 def add_run_arguments(parser: argparse.ArgumentParser, needs_config: bool = True) -> None:
     """Add the arguments that training and testing share.
 

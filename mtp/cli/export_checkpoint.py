@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtp.cli.arguments import count
 from mtp.cli.errors import add_debug, users_errors
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     graph.add_argument(
         '--size',
         nargs=2,
-        type=int,
+        type=count,
         metavar=('H', 'W'),
         help="height and width of the images, pixels (the model's own)",
     )
@@ -52,8 +53,6 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     )
     add_debug(parser)
     args = parser.parse_args(arguments)
-    if args.size and min(args.size) < 1:
-        parser.error('--size: give two numbers of at least 1')
     if args.to == 'safetensors' and args.int8:
         parser.error('--int8 is for onnx and torch_export')
     from mtp.models.weights.sources import resolve

@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtp.cli.arguments import add_bands, add_device
+from mtp.cli.arguments import add_bands, add_device, count
 from mtp.cli.errors import add_debug, users_errors
 from mtp.cli.own_gpu import choose_device
 
@@ -60,10 +60,10 @@ def parse_args(
         '--dataset', nargs='+', metavar='NAME', help='data sets of a multi-task model (all)'
     )
     parser.add_argument(
-        '--max-objects', type=_count, metavar='N', help='most objects of a tile, the best ones'
+        '--max-objects', type=count, metavar='N', help='most objects of a tile, the best ones'
     )
     parser.add_argument(
-        '--tile', type=_count, metavar='N', help="side of a tile in pixels (the model's own)"
+        '--tile', type=count, metavar='N', help="side of a tile in pixels (the model's own)"
     )
     parser.add_argument(
         '--overlap', type=int, metavar='N', help='overlap of tiles in pixels (a quarter of a tile)'
@@ -89,9 +89,7 @@ def parse_args(
         metavar='flip,rot90,scale',
         help='also predict tiles mirrored, turned or resized; logits are averaged, objects merged',
     )
-    parser.add_argument(
-        '--batch', type=_count, metavar='N', help='tiles at once (as memory allows)'
-    )
+    parser.add_argument('--batch', type=count, metavar='N', help='tiles at once (as memory allows)')
     parser.add_argument(
         '--area', type=Path, metavar='FILE', help='vector file of the ground to predict'
     )
@@ -141,13 +139,6 @@ def parse_args(
 
 def _kinds(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(',')))
-
-
-def _count(text: str) -> int:
-    """Parse a number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 1 on')
-    return int(text)
 
 
 def _distance(text: str) -> float:

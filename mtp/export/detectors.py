@@ -17,8 +17,8 @@ from torch import Tensor, nn
 MOST_BOXES = 1000  # candidates of an image before the last NMS
 
 
-class _Detector(nn.Module):
-    """Detector of mmdet.
+class ModelForm(nn.Module):
+    """Model in the form that is exported, from one tensor of images to a tuple of tensors.
 
     Args:
         model: the model.
@@ -29,7 +29,7 @@ class _Detector(nn.Module):
         self.model: Any = model
 
 
-class OneStage(_Detector):
+class OneStage(ModelForm):
     """mmdet's ``RetinaNet``: boxes of all anchors, with their scores."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -48,7 +48,7 @@ class OneStage(_Detector):
         return boxes, scores.sigmoid()
 
 
-class TwoStage(_Detector):
+class TwoStage(ModelForm):
     """mmdet's ``FasterRCNN``, horizontal or oriented, for a single image, up to its last NMS."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -20,7 +20,7 @@ from mmseg.models import EncoderDecoder
 from torch import Tensor, nn
 
 from mtp.compat import onnx_translations
-from mtp.export.detectors import OneStage, Suppressing, TwoStage
+from mtp.export.detectors import ModelForm, OneStage, Suppressing, TwoStage
 from mtp.files import UnusableFileError, whole
 from mtp.models.backbones.factory import Backbone
 from mtp.models.backbones.internimage import InternImage
@@ -55,23 +55,17 @@ class Portable:
     chosen: bool = False
 
 
-class _Encoder(nn.Module):
-    model: Any
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
+class _Encoder(ModelForm):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.model(images))
 
 
-class _Classifier(_Encoder):
+class _Classifier(ModelForm):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return (self.model(images).softmax(1),)
 
 
-class _Segmenter(_Encoder):
+class _Segmenter(ModelForm):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         logits = self.model.decode_head(self.model.extract_feat(images))
         logits = F.interpolate(

@@ -114,9 +114,9 @@ def write_task(
         for path in paths.of(('png',)):
             outputs.write_picture(_shrunk(_segmentation(run, key), shown), shown, scale, path)
     else:
-        (path,) = paths.of(('tif',), always=True)
+        (path,) = paths.of(('tif',))
         _write_map(run, key, run.map_rows(key), path)
-        for vectors in paths.of(outputs.VECTORS, always=files.polygonize):
+        for vectors in paths.of(outputs.VECTORS):
             features = _polygons(run, key, path, files.min_area)
             outputs.write_vectors(features, scene.place, vectors, files.crs)
         for picture in paths.of(('png',)):
@@ -134,17 +134,26 @@ class _Paths:
     files: FileOptions
     found: ScenePrediction
 
-    def of(self, formats: Sequence[str], always: bool = False) -> list[Path]:
-        """Return the paths of wanted formats; with ``always``, at least the first."""
+    def of(self, formats: Sequence[str]) -> list[Path]:
+        """Return the paths of those of some formats that are written."""
         if self.out is None:
             return []
-        kind = 'maps' if self.key[1] in MAPS else 'objects'
-        wanted = [form for form in self.files.formats or DEFAULTS[kind] if form in formats]
-        if always and not wanted:
-            wanted = [formats[0]]
+        wanted = [form for form in forms_of(self.key, self.files) if form in formats]
         paths = [self.out / name_of(self.stem, self.key, form) for form in wanted]
         self.found.files += paths
         return paths
+
+
+def forms_of(key: Key, files: FileOptions) -> list[str]:
+    """Return the formats that are written of a task, keys of :data:`SUFFIXES`."""
+    if key[1] not in MAPS:
+        return list(files.formats or DEFAULTS['objects'])
+    forms = list(files.formats or DEFAULTS['maps'])
+    # polygons and pictures are made of the label map on disk
+    forms += [] if 'tif' in forms else ['tif']
+    if files.polygonize and not any(form in outputs.VECTORS for form in forms):
+        forms.append(outputs.VECTORS[0])
+    return forms
 
 
 def name_of(stem: str, key: Key, form: str) -> str:
@@ -165,9 +174,8 @@ def keep_inputs(run: SceneRun, stem: str, out: Path, files: FileOptions) -> None
         UnusableFileError: a file that would be written is an input.
     """
     own = {path.resolve() for path in (*run.scene.files, files.area, files.truth) if path}
-    forms = {*files.formats, *(form for each in DEFAULTS.values() for form in each)}
     for key in run.keys():
-        for form in sorted(forms):
+        for form in forms_of(key, files):
             path = out / name_of(stem, key, form)
             if path.resolve() in own | files.inputs:
                 raise UnusableFileError(

@@ -26,7 +26,7 @@ CORNER_TAGS = (
 )
 
 Objects = list[tuple[str, ElementTree.Element]]  # place and element of each object
-_OBJECT = re.compile(r'<([\w.-]+:)?object[\s/>]')
+_OBJECT = re.compile(r'<(?:[\w.-]+:)?object[\s/>]')
 _NO_ELEMENTS = re.compile(r'<!--.*?-->|<!\[CDATA\[.*?\]\]>', re.DOTALL)
 
 
@@ -107,10 +107,7 @@ def read_objects(path: Path, size: Size | None = None) -> tuple[ElementTree.Elem
     root, text = parse_xml(path)
     _check_size(path, root, size)
     text = _NO_ELEMENTS.sub(lambda match: '\n' * match[0].count('\n'), text)
-    lines = [
-        text.count('\n', 0, match.start()) + 1
-        for match in re.finditer(r'<(?:[\w.-]+:)?object[\s/>]', text)
-    ]
+    lines = [text.count('\n', 0, match.start()) + 1 for match in _OBJECT.finditer(text)]
     elements = [*root.iter('object')]
     places = [f'{path}, line {line}' for line in lines]
     if len(places) != len(elements):  # some stand in an entity
