@@ -28,6 +28,7 @@ def _only_operators() -> bool:
 # Before torch and mtp are imported, which read them.
 for _name in filter(MISLEADING.fullmatch, list(os.environ)):
     del os.environ[_name]
+os.environ['MTP_STRICT'] = '1'  # a fall-back is an error, where a test does not ask for one
 # A GPU is for the tests of the operators: the others compare runs, on a CPU. A worker of
 # pytest-xdist has the environment of the process that started it.
 if 'PYTEST_XDIST_WORKER' not in os.environ and not _only_operators():
