@@ -1,7 +1,7 @@
 """Mixed precision, gradient clipping and skipped updates, without waiting for the device."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from mtp.engine.finite import SavedBuffers, not_finite_buffers
 from mtp.engine.learning_rates import DeviceRates
 from mtp.engine.loss_scale import LossScale
+from mtp.engine.weight_copies import WeightCopies
 from mtp.ops.value_checks import values_unchecked
 from mtp.registry import OPTIM_WRAPPERS
 
@@ -105,6 +106,7 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         self._losses: dict[int, Tensor] = {}  # of the batches of an update, by their number
         self._saved: SavedBuffers | None = None
         self._began: dict[str, bool] | None = None
+        self._copies: WeightCopies | None = None
 
     def start_update(self, batches: int) -> None:
         """Combine the next ``batches`` backward passes into one update with their mean gradient."""
@@ -120,8 +122,17 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
                 self._saved = SavedBuffers(model, self._began)
         # mmengine's autocast refuses float16 on CPUs, on which torch has it.
         autocast = torch.autocast(get_device(), enabled=self.enabled, dtype=self.dtype)
-        with super().optim_context(model), autocast, values_unchecked():
+        with super().optim_context(model), autocast, values_unchecked(), self._cast_weights(model):
             yield
+
+    def _cast_weights(self, model: nn.Module) -> AbstractContextManager:
+        """Return a context in which the model finds its weights cast, where autocast is on."""
+        if not self.enabled:
+            return nullcontext()
+        if self._copies is None:
+            self._copies = WeightCopies(model, self.dtype)
+        self._copies.make()
+        return self._copies.in_place()
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """Compute gradients as mmengine does, and keep the loss for the check."""
@@ -129,7 +140,11 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         if number not in self._losses:
             self._losses[number] = loss.new_zeros(number)
         self._losses[number][self._inner_count % number].copy_(loss.detach())
-        super().backward(loss, **kwargs)
+        # activations that are computed again take the weights of the forward pass
+        with nullcontext() if self._copies is None else self._copies.in_place():
+            super().backward(loss, **kwargs)
+        if self._copies is not None:
+            self._copies.free()
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Divide the loss as mmengine does, and scale it for float16."""

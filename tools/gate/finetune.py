@@ -14,6 +14,7 @@ from mmrotate.structures.bbox import RotatedBoxes
 from mmseg.structures import SegDataSample
 
 from mtp import resources
+from mtp.engine.weight_copies import WeightCopies
 from mtp.registry import MODELS
 from tools.benchmark.counting.gpu_forms import forms_of_a_gpu
 from tools.gate import autocast
@@ -45,7 +46,9 @@ def finetune(workload: Finetuning, tracer: Tracer) -> tuple[dict[str, int], None
             with Uncompiled(tracer) as counter:
                 data = model.data_preprocessor(_batch(cfg, objects), training=True)
                 counter.take('data preprocessor')
-                with autocast.on_the_cpu():
+                copies = WeightCopies(model, torch.bfloat16)
+                copies.make()
+                with autocast.on_the_cpu(), copies.in_place():
                     loss, _ = model.parse_losses(model(**data, mode='loss'))
                 counter.take('forward')
                 loss.backward()

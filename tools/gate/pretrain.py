@@ -25,6 +25,7 @@ from training.measure import Kept
 
 from mtp.engine import parallel
 from mtp.engine.static_batch import StaticBatch
+from mtp.engine.weight_copies import WeightCopies
 from mtp.models.tasks.two_stage import TwoStageTask
 from mtp.registry import MODELS
 from tools.gate import backward
@@ -61,7 +62,10 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> tuple[dict[str, int], flo
             data = preprocessor(batch, training=True)
             counter.take('data preprocessor')
         with counter, _foreach_of_fake_tensors():
-            with Kept(model) as tracer.kept:
+            copies = WeightCopies(model, torch.bfloat16)
+            if workload.processes != 'FSDP2':
+                copies.make()
+            with Kept(model, copies.tensors) as tracer.kept, copies.in_place():
                 loss = counted_step.loss(model, data)
             if tracer.only:  # without the other parts the remaining launches mean nothing
                 return {}, None

@@ -92,9 +92,13 @@ def _resize_tables_on_load(
             state_dict[prefix + name] = resize_relative_table(table, rows)
 
 
+class _WindowMap(nn.Conv2d):
+    """1x1 convolution whose weights :func:`mtp.ops.window_operands` reads in float32."""
+
+
 def _affine_map(regressor: nn.Sequential) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a regressor of windows; its other layers have no parameters."""
-    layer = cast(nn.Conv2d, regressor[2])
+    layer = cast(_WindowMap, regressor[2])
     return layer.weight, cast(Tensor, layer.bias)
 
 
@@ -153,7 +157,7 @@ class RotatedWindowAttention(nn.Module):
 
     def _regressor(self, dim: int, out_channels: int) -> nn.Sequential:
         return nn.Sequential(
-            nn.AvgPool2d(self.window_size), nn.LeakyReLU(), nn.Conv2d(dim, out_channels, 1)
+            nn.AvgPool2d(self.window_size), nn.LeakyReLU(), _WindowMap(dim, out_channels, 1)
         )
 
     def forward(self, x: Tensor, H: int, W: int) -> Tensor:

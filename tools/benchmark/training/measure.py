@@ -4,7 +4,7 @@ import gc
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -138,15 +138,19 @@ def saved_bytes(job: Job, batch: Batch) -> int:
 class Kept:
     """Context that records what is kept for the backward pass, without a model's parameters.
 
+    Args:
+        model: model whose parameters are left out.
+        copies: copies of its weights, which are left out too.
+
     Attributes:
         nbytes: bytes of everything kept, each storage once.
         unseen: bytes, of these, of tensors that were not shown to it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, copies: Sequence[Tensor] = ()) -> None:
         self.unseen = 0
         # storages are held: a freed one could give its address to another
-        self._storages = {_address(p): None for p in model.parameters()}
+        self._storages = {_address(t): None for t in (*model.parameters(), *copies)}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self.keep, lambda tensor: tensor)
 
     def keep(self, tensor: Tensor) -> Tensor:

@@ -1,0 +1,117 @@
+"""Weights in the dtype of autocast, cast by one launch for each part of a model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
+
+from mtp.engine.parallel import parts, unwrap
+from mtp.models.tasks import Task
+
+# Modules that do nothing with their weights but call an operator that autocast runs in its dtype.
+# A subclass may read its weights in another way, so it keeps them.
+CAST_TYPES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+
+class WeightCopies:
+    """Copies of a model's weights that autocast would cast one by one.
+
+    Autocast casts each weight and each bias in a launch of its own, and the gradient of each in
+    another. Here each part (a block of the backbone, the rest of the backbone, a decoder of the
+    multi-task model) is cast in one, and so are its gradients, as soon as all of them are known:
+    DDP can then exchange them. The numbers are autocast's.
+
+    Other modules are left to autocast, and so are sharded parameters, which FSDP2 casts.
+
+    Args:
+        model: model to train, or its wrapper.
+        dtype: dtype of autocast.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._parts = _weights_by_part(unwrap(model))
+        self._copies: list[tuple[nn.Module, str, Tensor]] = []
+
+    def make(self) -> None:
+        """Cast the weights; gradients of the copies become gradients of the weights."""
+        self._copies = []
+        for places in self._parts:
+            weights = [module.get_parameter(name) for module, name in places]
+            copies = _Cast.apply(self.dtype, *weights)
+            self._copies += [(*place, copy) for place, copy in zip(places, copies)]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the modules find the copies in place of their weights.
+
+        An attribute of an instance comes before its parameter of the same name. Parameters, state
+        dicts and optimisers do not see it.
+        """
+        for module, name, copy in self._copies:
+            module.__dict__[name] = copy
+        try:
+            yield
+        finally:
+            for module, name, _ in self._copies:
+                del module.__dict__[name]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The copies made last."""
+        return [copy for *_, copy in self._copies]
+
+    def free(self) -> None:
+        """Forget the copies."""
+        self._copies = []
+
+
+def _weights_by_part(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """Return the module and the name of each weight to cast, for each part that has any."""
+    backbone = getattr(model, 'backbone', None)
+    if backbone is None or any(isinstance(param, DTensor) for param in model.parameters()):
+        return []
+    tasks = [module for module in model.modules() if isinstance(module, Task)]
+    known: set[nn.Module] = set()
+    found = []
+    for part in (*parts(backbone)[0], backbone, *tasks):
+        modules = [m for m in part.modules() if type(m) in CAST_TYPES and m not in known]
+        known.update(modules)
+        found.append(
+            [
+                (module, name)
+                for module in modules
+                for name, param in module.named_parameters(recurse=False)
+                if param.dtype == torch.float32
+            ]
+        )
+    return [places for places in found if places]
+
+
+class _Cast(torch.autograd.Function):
+    """Cast of several tensors at once."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
+        copies = _cast(weights, dtype)
+        frozen = [c for c, needed in zip(copies, ctx.needs_input_grad[1:]) if not needed]
+        ctx.mark_non_differentiable(*frozen)
+        ctx.set_materialize_grads(False)
+        return copies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        found = iter(_cast([grad for grad in grads if grad is not None], torch.float32))
+        return None, *(None if grad is None else next(found) for grad in grads)
+
+
+def _cast(tensors: tuple[Tensor, ...] | list[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    results = tuple(torch.empty_like(tensor, dtype=dtype) for tensor in tensors)
+    if results:
+        torch._foreach_copy_(results, tensors)
+    return results
