@@ -41,7 +41,7 @@ class WeightCopies:
         """Cast the weights; gradients of the copies become gradients of the weights."""
         self._copies = []
         for places in self._parts:
-            weights = [module.get_parameter(name) for module, name in places]
+            weights = [getattr(module, name) for module, name in places]
             copies = _Cast.apply(self.dtype, *weights)
             self._copies += [(*place, copy) for place, copy in zip(places, copies)]
 
