@@ -74,7 +74,7 @@ def grouped_batch_norm(
         raise ValueError(f'sizes={list(sizes)} must add up to the {len(x)} images of the batch')
     running = running_mean, running_var, num_batches_tracked
     if not (synced or use_triton(x, weight, running_mean)):
-        return _one_by_one(x, weight, bias, *running, sizes, momentum, eps, relu)
+        return grouped_batch_norm_torch(x, weight, bias, *running, sizes, momentum, eps, relu)
     x = _dense_like(x, x)
     sums = torch.ops.mtp.batch_norm_sums(x.detach(), sizes)
     if synced:
@@ -83,7 +83,7 @@ def grouped_batch_norm(
     return torch.ops.mtp.batch_normalise(x, weight, bias, *statistics, sizes, synced, relu)
 
 
-def _one_by_one(
+def grouped_batch_norm_torch(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -93,9 +93,9 @@ def _one_by_one(
     sizes: Sequence[int],
     momentum: float,
     eps: float,
-    relu: bool,
+    relu: bool = False,
 ) -> Tensor:
-    """Normalise by torch's batch norm within this process."""
+    """Compute :func:`grouped_batch_norm` within this process by torch's batch norm."""
     num_batches_tracked += len(sizes)
     parts = [
         F.batch_norm(part, running_mean, running_var, weight, bias, True, momentum, eps)
@@ -325,7 +325,7 @@ def _define(function: Callable, fake: Callable, mutates: tuple[str, ...] = ()) -
         torch.library.infer_schema(function, mutates_args=mutates),
         tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout),
     )
-    torch.library.impl(name, 'default', function)
+    torch.library.impl(name, ('cpu', 'cuda'), function)
     torch.library.register_fake(name, fake)
     return name
 

@@ -5,8 +5,8 @@ normalised maps. Backward: sums, likewise by many programs; gradients of weight 
 the gradient of the maps. Nothing is added to memory by two programs, so that results are the same
 bits in every run. A ReLU costs no launch: the backward pass finds again where it cut off.
 
-A program takes rows of channels: all channels of a pixel are neighbours in channels-last maps,
-whose groups are matrices. Contiguous maps are taken as they are too, with the same programs.
+Maps are matrices of pixels, the rows, and channels; a group's rows are consecutive. Channels-last
+and contiguous maps are both taken as they are, with tiles of another shape.
 
 Sums are safe where the mean is far from zero: a program computes mean and squared deviation by
 Welford's method, and hands on the sums of values and squares in float64, which lose no digits.
@@ -27,9 +27,6 @@ from mtp.ops.dispatch import BATCH_NORM_SPLITS, else_twin
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 SPLITS = BATCH_NORM_SPLITS
-ROWS = 32  # pixels at a time of a program that sums; with 64, it takes 155 registers
-TILE_ROWS = 64  # pixels of a program that writes maps
-BLOCK_C = 64  # channels of a program that works on maps
 FINISH_C = 16  # channels of a program that adds up what other programs have summed
 
 
@@ -308,7 +305,7 @@ def _normalise_backward_kernel(
 def batch_norm_sums(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """Launch the kernel of :func:`mtp.ops.grouped_batch_norm.batch_norm_sums`."""
     sums = x.new_empty(SPLITS, len(sizes), 2 * x.shape[1] + 1, dtype=torch.float64)
-    _launch(_sums_kernel, SPLITS, (x, sums), x, sizes, SPLITS=SPLITS, ROWS=ROWS)
+    _launch(_sums_kernel, (x, sums), x, sizes, SPLITS=SPLITS)
     return sums
 
 
@@ -360,7 +357,7 @@ def batch_normalise(
     """Launch the kernel of :func:`mtp.ops.grouped_batch_norm.batch_normalise`."""
     out = torch.empty_like(x)
     tensors = x, weight, bias, mean, invstd, out
-    _launch(_normalise_kernel, _tiles(x, sizes), tensors, x, sizes, RELU=relu, ROWS=TILE_ROWS)
+    _launch(_normalise_kernel, tensors, x, sizes, RELU=relu)
     return out
 
 
@@ -380,7 +377,7 @@ def batch_normalise_backward_sums(
     parts, sums = mean.new_empty(SPLITS, groups, 2 * channels), mean.new_empty(groups, 2 * channels)
     grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)
     tensors = grad, x, weight, bias, mean, invstd, parts
-    _launch(_sums_backward_kernel, SPLITS, tensors, x, sizes, RELU=relu, SPLITS=SPLITS, ROWS=ROWS)
+    _launch(_sums_backward_kernel, tensors, x, sizes, RELU=relu, SPLITS=SPLITS)
     with torch.cuda.device_of(x):
         _weights_backward_kernel[(triton.cdiv(channels, FINISH_C),)](
             parts,
@@ -412,36 +409,31 @@ def batch_normalise_backward(
     """Launch the kernel of :func:`mtp.ops.grouped_batch_norm.batch_normalise_backward`."""
     grad_x = torch.empty_like(x)
     tensors = grad, x, weight, bias, mean, invstd, count, sums, grad_x
-    kernel = _normalise_backward_kernel
-    _launch(kernel, _tiles(x, sizes), tensors, x, sizes, RELU=relu, ROWS=TILE_ROWS)
+    _launch(_normalise_backward_kernel, tensors, x, sizes, RELU=relu)
     return grad_x
 
 
-def _tiles(x: Tensor, sizes: Sequence[int]) -> int:
-    """Return the number of programs that write the maps of the largest group."""
-    return triton.cdiv(max(sizes) * x.shape[2] * x.shape[3], TILE_ROWS)
-
-
 def _launch(
-    kernel: Any,
-    programs: int,
-    tensors: tuple[Tensor, ...],
-    x: Tensor,
-    sizes: Sequence[int],
-    **constants: Any,
+    kernel: Any, tensors: tuple[Tensor, ...], x: Tensor, sizes: Sequence[int], **constants: Any
 ) -> None:
-    """Launch a kernel on maps, with so many programs for each group and block of channels."""
+    """Launch a kernel on maps: ``SPLITS`` programs for each group and block of channels if it sums,
+    else one for each tile."""
     channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
+    tile = _tile(x.is_contiguous(memory_format=torch.channels_last))
+    programs = constants.get('SPLITS') or triton.cdiv(max(sizes) * pixels, tile['ROWS'])
     with torch.cuda.device_of(x):
-        kernel[(programs * triton.cdiv(channels, BLOCK_C), len(sizes))](
-            *tensors,
-            tuple(size * pixels for size in sizes),
-            pixels,
-            channels,
-            LAST=x.is_contiguous(memory_format=torch.channels_last),
-            BLOCK_C=BLOCK_C,
-            **constants,
+        kernel[(programs * triton.cdiv(channels, tile['BLOCK_C']), len(sizes))](
+            *tensors, tuple(size * pixels for size in sizes), pixels, channels, **tile, **constants
         )
+
+
+def _tile(last: bool) -> dict[str, Any]:
+    """Return the pixels and channels of a program at a time: 128 bytes or more in a row of memory.
+
+    With tiles of twice the size, programs that sum take 155 registers.
+    """
+    rows, channels = (32, 64) if last else (128, 16)
+    return {'LAST': last, 'ROWS': rows, 'BLOCK_C': channels}
 
 
 def compile_cases() -> Iterator[CompileCase]:
@@ -451,12 +443,11 @@ def compile_cases() -> Iterator[CompileCase]:
     yield _case(_weights_backward_kernel, torch.float32, finish)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         for last in (True, False):
-            sums = {'LAST': last, 'SPLITS': SPLITS, 'ROWS': ROWS, 'BLOCK_C': BLOCK_C}
-            tiles = {'LAST': last, 'RELU': True, 'ROWS': TILE_ROWS, 'BLOCK_C': BLOCK_C}
-            yield _case(_sums_kernel, dtype, sums)
-            yield _case(_normalise_kernel, dtype, tiles)
-            yield _case(_sums_backward_kernel, dtype, {**sums, 'RELU': True})
-            yield _case(_normalise_backward_kernel, dtype, tiles)
+            tile = _tile(last)
+            yield _case(_sums_kernel, dtype, {**tile, 'SPLITS': SPLITS})
+            yield _case(_normalise_kernel, dtype, {**tile, 'RELU': True})
+            yield _case(_sums_backward_kernel, dtype, {**tile, 'RELU': True, 'SPLITS': SPLITS})
+            yield _case(_normalise_backward_kernel, dtype, {**tile, 'RELU': True})
 
 
 def _case(kernel: Any, dtype: torch.dtype, constants: dict[str, Any]) -> CompileCase:
