@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
 from mmengine import dist
 from torch import Tensor, nn
 
@@ -25,6 +27,9 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
             per layer and direction for all data sets together.
         kwargs: options of ``nn.BatchNorm2d``.
 
+    Attributes:
+        relu: whether a ReLU follows in the same operator, see :func:`join_relus`.
+
     Raises:
         ValueError: an unsupported option; in training, a data set with a single value per channel.
     """
@@ -42,12 +47,14 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
                 'and a number as momentum'
             )
         self.sync = sync
+        self.relu = False
         self.sizes: list[int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``(B, C, H, W)``, whose images are split into data sets by ``self.sizes``."""
         if not self.training:
-            return super().forward(x)
+            x = super().forward(x)
+            return F.relu(x, inplace=True) if self.relu else x
         sizes = self.sizes or [len(x)]
         world_size = dist.get_world_size() if self.sync else 1
         if min(sizes) * x.shape[2] * x.shape[3] * world_size == 1:
@@ -57,19 +64,18 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
                 'images per data set, several processes with sync=True, or group normalisation: '
                 "norm_cfg=dict(type='GN', num_groups=32)"
             )
-        if world_size == len(sizes) == 1:
-            return super().forward(x)
-        self.num_batches_tracked += len(sizes)
         return grouped_batch_norm(
             x,
             self.weight,
             self.bias,
             self.running_mean,
             self.running_var,
+            self.num_batches_tracked,
             sizes,
             self.momentum,
             self.eps,
             synced=world_size > 1,
+            relu=self.relu,
         )
 
 
@@ -78,3 +84,19 @@ def set_dataset_sizes(module: nn.Module, sizes: list[int]) -> None:
     for layer in module.modules():
         if isinstance(layer, PerDatasetBatchNorm):
             layer.sizes = sizes
+
+
+def join_relus(module: nn.Module) -> None:
+    """Let each :class:`PerDatasetBatchNorm` of a ``ConvModule`` apply the ReLU that follows it.
+
+    In training, the ReLU then takes no pass over the map and keeps nothing for the backward pass.
+    Parameter names and results do not change, except where a ``ConvModule`` is called with
+    ``activate=False``, which no longer leaves the ReLU out.
+    """
+    for part in module.modules():
+        if not isinstance(part, ConvModule) or part.order != ('conv', 'norm', 'act'):
+            continue
+        relu = part.with_activation and type(part.activate) is nn.ReLU
+        if relu and isinstance(part.norm, PerDatasetBatchNorm):
+            part.norm.relu = True
+            part.activate = nn.Identity()

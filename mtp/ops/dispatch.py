@@ -35,6 +35,9 @@ MOST_BOXES = 1 << 14
 # Largest number of samples per bin and axis, however large the bin is: without a limit, one RoI of
 # a diverged detector would occupy the device forever.
 MAX_ADAPTIVE_SAMPLES = 1024
+# Number of programs that sum over a group of images in batch normalisation: enough to occupy a GPU
+# with one group of 64 channels.
+BATCH_NORM_SPLITS = 64
 
 # name of an operator's launcher -> its twin
 _TWINS: dict[str, Callable[..., Any]] = {}
@@ -78,7 +81,9 @@ def twin_of(launcher: str) -> Callable[[F], F]:
 
 
 def else_twin(
-    layout: torch.memory_format = torch.contiguous_format, atomics: bool = False
+    layout: torch.memory_format = torch.contiguous_format,
+    atomics: bool = False,
+    part: str | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator of a kernel's launcher that lets its twin take over if Triton refuses it.
 
@@ -87,26 +92,30 @@ def else_twin(
     to the twin. A refused kernel is not tried again in this process.
 
     Args:
-        layout: memory format of the launcher's results; the twin's are converted to it.
+        layout: memory format of the launcher's results; the twin's are converted to it, except for
+            ``torch.preserve_format``.
         atomics: whether the kernels add to memory in any order. Then the twin, which does not, runs
             under ``torch.use_deterministic_algorithms``.
+        part: name of the operator that the launcher is a part of, whose launchers all fall back
+            together; default: the launcher's own.
     """
 
     def decorate(launcher: Callable[P, R]) -> Callable[P, R]:
-        part = launcher.__name__
-        twin = _TWINS[part]  # the package, imported before its kernels, has registered all twins
-        parts = {part, part.removesuffix('_backward')}
+        name = part or launcher.__name__
+        # the package, imported before its kernels, has registered all twins
+        twin = _TWINS[launcher.__name__]
+        names = {name, name.removesuffix('_backward')}
 
         @functools.wraps(launcher)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             unordered = atomics and torch.are_deterministic_algorithms_enabled()
-            if not unordered and parts.isdisjoint(fallen()):
+            if not unordered and names.isdisjoint(fallen()):
                 try:
                     return launcher(*args, **kwargs)
                 except Exception as error:
                     if not _is_refusal(error):
                         raise
-                    fall_back(part, 'its form in torch runs', error)
+                    fall_back(name, 'its form in torch runs', error)
             return _laid_out(twin(*args, **kwargs), layout)
 
         return run
@@ -116,6 +125,8 @@ def else_twin(
 
 def _laid_out(result: Any, layout: torch.memory_format) -> Any:
     """Convert a tensor, or a tuple or list of tensors, to a memory format."""
+    if layout == torch.preserve_format:
+        return result
     if isinstance(result, Tensor):
         return result.contiguous(memory_format=layout)
     return type(result)(tensor.contiguous(memory_format=layout) for tensor in result)

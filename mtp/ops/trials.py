@@ -9,6 +9,7 @@ from torch import Tensor
 from mtp.fallback import fallen, reason_in_a_line
 from mtp.ops.deform_conv import dcnv3
 from mtp.ops.focal_loss import sigmoid_focal_loss
+from mtp.ops.grouped_batch_norm import grouped_batch_norm
 from mtp.ops.horizontal_nms import kept_horizontal
 from mtp.ops.roi_align_levels import roi_align_levels
 from mtp.ops.roi_align_rotated import roi_align_rotated
@@ -53,6 +54,7 @@ def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
         ),
         'window_operands': (_operands, [learned(*shape) for shape in operands]),
         'dcnv3': taps,
+        'grouped_batch_norm': (_normalised, [learned(3, 2, 2, 2), learned(2), learned(2)]),
         'sigmoid_focal_loss': (sigmoid_focal_loss, [learned(2, 3), number]),
         'roi_align_rotated': (
             partial(roi_align_rotated, output_size=2, spatial_scale=1.0),
@@ -73,6 +75,12 @@ def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
 
 def _operands(x: Tensor, *parameters: Tensor) -> Tensor:
     return torch.cat([t.flatten() for t in window_operands(x, (2, 2), 2, *parameters)])
+
+
+def _normalised(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    mean, var = (torch.zeros_like(bias, requires_grad=False) for _ in range(2))
+    number = torch.zeros((), dtype=torch.int64, device=x.device)
+    return grouped_batch_norm(x, weight, bias, mean, var, number, [1, 2], 0.1, 1e-5, relu=True)
 
 
 def _levels(rois: Tensor, levels: Tensor, *features: Tensor, strides: list[int]) -> Tensor:

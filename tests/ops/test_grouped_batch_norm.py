@@ -40,16 +40,19 @@ def make_inputs(layout=torch.contiguous_format, dtype=torch.float32, device='cpu
         x,
         *(t.to(device, copy=True).requires_grad_() for t in (weight, bias)),
         *(t.to(device, copy=True) for t in (mean, var)),
+        torch.zeros((), dtype=torch.int64, device=device),
     )
 
 
-def one_by_one(x, weight, bias, mean, var, sizes, momentum, eps):
-    return torch.cat(
+def one_by_one(x, weight, bias, mean, var, number, sizes, momentum, eps, relu=False):
+    number += len(sizes)
+    out = torch.cat(
         [
             F.batch_norm(part, mean, var, weight, bias, True, momentum, eps)
             for part in x.split(sizes)
         ]
     )
+    return out.relu() if relu else out
 
 
 def results(normalise, inputs, **settings):
@@ -59,29 +62,61 @@ def results(normalise, inputs, **settings):
     return [out.detach(), *(t.grad for t in inputs[:3]), *inputs[3:]]
 
 
+@pytest.mark.parametrize('relu', [False, True])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_equals_batch_norm_of_each_group_bit_for_bit(dtype):
-    found = results(grouped_batch_norm, make_inputs(dtype=dtype))
-    assert all(map(torch.equal, found, results(one_by_one, make_inputs(dtype=dtype))))
+def test_equals_batch_norm_of_each_group_bit_for_bit(dtype, relu):
+    found = results(grouped_batch_norm, make_inputs(dtype=dtype), relu=relu)
+    expected = results(one_by_one, make_inputs(dtype=dtype), relu=relu)
+    assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_over_all_processes_and_in_any_layout(alone, layout, dtype):
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
-    expected = results(one_by_one, make_inputs(layout, dtype))
-    for synced in (False, True):
-        found = results(grouped_batch_norm, make_inputs(layout, dtype), synced=synced)
-        assert found[0].stride() == expected[0].stride()
-        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    for relu in (False, True):
+        expected = results(one_by_one, make_inputs(layout, dtype), relu=relu)
+        for synced in (False, True):
+            inputs = make_inputs(layout, dtype)
+            found = results(grouped_batch_norm, inputs, synced=synced, relu=relu)
+            assert found[0].stride() == expected[0].stride()
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize('relu', [False, True])
+def test_gradients_over_all_processes_in_float64(alone, relu):
+    x, weight, bias, *running = (
+        t.detach().double() if t.is_floating_point() else t for t in make_inputs(channels=2)
+    )
+
+    def normalise(x, weight, bias):
+        state = (t.clone() for t in running)
+        return grouped_batch_norm(x, weight, bias, *state, SIZES, 0.1, 1e-5, True, relu)
+
+    assert torch.autograd.gradcheck(normalise, [t.requires_grad_() for t in (x, weight, bias)])
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-def test_compiles_for_any_layout(alone, layout):
-    for synced in (False, True):
+def test_operators_are_registered_rightly(alone, layout):
+    x, weight, bias, *running = make_inputs(layout)
+    ops = torch.ops.mtp
+    sums = ops.batch_norm_sums(x.detach(), SIZES)
+    statistics = ops.batch_norm_statistics(*running, sums, 0.1, 1e-5)
+    of_maps = x, weight, bias, *statistics[:2]
+    _, plain, plain_weight, *others = (t.detach() for t in (x, *of_maps))
+    backward = torch.randn_like(plain), plain, plain_weight, *others
+    totals, *_ = ops.batch_normalise_backward_sums(*backward, SIZES, True)
+    for operator, arguments in (
+        (ops.batch_norm_sums, (plain, SIZES)),
+        (ops.batch_norm_statistics, (*running, sums, 0.1, 1e-5)),
+        (ops.batch_normalise, (*of_maps, statistics[2], SIZES, True, True)),
+        (ops.batch_normalise_backward_sums, (*backward, SIZES, True)),
+        (ops.batch_normalise_backward, (*backward, statistics[2], totals, SIZES, True)),
+        (ops.sum_over_processes, (sums,)),
+    ):
         torch.library.opcheck(
-            torch.ops.mtp.synced_batch_norm if synced else torch.ops.mtp.local_batch_norm,
-            (*make_inputs(layout), SIZES, 0.1, 1e-5),
+            operator,
+            arguments,
             test_utils=('test_schema', 'test_autograd_registration', 'test_faketensor'),
         )
 
@@ -103,27 +138,6 @@ def test_sizes_of_another_batch_are_refused():
         grouped_batch_norm(*make_inputs(), [1, 2], 0.1, 1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-@pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_kernels_of_a_gpu_equal_torch(layout, dtype):
-    x, weight, bias, _, _ = (t.detach() for t in make_inputs(layout, dtype, 'cuda'))
-    grad, kernels, twins = torch.randn_like(x), module._kernels(x), module._kernels(x.cpu())
-    mean, invstd = kernels[0](x, 1e-5)
-    count = torch.tensor([x.numel() // len(weight)], dtype=torch.int32, device='cuda')
-    calls = (
-        (x, 1e-5),
-        (x, weight, bias, mean, invstd, 1e-5),
-        (grad, x, mean, invstd, weight, True, True, True),
-        (grad, x, mean, invstd, weight, weight, bias, count),
-    )
-    for kernel, twin, arguments in zip(kernels, twins, calls):
-        out = dict(out=torch.empty_like(x)) if kernel is kernels[1] else {}
-        torch.testing.assert_close(
-            kernel(*arguments, **out), twin(*arguments, **out), rtol=2e-2, atol=2e-2
-        )
-
-
 def layers(x, weights):
     """Layers that do not need each other's results, told apart by their number of channels."""
     outs = []
@@ -136,6 +150,7 @@ def layers(x, weights):
                 weight,
                 torch.zeros(channels),
                 torch.ones(channels),
+                torch.tensor(0),
                 SIZES,
                 0.1,
                 1e-5,
@@ -148,7 +163,7 @@ def layers(x, weights):
 def collectives(monkeypatch, run) -> list[int]:
     """Numbers of channels, in the order of the collectives of a step."""
     seen = []
-    monkeypatch.setattr(module, '_all_reduce', lambda t: seen.append(t.shape[1] // 2))
+    monkeypatch.setattr(module, '_all_reduce', lambda t: seen.append(t.shape[2] // 2))
     weights = [torch.rand(channels).requires_grad_() for channels in (3, 5, 2, 4)]
     run(torch.randn(6, 5, 4, 4).requires_grad_(), weights).backward()
     return seen

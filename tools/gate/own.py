@@ -26,17 +26,6 @@ ALIGNED, ODD, LARGE = 16, 17, 1 << 40  # stand-ins for integers that Triton trea
 
 Launch = dict[str, Any]
 
-# torch 2.11 has no shape functions for the parts of a synchronised batch norm
-_META = torch.library.Library('aten', 'IMPL')
-_META.impl('batch_norm_stats', lambda x, *_: _per_channel(x, 2), 'Meta')
-_META.impl('batch_norm_elemt.out', lambda *_, out: out, 'Meta')
-_META.impl('batch_norm_backward_reduce', lambda _, x, *__: _per_channel(x, 4), 'Meta')
-_META.impl('batch_norm_backward_elemt', lambda _, x, *__: torch.empty_like(x), 'Meta')
-
-
-def _per_channel(x: Tensor, number: int) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(number))
-
 
 def is_own(operator: Any) -> bool:
     """Return whether an operator is one of mtp's."""
@@ -100,6 +89,8 @@ def _concrete(value: Any) -> Any:
 
 
 def _specialised(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_specialised(element) for element in value]  # as JSON keeps it
     if isinstance(value, Tensor):
         return f'*{str(value.dtype).removeprefix("torch.")}'
     if isinstance(value, float):
@@ -107,6 +98,15 @@ def _specialised(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int) or value == 1:
         return value
     return (ODD if value % 16 else ALIGNED) + (LARGE if value >= 2**31 else 0)
+
+
+def _stand_in(value: Any) -> Any:
+    """Return an argument that Triton specialises a kernel for like the noted one."""
+    if isinstance(value, list):
+        return tuple(map(_stand_in, value))
+    if isinstance(value, str) and value.startswith('*'):
+        return MockTensor(getattr(torch, value[1:]))
+    return value
 
 
 def key_of(launch: Launch) -> str:
@@ -117,12 +117,7 @@ def key_of(launch: Launch) -> str:
 def compiler_of(launch: Launch, device: Device) -> Callable[[], CompiledKernel]:
     """Return a function that compiles the kernel of a launch."""
     kernel = getattr(importlib.import_module(launch['module']), launch['kernel'])
-    values = {
-        name: MockTensor(getattr(torch, value[1:]))
-        if isinstance(value, str) and value.startswith('*')
-        else value
-        for name, value in launch['values'].items()
-    }
+    values = {name: _stand_in(value) for name, value in launch['values'].items()}
 
     def compile_it() -> CompiledKernel:
         with present(device):

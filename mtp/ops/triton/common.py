@@ -1,5 +1,6 @@
 """Dtype names and the compile case, shared by all kernels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,15 +24,15 @@ class CompileCase:
 
     Attributes:
         kernel: the ``@triton.jit`` function.
-        signature: Triton type of each argument, e.g. ``'*bf16'`` or ``'i64'``; ``'constexpr'`` for
-            those in ``constants``.
+        signature: Triton type of each argument, e.g. ``'*bf16'`` or ``'i64'``, for a tuple one of
+            each element; ``'constexpr'`` for those in ``constants``.
         constants: values of the ``tl.constexpr`` arguments.
         num_warps: number of warps of a program.
         num_stages: depth of software pipelining.
     """
 
     kernel: Any
-    signature: dict[str, str]
+    signature: Mapping[str, str | tuple[str, ...]]
     constants: dict[str, Any] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int = 2

@@ -36,13 +36,13 @@ def compile_case(job: tuple[str, int, int]) -> str:
     module, number, capability = job
     case = list(importlib.import_module(f'mtp.ops.triton.{module}').compile_cases())[number]
     meta = ' '.join(f'{name}={value}' for name, value in case.constants.items())
-    types = ','.join(dict.fromkeys(t for t in case.signature.values() if t.startswith('*')))
+    types = ','.join(dict.fromkeys(t for t in case.signature.values() if t[0] == '*'))
     title = f'{case.kernel.__name__} sm_{capability} warps={case.num_warps} {types} {meta}'
     # What torch allocates starts at a multiple of 16 bytes; launches are specialised for that.
     aligned = {
         (i,): [['tt.divisibility', 16]]
         for i, type_ in enumerate(case.signature.values())
-        if type_.startswith('*')
+        if type_[0] == '*'
     }
     source = ASTSource(
         fn=case.kernel, signature=case.signature, constexprs=case.constants, attrs=aligned

@@ -19,6 +19,7 @@ from mtp.engine import flops
 from mtp.ops import relative_position, rotated_window
 from mtp.ops.deform_conv import dcnv3_torch
 from mtp.ops.focal_loss import sigmoid_focal_loss_torch
+from mtp.ops.grouped_batch_norm import grouped_batch_norm_torch
 from mtp.ops.roi_align_rotated import roi_align_rotated_torch
 from mtp.ops.rotated_boxes import box_iou_rotated_torch, kept_rotated_torch
 from mtp.ops.window_operands import window_operands_torch
@@ -319,6 +320,35 @@ def focal_case(label: str, rows: int, classes: int) -> Case:
     )
 
 
+def batch_norm_case(label: str, images: int, channels: int, side: int) -> Case:
+    """Return a case of three groups, without ReLU: near its kink errors mean nothing."""
+
+    def make(images: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        return [
+            torch.randn(images, channels, side, side, dtype=dtype, device=device),
+            *(torch.rand(4, channels, device=device) + 0.5),
+            torch.zeros((), dtype=torch.int64, device=device),
+        ]
+
+    def form(operator: Callable[..., Tensor], *operands: Tensor) -> Tensor:
+        sizes = [len(part) for part in operands[0].chunk(3)]
+        return operator(*operands, sizes, 0.1, 1e-5)
+
+    elements = images * channels * side**2
+    return Case(
+        'grouped_batch_norm',
+        label,
+        make,
+        3,
+        {
+            'kernel': partial(form, ops.grouped_batch_norm),
+            'torch': partial(form, grouped_batch_norm_torch),
+        },
+        (6 * elements, 10 * elements),
+        images,
+    )
+
+
 SIZES = {
     'paper': {
         window_case: [
@@ -348,6 +378,7 @@ SIZES = {
             ('100000', 100000, ('plain', 'torch')),
         ],
         focal_case: [('200000 x 20', 200000, 20)],
+        batch_norm_case: [('256 channels, 112 px', 48, 256, 112)],
     },
     'small': {
         window_case: [('ViT-B 224 px', 1, 14, 12)],
@@ -358,6 +389,7 @@ SIZES = {
         iou_case: [('500 x 100', 500, 100)],
         nms_case: [('500', 500), ('2000', 2000, ('plain',))],
         focal_case: [('20000 x 20', 20000, 20)],
+        batch_norm_case: [('256 channels, 28 px', 6, 256, 28)],
     },
     'tiny': {
         window_case: [('tiny', 1, 5, 2, 8, 3)],
@@ -368,5 +400,6 @@ SIZES = {
         iou_case: [('tiny', 20, 6)],
         nms_case: [('tiny', 50)],
         focal_case: [('tiny', 30, 4)],
+        batch_norm_case: [('tiny', 3, 4, 5)],
     },
 }
