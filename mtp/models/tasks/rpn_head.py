@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from mmdet.models.dense_heads import RPNHead
 from mmdet.structures.bbox import get_box_tensor
-from mmdet.utils import reduce_mean
 from mmengine.config import ConfigDict
 from mmrotate.models.dense_heads import OrientedRPNHead
 from mmrotate.structures.bbox import rbox2hbox
 from torch import Tensor
 
-from mtp.models.tasks.base import TaskBatch, take_rows
+from mtp.models.tasks.base import TaskBatch, average, take_rows
 from mtp.models.tasks.canvas import Canvas
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.sampling import Samples
@@ -134,12 +133,11 @@ class _BatchedRPN(RPNHead):
         """
         with torch.no_grad():
             samples, targets = self.targets(anchors, truth, batch.shapes)
-        losses_cls, losses_bbox, counts = self.terms(scores, deltas, anchors, samples, targets)
-        mean_count = reduce_mean(batch.sums(counts)).clamp(min=1)
-        losses_cls, losses_bbox = (batch.sums(t) / mean_count for t in (losses_cls, losses_bbox))
+        sums, counts = self.terms(scores, deltas, anchors, samples, targets)
+        losses = average(batch.sums(sums), batch.sums(counts))
         return {
             name: dict(loss_rpn_cls=cls, loss_rpn_bbox=bbox)
-            for name, cls, bbox in zip(batch.groups, losses_cls, losses_bbox)
+            for name, cls, bbox in zip(batch.groups, *losses)
         }
 
     def targets(
@@ -169,8 +167,8 @@ class _BatchedRPN(RPNHead):
         anchors: Anchors,
         samples: Samples,
         targets: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return each image's sums of both losses and number of anchors, ``(B,)`` each."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return each image's sums of both losses, ``(2, B)``, and number of anchors, ``(B,)``."""
         most = samples.most
         logits = _take(scores, anchors.places[samples.index], 1)
         predicted = _take(
@@ -185,11 +183,8 @@ class _BatchedRPN(RPNHead):
         # mmdet counts at least one anchor of either kind in an image
         positives = samples.positive.sum(1)
         counts = positives.clamp(min=1) + (samples.valid.sum(1) - positives).clamp(min=1)
-        return (
-            (loss_cls * samples.valid).sum(1),
-            (loss_bbox * samples.positive[:, :most]).sum(1),
-            counts.float(),
-        )
+        sums = (loss_cls * samples.valid).sum(1), (loss_bbox * samples.positive[:, :most]).sum(1)
+        return torch.stack(sums), counts.float()
 
     def propose(
         self,
