@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from mmcv.ops import roi_align
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from torch import Tensor
 
 from mtp.mask_quota import mask_quota
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.sampling import Samples
+from mtp.ops.roi_align import roi_align
 
 
 @dataclass
@@ -117,7 +117,7 @@ class MaskSlots:
         return logits.view(-1, *feats.shape[2:])
 
     def targets(self, masks: Tensor, size: int) -> Tensor:
-        """Return the part of its object's mask in each RoI, 0 or 1, ``(C, size, size)``.
+        """Return the part of its object's mask in each RoI, bool ``(C, size, size)``.
 
         Source: mmdet's ``mask_target`` and ``BitmapMasks.crop_and_resize``.
 
@@ -125,7 +125,4 @@ class MaskSlots:
             masks: masks of all objects, uint8 ``(N, H, W)``.
             size: side of the targets in pixels.
         """
-        targets = roi_align(
-            masks[:, None].float(), self.mask_rois, (size, size), 1.0, 0, 'avg', True
-        )
-        return (targets[:, 0] >= 0.5).float()
+        return roi_align(masks[:, None].float(), self.mask_rois, size, size, 1.0, 0)[:, 0] >= 0.5

@@ -297,10 +297,12 @@ class SharedRoIHead(StandardRoIHead):
 
         Args:
             logits: logits of the masks of C slots, ``(C, size, size)``.
-            targets: masks, 0 or 1, ``(C, size, size)``.
+            targets: masks, bool ``(C, size, size)``.
             images: one-hot index of each slot's image, float32 ``(C, B)``.
         """
-        losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction='none')
+        losses = F.binary_cross_entropy_with_logits(
+            logits.float(), targets.float(), reduction='none'
+        )
         losses = losses.mean((1, 2)) * self.mask_head.loss_mask.loss_weight
         return (losses[:, None] * images).sum(0)
 
