@@ -28,6 +28,8 @@ from mtp.batch_rungs import Rung, lowest_rung
 from mtp.registry import LABELS
 
 IGNORED = 255  # label of pixels that losses and metrics ignore
+# Anchors are allowed on an image rounded up to this stride, not on all of its padding.
+ANCHOR_STRIDE = 32
 
 
 @dataclass
@@ -171,8 +173,9 @@ class Boxes(Field):
     """Labelled boxes of each image: ``InstanceData`` of ``bboxes``, ``labels`` and ``masks``.
 
     On the device, an image has a fixed number of slots, more than objects: ``valid`` tells which
-    hold one, ``number`` is the index of its mask among ``batch_masks`` of the metainfo, those of
-    all images and an empty one, which padded slots have. ``mask_slots`` is the rung's.
+    hold one, ``number`` is the index of its mask among those of all images and an empty one, which
+    padded slots have. In the metainfo, ``batch_masks`` are the arguments of :func:`paint_masks`
+    that paint them, and ``mask_slots`` is the rung's.
 
     Attributes:
         box_type: class of ``bboxes``.
@@ -184,15 +187,19 @@ class Boxes(Field):
 
     def join(self, values: Sequence[InstanceData], shape: tuple[int, int], rung: Rung) -> dict:
         """Pad the objects of each image, and their masks one after the other."""
-        counts = [len(value) for value in values]
         joined: dict[str, Any] = dict(
-            counts=torch.tensor(counts),
             boxes=torch.zeros(len(values), rung.slots, self.box_type.box_dim),
             labels=torch.zeros(len(values), rung.slots, dtype=torch.int64),
+            numbers=torch.full((len(values), rung.slots), rung.objects),
+            objects=rung.objects,
         )
-        for number, (count, value) in enumerate(zip(counts, values)):
-            joined['boxes'][number, :count] = get_box_tensor(value.bboxes)
-            joined['labels'][number, :count] = value.labels
+        first = 0
+        for image, value in enumerate(values):
+            count = len(value)
+            joined['boxes'][image, :count] = get_box_tensor(value.bboxes)
+            joined['labels'][image, :count] = value.labels
+            joined['numbers'][image, :count] = torch.arange(first, first + count)
+            first += count
         if self.masks:
             masks = BoxMasks.cat([_as_box_masks(value.masks) for value in values])
             joined['masks'] = dict(
@@ -202,15 +209,13 @@ class Boxes(Field):
         return joined
 
     def split(self, joined: dict, shape: tuple[int, int]) -> list[InstanceData]:
-        """Return each image's slots; the masks are full-size."""
-        counts, (images, slots) = joined['counts'], joined['labels'].shape
-        place = torch.arange(slots, device=counts.device)
-        valid = place < counts[:, None]
-        masks = paint_masks(**joined['masks'], shape=shape) if self.masks else None
-        empty = images * slots if masks is None else len(masks) - 1
-        number = torch.where(valid, (counts.cumsum(0) - counts)[:, None] + place, empty)
+        """Return each image's slots."""
+        masks = dict(joined['masks'], shape=shape) if self.masks else None
+        valid = joined['numbers'] < joined['objects']
         padded = []
-        for boxes, labels, filled, numbers in zip(joined['boxes'], joined['labels'], valid, number):
+        for boxes, labels, filled, numbers in zip(
+            joined['boxes'], joined['labels'], valid, joined['numbers']
+        ):
             of_image = InstanceData(
                 bboxes=self.box_type(boxes, clone=False),
                 labels=labels,
@@ -390,7 +395,7 @@ def pack_batch(samples: Sequence[dict]) -> dict:
         largest image; ``data_samples``, one per image, with metainfo only; ``targets``, the joined
         labels for :func:`unpack_batch`: tensors alone decide what a step computes, but for their
         shapes, of which there are few (:mod:`mtp.batch_rungs`), and ``images``, the indices of the
-        images with a field.
+        images with a field; among them ``shapes``, those of :class:`mtp.models.tasks.TaskBatch`.
     """
     images = [sample['inputs'] for sample in samples]
     labels = [sample['data_samples'] for sample in samples]
@@ -399,9 +404,8 @@ def pack_batch(samples: Sequence[dict]) -> dict:
     for place, image in zip(inputs, images):
         place[:, : image.shape[1], : image.shape[2]] = image
 
-    targets: dict[str, Any] = dict(
-        img_shapes=torch.tensor([image.shape[1:] for image in images]), fields={}
-    )
+    shapes = [(*round_up(image.shape[1:], ANCHOR_STRIDE), *image.shape[1:]) for image in images]
+    targets: dict[str, Any] = dict(shapes=torch.tensor(shapes, dtype=torch.float32), fields={})
     seeds = [label.get('sample_seed') for label in labels]
     if None not in seeds:
         targets['seeds'] = torch.tensor(seeds)
@@ -446,6 +450,12 @@ def _rung(
                 counts[i] = max(counts[i], len(value))
                 pixels += _as_box_masks(value.masks).pixels.size if field.masks else 0
     return lowest_rung(counts, pixels, shape)
+
+
+def round_up(shape: Sequence[int], divisor: int) -> tuple[int, int]:
+    """Round a height and a width up to multiples of a divisor."""
+    height, width = shape
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
 def unpack_batch(targets: dict, samples: Sequence[DetDataSample], shape: tuple[int, int]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtp.models.photometric import distort
 from mtp.registry import MODELS
-from mtp.sample_fields import pack_batch, unpack_batch
+from mtp.sample_fields import ANCHOR_STRIDE, pack_batch, round_up, unpack_batch
 
 # Number of channels that are colours: these are loaded as BGR, others in the order of the bands.
 RGB = 3
@@ -117,21 +117,19 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
             )
         data = self.cast_data(data)
         samples, targets = data['data_samples'], data['targets']
-        shape = _round_up(data['inputs'].shape[2:], self.pad_size_divisor)
-        open_to_anchors = -(-targets['img_shapes'] // 32) * 32
-        shapes = torch.cat([open_to_anchors, targets['img_shapes']], 1).float()
-        on_device = dict(shapes=shapes) | (
+        shape = round_up(data['inputs'].shape[2:], self.pad_size_divisor)
+        on_device = dict(shapes=targets['shapes']) | (
             dict(seed=targets['seeds']) if 'seeds' in targets else {}
         )
         for number, sample in enumerate(samples):
             sample.set_metainfo(
-                dict(batch_input_shape=shape, pad_shape=_round_up(sample.img_shape, 32))
+                dict(batch_input_shape=shape, pad_shape=round_up(sample.img_shape, ANCHOR_STRIDE))
             )
             for name, values in on_device.items():  # not set_metainfo, which copies
                 sample.set_field(values[number], name, field_type='metainfo')
         unpack_batch(targets, samples, shape)
         inputs = self.normalise(
-            data['inputs'], targets['img_shapes'], targets.get('distortion'), shape
+            data['inputs'], targets['shapes'][:, 2:], targets.get('distortion'), shape
         )
         return dict(inputs=inputs, data_samples=samples)
 
@@ -142,7 +140,7 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
 
         Args:
             images: BGR images, uint8 ``(B, 3, h, w)``.
-            sizes: height and width of each image without padding, int64 ``(B, 2)``.
+            sizes: height and width of each image without padding, float32 ``(B, 2)``.
             draws: what :func:`mtp.models.photometric.distort` takes; None for no distortion.
             shape: height and width of the result.
         """
@@ -157,10 +155,4 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
         return F.pad(images, (0, shape[1] - images.shape[3], 0, shape[0] - images.shape[2]))
 
     def _get_pad_shape(self, data: dict) -> list[tuple[int, int]]:
-        # Anchors are allowed on the image rounded up to stride 32, not on all of the padding.
-        return [_round_up(image.shape[1:], 32) for image in data['inputs']]
-
-
-def _round_up(shape: Sequence[int], divisor: int) -> tuple[int, int]:
-    height, width = shape
-    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+        return [round_up(image.shape[1:], ANCHOR_STRIDE) for image in data['inputs']]

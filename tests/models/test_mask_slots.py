@@ -10,6 +10,7 @@ from mmengine.structures import InstanceData
 from mtp import batch_rungs, mask_quota
 from mtp.models.tasks.base import TaskBatch
 from mtp.models.tasks.ground_truth import GroundTruth
+from mtp.sample_fields import paint_masks
 from tests.models.small import build_model, make_sample
 
 THREE = dict(
@@ -44,8 +45,8 @@ def sample_positives(head, truth):
     boxes = torch.cat([truth.boxes, *(truth.boxes + shift)], 1)
     valid = truth.valid.repeat(1, 5)
     proposals = SimpleNamespace(boxes=boxes, valid=valid)
-    boxes, samples, _ = head.targets(proposals, truth)
-    return boxes, samples
+    rois, samples, _ = head.targets(proposals, truth)
+    return rois, samples
 
 
 def our_losses(images):
@@ -53,21 +54,22 @@ def our_losses(images):
     model, batch = make_batch(images)
     head = model.tasks['instance'].roi_head
     truth = GroundTruth.collect(batch, 'gt_instances', True)
-    boxes, samples = sample_positives(head, truth)
+    rois, samples = sample_positives(head, truth)
     generator = torch.Generator().manual_seed(2)
     maps = [
         torch.randn(len(images), 64, SIZE // s, SIZE // s, generator=generator).requires_grad_()
         for s in (4, 8, 16, 32, 64)
     ]
-    losses = head._mask_losses(maps, boxes, samples, truth, batch)
+    losses = head._mask_losses(maps, rois, samples, truth, batch)
     return losses, SimpleNamespace(
-        head=head, batch=batch, truth=truth, boxes=boxes, samples=samples, maps=maps
+        head=head, batch=batch, truth=truth, boxes=rois[..., 1:], samples=samples, maps=maps
     )
 
 
 def mmdets_losses(given, kept):
     """Losses by mmdet's code on the first ``kept[i]`` positives of each image."""
     head, losses = given.head, {}
+    painted = paint_masks(**given.truth.masks)
     for name, group in given.batch.groups.items():
         if name not in head.mask_heads:
             continue
@@ -81,7 +83,7 @@ def mmdets_losses(given, kept):
                     pos_gt_labels=given.truth.labels[i][given.samples.object[i, : kept[i]]],
                 )
             )
-            masks = given.truth.masks[given.truth.number[i]].numpy()
+            masks = painted[given.truth.number[i]].numpy()
             instances.append(InstanceData(masks=BitmapMasks(masks, SIZE, SIZE)))
             rois.append(torch.cat([torch.full((kept[i], 1), float(i)), boxes], 1))
         feats = head._mask_forward(given.maps, torch.cat(rois))['mask_preds']

@@ -140,11 +140,11 @@ def recorded_order_of_equal_scores(monkeypatch):
     tests/models/test_rpn_head.py compares ours with it where no scores are equal.
     """
 
-    def propose(head, scores, deltas, batch, cfg):
+    def propose(head, scores, deltas, anchors, batch, cfg):
         with torch.no_grad():
             found = head.predict_by_feat(
-                list(scores),
-                list(deltas),
+                anchors.levels(scores),
+                anchors.levels(deltas),
                 cfg=cfg,
                 batch_img_metas=[sample.metainfo for sample in batch.samples],
             )

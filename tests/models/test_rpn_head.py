@@ -88,12 +88,44 @@ def make_maps(head, scale=1.0):
     )
 
 
+def on_two_maps(head, scores, deltas):
+    """Outputs by level, as our head returns them."""
+    anchors = head._anchors_of(scores)
+    return (
+        *([levels[0], anchors.canvas.paste(levels[1:])] for levels in (scores, deltas)),
+        anchors,
+    )
+
+
+@pytest.mark.parametrize('task', ['instance', 'rotated'])
+@pytest.mark.parametrize('size', [(64, 64), (32, 64), (37, 21)])
+def test_outputs_and_gradients_are_the_librarys(task, size):
+    ours, reference, _ = build_heads(task, 256)
+    reference.load_state_dict(ours.state_dict())
+    generator = torch.Generator().manual_seed(0)
+
+    def random(shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    sizes = [[-(-side // n) for side in size] for n in (1, 2, 4, 8, 16)]
+    feats = [random((2, 8, *level)).requires_grad_() for level in sizes]
+    *found, anchors = ours.double()(feats)
+    found = [level for maps in found for level in anchors.levels(maps)]
+    expected = [level for levels in reference.double()(feats) for level in levels]
+    weights = [random(level.shape) for level in expected]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, [*feats, *ours.parameters()], weights),
+        torch.autograd.grad(expected, [*feats, *reference.parameters()], weights),
+    )
+
+
 @pytest.mark.parametrize('task', ['instance', 'rotated'])
 def test_proposals_are_the_librarys(task):
     ours, reference, cfg = build_heads(task, 256)
     batch, maps = make_batch(), make_maps(ours, scale=0.3)
     settings = Config(dict(cfg.train_cfg.rpn_proposal, nms_pre=400, max_per_img=150))
-    proposals = ours.propose(*maps, batch, settings)
+    proposals = ours.propose(*on_two_maps(ours, *maps), batch, settings)
     with torch.no_grad():
         expected = reference.predict_by_feat(
             *maps, cfg=settings, batch_img_metas=[sample.metainfo for sample in batch.samples]
@@ -113,7 +145,7 @@ def test_losses_are_the_librarys(task):
     rotated = task == 'rotated'
     field = 'gt_rotated_instances' if rotated else 'gt_instances'
     truth = collect(batch, field)
-    losses = ours.loss_batch(*maps, truth, batch)
+    losses = ours.loss_batch(*on_two_maps(ours, *maps), truth, batch)
     for name, group in batch.groups.items():
         objects = []
         for sample in batch.samples[group]:
@@ -139,5 +171,5 @@ def test_an_image_smaller_than_all_anchors_adds_no_loss():
     for sample in batch.samples:
         sample.set_metainfo(dict(img_shape=(8, 8), pad_shape=(32, 32)))
     truth = collect(batch, 'gt_rotated_instances')
-    losses = ours.loss_batch(*make_maps(ours), truth, batch)
+    losses = ours.loss_batch(*on_two_maps(ours, *make_maps(ours)), truth, batch)
     assert all(value == 0 for terms in losses.values() for value in terms.values())

@@ -39,7 +39,7 @@ class TaskBatch:
         In training the data preprocessor has put them on the device.
         """
         if 'shapes' in self.samples[0]:
-            return torch.stack([sample.shapes for sample in self.samples])
+            return stack_rows([sample.shapes for sample in self.samples])
         return to_device(
             [(*sample.pad_shape[:2], *sample.img_shape[:2]) for sample in self.samples],
             self.device,
@@ -50,14 +50,14 @@ class TaskBatch:
     def seeds(self) -> Tensor:
         """Seed of each image's random draws, int64 ``(B,)``; of torch's generator without any."""
         if 'seed' in self.samples[0]:
-            return torch.stack([sample.seed for sample in self.samples])
+            return stack_rows([sample.seed for sample in self.samples])
         return torch.randint(1 << 62, (len(self.samples),), device=self.device)
 
     def sums(self, values: Tensor) -> Tensor:
-        """Sum values of the images, ``(B,)``, to one value per data set, ``(K,)``."""
+        """Sum values of the images, ``(..., B)``, to one value per data set, ``(..., K)``."""
         if len({*self.sizes}) == 1:  # in one launch
-            return values.unflatten(0, (len(self.sizes), -1)).sum(1)
-        return torch.stack([values[group].sum() for group in self.groups.values()])
+            return values.unflatten(-1, (len(self.sizes), -1)).sum(-1)
+        return torch.stack([of_images.sum(-1) for of_images in values.split(self.sizes, -1)], -1)
 
 
 class Task(BaseModule, metaclass=ABCMeta):
@@ -86,6 +86,20 @@ def to_device(values: Sequence, device: torch.device, dtype: torch.dtype) -> Ten
     if device.type == 'cuda':
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def stack_rows(rows: list[Tensor]) -> Tensor:
+    """Stack tensors; if they are all rows of a tensor, in order, return it without a copy."""
+    whole = rows[0]._base
+    if whole is None or whole.shape[:1] != (len(rows),):
+        return torch.stack(rows)
+    own = [_layout(row) for row in whole]
+    uncut = all(row._base is whole for row in rows) and own == [_layout(row) for row in rows]
+    return whole if uncut else torch.stack(rows)
+
+
+def _layout(view: Tensor) -> tuple:
+    return view.shape, view.stride(), view.storage_offset()
 
 
 def take_rows(values: Tensor, index: Tensor) -> Tensor:
@@ -119,18 +133,15 @@ def is_highest(logits: Tensor, index: Tensor) -> Tensor:
     return torch.where(earlier, own > logits, own >= logits).all(1)
 
 
-def count_ratio(counts: Tensor) -> Tensor:
-    """Return this process's share of a loss normaliser, relative to the mean over processes.
+def average(sums: Tensor, counts: Tensor) -> Tensor:
+    """Divide sums of losses by the number of items that a process has on average.
 
-    A loss averaged over ``n`` local items and multiplied by ``n / mean(n)`` gives, averaged over
-    processes as DDP averages gradients, the loss of the whole batch in one process.
+    Averaged over processes, as DDP averages gradients, this gives the loss of the whole batch in
+    one process.
 
     Args:
-        counts: numbers of items in this process's averages, float32, one per loss.
-
-    Returns:
-        Tensor: float32, one factor per count; ones with a single process.
+        sums: sums over this process's items, ``(..., K)``.
+        counts: numbers of this process's items, float32 ``(K,)``.
     """
-    if get_world_size() == 1:
-        return torch.ones_like(counts)
-    return counts / reduce_mean(counts).clamp(min=torch.finfo(counts.dtype).tiny)
+    # Less than one item in all processes together is none: then the sums are 0.
+    return sums / reduce_mean(counts).clamp(min=1 / get_world_size())

@@ -1,12 +1,12 @@
 """Ground truth of all images of a batch, in padded tensors."""
 
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
-from mtp.models.tasks.base import TaskBatch, mark_varying, take_rows
+from mtp.models.tasks.base import TaskBatch, mark_varying, stack_rows, take_rows
 
 
 @dataclass
@@ -20,9 +20,9 @@ class GroundTruth:
         boxes: boxes, ``(B, G, D)``, pixels (and radians).
         labels: class indices in the image's data set, from 0, int64 ``(B, G)``.
         valid: whether each slot holds an object, bool ``(B, G)``.
-        number: index into ``masks``, int64 ``(B, G)``.
-        masks: masks of all images' objects, with padding, then an empty one, uint8
-            ``(N + 1, H, W)``; None without masks.
+        number: index of the mask among those that ``masks`` give, int64 ``(B, G)``.
+        masks: arguments of :func:`mtp.sample_fields.paint_masks` for all images' objects; None
+            without masks.
         seeds: seed of each image's random draws, int64 ``(B,)``.
         mask_slots: number of slots of the mask head, which the quotas of the images
             (:mod:`mtp.mask_quota`) do not exceed; 0 without masks.
@@ -32,7 +32,7 @@ class GroundTruth:
     labels: Tensor
     valid: Tensor
     number: Tensor
-    masks: Tensor | None
+    masks: dict[str, Any] | None
     seeds: Tensor
     mask_slots: int
 
@@ -41,19 +41,23 @@ class GroundTruth:
         """Collect the objects that the samples of ``batch`` hold in ``field``."""
         instances = [sample.get(field) for sample in batch.samples]
         padded = dict(
-            boxes=torch.stack([get_box_tensor(i.bboxes) for i in instances]).float(),
+            boxes=stack_rows([get_box_tensor(i.bboxes) for i in instances]).float(),
             **{
-                name: torch.stack([i.get(name) for i in instances])
+                name: stack_rows([i.get(name) for i in instances])
                 for name in ('labels', 'valid', 'number')
             },
         )
         for values in padded.values():
             mark_varying(values, 1)
         first = instances[0]
+        masks = first.batch_masks if with_masks else None
+        if masks is not None:
+            mark_varying(masks['boxes'], 0)
+            mark_varying(masks['pixels'], 0)
         return cls(
             **padded,
             seeds=batch.seeds,
-            masks=first.batch_masks if with_masks else None,
+            masks=masks,
             mask_slots=first.mask_slots if with_masks else 0,
         )
 

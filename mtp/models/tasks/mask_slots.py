@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from mmcv.ops import roi_align
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from torch import Tensor
 
 from mtp.mask_quota import mask_quota
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.sampling import Samples
+from mtp.ops.roi_align import roi_align
 
 
 @dataclass
@@ -26,7 +26,8 @@ class MaskSlots:
             image -1.
         images: one-hot index of the image, float32 ``(C, B)``; a padded slot has none.
         classes: index of the class among those of all data sets, int64 ``(C,)``.
-        numbers: index into ``GroundTruth.masks``, int64 ``(C,)``.
+        mask_rois: the same RoIs, clipped to the image, on the masks of all objects, ``(C, 5)``:
+            ``GroundTruth.number`` of the object, x1, y1, x2, y2; a padded slot has zeros.
         counts: number of slots that each image fills, float32 ``(B,)``.
         left_out: number of positives that exceed each image's quota, float32 ``(B,)``.
     """
@@ -34,7 +35,7 @@ class MaskSlots:
     rois: Tensor
     images: Tensor
     classes: Tensor
-    numbers: Tensor
+    mask_rois: Tensor
     counts: Tensor
     left_out: Tensor
 
@@ -46,6 +47,7 @@ class MaskSlots:
         truth: GroundTruth,
         first_class: Tensor,
         places: Tensor,
+        shape: tuple[int, int],
     ) -> 'MaskSlots':
         """Pack the positives; the host does not wait for their number.
 
@@ -56,6 +58,7 @@ class MaskSlots:
             first_class: index of the first class of each image's data set among those of all data
                 sets, int64 ``(B,)``; -1 for a data set without masks.
             places: ``0..C-1``, with C slots, at least the sum of the quotas.
+            shape: height and width of the masks in pixels.
         """
         most = samples.most
         positives = samples.positive.sum(1) * (first_class >= 0)
@@ -68,19 +71,25 @@ class MaskSlots:
         slot = (places - (ends - counts)[image]).clamp(max=most - 1)
         flat = image * most + slot
         _, labels, numbers = truth.take(samples.object[:, :most])
-        rois = torch.cat(
+        boxes = boxes[:, :most].flatten(0, 1)[flat]
+        x1, y1, x2, y2 = boxes.clamp(min=0).unbind(1)
+        height, width = shape
+        mask_rois = torch.stack(
             [
-                torch.where(filled, image, -1)[:, None].to(boxes.dtype),
-                boxes[:, :most].flatten(0, 1)[flat],
+                numbers.flatten()[flat].to(boxes.dtype),
+                x1.clamp(max=width),
+                y1.clamp(max=height),
+                x2.clamp(max=width),
+                y2.clamp(max=height),
             ],
             1,
         )
         own = image[:, None] == torch.arange(len(ends), device=image.device)
         return cls(
-            rois=rois,
+            rois=torch.cat([torch.where(filled, image, -1)[:, None].to(boxes.dtype), boxes], 1),
             images=(own & filled[:, None]).float(),
             classes=(labels + first_class[:, None].clamp(min=0)).flatten()[flat],
-            numbers=numbers.flatten()[flat],
+            mask_rois=mask_rois.masked_fill(~filled[:, None], 0),
             counts=counts.float(),
             left_out=(positives - counts).float(),
         )
@@ -108,7 +117,7 @@ class MaskSlots:
         return logits.view(-1, *feats.shape[2:])
 
     def targets(self, masks: Tensor, size: int) -> Tensor:
-        """Return the part of its object's mask in each RoI, 0 or 1, ``(C, size, size)``.
+        """Return the part of its object's mask in each RoI, bool ``(C, size, size)``.
 
         Source: mmdet's ``mask_target`` and ``BitmapMasks.crop_and_resize``.
 
@@ -116,18 +125,4 @@ class MaskSlots:
             masks: masks of all objects, uint8 ``(N, H, W)``.
             size: side of the targets in pixels.
         """
-        height, width = masks.shape[1:]
-        x1, y1, x2, y2 = self.rois[:, 1:].clamp(min=0).unbind(1)
-        rois = torch.stack(
-            [
-                self.numbers.float(),
-                x1.clamp(max=width),
-                y1.clamp(max=height),
-                x2.clamp(max=width),
-                y2.clamp(max=height),
-            ],
-            1,
-        )
-        rois = rois.masked_fill(self.rois[:, :1] < 0, 0)
-        targets = roi_align(masks[:, None].float(), rois, (size, size), 1.0, 0, 'avg', True)
-        return (targets[:, 0] >= 0.5).float()
+        return roi_align(masks[:, None].float(), self.mask_rois, size, size, 1.0, 0)[:, 0] >= 0.5

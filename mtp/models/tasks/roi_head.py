@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mtp.models.tasks.base import (
     TaskBatch,
-    count_ratio,
+    average,
     is_highest,
     mark_varying,
     take_rows,
@@ -27,6 +27,7 @@ from mtp.models.tasks.mask_slots import MaskSlots
 from mtp.models.tasks.rpn_head import Proposals, unit_box
 from mtp.models.tasks.sampling import Samples
 from mtp.registry import MODELS
+from mtp.sample_fields import paint_masks
 
 # Keys in the configs of the box and mask heads that concern the trunk alone; the others (coder,
 # losses, ...) hold for the last layers too.
@@ -68,6 +69,7 @@ class SharedRoIHead(StandardRoIHead):
 
     compiled_methods: tuple[str, ...] = ('targets', 'box_terms')
     mask_slots = staticmethod(MaskSlots.pack)
+    paint_masks = staticmethod(paint_masks)
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class SharedRoIHead(StandardRoIHead):
             }
         )
         if mask_head is not None:
-            self.compiled_methods += ('mask_slots', 'mask_terms')
+            self.compiled_methods += ('mask_slots', 'paint_masks', 'mask_terms')
             width = self.mask_head.conv_out_channels
             self.mask_head.conv_logits = nn.Identity()
             self.mask_heads = ModuleDict(
@@ -135,21 +137,22 @@ class SharedRoIHead(StandardRoIHead):
             batch: images and their data sets.
         """
         with torch.no_grad():
-            boxes, samples, targets = self.targets(proposals, truth)
-        losses = self._box_losses(x, boxes, samples, targets, batch)
+            rois, samples, targets = self.targets(proposals, truth)
+        losses = self._box_losses(x, rois, samples, targets, batch)
         if self.with_mask:
-            for name, loss in self._mask_losses(x, boxes, samples, truth, batch).items():
+            for name, loss in self._mask_losses(x, rois, samples, truth, batch).items():
                 losses[name].update(loss)
         return losses
 
     def targets(
         self, proposals: Proposals, truth: GroundTruth
     ) -> tuple[Tensor, Samples, tuple[Tensor, Tensor]]:
-        """Sample RoIs; return their boxes, their assignment, and their targets.
+        """Sample RoIs; return them, their assignment, and their targets.
 
         Returns:
-            tuple: boxes ``(B, S, D)`` in pixels; the samples; and, for the first ``most`` boxes,
-            the labels ``(B, most)`` and the deltas to their objects ``(B, most, D)``.
+            tuple: RoIs ``(B, S, 1 + D)``: index of the image, -1 for a padded slot, and box in
+            pixels; the samples; and, for the first ``most`` boxes, the labels ``(B, most)`` and
+            the deltas to their objects ``(B, most, D)``.
         """
         boxes = proposals.boxes
         assigned = self.bbox_assigner.assign_batch(boxes, proposals.valid, truth)
@@ -166,24 +169,24 @@ class SharedRoIHead(StandardRoIHead):
         positive = samples.positive[:, : samples.most, None]
         objects = torch.where(positive, objects, unit_box(objects))
         deltas = self.bbox_head.bbox_coder.encode(boxes[:, : samples.most], objects)
-        return boxes, samples, (labels, deltas)
+        images = torch.arange(len(boxes), device=boxes.device)[:, None]
+        images = torch.where(samples.valid, images, -1).to(boxes.dtype)
+        return torch.cat([images[..., None], boxes], -1), samples, (labels, deltas)
 
     def _box_losses(
         self,
         x: tuple[Tensor, ...],
-        boxes: Tensor,
+        rois: Tensor,
         samples: Samples,
         targets: tuple[Tensor, Tensor],
         batch: TaskBatch,
     ) -> dict[str, dict[str, Tensor]]:
-        feats = self._bbox_forward(x, _rois(boxes, samples.valid))['cls_score']
-        feats = feats.unflatten(0, samples.valid.shape)
-        counts = batch.sums(samples.valid.sum(1).float())
-        ratios = count_ratio(counts)
+        feats = self._bbox_forward(x, rois.flatten(0, 1))['cls_score']
+        feats = feats.unflatten(0, samples.valid.shape).split(batch.sizes)
         labels, wanted = targets
         terms = []
-        for name, group in batch.groups.items():
-            logits, deltas = self.bbox_heads[name](feats[group].flatten(0, 1))
+        for (name, group), own_feats in zip(batch.groups.items(), feats):
+            logits, deltas = self.bbox_heads[name](own_feats.flatten(0, 1))
             if not self.bbox_head.reg_class_agnostic:
                 mark_varying(deltas, 1)
             terms.append(
@@ -197,12 +200,11 @@ class SharedRoIHead(StandardRoIHead):
                 )
             )
         # of all data sets at once, since each of these operations is a launch
-        sums = torch.stack([term for of_kind in zip(*terms) for term in of_kind])
-        losses_cls, right, losses_bbox = sums.view(3, -1) / counts.clamp(min=1)
+        losses, (counts, right) = (torch.stack(of_kind, 1) for of_kind in zip(*terms))
         return {
             name: dict(loss_cls=loss_cls, acc=accuracy, loss_bbox=loss_bbox)
-            for name, loss_cls, accuracy, loss_bbox in zip(
-                batch.groups, losses_cls * ratios, 100 * right, losses_bbox * ratios
+            for name, loss_cls, loss_bbox, accuracy in zip(
+                batch.groups, *average(losses, counts), 100 * right / counts.clamp(min=1)
             )
         }
 
@@ -214,8 +216,8 @@ class SharedRoIHead(StandardRoIHead):
         targets: Tensor,
         positive: Tensor,
         valid: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sum over a data set's boxes: classification loss, number of right boxes, box loss.
+    ) -> tuple[Tensor, Tensor]:
+        """Sum the losses of a data set's boxes, and count the boxes.
 
         The compiled code serves all data sets, whatever their number of classes.
 
@@ -226,6 +228,10 @@ class SharedRoIHead(StandardRoIHead):
             targets: deltas to the objects, ``(b, most, D)``.
             positive: whether each box is a positive sample, bool ``(b, S)``.
             valid: whether each slot holds a sample, bool ``(b, S)``.
+
+        Returns:
+            tuple: sums of the classification and the box losses, ``(2,)``, and numbers of boxes
+            and of right ones among them, float32 ``(2,)``.
         """
         head, logits, deltas = self.bbox_head, logits.float(), deltas.float()
         most, others = labels.shape[1], valid.shape[1] - labels.shape[1]
@@ -237,16 +243,13 @@ class SharedRoIHead(StandardRoIHead):
         of_class = torch.zeros_like(labels) if head.reg_class_agnostic else labels
         deltas = deltas.gather(2, of_class[..., None, None].expand(-1, -1, 1, targets.shape[2]))
         loss_bbox = head.loss_bbox(deltas.squeeze(2), targets, reduction_override='none')
-        return (
-            (loss_cls * valid.flatten()).sum(),
-            right.sum().float(),
-            (loss_bbox.sum(2) * positive[:, :most]).sum(),
-        )
+        sums = (loss_cls * valid.flatten()).sum(), (loss_bbox.sum(2) * positive[:, :most]).sum()
+        return torch.stack(sums), torch.stack([valid.sum().float(), right.sum().float()])
 
     def _mask_losses(
         self,
         x: tuple[Tensor, ...],
-        boxes: Tensor,
+        rois: Tensor,
         samples: Samples,
         truth: GroundTruth,
         batch: TaskBatch,
@@ -257,16 +260,16 @@ class SharedRoIHead(StandardRoIHead):
             return {}
         with torch.no_grad():
             plan = self._mask_plan(heads, truth, batch, samples.most)
-            slots = self.mask_slots(boxes, samples, truth, *plan)
-            targets = slots.targets(truth.masks, self.train_cfg.mask_size)
+            slots = self.mask_slots(rois[..., 1:], samples, truth, *plan, truth.masks['shape'])
+            masks = self.paint_masks(**truth.masks)
+            targets = slots.targets(masks, self.train_cfg.mask_size)
         feats = self._mask_forward(x, slots.rois)['mask_preds']
         logits = slots.logits(feats, list(heads.values()))
         losses = self.mask_terms(
             mark_varying(logits, 0), mark_varying(targets, 0), mark_varying(slots.images, 0)
         )
         losses, counts, left_out = map(batch.sums, (losses, slots.counts, slots.left_out))
-        losses = losses / counts.clamp(min=1) * count_ratio(counts)
-        losses = losses * self.mask_head.loss_mask.loss_weight
+        losses = average(losses, counts)
         left_out = 100 * left_out / (counts + left_out).clamp(min=1)
         return {
             name: dict(loss_mask=loss, masks_left_out=share)
@@ -294,11 +297,14 @@ class SharedRoIHead(StandardRoIHead):
 
         Args:
             logits: logits of the masks of C slots, ``(C, size, size)``.
-            targets: masks, 0 or 1, ``(C, size, size)``.
+            targets: masks, bool ``(C, size, size)``.
             images: one-hot index of each slot's image, float32 ``(C, B)``.
         """
-        losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction='none')
-        return (losses.mean((1, 2))[:, None] * images).sum(0)
+        losses = F.binary_cross_entropy_with_logits(
+            logits.float(), targets.float(), reduction='none'
+        )
+        losses = losses.mean((1, 2)) * self.mask_head.loss_mask.loss_weight
+        return (losses[:, None] * images).sum(0)
 
     def predict_bbox(
         self,
@@ -354,13 +360,6 @@ class SharedRoIHead(StandardRoIHead):
             head = self.mask_heads[meta['dataset']]
             head.predict_by_feat((head(feats_i),), [result], [meta], self.test_cfg, rescale)
         return results_list
-
-
-def _rois(boxes: Tensor, valid: Tensor) -> Tensor:
-    """Return RoIs ``(B * S, 1 + D)`` of boxes ``(B, S, D)``; padded slots get image -1."""
-    image = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(valid)
-    image = image.masked_fill(~valid, -1)[..., None]
-    return torch.cat([image.to(boxes.dtype), boxes], -1).flatten(0, 1)
 
 
 def _without_trunk(head: dict) -> dict:

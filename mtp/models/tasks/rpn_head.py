@@ -1,6 +1,5 @@
 """Region proposals of all images at once."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from mmdet.models.dense_heads import RPNHead
 from mmdet.structures.bbox import get_box_tensor
-from mmdet.utils import reduce_mean
 from mmengine.config import ConfigDict
 from mmrotate.models.dense_heads import OrientedRPNHead
 from mmrotate.structures.bbox import rbox2hbox
 from torch import Tensor
 
-from mtp.models.tasks.base import TaskBatch, take_rows
+from mtp.models.tasks.base import TaskBatch, average, take_rows
+from mtp.models.tasks.canvas import Canvas
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.sampling import Samples
 from mtp.ops import kept_horizontal, sort_rows
@@ -43,17 +42,20 @@ class Anchors:
         boxes: boxes (x1, y1, x2, y2), ``(N, 4)``, pixels.
         origins: top-left corners (x, y) of the anchors' cells, ``(N, 2)``, pixels.
         counts: number of anchors of each level.
-        score_places: index of each anchor's score in the maps of all levels, flattened one after
-            the other, int64 ``(N, 1)``.
-        delta_places: indices of each anchor's E deltas in the maps of all levels, flattened one
-            after the other, int64 ``(N, E)``.
+        canvas: layout of all levels but the first on the second map of the head's outputs.
+        places: row of each anchor in these outputs, flattened by :func:`_flatten`, int64 ``(N,)``.
     """
 
     boxes: Tensor
     origins: Tensor
     counts: list[int]
-    score_places: Tensor
-    delta_places: Tensor
+    canvas: Canvas
+    places: Tensor
+
+    def levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Cut the head's two output maps of a kind, ``(B, C, H, W)``, into those of all levels."""
+        first, others = maps
+        return [first, *self.canvas.cut(others)]
 
 
 class _BatchedRPN(RPNHead):
@@ -68,10 +70,15 @@ class _BatchedRPN(RPNHead):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not self.use_sigmoid_cls or self.reg_decoded_bbox or self.train_cfg.pos_weight > 0:
+        if (
+            not self.use_sigmoid_cls
+            or self.reg_decoded_bbox
+            or self.train_cfg.pos_weight > 0
+            or self.num_convs > 1  # a second one would not find zeros between the levels
+        ):
             raise ValueError(
                 f'{type(self).__name__} takes a sigmoid loss_cls, '
-                'reg_decoded_bbox=False and pos_weight=-1'
+                'reg_decoded_bbox=False, pos_weight=-1 and num_convs=1'
             )
         self._anchors: dict[tuple, Anchors] = {}
 
@@ -87,18 +94,37 @@ class _BatchedRPN(RPNHead):
             [x1.minimum(width), y1.minimum(height), x2.minimum(width), y2.minimum(height)], -1
         )
 
+    def forward(
+        self, feats: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Anchors]:
+        """Predict on two maps: the largest level, and a canvas with the others.
+
+        The small levels alone would not fill a GPU.
+
+        Args:
+            feats: feature maps of the levels, ``(B, C, H, W)`` each, the largest first.
+
+        Returns:
+            tuple: logits ``(B, A, H, W)`` and deltas ``(B, A * E, H, W)`` of A anchors per cell, E
+            numbers per anchor, for each of the two maps; and the anchors.
+        """
+        anchors = self._anchors_of(feats)
+        maps = feats[0], anchors.canvas.paste(feats[1:])
+        scores, deltas = zip(*map(self.forward_single, maps))
+        return scores, deltas, anchors
+
     def loss_batch(
         self,
         scores: Sequence[Tensor],
         deltas: Sequence[Tensor],
+        anchors: Anchors,
         truth: GroundTruth,
         batch: TaskBatch,
     ) -> dict[str, dict[str, Tensor]]:
         """Compute losses per data set, averaged over the anchors of all processes.
 
         Args:
-            scores: logits of each level, ``(B, A, H, W)``, in any precision.
-            deltas: predicted deltas of each level, ``(B, A * E, H, W)``, E numbers per anchor.
+            scores, deltas, anchors: results of :meth:`forward`.
             truth: ground truth of the images.
             batch: images and their data sets.
 
@@ -106,14 +132,12 @@ class _BatchedRPN(RPNHead):
             dict: data set -> ``loss_rpn_cls`` and ``loss_rpn_bbox``.
         """
         with torch.no_grad():
-            anchors = self._anchors_of(scores)
             samples, targets = self.targets(anchors, truth, batch.shapes)
-        losses_cls, losses_bbox, counts = self.terms(scores, deltas, anchors, samples, targets)
-        mean_count = reduce_mean(batch.sums(counts)).clamp(min=1)
-        losses_cls, losses_bbox = (batch.sums(t) / mean_count for t in (losses_cls, losses_bbox))
+        sums, counts = self.terms(scores, deltas, anchors, samples, targets)
+        losses = average(batch.sums(sums), batch.sums(counts))
         return {
             name: dict(loss_rpn_cls=cls, loss_rpn_bbox=bbox)
-            for name, cls, bbox in zip(batch.groups, losses_cls, losses_bbox)
+            for name, cls, bbox in zip(batch.groups, *losses)
         }
 
     def targets(
@@ -143,11 +167,13 @@ class _BatchedRPN(RPNHead):
         anchors: Anchors,
         samples: Samples,
         targets: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return each image's sums of both losses and number of anchors, ``(B,)`` each."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return each image's sums of both losses, ``(2, B)``, and number of anchors, ``(B,)``."""
         most = samples.most
-        logits = _take(scores, anchors.score_places[samples.index])
-        predicted = _take(deltas, anchors.delta_places[samples.index[:, :most]])
+        logits = _take(scores, anchors.places[samples.index], 1)
+        predicted = _take(
+            deltas, anchors.places[samples.index[:, :most]], self.bbox_coder.encode_size
+        )
         loss_cls = self.loss_cls(
             logits.reshape(-1, 1),
             samples.positive.float().reshape(-1, 1),
@@ -157,20 +183,21 @@ class _BatchedRPN(RPNHead):
         # mmdet counts at least one anchor of either kind in an image
         positives = samples.positive.sum(1)
         counts = positives.clamp(min=1) + (samples.valid.sum(1) - positives).clamp(min=1)
-        return (
-            (loss_cls * samples.valid).sum(1),
-            (loss_bbox * samples.positive[:, :most]).sum(1),
-            counts.float(),
-        )
+        sums = (loss_cls * samples.valid).sum(1), (loss_bbox * samples.positive[:, :most]).sum(1)
+        return torch.stack(sums), counts.float()
 
     def propose(
-        self, scores: Sequence[Tensor], deltas: Sequence[Tensor], batch: TaskBatch, cfg: ConfigDict
+        self,
+        scores: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Anchors,
+        batch: TaskBatch,
+        cfg: ConfigDict,
     ) -> Proposals:
         """Decode, suppress and rank the proposals of each image.
 
         Args:
-            scores: logits of each level, ``(B, A, H, W)``.
-            deltas: predicted deltas of each level, ``(B, A * E, H, W)``.
+            scores, deltas, anchors: results of :meth:`forward`.
             batch: images and their data sets.
             cfg: config with ``nms_pre``, ``max_per_img``, ``min_bbox_size`` and ``nms``
                 (``iou_threshold``; each level apart), as in mmdet.
@@ -184,7 +211,7 @@ class _BatchedRPN(RPNHead):
             return self.ranked(
                 scores,
                 deltas,
-                self._anchors_of(scores),
+                anchors,
                 batch.shapes,
                 cfg.nms_pre,
                 cfg.max_per_img,
@@ -205,14 +232,14 @@ class _BatchedRPN(RPNHead):
     ) -> Proposals:
         """Do the work of :meth:`propose`, given tensors and numbers alone."""
         logits, chosen, first = [], [], 0
-        for score, count in zip(scores, anchors.counts):
+        for score, count in zip(anchors.levels(scores), anchors.counts):
             # by logits: sigmoid gives the same score to all that are certain
             score, index = _highest(_flatten([score], 1)[..., 0], nms_pre)
             logits.append(score.float())
             chosen.append(index + first)
             first += count
         counts, index = [level.shape[1] for level in logits], torch.cat(chosen, 1)
-        steps = _take(deltas, anchors.delta_places[index])
+        steps = _take(deltas, anchors.places[index], self.bbox_coder.encode_size)
         boxes = self.bbox_coder.decode(anchors.boxes[index], steps)
         boxes = self.clip(get_box_tensor(boxes), shapes)
         width, height = _sides(boxes)
@@ -251,12 +278,13 @@ class _BatchedRPN(RPNHead):
                     indexing='ij',
                 )
                 origins.append(torch.stack([x, y], -1).flatten(0, 1).repeat_interleave(n, 0))
-            places = [
-                _places(sizes, generator.num_base_priors, values).to(device)
-                for values in (1, self.bbox_coder.encode_size)
-            ]
+            canvas = Canvas.of(sizes[1:])
             self._anchors[key] = Anchors(
-                torch.cat(boxes), torch.cat(origins), [len(b) for b in boxes], *places
+                torch.cat(boxes),
+                torch.cat(origins),
+                [len(b) for b in boxes],
+                canvas,
+                _places(sizes[0], canvas, self.num_base_priors).to(device),
             )
         return self._anchors[key]
 
@@ -309,27 +337,36 @@ def _sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _flatten(maps: Sequence[Tensor], size: int) -> Tensor:
-    """Flatten maps ``(B, A * size, H, W)`` of all levels to ``(B, N, size)``, in anchor order."""
+    """Flatten maps ``(B, A * size, H, W)`` to rows ``(B, N, size)``: by map, cell and anchor.
+
+    Maps that are channels-last, as in training, are copied as they are.
+    """
     return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, size) for m in maps], 1)
 
 
-def _places(sizes: Sequence[tuple[int, int]], anchors: Sequence[int], size: int) -> Tensor:
-    """Return the indices of each anchor's values in flattened maps, int64 ``(N, size)``.
+def _places(first: tuple[int, int], canvas: Canvas, anchors: int) -> Tensor:
+    """Return the row of each anchor in the flattened maps of a head's outputs, int64 ``(N,)``.
 
     Args:
-        sizes: height and width of each level's map.
-        anchors: number of anchors per cell of each level.
-        size: number of values per anchor.
+        first: height and width of the first level.
+        canvas: layout of the other levels.
+        anchors: number of anchors per cell.
     """
-    shapes = [(1, count * size, *level) for count, level in zip(anchors, sizes)]
-    numbers = torch.arange(sum(map(math.prod, shapes))).split([*map(math.prod, shapes)])
-    return _flatten([n.view(shape) for n, shape in zip(numbers, shapes)], size)[0]
+    sizes = [first, (canvas.height, canvas.width)]
+    counts = [height * width * anchors for height, width in sizes]
+    rows = [
+        numbers.view(1, *size, anchors).permute(0, 3, 1, 2)
+        for numbers, size in zip(torch.arange(sum(counts)).split(counts), sizes)
+    ]
+    return _flatten([rows[0], *canvas.cut(rows[1])], 1).flatten()
 
 
-def _take(maps: Sequence[Tensor], places: Tensor) -> Tensor:
-    """Return the values at ``places``, float32 ``(B, S, size)``, in the flattened maps.
+def _take(maps: Sequence[Tensor], places: Tensor, size: int) -> Tensor:
+    """Return rows of flattened maps, float32 ``(B, S, size)``.
 
-    Compiled, this takes a quarter of the time of a copy of the maps in the anchors' order.
+    Args:
+        maps: maps ``(B, A * size, H, W)``.
+        places: indices of the rows, int64 ``(B, S)``.
+        size: number of values of a row.
     """
-    values = torch.cat([m.flatten(1) for m in maps], 1)
-    return values.gather(1, places.flatten(1)).view_as(places).float()
+    return take_rows(_flatten(maps, size), places).float()

@@ -1,6 +1,7 @@
 """Semantic segmentation: one mmseg decode head, one classifier per data set."""
 
-import torch
+from collections import OrderedDict
+
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.model import ModuleDict
@@ -8,7 +9,7 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 from mtp.models.batch_norm import join_relus, set_dataset_sizes
-from mtp.models.tasks.base import Task, TaskBatch, mark_varying
+from mtp.models.tasks.base import Task, TaskBatch, mark_varying, stack_rows
 from mtp.registry import MODELS
 
 
@@ -23,7 +24,7 @@ class SemanticTask(Task):
         num_classes: data set -> number of classes, background not counted.
         decode_head: config of an mmseg head that has ``_forward_feature``, without ``in_channels``,
             ``in_index`` and ``num_classes``.
-        dropout_ratio: probability of the channel dropout before each classifier, 0..1.
+        dropout_ratio: probability of the channel dropout before the classifiers, 0..1.
     """
 
     compiled_methods = ('terms',)
@@ -50,10 +51,12 @@ class SemanticTask(Task):
         # mmseg gives every head a classifier. It stays, unused and frozen, because the official
         # whole-model checkpoints hold it too.
         self.decode_head.conv_seg.requires_grad_(False)
+        self.dropout = nn.Dropout2d(dropout_ratio)
+        # Named '1', as in checkpoints: there, dropout comes first.
         self.classifiers = ModuleDict(
             {
                 name: nn.Sequential(
-                    nn.Dropout2d(dropout_ratio), nn.Conv2d(self.decode_head.channels, n + 1, 1)
+                    OrderedDict({'1': nn.Conv2d(self.decode_head.channels, n + 1, 1)})
                 )
                 for name, n in num_classes.items()
             }
@@ -62,11 +65,11 @@ class SemanticTask(Task):
     def loss(self, features: list[Tensor], batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
         """Return losses at the label's size, averaged over all pixels, ignored ones included."""
         set_dataset_sizes(self.decode_head, batch.sizes)
-        feats = self.decode_head._forward_feature(features)
-        labels = torch.stack([sample.gt_sem_seg.sem_seg[0] for sample in batch.samples]).long()
+        feats = self.dropout(self.decode_head._forward_feature(features))
+        labels = stack_rows([sample.gt_sem_seg.sem_seg for sample in batch.samples])[:, 0].long()
         losses = {}
-        for name, group in batch.groups.items():
-            logits = self.classifiers[name](feats[group])
+        for (name, group), own_feats in zip(batch.groups.items(), feats.split(batch.sizes)):
+            logits = self.classifiers[name](own_feats)
             losses[name] = self.terms(mark_varying(logits, 1), labels[group])
         return losses
 

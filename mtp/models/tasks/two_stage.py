@@ -58,7 +58,8 @@ class TwoStageTask(Task):
     def loss(self, features: list[Tensor], batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
         """Return RPN and RoI losses per data set."""
         truth = GroundTruth.collect(batch, self.gt_field, self.roi_head.with_mask)
-        feats, outputs = self._run_rpn(features)
+        feats = self.neck(features)
+        outputs = self.rpn_head(feats)
         losses = self.rpn_head.loss_batch(*outputs, truth, batch)
         proposals = self.rpn_head.propose(*outputs, batch, self.proposal_cfg)
         for name, loss in self.roi_head.loss(feats, proposals, truth, batch).items():
@@ -67,8 +68,8 @@ class TwoStageTask(Task):
 
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:
         """Add this task's field: ``bboxes``, ``scores``, ``labels`` (and ``masks``)."""
-        feats, outputs = self._run_rpn(features)
-        found = self.rpn_head.propose(*outputs, batch, self.rpn_head.test_cfg)
+        feats = self.neck(features)
+        found = self.rpn_head.propose(*self.rpn_head(feats), batch, self.rpn_head.test_cfg)
         proposals = [
             InstanceData(bboxes=boxes[valid]) for boxes, valid in zip(found.boxes, found.valid)
         ]
@@ -79,13 +80,6 @@ class TwoStageTask(Task):
     def to_prediction(self, result: InstanceData) -> InstanceData:
         """Convert the RoI head's result to the prediction that goes into the sample."""
         return result
-
-    def _run_rpn(self, features: list[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Return the neck's feature maps, and the RPN's scores and deltas by level."""
-        # float32 under autocast too: RoI features are sampled at the boxes' coordinates, for which
-        # bfloat16 has only 3 digits.
-        feats = [feat.float() for feat in self.neck(features)]
-        return feats, self.rpn_head(feats)
 
 
 @MODELS.register_module()
