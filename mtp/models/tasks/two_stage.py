@@ -80,11 +80,9 @@ class TwoStageTask(Task):
         """Convert the RoI head's result to the prediction that goes into the sample."""
         return result
 
-    def _run_rpn(self, features: list[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
+    def _run_rpn(self, features: list[Tensor]) -> tuple[Sequence[Tensor], list[list[Tensor]]]:
         """Return the neck's feature maps, and the RPN's scores and deltas by level."""
-        # float32 under autocast too: RoI features are sampled at the boxes' coordinates, for which
-        # bfloat16 has only 3 digits.
-        feats = [feat.float() for feat in self.neck(features)]
+        feats = self.neck(features)
         return feats, self.rpn_head(feats)
 
 
