@@ -62,7 +62,7 @@ class SemanticTask(Task):
         """Return losses at the label's size, averaged over all pixels, ignored ones included."""
         set_dataset_sizes(self.decode_head, batch.sizes)
         feats = self.decode_head._forward_feature(features)
-        labels = torch.stack([sample.gt_sem_seg.sem_seg[0] for sample in batch.samples]).long()
+        labels = torch.stack([sample.gt_sem_seg.sem_seg[0] for sample in batch.samples])
         losses = {}
         for name, group in batch.groups.items():
             logits = self.classifiers[name](feats[group])
@@ -76,9 +76,9 @@ class SemanticTask(Task):
 
         Args:
             logits: logits of background and the classes, ``(B, C, h, w)``.
-            labels: label maps, int64 ``(B, H, W)``, 0..C-1 or ``ignore_index``.
+            labels: label maps, uint8 or int64 ``(B, H, W)``, 0..C-1 or ``ignore_index``.
         """
-        head = self.decode_head
+        head, labels = self.decode_head, labels.long()
         logits = F.interpolate(
             logits.float(), size=labels.shape[1:], mode='bilinear', align_corners=head.align_corners
         )
