@@ -42,7 +42,8 @@ def finetune(workload: Finetuning, tracer: Tracer) -> tuple[dict[str, int], None
         tracer.install(model)
         for objects in OBJECTS:
             tracer.begin_step()
-            with Uncompiled(tracer) as counter:
+            # the lists in the backward pass too, where checkpoints compute again
+            with Uncompiled(tracer) as counter, autocast.lists_of_cuda():
                 data = model.data_preprocessor(_batch(cfg, objects), training=True)
                 counter.take('data preprocessor')
                 with autocast.on_the_cpu():
