@@ -46,7 +46,7 @@ class SemanticLabel(Label):
     task = 'semantic'
     name = 'sem_seg'
     key = 'gt_seg_map'
-    fields = {'gt_sem_seg': Map('sem_seg', padding=IGNORED, dtype=torch.int64)}
+    fields = {'gt_sem_seg': Map('sem_seg', padding=IGNORED, dtype=torch.uint8)}
     reads_files = True
 
     def paths(self, dataset: Any, stem: str) -> dict[str, str]:

@@ -10,12 +10,14 @@ from mtp.models.data_preprocessor import (
 from mtp.models.multitask_model import MultiTaskPretrainer
 from mtp.models.siamese_unet import PairDataPreprocessor, SiameseEncoderDecoder, UNetHead
 from mtp.models.tasks import InstanceTask, RotatedTask, SemanticTask
+from mtp.models.uper_head import LeanUPerHead
 
 __all__ = [
     'BandDetDataPreprocessor',
     'BandSegDataPreprocessor',
     'InstanceTask',
     'InternImage',
+    'LeanUPerHead',
     'MultiTaskDataPreprocessor',
     'MultiTaskPretrainer',
     'PairDataPreprocessor',

@@ -12,24 +12,24 @@ import pytest
 import torch
 from functorch.compile import make_boxed_func
 from mmengine.optim import OptimWrapper
-from mmseg.models import UPerHead
 from torch._inductor.compile_fx import compile_fx
 
 from mtp import fallback
 from mtp.cli import launch
 from mtp.engine.compiled_part import PartKind, _turn_on_this_machine
 from mtp.engine.hooks.compilation import CompileHook, compile_parts
+from mtp.models import LeanUPerHead
 from tests.distributed import run_processes
 from tests.engine.test_parallel import _config, _results
 from tests.models.small import build_model, losses_of, make_sample
 
 # The first keeps running statistics.
-HEAD, TERMS = 'UPerHead._forward_feature', 'SemanticTask.terms'
+HEAD, TERMS = 'LeanUPerHead._forward_feature', 'SemanticTask.terms'
 
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
-    monkeypatch.setattr(UPerHead, 'compiled_methods', ('_forward_feature',), raising=False)
+    monkeypatch.setattr(LeanUPerHead, 'compiled_methods', ('_forward_feature',), raising=False)
     monkeypatch.delenv('MTP_STRICT', raising=False)
     monkeypatch.setattr(fallback, '_fallen', {})
     torch._dynamo.reset()
@@ -134,7 +134,7 @@ def _broken_on_the_first(rank, folder):
             raise RuntimeError('no form of this operator')
         return graph.forward
 
-    UPerHead.compiled_methods = ('_forward_feature',)  # this process's own
+    LeanUPerHead.compiled_methods = ('_forward_feature',)  # this process's own
     settings = dict(
         tasks=('semantic',),
         **{'default_hooks.logger.interval': 2, 'default_hooks.compilation.backend': 'eager'},

@@ -141,8 +141,8 @@ def test_an_image_keeps_the_same_positives_in_any_batch(monkeypatch):
         head = model.tasks['instance'].roi_head
         truth = GroundTruth.collect(batch, 'gt_instances', True)
         found = []
-        head._mask_forward = lambda _, rois: (
-            found.append(rois) or dict(mask_preds=torch.zeros(len(rois), 64, 28, 28))
+        head._mask_features = lambda _, rois: (
+            found.append(rois) or torch.zeros(len(rois), 64, 14, 14)
         )
         head._mask_losses((), *sample_positives(head, truth), truth, batch)
         (found,) = found

@@ -11,8 +11,10 @@ from functorch.compile import make_boxed_func
 from torch._inductor.compile_fx import compile_fx
 
 from mtp.engine.compiled_part import cheap_recomputation
+from mtp.models.recomputation import recomputed
 from tests.tools.test_train import REPO
 from tools.gate import backward, kept
+from tools.gate.pretrain import Kept
 
 pytest.importorskip('triton')
 
@@ -78,6 +80,22 @@ def test_gradients_in_python_are_those_of_autograd():
     for gradient, reference in zip(found[:3] + found[4:], expected[:3] + expected[4:]):
         assert gradient.dtype == reference.dtype
         torch.testing.assert_close(gradient, reference)
+
+
+def test_a_checkpoint_computes_again_once_and_keeps_its_inputs():
+    calls = []
+
+    def function(x):
+        calls.append(x)
+        return (x.sin().cos() * x.exp()).tanh()
+
+    x = torch.randn(8, requires_grad=True)
+    with Kept(torch.nn.Module()) as recorder:
+        y = recomputed(function, x)
+    with backward.in_python():
+        (found,) = torch.autograd.grad(y.sum(), x)
+    assert recorder.nbytes == x.nbytes and len(calls) == 2
+    torch.testing.assert_close(found, torch.autograd.grad(function(x).sum(), x)[0])
 
 
 def test_what_a_compiled_forward_hands_on_is_counted():

@@ -36,17 +36,23 @@ CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
 
 @contextmanager
-def on_the_cpu() -> Iterator[None]:
-    """Enable bfloat16 autocast of CUDA, and of the CPU with CUDA's lists of operators."""
+def lists_of_cuda() -> Iterator[None]:
+    """Give the CPU's autocast CUDA's lists of operators."""
     library = torch.library.Library('aten', 'IMPL')
     for name in torch._C._dispatch_get_all_op_names():
         if name.startswith('aten::'):
             _replace(library, name)
     try:
-        with on_cuda(), torch.autocast('cpu', torch.bfloat16):
-            yield
+        yield
     finally:
         library._destroy()
+
+
+@contextmanager
+def on_the_cpu() -> Iterator[None]:
+    """Enable bfloat16 autocast of CUDA and of the CPU."""
+    with on_cuda(), torch.autocast('cpu', torch.bfloat16):
+        yield
 
 
 @contextmanager

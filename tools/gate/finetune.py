@@ -43,7 +43,8 @@ def finetune(workload: Finetuning, tracer: Tracer) -> tuple[dict[str, int], None
         tracer.install(model)
         for objects in OBJECTS:
             tracer.begin_step()
-            with Uncompiled(tracer) as counter:
+            # the lists in the backward pass too, where checkpoints compute again
+            with Uncompiled(tracer) as counter, autocast.lists_of_cuda():
                 data = model.data_preprocessor(_batch(cfg, objects), training=True)
                 counter.take('data preprocessor')
                 copies = WeightCopies(model, torch.bfloat16)

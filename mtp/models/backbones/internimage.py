@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from timm.layers import Mlp, trunc_normal_
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mtp.models.backbones.base import BackboneBase, StochasticDepth, add_branch
 from mtp.models.backbones.dcnv3 import DCNv3, to_channels_first, to_channels_last
+from mtp.models.recomputation import recomputed
 from mtp.registry import MODELS
 
 
@@ -159,7 +159,7 @@ class Level(nn.Module):
         """
         for i, (block, factors_i) in enumerate(zip(self.blocks, factors)):
             if with_cp:
-                x = checkpoint(block, x, factors_i, use_reentrant=False, preserve_rng_state=False)
+                x = recomputed(block, x, factors_i)
             else:
                 x = block(x, factors_i)
             if i in self.post_norm_block_ids:
@@ -304,11 +304,10 @@ class InternImage(BackboneBase):
         if 0 in x.shape[-2:]:
             raise ValueError(f'the image is too small: {x.shape[-2]} x {x.shape[-1]} pixels')
         x = self.patch_embed(x)
-        with_cp = self.with_cp and torch.is_grad_enabled()
         factors = iter(self.drop_path(x.shape[0]))
         maps = []
         for i, level in enumerate(self.levels):
-            x = level(x, list(islice(factors, len(level.blocks))), with_cp)
+            x = level(x, list(islice(factors, len(level.blocks))), self.with_cp)
             if i in self.out_indices:
                 maps.append(x.permute(0, 3, 1, 2))
             if level.downsample is not None:

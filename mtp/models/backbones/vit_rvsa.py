@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from timm.layers import Mlp, PatchEmbed, trunc_normal_
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mtp.models.backbones.attention import FullAttention, RotatedWindowAttention
 from mtp.models.backbones.base import BackboneBase, StochasticDepth, add_branch
+from mtp.models.recomputation import recomputed
 from mtp.ops.deterministic import bicubic
 from mtp.registry import MODELS
 
@@ -273,18 +273,17 @@ class ViTRVSA(BackboneBase):
         x = x + resize_position_embedding(self.pos_embed, self.grid, (H, W))
         taps = []
         for i, (block, factors) in enumerate(zip(self.blocks, self.drop_path(x.shape[0]))):
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(
-                    block, x, H, W, factors, use_reentrant=False, preserve_rng_state=False
-                )
+            if self.with_cp:
+                x = recomputed(block, x, H, W, factors)
             else:
                 x = block(x, H, W, factors)
             if i in self.out_indices:
                 taps.append(x.transpose(1, 2).unflatten(2, (H, W)))
         if not self.pyramid:
             return tuple(taps)
-        levels = (self.fpn1, self.fpn2, self.fpn3, self.fpn4)
-        return tuple(level(tap) for level, tap in zip(levels, taps, strict=True))
+        # Norm and GELU of the largest map cost little, and their results would be kept in float32.
+        finest = recomputed(self.fpn1[1:], self.fpn1[0](taps[0]))
+        return finest, self.fpn2(taps[1]), self.fpn3(taps[2]), self.fpn4(taps[3])
 
     def compiled_parts(self) -> list[nn.Module]:
         """Return the blocks."""

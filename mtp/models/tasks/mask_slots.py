@@ -94,14 +94,16 @@ class MaskSlots:
             left_out=(positives - counts).float(),
         )
 
-    def logits(self, feats: Tensor, heads: Sequence[FCNMaskHead]) -> Tensor:
-        """Return the logits of each slot's own class, the only ones with a loss, ``(C, H, W)``.
+    def last_layers(self, heads: Sequence[FCNMaskHead]) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of each slot's own class, the only one with a loss.
 
-        The 1 x 1 convolutions of all data sets would compute those of every class for every slot.
+        The 1 x 1 convolutions of all data sets would compute every class for every slot.
 
         Args:
-            feats: features of the slots, ``(C, channels, H, W)``.
             heads: heads of the data sets with masks, in the order of the classes.
+
+        Returns:
+            tuple: weights ``(C, 1, channels)``, and biases ``(C, 1, 1)``.
         """
         # A head that is class agnostic has one row for all classes.
         weight = torch.cat(
@@ -111,10 +113,7 @@ class MaskSlots:
         # A product, since the gradient of an index would be added up in any order.
         every = torch.arange(len(bias), device=bias.device)
         chosen = (self.classes[:, None] == every).to(weight.dtype)
-        logits = torch.baddbmm(
-            (chosen @ bias[:, None])[..., None], (chosen @ weight)[:, None], feats.flatten(2)
-        )
-        return logits.view(-1, *feats.shape[2:])
+        return (chosen @ weight)[:, None], (chosen @ bias[:, None])[..., None]
 
     def targets(self, masks: Tensor, size: int) -> Tensor:
         """Return the part of its object's mask in each RoI, bool ``(C, size, size)``.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmdet.models.roi_heads import StandardRoIHead
-from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from mmdet.models.roi_heads.bbox_heads import BBoxHead, Shared2FCBBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.utils import empty_instances
 from mmdet.structures.bbox import bbox2roi
@@ -15,6 +15,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
+from mtp.models.recomputation import convolve_recomputed, recomputed
 from mtp.models.tasks.base import (
     TaskBatch,
     average,
@@ -96,6 +97,16 @@ class SharedRoIHead(StandardRoIHead):
             raise ValueError(
                 f'{type(self).__name__} takes reg_decoded_bbox=False, a plain '
                 'loss_cls and predictor_cfg, and pos_weight=-1'
+            )
+        if (
+            not isinstance(self.bbox_head, Shared2FCBBoxHead)
+            or self.with_shared_head
+            or self.with_mask
+            and self.mask_head.upsample_method != 'deconv'
+        ):
+            raise ValueError(
+                f'{type(self).__name__} takes bbox_head.type=Shared2FCBBoxHead, '
+                "mask_head.upsample_cfg.type='deconv', and no shared_head"
             )
         width = self.bbox_head.cls_last_dim
         self.bbox_head.fc_cls = self.bbox_head.fc_reg = nn.Identity()
@@ -181,7 +192,7 @@ class SharedRoIHead(StandardRoIHead):
         targets: tuple[Tensor, Tensor],
         batch: TaskBatch,
     ) -> dict[str, dict[str, Tensor]]:
-        feats = self._bbox_forward(x, rois.flatten(0, 1))['cls_score']
+        feats = self._box_features(x, rois.flatten(0, 1))
         feats = feats.unflatten(0, samples.valid.shape).split(batch.sizes)
         labels, wanted = targets
         terms = []
@@ -207,6 +218,17 @@ class SharedRoIHead(StandardRoIHead):
                 batch.groups, *average(losses, counts), 100 * right / counts.clamp(min=1)
             )
         }
+
+    def _box_features(self, x: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """Return the box trunk's features of RoIs, ``(R, channels)``."""
+        extractor, relu = self.bbox_roi_extractor, self.bbox_head.relu
+        first, second = self.bbox_head.shared_fcs
+
+        def of_pooled(*inputs: Tensor) -> Tensor:
+            return first(extractor.pool(*inputs).flatten(1))
+
+        feats = recomputed(of_pooled, *extractor.assigned(x, rois))
+        return relu(second(relu(feats)))
 
     def box_terms(
         self,
@@ -263,8 +285,9 @@ class SharedRoIHead(StandardRoIHead):
             slots = self.mask_slots(rois[..., 1:], samples, truth, *plan, truth.masks['shape'])
             masks = self.paint_masks(**truth.masks)
             targets = slots.targets(masks, self.train_cfg.mask_size)
-        feats = self._mask_forward(x, slots.rois)['mask_preds']
-        logits = slots.logits(feats, list(heads.values()))
+        feats = self._mask_features(x, slots.rois)
+        # The upsampled features would be the largest tensor that the step keeps.
+        logits = recomputed(self._mask_logits, feats, *slots.last_layers(list(heads.values())))
         losses = self.mask_terms(
             mark_varying(logits, 0), mark_varying(targets, 0), mark_varying(slots.images, 0)
         )
@@ -292,6 +315,30 @@ class SharedRoIHead(StandardRoIHead):
             mark_varying(torch.arange(capacity, device=batch.device), 0),
         )
 
+    def _mask_features(self, x: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """Return the features of RoIs that the mask trunk upsamples, ``(R, channels, h, w)``."""
+        extractor = self.mask_roi_extractor
+        first, *others = self.mask_head.convs
+        feats = convolve_recomputed(first, extractor.pool, *extractor.assigned(x, rois))
+        for conv in others:
+            feats = conv(feats)
+        return feats
+
+    def _upsampled(self, feats: Tensor) -> Tensor:
+        """Return the mask trunk's features, ``(R, channels, H, W)``."""
+        return self.mask_head.relu(self.mask_head.upsample(feats))
+
+    def _mask_logits(self, feats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return logits ``(C, H, W)`` of features before their upsampling.
+
+        Args:
+            feats: features of C slots, ``(C, channels, h, w)``.
+            weight: weight of each slot's last layer, ``(C, 1, channels)``.
+            bias: bias of each slot's last layer, ``(C, 1, 1)``.
+        """
+        feats = self._upsampled(feats)
+        return torch.baddbmm(bias, weight, feats.flatten(2)).view(-1, *feats.shape[2:])
+
     def mask_terms(self, logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
         """Sum the mask losses of each image, ``(B,)``.
 
@@ -317,7 +364,7 @@ class SharedRoIHead(StandardRoIHead):
         """Predict each image's boxes by the head of its data set (``img_meta['dataset']``)."""
         proposals = [result.bboxes for result in rpn_results_list]
         rois = bbox2roi(proposals)
-        feats = self._bbox_forward(x, rois)['cls_score']
+        feats = self._box_features(x, rois)
         counts = [len(boxes) for boxes in proposals]
         results = []
         for feats_i, rois_i, meta in zip(feats.split(counts), rois.split(counts), batch_img_metas):
@@ -349,7 +396,7 @@ class SharedRoIHead(StandardRoIHead):
                 if meta['dataset'] not in self.mask_heads:
                     del result.masks
             return results_list
-        feats = self._mask_forward(x, rois)['mask_preds']
+        feats = self._upsampled(self._mask_features(x, rois))
         counts = [len(result) for result in results_list]
         for feats_i, result, meta in zip(feats.split(counts), results_list, batch_img_metas):
             if meta['dataset'] not in self.mask_heads:

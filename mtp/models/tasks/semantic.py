@@ -66,7 +66,7 @@ class SemanticTask(Task):
         """Return losses at the label's size, averaged over all pixels, ignored ones included."""
         set_dataset_sizes(self.decode_head, batch.sizes)
         feats = self.dropout(self.decode_head._forward_feature(features))
-        labels = stack_rows([sample.gt_sem_seg.sem_seg for sample in batch.samples])[:, 0].long()
+        labels = stack_rows([sample.gt_sem_seg.sem_seg for sample in batch.samples])[:, 0]
         losses = {}
         for (name, group), own_feats in zip(batch.groups.items(), feats.split(batch.sizes)):
             logits = self.classifiers[name](own_feats)
@@ -80,9 +80,9 @@ class SemanticTask(Task):
 
         Args:
             logits: logits of background and the classes, ``(B, C, h, w)``.
-            labels: label maps, int64 ``(B, H, W)``, 0..C-1 or ``ignore_index``.
+            labels: label maps, uint8 or int64 ``(B, H, W)``, 0..C-1 or ``ignore_index``.
         """
-        head = self.decode_head
+        head, labels = self.decode_head, labels.long()
         logits = F.interpolate(
             logits.float(), size=labels.shape[1:], mode='bilinear', align_corners=head.align_corners
         )

@@ -106,6 +106,9 @@ def as_on_a_gpu(device: str, amp: bool) -> Iterator[None]:
             # skip the checks of values, which the operators make only on a CPU
             patch.object(torch.compiler, 'is_compiling', _always),
             patch.object(Tensor, 'pin_memory', lambda tensor: tensor),
+            # torch's checkpoints enter autocast again
+            patch.object(torch.cuda.amp.common, 'amp_definitely_not_available', lambda: False),
+            patch.object(torch.cuda, 'is_bf16_supported', lambda: True),
             # cuDNN's grid_sample does not support fake tensors
             torch.backends.cudnn.flags(enabled=False),
         ):

@@ -54,7 +54,7 @@ def _sample(
     )
     boxes[:, 2:4] = np.maximum(boxes[:, 2:4], 4)
     masks = np.zeros((objects, size, size), np.uint8)
-    semantic = np.zeros((size, size), np.int64)
+    semantic = np.zeros((size, size), np.uint8)
     for mask, (x, y, width, height, angle), label in zip(masks, boxes, labels):
         corners = cv2.boxPoints(((x, y), (width, height), np.degrees(angle)))
         cv2.fillConvexPoly(mask, np.round(corners).astype(np.int32), 1)

@@ -11,11 +11,11 @@ from mmseg.datasets.transforms import (
     RandomFlip,
     Resize,
 )
-from mmseg.models import EncoderDecoder, UPerHead
+from mmseg.models import EncoderDecoder
 from mmseg.models.losses import CrossEntropyLoss
 
 from mtp.data import LoadClassMap, LoadImage
-from mtp.models import BandSegDataPreprocessor, PerDatasetBatchNorm
+from mtp.models import BandSegDataPreprocessor, LeanUPerHead, PerDatasetBatchNorm
 
 with read_base():
     from ..runtime import *
@@ -38,7 +38,7 @@ model = dict(
     ),
     backbone=dict(),
     decode_head=dict(
-        type=UPerHead,
+        type=LeanUPerHead,
         channels=512,
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),

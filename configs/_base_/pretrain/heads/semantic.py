@@ -1,15 +1,14 @@
 """Semantic segmentation: UPerNet, with the settings of the MTP pretraining."""
 
-from mmseg.models.decode_heads import UPerHead
 from mmseg.models.losses import CrossEntropyLoss
 
-from mtp.models import PerDatasetBatchNorm
+from mtp.models import LeanUPerHead, PerDatasetBatchNorm
 from mtp.models.tasks import SemanticTask
 
 semantic = dict(
     type=SemanticTask,
     decode_head=dict(
-        type=UPerHead,
+        type=LeanUPerHead,
         channels=256,
         pool_scales=(1, 2, 3, 6),
         norm_cfg=dict(type=PerDatasetBatchNorm),
