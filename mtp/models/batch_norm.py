@@ -1,5 +1,6 @@
 """Batch normalisation with batch statistics of one data set at a time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -7,7 +8,7 @@ from mmcv.cnn import ConvModule
 from mmengine import dist
 from torch import Tensor, nn
 
-from mtp.ops import grouped_batch_norm
+from mtp.ops.grouped_batch_norm import deferred_batch_norm
 from mtp.registry import MODELS
 
 
@@ -52,9 +53,18 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``(B, C, H, W)``, whose images are split into data sets by ``self.sizes``."""
+        x, normalise = self.deferred(x)
+        return normalise(x)
+
+    def deferred(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Update the statistics; return maps, and the function that makes the result of them.
+
+        A backward pass can call the function again, see
+        :func:`mtp.ops.grouped_batch_norm.deferred_batch_norm`.
+        """
         if not self.training:
             x = super().forward(x)
-            return F.relu(x, inplace=True) if self.relu else x
+            return (F.relu(x, inplace=True) if self.relu else x), nn.Identity()
         sizes = self.sizes or [len(x)]
         world_size = dist.get_world_size() if self.sync else 1
         if min(sizes) * x.shape[2] * x.shape[3] * world_size == 1:
@@ -64,7 +74,7 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
                 'images per data set, several processes with sync=True, or group normalisation: '
                 "norm_cfg=dict(type='GN', num_groups=32)"
             )
-        return grouped_batch_norm(
+        return deferred_batch_norm(
             x,
             self.weight,
             self.bias,

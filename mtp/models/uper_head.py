@@ -1,21 +1,29 @@
 """UPerNet's decode head, which keeps fewer of its maps for the backward pass."""
 
+from typing import Any
+
 import torch
 from mmseg.models.decode_heads import UPerHead
 from mmseg.models.utils import resize
 from torch import Tensor
 
-from mtp.models.recomputation import convolve_recomputed
+from mtp.models.batch_norm import join_relus
+from mtp.models.recomputation import convolve, convolve_recomputed
 from mtp.registry import MODELS
 
 
 @MODELS.register_module()
 class LeanUPerHead(UPerHead):
-    """mmseg's ``UPerHead`` that recomputes its two largest maps in the backward pass.
+    """mmseg's ``UPerHead`` that computes its largest maps again in the backward pass.
 
-    These are the sum at the finest level of the top-down path, and the concatenation of all levels
-    at the finest size. Results and parameters are those of ``UPerHead``.
+    Kept of the finest level are the maps of its convolutions. Made again are their norm and ReLU,
+    the sum of the top-down path, and the concatenation of all levels. Results and parameters are
+    those of ``UPerHead``.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        join_relus(self)
 
     def _forward_feature(self, inputs: list[Tensor]) -> Tensor:
         """Fuse four maps into one of the size of the first, ``(B, channels, H, W)``.
@@ -24,17 +32,24 @@ class LeanUPerHead(UPerHead):
             inputs: maps ``(B, C, h, w)``, the finest first.
         """
         inputs = self._transform_inputs(inputs)
-        finest, *laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs)]
+        first, *convs = self.lateral_convs
+        lateral, finish_lateral = convolve(first, inputs[0])
         sums = [self.psp_forward(inputs)]
-        for lateral in reversed(laterals):
-            sums.insert(0, self._add_resized(lateral, sums[0]))
+        for conv, x in reversed([*zip(convs, inputs[1:])]):
+            sums.insert(0, self._add_resized(conv(x), sums[0]))
+
         first, *convs = self.fpn_convs
-        outs = [
-            convolve_recomputed(first, self._add_resized, finest, sums[0]),
-            *(conv(x) for conv, x in zip(convs, sums)),
-            sums[-1],
-        ]
-        return convolve_recomputed(self.fpn_bottleneck, self._concatenate, *outs)
+        finest, finish_finest = convolve_recomputed(
+            first, lambda x, coarse: self._add_resized(finish_lateral(x), coarse), lateral, sums[0]
+        )
+        others = [*(conv(x) for conv, x in zip(convs, sums)), sums[-1]]
+        fused, finish = convolve_recomputed(
+            self.fpn_bottleneck,
+            lambda x, *others: self._concatenate(finish_finest(x), *others),
+            finest,
+            *others,
+        )
+        return finish(fused)
 
     def _add_resized(self, fine: Tensor, coarse: Tensor) -> Tensor:
         return fine + self._resize(coarse, fine)

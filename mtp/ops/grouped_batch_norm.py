@@ -70,17 +70,64 @@ def grouped_batch_norm(
     Raises:
         ValueError: the sizes do not add up to the batch.
     """
+    x, normalise = deferred_batch_norm(
+        x,
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        num_batches_tracked,
+        sizes,
+        momentum,
+        eps,
+        synced,
+        relu,
+    )
+    return normalise(x)
+
+
+def deferred_batch_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor,
+    sizes: Sequence[int],
+    momentum: float,
+    eps: float,
+    synced: bool = False,
+    relu: bool = False,
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Compute the statistics of :func:`grouped_batch_norm`, and leave the rest to a function.
+
+    Arguments and errors are the same.
+
+    Returns:
+        tuple: maps, and the function that normalises them. It changes nothing else, so a backward
+        pass can call it again instead of keeping its result. Where no kernel takes the maps, they
+        are normalised already, and the function returns them.
+    """
     if sum(sizes) != len(x):
         raise ValueError(f'sizes={list(sizes)} must add up to the {len(x)} images of the batch')
     running = running_mean, running_var, num_batches_tracked
     if not (synced or use_triton(x, weight, running_mean)):
-        return grouped_batch_norm_torch(x, weight, bias, *running, sizes, momentum, eps, relu)
+        out = grouped_batch_norm_torch(x, weight, bias, *running, sizes, momentum, eps, relu)
+        return out, _unchanged
     x = _dense_like(x, x)
     sums = torch.ops.mtp.batch_norm_sums(x.detach(), sizes)
     if synced:
         sums = torch.ops.mtp.sum_over_processes(sums)
     statistics = torch.ops.mtp.batch_norm_statistics(*running, sums, momentum, eps)
-    return torch.ops.mtp.batch_normalise(x, weight, bias, *statistics, sizes, synced, relu)
+
+    def normalise(x: Tensor) -> Tensor:
+        return torch.ops.mtp.batch_normalise(x, weight, bias, *statistics, sizes, synced, relu)
+
+    return x, normalise
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def grouped_batch_norm_torch(

@@ -27,21 +27,7 @@ class _AllLevels(BaseRoIExtractor):
         Returns:
             Tensor: ``(R, C, height, width)``.
         """
-        return self.pool(*self.assigned(feats, rois))
-
-    def assigned(self, feats: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, ...]:
-        """Return the arguments of :meth:`pool`.
-
-        Args:
-            feats: feature maps of the levels, the finest first; more than are pooled from may be
-                given.
-            rois: as for :meth:`forward`.
-        """
-        maps = feats[: self.num_inputs]
-        return rois, self.levels_of(mark_varying(rois, 0), len(maps)), *maps
-
-    def pool(self, rois: Tensor, levels: Tensor, *feats: Tensor) -> Tensor:
-        """Pool each RoI from a given level, ``(R,)``, of the feature maps."""
+        levels = self.levels_of(mark_varying(rois, 0), len(feats))
         layer = self.roi_layers[0]
         return roi_align_levels(
             feats, rois, levels, layer.output_size, self.featmap_strides, layer.sampling_ratio

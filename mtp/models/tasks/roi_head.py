@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmdet.models.roi_heads import StandardRoIHead
-from mmdet.models.roi_heads.bbox_heads import BBoxHead, Shared2FCBBoxHead
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.utils import empty_instances
 from mmdet.structures.bbox import bbox2roi
@@ -15,7 +15,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
-from mtp.models.recomputation import convolve_recomputed, recomputed
+from mtp.models.recomputation import recomputed
 from mtp.models.tasks.base import (
     TaskBatch,
     average,
@@ -98,15 +98,10 @@ class SharedRoIHead(StandardRoIHead):
                 f'{type(self).__name__} takes reg_decoded_bbox=False, a plain '
                 'loss_cls and predictor_cfg, and pos_weight=-1'
             )
-        if (
-            not isinstance(self.bbox_head, Shared2FCBBoxHead)
-            or self.with_shared_head
-            or self.with_mask
-            and self.mask_head.upsample_method != 'deconv'
-        ):
+        if self.with_mask and (self.with_shared_head or self.mask_head.upsample_method != 'deconv'):
             raise ValueError(
-                f'{type(self).__name__} takes bbox_head.type=Shared2FCBBoxHead, '
-                "mask_head.upsample_cfg.type='deconv', and no shared_head"
+                f"{type(self).__name__} takes mask_head.upsample_cfg.type='deconv', and with masks "
+                'no shared_head'
             )
         width = self.bbox_head.cls_last_dim
         self.bbox_head.fc_cls = self.bbox_head.fc_reg = nn.Identity()
@@ -192,7 +187,7 @@ class SharedRoIHead(StandardRoIHead):
         targets: tuple[Tensor, Tensor],
         batch: TaskBatch,
     ) -> dict[str, dict[str, Tensor]]:
-        feats = self._box_features(x, rois.flatten(0, 1))
+        feats = self._bbox_forward(x, rois.flatten(0, 1))['cls_score']
         feats = feats.unflatten(0, samples.valid.shape).split(batch.sizes)
         labels, wanted = targets
         terms = []
@@ -218,17 +213,6 @@ class SharedRoIHead(StandardRoIHead):
                 batch.groups, *average(losses, counts), 100 * right / counts.clamp(min=1)
             )
         }
-
-    def _box_features(self, x: Sequence[Tensor], rois: Tensor) -> Tensor:
-        """Return the box trunk's features of RoIs, ``(R, channels)``."""
-        extractor, relu = self.bbox_roi_extractor, self.bbox_head.relu
-        first, second = self.bbox_head.shared_fcs
-
-        def of_pooled(*inputs: Tensor) -> Tensor:
-            return first(extractor.pool(*inputs).flatten(1))
-
-        feats = recomputed(of_pooled, *extractor.assigned(x, rois))
-        return relu(second(relu(feats)))
 
     def box_terms(
         self,
@@ -318,9 +302,8 @@ class SharedRoIHead(StandardRoIHead):
     def _mask_features(self, x: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Return the features of RoIs that the mask trunk upsamples, ``(R, channels, h, w)``."""
         extractor = self.mask_roi_extractor
-        first, *others = self.mask_head.convs
-        feats = convolve_recomputed(first, extractor.pool, *extractor.assigned(x, rois))
-        for conv in others:
+        feats = extractor(x[: extractor.num_inputs], rois)
+        for conv in self.mask_head.convs:
             feats = conv(feats)
         return feats
 
@@ -364,7 +347,7 @@ class SharedRoIHead(StandardRoIHead):
         """Predict each image's boxes by the head of its data set (``img_meta['dataset']``)."""
         proposals = [result.bboxes for result in rpn_results_list]
         rois = bbox2roi(proposals)
-        feats = self._box_features(x, rois)
+        feats = self._bbox_forward(x, rois)['cls_score']
         counts = [len(boxes) for boxes in proposals]
         results = []
         for feats_i, rois_i, meta in zip(feats.split(counts), rois.split(counts), batch_img_metas):

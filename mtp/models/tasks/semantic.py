@@ -8,7 +8,7 @@ from mmengine.model import ModuleDict
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
-from mtp.models.batch_norm import join_relus, set_dataset_sizes
+from mtp.models.batch_norm import set_dataset_sizes
 from mtp.models.tasks.base import Task, TaskBatch, mark_varying, stack_rows
 from mtp.registry import MODELS
 
@@ -47,7 +47,6 @@ class SemanticTask(Task):
             threshold=0.5,
         )
         self.decode_head = MODELS.build(head)
-        join_relus(self.decode_head)
         # mmseg gives every head a classifier. It stays, unused and frozen, because the official
         # whole-model checkpoints hold it too.
         self.decode_head.conv_seg.requires_grad_(False)
