@@ -29,12 +29,25 @@ def in_python() -> Iterator[None]:
         yield
 
 
-_running: list[Node] = []
+_running: list[tuple[Node, ...]] = []
 
 
-def running() -> Node | None:
-    """Return the node whose gradients are being computed."""
-    return _running[-1] if _running else None
+def running() -> tuple[Node, ...]:
+    """Return the node whose gradients are being computed.
+
+    While a gradient is added to others, these are the node that it comes from and the one that it
+    goes to, unless that is a parameter.
+    """
+    return _running[-1] if _running else ()
+
+
+@contextmanager
+def _noted(*nodes: Node) -> Iterator[None]:
+    _running.append(nodes)
+    try:
+        yield
+    finally:
+        _running.pop()
 
 
 def gradients(
@@ -76,14 +89,16 @@ def gradients(
             grads = arrived.pop(node, {})
             found |= {(node, i): g for i, g in grads.items() if (node, i) in wanted}
             leads_on = any(following in needed for following, _ in node.next_functions)
-            _running.append(node)
-            results = _apply(node, grads) if grads and leads_on else itertools.repeat(None)
-            _running.pop()
+            with _noted(node):
+                results = _apply(node, grads) if grads and leads_on else itertools.repeat(None)
             for (following, place), grad in zip(node.next_functions, results):
                 if following not in needed:
                     continue
                 if grad is not None:
-                    _add(arrived[following], place, _fitted(grad, following, place))
+                    with _noted(node):
+                        grad = _fitted(grad, following, place)
+                    with _noted(node, following) if following.next_functions else _noted(node):
+                        _add(arrived[following], place, grad)
                 waiting[following] -= 1
                 if not waiting[following]:
                     ready.push(following)

@@ -52,7 +52,8 @@ def finetune(workload: Finetuning, tracer: Tracer) -> tuple[dict[str, int], None
                 with autocast.on_the_cpu(), copies.in_place():
                     loss, _ = model.parse_losses(model(**data, mode='loss'))
                 counter.take('forward')
-                loss.backward()
+                with copies.in_place():
+                    loss.backward()
                 counter.take('backward')
                 optimizer.step()
                 optimizer.zero_grad()

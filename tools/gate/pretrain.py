@@ -65,13 +65,14 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> tuple[dict[str, int], flo
             copies = WeightCopies(model, torch.bfloat16)
             if workload.processes != 'FSDP2':
                 copies.make()
-            with Kept(model, copies.tensors) as tracer.kept, copies.in_place():
-                loss = counted_step.loss(model, data)
-            if tracer.only:  # without the other parts the remaining launches mean nothing
-                return {}, None
-            counter.take('forward')
-            _differentiate(loss, model)
-            counter.take('backward')
+            with copies.in_place():
+                with Kept(model, copies.tensors) as tracer.kept:
+                    loss = counted_step.loss(model, data)
+                if tracer.only:  # without the other parts the remaining launches mean nothing
+                    return {}, None
+                counter.take('forward')
+                _differentiate(loss, model)
+                counter.take('backward')
             # The first step makes its state. The rates stay numbers: torch has no fake form of the
             # update that reads them from the device.
             for _ in range(2):
@@ -123,7 +124,7 @@ def _foreach_of_fake_tensors() -> Iterator[None]:
 
 def _differentiate(loss: Tensor, model: nn.Module) -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
-    with backward.in_python():
+    with backward.in_python(), torch.autocast('cuda', enabled=False):
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
     for parameter, grad in zip(parameters, grads):
         parameter.grad = grad

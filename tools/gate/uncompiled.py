@@ -33,8 +33,8 @@ class Uncompiled(LaunchCounter):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        node = backward.running() or torch._C._current_autograd_node()
-        if node in self._tracer.nodes:
+        nodes = backward.running() or (torch._C._current_autograd_node(),)
+        if self._tracer.nodes.issuperset(nodes):
             return func(*args, **kwargs or {})
         if own.is_own(func):
             lowering = self._tracer.lowering
