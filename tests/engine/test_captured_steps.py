@@ -175,10 +175,11 @@ class Operations(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-@pytest.mark.parametrize('accumulation', [1, 2])
-def test_two_steps_do_the_same_in_the_same_memory(accumulation, opaque):
+@pytest.mark.parametrize(
+    ('accumulation', 'backbone'), [(1, BACKBONE), (1, dict(BACKBONE, with_cp=True)), (2, None)]
+)
+def test_two_steps_do_the_same_in_the_same_memory(accumulation, backbone, opaque):
     """Other images, objects, seeds and rates, drop path among what is drawn."""
-    backbone = BACKBONE if accumulation == 1 else None
     model, _, steps, _ = train(accumulation, captured=True, updates=1, backbone=backbone)
     updates = [
         [make_batch(update * accumulation + number) for number in range(accumulation)]

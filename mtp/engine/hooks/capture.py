@@ -91,8 +91,6 @@ def reason_against(runner: Runner) -> str | None:
     ]
     if others:
         return f'a schedule of {others[0]}: only learning rates are on the device'
-    if any(getattr(module, 'with_cp', False) for module in model.modules()):
-        return 'with_cp: recomputation asks the host for random states'
     return None
 
 
