@@ -394,8 +394,9 @@ def pack_batch(samples: Sequence[dict]) -> dict:
         dict: ``inputs``, uint8 ``(B, 3, H, W)``, BGR, padded with 0 at the right and bottom to the
         largest image; ``data_samples``, one per image, with metainfo only; ``targets``, the joined
         labels for :func:`unpack_batch`: tensors alone decide what a step computes, but for their
-        shapes, of which there are few (:mod:`mtp.batch_rungs`), and ``images``, the indices of the
-        images with a field; among them ``shapes``, those of :class:`mtp.models.tasks.TaskBatch`.
+        shapes and sizes, of which there are few (:mod:`mtp.batch_rungs`), and ``images``, the
+        indices of the images with a field; among them ``shapes``, those of
+        :class:`mtp.models.tasks.TaskBatch`.
     """
     images = [sample['inputs'] for sample in samples]
     labels = [sample['data_samples'] for sample in samples]

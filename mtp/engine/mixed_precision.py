@@ -140,10 +140,14 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
         if number not in self._losses:
             self._losses[number] = loss.new_zeros(number)
         self._losses[number][self._inner_count % number].copy_(loss.detach())
-        # activations that are computed again take the weights of the forward pass
-        with nullcontext() if self._copies is None else self._copies.in_place():
+        if self._copies is None:
             super().backward(loss, **kwargs)
-        if self._copies is not None:
+            return
+        try:
+            # activations that are computed again take the weights of the forward pass
+            with self._copies.in_place():
+                super().backward(loss, **kwargs)
+        finally:
             self._copies.free()
 
     def scale_loss(self, loss: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from mtp.engine.parallel import parts, unwrap
 from mtp.models.tasks import Task
 
 # Modules that do nothing with their weights but call an operator that autocast runs in its dtype.
-# A subclass may read its weights in another way, so it keeps them.
+# A subclass may read its weights in another way, so it keeps them, as does a module with a hook
+# that makes its weights before each call.
 CAST_TYPES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -23,9 +24,11 @@ class WeightCopies:
     Autocast casts each weight and each bias in a launch of its own, and the gradient of each in
     another. Here each part (a block of the backbone, the rest of the backbone, a decoder of the
     multi-task model) is cast in one, and so are its gradients, as soon as all of them are known:
-    DDP can then exchange them. The numbers are autocast's.
+    DDP can then exchange them. The numbers are autocast's, except that gradients of a weight that
+    two modules share are added in float32.
 
-    Other modules are left to autocast, and so are sharded parameters, which FSDP2 casts.
+    Other modules are left to autocast, and so are sharded parameters, which FSDP2 casts. A layer
+    that is called where autocast is off, on float32, must be a subclass of its type.
 
     Args:
         model: model to train, or its wrapper.
@@ -52,13 +55,14 @@ class WeightCopies:
         An attribute of an instance comes before its parameter of the same name. Parameters, state
         dicts and optimisers do not see it.
         """
-        for module, name, copy in self._copies:
+        copies = self._copies
+        for module, name, copy in copies:
             module.__dict__[name] = copy
         try:
             yield
         finally:
-            for module, name, _ in self._copies:
-                del module.__dict__[name]
+            for module, name, _ in copies:
+                module.__dict__.pop(name, None)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -79,7 +83,11 @@ def _weights_by_part(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
     known: set[nn.Module] = set()
     found = []
     for part in (*parts(backbone)[0], backbone, *tasks):
-        modules = [m for m in part.modules() if type(m) in CAST_TYPES and m not in known]
+        modules = [
+            module
+            for module in part.modules()
+            if type(module) in CAST_TYPES and not module._forward_pre_hooks and module not in known
+        ]
         known.update(modules)
         found.append(
             [

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule
 from mmengine import dist
 from torch import Tensor, nn
 
@@ -28,9 +27,6 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
             per layer and direction for all data sets together.
         kwargs: options of ``nn.BatchNorm2d``.
 
-    Attributes:
-        relu: whether a ReLU follows in the same operator, see :func:`join_relus`.
-
     Raises:
         ValueError: an unsupported option; in training, a data set with a single value per channel.
     """
@@ -48,7 +44,6 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
                 'and a number as momentum'
             )
         self.sync = sync
-        self.relu = False
         self.sizes: list[int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,15 +51,19 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
         x, normalise = self.deferred(x)
         return normalise(x)
 
-    def deferred(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def deferred(self, x: Tensor, relu: bool = False) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Update the statistics; return maps, and the function that makes the result of them.
 
         A backward pass can call the function again, see
         :func:`mtp.ops.grouped_batch_norm.deferred_batch_norm`.
+
+        Args:
+            x: as for :meth:`forward`.
+            relu: whether a ReLU follows, which then costs no launch of its own.
         """
         if not self.training:
             x = super().forward(x)
-            return (F.relu(x, inplace=True) if self.relu else x), nn.Identity()
+            return (F.relu(x, inplace=True) if relu else x), nn.Identity()
         sizes = self.sizes or [len(x)]
         world_size = dist.get_world_size() if self.sync else 1
         if min(sizes) * x.shape[2] * x.shape[3] * world_size == 1:
@@ -85,7 +84,7 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
             self.momentum,
             self.eps,
             synced=world_size > 1,
-            relu=self.relu,
+            relu=relu,
         )
 
 
@@ -94,19 +93,3 @@ def set_dataset_sizes(module: nn.Module, sizes: list[int]) -> None:
     for layer in module.modules():
         if isinstance(layer, PerDatasetBatchNorm):
             layer.sizes = sizes
-
-
-def join_relus(module: nn.Module) -> None:
-    """Let each :class:`PerDatasetBatchNorm` of a ``ConvModule`` apply the ReLU that follows it.
-
-    In training, the ReLU then takes no pass over the map and keeps nothing for the backward pass.
-    Parameter names and results do not change, except where a ``ConvModule`` is called with
-    ``activate=False``, which no longer leaves the ReLU out.
-    """
-    for part in module.modules():
-        if not isinstance(part, ConvModule) or part.order != ('conv', 'norm', 'act'):
-            continue
-        relu = part.with_activation and type(part.activate) is nn.ReLU
-        if relu and isinstance(part.norm, PerDatasetBatchNorm):
-            part.norm.relu = True
-            part.activate = nn.Identity()

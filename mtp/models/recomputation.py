@@ -30,9 +30,10 @@ def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
 
 
 def convolve(module: ConvModule, x: Tensor) -> tuple[Tensor, Finish]:
-    """Return the maps of a convolution, and the function that makes the module's result of them.
+    """Return maps, and the function that makes a convolution module's result of them.
 
-    The function is the module's norm and activation as far as they may run again.
+    Of a :class:`PerDatasetBatchNorm`, alone or with a ReLU, the maps are what it normalises, and
+    the function may be called again in :func:`recomputed`. Else the maps are the result.
     """
     return _with_finish(module, module.conv(x))
 
@@ -47,15 +48,18 @@ def convolve_recomputed(
         make_input: function as for :func:`recomputed`.
         inputs: arguments of ``make_input``.
     """
-    return _with_finish(
-        module, recomputed(lambda *inputs: module.conv(make_input(*inputs)), *inputs)
-    )
+
+    def of_inputs(*inputs: Any) -> Tensor:
+        return module.conv(make_input(*inputs))
+
+    x = recomputed(of_inputs, *inputs) if module.training else of_inputs(*inputs)
+    return _with_finish(module, x)
 
 
 def _with_finish(module: ConvModule, x: Tensor) -> tuple[Tensor, Finish]:
-    norm = module.norm
-    if isinstance(norm, PerDatasetBatchNorm) and (norm.relu or not module.with_activation):
-        return norm.deferred(x)
+    norm, relu = module.norm, module.with_activation and type(module.activate) is nn.ReLU
+    if isinstance(norm, PerDatasetBatchNorm) and (relu or not module.with_activation):
+        return norm.deferred(x, relu)
     if norm is not None:  # it may update statistics, so it must not run again
         x = norm(x)
     return module.activate(x) if module.with_activation else x, nn.Identity()

@@ -1,13 +1,11 @@
 """UPerNet's decode head, which keeps fewer of its maps for the backward pass."""
 
-from typing import Any
-
 import torch
+from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import UPerHead
 from mmseg.models.utils import resize
 from torch import Tensor
 
-from mtp.models.batch_norm import join_relus
 from mtp.models.recomputation import convolve, convolve_recomputed
 from mtp.registry import MODELS
 
@@ -16,14 +14,10 @@ from mtp.registry import MODELS
 class LeanUPerHead(UPerHead):
     """mmseg's ``UPerHead`` that computes its largest maps again in the backward pass.
 
-    Kept of the finest level are the maps of its convolutions. Made again are their norm and ReLU,
-    the sum of the top-down path, and the concatenation of all levels. Results and parameters are
+    These are, at the finest level, the sum of the top-down path and the concatenation of all
+    levels, and with :class:`PerDatasetBatchNorm` the norms and ReLUs. Results and parameters are
     those of ``UPerHead``.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        join_relus(self)
 
     def _forward_feature(self, inputs: list[Tensor]) -> Tensor:
         """Fuse four maps into one of the size of the first, ``(B, channels, H, W)``.
@@ -36,13 +30,13 @@ class LeanUPerHead(UPerHead):
         lateral, finish_lateral = convolve(first, inputs[0])
         sums = [self.psp_forward(inputs)]
         for conv, x in reversed([*zip(convs, inputs[1:])]):
-            sums.insert(0, self._add_resized(conv(x), sums[0]))
+            sums.insert(0, self._add_resized(_run(conv, x), sums[0]))
 
         first, *convs = self.fpn_convs
         finest, finish_finest = convolve_recomputed(
             first, lambda x, coarse: self._add_resized(finish_lateral(x), coarse), lateral, sums[0]
         )
-        others = [*(conv(x) for conv, x in zip(convs, sums)), sums[-1]]
+        others = [*(_run(conv, x) for conv, x in zip(convs, sums)), sums[-1]]
         fused, finish = convolve_recomputed(
             self.fpn_bottleneck,
             lambda x, *others: self._concatenate(finish_finest(x), *others),
@@ -59,3 +53,9 @@ class LeanUPerHead(UPerHead):
 
     def _resize(self, x: Tensor, like: Tensor) -> Tensor:
         return resize(x, like.shape[2:], mode='bilinear', align_corners=self.align_corners)
+
+
+def _run(module: ConvModule, x: Tensor) -> Tensor:
+    """Do what the module does, with a ReLU as part of its norm's operator."""
+    x, finish = convolve(module, x)
+    return finish(x)

@@ -2,9 +2,10 @@
 
 It takes three operators, each a single node of a compiled graph: sums over each group, statistics
 from them, and the normalised maps. The backward pass takes two: sums, and the gradient of the maps.
-Each runs as a kernel or its twin in torch. Kept for the backward pass are the maps, and mean and
-1 / deviation of each group. Over all processes, another operator adds up the sums, with one
-all-reduce for all groups in each direction.
+Each runs as a kernel or its twin in torch; within a process, torch's own batch norm stands in for
+all twins. Kept for the backward pass are the maps, and mean and 1 / deviation of each group. Over
+all processes, another operator adds up the sums, with one all-reduce for all groups in each
+direction.
 
 A process that runs compiled layers must issue the same collectives in the same order as one that
 runs them uncompiled, but a compiler may reorder independent layers. The operator over all processes
@@ -105,8 +106,8 @@ def deferred_batch_norm(
 
     Returns:
         tuple: maps, and the function that normalises them. It changes nothing else, so a backward
-        pass can call it again instead of keeping its result. Where no kernel takes the maps, they
-        are normalised already, and the function returns them.
+        pass can call it again instead of keeping its result. Within a process, where no kernel
+        takes the maps, they are normalised already, and the function returns them.
     """
     if sum(sizes) != len(x):
         raise ValueError(f'sizes={list(sizes)} must add up to the {len(x)} images of the batch')

@@ -3,10 +3,9 @@
 import pytest
 import torch
 import torch._dynamo
-from mmcv.cnn import ConvModule
 from torch import nn
 
-from mtp.models.batch_norm import PerDatasetBatchNorm, join_relus, set_dataset_sizes
+from mtp.models.batch_norm import PerDatasetBatchNorm, set_dataset_sizes
 from tests.distributed import run_processes
 
 
@@ -42,48 +41,6 @@ def test_one_value_per_channel_is_refused():
     set_dataset_sizes(layer, [1, 1])
     with pytest.raises(ValueError, match='two images per data set'):
         layer(torch.randn(2, 4, 1, 1))
-
-
-def make_convolution(**settings):
-    torch.manual_seed(0)
-    norm_cfg = settings.pop('norm_cfg', dict(type=PerDatasetBatchNorm))
-    return ConvModule(3, 4, 1, **{'norm_cfg': norm_cfg, **settings})
-
-
-@pytest.mark.parametrize('training', [True, False])
-def test_a_joined_relu_changes_no_result(training):
-    plain, joined = make_convolution().train(training), make_convolution().train(training)
-    join_relus(joined)
-    assert joined.norm.relu and not isinstance(joined.activate, nn.ReLU)
-    assert joined.state_dict().keys() == plain.state_dict().keys()
-    x = torch.randn(3, 3, 5, 5)
-    for model in (plain, joined):
-        set_dataset_sizes(model, [1, 2])
-    out, expected = joined(x), plain(x)
-    torch.testing.assert_close(out, expected, rtol=0, atol=0)
-    assert (out == 0).any() and (out > 0).any()
-    for result in (expected, out):
-        result.square().sum().backward()
-    torch.testing.assert_close(joined.conv.weight.grad, plain.conv.weight.grad, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(
-    'settings',
-    [
-        dict(order=('norm', 'conv', 'act')),
-        dict(act_cfg=None),
-        dict(act_cfg=dict(type='LeakyReLU')),
-        dict(act_cfg=dict(type='ReLU6')),
-        dict(norm_cfg=dict(type='BN')),
-        dict(norm_cfg=None),
-    ],
-)
-def test_other_activations_are_left_alone(settings):
-    module = make_convolution(**settings)
-    before = [type(part) for part in module.modules()]
-    join_relus(module)
-    assert [type(part) for part in module.modules()] == before
-    assert not getattr(module.norm, 'relu', False)
 
 
 class Two(nn.Module):

@@ -281,8 +281,10 @@ class ViTRVSA(BackboneBase):
                 taps.append(x.transpose(1, 2).unflatten(2, (H, W)))
         if not self.pyramid:
             return tuple(taps)
+        first, *others = self.fpn1
+        finest = first(taps[0])
         # Norm and GELU of the largest map cost little, and their results would be kept in float32.
-        finest = recomputed(self.fpn1[1:], self.fpn1[0](taps[0]))
+        finest = recomputed(_run, finest, others) if self.training else _run(finest, others)
         return finest, self.fpn2(taps[1]), self.fpn3(taps[2]), self.fpn4(taps[3])
 
     def compiled_parts(self) -> list[nn.Module]:
@@ -304,6 +306,12 @@ class ViTRVSA(BackboneBase):
     def no_weight_decay(self, name: str, param: Tensor) -> bool:
         """Return whether a parameter of the whole model is exempt from weight decay."""
         return param.dim() == 1 or name.endswith('.bias') or 'pos_embed' in name
+
+
+def _run(x: Tensor, modules: Sequence[nn.Module]) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x
 
 
 def _check(

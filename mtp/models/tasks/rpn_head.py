@@ -75,10 +75,11 @@ class _BatchedRPN(RPNHead):
             or self.reg_decoded_bbox
             or self.train_cfg.pos_weight > 0
             or self.num_convs > 1  # a second one would not find zeros between the levels
+            or len(self.prior_generator.strides) == 1
         ):
             raise ValueError(
-                f'{type(self).__name__} takes a sigmoid loss_cls, '
-                'reg_decoded_bbox=False, pos_weight=-1 and num_convs=1'
+                f'{type(self).__name__} takes a sigmoid loss_cls, reg_decoded_bbox=False, '
+                'pos_weight=-1, num_convs=1 and anchors of two levels or more'
             )
         self._anchors: dict[tuple, Anchors] = {}
 
