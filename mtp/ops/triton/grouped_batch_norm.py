@@ -67,6 +67,29 @@ def _places(
 
 
 @triton.jit
+def _centred(
+    x: tl.tensor,
+    mean: tl.tensor,
+    rows: 'tuple[tl.tensor, ...]',
+    pixels: tl.tensor,
+    channels: tl.tensor,
+    LAST: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Return a program's tile of centred values, their places, which are there, the channels."""
+    blocks = tl.cdiv(channels, BLOCK_C)
+    tile, block, group = tl.program_id(0) // blocks, tl.program_id(0) % blocks, tl.program_id(1)
+    first, number = _rows_of(group, rows)
+    row, c = tile * ROWS + tl.arange(0, ROWS), block * BLOCK_C + tl.arange(0, BLOCK_C)
+    there = (row < number)[:, None] & (c < channels)[None, :]
+    places = _places(first + row, c, pixels, channels, LAST)
+    centre = tl.load(mean + group * channels + c, c < channels, other=0)
+    value = tl.load(x + places, there, other=0).to(tl.float32)
+    return value - centre[None, :], places, there, c
+
+
+@triton.jit
 def _normalised(
     centred: tl.tensor,
     weight: tl.tensor,
@@ -178,14 +201,8 @@ def _normalise_kernel(
     ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    blocks = tl.cdiv(channels, BLOCK_C)
-    tile, block, group = tl.program_id(0) // blocks, tl.program_id(0) % blocks, tl.program_id(1)
-    first, number = _rows_of(group, rows)
-    row, c = tile * ROWS + tl.arange(0, ROWS), block * BLOCK_C + tl.arange(0, BLOCK_C)
-    there = (row < number)[:, None] & (c < channels)[None, :]
-    places = _places(first + row, c, pixels, channels, LAST)
-    centre = tl.load(mean + group * channels + c, c < channels, other=0)
-    centred = tl.load(x + places, there, other=0).to(tl.float32) - centre[None, :]
+    group = tl.program_id(1)
+    centred, places, there, c = _centred(x, mean, rows, pixels, channels, LAST, ROWS, BLOCK_C)
     value, _ = _normalised(centred, weight, bias, invstd, group, c, channels)
     if RELU:
         value = tl.where(value < 0, 0, value)
@@ -280,14 +297,8 @@ def _normalise_backward_kernel(
     ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    blocks = tl.cdiv(channels, BLOCK_C)
-    tile, block, group = tl.program_id(0) // blocks, tl.program_id(0) % blocks, tl.program_id(1)
-    first, number = _rows_of(group, rows)
-    row, c = tile * ROWS + tl.arange(0, ROWS), block * BLOCK_C + tl.arange(0, BLOCK_C)
-    there = (row < number)[:, None] & (c < channels)[None, :]
-    places = _places(first + row, c, pixels, channels, LAST)
-    centre = tl.load(mean + group * channels + c, c < channels, other=0)
-    centred = tl.load(x + places, there, other=0).to(tl.float32) - centre[None, :]
+    group = tl.program_id(1)
+    centred, places, there, c = _centred(x, mean, rows, pixels, channels, LAST, ROWS, BLOCK_C)
     given = tl.load(grad + places, there, other=0).to(tl.float32)
     value, scale = _normalised(centred, weight, bias, invstd, group, c, channels)
     if RELU:
