@@ -7,6 +7,7 @@ from torch import nn
 
 from mtp.engine import MixedPrecisionOptimWrapper, ReplicatedModel
 from mtp.engine.hooks.compilation import compile_parts
+from mtp.models.tasks.two_stage import TwoStageTask
 from tests.distributed import run_processes
 from tests.models.small import TINY_RVSA, build_model, losses_of, make_sample
 from tools.benchmark.counting.launches import LaunchCounter
@@ -43,7 +44,9 @@ def step(model, kind=MixedPrecisionOptimWrapper):
 
 
 @pytest.mark.parametrize('backbone', [{}, {'with_cp': True}, {'frozen_stages': 1}])
-def test_a_step_equals_autocasts(backbone):
+def test_a_step_equals_autocasts(backbone, monkeypatch):
+    # of cast weights a neck leaves autocast, which would add its maps in float32
+    monkeypatch.setattr(TwoStageTask, '_pyramid', lambda task, features: task.neck(features))
     loss, gradients, launches = step(small_model(**backbone))
     expected_loss, expected, before = step(small_model(**backbone), ByAutocast)
     assert loss == expected_loss
@@ -91,6 +94,24 @@ def test_compiled_parts_take_them_and_compile_once():
     assert compiled['Block.forward'] == 2
     assert {name: len(kind.seconds) for name, kind in kinds.items()} == compiled
     assert [loss.item() for loss in losses] == pytest.approx([losses[0].item()] * 3, rel=1e-3)
+
+
+def test_a_neck_runs_without_autocast_once_its_weights_are_cast():
+    """CUDA's autocast would add its maps in float32; the CPU's does not."""
+    task, enabled = small_model().tasks.instance, []
+    task.neck.register_forward_pre_hook(lambda *_: enabled.append(torch.is_autocast_enabled('cpu')))
+    features = [
+        torch.randn(1, channels, side, side, dtype=torch.bfloat16)
+        for channels, side in zip(task.neck.in_channels, (16, 8, 4, 2))
+    ]
+    with torch.autocast('cpu', torch.bfloat16):
+        expected = task._pyramid(features)
+        for layer in task.neck.modules():
+            for name, weight in layer.named_parameters(recurse=False):
+                layer.__dict__[name] = weight.bfloat16()
+        torch.testing.assert_close(task._pyramid(features), expected, rtol=0.02, atol=0.02)
+        assert torch.is_autocast_enabled('cpu')
+    assert enabled == [True, False]
 
 
 class PartlyUsed(nn.Module):

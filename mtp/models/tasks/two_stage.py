@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from mmrotate.structures import RotatedBoxes
@@ -58,7 +59,7 @@ class TwoStageTask(Task):
     def loss(self, features: list[Tensor], batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
         """Return RPN and RoI losses per data set."""
         truth = GroundTruth.collect(batch, self.gt_field, self.roi_head.with_mask)
-        feats = self.neck(features)
+        feats = self._pyramid(features)
         outputs = self.rpn_head(feats)
         losses = self.rpn_head.loss_batch(*outputs, truth, batch)
         proposals = self.rpn_head.propose(*outputs, batch, self.proposal_cfg)
@@ -68,7 +69,7 @@ class TwoStageTask(Task):
 
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:
         """Add this task's field: ``bboxes``, ``scores``, ``labels`` (and ``masks``)."""
-        feats = self.neck(features)
+        feats = self._pyramid(features)
         found = self.rpn_head.propose(*self.rpn_head(feats), batch, self.rpn_head.test_cfg)
         proposals = [
             InstanceData(bboxes=boxes[valid]) for boxes, valid in zip(found.boxes, found.valid)
@@ -76,6 +77,21 @@ class TwoStageTask(Task):
         results = self.roi_head.predict(feats, proposals, batch.samples, rescale=True)
         for sample, result in zip(batch.samples, results):
             sample.set_field(self.to_prediction(result), self.pred_field, dtype=InstanceData)
+
+    def _pyramid(self, features: list[Tensor]) -> tuple[Tensor, ...]:
+        """Return the neck's maps, all computed in the dtype of the features if its weights have it.
+
+        Autocast, which such a neck does not need, would resize and add its maps in float32.
+        """
+        device, dtype = features[0].device.type, features[0].dtype
+        weights = [
+            getattr(module, name)  # a copy of the parameter, where there is one
+            for module in self.neck.modules()
+            for name, _ in module.named_parameters(recurse=False)
+        ]
+        wanted = any(weight.dtype != dtype for weight in weights)
+        with torch.autocast(device, enabled=wanted and torch.is_autocast_enabled(device)):
+            return self.neck(features)
 
     def to_prediction(self, result: InstanceData) -> InstanceData:
         """Convert the RoI head's result to the prediction that goes into the sample."""
