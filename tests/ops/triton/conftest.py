@@ -28,8 +28,11 @@ def _poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(allocate)
     def filled(*args, **kwargs) -> Tensor:
         tensor = allocate(*args, **kwargs)
-        if tensor.dtype.is_floating_point:
-            return tensor.fill_(float('nan'))
-        return tensor.fill_(torch.iinfo(tensor.dtype).max if tensor.dtype != torch.bool else True)
+        value: float = True
+        if tensor.dtype != torch.bool:
+            floating = tensor.dtype.is_floating_point
+            value = float('nan') if floating else torch.iinfo(tensor.dtype).max
+        tensor.detach().fill_(value)  # the tensor itself may require its gradient
+        return tensor
 
     return filled
