@@ -44,7 +44,7 @@ class WeightCopies:
         """Cast the weights; gradients of the copies become gradients of the weights."""
         self._copies = []
         for places in self._parts:
-            weights = [getattr(module, name) for module, name in places]
+            weights = [module._parameters[name] for module, name in places]  # not a copy in place
             copies = _Cast.apply(self.dtype, *weights)
             self._copies += [(*place, copy) for place, copy in zip(places, copies)]
 
