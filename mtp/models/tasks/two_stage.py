@@ -1,6 +1,7 @@
 """Instance segmentation and rotated detection: a neck, an RPN and RoI heads of OpenMMLab."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from mmengine.config import ConfigDict
@@ -84,13 +85,13 @@ class TwoStageTask(Task):
         Autocast, which such a neck does not need, would resize and add its maps in float32.
         """
         device, dtype = features[0].device.type, features[0].dtype
-        weights = [
+        weights = (
             getattr(module, name)  # a copy of the parameter, where there is one
             for module in self.neck.modules()
             for name, _ in module.named_parameters(recurse=False)
-        ]
-        wanted = any(weight.dtype != dtype for weight in weights)
-        with torch.autocast(device, enabled=wanted and torch.is_autocast_enabled(device)):
+        )
+        unneeded = torch.is_autocast_enabled(device) and all(w.dtype == dtype for w in weights)
+        with torch.autocast(device, enabled=False) if unneeded else nullcontext():
             return self.neck(features)
 
     def to_prediction(self, result: InstanceData) -> InstanceData:
