@@ -316,12 +316,7 @@ def _fake_sums(x: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def _fake_statistics(
-    running_mean: Tensor,
-    running_var: Tensor,
-    num_batches_tracked: Tensor,
-    sums: Tensor,
-    momentum: float,
-    eps: float,
+    running_mean: Tensor, _var: Tensor, _number: Tensor, sums: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     groups, channels = sums.shape[1], len(running_mean)
     dtype = torch.promote_types(running_mean.dtype, torch.float32)
