@@ -66,10 +66,12 @@ OPTIM_WRAPPERS = root.Registry(
     'optim_wrapper', scope='mtp', parent=root.OPTIM_WRAPPERS, locations=['mtp.engine']
 )
 LOOPS = root.Registry('loop', scope='mtp', parent=root.LOOPS, locations=['mtp.engine'])
+OPTIMIZERS = root.Registry(
+    'optimizer', scope='mtp', parent=root.OPTIMIZERS, locations=['mtp.engine']
+)
 
 # mtp registers nothing here, but mmengine warns on each use of a scope without a child registry.
 for _registry in (
-    root.OPTIMIZERS,
     root.PARAM_SCHEDULERS,
     root.VISBACKENDS,
     root.VISUALIZERS,

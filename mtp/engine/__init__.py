@@ -1,6 +1,7 @@
 """The training loop and its parts: optimiser groups, hooks, processes."""
 
 from mtp import compat
+from mtp.engine.adamw import FusedAdamW
 from mtp.engine.ema import FastEMA
 from mtp.engine.hooks.bad_updates import BadUpdatesError, BadUpdatesHook
 from mtp.engine.hooks.capture import CaptureHook
@@ -41,6 +42,7 @@ __all__ = [
     'DrawPredictionsHook',
     'ExportEncoderHook',
     'FastEMA',
+    'FusedAdamW',
     'LayerDecayOptimWrapperConstructor',
     'MixedPrecisionOptimWrapper',
     'PreemptionHook',

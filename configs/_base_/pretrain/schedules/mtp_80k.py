@@ -2,17 +2,17 @@
 
 from mmengine.optim import CosineAnnealingLR
 from mmengine.runner import TestLoop, ValLoop
-from torch.optim import AdamW
 
 from mtp.engine import (
     AccumulatingIterLoop,
+    FusedAdamW,
     LayerDecayOptimWrapperConstructor,
     MixedPrecisionOptimWrapper,
 )
 
 optim_wrapper = dict(
     type=MixedPrecisionOptimWrapper,
-    optimizer=dict(type=AdamW, lr=6e-5, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
+    optimizer=dict(type=FusedAdamW, lr=6e-5, betas=(0.9, 0.999), weight_decay=0.05),
     constructor=LayerDecayOptimWrapperConstructor,
     paramwise_cfg=dict(layer_decay_rate=0.9),
     clip_grad=dict(max_norm=5.0),
