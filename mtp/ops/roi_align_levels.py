@@ -87,8 +87,10 @@ def roi_align_levels_backward_torch(
     sizes: Sequence[int],
     scales: Sequence[float],
     sampling_ratio: int,
-) -> list[Tensor]:
-    """Return the gradients of :func:`roi_align_levels` by its feature maps ``(images, C, H, W)``.
+) -> Tensor:
+    """Return the gradients of :func:`roi_align_levels` by its feature maps, ``(images, C, H, W)``.
+
+    They lie in one tensor, one after the other, channels-last.
 
     Args:
         sizes: H and W of each level in turn, ``[H_0, W_0, H_1, W_1, ...]``, pixels.
@@ -97,8 +99,9 @@ def roi_align_levels_backward_torch(
     for level, (height, width, scale) in enumerate(zip(sizes[::2], sizes[1::2], scales)):
         place = (levels == level).nonzero().squeeze(1)
         shape = images, grad_output.shape[1], height, width
-        grads.append(_pool_backward(grad_output[place], rois[place], shape, scale, sampling_ratio))
-    return grads
+        grad = _pool_backward(grad_output[place], rois[place], shape, scale, sampling_ratio)
+        grads.append(grad.permute(0, 2, 3, 1).flatten())
+    return torch.cat(grads)
 
 
 def _pool(

@@ -1,9 +1,10 @@
-"""RoIAlign from the levels of a pyramid, forward and backward: one launch per level.
+"""RoIAlign from the levels of a pyramid, forward and backward, all levels in one launch.
 
-The kernels are those of :mod:`mtp.ops.triton.roi_align_rotated`. There, programs whose RoI belongs
-to another level end after some 100 instructions, without a sample or a store.
+The kernels are those of :mod:`mtp.ops.triton.roi_align_rotated`. A program takes the map of its
+RoI's level.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,13 +29,13 @@ def roi_align_levels(
     scales: Sequence[float],
     sampling_ratio: int,
 ) -> Tensor:
-    """Launch the kernel of :func:`mtp.ops.roi_align_levels` on checked tensors, level by level."""
-    output = _fake(features, rois, levels, height, width).zero_()
-    levels = levels.contiguous()
-    for level, (features_l, scale) in enumerate(zip(features, scales)):
-        kernels.launch_forward(
-            features_l, rois, output, scale, sampling_ratio, ALIGNED, CLOCKWISE, levels, level
-        )
+    """Launch the kernel of :func:`mtp.ops.roi_align_levels` on checked tensors."""
+    output = _fake(features, rois, levels, height, width)
+    if not len(features[0]):
+        return output.zero_()
+    kernels.launch_forward(
+        features, rois, levels, output, scales, sampling_ratio, ALIGNED, CLOCKWISE
+    )
     return output
 
 
@@ -48,7 +49,7 @@ def _fake(
 @torch.library.custom_op(
     'mtp::roi_align_levels_backward', mutates_args=(), device_types=('cuda', 'cpu')
 )
-@else_twin(torch.channels_last, atomics=True)
+@else_twin(atomics=True)
 def roi_align_levels_backward(
     grad_output: Tensor,
     rois: Tensor,
@@ -57,29 +58,25 @@ def roi_align_levels_backward(
     sizes: Sequence[int],
     scales: Sequence[float],
     sampling_ratio: int,
-) -> list[Tensor]:
-    """Return the gradients of the feature maps ``(images, C, H, W)``, channels-last.
+) -> Tensor:
+    """Return the gradients of the feature maps ``(images, C, H, W)``, channels-last, in a row.
+
+    One tensor for all levels is cleared and rounded in one launch each.
 
     Args:
         sizes: H and W of each level in turn, ``[H_0, W_0, H_1, W_1, ...]``, pixels.
     """
-    grad_output, levels = grad_output.contiguous(), levels.contiguous()
-    return [
-        kernels.launch_backward(
-            grad_output, rois, shape, scale, sampling_ratio, ALIGNED, CLOCKWISE, levels, level
-        ).to(grad_output.dtype)
-        for level, (shape, scale) in enumerate(zip(_shapes(grad_output, images, sizes), scales))
-    ]
+    shapes = _shapes(grad_output, images, sizes)
+    return kernels.launch_backward(
+        grad_output, rois, levels, shapes, scales, sampling_ratio, ALIGNED, CLOCKWISE
+    ).to(grad_output.dtype)
 
 
 @roi_align_levels_backward.register_fake
 def _backward_fake(
     grad_output: Tensor, rois: Tensor, levels: Tensor, images: int, sizes: Sequence[int], *_: Any
-) -> list[Tensor]:
-    return [
-        grad_output.new_empty(shape).to(memory_format=torch.channels_last)
-        for shape in _shapes(grad_output, images, sizes)
-    ]
+) -> Tensor:
+    return grad_output.new_empty(sum(map(math.prod, _shapes(grad_output, images, sizes))))
 
 
 def _shapes(grad_output: Tensor, images: int, sizes: Sequence[int]) -> list[tuple[int, ...]]:
@@ -97,7 +94,8 @@ def _gradients(ctx: Any, grad_output: Tensor) -> tuple[list[Tensor] | None, ...]
     grads = roi_align_levels_backward(
         grad_output, *ctx.saved_tensors, ctx.images, ctx.sizes, *ctx.settings
     )
-    return grads, *(None for _ in range(6))
+    shapes = _shapes(grad_output, ctx.images, ctx.sizes)
+    return kernels.cut(grads, shapes), *(None for _ in range(6))
 
 
 roi_align_levels.register_autograd(_gradients, setup_context=_save)
@@ -106,4 +104,4 @@ roi_align_levels.register_autograd(_gradients, setup_context=_save)
 def compile_cases() -> Iterator[CompileCase]:
     """Yield every case that the launches above can pick."""
     for rotated in (False, True):
-        yield from kernels.cases({'ROTATED': rotated})
+        yield from kernels.cases(4, {'ROTATED': rotated})

@@ -1,6 +1,6 @@
 """RoIAlign of rotated RoIs, forward and backward, each in one pass over the RoIs.
 
-The kernels also take horizontal RoIs, and RoIs of several levels, of which a launch handles one
+The kernels also take horizontal RoIs, and RoIs of several levels
 (:mod:`mtp.ops.triton.roi_align_levels`).
 
 A program takes a tile of bins x channels of one RoI. Feature maps are read channels-last, 16 bytes
@@ -13,6 +13,7 @@ same in the backward pass, and once more the gradient of the features, which is 
 two samples per bin and axis, 1.6 GB are read from the cache, or added to it.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,16 +32,15 @@ WARPS = 4
 
 @triton.jit
 def _region(
+    maps: 'tuple[tl.tensor, ...]',
+    sizes: 'tuple[tl.tensor, ...]',
+    scales: 'tuple[tl.tensor, ...]',
     rois: tl.tensor,
     levels: 'tl.tensor | None',
-    level: tl.tensor,
     images: tl.tensor,
     channels: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
     bins_y: tl.tensor,
     bins_x: tl.tensor,
-    scale: tl.tensor,
     shift: tl.tensor,
     smallest: tl.tensor,
     turn: tl.tensor,
@@ -49,8 +49,8 @@ def _region(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
-    """Return the RoI of this program, whether it belongs to the level, its image, channels, bins
-    and geometry, and the number of samples per bin along y and x, 0 for an invalid RoI."""
+    """Return the RoI of this program, its feature map with height and width, its channels, bins and
+    geometry, and the number of samples per bin along y and x, 0 for an invalid RoI."""
     program = tl.program_id(0)
     tiles = tl.cdiv(channels, BLOCK_C)
     c = program % tiles * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -59,6 +59,16 @@ def _region(
     bin = program % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     roi = (program // tiles).to(tl.int64)
     rois += roi * (6 if ROTATED else 5)
+    known = True
+    feature_map, height, width, scale = maps[0], sizes[0], sizes[1], scales[0]
+    if levels is not None:
+        level = tl.load(levels + roi)
+        known = (level >= 0) & (level < len(maps))
+        for other in tl.static_range(1, len(maps)):
+            feature_map = tl.where(level == other, maps[other], feature_map)
+            height = tl.where(level == other, sizes[2 * other], height)
+            width = tl.where(level == other, sizes[2 * other + 1], width)
+            scale = tl.where(level == other, scales[other], scale)
     image = tl.load(rois).to(tl.float32)
     first_x = tl.load(rois + 1).to(tl.float32) * scale
     first_y = tl.load(rois + 2).to(tl.float32) * scale
@@ -73,8 +83,7 @@ def _region(
         angle = 0 * size_x
     # Infinite or NaN if one of them is NaN, or if the positions of samples would not be finite.
     extent = tl.abs(centre_x) + tl.abs(centre_y) + tl.abs(size_x) + tl.abs(size_y) + tl.abs(angle)
-    wanted = True if levels is None else tl.load(levels + roi) == level
-    present = (extent < float('inf')) & (image >= 0) & (image < images) & wanted
+    present = (extent < float('inf')) & (image >= 0) & (image < images) & known
     size_x, size_y = tl.maximum(size_x, smallest), tl.maximum(size_y, smallest)
     if samples > 0:
         ratio_y, ratio_x = samples, samples
@@ -86,8 +95,9 @@ def _region(
     angle = tl.where(present, angle, 0) * turn
     return (
         roi,
-        wanted,
-        image,
+        feature_map + image * height * width * channels,
+        height,
+        width,
         c,
         bin,
         centre_x,
@@ -142,18 +152,16 @@ def _sample(
 
 @triton.jit
 def _forward_kernel(
-    features: tl.tensor,
+    features: 'tuple[tl.tensor, ...]',
+    sizes: 'tuple[tl.tensor, ...]',
+    scales: 'tuple[tl.tensor, ...]',
     rois: tl.tensor,
-    output: tl.tensor,
     levels: 'tl.tensor | None',
-    level: tl.tensor,
+    output: tl.tensor,
     images: tl.tensor,
     channels: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
     bins_y: tl.tensor,
     bins_x: tl.tensor,
-    scale: tl.tensor,
     shift: tl.tensor,
     smallest: tl.tensor,
     turn: tl.tensor,
@@ -162,28 +170,39 @@ def _forward_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    (roi, wanted, image, c, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, ratio_x) = (
-        _region(
-            rois,
-            levels,
-            level,
-            images,
-            channels,
-            height,
-            width,
-            bins_y,
-            bins_x,
-            scale,
-            shift,
-            smallest,
-            turn,
-            samples,
-            ROTATED,
-            BLOCK_P,
-            BLOCK_C,
-        )
+    (
+        roi,
+        feature_map,
+        height,
+        width,
+        c,
+        bin,
+        centre_x,
+        centre_y,
+        size_x,
+        size_y,
+        cos,
+        sin,
+        ratio_y,
+        ratio_x,
+    ) = _region(
+        features,
+        sizes,
+        scales,
+        rois,
+        levels,
+        images,
+        channels,
+        bins_y,
+        bins_x,
+        shift,
+        smallest,
+        turn,
+        samples,
+        ROTATED,
+        BLOCK_P,
+        BLOCK_C,
     )
-    features += image * height * width * channels
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for sample in range(ratio_y * ratio_x):
         place, right, below, along_x, along_y, inside = _sample(
@@ -208,28 +227,26 @@ def _forward_kernel(
             weight_x = along_x if corner % 2 else 1 - along_x
             weight_y = along_y if corner // 2 else 1 - along_y
             pixel = place + right * (corner % 2) + below * (corner // 2)
-            value = tl.load(features + pixel[:, None] + c[None, :], filled, other=0)
+            value = tl.load(feature_map + pixel[:, None] + c[None, :], filled, other=0)
             total += (weight_x * weight_y)[:, None] * value.to(tl.float32)
     total /= tl.maximum(ratio_y * ratio_x, 1)
     bins = bins_y * bins_x
     places = (roi * channels + c[None, :]) * bins + bin[:, None]
-    tl.store(output + places, total, (bin < bins)[:, None] & (c < channels)[None, :] & wanted)
+    tl.store(output + places, total, (bin < bins)[:, None] & (c < channels)[None, :])
 
 
 @triton.jit
 def _backward_kernel(
-    grad_output: tl.tensor,
+    grad_features: 'tuple[tl.tensor, ...]',
+    sizes: 'tuple[tl.tensor, ...]',
+    scales: 'tuple[tl.tensor, ...]',
     rois: tl.tensor,
-    grad_features: tl.tensor,
     levels: 'tl.tensor | None',
-    level: tl.tensor,
+    grad_output: tl.tensor,
     images: tl.tensor,
     channels: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
     bins_y: tl.tensor,
     bins_x: tl.tensor,
-    scale: tl.tensor,
     shift: tl.tensor,
     smallest: tl.tensor,
     turn: tl.tensor,
@@ -238,33 +255,42 @@ def _backward_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    (roi, wanted, image, c, bin, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, ratio_x) = (
-        _region(
-            rois,
-            levels,
-            level,
-            images,
-            channels,
-            height,
-            width,
-            bins_y,
-            bins_x,
-            scale,
-            shift,
-            smallest,
-            turn,
-            samples,
-            ROTATED,
-            BLOCK_P,
-            BLOCK_C,
-        )
+    (
+        roi,
+        feature_map,
+        height,
+        width,
+        c,
+        bin,
+        centre_x,
+        centre_y,
+        size_x,
+        size_y,
+        cos,
+        sin,
+        ratio_y,
+        ratio_x,
+    ) = _region(
+        grad_features,
+        sizes,
+        scales,
+        rois,
+        levels,
+        images,
+        channels,
+        bins_y,
+        bins_x,
+        shift,
+        smallest,
+        turn,
+        samples,
+        ROTATED,
+        BLOCK_P,
+        BLOCK_C,
     )
-    grad_features += image * height * width * channels
     bins = bins_y * bins_x
     places = (roi * channels + c[None, :]) * bins + bin[:, None]
-    grad = tl.load(
-        grad_output + places, (bin < bins)[:, None] & (c < channels)[None, :] & wanted, other=0
-    )
+    grad = tl.load(grad_output + places, (bin < bins)[:, None] & (c < channels)[None, :], other=0)
     grad = grad.to(tl.float32) / tl.maximum(ratio_y * ratio_x, 1)
     for sample in range(ratio_y * ratio_x):
         place, right, below, along_x, along_y, inside = _sample(
@@ -290,7 +316,7 @@ def _backward_kernel(
             weight_y = along_y if corner // 2 else 1 - along_y
             pixel = place + right * (corner % 2) + below * (corner // 2)
             tl.atomic_add(
-                grad_features + pixel[:, None] + c[None, :],
+                feature_map + pixel[:, None] + c[None, :],
                 (weight_x * weight_y)[:, None] * grad,
                 filled,
                 sem='relaxed',
@@ -313,7 +339,9 @@ def roi_align_rotated(
     output = _fake(features, rois, height, width)
     if not len(features):
         return output.zero_()
-    launch_forward(features, rois, output, spatial_scale, sampling_ratio, aligned, clockwise)
+    launch_forward(
+        [features], rois, None, output, [spatial_scale], sampling_ratio, aligned, clockwise
+    )
     return output
 
 
@@ -337,9 +365,10 @@ def roi_align_rotated_backward(
 ) -> Tensor:
     """Return the contiguous gradient of feature maps of ``shape`` (B, C, H, W)."""
     grad = launch_backward(
-        grad_output, rois, shape, spatial_scale, sampling_ratio, aligned, clockwise
+        grad_output, rois, None, [shape], [spatial_scale], sampling_ratio, aligned, clockwise
     )
-    return grad.to(grad_output.dtype, memory_format=torch.contiguous_format)
+    (grad_features,) = cut(grad, [shape])
+    return grad_features.to(grad_output.dtype, memory_format=torch.contiguous_format)
 
 
 @roi_align_rotated_backward.register_fake
@@ -361,46 +390,61 @@ def _gradients(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
 roi_align_rotated.register_autograd(_gradients, setup_context=_save)
 
 
-def launch_forward(features: Tensor, rois: Tensor, output: Tensor, *settings: Any) -> None:
-    """Fill ``output`` where RoIs belong to the level; ``settings`` are those of :func:`_launch`."""
-    features = features.contiguous(memory_format=torch.channels_last)
-    _launch(_forward_kernel, features, rois, output, features.shape, output.shape[2:], *settings)
+def launch_forward(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor | None,
+    output: Tensor,
+    scales: Sequence[float],
+    *settings: Any,
+) -> None:
+    """Fill ``output``; a RoI without a level gives 0. ``settings`` are the last of ``_launch``."""
+    maps = [level.contiguous(memory_format=torch.channels_last) for level in features]
+    shapes = [level.shape for level in features]
+    _launch(_forward_kernel, maps, shapes, rois, levels, output, scales, *settings)
 
 
 def launch_backward(
-    grad_output: Tensor, rois: Tensor, shape: Sequence[int], *settings: Any
+    grad_output: Tensor,
+    rois: Tensor,
+    levels: Tensor | None,
+    shapes: Sequence[Sequence[int]],
+    scales: Sequence[float],
+    *settings: Any,
 ) -> Tensor:
-    """Return the gradient of the level's feature maps, float32 and channels-last."""
-    grad = torch.empty(
-        shape, dtype=torch.float32, device=grad_output.device, memory_format=torch.channels_last
-    ).zero_()
+    """Return the gradients of feature maps of these shapes as :func:`cut` takes them, float32."""
+    number = sum(math.prod(shape) for shape in shapes)
+    grad = torch.zeros(number, dtype=torch.float32, device=grad_output.device)
+    maps = cut(grad, shapes)
     _launch(
-        _backward_kernel,
-        grad_output.contiguous(),
-        rois,
-        grad,
-        shape,
-        grad_output.shape[2:],
-        *settings,
+        _backward_kernel, maps, shapes, rois, levels, grad_output.contiguous(), scales, *settings
     )
     return grad
 
 
+def cut(values: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return the channels-last maps ``(B, C, H, W)`` that lie one after the other in a tensor."""
+    parts = values.split([math.prod(shape) for shape in shapes])
+    return [
+        part.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        for part, (batch, channels, height, width) in zip(parts, shapes)
+    ]
+
+
 def _launch(
     kernel: Any,
-    source: Tensor,
+    maps: Sequence[Tensor],
+    shapes: Sequence[Sequence[int]],
     rois: Tensor,
-    target: Tensor,
-    shape: Sequence[int],
-    bins: Sequence[int],
-    spatial_scale: float,
+    levels: Tensor | None,
+    pooled: Tensor,
+    scales: Sequence[float],
     sampling_ratio: int,
     aligned: bool,
     clockwise: bool,
-    levels: Tensor | None = None,
-    level: int = 0,
 ) -> None:
-    images, channels, height, width = shape
+    images, channels = shapes[0][:2]
+    bins = pooled.shape[2:]
     programs = (
         len(rois)
         * triton.cdiv(bins[0] * bins[1], TILE['BLOCK_P'])
@@ -408,19 +452,17 @@ def _launch(
     )
     if not programs or not images:
         return
-    with torch.cuda.device_of(source):  # Triton launches on the current device
+    with torch.cuda.device_of(pooled):  # Triton launches on the current device
         kernel[(programs,)](
-            source,
+            tuple(maps),
+            tuple(side for shape in shapes for side in shape[2:]),
+            tuple(map(float, scales)),
             rois.contiguous(),
-            target,
-            levels,
-            level,
+            levels if levels is None else levels.contiguous(),
+            pooled,
             images,
             channels,
-            height,
-            width,
             *bins,
-            float(spatial_scale),
             0.5 if aligned else 0.0,
             float('-inf') if aligned else 1.0,
             -1.0 if clockwise else 1.0,
@@ -433,23 +475,24 @@ def _launch(
 
 def compile_cases() -> Iterator[CompileCase]:
     """Yield every case that :func:`_launch` can pick for RoIs of one level."""
-    yield from cases({'ROTATED': True, 'levels': None})
+    yield from cases(1, {'ROTATED': True, 'levels': None})
 
 
-def cases(constants: dict) -> Iterator[CompileCase]:
-    """Yield the kernels with these constants, for all dtypes."""
+def cases(number: int, constants: dict) -> Iterator[CompileCase]:
+    """Yield the kernels for a number of levels with these constants, for all dtypes."""
     constants = constants | TILE
-    for kernel, tensors in (
-        (_forward_kernel, ('features', 'output')),
-        (_backward_kernel, ('grad_output',)),
-    ):
+    for kernel in (_forward_kernel, _backward_kernel):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            types = {
-                **dict.fromkeys(tensors, f'*{TRITON_NAMES[dtype]}'),
+            pointer = f'*{TRITON_NAMES[dtype]}'
+            types: dict[str, str | tuple[str, ...]] = {
+                'features': (pointer,) * number,
+                'grad_features': ('*fp32',) * number,
+                'sizes': ('i32',) * (2 * number),
+                'scales': ('fp32',) * number,
                 'rois': '*fp32',
-                'grad_features': '*fp32',
                 'levels': '*i64',
-                **dict.fromkeys(('scale', 'shift', 'smallest', 'turn'), 'fp32'),
+                **dict.fromkeys(('output', 'grad_output'), pointer),
+                **dict.fromkeys(('shift', 'smallest', 'turn'), 'fp32'),
                 **dict.fromkeys(constants, 'constexpr'),
             }
             yield CompileCase(
