@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmcv.cnn.bricks.wrappers import Conv2d, ConvTranspose2d, Linear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
@@ -12,10 +13,11 @@ from torch.distributed.tensor import DTensor
 from mtp.engine.parallel import parts, unwrap
 from mtp.models.tasks import Task
 
-# Modules that do nothing with their weights but call an operator that autocast runs in its dtype.
-# A subclass may read its weights in another way, so it keeps them, as does a module with a hook
-# that makes its weights before each call.
-CAST_TYPES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+# Modules that do nothing with their weights but call an operator that autocast runs in its dtype;
+# mmcv's are torch's, except with empty tensors in old versions of torch. Another subclass may read
+# its weights in another way, so it keeps them, as does a module with a hook that makes its weights
+# before each call.
+CAST_TYPES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, Conv2d, ConvTranspose2d, Linear)
 
 
 class WeightCopies:

@@ -19,6 +19,7 @@ from mtp.engine.captured_steps import CapturedSteps
 from mtp.engine.hooks.capture import _is_known
 from mtp.engine.learning_rates import DeviceRates
 from mtp.fallback import FallbackError
+from mtp.ops.triton.roi_align_rotated import cut
 from mtp.recipes.shrink import shrink
 from mtp.sample_fields import pack_batch
 from tests.models import small
@@ -133,8 +134,11 @@ def opaque(monkeypatch):
 
         @staticmethod
         def backward(ctx, grad):
+            images, sizes, *_ = ctx.rest
+            shapes = [(images, grad.shape[1], *size) for size in zip(sizes[::2], sizes[1::2])]
             with _disable_current_modes():
-                return *(None,) * 6, *pool_backward(grad, *ctx.saved_tensors, *ctx.rest)
+                flat = pool_backward(grad, *ctx.saved_tensors, *ctx.rest)
+                return *(None,) * 6, *cut(flat, shapes)
 
     def hidden(function):
         def run(*args):

@@ -8,7 +8,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 
 from mtp import batch_rungs, mask_quota
-from mtp.models.tasks.base import TaskBatch
+from mtp.models.tasks.base import TaskBatch, average
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.sample_fields import paint_masks
 from tests.models.small import build_model, make_sample
@@ -60,7 +60,8 @@ def our_losses(images):
         torch.randn(len(images), 64, SIZE // s, SIZE // s, generator=generator).requires_grad_()
         for s in (4, 8, 16, 32, 64)
     ]
-    losses = head._mask_losses(maps, rois, samples, truth, batch)
+    terms, logged = head._mask_losses(maps, rois, samples, truth, batch)
+    losses = average(batch, [terms], [logged])
     return losses, SimpleNamespace(
         head=head, batch=batch, truth=truth, boxes=rois[..., 1:], samples=samples, maps=maps
     )
@@ -106,8 +107,8 @@ def test_losses_and_gradients_are_mmdets_on_what_is_kept(quota, monkeypatch):
     monkeypatch.setattr(mask_quota, 'EXTRA', quota)
     images = [('a', 0), ('a', 1), ('b', 2), ('b', 0), ('boxes_alone', 2)]
     losses, given = our_losses(images)
-    assert list(losses) == ['a', 'b']
-    ours = gradients(given, [terms['loss_mask'] for terms in losses.values()])
+    assert [name for name, terms in losses.items() if terms] == ['a', 'b']
+    ours = gradients(given, [terms['loss_mask'] for terms in losses.values() if terms])
 
     positives = given.samples.positive.sum(1)
     assert positives.max() > 4
@@ -126,9 +127,15 @@ def test_losses_and_gradients_are_mmdets_on_what_is_kept(quota, monkeypatch):
 
 def test_without_any_object_each_mask_parameter_gets_a_gradient():
     losses, given = our_losses([('a', 1), ('b', 1), ('boxes_alone', 0)])
-    found = gradients(given, [terms['loss_mask'] for terms in losses.values()])
+    found = gradients(given, [terms['loss_mask'] for terms in losses.values() if terms])
     assert all(grad is not None and not grad.any() for grad in found.values())
-    assert our_losses([('boxes_alone', 0)])[0] == {}
+
+
+def test_a_batch_without_masks_has_no_mask_losses():
+    model, batch = make_batch([('boxes_alone', 0)])
+    features = [torch.zeros(1, 16, SIZE // s, SIZE // s) for s in (4, 8, 16, 32)]
+    losses = model.tasks['instance'].loss(features, batch)['boxes_alone']
+    assert [*losses] == ['loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'acc']
 
 
 def test_an_image_keeps_the_same_positives_in_any_batch(monkeypatch):

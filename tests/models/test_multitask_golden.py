@@ -140,13 +140,16 @@ def recorded_order_of_equal_scores(monkeypatch):
     tests/models/test_rpn_head.py compares ours with it where no scores are equal.
     """
 
-    def propose(head, scores, deltas, anchors, batch, cfg):
+    def propose(head, outputs, anchors, shapes, cfg):
+        scores, deltas = zip(
+            *(level.tensor_split([head.num_base_priors], 1) for level in anchors.levels(outputs))
+        )
         with torch.no_grad():
             found = head.predict_by_feat(
-                anchors.levels(scores),
-                anchors.levels(deltas),
+                scores,
+                deltas,
                 cfg=cfg,
-                batch_img_metas=[sample.metainfo for sample in batch.samples],
+                batch_img_metas=[dict(img_shape=shape) for shape in shapes[:, 2:].tolist()],
             )
         boxes = [get_box_tensor(result.bboxes) for result in found]
         return Proposals(

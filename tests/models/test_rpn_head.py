@@ -15,7 +15,7 @@ from mmrotate.models.dense_heads import OrientedRPNHead
 from mmrotate.structures import RotatedBoxes
 
 from mtp.batch_rungs import Rung
-from mtp.models.tasks.base import TaskBatch
+from mtp.models.tasks.base import TaskBatch, average
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.registry import MODELS
 from mtp.sample_fields import Boxes
@@ -91,10 +91,8 @@ def make_maps(head, scale=1.0):
 def on_two_maps(head, scores, deltas):
     """Outputs by level, as our head returns them."""
     anchors = head._anchors_of(scores)
-    return (
-        *([levels[0], anchors.canvas.paste(levels[1:])] for levels in (scores, deltas)),
-        anchors,
-    )
+    first, *others = [torch.cat(level, 1) for level in zip(scores, deltas)]
+    return [first, anchors.canvas.paste(others)], anchors
 
 
 @pytest.mark.parametrize('task', ['instance', 'rotated'])
@@ -109,9 +107,9 @@ def test_outputs_and_gradients_are_the_librarys(task, size):
 
     sizes = [[-(-side // n) for side in size] for n in (1, 2, 4, 8, 16)]
     feats = [random((2, 8, *level)).requires_grad_() for level in sizes]
-    *found, anchors = ours.double()(feats)
-    found = [level for maps in found for level in anchors.levels(maps)]
-    expected = [level for levels in reference.double()(feats) for level in levels]
+    found, anchors = ours.double()(feats)
+    found = anchors.levels(found)
+    expected = [torch.cat(level, 1) for level in zip(*reference.double()(feats))]
     weights = [random(level.shape) for level in expected]
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(
@@ -125,7 +123,7 @@ def test_proposals_are_the_librarys(task):
     ours, reference, cfg = build_heads(task, 256)
     batch, maps = make_batch(), make_maps(ours, scale=0.3)
     settings = Config(dict(cfg.train_cfg.rpn_proposal, nms_pre=400, max_per_img=150))
-    proposals = ours.propose(*on_two_maps(ours, *maps), batch, settings)
+    proposals = ours.propose(*on_two_maps(ours, *maps), batch.shapes, settings)
     with torch.no_grad():
         expected = reference.predict_by_feat(
             *maps, cfg=settings, batch_img_metas=[sample.metainfo for sample in batch.samples]
@@ -145,7 +143,8 @@ def test_losses_are_the_librarys(task):
     rotated = task == 'rotated'
     field = 'gt_rotated_instances' if rotated else 'gt_instances'
     truth = collect(batch, field)
-    losses = ours.loss_batch(*on_two_maps(ours, *maps), truth, batch)
+    terms = ours.loss_batch(*on_two_maps(ours, *maps), truth, batch.shapes)
+    losses = average(batch, [terms])
     for name, group in batch.groups.items():
         objects = []
         for sample in batch.samples[group]:
@@ -171,5 +170,6 @@ def test_an_image_smaller_than_all_anchors_adds_no_loss():
     for sample in batch.samples:
         sample.set_metainfo(dict(img_shape=(8, 8), pad_shape=(32, 32)))
     truth = collect(batch, 'gt_rotated_instances')
-    losses = ours.loss_batch(*on_two_maps(ours, *make_maps(ours)), truth, batch)
+    terms = ours.loss_batch(*on_two_maps(ours, *make_maps(ours)), truth, batch.shapes)
+    losses = average(batch, [terms])
     assert all(value == 0 for terms in losses.values() for value in terms.values())

@@ -1,7 +1,8 @@
 """Interface of a task of the multi-task model, and what tasks share."""
 
+import itertools
 from abc import ABCMeta, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +11,7 @@ from mmdet.structures import SampleList
 from mmdet.utils import reduce_mean
 from mmengine.dist import get_world_size
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass
@@ -133,15 +134,57 @@ def is_highest(logits: Tensor, index: Tensor) -> Tensor:
     return torch.where(earlier, own > logits, own >= logits).all(1)
 
 
-def average(sums: Tensor, counts: Tensor) -> Tensor:
-    """Divide sums of losses by the number of items that a process has on average.
+@dataclass
+class Terms:
+    """Terms of the losses of B images: sums over items, and the numbers of these items.
 
-    Averaged over processes, as DDP averages gradients, this gives the loss of the whole batch in
-    one process.
+    Attributes:
+        names: names of T terms.
+        sums: sum of each term over an image's items, ``(T, B)``.
+        counts: number of an image's items for each term, float32 ``(T, B)``, without gradients.
+        datasets: data sets that have the terms; None for all.
+    """
+
+    names: tuple[str, ...]
+    sums: Tensor
+    counts: Tensor
+    datasets: Collection[str] | None = None
+
+
+def average(
+    batch: TaskBatch, losses: Sequence[Terms], logged: Sequence[Terms] = ()
+) -> dict[str, dict[str, Tensor]]:
+    """Divide sums by the numbers of items that a process has on average.
+
+    Averaged over processes, as DDP averages gradients, this gives the terms of the whole batch in
+    one process. All go through the same few launches, and one exchange between the processes.
 
     Args:
-        sums: sums over this process's items, ``(..., K)``.
-        counts: numbers of this process's items, float32 ``(K,)``.
+        batch: images and their data sets.
+        losses: terms to train by.
+        logged: terms that are only logged: shares, which become percentages.
+
+    Returns:
+        dict: data set -> term -> scalar, 0 where there are no items.
     """
+    every = [*losses, *logged]
+    numbers = [sum(len(terms.names) for terms in kind) for kind in (losses, logged)]
+    sums = batch.sums(torch.cat([terms.sums for terms in losses]))
+    rest = [*(terms.counts for terms in every), *(terms.sums for terms in logged)]
+    counts, shares = batch.sums(torch.cat(rest)).split([sum(numbers), numbers[1]])
     # Less than one item in all processes together is none: then the sums are 0.
-    return sums / reduce_mean(counts).clamp(min=1 / get_world_size())
+    counts, of_shares = reduce_mean(counts).clamp(min=1 / get_world_size()).split(numbers)
+    values = iter((*(sums / counts).flatten().unbind(), *(100 * shares / of_shares).flatten()))
+    found: dict[str, dict[str, Tensor]] = {name: {} for name in batch.groups}
+    for terms in every:
+        for term, (name, of_dataset) in itertools.product(terms.names, found.items()):
+            value = next(values)
+            if terms.datasets is None or name in terms.datasets:
+                of_dataset[term] = value
+    return found
+
+
+def joined(layers: Iterable[nn.Module]) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of one layer that does what several do with the same input."""
+    weights, biases = zip(*((layer.weight, layer.bias) for layer in layers))
+    return torch.cat(weights), torch.cat(biases)

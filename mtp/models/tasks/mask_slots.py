@@ -25,11 +25,12 @@ class MaskSlots:
         rois: RoIs ``(C, 5)``: index of the image, x1, y1, x2, y2 in pixels; a padded slot has
             image -1.
         images: one-hot index of the image, float32 ``(C, B)``; a padded slot has none.
-        classes: index of the class among those of all data sets, int64 ``(C,)``.
+        classes: one-hot index of the class among those of all data sets, float32 ``(C, classes)``.
         mask_rois: the same RoIs, clipped to the image, on the masks of all objects, ``(C, 5)``:
             ``GroundTruth.number`` of the object, x1, y1, x2, y2; a padded slot has zeros.
         counts: number of slots that each image fills, float32 ``(B,)``.
-        left_out: number of positives that exceed each image's quota, float32 ``(B,)``.
+        positives: number of positives of each image that has masks, float32 ``(B,)``.
+        left_out: number of these that exceed its quota, float32 ``(B,)``.
     """
 
     rois: Tensor
@@ -37,6 +38,7 @@ class MaskSlots:
     classes: Tensor
     mask_rois: Tensor
     counts: Tensor
+    positives: Tensor
     left_out: Tensor
 
     @classmethod
@@ -46,6 +48,7 @@ class MaskSlots:
         samples: Samples,
         truth: GroundTruth,
         first_class: Tensor,
+        classes: int,
         places: Tensor,
         shape: tuple[int, int],
     ) -> 'MaskSlots':
@@ -57,6 +60,7 @@ class MaskSlots:
             truth: ground truth of the images.
             first_class: index of the first class of each image's data set among those of all data
                 sets, int64 ``(B,)``; -1 for a data set without masks.
+            classes: number of classes of all data sets.
             places: ``0..C-1``, with C slots, at least the sum of the quotas.
             shape: height and width of the masks in pixels.
         """
@@ -84,13 +88,15 @@ class MaskSlots:
             ],
             1,
         )
+        own_class = (labels + first_class[:, None].clamp(min=0)).flatten()[flat, None]
         own = image[:, None] == torch.arange(len(ends), device=image.device)
         return cls(
             rois=torch.cat([torch.where(filled, image, -1)[:, None].to(boxes.dtype), boxes], 1),
             images=(own & filled[:, None]).float(),
-            classes=(labels + first_class[:, None].clamp(min=0)).flatten()[flat],
+            classes=(own_class == torch.arange(classes, device=image.device)).float(),
             mask_rois=mask_rois.masked_fill(~filled[:, None], 0),
             counts=counts.float(),
+            positives=positives.float(),
             left_out=(positives - counts).float(),
         )
 
@@ -111,17 +117,17 @@ class MaskSlots:
         )
         bias = torch.cat([h.conv_logits.bias.expand(h.num_classes) for h in heads])
         # A product, since the gradient of an index would be added up in any order.
-        every = torch.arange(len(bias), device=bias.device)
-        chosen = (self.classes[:, None] == every).to(weight.dtype)
+        chosen = self.classes.to(weight.dtype)
         return (chosen @ weight)[:, None], (chosen @ bias[:, None])[..., None]
 
     def targets(self, masks: Tensor, size: int) -> Tensor:
-        """Return the part of its object's mask in each RoI, bool ``(C, size, size)``.
+        """Return how much of each RoI's pixels is in its object's mask, ``(C, size, size)``.
 
-        Source: mmdet's ``mask_target`` and ``BitmapMasks.crop_and_resize``.
+        Source: mmdet's ``mask_target`` and ``BitmapMasks.crop_and_resize``, which then takes what
+        is at least a half.
 
         Args:
             masks: masks of all objects, uint8 ``(N, H, W)``.
             size: side of the targets in pixels.
         """
-        return roi_align(masks[:, None].float(), self.mask_rois, size, size, 1.0, 0)[:, 0] >= 0.5
+        return roi_align(masks[:, None].float(), self.mask_rois, size, size, 1.0, 0)[:, 0]

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmcv.cnn import Linear
+from mmdet.models.losses import CrossEntropyLoss
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
@@ -18,10 +20,12 @@ from torch import Tensor, nn
 from mtp.models.recomputation import recomputed
 from mtp.models.tasks.base import (
     TaskBatch,
-    average,
+    Terms,
     is_highest,
+    joined,
     mark_varying,
     take_rows,
+    to_device,
 )
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.mask_slots import MaskSlots
@@ -87,22 +91,27 @@ class SharedRoIHead(StandardRoIHead):
             mask_head=mask_head and dict(mask_head, num_classes=1),
             **kwargs,
         )
+        head = self.bbox_head
         if (
-            self.bbox_head.reg_decoded_bbox
-            or self.bbox_head.custom_activation
+            head.reg_decoded_bbox
             or self.train_cfg.pos_weight > 0
+            or not isinstance(head.loss_cls, CrossEntropyLoss)
+            or head.loss_cls.use_sigmoid
+            or head.loss_cls.class_weight is not None
+            or any(type(layer) not in (nn.Linear, Linear) for layer in (head.fc_cls, head.fc_reg))
             or self.with_mask
             and self.mask_head.predictor_cfg['type'] != 'Conv'
         ):
             raise ValueError(
-                f'{type(self).__name__} takes reg_decoded_bbox=False, a plain '
-                'loss_cls and predictor_cfg, and pos_weight=-1'
+                f'{type(self).__name__} takes reg_decoded_bbox=False, pos_weight=-1, as loss_cls a '
+                'CrossEntropyLoss with softmax and without class_weight, and plain predictor_cfg'
             )
         if self.with_mask and (self.with_shared_head or self.mask_head.upsample_method != 'deconv'):
             raise ValueError(
                 f"{type(self).__name__} takes mask_head.upsample_cfg.type='deconv', and with masks "
                 'no shared_head'
             )
+        self._columns: dict[tuple, Tensor] = {}
         width = self.bbox_head.cls_last_dim
         self.bbox_head.fc_cls = self.bbox_head.fc_reg = nn.Identity()
         self.bbox_heads = ModuleDict(
@@ -133,8 +142,8 @@ class SharedRoIHead(StandardRoIHead):
 
     def loss(
         self, x: tuple[Tensor, ...], proposals: Proposals, truth: GroundTruth, batch: TaskBatch
-    ) -> dict[str, dict[str, Tensor]]:
-        """Sample RoIs, run the trunks once, and return data set -> term -> loss.
+    ) -> tuple[list[Terms], list[Terms]]:
+        """Sample RoIs, run the trunks once, and return terms to train by, and logged ones.
 
         Args:
             x: feature maps of the neck, each ``(B, C, H, W)``.
@@ -144,11 +153,11 @@ class SharedRoIHead(StandardRoIHead):
         """
         with torch.no_grad():
             rois, samples, targets = self.targets(proposals, truth)
-        losses = self._box_losses(x, rois, samples, targets, batch)
-        if self.with_mask:
-            for name, loss in self._mask_losses(x, rois, samples, truth, batch).items():
-                losses[name].update(loss)
-        return losses
+        terms = [self._box_losses(x, rois, samples, targets, batch)]
+        if self._with_masks(batch):
+            terms.append(self._mask_losses(x, rois, samples, truth, batch))
+        losses, logged = zip(*terms)
+        return [*losses], [*logged]
 
     def targets(
         self, proposals: Proposals, truth: GroundTruth
@@ -186,71 +195,94 @@ class SharedRoIHead(StandardRoIHead):
         samples: Samples,
         targets: tuple[Tensor, Tensor],
         batch: TaskBatch,
-    ) -> dict[str, dict[str, Tensor]]:
-        feats = self._bbox_forward(x, rois.flatten(0, 1))['cls_score']
-        feats = feats.unflatten(0, samples.valid.shape).split(batch.sizes)
-        labels, wanted = targets
-        terms = []
-        for (name, group), own_feats in zip(batch.groups.items(), feats):
-            logits, deltas = self.bbox_heads[name](own_feats.flatten(0, 1))
-            if not self.bbox_head.reg_class_agnostic:
-                mark_varying(deltas, 1)
-            terms.append(
-                self.box_terms(
-                    mark_varying(logits, 1),
-                    deltas,
-                    labels[group],
-                    wanted[group],
-                    samples.positive[group],
-                    samples.valid[group],
-                )
-            )
-        # of all data sets at once, since each of these operations is a launch
-        losses, (counts, right) = (torch.stack(of_kind, 1) for of_kind in zip(*terms))
-        return {
-            name: dict(loss_cls=loss_cls, acc=accuracy, loss_bbox=loss_bbox)
-            for name, loss_cls, loss_bbox, accuracy in zip(
-                batch.groups, *average(losses, counts), 100 * right / counts.clamp(min=1)
-            )
-        }
+    ) -> tuple[Terms, Terms]:
+        heads = [self.bbox_heads[name] for name in batch.groups]
+        # Of all data sets at once: a row also gets the outputs of the others, few as they are.
+        outputs = F.linear(
+            self._bbox_forward(x, rois.flatten(0, 1))['cls_score'],
+            *joined(layer for head in heads for layer in (head.fc_cls, head.fc_reg)),
+        )
+        sums, counts, right = self.box_terms(
+            outputs.unflatten(0, samples.valid.shape),
+            *targets,
+            samples.positive,
+            samples.valid,
+            self._columns_of(batch)[:3],
+        )
+        return (
+            Terms(('loss_cls', 'loss_bbox'), sums, counts.expand_as(sums)),
+            Terms(('acc',), right[None], counts[None]),
+        )
 
     def box_terms(
         self,
-        logits: Tensor,
-        deltas: Tensor,
+        outputs: Tensor,
         labels: Tensor,
         targets: Tensor,
         positive: Tensor,
         valid: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Sum the losses of a data set's boxes, and count the boxes.
-
-        The compiled code serves all data sets, whatever their number of classes.
+        columns: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sum the losses of each image's boxes, and count the boxes.
 
         Args:
-            logits: logits of the classes, then of background, ``(b * S, classes + 1)``.
-            deltas: predicted deltas, ``(b * S, D)``, or for each class, ``(b * S, classes * D)``.
-            labels: classes of the objects, int64 ``(b, most)``.
-            targets: deltas to the objects, ``(b, most, D)``.
-            positive: whether each box is a positive sample, bool ``(b, S)``.
-            valid: whether each slot holds a sample, bool ``(b, S)``.
+            outputs: outputs of the last layers of all data sets, ``(B, S, N)``: logits of the
+                classes and of background, then deltas, for each class or for all.
+            labels: classes of the objects, int64 ``(B, most)``.
+            targets: deltas to the objects, ``(B, most, D)``.
+            positive: whether each box is a positive sample, bool ``(B, S)``.
+            valid: whether each slot holds a sample, bool ``(B, S)``.
+            columns: places of each image's own outputs, see :meth:`_columns_of`.
 
         Returns:
-            tuple: sums of the classification and the box losses, ``(2,)``, and numbers of boxes
-            and of right ones among them, float32 ``(2,)``.
+            tuple: sums of the classification and the box losses, ``(2, B)``; numbers of boxes, and
+            of right ones among them, float32 ``(B,)``.
         """
-        head, logits, deltas = self.bbox_head, logits.float(), deltas.float()
+        head, outputs = self.bbox_head, outputs.float()
         most, others = labels.shape[1], valid.shape[1] - labels.shape[1]
-        wanted = torch.where(positive, F.pad(labels, (0, others)), logits.shape[1] - 1).flatten()
-        loss_cls = head.loss_cls(logits, wanted, reduction_override='none')
-        right = is_highest(logits, wanted) & valid.flatten()
+        first, background, deltas = columns[..., None].unbind()
+        column = torch.arange(outputs.shape[2], device=outputs.device)
+        own = (column >= first[..., None]) & (column <= background[..., None])
+        logits = outputs.masked_fill(~own, -torch.inf).flatten(0, 1)
+        wanted = torch.where(positive, first + F.pad(labels, (0, others)), background).flatten()
+        loss_cls = head.loss_cls(logits, wanted, reduction_override='none').view_as(valid)
+        right = is_highest(logits, wanted).view_as(valid) & valid
 
-        deltas = deltas.unflatten(0, valid.shape)[:, :most].unflatten(2, (-1, targets.shape[2]))
-        of_class = torch.zeros_like(labels) if head.reg_class_agnostic else labels
-        deltas = deltas.gather(2, of_class[..., None, None].expand(-1, -1, 1, targets.shape[2]))
-        loss_bbox = head.loss_bbox(deltas.squeeze(2), targets, reduction_override='none')
-        sums = (loss_cls * valid.flatten()).sum(), (loss_bbox.sum(2) * positive[:, :most]).sum()
-        return torch.stack(sums), torch.stack([valid.sum().float(), right.sum().float()])
+        size = targets.shape[2]
+        if not head.reg_class_agnostic:
+            deltas = deltas + labels * size
+        places = deltas[..., None] + torch.arange(size, device=deltas.device)
+        # not gathered: the gradient would be scattered
+        chosen = column == places[..., None]
+        predicted = torch.where(chosen, outputs[:, :most, None], 0).sum(3)
+        loss_bbox = head.loss_bbox(predicted, targets, reduction_override='none').sum(2)
+        sums = (loss_cls * valid).sum(1), (loss_bbox * positive[:, :most]).sum(1)
+        return torch.stack(sums), valid.sum(1).float(), right.sum(1).float()
+
+    def _columns_of(self, batch: TaskBatch) -> Tensor:
+        """Return where each image's outputs are among those of all data sets of the batch.
+
+        Made once for all batches of the same data sets and numbers of images.
+
+        Returns:
+            Tensor: of the box heads' outputs the first class, background and the first delta, of
+            the classes with masks the first (-1: none), int64 ``(4, B)``.
+        """
+        key = (*batch.groups, *batch.sizes, batch.device)
+        if key not in self._columns:
+            columns, first, first_mask = [], 0, 0
+            for name, images in zip(batch.groups, batch.sizes):
+                head, masks = self.bbox_heads[name], name in self._with_masks(batch)
+                background = first + head.num_classes
+                places = first, background, background + 1, first_mask if masks else -1
+                columns += images * [places]
+                first = background + 1 + head.fc_reg.out_features
+                first_mask += head.num_classes if masks else 0
+            self._columns[key] = to_device([*zip(*columns)], batch.device, torch.int64)
+        return self._columns[key]
+
+    def _with_masks(self, batch: TaskBatch) -> list[str]:
+        return [name for name in batch.groups if self.with_mask and name in self.mask_heads]
 
     def _mask_losses(
         self,
@@ -259,44 +291,32 @@ class SharedRoIHead(StandardRoIHead):
         samples: Samples,
         truth: GroundTruth,
         batch: TaskBatch,
-    ) -> dict[str, dict[str, Tensor]]:
+    ) -> tuple[Terms, Terms]:
         assert truth.masks is not None  # as TwoStageTask.loss collects it
-        heads = {name: self.mask_heads[name] for name in batch.groups if name in self.mask_heads}
-        if not heads:
-            return {}
+        names = self._with_masks(batch)
+        heads = [self.mask_heads[name] for name in names]
+        capacity = min(truth.mask_slots, samples.most * len(rois))
         with torch.no_grad():
-            plan = self._mask_plan(heads, truth, batch, samples.most)
-            slots = self.mask_slots(rois[..., 1:], samples, truth, *plan, truth.masks['shape'])
+            slots = self.mask_slots(
+                rois[..., 1:],
+                samples,
+                truth,
+                self._columns_of(batch)[3],
+                sum(head.num_classes for head in heads),
+                mark_varying(torch.arange(capacity, device=batch.device), 0),
+                truth.masks['shape'],
+            )
             masks = self.paint_masks(**truth.masks)
             targets = slots.targets(masks, self.train_cfg.mask_size)
         feats = self._mask_features(x, slots.rois)
         # The upsampled features would be the largest tensor that the step keeps.
-        logits = recomputed(self._mask_logits, feats, *slots.last_layers(list(heads.values())))
-        losses = self.mask_terms(
+        logits = recomputed(self._mask_logits, feats, *slots.last_layers(heads))
+        sums = self.mask_terms(
             mark_varying(logits, 0), mark_varying(targets, 0), mark_varying(slots.images, 0)
         )
-        losses, counts, left_out = map(batch.sums, (losses, slots.counts, slots.left_out))
-        losses = average(losses, counts)
-        left_out = 100 * left_out / (counts + left_out).clamp(min=1)
-        return {
-            name: dict(loss_mask=loss, masks_left_out=share)
-            for name, loss, share in zip(batch.groups, losses, left_out)
-            if name in heads
-        }
-
-    def _mask_plan(
-        self, heads: dict[str, FCNMaskHead], truth: GroundTruth, batch: TaskBatch, most: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return ``first_class`` and ``places`` of :meth:`MaskSlots.pack`."""
-        numbers, first = [], 0
-        for name, group in batch.groups.items():
-            number = first if name in heads else -1
-            numbers.append(truth.labels.new_full((group.stop - group.start,), number))
-            first += heads[name].num_classes if name in heads else 0
-        capacity = min(truth.mask_slots, most * len(truth.labels))
         return (
-            torch.cat(numbers),
-            mark_varying(torch.arange(capacity, device=batch.device), 0),
+            Terms(('loss_mask',), sums[None], slots.counts[None], names),
+            Terms(('masks_left_out',), slots.left_out[None], slots.positives[None], names),
         )
 
     def _mask_features(self, x: Sequence[Tensor], rois: Tensor) -> Tensor:
@@ -327,11 +347,11 @@ class SharedRoIHead(StandardRoIHead):
 
         Args:
             logits: logits of the masks of C slots, ``(C, size, size)``.
-            targets: masks, bool ``(C, size, size)``.
+            targets: share of each pixel that is in the mask, float32 ``(C, size, size)``.
             images: one-hot index of each slot's image, float32 ``(C, B)``.
         """
         losses = F.binary_cross_entropy_with_logits(
-            logits.float(), targets.float(), reduction='none'
+            logits.float(), (targets >= 0.5).float(), reduction='none'
         )
         losses = losses.mean((1, 2)) * self.mask_head.loss_mask.loss_weight
         return (losses[:, None] * images).sum(0)

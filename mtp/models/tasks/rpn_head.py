@@ -13,7 +13,7 @@ from mmrotate.models.dense_heads import OrientedRPNHead
 from mmrotate.structures.bbox import rbox2hbox
 from torch import Tensor
 
-from mtp.models.tasks.base import TaskBatch, average, take_rows
+from mtp.models.tasks.base import Terms, joined, take_rows
 from mtp.models.tasks.canvas import Canvas
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.sampling import Samples
@@ -43,17 +43,19 @@ class Anchors:
         origins: top-left corners (x, y) of the anchors' cells, ``(N, 2)``, pixels.
         counts: number of anchors of each level.
         canvas: layout of all levels but the first on the second map of the head's outputs.
-        places: row of each anchor in these outputs, flattened by :func:`_flatten`, int64 ``(N,)``.
+        scores, deltas: place of each anchor's logit, and of its first delta, among an image's
+            outputs as :func:`_flatten` lays them out, int64 ``(N,)``.
     """
 
     boxes: Tensor
     origins: Tensor
     counts: list[int]
     canvas: Canvas
-    places: Tensor
+    scores: Tensor
+    deltas: Tensor
 
     def levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Cut the head's two output maps of a kind, ``(B, C, H, W)``, into those of all levels."""
+        """Cut the head's two output maps, ``(B, C, H, W)``, into those of all levels."""
         first, others = maps
         return [first, *self.canvas.cut(others)]
 
@@ -95,9 +97,7 @@ class _BatchedRPN(RPNHead):
             [x1.minimum(width), y1.minimum(height), x2.minimum(width), y2.minimum(height)], -1
         )
 
-    def forward(
-        self, feats: Sequence[Tensor]
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Anchors]:
+    def forward(self, feats: Sequence[Tensor]) -> tuple[list[Tensor], Anchors]:
         """Predict on two maps: the largest level, and a canvas with the others.
 
         The small levels alone would not fill a GPU.
@@ -106,40 +106,33 @@ class _BatchedRPN(RPNHead):
             feats: feature maps of the levels, ``(B, C, H, W)`` each, the largest first.
 
         Returns:
-            tuple: logits ``(B, A, H, W)`` and deltas ``(B, A * E, H, W)`` of A anchors per cell, E
-            numbers per anchor, for each of the two maps; and the anchors.
+            tuple: the two maps, ``(B, A + A * E, H, W)``: logits of A anchors per cell, then E
+            deltas of each; and the anchors.
         """
         anchors = self._anchors_of(feats)
         maps = feats[0], anchors.canvas.paste(feats[1:])
-        scores, deltas = zip(*map(self.forward_single, maps))
-        return scores, deltas, anchors
+        # in the maps' dtype: autocast would cast them for each map
+        weight, bias = (p.to(feats[0].dtype) for p in joined([self.rpn_cls, self.rpn_reg]))
+        return [F.conv2d(F.relu(self.rpn_conv(x)), weight, bias) for x in maps], anchors
 
     def loss_batch(
         self,
-        scores: Sequence[Tensor],
-        deltas: Sequence[Tensor],
+        outputs: Sequence[Tensor],
         anchors: Anchors,
         truth: GroundTruth,
-        batch: TaskBatch,
-    ) -> dict[str, dict[str, Tensor]]:
-        """Compute losses per data set, averaged over the anchors of all processes.
+        shapes: Tensor,
+    ) -> Terms:
+        """Return the terms ``loss_rpn_cls`` and ``loss_rpn_bbox``, sums over sampled anchors.
 
         Args:
-            scores, deltas, anchors: results of :meth:`forward`.
+            outputs, anchors: results of :meth:`forward`.
             truth: ground truth of the images.
-            batch: images and their data sets.
-
-        Returns:
-            dict: data set -> ``loss_rpn_cls`` and ``loss_rpn_bbox``.
+            shapes: heights and widths of the images, see ``TaskBatch.shapes``.
         """
         with torch.no_grad():
-            samples, targets = self.targets(anchors, truth, batch.shapes)
-        sums, counts = self.terms(scores, deltas, anchors, samples, targets)
-        losses = average(batch.sums(sums), batch.sums(counts))
-        return {
-            name: dict(loss_rpn_cls=cls, loss_rpn_bbox=bbox)
-            for name, cls, bbox in zip(batch.groups, *losses)
-        }
+            samples, targets = self.targets(anchors, truth, shapes)
+        sums, counts = self.terms(outputs, anchors, samples, targets)
+        return Terms(('loss_rpn_cls', 'loss_rpn_bbox'), sums, counts.expand_as(sums))
 
     def targets(
         self, anchors: Anchors, truth: GroundTruth, shapes: Tensor
@@ -162,19 +155,16 @@ class _BatchedRPN(RPNHead):
         )
 
     def terms(
-        self,
-        scores: Sequence[Tensor],
-        deltas: Sequence[Tensor],
-        anchors: Anchors,
-        samples: Samples,
-        targets: Tensor,
+        self, outputs: Sequence[Tensor], anchors: Anchors, samples: Samples, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return each image's sums of both losses, ``(2, B)``, and number of anchors, ``(B,)``."""
         most = samples.most
-        logits = _take(scores, anchors.places[samples.index], 1)
-        predicted = _take(
-            deltas, anchors.places[samples.index[:, :most]], self.bbox_coder.encode_size
-        )
+        # in one gather, whose gradient fills one tensor
+        places = anchors.scores[samples.index], self._delta_places(anchors, samples.index[:, :most])
+        logits, predicted = (
+            _flatten(outputs).gather(1, torch.cat([p.flatten(1) for p in places], 1)).float()
+        ).split([p[0].numel() for p in places], 1)
+        predicted = predicted.view(places[1].shape)
         loss_cls = self.loss_cls(
             logits.reshape(-1, 1),
             samples.positive.float().reshape(-1, 1),
@@ -188,18 +178,13 @@ class _BatchedRPN(RPNHead):
         return torch.stack(sums), counts.float()
 
     def propose(
-        self,
-        scores: Sequence[Tensor],
-        deltas: Sequence[Tensor],
-        anchors: Anchors,
-        batch: TaskBatch,
-        cfg: ConfigDict,
+        self, outputs: Sequence[Tensor], anchors: Anchors, shapes: Tensor, cfg: ConfigDict
     ) -> Proposals:
         """Decode, suppress and rank the proposals of each image.
 
         Args:
-            scores, deltas, anchors: results of :meth:`forward`.
-            batch: images and their data sets.
+            outputs, anchors: results of :meth:`forward`.
+            shapes: heights and widths of the images, see ``TaskBatch.shapes``.
             cfg: config with ``nms_pre``, ``max_per_img``, ``min_bbox_size`` and ``nms``
                 (``iou_threshold``; each level apart), as in mmdet.
 
@@ -210,10 +195,9 @@ class _BatchedRPN(RPNHead):
             raise ValueError(f'nms={dict(cfg.nms)}: proposals need the type "nms"')
         with torch.no_grad():
             return self.ranked(
-                scores,
-                deltas,
+                outputs,
                 anchors,
-                batch.shapes,
+                shapes,
                 cfg.nms_pre,
                 cfg.max_per_img,
                 cfg.min_bbox_size,
@@ -222,8 +206,7 @@ class _BatchedRPN(RPNHead):
 
     def ranked(
         self,
-        scores: Sequence[Tensor],
-        deltas: Sequence[Tensor],
+        outputs: Sequence[Tensor],
         anchors: Anchors,
         shapes: Tensor,
         nms_pre: int,
@@ -233,14 +216,15 @@ class _BatchedRPN(RPNHead):
     ) -> Proposals:
         """Do the work of :meth:`propose`, given tensors and numbers alone."""
         logits, chosen, first = [], [], 0
-        for score, count in zip(anchors.levels(scores), anchors.counts):
+        for level, count in zip(anchors.levels(outputs), anchors.counts):
             # by logits: sigmoid gives the same score to all that are certain
-            score, index = _highest(_flatten([score], 1)[..., 0], nms_pre)
+            score, index = _highest(_flatten([level[:, : self.num_base_priors]]), nms_pre)
             logits.append(score.float())
             chosen.append(index + first)
             first += count
         counts, index = [level.shape[1] for level in logits], torch.cat(chosen, 1)
-        steps = _take(deltas, anchors.places[index], self.bbox_coder.encode_size)
+        places = self._delta_places(anchors, index)
+        steps = _flatten(outputs).gather(1, places.flatten(1)).view(places.shape).float()
         boxes = self.bbox_coder.decode(anchors.boxes[index], steps)
         boxes = self.clip(get_box_tensor(boxes), shapes)
         width, height = _sides(boxes)
@@ -248,6 +232,12 @@ class _BatchedRPN(RPNHead):
         kept = self._suppress(self.to_horizontal(boxes), valid, counts, threshold)
         best, index = _highest(torch.cat(logits, 1).masked_fill(~kept, -torch.inf), most)
         return Proposals(take_rows(boxes, index), best > -torch.inf)
+
+    def _delta_places(self, anchors: Anchors, index: Tensor) -> Tensor:
+        """Return where the deltas of anchors ``(B, S)`` are in the outputs, int64 ``(B, S, E)``."""
+        return anchors.deltas[index][..., None] + torch.arange(
+            self.bbox_coder.encode_size, device=index.device
+        )
 
     @staticmethod
     def _suppress(boxes: Tensor, valid: Tensor, counts: list[int], threshold: float) -> Tensor:
@@ -280,12 +270,13 @@ class _BatchedRPN(RPNHead):
                 )
                 origins.append(torch.stack([x, y], -1).flatten(0, 1).repeat_interleave(n, 0))
             canvas = Canvas.of(sizes[1:])
+            places = _places(sizes[0], canvas, self.num_base_priors, self.bbox_coder.encode_size)
             self._anchors[key] = Anchors(
                 torch.cat(boxes),
                 torch.cat(origins),
                 [len(b) for b in boxes],
                 canvas,
-                _places(sizes[0], canvas, self.num_base_priors).to(device),
+                *(of_kind.to(device) for of_kind in places),
             )
         return self._anchors[key]
 
@@ -337,37 +328,34 @@ def _sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
 
 
-def _flatten(maps: Sequence[Tensor], size: int) -> Tensor:
-    """Flatten maps ``(B, A * size, H, W)`` to rows ``(B, N, size)``: by map, cell and anchor.
+def _flatten(maps: Sequence[Tensor]) -> Tensor:
+    """Flatten maps ``(B, C, H, W)`` to ``(B, N)``: by map, cell and channel.
 
     Maps that are channels-last, as in training, are copied as they are.
     """
-    return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, size) for m in maps], 1)
+    return torch.cat([m.permute(0, 2, 3, 1).flatten(1) for m in maps], 1)
 
 
-def _places(first: tuple[int, int], canvas: Canvas, anchors: int) -> Tensor:
-    """Return the row of each anchor in the flattened maps of a head's outputs, int64 ``(N,)``.
+def _places(
+    first: tuple[int, int], canvas: Canvas, anchors: int, numbers: int
+) -> tuple[Tensor, Tensor]:
+    """Return ``scores`` and ``deltas`` of :class:`Anchors`.
 
     Args:
         first: height and width of the first level.
         canvas: layout of the other levels.
         anchors: number of anchors per cell.
+        numbers: number of deltas of an anchor.
     """
     sizes = [first, (canvas.height, canvas.width)]
-    counts = [height * width * anchors for height, width in sizes]
+    channels = anchors * (1 + numbers)
+    counts = [height * width * channels for height, width in sizes]
     rows = [
-        numbers.view(1, *size, anchors).permute(0, 3, 1, 2)
-        for numbers, size in zip(torch.arange(sum(counts)).split(counts), sizes)
+        places.view(1, *size, channels).permute(0, 3, 1, 2)
+        for places, size in zip(torch.arange(sum(counts)).split(counts), sizes)
     ]
-    return _flatten([rows[0], *canvas.cut(rows[1])], 1).flatten()
-
-
-def _take(maps: Sequence[Tensor], places: Tensor, size: int) -> Tensor:
-    """Return rows of flattened maps, float32 ``(B, S, size)``.
-
-    Args:
-        maps: maps ``(B, A * size, H, W)``.
-        places: indices of the rows, int64 ``(B, S)``.
-        size: number of values of a row.
-    """
-    return take_rows(_flatten(maps, size), places).float()
+    levels = [rows[0], *canvas.cut(rows[1])]
+    return (
+        _flatten([level[:, :anchors] for level in levels])[0],
+        _flatten([level[:, anchors::numbers] for level in levels])[0],
+    )

@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from mmrotate.structures import RotatedBoxes
 from torch import Tensor
 
-from mtp.models.tasks.base import Task, TaskBatch
+from mtp.models.tasks.base import Task, TaskBatch, average
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.registry import MODELS
 
@@ -61,17 +61,16 @@ class TwoStageTask(Task):
         """Return RPN and RoI losses per data set."""
         truth = GroundTruth.collect(batch, self.gt_field, self.roi_head.with_mask)
         feats = self._pyramid(features)
-        outputs = self.rpn_head(feats)
-        losses = self.rpn_head.loss_batch(*outputs, truth, batch)
-        proposals = self.rpn_head.propose(*outputs, batch, self.proposal_cfg)
-        for name, loss in self.roi_head.loss(feats, proposals, truth, batch).items():
-            losses[name] |= loss
-        return losses
+        outputs, anchors = self.rpn_head(feats)
+        of_rpn = self.rpn_head.loss_batch(outputs, anchors, truth, batch.shapes)
+        proposals = self.rpn_head.propose(outputs, anchors, batch.shapes, self.proposal_cfg)
+        losses, logged = self.roi_head.loss(feats, proposals, truth, batch)
+        return average(batch, [of_rpn, *losses], logged)
 
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:
         """Add this task's field: ``bboxes``, ``scores``, ``labels`` (and ``masks``)."""
         feats = self._pyramid(features)
-        found = self.rpn_head.propose(*self.rpn_head(feats), batch, self.rpn_head.test_cfg)
+        found = self.rpn_head.propose(*self.rpn_head(feats), batch.shapes, self.rpn_head.test_cfg)
         proposals = [
             InstanceData(bboxes=boxes[valid]) for boxes, valid in zip(found.boxes, found.valid)
         ]
