@@ -26,6 +26,7 @@ from training.measure import Kept
 from mtp.engine import parallel
 from mtp.engine.static_batch import StaticBatch
 from mtp.engine.weight_copies import WeightCopies
+from mtp.models.tasks.base import TaskBatch
 from mtp.models.tasks.two_stage import TwoStageTask
 from mtp.registry import MODELS
 from tools.gate import backward
@@ -55,7 +56,7 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> tuple[dict[str, int], flo
         if workload.processes == 'FSDP2':
             _gather_in_bfloat16(model)
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-        _make_anchors(model)
+        _make_constants(model)
         tracer.install(model)
         preprocessor = model.data_preprocessor.to('cuda')
         with counter:
@@ -81,8 +82,10 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> tuple[dict[str, int], flo
     return counter.taken, tracer.kept.nbytes / len(samples) / 1e6
 
 
-def _make_anchors(model: nn.Module) -> None:
-    """Make the anchors, which a run makes in its first, uncaptured step."""
+def _make_constants(model: nn.Module) -> None:
+    """Make anchors and places of outputs, which a run makes in its first, uncaptured step."""
+    groups = {name: slice(IMAGES * i, IMAGES * (i + 1)) for i, name in enumerate(model.datasets)}
+    batch = TaskBatch([], groups, torch.device('cuda', 0))
     for task in model.tasks.values():
         if isinstance(task, TwoStageTask):
             head = task.rpn_head
@@ -90,6 +93,7 @@ def _make_anchors(model: nn.Module) -> None:
             head._anchors_of(
                 [torch.empty(1, 1, -(-SIDE // n), -(-SIDE // n), device='cuda') for n in strides]
             )
+            task.roi_head._columns_of(batch)
 
 
 def _config(workload: Pretraining) -> Config:
