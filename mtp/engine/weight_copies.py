@@ -1,5 +1,6 @@
-"""Weights in the dtype of autocast, cast by one launch for each part of a model."""
+"""Weights in the dtype of autocast, cast at once."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,9 +25,9 @@ class WeightCopies:
     """Copies of a model's weights that autocast would cast one by one.
 
     Autocast casts each weight and each bias in a launch of its own, and the gradient of each in
-    another. Here each part (a block of the backbone, the rest of the backbone, a decoder of the
-    multi-task model) is cast in one, and so are its gradients, as soon as all of them are known:
-    DDP can then exchange them. The numbers are autocast's, except that gradients of a weight that
+    another. Here all are cast in one. The gradients of a part (a block of the backbone, the rest of
+    the backbone, a decoder of the multi-task model) are, as soon as all of them are known: DDP can
+    then exchange them. The numbers are autocast's, except that gradients of a weight that
     two modules share are added in float32.
 
     Other modules are left to autocast, and so are sharded parameters, which FSDP2 casts. A layer
@@ -45,10 +46,14 @@ class WeightCopies:
     def make(self) -> None:
         """Cast the weights; gradients of the copies become gradients of the weights."""
         self._copies = []
-        for places in self._parts:
-            weights = [module._parameters[name] for module, name in places]  # not a copy in place
-            copies = _Cast.apply(self.dtype, *weights)
-            self._copies += [(*place, copy) for place, copy in zip(places, copies)]
+        # not the copies in place
+        weights: list[list[Any]] = [
+            [module._parameters[name] for module, name in places] for places in self._parts
+        ]
+        copies = iter(_cast([weight for part in weights for weight in part], self.dtype))
+        for places, part in zip(self._parts, weights):
+            own = _Copied.apply([*itertools.islice(copies, len(part))], *part)
+            self._copies += [(*place, copy) for place, copy in zip(places, own)]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -102,16 +107,15 @@ def _weights_by_part(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
     return [places for places in found if places]
 
 
-class _Cast(torch.autograd.Function):
-    """Cast of several tensors at once."""
+class _Copied(torch.autograd.Function):
+    """Weights to the copies that were made of them; casts the gradients of all copies at once."""
 
     @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
-        copies = _cast(weights, dtype)
+    def forward(ctx: Any, copies: list[Tensor], *weights: Tensor) -> tuple[Tensor, ...]:
         frozen = [c for c, needed in zip(copies, ctx.needs_input_grad[1:]) if not needed]
         ctx.mark_non_differentiable(*frozen)
         ctx.set_materialize_grads(False)
-        return copies
+        return tuple(copies)
 
     @staticmethod
     @once_differentiable
@@ -120,8 +124,9 @@ class _Cast(torch.autograd.Function):
         return None, *(None if grad is None else next(found) for grad in grads)
 
 
-def _cast(tensors: tuple[Tensor, ...] | list[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    results = tuple(torch.empty_like(tensor, dtype=dtype) for tensor in tensors)
+@torch.no_grad()
+def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    results = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
     if results:
         torch._foreach_copy_(results, tensors)
     return results

@@ -215,12 +215,12 @@ class _BatchedRPN(RPNHead):
         threshold: float,
     ) -> Proposals:
         """Do the work of :meth:`propose`, given tensors and numbers alone."""
+        # by logits: sigmoid gives the same score to all that are certain
+        scores = [_flatten([m[:, : self.num_base_priors]]) for m in anchors.levels(outputs)]
         logits, chosen, first = [], [], 0
-        for level, count in zip(anchors.levels(outputs), anchors.counts):
-            # by logits: sigmoid gives the same score to all that are certain
-            score, index = _highest(_flatten([level[:, : self.num_base_priors]]), nms_pre)
-            logits.append(score.float())
-            chosen.append(index + first)
+        for (score, index), count in zip(_sorted_levels(scores), anchors.counts):
+            logits.append(score[:, : min(count, nms_pre)].float())
+            chosen.append(index[:, : min(count, nms_pre)] + first)
             first += count
         counts, index = [level.shape[1] for level in logits], torch.cat(chosen, 1)
         places = self._delta_places(anchors, index)
@@ -230,8 +230,8 @@ class _BatchedRPN(RPNHead):
         width, height = _sides(boxes)
         valid = (width > min_size) & (height > min_size)
         kept = self._suppress(self.to_horizontal(boxes), valid, counts, threshold)
-        best, index = _highest(torch.cat(logits, 1).masked_fill(~kept, -torch.inf), most)
-        return Proposals(take_rows(boxes, index), best > -torch.inf)
+        best, index = sort_rows(torch.cat(logits, 1).masked_fill(~kept, -torch.inf))
+        return Proposals(take_rows(boxes, index[:, :most]), best[:, :most] > -torch.inf)
 
     def _delta_places(self, anchors: Anchors, index: Tensor) -> Tensor:
         """Return where the deltas of anchors ``(B, S)`` are in the outputs, int64 ``(B, S, E)``."""
@@ -310,10 +310,22 @@ class MultiDatasetOrientedRPNHead(_BatchedRPN, OrientedRPNHead):
         return boxes
 
 
-def _highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the ``count`` highest scores and their indices, ``(B, count)`` each, ties in order."""
-    scores, index = sort_rows(scores)
-    return scores[:, :count], index[:, :count]
+def _sorted_levels(scores: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Sort the scores of each level, ``(B, N)`` each, by falling value; ties stay in order.
+
+    All but the first, which is the largest, are padded and sorted together: a sort takes several
+    launches, whatever its size.
+
+    Returns:
+        list: sorted scores and their indices, of a level's size or padded at the end.
+    """
+    first, *others = scores
+    most = max(level.shape[1] for level in others)
+    padded = torch.stack(
+        [F.pad(level, (0, most - level.shape[1]), value=-torch.inf) for level in others]
+    )
+    together = (found.view_as(padded) for found in sort_rows(padded.flatten(0, 1)))
+    return [sort_rows(first), *zip(*together)]
 
 
 def unit_box(like: Tensor) -> Tensor:

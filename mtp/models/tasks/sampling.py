@@ -147,11 +147,13 @@ class SeededRandomSampler(RandomSampler):
         """
         keys = hashed(seeds, assigned.shape[1])
         most = min(int(self.num * self.pos_fraction), assigned.shape[1])
-        positive, index = torch.where(assigned > 0, keys, -1).topk(most)
-        positive = positive >= 0
+        # of both kinds at once: each choice takes several launches
+        of_kinds = torch.stack([assigned > 0, assigned == 0])
+        drawn, indices = torch.where(of_kinds, keys, -1).topk(min(self.num, assigned.shape[1]))
+        (positive, negative), (index, more) = drawn >= 0, indices
+        positive, index = positive[:, :most], index[:, :most]
         room = self.num - positive.sum(1, keepdim=True)
-        negative, more = torch.where(assigned == 0, keys, -1).topk(min(self.num, assigned.shape[1]))
-        negative = (negative >= 0) & (torch.arange(more.shape[1], device=more.device) < room)
+        negative = negative & (torch.arange(more.shape[1], device=more.device) < room)
 
         slots, valid = _filled_first(positive, negative, self.num)
         index = torch.cat([index, more], 1).gather(1, slots)
