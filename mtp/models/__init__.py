@@ -7,6 +7,7 @@ from mtp.models.data_preprocessor import (
     BandSegDataPreprocessor,
     MultiTaskDataPreprocessor,
 )
+from mtp.models.lean_fpn import LeanFPN
 from mtp.models.multitask_model import MultiTaskPretrainer
 from mtp.models.siamese_unet import PairDataPreprocessor, SiameseEncoderDecoder, UNetHead
 from mtp.models.tasks import InstanceTask, RotatedTask, SemanticTask
@@ -17,6 +18,7 @@ __all__ = [
     'BandSegDataPreprocessor',
     'InstanceTask',
     'InternImage',
+    'LeanFPN',
     'LeanUPerHead',
     'MultiTaskDataPreprocessor',
     'MultiTaskPretrainer',

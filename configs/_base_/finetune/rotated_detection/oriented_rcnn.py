@@ -2,6 +2,7 @@
 
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
 from mmdet.models.detectors import FasterRCNN
+from mmdet.models.necks import FPN
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.task_modules import RandomSampler
 from mmengine.config import read_base
@@ -31,7 +32,7 @@ model = dict(
         boxtype2tensor=False,
     ),
     backbone=dict(with_cp=True),
-    neck=rotated['neck'],
+    neck=dict(rotated['neck'], type=FPN),
     rpn_head=dict(rotated['rpn_head'], type=OrientedRPNHead),
     roi_head=dict(
         type=StandardRoIHead,

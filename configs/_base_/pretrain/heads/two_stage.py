@@ -1,15 +1,15 @@
 """Common settings of Mask R-CNN and Oriented R-CNN in the MTP pretraining."""
 
 from mmdet.models.losses import CrossEntropyLoss
-from mmdet.models.necks import FPN
 from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 from mmdet.models.task_modules import AnchorGenerator
 from torch.nn import Linear
 
+from mtp.models import LeanFPN
 from mtp.models.tasks import BatchedMaxIoUAssigner, SeededRandomSampler, SharedRoIHead
 
 two_stage = dict(
-    neck=dict(type=FPN, out_channels=256, num_outs=5),
+    neck=dict(type=LeanFPN, out_channels=256, num_outs=5),
     rpn_head=dict(
         in_channels=256,
         feat_channels=256,
