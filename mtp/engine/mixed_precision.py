@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from mtp.engine.finite import SavedBuffers, not_finite_buffers
+from mtp.engine.finite import SavedBuffers, is_not_finite, not_finite_buffers
 from mtp.engine.learning_rates import DeviceRates
 from mtp.engine.loss_scale import LossScale
 from mtp.engine.weight_copies import WeightCopies
@@ -183,9 +183,11 @@ class MixedPrecisionOptimWrapper(OptimWrapper):
 
     def _what_is_bad(self, norm: Tensor) -> tuple[Tensor, Tensor]:
         """Return whether a loss or a buffer, and whether the norm, is not finite."""
-        losses = self._losses.get(self._accumulative_counts, norm.new_zeros(1))
+        losses = self._losses.get(self._accumulative_counts)
+        if losses is None:
+            losses = norm.new_zeros(1)
         # without gradients the norm is a number on the CPU
-        bad = ~torch.cat([losses, norm.to(losses).reshape(1)]).isfinite()
+        bad = is_not_finite(torch.cat([losses, norm.to(losses).reshape(1)]))
         buffers = self._saved.become_not_finite() if self._saved is not None else []
         return torch.cat([bad[:-1], *(flag.reshape(1) for flag in buffers)]).any(), bad[-1]
 

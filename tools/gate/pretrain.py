@@ -24,6 +24,7 @@ from training.batches import make_samples
 from training.measure import Kept
 
 from mtp.engine import parallel
+from mtp.engine.finite import SavedBuffers
 from mtp.engine.static_batch import StaticBatch
 from mtp.engine.weight_copies import WeightCopies
 from mtp.models.tasks.base import TaskBatch
@@ -56,6 +57,7 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> tuple[dict[str, int], flo
         if workload.processes == 'FSDP2':
             _gather_in_bfloat16(model)
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+        optimizer._saved = buffers = SavedBuffers(model, {})
         _make_constants(model)
         tracer.install(model)
         preprocessor = model.data_preprocessor.to('cuda')
@@ -77,6 +79,8 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> tuple[dict[str, int], flo
             # The first step makes its state. The rates stay numbers: torch has no fake form of the
             # update that reads them from the device.
             for _ in range(2):
+                buffers.save()
+                optimizer._losses = {1: loss.detach().reshape(1)}
                 optimizer.step()
                 counter.take('optimiser')
     return counter.taken, tracer.kept.nbytes / len(samples) / 1e6
