@@ -1,12 +1,11 @@
 """UPerNet's decode head, which keeps fewer of its maps for the backward pass."""
 
-import torch
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import UPerHead
-from mmseg.models.utils import resize
 from torch import Tensor
 
 from mtp.models.recomputation import convolve, convolve_recomputed
+from mtp.ops.resize_maps import resize_maps
 from mtp.registry import MODELS
 
 
@@ -45,14 +44,17 @@ class LeanUPerHead(UPerHead):
         )
         return finish(fused)
 
+    def psp_forward(self, inputs: list[Tensor]) -> Tensor:
+        """Pool the coarsest map at several scales, and fuse it with the results."""
+        x = inputs[-1]
+        pooled = [_run(conv, pool(x)) for pool, conv in self.psp_modules]
+        return _run(self.bottleneck, self._concatenate(x, *pooled))
+
     def _add_resized(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        return fine + self._resize(coarse, fine)
+        return resize_maps([coarse], fine.shape[2:], fine, self.align_corners)
 
     def _concatenate(self, finest: Tensor, *others: Tensor) -> Tensor:
-        return torch.cat([finest, *(self._resize(x, finest) for x in others)], 1)
-
-    def _resize(self, x: Tensor, like: Tensor) -> Tensor:
-        return resize(x, like.shape[2:], mode='bilinear', align_corners=self.align_corners)
+        return resize_maps([finest, *others], finest.shape[2:], None, self.align_corners)
 
 
 def _run(module: ConvModule, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from mtp.ops.deform_conv import dcnv3
 from mtp.ops.focal_loss import sigmoid_focal_loss
 from mtp.ops.grouped_batch_norm import grouped_batch_norm
 from mtp.ops.horizontal_nms import kept_horizontal
+from mtp.ops.resize_maps import resize_maps
 from mtp.ops.roi_align_levels import roi_align_levels
 from mtp.ops.roi_align_rotated import roi_align_rotated
 from mtp.ops.rotated_boxes import box_iou_rotated, nms_rotated
@@ -64,6 +65,7 @@ def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
             pyramid,
             [torch.cat([image, upright], 1), number, learned(1, 4, 9, 9), learned(1, 4, 5, 5)],
         ),
+        'resize_maps': (_resized, [learned(1, 4, 3, 5), learned(1, 2, 2, 1)]),
         'box_iou_rotated': (box_iou_rotated, [boxes, boxes]),
         'kept_rotated': (partial(nms_rotated, iou_threshold=0.5), [boxes, boxes[:, 0]]),
         'kept_horizontal': (
@@ -85,6 +87,10 @@ def _normalised(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _levels(rois: Tensor, levels: Tensor, *features: Tensor, strides: list[int]) -> Tensor:
     return roi_align_levels(features, rois, levels, 2, strides)
+
+
+def _resized(*maps: Tensor) -> Tensor:
+    return resize_maps(maps, (3, 5))
 
 
 def refusals(device: torch.device | str) -> dict[str, str]:

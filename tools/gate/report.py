@@ -161,7 +161,8 @@ def _add(part: Part, row: dict, graphs: list[dict], kernels: dict[tuple[str, int
         part.backward += graph['backward']
         part.nodes += graph['nodes']
         part.serial += graph['seconds']
-        part.launches += row['calls'] * counter.of_calls(graph['calls'])
+        calls = row['calls'] - row['again'] if graph['backward'] else row['calls']
+        part.launches += calls * counter.of_calls(graph['calls'])
         for key in graph['kernels'].keys() - part.kernels:
             part.kernels.add(key)
             compiled = kernels.get((key, graph['capability']))

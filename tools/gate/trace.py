@@ -15,7 +15,7 @@ from mtp.engine.compiled_part import compile_method
 from mtp.engine.hooks import compilation
 from mtp.fallback import reason_in_a_line
 from mtp.ops import dispatch
-from tools.gate import kept
+from tools.gate import backward, kept
 from tools.gate.lower import Lowering, processor_seconds
 
 LEAVES = 2**63  # sequence numbers of nodes that accumulate gradients are from here on
@@ -34,7 +34,8 @@ class Tracer:
 
     Attributes:
         rows: rows of all traced graphs, with part, seconds of Dynamo and of AOTAutograd, keys of
-            the lowered graphs, and ``calls``, the number of times that a step runs it.
+            the lowered graphs, and ``calls``, the number of times that a step runs it, of which
+            ``again`` are in the backward pass, whose gradients are those of the first call.
         breaks: part -> reason why it is not one graph.
         title: title of the part that is being traced.
         nodes: backward nodes of the parts, as they run uncompiled.
@@ -65,7 +66,7 @@ class Tracer:
         """Count calls from here on."""
         self.nodes.clear()
         for row in self.rows:
-            row['calls'] = 0
+            row['calls'] = row['again'] = 0
 
     def _part(self, title: str, eager: Callable) -> Callable:
         # a single backend: Dynamo shares code among the blocks of a backbone, as in training
@@ -100,7 +101,7 @@ class Tracer:
 
     def _backend(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
         begun = processor_seconds()
-        row = dict(part=self.title, calls=0)
+        row = dict(part=self.title, calls=0, again=0)
         row['keys'], row['aot'] = self.lowering(graph, inputs)
         row['backend'] = processor_seconds() - begun
         self.rows.append(row)
@@ -108,6 +109,7 @@ class Tracer:
 
         def run(*inputs: Any) -> None:
             row['calls'] += 1
+            row['again'] += bool(backward.running())
             self._called = part and (part, inputs)
             raise _Traced
 

@@ -154,6 +154,7 @@ class ViTRVSA(BackboneBase):
 
     blocks: Sequence[Block]
     first_conv = 'patch_embed.proj'
+    compiled_methods = ('activate',)
 
     def __init__(
         self,
@@ -281,11 +282,18 @@ class ViTRVSA(BackboneBase):
                 taps.append(x.transpose(1, 2).unflatten(2, (H, W)))
         if not self.pyramid:
             return tuple(taps)
-        first, *others = self.fpn1
-        finest = first(taps[0])
-        # Norm and GELU of the largest map cost little, and their results would be kept in float32.
-        finest = recomputed(_run, finest, others) if self.training else _run(finest, others)
+        finest = self.fpn1[0](taps[0])
+        finest = recomputed(self._enlarge, finest) if self.training else self._enlarge(finest)
         return finest, self.fpn2(taps[1]), self.fpn3(taps[2]), self.fpn4(taps[3])
+
+    def _enlarge(self, x: Tensor) -> Tensor:
+        """Do the rest of ``fpn1``, whose norm and GELU cost too little to keep their results."""
+        return self.fpn1[3](self.activate(x))
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Normalise and activate a map ``(B, C, h, w)``, in float32 or wider; keep its dtype."""
+        _, norm, gelu, _ = self.fpn1
+        return gelu(norm(x)).to(x.dtype)
 
     def compiled_parts(self) -> list[nn.Module]:
         """Return the blocks."""
@@ -306,12 +314,6 @@ class ViTRVSA(BackboneBase):
     def no_weight_decay(self, name: str, param: Tensor) -> bool:
         """Return whether a parameter of the whole model is exempt from weight decay."""
         return param.dim() == 1 or name.endswith('.bias') or 'pos_embed' in name
-
-
-def _run(x: Tensor, modules: Sequence[nn.Module]) -> Tensor:
-    for module in modules:
-        x = module(x)
-    return x
 
 
 def _check(

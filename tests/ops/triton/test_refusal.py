@@ -17,6 +17,7 @@ TOLERANCE = {} if DEVICE == 'cuda' else {'rtol': 0, 'atol': 0}
 LEARNED = [
     'dcnv3',
     'grouped_batch_norm',
+    'resize_maps',
     'roi_align_levels',
     'roi_align_rotated',
     'rotated_window_attention',
@@ -142,7 +143,12 @@ def test_deterministic_algorithms_take_no_kernel_with_atomic_additions(name, mon
     expected = results_of_twin(monkeypatch, function, tensors)[1:]
     refusal = Refusal(monkeypatch, '_backward_kernel')
     assert_equal(results(function, tensors)[1:], expected, name)
-    without_additions = name in ('grouped_batch_norm', 'sigmoid_focal_loss', 'window_operands')
+    without_additions = name in (
+        'grouped_batch_norm',
+        'resize_maps',
+        'sigmoid_focal_loss',
+        'window_operands',
+    )
     assert bool(refusal.tried) == without_additions == bool(fallback.fallen())
 
 
