@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from mmcv.cnn.bricks.wrappers import Conv2d, ConvTranspose2d, Linear
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
@@ -25,10 +26,11 @@ class WeightCopies:
     """Copies of a model's weights that autocast would cast one by one.
 
     Autocast casts each weight and each bias in a launch of its own, and the gradient of each in
-    another. Here all are cast in one. The gradients of a part (a block of the backbone, the rest of
-    the backbone, a decoder of the multi-task model) are, as soon as all of them are known: DDP can
-    then exchange them. The numbers are autocast's, except that gradients of a weight that
-    two modules share are added in float32.
+    another. Here all are cast in one, and all gradients in another at the end of the backward pass.
+    With several processes the gradients of a part (a block of the backbone, the rest of the
+    backbone, a decoder of the multi-task model) are, as soon as all of them are known: DDP can then
+    exchange them. The numbers are autocast's, except that gradients of a weight that two modules
+    share are added in float32.
 
     Other modules are left to autocast, and so are sharded parameters, which FSDP2 casts. A layer
     that is called where autocast is off, on float32, must be a subclass of its type.
@@ -41,6 +43,8 @@ class WeightCopies:
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self._parts = _weights_by_part(unwrap(model))
+        if self._parts and get_world_size() == 1:
+            self._parts = [[*itertools.chain(*self._parts)]]
         self._copies: list[tuple[nn.Module, str, Tensor]] = []
 
     def make(self) -> None:
