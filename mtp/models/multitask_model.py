@@ -1,6 +1,7 @@
 """One encoder, several tasks, several data sets."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from mmdet.structures import DetDataSample, SampleList
@@ -8,6 +9,7 @@ from mmengine.config import ConfigDict
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModel, ModuleDict
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mtp.models.tasks.base import TaskBatch, to_device
 from mtp.registry import MODELS
@@ -39,6 +41,8 @@ class MultiTaskPretrainer(BaseModel):
         ValueError: a data set names a task that is not configured, no data set has a task's
             labels, or a data set's name is reserved.
     """
+
+    compiled_methods = ('sum_gradients',)
 
     def __init__(
         self,
@@ -131,12 +135,25 @@ class MultiTaskPretrainer(BaseModel):
         if torch.is_autocast_enabled(inputs.device.type):
             # cast once, instead of in each convolution that takes them
             dtype = torch.get_autocast_dtype(inputs.device.type)
-            features = [feature.to(dtype) for feature in features]
+        else:
+            dtype = features[0].dtype
+        shared = _Shared.apply(self.sum_gradients, len(self.tasks), dtype, *features)
+        shares = [shared[i :: len(self.tasks)] for i in range(len(self.tasks))]
         losses: dict[str, Tensor] = {}
-        for task, features_t, batch in self._task_batches(features, data_samples):
+        for task, features_t, batch in self._task_batches(shares, data_samples):
             for name, terms in self.tasks[task].loss(features_t, batch).items():
                 losses |= {f'{name}.{task}.{term}': value for term, value in terms.items()}
         return losses
+
+    def sum_gradients(self, grads: list[list[Tensor]], dtypes: list[torch.dtype]) -> list[Tensor]:
+        """Sum the tasks' gradients of each feature map, in float32 or wider; round once."""
+        sums = []
+        for (first, *others), dtype in zip(grads, dtypes):
+            total = first.to(torch.promote_types(first.dtype, torch.float32))
+            for grad in others:
+                total = total + grad
+            sums.append(total.to(dtype))
+        return sums
 
     def _index(self, order: tuple[int, ...], device: torch.device) -> Tensor:
         """Return the order of the images as a tensor, which is made once for each order."""
@@ -152,7 +169,9 @@ class MultiTaskPretrainer(BaseModel):
     @torch.no_grad()
     def predict_features(self, features: list[Tensor], data_samples: SampleList) -> SampleList:
         """Do as :meth:`predict` from the backbone's feature maps, which serve all data sets."""
-        for task, features_t, batch in self._task_batches(features, data_samples):
+        for task, features_t, batch in self._task_batches(
+            len(self.tasks) * [features], data_samples
+        ):
             self.tasks[task].predict(features_t, batch)
         return data_samples
 
@@ -178,11 +197,16 @@ class MultiTaskPretrainer(BaseModel):
         return name
 
     def _task_batches(
-        self, features: list[Tensor], samples: SampleList
+        self, shares: Sequence[Sequence[Tensor]], samples: SampleList
     ) -> Iterator[tuple[str, list[Tensor], TaskBatch]]:
-        """Yield each task's name, with the features and samples of the images that it works on."""
+        """Yield each task's name, with the features and samples of the images that it works on.
+
+        Args:
+            shares: feature maps of all images, for each task.
+            samples: samples of all images.
+        """
         runs = _runs([self._dataset_of(sample) for sample in samples])
-        for task in self.tasks:
+        for task, features in zip(self.tasks, shares):
             chosen = [(name, run) for name, run in runs if task in self.datasets[name]['tasks']]
             if not chosen:
                 continue
@@ -195,6 +219,25 @@ class MultiTaskPretrainer(BaseModel):
                 groups[name] = slice(len(members), len(members) + run.stop - run.start)
                 members += samples[run]
             yield task, features_t, TaskBatch(members, groups, features[0].device)
+
+
+class _Shared(torch.autograd.Function):
+    """Feature maps for each task, cast once; their gradients are summed at once, not one by one."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, sum_gradients: Callable, tasks: int, dtype: torch.dtype, *features: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.sum_gradients, ctx.tasks = sum_gradients, tasks
+        ctx.dtypes = [x.dtype for x in features]
+        # a map's copies in a row
+        return tuple(x.view_as(x) for f in features for x in tasks * [f.to(dtype)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        of_maps = [[*grads[i : i + ctx.tasks]] for i in range(0, len(grads), ctx.tasks)]
+        return None, None, None, *ctx.sum_gradients(of_maps, ctx.dtypes)
 
 
 def _runs(names: list[str]) -> list[tuple[str, slice]]:

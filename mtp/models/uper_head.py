@@ -5,6 +5,7 @@ from mmseg.models.decode_heads import UPerHead
 from torch import Tensor
 
 from mtp.models.recomputation import convolve, convolve_recomputed
+from mtp.ops.adaptive_pools import adaptive_pools
 from mtp.ops.resize_maps import resize_maps
 from mtp.registry import MODELS
 
@@ -47,7 +48,8 @@ class LeanUPerHead(UPerHead):
     def psp_forward(self, inputs: list[Tensor]) -> Tensor:
         """Pool the coarsest map at several scales, and fuse it with the results."""
         x = inputs[-1]
-        pooled = [_run(conv, pool(x)) for pool, conv in self.psp_modules]
+        pools = adaptive_pools(x, self.psp_modules.pool_scales)
+        pooled = [_run(conv, pool) for (_, conv), pool in zip(self.psp_modules, pools)]
         return _run(self.bottleneck, self._concatenate(x, *pooled))
 
     def _add_resized(self, fine: Tensor, coarse: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Every operator with a kernel is imported here, so that its twin is registered be
 needs it.
 """
 
+from mtp.ops.adaptive_pools import adaptive_pools
 from mtp.ops.deform_conv import dcnv3
 from mtp.ops.focal_loss import sigmoid_focal_loss
 from mtp.ops.grouped_batch_norm import grouped_batch_norm
@@ -17,6 +18,7 @@ from mtp.ops.sorting import sort_rows
 from mtp.ops.window_operands import window_operands
 
 __all__ = [
+    'adaptive_pools',
     'box_iou_rotated',
     'dcnv3',
     'grouped_batch_norm',

@@ -66,15 +66,20 @@ def bicubic(image: Tensor, size: tuple[int, int]) -> Tensor:
     return _by_matrices(resize, image, size) if in_order(image) else resize(image, size)
 
 
+def adaptive_avg_pool2d(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average-pool ``(N, C, H, W)`` to ``size``, like ``F.adaptive_avg_pool2d``."""
+    if in_order(image):
+        return _by_matrices(F.adaptive_avg_pool2d, image, size)
+    return F.adaptive_avg_pool2d(image, size)
+
+
 class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     """torch's module with a deterministic gradient."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not in_order(input):
-            return super().forward(input)
         sizes = nn.modules.utils._pair(self.output_size)
         height, width = (new or old for new, old in zip(sizes, input.shape[-2:]))
-        return _by_matrices(F.adaptive_avg_pool2d, input, (height, width))
+        return adaptive_avg_pool2d(input, (height, width))
 
 
 def replace_pools(model: nn.Module) -> None:

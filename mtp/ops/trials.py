@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtp.fallback import fallen, reason_in_a_line
+from mtp.ops.adaptive_pools import adaptive_pools
 from mtp.ops.deform_conv import dcnv3
 from mtp.ops.focal_loss import sigmoid_focal_loss
 from mtp.ops.grouped_batch_norm import grouped_batch_norm
@@ -65,6 +66,7 @@ def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
             pyramid,
             [torch.cat([image, upright], 1), number, learned(1, 4, 9, 9), learned(1, 4, 5, 5)],
         ),
+        'adaptive_pools': (_pooled, [learned(1, 2, 3, 3)]),
         'resize_maps': (_resized, [learned(1, 4, 3, 5), learned(1, 2, 2, 1)]),
         'box_iou_rotated': (box_iou_rotated, [boxes, boxes]),
         'kept_rotated': (partial(nms_rotated, iou_threshold=0.5), [boxes, boxes[:, 0]]),
@@ -87,6 +89,10 @@ def _normalised(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _levels(rois: Tensor, levels: Tensor, *features: Tensor, strides: list[int]) -> Tensor:
     return roi_align_levels(features, rois, levels, 2, strides)
+
+
+def _pooled(x: Tensor) -> Tensor:
+    return torch.cat([pool.flatten() for pool in adaptive_pools(x, [1, 2])])
 
 
 def _resized(*maps: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def _weight(reader: tl.tensor, i: tl.tensor, old: tl.tensor, new: tl.tensor) -> 
 
 
 @triton.jit
-def _pixel(
+def pixel_of(
     number: tl.tensor, height: tl.tensor, width: tl.tensor
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Return image, row and column of a pixel."""
@@ -77,7 +77,7 @@ def _resize_kernel(
     BLOCK_C: tl.constexpr,
 ) -> None:
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    image, row, column = _pixel(pixel, height, width)
+    image, row, column = pixel_of(pixel, height, width)
     block, start = tl.program_id(1), 0
     for i in tl.static_range(len(maps)):
         blocks = tl.cdiv(channels[i], BLOCK_C)
@@ -122,7 +122,7 @@ def _resize_backward_kernel(
     for i in tl.static_range(len(grads)):
         pixels = images * heights[i] * widths[i]
         if (pixel >= 0) & (pixel < pixels):
-            image, row, column = _pixel(pixel, heights[i], widths[i])
+            image, row, column = pixel_of(pixel, heights[i], widths[i])
             top, rows = _readers(row, heights[i], height)
             left, columns = _readers(column, widths[i], width)
             value = tl.zeros((PIXELS, BLOCK_C), tl.float32)
@@ -150,7 +150,7 @@ def resize_maps(maps: Sequence[Tensor], height: int, width: int, addend: Tensor 
         triton.cdiv(len(out) * height * width, TILE['PIXELS']),
         sum(triton.cdiv(number, TILE['BLOCK_C']) for number in channels),
     )
-    operands = [None if x is None else _channels_last(x) for x in (*maps, addend)]
+    operands = [None if x is None else channels_last(x) for x in (*maps, addend)]
     with torch.cuda.device_of(out):  # Triton launches on the current device
         _resize_kernel[grid](
             tuple(operands[:-1]),
@@ -172,7 +172,7 @@ def resize_maps(maps: Sequence[Tensor], height: int, width: int, addend: Tensor 
 def _fake(maps: Sequence[Tensor], height: int, width: int, addend: Tensor | None) -> Tensor:
     dtypes = [x.dtype for x in (*maps, addend) if x is not None]
     shape = len(maps[0]), sum(x.shape[1] for x in maps), height, width
-    return _empty(maps[0], shape, reduce(torch.promote_types, dtypes))
+    return empty_channels_last(maps[0], shape, reduce(torch.promote_types, dtypes))
 
 
 @torch.library.custom_op('mtp::resize_maps_backward', mutates_args=(), device_types=('cuda', 'cpu'))
@@ -191,7 +191,7 @@ def resize_maps_backward(
         starts: channel of the result that is a map's first.
         channels, heights, widths: sizes of the maps.
     """
-    grad = _channels_last(grad)
+    grad = channels_last(grad)
     grads = _backward_fake(grad, starts, channels, heights, widths)
     images, total, height, width = grad.shape
     grid = (
@@ -224,15 +224,16 @@ def _backward_fake(
     widths: Sequence[int],
 ) -> list[Tensor]:
     return [
-        _empty(grad, (len(grad), *shape), grad.dtype) for shape in zip(channels, heights, widths)
+        empty_channels_last(grad, (len(grad), *shape), grad.dtype)
+        for shape in zip(channels, heights, widths)
     ]
 
 
-def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def empty_channels_last(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=like.device, memory_format=torch.channels_last)
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
