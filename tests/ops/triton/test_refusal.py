@@ -17,6 +17,7 @@ TOLERANCE = {} if DEVICE == 'cuda' else {'rtol': 0, 'atol': 0}
 LEARNED = [
     'dcnv3',
     'grouped_batch_norm',
+    'relative_position_attention',
     'roi_align_levels',
     'roi_align_rotated',
     'rotated_window_attention',
@@ -70,6 +71,8 @@ def results_of_twin(monkeypatch, function, tensors):
 
 
 def call_of(name, dtype=torch.float32):
+    if name == 'relative_position_attention':
+        dtype = torch.bfloat16  # no kernel takes float32
     return trials.calls(DEVICE, dtype)[name]
 
 
@@ -103,7 +106,9 @@ def test_a_refused_gradient_is_the_twins(name, monkeypatch):
     assert refusal.tried == 1 and list(fallback.fallen()) == [f'{name}_backward']
 
 
-@pytest.mark.parametrize('name', ['rotated_window_attention', 'roi_align_levels'])
+@pytest.mark.parametrize(
+    'name', ['relative_position_attention', 'rotated_window_attention', 'roi_align_levels']
+)
 @pytest.mark.parametrize('kernels', ['kernel', 'backward'])
 def test_compiled_code_falls_back_when_it_runs(name, kernels, monkeypatch):
     """Layouts too are those that the compiler was told of."""
@@ -142,7 +147,12 @@ def test_deterministic_algorithms_take_no_kernel_with_atomic_additions(name, mon
     expected = results_of_twin(monkeypatch, function, tensors)[1:]
     refusal = Refusal(monkeypatch, '_backward_kernel')
     assert_equal(results(function, tensors)[1:], expected, name)
-    without_additions = name in ('grouped_batch_norm', 'sigmoid_focal_loss', 'window_operands')
+    without_additions = name in (
+        'grouped_batch_norm',
+        'relative_position_attention',
+        'sigmoid_focal_loss',
+        'window_operands',
+    )
     assert bool(refusal.tried) == without_additions == bool(fallback.fallen())
 
 
