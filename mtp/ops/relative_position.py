@@ -122,24 +122,16 @@ def relative_position_attention_torch(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w:
 
 
 @twin_of('relative_position_attention')
-def _twin(
-    qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    out = relative_position_attention_torch(qkv, rel_pos_h, rel_pos_w)
-    batch, tokens, heads, _ = out.shape
-    height, width = (len(rel_pos_h) + 1) // 2, (len(rel_pos_w) + 1) // 2
-    # the others are unused: the backward pass also runs in the twin
-    return (
-        out,
-        out.new_full((batch, heads, tokens), float('nan'), dtype=torch.float32),
-        out.new_full((batch, heads, tokens, width + -width % 16), float('nan')),
-        out.new_full((batch, heads, height, tokens), float('nan')),
-    )
+def _twin(*operands: Tensor) -> tuple[Tensor, Tensor]:
+    out = relative_position_attention_torch(*operands)
+    # the log-sum-exp is unused: the backward pass also runs in the twin
+    unused = out.transpose(1, 2)[..., 0]
+    return out, unused.new_full(unused.shape, float('nan'), dtype=torch.float32)
 
 
 @twin_of('relative_position_attention_backward')
 def _backward_twin(*tensors: Tensor) -> tuple[Tensor, ...]:
-    *operands, _out, _logsumexp, _columns, _rows, grad_out = tensors
+    *operands, _out, _logsumexp, grad_out = tensors
     return gradients(relative_position_attention_torch, tuple(operands), grad_out)
 
 

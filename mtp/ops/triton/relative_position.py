@@ -5,10 +5,10 @@ that for all tiles below each other the terms of the columns are the same, and t
 a few numbers a query. So the terms cost no products in the loops over tiles, and no place in them
 is computed by a division. A grid 28 tokens wide fills 28 of 32 columns.
 
-The terms come from products of queries and whole tables. The forward pass stores them where their
-keys are, once for the backward pass too: those of the columns query by query, those of the rows row
-by row. Their gradients are stored alike, those of the rows for each piece of the grid's width. A
-program reads what it has stored itself behind a barrier.
+The terms come from products of queries and whole tables, and are stored where their keys are: those
+of the columns query by query, those of the rows row by row. Their gradients are stored alike, those
+of the rows for each piece of the grid's width. A program reads what it has stored itself behind a
+barrier. The backward pass computes the terms again, which costs less than keeping them.
 
 Launches: 1 forward; 4 backward, which compute the gradients of the queries, of the keys and values,
 and of the tables, for each head, and add up the last. Nothing is added to memory by two programs,
@@ -112,6 +112,36 @@ def _row_places(
 
 
 @triton.jit
+def _store_terms(
+    query: tl.tensor,
+    rel_pos_h: tl.tensor,
+    rel_pos_w: tl.tensor,
+    columns: tl.tensor,
+    rows: tl.tensor,
+    n: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    CHANNELS: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> None:
+    """Store the terms of queries, zeros for missing columns, and let this program read them."""
+    tokens, padded = height * width, tl.cdiv(width, BLOCK_W) * BLOCK_W
+    for first in range(0, 2 * width - 1, ROWS):
+        offset, table = _table(rel_pos_w, first, width, query.dtype, CHANNELS, BLOCK_D)
+        places, there = _column_places(n, offset, tokens, width, BLOCK_W)
+        tl.store(columns + places, dot(query, tl.trans(table)), there)
+    missing = width + tl.arange(0, BLOCK_W)[None, :]
+    nothing = (n < tokens)[:, None] & (missing < padded)
+    tl.store(columns + n[:, None] * padded + missing, 0, nothing)
+    for first in range(0, 2 * height - 1, ROWS):
+        offset, table = _table(rel_pos_h, first, height, query.dtype, CHANNELS, BLOCK_D)
+        places, there = _row_places(n, offset, height, width)
+        tl.store(rows + places, dot(table, tl.trans(query)), there)
+    tl.debug_barrier()
+
+
+@triton.jit
 def _load_row_terms(
     rows: tl.tensor,
     n: tl.tensor,
@@ -197,27 +227,17 @@ def _forward_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
-    tokens, padded = height * width, tl.cdiv(width, BLOCK_W) * BLOCK_W
+    tokens = height * width
     tile, head, place, base = _program(tl.cdiv(tokens, TILE), tokens, heads, CHANNELS)
     q, slot, stride = qkv + place, tl.arange(0, TILE), heads * CHANNELS
     n = tile * TILE + slot
     query = _load(q, n, n < tokens, 3 * stride, CHANNELS, BLOCK_D)
 
-    columns += head * tokens * padded
-    for first in range(0, 2 * width - 1, ROWS):
-        offset, table = _table(rel_pos_w, first, width, query.dtype, CHANNELS, BLOCK_D)
-        places, there = _column_places(n, offset, tokens, width, BLOCK_W)
-        tl.store(columns + places, dot(query, tl.trans(table)), there)
-    missing = width + tl.arange(0, BLOCK_W)[None, :]
-    nothing = (n < tokens)[:, None] & (missing < padded)
-    tl.store(columns + n[:, None] * padded + missing, 0, nothing)
+    columns += head * tokens * tl.cdiv(width, BLOCK_W) * BLOCK_W
     rows += head * height * tokens
-    for first in range(0, 2 * height - 1, ROWS):
-        offset, table = _table(rel_pos_h, first, height, query.dtype, CHANNELS, BLOCK_D)
-        places, there = _row_places(n, offset, height, width)
-        tl.store(rows + places, dot(table, tl.trans(query)), there)
-    tl.debug_barrier()
-
+    _store_terms(
+        query, rel_pos_h, rel_pos_w, columns, rows, n, height, width, CHANNELS, BLOCK_W, BLOCK_D
+    )
     largest = tl.full((TILE,), float('-inf'), tl.float32)
     total = tl.zeros((TILE,), tl.float32)
     result = tl.zeros((TILE, BLOCK_D), tl.float32)
@@ -256,11 +276,11 @@ def _queries_backward_kernel(
     rel_pos_w: tl.tensor,
     out: tl.tensor,
     logsumexp: tl.tensor,
-    columns: tl.tensor,
-    rows: tl.tensor,
     grad_out: tl.tensor,
     grad_qkv: tl.tensor,
     means: tl.tensor,
+    columns: tl.tensor,
+    rows: tl.tensor,
     grad_columns: tl.tensor,
     grad_rows: tl.tensor,
     height: tl.tensor,
@@ -276,15 +296,18 @@ def _queries_backward_kernel(
     q, slot, stride = qkv + place, tl.arange(0, TILE), heads * CHANNELS
     n = tile * TILE + slot
     query = _load(q, n, n < tokens, 3 * stride, CHANNELS, BLOCK_D)
+    columns += head * tokens * pieces * BLOCK_W
+    rows += head * height * tokens
+    _store_terms(
+        query, rel_pos_h, rel_pos_w, columns, rows, n, height, width, CHANNELS, BLOCK_W, BLOCK_D
+    )
     grad = _load(grad_out + base, n, n < tokens, stride, CHANNELS, BLOCK_D)
     result = _load(out + base, n, n < tokens, stride, CHANNELS, BLOCK_D)
     mean = tl.sum(grad.to(tl.float32) * result.to(tl.float32), 1)
     tl.store(means + head * tokens + n, mean, n < tokens)
     total = tl.load(logsumexp + head * tokens + n, n < tokens, other=0)
 
-    columns += head * tokens * pieces * BLOCK_W
     grad_columns += head * tokens * pieces * BLOCK_W
-    rows += head * height * tokens
     grad_rows += head * pieces * height * tokens
     grad_query = tl.zeros((TILE, BLOCK_D), tl.float32)
     for left in range(0, width, BLOCK_W):
@@ -335,11 +358,11 @@ def _queries_backward_kernel(
 def _keys_backward_kernel(
     qkv: tl.tensor,
     logsumexp: tl.tensor,
-    columns: tl.tensor,
-    rows: tl.tensor,
     grad_out: tl.tensor,
     grad_qkv: tl.tensor,
     means: tl.tensor,
+    columns: tl.tensor,
+    rows: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     heads: tl.tensor,
@@ -464,7 +487,7 @@ def _sum_backward_kernel(
 @else_twin()
 def relative_position_attention(
     qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Launch the forward kernel; differentiable in every argument.
 
     Args:
@@ -473,29 +496,22 @@ def relative_position_attention(
         rel_pos_h, rel_pos_w: relative tables ``(2 * H - 1, d)`` and ``(2 * W - 1, d)``, any dtypes.
 
     Returns:
-        tuple[Tensor, Tensor, Tensor, Tensor]: attention output ``(B, H * W, heads, d)``; the
-        logarithm of each query's denominator, base 2, ``(B, heads, H * W)`` float32; the unscaled
-        terms of the columns ``(B, heads, H * W, W')``, ``W`` rounded up to a multiple of 16, minus
-        infinity behind ``W``; those of the rows ``(B, heads, H, H * W)``.
+        tuple[Tensor, Tensor]: attention output ``(B, H * W, heads, d)``, and the log-sum-exp of
+        each query's logits in base 2, ``(B, heads, H * W)`` float32.
     """
-    results = _fake(qkv, rel_pos_h, rel_pos_w)
-    operands = _contiguous(qkv, rel_pos_h, rel_pos_w)
-    tiles = triton.cdiv(qkv.shape[1], TILE.value)
-    _launch(_forward_kernel, tiles, (*operands, *results), qkv, _grid(rel_pos_h, rel_pos_w))
+    results = _fake(qkv)
+    grid = _grid(rel_pos_h, rel_pos_w)
+    tensors = *_contiguous(qkv, rel_pos_h, rel_pos_w), *results, *_terms(qkv, grid)
+    _launch(_forward_kernel, triton.cdiv(qkv.shape[1], TILE.value), tensors, qkv, grid)
     return results
 
 
 @relative_position_attention.register_fake
-def _fake(
-    qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake(qkv: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
     batch, tokens, _three, heads, channels = qkv.shape
-    height, width = _grid(rel_pos_h, rel_pos_w)
     return (
         qkv.new_empty(batch, tokens, heads, channels),
         qkv.new_empty(batch, heads, tokens, dtype=torch.float32),
-        qkv.new_empty(batch, heads, tokens, width + -width % 16),
-        qkv.new_empty(batch, heads, height, tokens),
     )
 
 
@@ -509,8 +525,6 @@ def relative_position_attention_backward(
     rel_pos_w: Tensor,
     out: Tensor,
     logsumexp: Tensor,
-    columns: Tensor,
-    rows: Tensor,
     grad_out: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of all operands of :func:`relative_position_attention`."""
@@ -518,20 +532,19 @@ def relative_position_attention_backward(
     grad_qkv, grad_h, grad_w = grads = _backward_fake(qkv, *tables)
     grid = height, width = _grid(rel_pos_h, rel_pos_w)
     batch, tokens, _, heads, _ = qkv.shape
-    pieces = columns.shape[3] // _block_w(width)
-    spans = triton.cdiv(tokens, SPAN.value)
-    means, grad_columns = torch.empty_like(logsumexp), torch.empty_like(columns)
-    grad_rows = rows.new_empty(batch, heads, pieces, height, tokens)
+    pieces, spans = triton.cdiv(width, _block_w(width)), triton.cdiv(tokens, SPAN.value)
+    means = torch.empty_like(logsumexp)
+    terms, grad_terms = _terms(qkv, grid), _terms(qkv, grid, pieces)
     parts = means.new_empty(batch * heads * spans, grad_h.numel() + grad_w.numel())
 
-    known = logsumexp, columns, rows, grad_out.contiguous(), grad_qkv, means
+    known = logsumexp, grad_out.contiguous(), grad_qkv, means, *terms
     tiles = triton.cdiv(tokens, TILE.value)
-    tensors = qkv, *tables, out, *known, grad_columns, grad_rows
+    tensors = qkv, *tables, out, *known, *grad_terms
     _launch(_queries_backward_kernel, tiles, tensors, qkv, grid)
     tiles = pieces * triton.cdiv(height, TILE.value // _block_w(width))
     _launch(_keys_backward_kernel, tiles, (qkv, *known), qkv, grid)
     tiles = spans * sum(triton.cdiv(2 * side - 1, ROWS.value) for side in grid)
-    _launch(_tables_backward_kernel, tiles, (qkv, grad_columns, grad_rows, parts), qkv, grid)
+    _launch(_tables_backward_kernel, tiles, (qkv, *grad_terms, parts), qkv, grid)
     with torch.cuda.device_of(qkv):
         _sum_backward_kernel[(triton.cdiv(parts.shape[1], TILE.value),)](
             parts, grad_h, grad_w, len(parts), grad_h.numel(), grad_w.numel()
@@ -544,13 +557,13 @@ def _backward_fake(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(t.new_empty(t.shape) for t in tensors[:3])  # type: ignore[return-value]  # of three
 
 
-def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs, *output)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # the others would be given zeros, by launches
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # the log-sum-exp would be given zeros, by one more launch
 
 
-def _gradients(ctx: Any, grad_out: Tensor, *_: None) -> tuple[Tensor, ...]:
+def _gradients(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor, ...]:
     return relative_position_attention_backward(*ctx.saved_tensors, grad_out)
 
 
@@ -563,6 +576,16 @@ def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def _grid(rel_pos_h: Tensor, rel_pos_w: Tensor) -> tuple[int, int]:
     return (len(rel_pos_h) + 1) // 2, (len(rel_pos_w) + 1) // 2
+
+
+def _terms(qkv: Tensor, grid: tuple[int, int], pieces: int = 1) -> tuple[Tensor, Tensor]:
+    """Return memory for terms of columns, padded to whole tiles of keys, and of rows."""
+    batch, tokens, _, heads, _ = qkv.shape
+    height, width = grid
+    return (
+        qkv.new_empty(batch, heads, tokens, width + -width % 16),
+        qkv.new_empty(batch, heads, pieces, height, tokens),
+    )
 
 
 def _launch(
