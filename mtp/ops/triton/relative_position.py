@@ -5,8 +5,8 @@ that for all tiles below each other the terms of the columns are the same, and t
 a few numbers a query. So the terms cost no products in the loops over tiles, and no place in them
 is computed by a division. A grid 28 tokens wide fills 28 of 32 columns.
 
-The terms come from products of queries and whole tables, and are stored where their keys are: those
-of the columns query by query, those of the rows row by row. Their gradients are stored alike, those
+The terms come from products of queries and whole tables, and are stored where their keys are: for
+each query those with the columns, then those with the rows. Their gradients are stored alike, those
 of the rows for each piece of the grid's width. A program reads what it has stored itself behind a
 barrier. The backward pass computes the terms again, which costs less than keeping them.
 
@@ -31,6 +31,7 @@ from mtp.ops.triton.common import TRITON_NAMES, CompileCase, dot
 
 TILE = tl.constexpr(64)  # queries or keys at a time
 ROWS = tl.constexpr(32)  # of a relative table at a time
+WINDOW = tl.constexpr(16)  # terms along an axis are padded to whole windows
 SPAN = tl.constexpr(1024)  # queries that a program sums over for the gradients of the tables
 LOG2_E = tl.constexpr(math.log2(math.e))
 
@@ -77,6 +78,12 @@ def _store(
 
 
 @triton.jit
+def _padded(side: tl.tensor) -> tl.tensor:
+    """Return the number of places for the terms of a query with the keys along an axis."""
+    return tl.cdiv(side, WINDOW) * WINDOW
+
+
+@triton.jit
 def _table(
     rel_pos: tl.tensor,
     first: tl.tensor,
@@ -92,71 +99,43 @@ def _table(
 
 
 @triton.jit
-def _column_places(
-    n: tl.tensor, offset: tl.tensor, tokens: tl.tensor, width: tl.tensor, BLOCK_W: tl.constexpr
-) -> tuple[tl.tensor, tl.tensor]:
-    """Return where the terms of queries and column offsets are, and whether they exist."""
-    key = (n % width)[:, None] + offset[None, :]
-    there = (n < tokens)[:, None] & (key >= 0) & (key < width)
-    return n[:, None] * tl.cdiv(width, BLOCK_W) * BLOCK_W + key, there
-
-
-@triton.jit
-def _row_places(
-    n: tl.tensor, offset: tl.tensor, height: tl.tensor, width: tl.tensor
-) -> tuple[tl.tensor, tl.tensor]:
-    """Return where the terms of row offsets and queries are, and whether they exist."""
-    key = (n // width)[None, :] + offset[:, None]
-    there = (n < height * width)[None, :] & (key >= 0) & (key < height)
-    return key * height * width + n[None, :], there
-
-
-@triton.jit
 def _store_terms(
     query: tl.tensor,
-    rel_pos_h: tl.tensor,
-    rel_pos_w: tl.tensor,
-    columns: tl.tensor,
-    rows: tl.tensor,
-    n: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
+    rel_pos: tl.tensor,
+    terms: tl.tensor,
+    exists: tl.tensor,
+    place: tl.tensor,
+    side: tl.tensor,
     CHANNELS: tl.constexpr,
-    BLOCK_W: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
-    """Store the terms of queries, zeros for missing columns, and let this program read them."""
-    tokens, padded = height * width, tl.cdiv(width, BLOCK_W) * BLOCK_W
-    for first in range(0, 2 * width - 1, ROWS):
-        offset, table = _table(rel_pos_w, first, width, query.dtype, CHANNELS, BLOCK_D)
-        places, there = _column_places(n, offset, tokens, width, BLOCK_W)
-        tl.store(columns + places, dot(query, tl.trans(table)), there)
-    missing = width + tl.arange(0, BLOCK_W)[None, :]
-    nothing = (n < tokens)[:, None] & (missing < padded)
-    tl.store(columns + n[:, None] * padded + missing, 0, nothing)
-    for first in range(0, 2 * height - 1, ROWS):
-        offset, table = _table(rel_pos_h, first, height, query.dtype, CHANNELS, BLOCK_D)
-        places, there = _row_places(n, offset, height, width)
-        tl.store(rows + places, dot(table, tl.trans(query)), there)
-    tl.debug_barrier()
+    """Store the terms of queries at places along an axis with all keys along it, then zeros."""
+    for first in range(0, 2 * side - 1, ROWS):
+        offset, table = _table(rel_pos, first, side, query.dtype, CHANNELS, BLOCK_D)
+        key = place[:, None] + offset[None, :]
+        there = exists[:, None] & (key >= 0) & (key < side)
+        tl.store(terms[:, None] + key, dot(query, tl.trans(table)), there)
+    missing = side + tl.arange(0, WINDOW)[None, :]
+    tl.store(terms[:, None] + missing, 0, exists[:, None] & (missing < _padded(side)))
 
 
 @triton.jit
-def _load_row_terms(
-    rows: tl.tensor,
-    n: tl.tensor,
+def _load_terms(
+    terms: tl.tensor,
+    exists: tl.tensor,
+    place: tl.tensor,
     offset: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
-    BLOCK_W: tl.constexpr,
+    side: tl.tensor,
+    pieces: tl.tensor,
 ) -> tl.tensor:
-    """Load the gradients of the terms of row offsets and queries, summed over pieces."""
-    places, there = _row_places(n, offset, height, width)
-    total = tl.zeros((ROWS, TILE), tl.float32)
-    for piece in range(tl.cdiv(width, BLOCK_W)):
-        part = tl.load(rows + piece * height * height * width + places, there, other=0)
+    """Load the gradients of terms of queries and offsets along an axis, summed over pieces."""
+    key = place[:, None] + offset[None, :]
+    there = exists[:, None] & (key >= 0) & (key < side)
+    total = tl.zeros((TILE, ROWS), tl.float32)
+    for piece in range(pieces):
+        part = tl.load(terms[:, None] + piece * _padded(side) + key, there, other=0)
         total += part.to(tl.float32)
-    return total.to(rows.dtype.element_ty)
+    return total.to(terms.dtype.element_ty)
 
 
 @triton.jit
@@ -172,41 +151,36 @@ def _keys(
 @triton.jit
 def _column_terms(
     columns: tl.tensor,
-    n: tl.tensor,
+    exists: tl.tensor,
     left: tl.tensor,
-    tokens: tl.tensor,
     width: tl.tensor,
     BLOCK_W: tl.constexpr,
 ) -> tl.tensor:
     """Load the terms of queries with the keys of a tile, minus infinity for missing columns."""
     column = left + (tl.arange(0, TILE) % BLOCK_W)[None, :]
-    places = n[:, None] * tl.cdiv(width, BLOCK_W) * BLOCK_W + column
-    term = tl.load(columns + places, (n < tokens)[:, None], other=0)
+    term = tl.load(columns[:, None] + column, exists[:, None], other=0)
     return tl.where(column < width, term.to(tl.float32), float('-inf'))
 
 
 @triton.jit
 def _logits(
-    products: tl.tensor,
+    query: tl.tensor,
+    keys: tl.tensor,
     column_terms: tl.tensor,
     rows: tl.tensor,
-    n: tl.tensor,
+    exists: tl.tensor,
     top: tl.tensor,
     height: tl.tensor,
-    tokens: tl.tensor,
     scale: tl.tensor,
     BLOCK_W: tl.constexpr,
-    KEYS: tl.constexpr,
 ) -> tl.tensor:
-    """Return logits of powers of two, minus infinity for missing keys, from products of queries and
-    keys, the latter along the axis KEYS."""
-    logits = products + column_terms
-    row = tl.expand_dims(tl.arange(0, TILE) // BLOCK_W, 1 - KEYS)
+    """Return logits of powers of two, minus infinity for missing keys."""
+    logits = dot(query, tl.trans(keys)) + column_terms
+    row = (tl.arange(0, TILE) // BLOCK_W)[None, :]
     for i in tl.static_range(TILE // BLOCK_W):
-        there = top + i < height
-        term = tl.load(rows + (top + i) * tokens + n, there & (n < tokens), other=0)
-        term = tl.where(there, term.to(tl.float32), float('-inf'))
-        logits += tl.where(row == i, tl.expand_dims(term, KEYS), 0)
+        term = tl.load(rows + top + i, exists & (top + i < height), other=0).to(tl.float32)
+        term = tl.where(top + i < height, term, float('-inf'))
+        logits += tl.where(row == i, term[:, None], 0)
     return logits * (scale * LOG2_E)
 
 
@@ -217,8 +191,7 @@ def _forward_kernel(
     rel_pos_w: tl.tensor,
     out: tl.tensor,
     logsumexp: tl.tensor,
-    columns: tl.tensor,
-    rows: tl.tensor,
+    terms: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     heads: tl.tensor,
@@ -229,44 +202,34 @@ def _forward_kernel(
 ) -> None:
     tokens = height * width
     tile, head, place, base = _program(tl.cdiv(tokens, TILE), tokens, heads, CHANNELS)
-    q, slot, stride = qkv + place, tl.arange(0, TILE), heads * CHANNELS
-    n = tile * TILE + slot
-    query = _load(q, n, n < tokens, 3 * stride, CHANNELS, BLOCK_D)
+    q, stride = qkv + place, heads * CHANNELS
+    n = tile * TILE + tl.arange(0, TILE)
+    exists = n < tokens
+    query = _load(q, n, exists, 3 * stride, CHANNELS, BLOCK_D)
+    columns = terms + (head * tokens + n) * (_padded(width) + _padded(height))
+    rows = columns + _padded(width)
+    _store_terms(query, rel_pos_w, columns, exists, n % width, width, CHANNELS, BLOCK_D)
+    _store_terms(query, rel_pos_h, rows, exists, n // width, height, CHANNELS, BLOCK_D)
+    tl.debug_barrier()
 
-    columns += head * tokens * tl.cdiv(width, BLOCK_W) * BLOCK_W
-    rows += head * height * tokens
-    _store_terms(
-        query, rel_pos_h, rel_pos_w, columns, rows, n, height, width, CHANNELS, BLOCK_W, BLOCK_D
-    )
     largest = tl.full((TILE,), float('-inf'), tl.float32)
     total = tl.zeros((TILE,), tl.float32)
     result = tl.zeros((TILE, BLOCK_D), tl.float32)
     for left in range(0, width, BLOCK_W):
-        column_terms = _column_terms(columns, n, left, tokens, width, BLOCK_W)
+        column_terms = _column_terms(columns, exists, left, width, BLOCK_W)
         for top in range(0, height, TILE // BLOCK_W):
             key, there = _keys(left, top, height, width, BLOCK_W)
             keys = _load(q + stride, key, there, 3 * stride, CHANNELS, BLOCK_D)
             values = _load(q + 2 * stride, key, there, 3 * stride, CHANNELS, BLOCK_D)
-            logits = _logits(
-                dot(query, tl.trans(keys)),
-                column_terms,
-                rows,
-                n,
-                top,
-                height,
-                tokens,
-                scale,
-                BLOCK_W,
-                1,
-            )
+            logits = _logits(query, keys, column_terms, rows, exists, top, height, scale, BLOCK_W)
             new = tl.maximum(largest, tl.max(logits, 1))  # finite, since each tile has a key
             weights = tl.exp2(logits - new[:, None])
             shrunk = tl.exp2(largest - new)
             total = total * shrunk + tl.sum(weights, 1)
             result = result * shrunk[:, None] + dot(weights.to(values.dtype), values)
             largest = new
-    _store(out + base, n, n < tokens, stride, result / total[:, None], CHANNELS, BLOCK_D)
-    tl.store(logsumexp + head * tokens + n, largest + tl.log2(total), n < tokens)
+    _store(out + base, n, exists, stride, result / total[:, None], CHANNELS, BLOCK_D)
+    tl.store(logsumexp + head * tokens + n, largest + tl.log2(total), exists)
 
 
 @triton.jit
@@ -279,10 +242,8 @@ def _queries_backward_kernel(
     grad_out: tl.tensor,
     grad_qkv: tl.tensor,
     means: tl.tensor,
-    columns: tl.tensor,
-    rows: tl.tensor,
-    grad_columns: tl.tensor,
-    grad_rows: tl.tensor,
+    terms: tl.tensor,
+    grad_terms: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     heads: tl.tensor,
@@ -295,63 +256,51 @@ def _queries_backward_kernel(
     tile, head, place, base = _program(tl.cdiv(tokens, TILE), tokens, heads, CHANNELS)
     q, slot, stride = qkv + place, tl.arange(0, TILE), heads * CHANNELS
     n = tile * TILE + slot
-    query = _load(q, n, n < tokens, 3 * stride, CHANNELS, BLOCK_D)
-    columns += head * tokens * pieces * BLOCK_W
-    rows += head * height * tokens
-    _store_terms(
-        query, rel_pos_h, rel_pos_w, columns, rows, n, height, width, CHANNELS, BLOCK_W, BLOCK_D
-    )
-    grad = _load(grad_out + base, n, n < tokens, stride, CHANNELS, BLOCK_D)
-    result = _load(out + base, n, n < tokens, stride, CHANNELS, BLOCK_D)
-    mean = tl.sum(grad.to(tl.float32) * result.to(tl.float32), 1)
-    tl.store(means + head * tokens + n, mean, n < tokens)
-    total = tl.load(logsumexp + head * tokens + n, n < tokens, other=0)
+    exists = n < tokens
+    query = _load(q, n, exists, 3 * stride, CHANNELS, BLOCK_D)
+    columns = terms + (head * tokens + n) * (_padded(width) + _padded(height))
+    rows = columns + _padded(width)
+    _store_terms(query, rel_pos_w, columns, exists, n % width, width, CHANNELS, BLOCK_D)
+    _store_terms(query, rel_pos_h, rows, exists, n // width, height, CHANNELS, BLOCK_D)
+    tl.debug_barrier()
 
-    grad_columns += head * tokens * pieces * BLOCK_W
-    grad_rows += head * pieces * height * tokens
+    grad = _load(grad_out + base, n, exists, stride, CHANNELS, BLOCK_D)
+    result = _load(out + base, n, exists, stride, CHANNELS, BLOCK_D)
+    mean = tl.sum(grad.to(tl.float32) * result.to(tl.float32), 1)
+    tl.store(means + head * tokens + n, mean, exists)
+    total = tl.load(logsumexp + head * tokens + n, exists, other=0)
+    of_columns = grad_terms + (head * tokens + n) * (_padded(width) + pieces * _padded(height))
+    of_rows = of_columns + _padded(width)
     grad_query = tl.zeros((TILE, BLOCK_D), tl.float32)
     for left in range(0, width, BLOCK_W):
-        column_terms = _column_terms(columns, n, left, tokens, width, BLOCK_W)
+        column_terms = _column_terms(columns, exists, left, width, BLOCK_W)
         sums = tl.zeros((TILE, TILE), tl.float32)
         for top in range(0, height, TILE // BLOCK_W):
             key, there = _keys(left, top, height, width, BLOCK_W)
             keys = _load(q + stride, key, there, 3 * stride, CHANNELS, BLOCK_D)
             values = _load(q + 2 * stride, key, there, 3 * stride, CHANNELS, BLOCK_D)
-            logits = _logits(
-                dot(query, tl.trans(keys)),
-                column_terms,
-                rows,
-                n,
-                top,
-                height,
-                tokens,
-                scale,
-                BLOCK_W,
-                1,
-            )
+            logits = _logits(query, keys, column_terms, rows, exists, top, height, scale, BLOCK_W)
             weights = tl.exp2(logits - total[:, None])
             grad_logits = weights * (dot(grad, tl.trans(values)) - mean[:, None])
             grad_query += dot(grad_logits.to(keys.dtype), keys)
             sums += grad_logits
             for i in tl.static_range(TILE // BLOCK_W):
-                row = left // BLOCK_W * height + top + i
                 of_row = tl.sum(tl.where((slot // BLOCK_W == i)[None, :], grad_logits, 0), 1)
-                tl.store(grad_rows + row * tokens + n, of_row, (n < tokens) & (top + i < height))
-        places = n[:, None] * pieces * BLOCK_W + left + tl.arange(0, BLOCK_W)[None, :]
+                row = left // BLOCK_W * _padded(height) + top + i
+                tl.store(of_rows + row, of_row, exists & (top + i < height))
+        column = left + tl.arange(0, BLOCK_W)[None, :]
         sums = tl.sum(tl.reshape(sums, (TILE, TILE // BLOCK_W, BLOCK_W)), 1)
-        tl.store(grad_columns + places, sums, (n < tokens)[:, None])
+        tl.store(of_columns[:, None] + column, sums, exists[:, None])
     tl.debug_barrier()
 
     for first in range(0, 2 * width - 1, ROWS):
         offset, table = _table(rel_pos_w, first, width, query.dtype, CHANNELS, BLOCK_D)
-        places, there = _column_places(n, offset, tokens, width, BLOCK_W)
-        grad_query += dot(tl.load(grad_columns + places, there, other=0), table)
+        grad_query += dot(_load_terms(of_columns, exists, n % width, offset, width, 1), table)
     for first in range(0, 2 * height - 1, ROWS):
         offset, table = _table(rel_pos_h, first, height, query.dtype, CHANNELS, BLOCK_D)
-        of_rows = _load_row_terms(grad_rows, n, offset, height, width, BLOCK_W)
-        grad_query += dot(tl.trans(of_rows), table)
+        grad_query += dot(_load_terms(of_rows, exists, n // width, offset, height, pieces), table)
     grad_query *= scale
-    _store(grad_qkv + place, n, n < tokens, 3 * stride, grad_query, CHANNELS, BLOCK_D)
+    _store(grad_qkv + place, n, exists, 3 * stride, grad_query, CHANNELS, BLOCK_D)
 
 
 @triton.jit
@@ -361,8 +310,7 @@ def _keys_backward_kernel(
     grad_out: tl.tensor,
     grad_qkv: tl.tensor,
     means: tl.tensor,
-    columns: tl.tensor,
-    rows: tl.tensor,
+    terms: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     heads: tl.tensor,
@@ -377,51 +325,42 @@ def _keys_backward_kernel(
     tile, head, place, base = _program(tiles, tokens, heads, CHANNELS)
     q, slot, stride = qkv + place, tl.arange(0, TILE), heads * CHANNELS
     left, top = tile % pieces * BLOCK_W, tile // pieces * BLOCK_H
-    key, exists = _keys(left, top, height, width, BLOCK_W)
-    keys = _load(q + stride, key, exists, 3 * stride, CHANNELS, BLOCK_D)
-    values = _load(q + 2 * stride, key, exists, 3 * stride, CHANNELS, BLOCK_D)
+    key, there = _keys(left, top, height, width, BLOCK_W)
+    keys = _load(q + stride, key, there, 3 * stride, CHANNELS, BLOCK_D)
+    values = _load(q + 2 * stride, key, there, 3 * stride, CHANNELS, BLOCK_D)
 
-    columns += head * tokens * pieces * BLOCK_W
-    rows += head * height * tokens
-    column = left + tl.arange(0, BLOCK_W)
-    of_column = tl.where((left + slot % BLOCK_W)[:, None] == column[None, :], 1.0, 0.0)
-    of_column = of_column.to(columns.dtype.element_ty)
+    # Products with ones take a key's terms out of those of its tile: exact, and no layout changes.
+    column, row = tl.arange(0, BLOCK_W)[None, :], tl.arange(0, WINDOW)[None, :]
+    of_column = tl.where(slot[:, None] % BLOCK_W == column, 1.0, 0.0).to(keys.dtype)
+    of_row = tl.where(top % WINDOW + slot[:, None] // BLOCK_W == row, 1.0, 0.0).to(keys.dtype)
+    column, row = left + column, _padded(width) + top // WINDOW * WINDOW + row
     grad_keys = tl.zeros((TILE, BLOCK_D), tl.float32)
     grad_values = tl.zeros((TILE, BLOCK_D), tl.float32)
     for first in range(0, tokens, TILE):
         n = first + slot
-        query = _load(q, n, n < tokens, 3 * stride, CHANNELS, BLOCK_D)
-        grad = _load(grad_out + base, n, n < tokens, stride, CHANNELS, BLOCK_D)
-        total = tl.load(logsumexp + head * tokens + n, n < tokens, other=0)
-        mean = tl.load(means + head * tokens + n, n < tokens, other=0)
-        places = n[:, None] * pieces * BLOCK_W + column[None, :]
-        column_terms = tl.load(columns + places, (n < tokens)[:, None], other=0)
-        logits = _logits(
-            dot(keys, tl.trans(query)),
-            dot(of_column, tl.trans(column_terms)),
-            rows,
-            n,
-            top,
-            height,
-            tokens,
-            scale,
-            BLOCK_W,
-            0,
-        )
-        weights = tl.exp2(logits - total[None, :])
+        exists = n < tokens
+        query = _load(q, n, exists, 3 * stride, CHANNELS, BLOCK_D)
+        grad = _load(grad_out + base, n, exists, stride, CHANNELS, BLOCK_D)
+        total = tl.load(logsumexp + head * tokens + n, exists, other=0)
+        mean = tl.load(means + head * tokens + n, exists, other=0)
+        of_query = terms + ((head * tokens + n) * (_padded(width) + _padded(height)))[:, None]
+        columns = tl.load(of_query + column, exists[:, None], other=0)
+        rows = tl.load(of_query + row, exists[:, None], other=0)
+        logits = dot(keys, tl.trans(query))
+        logits += dot(of_column, tl.trans(columns)) + dot(of_row, tl.trans(rows))
+        weights = tl.exp2(logits * (scale * LOG2_E) - total[None, :])
         grad_values += dot(weights.to(grad.dtype), grad)
         grad_logits = weights * (dot(values, tl.trans(grad)) - mean[None, :])
         grad_keys += dot(grad_logits.to(query.dtype), query)
     grad_k = grad_qkv + place + stride
-    _store(grad_k, key, exists, 3 * stride, grad_keys * scale, CHANNELS, BLOCK_D)
-    _store(grad_k + stride, key, exists, 3 * stride, grad_values, CHANNELS, BLOCK_D)
+    _store(grad_k, key, there, 3 * stride, grad_keys * scale, CHANNELS, BLOCK_D)
+    _store(grad_k + stride, key, there, 3 * stride, grad_values, CHANNELS, BLOCK_D)
 
 
 @triton.jit
 def _tables_backward_kernel(
     qkv: tl.tensor,
-    grad_columns: tl.tensor,
-    grad_rows: tl.tensor,
+    grad_terms: tl.tensor,
     parts: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
@@ -437,25 +376,25 @@ def _tables_backward_kernel(
     tiles = spans * (tiles_w + tl.cdiv(2 * height - 1, ROWS))
     tile, head, place, _ = _program(tiles, tokens, heads, CHANNELS)
     span, tile = tile % spans, tile // spans
-    grad_columns += head * tokens * pieces * BLOCK_W
-    grad_rows += head * pieces * height * tokens
     parts += (head * spans + span) * (2 * (height + width) - 2) * CHANNELS
     of_width = tile < tiles_w
-    side = tl.where(of_width, width, height)
-    slot = tl.where(of_width, tile, tile - tiles_w) * ROWS + tl.arange(0, ROWS)
-    offset = slot - (side - 1)
+    side = width
+    if not of_width:
+        side = height
+        tile -= tiles_w
+        grad_terms += _padded(width)
+        parts += (2 * width - 1) * CHANNELS
+    offset = tile * ROWS + tl.arange(0, ROWS) - (side - 1)
     total = tl.zeros((ROWS, BLOCK_D), tl.float32)
     for first in range(span * SPAN, tl.minimum((span + 1) * SPAN, tokens), TILE):
         n = first + tl.arange(0, TILE)
         query = _load(qkv + place, n, n < tokens, 3 * heads * CHANNELS, CHANNELS, BLOCK_D)
-        if of_width:
-            places, there = _column_places(n, offset, tokens, width, BLOCK_W)
-            terms = tl.trans(tl.load(grad_columns + places, there, other=0))
-        else:
-            terms = _load_row_terms(grad_rows, n, offset, height, width, BLOCK_W)
-        total += dot(terms, query)
-    row = 2 * side - 2 - slot
-    parts += tl.where(of_width, 0, 2 * width - 1) * CHANNELS
+        terms = grad_terms + (head * tokens + n) * (_padded(width) + pieces * _padded(height))
+        of_query = tl.where(of_width, n % width, n // width)
+        addends = tl.where(of_width, 1, pieces)
+        of_offset = _load_terms(terms, n < tokens, of_query, offset, side, addends)
+        total += dot(tl.trans(of_offset), query)
+    row = side - 1 - offset
     _store(parts, row, row >= 0, CHANNELS, total * scale, CHANNELS, BLOCK_D)
 
 
@@ -501,7 +440,7 @@ def relative_position_attention(
     """
     results = _fake(qkv)
     grid = _grid(rel_pos_h, rel_pos_w)
-    tensors = *_contiguous(qkv, rel_pos_h, rel_pos_w), *results, *_terms(qkv, grid)
+    tensors = *_contiguous(qkv, rel_pos_h, rel_pos_w), *results, _terms(qkv, grid)
     _launch(_forward_kernel, triton.cdiv(qkv.shape[1], TILE.value), tensors, qkv, grid)
     return results
 
@@ -537,14 +476,14 @@ def relative_position_attention_backward(
     terms, grad_terms = _terms(qkv, grid), _terms(qkv, grid, pieces)
     parts = means.new_empty(batch * heads * spans, grad_h.numel() + grad_w.numel())
 
-    known = logsumexp, grad_out.contiguous(), grad_qkv, means, *terms
+    known = logsumexp, grad_out.contiguous(), grad_qkv, means, terms
     tiles = triton.cdiv(tokens, TILE.value)
-    tensors = qkv, *tables, out, *known, *grad_terms
+    tensors = qkv, *tables, out, *known, grad_terms
     _launch(_queries_backward_kernel, tiles, tensors, qkv, grid)
     tiles = pieces * triton.cdiv(height, TILE.value // _block_w(width))
     _launch(_keys_backward_kernel, tiles, (qkv, *known), qkv, grid)
     tiles = spans * sum(triton.cdiv(2 * side - 1, ROWS.value) for side in grid)
-    _launch(_tables_backward_kernel, tiles, (qkv, *grad_terms, parts), qkv, grid)
+    _launch(_tables_backward_kernel, tiles, (qkv, grad_terms, parts), qkv, grid)
     with torch.cuda.device_of(qkv):
         _sum_backward_kernel[(triton.cdiv(parts.shape[1], TILE.value),)](
             parts, grad_h, grad_w, len(parts), grad_h.numel(), grad_w.numel()
@@ -578,14 +517,11 @@ def _grid(rel_pos_h: Tensor, rel_pos_w: Tensor) -> tuple[int, int]:
     return (len(rel_pos_h) + 1) // 2, (len(rel_pos_w) + 1) // 2
 
 
-def _terms(qkv: Tensor, grid: tuple[int, int], pieces: int = 1) -> tuple[Tensor, Tensor]:
-    """Return memory for terms of columns, padded to whole tiles of keys, and of rows."""
+def _terms(qkv: Tensor, grid: tuple[int, int], pieces: int = 1) -> Tensor:
+    """Return memory for the terms of each query, those of the rows in pieces."""
     batch, tokens, _, heads, _ = qkv.shape
-    height, width = grid
-    return (
-        qkv.new_empty(batch, heads, tokens, width + -width % 16),
-        qkv.new_empty(batch, heads, pieces, height, tokens),
-    )
+    height, width = (side + -side % WINDOW.value for side in grid)
+    return qkv.new_empty(batch, heads, tokens, width + pieces * height)
 
 
 def _launch(
@@ -625,8 +561,7 @@ def compile_cases() -> Iterator[CompileCase]:
         (torch.bfloat16, 128, 64),
     ):
         constants, options = _meta(channels, width)
-        terms = 'columns', 'rows', 'grad_columns', 'grad_rows'
-        like_qkv = 'qkv', 'out', 'grad_out', 'grad_qkv', *terms
+        like_qkv = 'qkv', 'out', 'terms', 'grad_out', 'grad_qkv', 'grad_terms'
         others = 'rel_pos_h', 'rel_pos_w', 'logsumexp', 'means', 'parts'
         types = {
             **dict.fromkeys(like_qkv, f'*{TRITON_NAMES[dtype]}'),
