@@ -86,7 +86,7 @@ def test_many_queries_are_summed_in_spans(monkeypatch):
     """For the tables; and what a linear layer has not returned is copied."""
     from mtp.ops.triton import relative_position as kernels
 
-    monkeypatch.setattr(kernels, 'SPAN', kernels.TILE)
+    monkeypatch.setattr(kernels, 'SPAN', 64)
     leaves = operands(1, (8, 12), 1, 16)
     leaves[0] = leaves[0].transpose(1, 3).contiguous().transpose(1, 3)
     expected = run(relative_position_attention_torch, leaves, [torch.float64] * 3)
