@@ -379,9 +379,8 @@ def _tables_backward_kernel(
     number, tile = tile % spans, tile // spans
     parts += (head * spans + number) * (2 * (height + width) - 2) * CHANNELS
     of_width = tile < tiles_w
-    side = width
+    side = tl.where(of_width, width, height)
     if not of_width:
-        side = height
         tile -= tiles_w
         grad_terms += _padded(width)
         parts += (2 * width - 1) * CHANNELS
@@ -539,7 +538,7 @@ def _launch(
 
 
 def _block_w(width: int) -> int:
-    """Return the columns in a tile of keys: as many as leave less than 16 of all tiles empty."""
+    """Return the number of columns in a tile of keys, the most that leave less than 16 empty."""
     return max(block for block in (16, 32, 64) if (width + -width % 16) % block == 0)
 
 
