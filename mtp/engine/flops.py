@@ -37,6 +37,19 @@ def rotated_window_work(windows: int, size: int, channels: int) -> Work:
     )
 
 
+def relative_position_work(queries: int, height: int, width: int, channels: int) -> Work:
+    """Return the work of full attention with decomposed relative positions.
+
+    Args:
+        queries: number of queries, over all images and heads.
+        height: height of the grid, tokens.
+        width: width of the grid, tokens.
+        channels: channels of a head.
+    """
+    terms = queries * channels * (2 * height * width + height + width)
+    return 2 * terms, 5 * terms
+
+
 def dcnv3_work(taps: int, channels: int) -> Work:
     """Return the work of DCNv3.
 
@@ -195,6 +208,7 @@ def _register_torchvision() -> None:
 def _register_kernels() -> None:
     from mtp.ops.triton import (  # noqa: F401
         deform_conv,
+        relative_position,
         roi_align_rotated,
         rotated_window,
         window_operands,
@@ -231,6 +245,16 @@ def _register_kernels() -> None:
     @register_flop_formula(torch.ops.mtp.window_operands_backward)
     def operands_backward(*args: Any, **__: object) -> float:
         return _operands_work(*args)[1]
+
+    @register_flop_formula(torch.ops.mtp.relative_position_attention)
+    def attention(qkv: Shape, rel_pos_h: Shape, rel_pos_w: Shape, **_: object) -> float:
+        return _attention_work(qkv, rel_pos_h, rel_pos_w)[0]
+
+    @register_flop_formula(torch.ops.mtp.relative_position_attention_backward)
+    def attention_backward(
+        qkv: Shape, rel_pos_h: Shape, rel_pos_w: Shape, *_: object, **__: object
+    ) -> float:
+        return _attention_work(qkv, rel_pos_h, rel_pos_w)[1]
 
     @register_flop_formula(torch.ops.mtp.dcnv3)
     def dcnv3(
@@ -291,6 +315,12 @@ def _register_kernels() -> None:
 
 def _window_work(qkv: Shape, angles: Shape, rel_pos_h: Shape) -> Work:
     return rotated_window_work(prod(angles), (rel_pos_h[0] + 1) // 2, qkv[5])
+
+
+def _attention_work(qkv: Shape, rel_pos_h: Shape, rel_pos_w: Shape) -> Work:
+    batch, tokens, _, heads, channels = qkv
+    height, width = (rel_pos_h[0] + 1) // 2, (rel_pos_w[0] + 1) // 2
+    return relative_position_work(batch * tokens * heads, height, width, channels)
 
 
 def _operands_work(

@@ -9,6 +9,7 @@ from mtp.ops.deform_conv import dcnv3
 from mtp.ops.focal_loss import sigmoid_focal_loss
 from mtp.ops.grouped_batch_norm import grouped_batch_norm
 from mtp.ops.horizontal_nms import kept_horizontal
+from mtp.ops.relative_position import relative_position_attention
 from mtp.ops.resize_maps import resize_maps
 from mtp.ops.roi_align_levels import roi_align_levels
 from mtp.ops.roi_align_rotated import roi_align_rotated
@@ -24,6 +25,7 @@ __all__ = [
     'grouped_batch_norm',
     'kept_horizontal',
     'nms_rotated',
+    'relative_position_attention',
     'resize_maps',
     'roi_align_levels',
     'roi_align_rotated',

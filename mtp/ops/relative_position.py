@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtp.ops.deterministic import bicubic
+from mtp.ops.dispatch import gradients, twin_of, use_triton
 
 
 def resize_relative_table(table: Tensor, rows: int) -> Tensor:
@@ -59,28 +60,47 @@ def relative_position_terms(
     )
 
 
-def relative_position_attention(
-    q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
-) -> Tensor:
+def relative_position_attention(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
     """Compute full attention over an ``H x W`` grid with decomposed relative positions.
 
     With ``q' = q / sqrt(d)`` the logit of query ``(i, j)`` and key ``(k, l)`` is
     ``q'.k + q'.rel_pos_h[i - k + H - 1] + q'.rel_pos_w[j - l + W - 1]``.
 
+    A Triton kernel runs if :mod:`mtp.ops.dispatch` chooses it, in bfloat16 and float16 and for
+    heads of 16, 32, ..., 128 channels. Otherwise :func:`relative_position_attention_torch` runs. So
+    it does in float32: products of a kernel would be exact there and leave the tensor cores unused,
+    while the library's attention is as good as any that Triton makes of them.
+
     Args:
-        q, k, v: queries, keys and values ``(B, heads, H * W, d)``, ``q`` unscaled.
+        qkv: queries, keys and values ``(B, H * W, 3, heads, d)`` as one linear layer returns them,
+            queries unscaled.
         rel_pos_h: relative table of the rows ``(2 * H - 1, d)``; its length determines ``H``.
         rel_pos_w: relative table of the columns ``(2 * W - 1, d)``; its length determines ``W``.
 
     Returns:
-        Tensor: attention output ``(B, heads, H * W, d)``.
+        Tensor: attention output ``(B, H * W, heads, d)``.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit together.
+        ValueError: shapes or devices do not fit together.
     """
-    height, width = _check(q, k, v, rel_pos_h, rel_pos_w)
+    _check(qkv, rel_pos_h, rel_pos_w)
+    fits = qkv.dtype.itemsize == 2 and qkv.shape[4] in range(16, 129, 16)
+    if fits and use_triton(qkv, rel_pos_h, rel_pos_w):
+        from mtp.ops.triton import relative_position
+
+        return relative_position.relative_position_attention(qkv, rel_pos_h, rel_pos_w)[0]
+    return relative_position_attention_torch(qkv, rel_pos_h, rel_pos_w)
+
+
+def relative_position_attention_torch(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
+    """Compute :func:`relative_position_attention` in torch."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
     batch, heads, length, channels = q.shape
-    terms = relative_position_terms(q.unflatten(2, (height, width)), rel_pos_h, rel_pos_w)
+    height, width = (len(rel_pos_h) + 1) // 2, (len(rel_pos_w) + 1) // 2
+    # dtypes as under autocast, which has ended when gradients are computed
+    terms = relative_position_terms(
+        q.unflatten(2, (height, width)), rel_pos_h.to(q.dtype), rel_pos_w.to(q.dtype)
+    )
 
     # The terms become H + W additional query channels, selected by one-hot key channels. So a fused
     # attention kernel computes the sum, and no N x N bias is kept for the backward pass. The fused
@@ -98,35 +118,40 @@ def relative_position_attention(
         F.pad(v, (0, height + width + filling)),
         scale=channels**-0.5,  # of the terms too
     )
-    return out[..., :channels]
+    return out[..., :channels].transpose(1, 2)
 
 
-def _check(
-    q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
-) -> tuple[int, int]:
-    """Return the grid (H, W) after checking the arguments."""
-    if q.dim() != 4 or not q.shape == k.shape == v.shape:
+@twin_of('relative_position_attention')
+def _twin(*operands: Tensor) -> tuple[Tensor, Tensor]:
+    out = relative_position_attention_torch(*operands)
+    # the log-sum-exp is unused: the backward pass also runs in the twin
+    unused = out.transpose(1, 2)[..., 0]
+    return out, unused.new_full(unused.shape, float('nan'), dtype=torch.float32)
+
+
+@twin_of('relative_position_attention_backward')
+def _backward_twin(*tensors: Tensor) -> tuple[Tensor, ...]:
+    *operands, _out, _logsumexp, grad_out = tensors
+    return gradients(relative_position_attention_torch, tuple(operands), grad_out)
+
+
+def _check(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> None:
+    if qkv.dim() != 5 or qkv.shape[2] != 3:
         raise ValueError(
-            'q, k and v must have one shape (B, heads, H * W, d); got '
-            f'{tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}'
+            f'qkv of shape {tuple(qkv.shape)}: it takes (B, H * W, 3, heads, d), '
+            'e.g. torch.stack([q, k, v], 2)'
         )
     grid = (len(rel_pos_h) + 1) // 2, (len(rel_pos_w) + 1) // 2
     for name, table, side in (('rel_pos_h', rel_pos_h, grid[0]), ('rel_pos_w', rel_pos_w, grid[1])):
-        if table.shape != (2 * side - 1, q.shape[3]):
+        if table.shape != (2 * side - 1, qkv.shape[4]):
             raise ValueError(
-                f'{name} must have shape (2 * side - 1, {q.shape[3]}), side being '
+                f'{name} must have shape (2 * side - 1, {qkv.shape[4]}), side being '
                 f'that of the grid; got {tuple(table.shape)}'
             )
-    if grid[0] * grid[1] != q.shape[2]:
+        if table.device != qkv.device:
+            raise ValueError(f'{name} is on {table.device}, qkv on {qkv.device}: put all on one')
+    if grid[0] * grid[1] != qkv.shape[1]:
         raise ValueError(
             f'tables of {len(rel_pos_h)} and {len(rel_pos_w)} rows are those of a '
-            f'grid of {grid[0]} x {grid[1]} tokens, but q has {q.shape[2]} tokens'
+            f'grid of {grid[0]} x {grid[1]} tokens, but qkv has {qkv.shape[1]} tokens'
         )
-    if not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f'q, k and v must have one dtype; got {q.dtype}, {k.dtype}, {v.dtype}')
-    if len({tensor.device for tensor in (q, k, v, rel_pos_h, rel_pos_w)}) > 1:
-        raise ValueError(
-            'q, k, v and the tables must be on one device; got '
-            + ', '.join(str(t.device) for t in (q, k, v, rel_pos_h, rel_pos_w))
-        )
-    return grid

@@ -12,6 +12,7 @@ from mtp.ops.deform_conv import dcnv3
 from mtp.ops.focal_loss import sigmoid_focal_loss
 from mtp.ops.grouped_batch_norm import grouped_batch_norm
 from mtp.ops.horizontal_nms import kept_horizontal
+from mtp.ops.relative_position import relative_position_attention
 from mtp.ops.resize_maps import resize_maps
 from mtp.ops.roi_align_levels import roi_align_levels
 from mtp.ops.roi_align_rotated import roi_align_rotated
@@ -73,6 +74,10 @@ def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
         'kept_horizontal': (
             partial(kept_horizontal, iou_threshold=0.5),
             [upright[None], number[None] < 2],
+        ),
+        'relative_position_attention': (
+            relative_position_attention,
+            [learned(*shape) for shape in [(1, 6, 3, 1, 16), (3, 16), (5, 16)]],
         ),
     }
 

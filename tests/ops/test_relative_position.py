@@ -7,19 +7,19 @@ from mtp.ops.relative_position import relative_position_attention, resize_relati
 
 
 def operands(grid, channels, dtype=torch.float64):
-    length = grid[0] * grid[1]
     return [
         torch.randn(*shape, dtype=dtype).requires_grad_()
         for shape in (
-            *[(2, 3, length, channels)] * 3,
+            (2, grid[0] * grid[1], 3, 3, channels),
             (2 * grid[0] - 1, channels),
             (2 * grid[1] - 1, channels),
         )
     ]
 
 
-def with_bias(q, k, v, rel_pos_h, rel_pos_w):
+def with_bias(qkv, rel_pos_h, rel_pos_w):
     """The same with an N x N bias."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
     height, width = (len(rel_pos_h) + 1) // 2, (len(rel_pos_w) + 1) // 2
     q = q * q.shape[-1] ** -0.5
     place = torch.arange(q.shape[2])
@@ -28,7 +28,7 @@ def with_bias(q, k, v, rel_pos_h, rel_pos_w):
         rel_pos_h[row[:, None] - row + height - 1] + rel_pos_w[column[:, None] - column + width - 1]
     )
     logits = q @ k.transpose(2, 3) + torch.einsum('bhnd,nmd->bhnm', q, table)
-    return logits.softmax(-1) @ v
+    return (logits.softmax(-1) @ v).transpose(1, 2)
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_tables_resize():
 
 
 def test_wrong_input():
-    q, k, v, rel_pos_h, rel_pos_w = operands((3, 4), 8)
+    qkv, rel_pos_h, rel_pos_w = operands((3, 4), 8)
     for wrong, message in (
-        ((q[0], k, v, rel_pos_h, rel_pos_w), 'one shape'),
-        ((q, k[..., :4], v, rel_pos_h, rel_pos_w), 'one shape'),
-        ((q, k, v, rel_pos_h[1:], rel_pos_w), 'rel_pos_h must have shape'),
-        ((q, k, v, rel_pos_h, rel_pos_w[:, :4]), 'rel_pos_w must have shape'),
-        ((q, k, v, rel_pos_w, rel_pos_w), '4 x 4 tokens, but q has 12'),
-        ((q, k.float(), v, rel_pos_h, rel_pos_w), 'one dtype'),
+        ((qkv[0], rel_pos_h, rel_pos_w), 'it takes'),
+        ((qkv[:, :, :2], rel_pos_h, rel_pos_w), 'it takes'),
+        ((qkv, rel_pos_h[1:], rel_pos_w), 'rel_pos_h must have shape'),
+        ((qkv, rel_pos_h, rel_pos_w[:, :4]), 'rel_pos_w must have shape'),
+        ((qkv, rel_pos_w, rel_pos_w), '4 x 4 tokens, but qkv has 12'),
+        ((qkv, rel_pos_h.to('meta'), rel_pos_w), 'rel_pos_h is on meta'),
     ):
         with pytest.raises(ValueError, match=message):
             relative_position_attention(*wrong)

@@ -67,19 +67,18 @@ class FullAttention(nn.Module):
 
     def forward(self, x: Tensor, H: int, W: int) -> Tensor:
         """Attend over tokens ``(B, H * W, dim)`` of an ``H x W`` grid; return the same shape."""
-        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))
         if self.relative_position:
             columns = self.full_attn_rel_pos_w[: 2 * min(self.grid) - 1]
             out = relative_position_attention(
-                q,
-                k,
-                v,
+                qkv,
                 resize_relative_table(self.full_attn_rel_pos_h, 2 * H - 1),
                 resize_relative_table(columns, 2 * W - 1),
             )
         else:
-            out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).flatten(2))
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.proj(out.flatten(2))
 
 
 def _resize_tables_on_load(

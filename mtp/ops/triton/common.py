@@ -1,10 +1,13 @@
-"""Dtype names and the compile case, shared by all kernels."""
+"""Dtype names, the compile case and the product of matrices, shared by all kernels."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 
 # Names of dtypes in a compile case's signature; a pointer has a star before, e.g. '*bf16'.
 TRITON_NAMES = {
@@ -36,3 +39,17 @@ class CompileCase:
     constants: dict[str, Any] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int = 2
+
+
+# TRITON_INTERPRET; triton.knobs tells it too, but not before Triton 3.4.
+INTERPRETED = tl.constexpr(
+    os.environ.get('TRITON_INTERPRET', '0').lower() in ('1', 'true', 'yes', 'on')
+)
+
+
+@triton.jit
+def dot(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """Multiply two matrices; the result is float32, for float32 without TF32."""
+    if INTERPRETED:  # the interpreter of Triton 3.6 multiplies the bits of bfloat16
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision='ieee')

@@ -11,7 +11,6 @@ rounded), the paper's code 345 MB. Products of the 64 x 64 tiles take 0.25 GFLOP
 GFLOP backward. Launches: 1 forward; 3 backward, which zero the sums, fill them, and round them.
 """
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,23 +20,11 @@ import triton.language as tl
 from torch import Tensor
 
 from mtp.ops.dispatch import else_twin
-from mtp.ops.triton.common import TRITON_NAMES, CompileCase
+from mtp.ops.triton.common import TRITON_NAMES, CompileCase, dot
 
 SIDE = tl.constexpr(8)
 TOKENS = tl.constexpr(64)
 ROWS = tl.constexpr(16)  # of a relative table, padded: it has 2 * 8 - 1 at most
-
-# TRITON_INTERPRET; triton.knobs tells it too, but not before Triton 3.4.
-INTERPRETED = tl.constexpr(
-    os.environ.get('TRITON_INTERPRET', '0').lower() in ('1', 'true', 'yes', 'on')
-)
-
-
-@triton.jit
-def _dot(a: tl.tensor, b: tl.tensor) -> tl.tensor:
-    if INTERPRETED:  # the interpreter of Triton 3.6 multiplies the bits of bfloat16
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, input_precision='ieee')
 
 
 @triton.jit
@@ -210,13 +197,13 @@ def _logits(
     # Negative for missing keys only.
     row_h = tl.maximum((token // SIDE)[:, None] - key + size - 1, 0)
     row_w = tl.maximum((token % SIDE)[:, None] - key + size - 1, 0)
-    term_h = tl.gather(_dot(q, tl.trans(table_h)), row_h, 1)
-    term_w = tl.gather(_dot(q, tl.trans(table_w)), row_w, 1)
+    term_h = tl.gather(dot(q, tl.trans(table_h)), row_h, 1)
+    term_w = tl.gather(dot(q, tl.trans(table_w)), row_w, 1)
     terms = tl.reshape(term_h[:, :, None] + term_w[:, None, :], (TOKENS, TOKENS))
     number = token // SIDE * size + token % SIDE
     places = (head * size * size + number[:, None]) * (size * size) + number[None, :]
     terms += tl.load(bias + places, exists[:, None] & exists[None, :], other=0)
-    logits = _dot(q, tl.trans(keys)) * scale + terms
+    logits = dot(q, tl.trans(keys)) * scale + terms
     return tl.where(exists[None, :], logits, float('-inf'))
 
 
@@ -303,7 +290,7 @@ def _forward_kernel(
     largest = tl.max(logits, 1)
     weights = tl.exp(logits - largest[:, None])
     total = tl.sum(weights, 1)
-    result = _dot(weights.to(values.dtype), values) / total[:, None]
+    result = dot(weights.to(values.dtype), values) / total[:, None]
 
     places = ((image * height + y) * width + x) * heads + head
     tl.store(out + places[:, None] * channels + c, result, inside[:, None] & (c < channels))
@@ -387,8 +374,8 @@ def _backward_kernel(
     weights = tl.where(inside[:, None], tl.exp(logits - total[:, None]), 0)
     grad = tl.load(grad_out + query_places, query_mask, other=0)
     mean = tl.sum(grad.to(tl.float32) * tl.load(out + query_places, query_mask, other=0), 1)
-    grad_values = _dot(tl.trans(weights).to(grad.dtype), grad)
-    grad_logits = weights * (_dot(grad, tl.trans(values)) - mean[:, None])
+    grad_values = dot(tl.trans(weights).to(grad.dtype), grad)
+    grad_logits = weights * (dot(grad, tl.trans(values)) - mean[:, None])
     bias_places = (head * TOKENS + token[:, None]) * TOKENS + token[None, :]
     # Missing keys get zeros: a mask on columns would prevent adding four values at a time.
     tl.atomic_add(sums_bias + bias_places, grad_logits, exists[:, None], sem='relaxed')
@@ -403,18 +390,18 @@ def _backward_kernel(
     grad_w = tl.gather(tl.sum(sums, 1), tl.minimum(tl.maximum(key_w, 0), SIDE - 1), 1)
     grad_h = tl.where((key_h >= 0) & (key_h < size), grad_h, 0).to(query.dtype)
     grad_w = tl.where((key_w >= 0) & (key_w < size), grad_w, 0).to(query.dtype)
-    grad_query = _dot(low, keys) * scale
-    grad_query += _dot(grad_h, _table(rel_pos_h, size, channels, c, query.dtype))
-    grad_query += _dot(grad_w, _table(rel_pos_w, size, channels, c, query.dtype))
+    grad_query = dot(low, keys) * scale
+    grad_query += dot(grad_h, _table(rel_pos_h, size, channels, c, query.dtype))
+    grad_query += dot(grad_w, _table(rel_pos_w, size, channels, c, query.dtype))
     token_places = (image * height + y) * width + x
     grad_places = (token_places * 3 * heads + head)[:, None] * channels + c
     tl.store(grad_qkv + grad_places, grad_query, query_mask)
     row_places = row[:, None] * channels + c
     there = (row[:, None] < 2 * size - 1) & (c < channels)
-    tl.atomic_add(sums_tables + row_places, _dot(tl.trans(grad_h), query), there, sem='relaxed')
+    tl.atomic_add(sums_tables + row_places, dot(tl.trans(grad_h), query), there, sem='relaxed')
     row_places += (2 * size - 1) * channels
-    tl.atomic_add(sums_tables + row_places, _dot(tl.trans(grad_w), query), there, sem='relaxed')
-    grad_keys = _dot(tl.trans(low), query) * scale
+    tl.atomic_add(sums_tables + row_places, dot(tl.trans(grad_w), query), there, sem='relaxed')
+    grad_keys = dot(tl.trans(low), query) * scale
 
     # The transform: how the sampled keys and values change along x and y, and these with it.
     grad_x = tl.zeros((TOKENS,), tl.float32)
@@ -465,9 +452,9 @@ def _backward_kernel(
         share = share.to(query.dtype)
         places = ((image * height + place_y) * width + place_x) * 2 * heads + head
         places = places[:, None] * channels + c
-        tl.atomic_add(sums_kv + places, _dot(share, grad_keys), touched, sem='relaxed')
+        tl.atomic_add(sums_kv + places, dot(share, grad_keys), touched, sem='relaxed')
         places += heads * channels
-        tl.atomic_add(sums_kv + places, _dot(share, grad_values), touched, sem='relaxed')
+        tl.atomic_add(sums_kv + places, dot(share, grad_values), touched, sem='relaxed')
 
 
 @triton.jit

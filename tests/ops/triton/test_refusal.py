@@ -18,6 +18,7 @@ LEARNED = [
     'adaptive_pools',
     'dcnv3',
     'grouped_batch_norm',
+    'relative_position_attention',
     'resize_maps',
     'roi_align_levels',
     'roi_align_rotated',
@@ -72,6 +73,8 @@ def results_of_twin(monkeypatch, function, tensors):
 
 
 def call_of(name, dtype=torch.float32):
+    if name == 'relative_position_attention':
+        dtype = torch.bfloat16  # no kernel takes float32
     return trials.calls(DEVICE, dtype)[name]
 
 
@@ -105,7 +108,9 @@ def test_a_refused_gradient_is_the_twins(name, monkeypatch):
     assert refusal.tried == 1 and list(fallback.fallen()) == [f'{name}_backward']
 
 
-@pytest.mark.parametrize('name', ['rotated_window_attention', 'roi_align_levels'])
+@pytest.mark.parametrize(
+    'name', ['relative_position_attention', 'rotated_window_attention', 'roi_align_levels']
+)
 @pytest.mark.parametrize('kernels', ['kernel', 'backward'])
 def test_compiled_code_falls_back_when_it_runs(name, kernels, monkeypatch):
     """Layouts too are those that the compiler was told of."""
@@ -147,6 +152,7 @@ def test_deterministic_algorithms_take_no_kernel_with_atomic_additions(name, mon
     without_additions = name in (
         'adaptive_pools',
         'grouped_batch_norm',
+        'relative_position_attention',
         'resize_maps',
         'sigmoid_focal_loss',
         'window_operands',

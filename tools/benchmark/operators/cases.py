@@ -150,20 +150,19 @@ def attention_case(label: str, images: int, side: int, heads: int, channels: int
     def make(images: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         qkv = torch.randn(images, side**2, 3, heads, channels, dtype=dtype, device=device)
         tables = torch.randn(2, 2 * side - 1, channels, device=device) * 0.1
-        return [*qkv.permute(2, 0, 3, 1, 4).unbind(0), *tables]
+        return [qkv, *tables]
 
-    row = channels * (side**2 + side)
-    rows = images * heads * side**2
     return Case(
         'relative_position_attention',
         label,
         make,
-        5,
+        3,
         {
-            'torch': relative_position.relative_position_attention,
+            'kernel': relative_position.relative_position_attention,
+            'torch': relative_position.relative_position_attention_torch,
             'plain': plain.relative_position_attention,
         },
-        (4 * rows * row, 10 * rows * row),
+        flops.relative_position_work(images * heads * side**2, side, side, channels),
         images,
     )
 
@@ -394,7 +393,7 @@ SIZES = {
     'tiny': {
         window_case: [('tiny', 1, 5, 2, 8, 3)],
         block_case: [('tiny', 1, 5, 2, 8, 3)],
-        attention_case: [('tiny', 1, 5, 2, 8)],
+        attention_case: [('tiny', 1, 5, 2, 16)],
         dcnv3_case: [('tiny', 1, 6, 2, 4)],
         roi_case: [('tiny', 5, 4, 16, 3)],
         iou_case: [('tiny', 20, 6)],

@@ -91,13 +91,12 @@ def rotated_window_attention(
     return out[:, top : top + height, left : left + width]
 
 
-def relative_position_attention(
-    q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor
-) -> Tensor:
+def relative_position_attention(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
     """Compute attention with N x N logits and bias in memory."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
     q = q * q.shape[-1] ** -0.5
     logits = _add_relative(q @ k.transpose(-2, -1), q, rel_pos_h, rel_pos_w)
-    return logits.softmax(-1).to(v.dtype) @ v
+    return (logits.softmax(-1).to(v.dtype) @ v).transpose(1, 2)
 
 
 def _add_relative(logits: Tensor, q: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
