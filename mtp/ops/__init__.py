@@ -4,6 +4,7 @@ Every operator with a kernel is imported here, so that its twin is registered be
 needs it.
 """
 
+from mtp.ops.column_sums import column_sums
 from mtp.ops.deform_conv import dcnv3
 from mtp.ops.focal_loss import sigmoid_focal_loss
 from mtp.ops.grouped_batch_norm import grouped_batch_norm
@@ -17,6 +18,7 @@ from mtp.ops.window_operands import window_operands
 
 __all__ = [
     'box_iou_rotated',
+    'column_sums',
     'dcnv3',
     'grouped_batch_norm',
     'kept_horizontal',
