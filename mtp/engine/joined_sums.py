@@ -48,8 +48,8 @@ class Operand:
     Attributes:
         terms: the gradient, or its two addends.
         order: dimensions of the terms, the summed ones before the columns.
-        norm: input, mean and 1 / deviation of a layer norm, whose normalised input the gradient is
-            multiplied with in a second sum; empty for a linear layer.
+        norm: what the gradient is multiplied with in a second sum: the normalised input of a layer
+            norm, or its input, mean and 1 / deviation; empty for a linear layer.
         sums: results that leave the graph: the sum or None, and a norm's second sum.
     """
 
@@ -119,7 +119,11 @@ def _join(graph: Graph, operands: list[Operand]) -> None:
 
         norms = [each for each in operands if each.norm]
         numbers = [
-            [graph.call_function(aten.reshape.default, (each.norm[i], [-1])) for each in norms]
+            [
+                graph.call_function(aten.reshape.default, (number, [-1]))
+                for each in norms
+                for number in each.norm[i : i + 1]
+            ]
             for i in (1, 2)
         ]
         call = graph.call_function(
@@ -157,7 +161,9 @@ def _operands(graph: Graph) -> Iterator[Operand]:
             plain[summed, order] = result
     for grad, order, norm, result in products:
         total = plain.pop((grad, order), None)
-        if (terms := _terms(grad, order)) and _is_dense(norm[0], order):
+        terms = _terms(grad, order)
+        # addends are those of norms with statistics, which come first
+        if terms and len(terms) <= len(norm) and _is_dense(norm[0], order):
             yield Operand(terms, order, norm, (total, result))
     for (grad, order), total in plain.items():
         if len(terms := _terms(grad, order)) == 1:
@@ -190,9 +196,9 @@ def _returned(node: Node) -> Node | None:
 
 
 def _factors(node: Node) -> tuple[Node, ...]:
-    """Return gradient, input, mean and 1 / deviation of a gradient times a normalised input.
+    """Return gradient and norm of a gradient times a normalised input; empty for other nodes.
 
-    Empty for any other node.
+    The norm is input, mean and 1 / deviation if the input is in memory, else the normalised input.
     """
     pair = _pair(node, aten.mul.Tensor)
     for grad, normalised in (pair, pair[::-1]) if pair else ():
@@ -203,7 +209,7 @@ def _factors(node: Node) -> tuple[Node, ...]:
             if _value(x).shape == shape and all(
                 _value(each).shape == (*shape[:-1], 1) for each in (mean, rstd)
             ):
-                return grad, x, mean, rstd
+                return (grad, x, mean, rstd) if _is_in_memory(x) else (grad, normalised)
     return ()
 
 
@@ -217,7 +223,8 @@ def _terms(node: Node, order: tuple[int, ...]) -> tuple[Node, ...]:
             and _is_in_memory(each)
             for each in terms
         ):
-            return terms
+            # sums may be rounded to the first one's dtype
+            return tuple(sorted(terms, key=lambda each: _value(each).itemsize))
     return ()
 
 

@@ -34,13 +34,13 @@ def column_sums(
             their own, contiguous.
         addends: second terms of the first gradients, of their shapes; a dtype of their own.
         inputs: inputs of the first gradients' layer norms, of their shapes; a dtype of their own.
-        means: mean of each row of ``inputs``, float32 ``(R,)``.
-        rstds: 1 / deviation of each row of ``inputs``, float32 ``(R,)``.
+        means: mean of each row of the first inputs, float32 ``(R,)``; further ones are normalised.
+        rstds: 1 / deviation of each row of the first inputs, float32 ``(R,)``.
         rounded: whether the sums of a gradient have its dtype; else they have float32.
 
     Returns:
         list[Tensor]: sums ``(C,)`` of all gradients, then those of the norms' gradients times
-        ``(input - mean) * rstd``; added up in float32 or wider.
+        ``(input - mean) * rstd``, or the normalised input; added up in float32 or wider.
     """
     form: Callable[..., list[Tensor]] = column_sums_torch
     if use_triton(*grads, *addends, *inputs):
@@ -60,10 +60,10 @@ def column_sums_torch(
     """Compute :func:`column_sums` in torch."""
     wide = [grad.to(_dtype(grad, False)) for grad in grads]
     wide[: len(addends)] = [grad + addend for grad, addend in zip(wide, addends)]
-    products = [
-        grad * ((x - mean[:, None]) * rstd[:, None])
-        for grad, x, mean, rstd in zip(wide, inputs, means, rstds)
+    normalised = [
+        (x - mean[:, None]) * rstd[:, None] for x, mean, rstd in zip(inputs, means, rstds)
     ]
+    products = [grad * x for grad, x in zip(wide, [*normalised, *inputs[len(means) :]])]
     return [
         values.sum(0, dtype=_dtype(grad, narrow))
         for matrices in (wide, products)

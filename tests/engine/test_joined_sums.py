@@ -96,8 +96,8 @@ def test_all_sums_of_a_block_are_one_call(_kernels, amp, tolerance):
         found, graph = joined(part)
         expected = gradients(part, part, FEWEST_ROWS)
     (call,) = calls(graph)
-    # gradients, of which one is the sum of two; two norms
-    assert list(map(len, call.args)) == [6, 1, 2, 2, 2, 6]
+    # gradients, of which one is the sum of two; two norms, the first one's input in memory
+    assert list(map(len, call.args)) == [6, 1, 2, 1, 1, 6]
     assert not sums_over_rows(graph)
     assert_near(found, expected, tolerance)
 

@@ -7,14 +7,14 @@ from mtp.ops import column_sums
 
 
 def make_operands(rows, addends, norms, widths, dtype, device='cpu'):
-    """Gradients of norms and then of linear layers, the sums of the latter rounded."""
+    """Gradients of norms, the last one's input normalised, and of linear layers, rounded."""
     generator = torch.Generator().manual_seed(0)
 
     def make(*shape, dtype=dtype):
         return torch.randn(shape, generator=generator).to(device, dtype)
 
     grads = [make(rows, width) for width in widths]
-    statistics = [[make(rows, dtype=torch.float32) for _ in range(norms)] for _ in range(2)]
+    statistics = [[make(rows, dtype=torch.float32) for _ in range(norms - 1)] for _ in range(2)]
     return (
         grads,
         [make(rows, width, dtype=torch.float32) for width in widths[:addends]],
@@ -28,10 +28,11 @@ def reference(grads, addends, inputs, means, rstds, rounded):
     """All sums in float64."""
     grads = [grad.double() for grad in grads]
     grads[: len(addends)] = [grad + addend for grad, addend in zip(grads, addends)]
-    products = [
-        grad * (x.double() - mean[:, None]) * rstd[:, None]
-        for grad, x, mean, rstd in zip(grads, inputs, means, rstds)
+    inputs = [x.double() for x in inputs]
+    inputs[: len(means)] = [
+        (x - mean[:, None]) * rstd[:, None] for x, mean, rstd in zip(inputs, means, rstds)
     ]
+    products = [grad * x for grad, x in zip(grads, inputs)]
     return [matrix.sum(0) for matrix in grads + products]
 
 

@@ -63,10 +63,12 @@ def _chunks_kernel(
                     grad += tl.load(addends[i] + places, there, other=0).to(tl.float32)
                 sums += grad
                 if i < len(inputs):
-                    mean = tl.load(means[i] + row, row < end, other=0)[:, None]
-                    rstd = tl.load(rstds[i] + row, row < end, other=0)[:, None]
                     x = tl.load(inputs[i] + places, there, other=0).to(tl.float32)
-                    sums_of_products += grad * ((x - mean) * rstd)
+                    if i < len(means):
+                        mean = tl.load(means[i] + row, row < end, other=0)[:, None]
+                        rstd = tl.load(rstds[i] + row, row < end, other=0)[:, None]
+                        x = (x - mean) * rstd
+                    sums_of_products += grad * x
             tl.store(parts + c, tl.sum(sums, 0), c < width)
             if i < len(inputs):
                 tl.store(products + c, tl.sum(sums_of_products, 0), c < width)
@@ -138,15 +140,15 @@ def _blocks(widths: Sequence[int], columns: int) -> int:
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """Yield a block's sums: two norms, one with an addend, and a linear layer."""
+    """Yield a block's sums: a norm with an addend, a normalised one, and a linear layer."""
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         wide, name = '*fp32', f'*{TRITON_NAMES[dtype]}'
         chunks: dict[str, str | tuple[str, ...]] = {
             'grads': (wide, name, name),
             'addends': (name,),
             'inputs': (wide, name),
-            'means': (wide, wide),
-            'rstds': (wide, wide),
+            'means': (wide,),
+            'rstds': (wide,),
         }
         finish: dict[str, str | tuple[str, ...]] = {'sums': (wide, wide, name, wide, wide)}
         yield _case(_chunks_kernel, chunks, BLOCK_C)
