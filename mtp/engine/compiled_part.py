@@ -19,6 +19,7 @@ from torch._ops import OpOverloadPacket
 from torch.fx import GraphModule
 
 from mtp.engine.console_log import FILE_ONLY
+from mtp.engine.joined_sums import JoinedSums
 from mtp.fallback import fall_back
 
 
@@ -47,7 +48,7 @@ class PartKind:
         logger = MMLogger.get_current_instance()
         logger.info(f'Compiling {self.name} ...', **FILE_ONLY)
         begun = time.perf_counter()
-        with _turn_on_this_machine(self.name), cheap_recomputation(graph):
+        with _turn_on_this_machine(self.name), training_settings(graph):
             compiled = self.backend(graph, inputs)
         self.seconds.append(time.perf_counter() - begun)
         logger.info(f'Compiled {self.name} in {self.seconds[-1]:.1f} s', **FILE_ONLY)
@@ -100,6 +101,16 @@ def compile_method(method: Callable, backend: Callable) -> Callable:
     the second one for unknown sizes, which takes several times as long.
     """
     return torch.compile(method, fullgraph=True, dynamic=False, backend=backend)
+
+
+@contextmanager
+def training_settings(graph: GraphModule) -> Iterator[None]:
+    """Set what inductor and AOTAutograd shall do with a graph of training."""
+    with (
+        cheap_recomputation(graph),
+        torch._inductor.config.patch(post_grad_custom_post_pass=JoinedSums()),
+    ):
+        yield
 
 
 def cheap_recomputation(graph: GraphModule) -> AbstractContextManager:

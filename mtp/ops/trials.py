@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mtp.fallback import fallen, reason_in_a_line
 from mtp.ops.adaptive_pools import adaptive_pools
+from mtp.ops.column_sums import column_sums
 from mtp.ops.deform_conv import dcnv3
 from mtp.ops.focal_loss import sigmoid_focal_loss
 from mtp.ops.grouped_batch_norm import grouped_batch_norm
@@ -56,6 +57,7 @@ def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
             [learned(*shape) for shape in attention],
         ),
         'window_operands': (_operands, [learned(*shape) for shape in operands]),
+        'column_sums': (_sums, [torch.rand(3, 4, device=device, dtype=dtype)]),
         'dcnv3': taps,
         'grouped_batch_norm': (_normalised, [learned(3, 2, 2, 2), learned(2), learned(2)]),
         'sigmoid_focal_loss': (sigmoid_focal_loss, [learned(2, 3), number]),
@@ -90,6 +92,11 @@ def _normalised(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     mean, var = (torch.zeros_like(bias, requires_grad=False) for _ in range(2))
     number = torch.zeros((), dtype=torch.int64, device=x.device)
     return grouped_batch_norm(x, weight, bias, mean, var, number, [1, 2], 0.1, 1e-5, relu=True)
+
+
+def _sums(x: Tensor) -> Tensor:
+    row = x[:, 0].float()
+    return torch.cat(column_sums([x, x], [x], [x], [row], [row], [False, True]))
 
 
 def _levels(rois: Tensor, levels: Tensor, *features: Tensor, strides: list[int]) -> Tensor:

@@ -14,6 +14,7 @@ from mtp.engine.compiled_part import cheap_recomputation
 from mtp.models.recomputation import recomputed
 from tests.tools.test_train import REPO
 from tools.gate import backward, kept
+from tools.gate.lower import calls_of
 from tools.gate.pretrain import Kept
 
 pytest.importorskip('triton')
@@ -47,6 +48,18 @@ def test_semantic_loss_and_targets_compile_for_a_gpu(tmp_path):
     for part in ('SemanticTask.terms', 'MultiDatasetRPNHead.targets'):
         assert f'| quick | 9.0 | {part} |' in result.stdout
     assert 'refused: 0\nbreaks: 0\nnot run: 0' in result.stdout
+
+
+def test_sums_that_inductor_leaves_to_torch_are_launches():
+    code = """
+triton_per_0 = async_compile.triton('triton_per_0', x.to(tl.float32))
+def call(self, args):
+    triton_per_0.run(primals_1, buf0, workspace_0, 9408, 8, stream=stream0)
+    buf1 = workspace_0[0 * 74 * 8 : (0 + 1) * 74 * 8].view(74, 8).sum(dim=0)
+    buf2 = workspace_0[1 * 74 * 8 : (1 + 1) * 74 * 8].view(74, 8).sum(dim=0).to(torch.bfloat16)
+    buf3 = torch.ops.mtp.column_sums.default([buf0], [], [], [], [], [False])
+"""
+    assert calls_of(code) == {'triton': 1, 'sum': 2, 'to': 1, 'mtp.column_sums.default': 1}
 
 
 class Both(torch.autograd.Function):

@@ -14,23 +14,25 @@ from unittest.mock import patch
 import torch
 import torch._functorch.config as functorch
 import torch._inductor.config as inductor
+import torch.utils._pytree as pytree
 from torch import Tensor, fx
 from torch._higher_order_ops.effects import with_effects
 from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._subclasses.fake_tensor import FakeTensor
 
-from mtp.engine.compiled_part import cheap_recomputation
+from mtp.engine.compiled_part import training_settings
 from mtp.fallback import reason_in_a_line
 from tools.gate import backward, own
 from tools.gate.devices import Device
 from tools.gate.kept import HandedOn, handed_on
 from tools.gate.presence import present
 
-# Calls of a lowered graph: its kernels, library calls and unfused operators, copies.
+# Calls of a lowered graph: its kernels, library calls and unfused operators, copies, and what a
+# kernel of two reductions leaves to torch (_codegen_mix_order_reduction): sums of parts, and casts.
 CALLS = re.compile(
     r'(?P<kernel>\w+)\.run\(|\b(?:extern_kernels|torch\.ops|aten)\.(?P<op>[\w.]+)\('
-    r'|\.(?P<copy>copy_|fill_|zero_)\('
+    r'|\.(?P<method>copy_|fill_|zero_|sum|prod|amin|amax|to)\('
 )
 CUDA = torch.device('cuda', 0)
 
@@ -104,7 +106,7 @@ class Lowering:
         self.keys, self.seconds, self.handed_on = [], 0.0, None
         begun = processor_seconds()
         graph, inputs = on_cuda(graph, inputs)
-        with _settings(), backward.in_python(), cheap_recomputation(graph):
+        with _settings(), backward.in_python(), training_settings(graph):
             compile_fx(graph, inputs, inner_compile=self._lower)
         return self.keys, processor_seconds() - begun - self.seconds
 
@@ -134,10 +136,11 @@ class Lowering:
             key, device.capability, bool(settings.get('is_backward')), len(graph.graph.nodes)
         )
         begun = processor_seconds()
+        graph = copy.deepcopy(graph)  # inductor's passes change it, for one device
         with present(device), kernels_written() as sources:
             try:
                 _forget_strides()
-                code = compile_fx_inner(copy.deepcopy(graph), inputs, **settings).source_code
+                code = compile_fx_inner(graph, inputs, **settings).source_code
             except Exception as error:  # the gate reports any error of inductor
                 lowered.refused = reason_in_a_line(error)
                 return lowered
@@ -160,8 +163,11 @@ class Lowering:
                 (*node.args[1:],) if node.target is with_effects else (node.target, *node.args)
             )
             if own.is_own(operator):
-                args, kwargs = fx.node.map_arg((args, node.kwargs), lambda n: n.meta['val'])
-                numbers[str(operator)] += self.note_own(operator, args, kwargs, device)
+                values = fx.node.map_arg((tuple(args), node.kwargs), lambda n: n.meta['val'])
+                if traced := node.meta.get('eager_input_vals'):
+                    # inductor gives an operator that needs exact strides those of its trace
+                    values = pytree.tree_map(lambda t, v: v if t is None else t, traced, values)
+                numbers[str(operator)] += self.note_own(operator, *values, device)
         return dict(numbers)
 
     def note_own(
@@ -266,7 +272,7 @@ def calls_of(code: str) -> dict[str, int]:
     body = code[code.index('def call(') :]
     return dict(
         Counter(
-            'triton' if match['kernel'] else match['op'] or match['copy']
+            'triton' if match['kernel'] else match['op'] or match['method']
             for match in CALLS.finditer(body)
         )
     )
