@@ -56,5 +56,8 @@ def _add_resized(fine: Tensor, coarse: Tensor) -> Tensor:
     if fine.shape[2:] != tuple(2 * side for side in coarse.shape[2:]):
         return fine + F.interpolate(coarse, fine.shape[2:])
     # By the four pixels of each coarse one: compiled, the gradient of a resized map is scattered.
-    pixels = fine.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
-    return (pixels + coarse[:, :, :, None, :, None]).flatten(4).flatten(2, 3)
+    # Channels last, as convolutions on GPUs leave them: others would be copied.
+    fine, coarse = (x.permute(0, 2, 3, 1) for x in (fine, coarse))
+    pixels = fine.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+    sums = pixels + coarse[:, :, None, :, None]
+    return sums.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)

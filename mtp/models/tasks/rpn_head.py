@@ -217,41 +217,33 @@ class _BatchedRPN(RPNHead):
         """Do the work of :meth:`propose`, given tensors and numbers alone."""
         # by logits: sigmoid gives the same score to all that are certain
         scores = [_flatten([m[:, : self.num_base_priors]]) for m in anchors.levels(outputs)]
-        logits, chosen, first = [], [], 0
-        for (score, index), count in zip(_sorted_levels(scores), anchors.counts):
-            logits.append(score[:, : min(count, nms_pre)].float())
-            chosen.append(index[:, : min(count, nms_pre)] + first)
+        # each level of an image is a group of its own, padded to the largest
+        logits, chosen, there = [], [], []
+        first, size = 0, min(nms_pre, max(anchors.counts))
+        for (score, index), count in zip(_sorted_levels(scores, size), anchors.counts):
+            logits.append(score.float())
+            there.append(index < count)
+            chosen.append(torch.where(there[-1], index, 0) + first)
             first += count
-        counts, index = [level.shape[1] for level in logits], torch.cat(chosen, 1)
+        index, valid = torch.stack(chosen, 1), torch.stack(there, 1)
         places = self._delta_places(anchors, index)
         steps = _flatten(outputs).gather(1, places.flatten(1)).view(places.shape).float()
-        boxes = self.bbox_coder.decode(anchors.boxes[index], steps)
+        boxes = self.bbox_coder.decode(anchors.boxes[index].flatten(1, 2), steps.flatten(1, 2))
         boxes = self.clip(get_box_tensor(boxes), shapes)
         width, height = _sides(boxes)
-        valid = (width > min_size) & (height > min_size)
-        kept = self._suppress(self.to_horizontal(boxes), valid, counts, threshold)
-        best, index = sort_rows(torch.cat(logits, 1).masked_fill(~kept, -torch.inf))
+        valid &= ((width > min_size) & (height > min_size)).view_as(valid)
+        kept = kept_horizontal(
+            self.to_horizontal(boxes).view(-1, size, 4), valid.flatten(0, 1), threshold
+        )
+        ranks = torch.stack(logits, 1).masked_fill(~kept.view_as(valid), -torch.inf)
+        best, index = sort_rows(ranks.flatten(1))
         return Proposals(take_rows(boxes, index[:, :most]), best[:, :most] > -torch.inf)
 
     def _delta_places(self, anchors: Anchors, index: Tensor) -> Tensor:
-        """Return where the deltas of anchors ``(B, S)`` are in the outputs, int64 ``(B, S, E)``."""
+        """Return where the deltas of anchors ``(B, ...)`` are in the outputs, ``(B, ..., E)``."""
         return anchors.deltas[index][..., None] + torch.arange(
             self.bbox_coder.encode_size, device=index.device
         )
-
-    @staticmethod
-    def _suppress(boxes: Tensor, valid: Tensor, counts: list[int], threshold: float) -> Tensor:
-        """Return which boxes ``(B, N)`` are kept; each level of an image is a group of its own."""
-        most = max(counts)
-        boxes = torch.stack(
-            [F.pad(level, (0, 0, 0, most - level.shape[1])) for level in boxes.split(counts, 1)], 1
-        )
-        valid = torch.stack(
-            [F.pad(level, (0, most - level.shape[1])) for level in valid.split(counts, 1)], 1
-        )
-        kept = kept_horizontal(boxes.flatten(0, 1), valid.flatten(0, 1), threshold)
-        kept = kept.unflatten(0, (-1, len(counts)))
-        return torch.cat([kept[:, i, :count] for i, count in enumerate(counts)], 1)
 
     def _anchors_of(self, maps: Sequence[Tensor]) -> Anchors:
         sizes, device = [(m.shape[-2], m.shape[-1]) for m in maps], maps[0].device
@@ -310,22 +302,24 @@ class MultiDatasetOrientedRPNHead(_BatchedRPN, OrientedRPNHead):
         return boxes
 
 
-def _sorted_levels(scores: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Sort the scores of each level, ``(B, N)`` each, by falling value; ties stay in order.
+def _sorted_levels(scores: Sequence[Tensor], size: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the highest scores of each level and their indices, ``(B, size)`` each.
 
-    All but the first, which is the largest, are padded and sorted together: a sort takes several
+    Ties are in order. Small levels are padded; padding has indices of at least the level's size.
+    All levels but the first, which is the largest, are sorted together: a sort takes several
     launches, whatever its size.
 
-    Returns:
-        list: sorted scores and their indices, of a level's size or padded at the end.
+    Args:
+        scores: scores of each level, ``(B, N)``.
+        size: number of scores to return, at most N of the first level.
     """
     first, *others = scores
-    most = max(level.shape[1] for level in others)
+    most = max(size, *(level.shape[1] for level in others))
     padded = torch.stack(
         [F.pad(level, (0, most - level.shape[1]), value=-torch.inf) for level in others]
     )
-    together = (found.view_as(padded) for found in sort_rows(padded.flatten(0, 1)))
-    return [sort_rows(first), *zip(*together)]
+    together = (found.view_as(padded)[..., :size] for found in sort_rows(padded.flatten(0, 1)))
+    return [tuple(found[:, :size] for found in sort_rows(first)), *zip(*together)]
 
 
 def unit_box(like: Tensor) -> Tensor:

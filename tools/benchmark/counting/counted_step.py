@@ -28,7 +28,8 @@ def of_backbone(cfg: Config, images: int, size: int, plain: bool, amp: bool) -> 
     """Return the backbone's GFLOP of forward and backward, and MB kept between, per image."""
     settings = {key: value for key, value in cfg.model.backbone.items() if key != 'type'}
     operators = plain_operators if plain else nullcontext
-    with as_on_a_gpu('cuda', amp):
+    # cuDNN, which decides on the layout of maps, has no grid_sample for fake tensors
+    with as_on_a_gpu('cuda', amp), torch.backends.cudnn.flags(enabled=not plain):
         with torch.device('cuda'):
             backbone, inputs = build_backbone(**settings), torch.rand(images, 3, size, size)
         with operators(), Kept(backbone) as kept:
@@ -109,8 +110,6 @@ def as_on_a_gpu(device: str, amp: bool) -> Iterator[None]:
             # torch's checkpoints enter autocast again
             patch.object(torch.cuda.amp.common, 'amp_definitely_not_available', lambda: False),
             patch.object(torch.cuda, 'is_bf16_supported', lambda: True),
-            # cuDNN's grid_sample does not support fake tensors
-            torch.backends.cudnn.flags(enabled=False),
         ):
             stack.enter_context(context)
         if device == 'cuda':
