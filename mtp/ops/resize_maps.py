@@ -31,8 +31,18 @@ def resize_maps(
     Returns:
         Tensor: ``(B, sum of C, height, width)``, the widest dtype of the operands; computed in
         float32 or wider, by kernels channels-last. Under autocast, torch's form is float32.
+
+    Raises:
+        ValueError: the maps are not of equally many images, or the addend is not of the result's
+            shape.
     """
     height, width = size
+    shape = len(maps[0]), sum(x.shape[1] for x in maps), height, width
+    if any(len(x) != shape[0] for x in maps) or addend is not None and addend.shape != shape:
+        raise ValueError(
+            f'maps of {[tuple(x.shape) for x in maps]} make {shape}: give each as many images, and '
+            'an addend of that shape'
+        )
     if not align_corners and use_triton(*maps):
         from mtp.ops.triton import resize_maps as kernels
 

@@ -19,6 +19,13 @@ def test_is_concatenation_and_sum(align_corners):
     assert resize_maps([coarse], (6, 5), fine, **settings).equal(fine + resized)
 
 
+def test_maps_that_do_not_fit_are_refused():
+    x = torch.zeros(2, 3, 4, 4)
+    for maps, addend in (([x, x[:1]], None), ([x], x[:, :1])):
+        with pytest.raises(ValueError, match='give each as many images'):
+            resize_maps(maps, (4, 4), addend)
+
+
 def test_operators_are_registered_rightly():
     maps = [torch.randn(2, 3, 6, 5), torch.randn(2, 2, 3, 2)]
     grad = torch.randn(2, 5, 6, 5)

@@ -42,6 +42,7 @@ def test_every_form_agrees_and_the_file_says_what_the_table_says(run, tmp_path, 
         'nms_rotated',
         'sigmoid_focal_loss',
         'grouped_batch_norm',
+        'resize_maps',
     }
     assert {(row['dtype'], row['mode']) for row in rows if row['operator'] == 'dcnv3'} == {
         (dtype, mode) for dtype in ('float32', 'bfloat16') for mode in ('fwd', 'fwd+bwd')

@@ -20,6 +20,7 @@ from mtp.ops import relative_position, rotated_window
 from mtp.ops.deform_conv import dcnv3_torch
 from mtp.ops.focal_loss import sigmoid_focal_loss_torch
 from mtp.ops.grouped_batch_norm import grouped_batch_norm_torch
+from mtp.ops.resize_maps import resize_maps_torch
 from mtp.ops.roi_align_rotated import roi_align_rotated_torch
 from mtp.ops.rotated_boxes import box_iou_rotated_torch, kept_rotated_torch
 from mtp.ops.window_operands import window_operands_torch
@@ -348,6 +349,32 @@ def batch_norm_case(label: str, images: int, channels: int, side: int) -> Case:
     )
 
 
+def resize_case(label: str, images: int, channels: int, side: int) -> Case:
+    """Return a case of four levels, each with half the side of the one before."""
+
+    def make(images: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        return [
+            torch.randn(
+                images, side // step, side // step, channels, dtype=dtype, device=device
+            ).movedim(3, 1)
+            for step in (1, 2, 4, 8)
+        ]
+
+    elements = images * channels * side**2
+    return Case(
+        'resize_maps',
+        label,
+        make,
+        4,
+        {
+            'kernel': lambda *maps: ops.resize_maps(maps, (side, side)),
+            'torch': lambda *maps: resize_maps_torch(maps, side, side, None),
+        },
+        (24 * elements, 24 * elements),
+        images,
+    )
+
+
 SIZES = {
     'paper': {
         window_case: [
@@ -378,6 +405,7 @@ SIZES = {
         ],
         focal_case: [('200000 x 20', 200000, 20)],
         batch_norm_case: [('256 channels, 112 px', 48, 256, 112)],
+        resize_case: [('256 channels, 112 px', 48, 256, 112)],
     },
     'small': {
         window_case: [('ViT-B 224 px', 1, 14, 12)],
@@ -389,6 +417,7 @@ SIZES = {
         nms_case: [('500', 500), ('2000', 2000, ('plain',))],
         focal_case: [('20000 x 20', 20000, 20)],
         batch_norm_case: [('256 channels, 28 px', 6, 256, 28)],
+        resize_case: [('256 channels, 28 px', 6, 256, 28)],
     },
     'tiny': {
         window_case: [('tiny', 1, 5, 2, 8, 3)],
@@ -400,5 +429,6 @@ SIZES = {
         nms_case: [('tiny', 50)],
         focal_case: [('tiny', 30, 4)],
         batch_norm_case: [('tiny', 3, 4, 5)],
+        resize_case: [('tiny', 1, 3, 8)],
     },
 }
