@@ -68,8 +68,8 @@ def relative_position_attention(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tenso
 
     A Triton kernel runs if :mod:`mtp.ops.dispatch` chooses it, in bfloat16 and float16 and for
     heads of 16, 32, ..., 128 channels. Otherwise :func:`relative_position_attention_torch` runs. So
-    it does in float32: products of a kernel would be exact there and leave the tensor cores unused,
-    while the library's attention is as good as any that Triton makes of them.
+    it does in float32: without TF32 no tensor core takes part, and then a kernel would save copies
+    that cost little beside the products.
 
     Args:
         qkv: queries, keys and values ``(B, H * W, 3, heads, d)`` as one linear layer returns them,

@@ -58,7 +58,7 @@ def _load(
     CHANNELS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> tl.tensor:
-    """Load rows of a matrix, ``(TILE, BLOCK_D)``; zeros for those that are not there."""
+    """Load rows of a matrix, padded to BLOCK_D; zeros for those that are not there."""
     c = tl.arange(0, BLOCK_D)[None, :]
     return tl.load(tensor + row[:, None] * stride + c, there[:, None] & (c < CHANNELS), other=0)
 
