@@ -88,14 +88,16 @@ class BoxMasks:
         ].numpy()
 
 
-def paint_masks(boxes: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor:
+def paint_masks(
+    boxes: Tensor, pixels: Tensor, shape: tuple[int, int], dtype: torch.dtype = torch.uint8
+) -> Tensor:
     """Paint the arrays of :class:`BoxMasks` as full-size masks.
 
     The host does not wait for the device. Boxes without area and pixels beyond those of the boxes,
     which must be 0, are padding.
 
     Returns:
-        Tensor: uint8 ``(N + 1, H, W)``; the last mask is empty.
+        Tensor: ``dtype`` ``(N + 1, H, W)``; the last mask is empty.
     """
     (height, width), number = shape, len(boxes)
     x1, y1, x2, y2 = F.pad(boxes, (0, 0, 0, 1)).unbind(1)
@@ -110,8 +112,8 @@ def paint_masks(boxes: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor
     painted = torch.where(
         owner < number, (owner * height + row) * width + column, number * height * width
     )
-    masks = pixels.new_zeros((number + 1) * height * width)
-    return masks.scatter_(0, painted, pixels).view(-1, height, width)
+    masks = pixels.new_zeros((number + 1) * height * width, dtype=dtype)
+    return masks.scatter_(0, painted, pixels.to(dtype)).view(-1, height, width)
 
 
 class Field(ABC):

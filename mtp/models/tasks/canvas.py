@@ -1,10 +1,12 @@
 """Levels of a feature pyramid side by side on one map, which a head convolves in one launch."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Pixels of zeros between two levels: what a 3 x 3 convolution pads each of them with.
@@ -43,8 +45,18 @@ class Canvas:
         )
 
     def paste(self, levels: Sequence[Tensor]) -> Tensor:
-        """Copy levels ``(B, C, h, w)`` to one map ``(B, C, height, width)``, channels-last."""
-        return _Paste.apply(self, *levels)
+        """Copy levels ``(B, C, h, w)`` to one map ``(B, C, height, width)``, channels-last.
+
+        Compiled, this is one launch, since it adds padded maps instead of writing to parts of one.
+        """
+        padded = [
+            F.pad(
+                level.permute(0, 2, 3, 1),
+                (0, 0, left, self.width - left - width, top, self.height - top - height),
+            )
+            for (top, left, height, width), level in zip(self.places, levels)
+        ]
+        return functools.reduce(torch.add, padded).permute(0, 3, 1, 2)
 
     def cut(self, pasted: Tensor) -> list[Tensor]:
         """Return each level's part of a map ``(..., height, width)`` as a view."""
@@ -54,23 +66,14 @@ class Canvas:
         ]
 
 
-class _Paste(torch.autograd.Function):
-    """Copies to views, whose gradients are views too; autograd would copy the map for each."""
+class Paste(torch.autograd.Function):
+    """:meth:`Canvas.paste`, the gradients of which are views of the map's gradient."""
 
     @staticmethod
-    def forward(ctx: Any, canvas: Canvas, *levels: Tensor) -> Tensor:
+    def forward(ctx: Any, canvas: Canvas, paste: Callable[..., Tensor], *levels: Tensor) -> Tensor:
         ctx.canvas = canvas
-        first = levels[0]
-        pasted = torch.empty(
-            (*first.shape[:2], canvas.height, canvas.width),
-            dtype=first.dtype,
-            device=first.device,
-            memory_format=torch.channels_last,
-        ).zero_()
-        for place, level in zip(canvas.cut(pasted), levels):
-            place.copy_(level)
-        return pasted
+        return paste(canvas, levels)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *ctx.canvas.cut(grad)
+        return None, None, *ctx.canvas.cut(grad)

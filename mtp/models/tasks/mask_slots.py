@@ -127,7 +127,7 @@ class MaskSlots:
         is at least a half.
 
         Args:
-            masks: masks of all objects, uint8 ``(N, H, W)``.
+            masks: masks of all objects, float32 ``(N, H, W)``, 0 or 1.
             size: side of the targets in pixels.
         """
-        return roi_align(masks[:, None].float(), self.mask_rois, size, size, 1.0, 0)[:, 0]
+        return roi_align(masks[:, None], self.mask_rois, size, size, 1.0, 0)[:, 0]

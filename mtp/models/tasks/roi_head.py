@@ -306,7 +306,7 @@ class SharedRoIHead(StandardRoIHead):
                 mark_varying(torch.arange(capacity, device=batch.device), 0),
                 truth.masks['shape'],
             )
-            masks = self.paint_masks(**truth.masks)
+            masks = self.paint_masks(**truth.masks, dtype=torch.float32)
             targets = slots.targets(masks, self.train_cfg.mask_size)
         feats = self._mask_features(x, slots.rois)
         # The upsampled features would be the largest tensor that the step keeps.

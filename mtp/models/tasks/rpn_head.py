@@ -14,7 +14,7 @@ from mmrotate.structures.bbox import rbox2hbox
 from torch import Tensor
 
 from mtp.models.tasks.base import Terms, joined, take_rows
-from mtp.models.tasks.canvas import Canvas
+from mtp.models.tasks.canvas import Canvas, Paste
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.sampling import Samples
 from mtp.ops import kept_horizontal, sort_rows
@@ -68,7 +68,8 @@ class _BatchedRPN(RPNHead):
     a :class:`SeededRandomSampler`.
     """
 
-    compiled_methods = ('targets', 'terms', 'ranked')
+    compiled_methods = ('paste', 'targets', 'terms', 'ranked')
+    paste = staticmethod(Canvas.paste)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -110,7 +111,7 @@ class _BatchedRPN(RPNHead):
             deltas of each; and the anchors.
         """
         anchors = self._anchors_of(feats)
-        maps = feats[0], anchors.canvas.paste(feats[1:])
+        maps = feats[0], Paste.apply(anchors.canvas, self.paste, *feats[1:])
         # in the maps' dtype: autocast would cast them for each map
         weight, bias = (p.to(feats[0].dtype) for p in joined([self.rpn_cls, self.rpn_reg]))
         return [F.conv2d(F.relu(self.rpn_conv(x)), weight, bias) for x in maps], anchors
