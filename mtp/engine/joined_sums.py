@@ -6,8 +6,8 @@ pass waits for them. The pass replaces those of a graph by one call of ``mtp::co
 end, for which their operands stay in memory.
 
 Only sums of gradients in memory are replaced: those that a product or another operator outside of
-inductor's kernels reads or makes, or that the graph takes or returns. Where a norm's input is not in
-memory, the normalised one is written by the kernel that computes it.
+inductor's kernels reads or makes, or that the graph takes or returns. Where a norm's input is not
+in memory, the normalised one is written by the kernel that computes it.
 """
 
 import math

@@ -8,6 +8,7 @@ from functorch.compile import make_boxed_func
 from torch import nn
 from torch._inductor.compile_fx import compile_fx
 
+from mtp.engine import joined_sums
 from mtp.engine.joined_sums import FEWEST_ROWS, JoinedSums
 from mtp.ops import dispatch
 
@@ -109,6 +110,15 @@ def test_sums_in_any_layout_and_none_that_inductor_may_fuse(_kernels):
     assert list(map(len, call.args)) == [2, 0, 0, 0, 0, 2]
     assert len(sums_over_rows(graph)) == 2  # scale and shift
     assert_near(found, gradients(part, part, FEWEST_ROWS), 1e-5)
+
+
+def test_norms_that_inductor_reduces_both_ways_at_once_are_left_alone(_kernels, monkeypatch):
+    monkeypatch.setattr(joined_sums, 'MIXED_ROWS', FEWEST_ROWS)
+    monkeypatch.setattr(joined_sums, 'MIXED_ELEMENTS', 4 * FEWEST_ROWS)
+    _, graph = joined(Block())
+    (call,) = calls(graph)
+    assert list(map(len, call.args)) == [4, 0, 0, 0, 0, 4]
+    assert len(sums_over_rows(graph)) == 4
 
 
 @pytest.mark.parametrize(
