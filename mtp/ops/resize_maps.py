@@ -37,8 +37,8 @@ def resize_maps(
             shape.
     """
     height, width = size
-    shape = len(maps[0]), sum(x.shape[1] for x in maps), height, width
-    if any(len(x) != shape[0] for x in maps) or addend is not None and addend.shape != shape:
+    shape = maps[0].shape[0], sum(x.shape[1] for x in maps), height, width
+    if any(x.shape[0] != shape[0] for x in maps) or addend is not None and addend.shape != shape:
         raise ValueError(
             f'maps of {[tuple(x.shape) for x in maps]} make {shape}: give each as many images, and '
             'an addend of that shape'
