@@ -28,6 +28,13 @@ class FusedAdamW(AdamW):
     def __init__(self, params: ParamsT, fused: bool = True, **kwargs: Any) -> None:
         super().__init__(params, fused=fused, **kwargs)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; of an optimiser that was not fused too, whose counters are on the CPU."""
+        if self.defaults['fused']:
+            groups = [dict(group, fused=True) for group in state_dict['param_groups']]
+            state_dict = dict(state_dict, param_groups=groups)
+        super().load_state_dict(state_dict)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have gradients, unless ``self.found_inf`` is 1."""
@@ -45,6 +52,8 @@ class FusedAdamW(AdamW):
             if operands[0]:
                 groups.append((group, operands))
         counters = [counter for _, operands in groups for counter in operands[-1]]
+        if not counters:
+            return loss
         torch._foreach_add_(counters, 1)
         for group, operands in groups:
             torch._fused_adamw_(
@@ -56,7 +65,7 @@ class FusedAdamW(AdamW):
                 eps=group['eps'],
                 amsgrad=group['amsgrad'],
                 maximize=group['maximize'],
-                grad_scale=None,
+                grad_scale=getattr(self, 'grad_scale', None),
                 found_inf=found_inf,
             )
         if found_inf is not None:

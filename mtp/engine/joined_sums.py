@@ -162,8 +162,9 @@ def _operands(graph: Graph) -> Iterator[Operand]:
     for grad, order, norm, result in products:
         total = plain.pop((grad, order), None)
         terms = _terms(grad, order)
-        # addends are those of norms with statistics, which come first
-        if terms and len(terms) <= len(norm) and _is_dense(norm[0], order):
+        # statistics are those of rows; addends are those of norms with statistics, which come first
+        by_rows = len(norm) == 1 or order == tuple(range(len(order)))
+        if terms and len(terms) <= len(norm) and by_rows and _is_dense(norm[0], order):
             yield Operand(terms, order, norm, (total, result))
     for (grad, order), total in plain.items():
         if len(terms := _terms(grad, order)) == 1:

@@ -34,7 +34,8 @@ class DeviceRates:
     def in_use(self) -> Iterator[None]:
         """Let the optimiser read the rates from the device.
 
-        While a CUDA graph is captured, its groups are also ``capturable``, which torch asks for.
+        While a CUDA graph is captured, its groups are also ``capturable``, as torch's classes
+        ask for.
         """
         capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
         plain = [dict(group) for group in self._groups]

@@ -1,5 +1,6 @@
 """One encoder, several tasks, several data sets."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -132,11 +133,10 @@ class MultiTaskPretrainer(BaseModel):
                 [data_samples[i] for i in order],
             )
         features = self.backbone(inputs)
+        dtype = None
         if torch.is_autocast_enabled(inputs.device.type):
             # cast once, instead of in each convolution that takes them
             dtype = torch.get_autocast_dtype(inputs.device.type)
-        else:
-            dtype = features[0].dtype
         shared = _Shared.apply(self.sum_gradients, len(self.tasks), dtype, *features)
         shares = [shared[i :: len(self.tasks)] for i in range(len(self.tasks))]
         losses: dict[str, Tensor] = {}
@@ -226,18 +226,23 @@ class _Shared(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, sum_gradients: Callable, tasks: int, dtype: torch.dtype, *features: Tensor
+        ctx: Any, sum_gradients: Callable, tasks: int, dtype: torch.dtype | None, *features: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.sum_gradients, ctx.tasks = sum_gradients, tasks
-        ctx.dtypes = [x.dtype for x in features]
+        ctx.sum_gradients, ctx.tasks, ctx.learned = sum_gradients, tasks, ctx.needs_input_grad[3:]
+        ctx.dtypes = [f.dtype for f, learned in zip(features, ctx.learned) if learned]
         # a map's copies in a row
-        return tuple(x.view_as(x) for f in features for x in tasks * [f.to(dtype)])
+        copies = [[x.view_as(x) for x in tasks * [f.to(dtype or f.dtype)]] for f in features]
+        frozen = [x for own, learned in zip(copies, ctx.learned) if not learned for x in own]
+        ctx.mark_non_differentiable(*frozen)
+        return tuple(itertools.chain(*copies))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         of_maps = [[*grads[i : i + ctx.tasks]] for i in range(0, len(grads), ctx.tasks)]
-        return None, None, None, *ctx.sum_gradients(of_maps, ctx.dtypes)
+        of_learned = [own for own, learned in zip(of_maps, ctx.learned) if learned]
+        sums = iter(ctx.sum_gradients(of_learned, ctx.dtypes))
+        return None, None, None, *(next(sums) if learned else None for learned in ctx.learned)
 
 
 def _runs(names: list[str]) -> list[tuple[str, slice]]:

@@ -31,7 +31,7 @@ def column_sums(
 
     Args:
         grads: gradients of the outputs of linear layers and norms, ``(R, C)`` with a width ``C`` of
-            their own, contiguous.
+            their own. They are copied only if not contiguous, as are all operands.
         addends: second terms of the first gradients, of their shapes; a dtype of their own.
         inputs: inputs of the first gradients' layer norms, of their shapes; a dtype of their own.
         means: mean of each row of the first inputs, float32 ``(R,)``; further ones are normalised.
@@ -41,7 +41,11 @@ def column_sums(
     Returns:
         list[Tensor]: sums ``(C,)`` of all gradients, then those of the norms' gradients times
         ``(input - mean) * rstd``, or the normalised input; added up in float32 or wider.
+
+    Raises:
+        ValueError: shapes do not fit together.
     """
+    _check(grads, addends, inputs, means, rstds, rounded)
     form: Callable[..., list[Tensor]] = column_sums_torch
     if use_triton(*grads, *addends, *inputs):
         from mtp.ops.triton.column_sums import column_sums as form
@@ -85,6 +89,30 @@ def _fake(
         for matrices in (grads, inputs)
         for _, grad, narrow in zip(matrices, grads, rounded)
     ]
+
+
+def _check(
+    grads: Sequence[Tensor],
+    addends: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    means: Sequence[Tensor],
+    rstds: Sequence[Tensor],
+    rounded: Sequence[bool],
+) -> None:
+    shapes, rows = [grad.shape for grad in grads], grads[0].shape[:1]
+    if (
+        any(len(shape) != 2 or shape[:1] != rows for shape in shapes)
+        or any(x.shape != shape for x, shape in zip(addends, shapes))
+        or any(x.shape != shape for x, shape in zip(inputs, shapes))
+        or any(x.shape != rows for x in (*means, *rstds))
+        or not len(addends) <= len(inputs) <= len(grads) == len(rounded)
+        or not len(rstds) == len(means) <= len(inputs)
+    ):
+        raise ValueError(
+            f'gradients of shapes {[*map(tuple, shapes)]} must be (R, C) of equally many rows, '
+            'addends and inputs have the shapes of the first of them, and means and rstds (R,) go '
+            'with the first inputs'
+        )
 
 
 def _dtype(grad: Tensor, rounded: bool) -> torch.dtype:

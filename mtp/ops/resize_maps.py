@@ -43,7 +43,8 @@ def resize_maps(
             f'maps of {[tuple(x.shape) for x in maps]} make {shape}: give each as many images, and '
             'an addend of that shape'
         )
-    if not align_corners and use_triton(*maps):
+    operands = maps if addend is None else (*maps, addend)
+    if not align_corners and use_triton(*operands):
         from mtp.ops.triton import resize_maps as kernels
 
         return kernels.resize_maps(maps, height, width, addend)

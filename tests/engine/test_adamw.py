@@ -59,6 +59,34 @@ def test_launches_of_the_counters_do_not_grow_with_the_groups():
     assert numbers == {'aten::_foreach_add_': 1, 'aten::_fused_adamw_': 3, 'aten::_foreach_sub_': 1}
 
 
+def test_the_state_of_an_optimiser_that_is_not_fused_becomes_fused():
+    params = parameters()
+    plain, fused = torch.optim.AdamW(groups(params)), FusedAdamW(groups(params))
+    train(plain, params, 0, 3)
+    fused.load_state_dict(plain.state_dict())
+    assert all(group['fused'] for group in fused.param_groups)
+    assert {state['step'].dtype for state in fused.state.values()} == {torch.float32}
+    train(fused, params, 3, 5)
+
+
+def test_gradients_are_unscaled_as_torchs_are():
+    found = []
+    for kind in (FusedAdamW, torch.optim.AdamW):
+        (param, *_) = parameters()
+        optimizer = kind(
+            [param], lr=0.1, eps=1.0, **({} if kind is FusedAdamW else {'fused': True})
+        )
+        param.grad = torch.full_like(param, 8.0)
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(0.0)
+        optimizer.step()
+        found.append(param.detach())
+    assert torch.equal(*found)
+
+
+def test_without_gradients_nothing_happens():
+    FusedAdamW(parameters()).step()
+
+
 def test_a_closure_runs_with_gradients():
     (param, *_) = parameters()
     optimizer = FusedAdamW([param])

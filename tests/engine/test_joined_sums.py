@@ -45,6 +45,19 @@ class Channels(nn.Module):
         return self.layers[1](x.mT)
 
 
+class InstanceNorm(nn.Module):
+    """A norm with statistics of each channel, not of each row."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.layer = nn.Parameter(torch.ones(4, 1)), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = x.mT
+        var, mean = torch.var_mean(x, 2, keepdim=True, correction=0)
+        return self.layer(((x - mean) * (var + 1e-5).rsqrt() * self.scale).mT)
+
+
 @pytest.fixture
 def _kernels(monkeypatch):
     monkeypatch.setattr(dispatch, 'SETTING', 'triton')  # in Triton's interpreter
@@ -109,6 +122,12 @@ def test_sums_in_any_layout_and_none_that_inductor_may_fuse(_kernels):
     (call,) = calls(graph)
     assert list(map(len, call.args)) == [2, 0, 0, 0, 0, 2]
     assert len(sums_over_rows(graph)) == 2  # scale and shift
+    assert_near(found, gradients(part, part, FEWEST_ROWS), 1e-5)
+
+
+def test_a_norm_of_columns_is_no_norm_of_rows(_kernels):
+    part = InstanceNorm()
+    found, _ = joined(part)
     assert_near(found, gradients(part, part, FEWEST_ROWS), 1e-5)
 
 

@@ -46,6 +46,13 @@ def test_twin_equals_the_sums_in_float64(dtype):
         torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
 
 
+def test_shapes_that_do_not_fit_are_refused():
+    grads, *others = make_operands(6, 1, 2, (8, 5, 3), torch.float32)
+    for operands in ([grads[:2], *others], [[grads[0][:3], *grads[1:]], *others]):
+        with pytest.raises(ValueError, match='equally many rows'):
+            column_sums(*operands)
+
+
 def test_operator_is_registered_rightly():
     operands = make_operands(6, 1, 2, (8, 5, 3), torch.bfloat16)
     torch.library.opcheck(

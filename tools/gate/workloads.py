@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 HEAVIEST = 10  # number of kernels of a part to compile for the other capabilities
 # Parts that depend on the number of classes, and the numbers to try, background included: around
-# the powers of two to which Triton rounds, and the largest of SAMRS.
+# the powers of two to which Triton rounds, and the largest of SAMRS. The box terms depend on the
+# sum of all data sets, of which only one is tried.
 BY_CLASSES = ('SemanticTask.terms', 'SharedRoIHead.targets', 'SharedRoIHead.box_terms')
 CLASSES = (2, 15, 16, 17, 31, 32, 33, 38)
 QUICK = ('SemanticTask.terms', 'MultiDatasetRPNHead.targets')  # for the test suite

@@ -24,7 +24,7 @@ from mtp.fallback import fall_back
 from mtp.models.backbones import Backbone
 from mtp.registry import HOOKS
 
-# Compiled versions of a method: one per data set's number of classes and per size.
+# Compiled versions of a method: one per number of classes or combination of data sets, and size.
 MOST_VERSIONS = 256
 
 

@@ -98,13 +98,19 @@ class SharedRoIHead(StandardRoIHead):
             or not isinstance(head.loss_cls, CrossEntropyLoss)
             or head.loss_cls.use_sigmoid
             or head.loss_cls.class_weight is not None
-            or any(type(layer) not in (nn.Linear, Linear) for layer in (head.fc_cls, head.fc_reg))
+            or head.loss_cls.ignore_index is not None
+            or not head.with_reg
+            or any(
+                type(layer) not in (nn.Linear, Linear) or layer.bias is None
+                for layer in (head.fc_cls, head.fc_reg)
+            )
             or self.with_mask
             and self.mask_head.predictor_cfg['type'] != 'Conv'
         ):
             raise ValueError(
                 f'{type(self).__name__} takes reg_decoded_bbox=False, pos_weight=-1, as loss_cls a '
-                'CrossEntropyLoss with softmax and without class_weight, and plain predictor_cfg'
+                'CrossEntropyLoss with softmax and without class_weight and ignore_index, and '
+                "predictor_cfg of type 'Linear' with bias (masks: 'Conv')"
             )
         if self.with_mask and (self.with_shared_head or self.mask_head.upsample_method != 'deconv'):
             raise ValueError(
@@ -243,7 +249,8 @@ class SharedRoIHead(StandardRoIHead):
         first, background, deltas = columns[..., None].unbind()
         column = torch.arange(outputs.shape[2], device=outputs.device)
         own = (column >= first[..., None]) & (column <= background[..., None])
-        logits = outputs.masked_fill(~own, -torch.inf).flatten(0, 1)
+        # not by infinity, which would look like the fault that --replay searches for
+        logits = outputs.where(own, torch.finfo(outputs.dtype).min).flatten(0, 1)
         wanted = torch.where(positive, first + F.pad(labels, (0, others)), background).flatten()
         loss_cls = head.loss_cls(logits, wanted, reduction_override='none').view_as(valid)
         right = is_highest(logits, wanted).view_as(valid) & valid

@@ -124,7 +124,10 @@ def column_sums(
     ]
     widths = tuple(map(len, sums))
     parts = grads[0].new_empty(chunks, sum(widths), dtype=torch.float32)
-    operands = tuple(map(tuple, (grads, addends, inputs, means, rstds)))
+    operands = [
+        tuple(tensor.contiguous() for tensor in kind)
+        for kind in (grads, addends, inputs, means, rstds)
+    ]
     with torch.cuda.device_of(parts):  # Triton launches on the current device
         _chunks_kernel[(_blocks(widths[: len(grads)], BLOCK_C), chunks)](
             *operands, parts, widths, rows, share, sum(widths), ROWS=ROWS, BLOCK_C=BLOCK_C
