@@ -34,6 +34,12 @@ def test_equals_the_sums_in_float64(rows, addends, norms, widths, dtype):
         torch.testing.assert_close(result.double(), wanted, rtol=0, atol=tolerance * largest)
 
 
+def test_other_layouts_are_copied():
+    grads, *others = make_operands(40, 0, 0, (8,), torch.float32, DEVICE)
+    found = column_sums([grads[0].T.contiguous().T], *others)
+    torch.testing.assert_close(found, column_sums(grads, *others))
+
+
 def test_runs_give_equal_bits():
     operands = make_operands(300, 1, 1, (70, 9), torch.float32, DEVICE)
     assert all(map(torch.equal, column_sums(*operands), column_sums(*operands)))
