@@ -30,9 +30,9 @@ MIN_SIDE, MAX_SIDE_ON_CPU = 224, 448
 MEMORY = {
     'vit_tiny_rvsa': (0.04, 0.1),
     'vit_b': (0.38, 2.5),
-    'vit_b_rvsa': (0.37, 2.5),
+    'vit_b_rvsa': (0.36, 2.5),
     'vit_l': (0.68, 6.2),
-    'vit_l_rvsa': (0.63, 6.2),
+    'vit_l_rvsa': (0.62, 6.2),
     'internimage_pico': (0.04, 0.1),
     'internimage_t': (0.39, 1.3),
     'internimage_s': (0.48, 1.7),
