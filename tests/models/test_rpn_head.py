@@ -118,11 +118,13 @@ def test_outputs_and_gradients_are_the_librarys(task, size):
     )
 
 
-@pytest.mark.parametrize('task', ['instance', 'rotated'])
-def test_proposals_are_the_librarys(task):
+@pytest.mark.parametrize(
+    ('task', 'nms_pre'), [('instance', 400), ('rotated', 400), ('instance', -1)]
+)
+def test_proposals_are_the_librarys(task, nms_pre):
     ours, reference, cfg = build_heads(task, 256)
     batch, maps = make_batch(), make_maps(ours, scale=0.3)
-    settings = Config(dict(cfg.train_cfg.rpn_proposal, nms_pre=400, max_per_img=150))
+    settings = Config(dict(cfg.train_cfg.rpn_proposal, nms_pre=nms_pre, max_per_img=150))
     proposals = ours.propose(*on_two_maps(ours, *maps), batch.shapes, settings)
     with torch.no_grad():
         expected = reference.predict_by_feat(

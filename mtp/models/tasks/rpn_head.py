@@ -220,7 +220,9 @@ class _BatchedRPN(RPNHead):
         scores = [_flatten([m[:, : self.num_base_priors]]) for m in anchors.levels(outputs)]
         # each level of an image is a group of its own, padded to the largest
         logits, chosen, there = [], [], []
-        first, size = 0, min(nms_pre, max(anchors.counts))
+        first, size = 0, max(anchors.counts)
+        if nms_pre > 0:  # else there is no limit, as in mmdet
+            size = min(nms_pre, size)
         for (score, index), count in zip(_sorted_levels(scores, size), anchors.counts):
             logits.append(score.float())
             there.append(index < count)
