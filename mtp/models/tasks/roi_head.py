@@ -277,9 +277,9 @@ class SharedRoIHead(StandardRoIHead):
         """
         key = (*batch.groups, *batch.sizes, batch.device)
         if key not in self._columns:
-            columns, first, first_mask = [], 0, 0
+            columns, first, first_mask, with_masks = [], 0, 0, self._with_masks(batch)
             for name, images in zip(batch.groups, batch.sizes):
-                head, masks = self.bbox_heads[name], name in self._with_masks(batch)
+                head, masks = self.bbox_heads[name], name in with_masks
                 background = first + head.num_classes
                 places = first, background, background + 1, first_mask if masks else -1
                 columns += images * [places]

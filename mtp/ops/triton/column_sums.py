@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mtp.ops.dispatch import else_twin
-from mtp.ops.triton.common import TRITON_NAMES, CompileCase
+from mtp.ops.triton.common import TRITON_NAMES, CompileCase, contiguous
 
 ROWS = 16  # rows that a program loads at once; with 128 columns, 16 bytes of each thread or more
 BLOCK_C = 128
@@ -124,10 +124,7 @@ def column_sums(
     ]
     widths = tuple(map(len, sums))
     parts = grads[0].new_empty(chunks, sum(widths), dtype=torch.float32)
-    operands = [
-        tuple(tensor.contiguous() for tensor in kind)
-        for kind in (grads, addends, inputs, means, rstds)
-    ]
+    operands = [contiguous(*kind) for kind in (grads, addends, inputs, means, rstds)]
     with torch.cuda.device_of(parts):  # Triton launches on the current device
         _chunks_kernel[(_blocks(widths[: len(grads)], BLOCK_C), chunks)](
             *operands, parts, widths, rows, share, sum(widths), ROWS=ROWS, BLOCK_C=BLOCK_C

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 # Names of dtypes in a compile case's signature; a pointer has a star before, e.g. '*bf16'.
 TRITON_NAMES = {
@@ -39,6 +40,18 @@ class CompileCase:
     constants: dict[str, Any] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int = 2
+
+
+def save_attention(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    """Save operands and results of an attention, whose second result is the log-sum-exp."""
+    ctx.save_for_backward(*inputs, *output)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # the log-sum-exp would be given zeros, by one more launch
+
+
+def contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors, copied only if they are not contiguous."""
+    return tuple(tensor.contiguous() for tensor in tensors)
 
 
 # TRITON_INTERPRET; triton.knobs tells it too, but not before Triton 3.4.

@@ -27,7 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mtp.ops.dispatch import else_twin
-from mtp.ops.triton.common import TRITON_NAMES, CompileCase, dot
+from mtp.ops.triton.common import TRITON_NAMES, CompileCase, contiguous, dot, save_attention
 
 TILE = tl.constexpr(64)  # queries or keys at a time
 ROWS = tl.constexpr(32)  # of a relative table at a time
@@ -185,6 +185,33 @@ def _logits(
 
 
 @triton.jit
+def _queries(
+    qkv: tl.tensor,
+    rel_pos_h: tl.tensor,
+    rel_pos_w: tl.tensor,
+    terms: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    heads: tl.tensor,
+    CHANNELS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> tuple[tl.tensor, ...]:
+    """Store the terms of this program's queries; return what :func:`_program` returns of its head,
+    then tokens, which of them exist, queries, and where their terms with columns and rows are."""
+    tokens = height * width
+    tile, head, place, base = _program(tl.cdiv(tokens, TILE), tokens, heads, CHANNELS)
+    n = tile * TILE + tl.arange(0, TILE)
+    exists = n < tokens
+    query = _load(qkv + place, n, exists, 3 * heads * CHANNELS, CHANNELS, BLOCK_D)
+    columns = terms + (head * tokens + n) * (_padded(width) + _padded(height))
+    rows = columns + _padded(width)
+    _store_terms(query, rel_pos_w, columns, exists, n % width, width, CHANNELS, BLOCK_D)
+    _store_terms(query, rel_pos_h, rows, exists, n // width, height, CHANNELS, BLOCK_D)
+    tl.debug_barrier()
+    return head, place, base, n, exists, query, columns, rows
+
+
+@triton.jit
 def _forward_kernel(
     qkv: tl.tensor,
     rel_pos_h: tl.tensor,
@@ -200,18 +227,10 @@ def _forward_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
-    tokens = height * width
-    tile, head, place, base = _program(tl.cdiv(tokens, TILE), tokens, heads, CHANNELS)
-    q, stride = qkv + place, heads * CHANNELS
-    n = tile * TILE + tl.arange(0, TILE)
-    exists = n < tokens
-    query = _load(q, n, exists, 3 * stride, CHANNELS, BLOCK_D)
-    columns = terms + (head * tokens + n) * (_padded(width) + _padded(height))
-    rows = columns + _padded(width)
-    _store_terms(query, rel_pos_w, columns, exists, n % width, width, CHANNELS, BLOCK_D)
-    _store_terms(query, rel_pos_h, rows, exists, n // width, height, CHANNELS, BLOCK_D)
-    tl.debug_barrier()
-
+    head, place, base, n, exists, query, columns, rows = _queries(
+        qkv, rel_pos_h, rel_pos_w, terms, height, width, heads, CHANNELS, BLOCK_D
+    )
+    q, stride, tokens = qkv + place, heads * CHANNELS, height * width
     largest = tl.full((TILE,), float('-inf'), tl.float32)
     total = tl.zeros((TILE,), tl.float32)
     result = tl.zeros((TILE, BLOCK_D), tl.float32)
@@ -252,18 +271,11 @@ def _queries_backward_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
+    head, place, base, n, exists, query, columns, rows = _queries(
+        qkv, rel_pos_h, rel_pos_w, terms, height, width, heads, CHANNELS, BLOCK_D
+    )
     tokens, pieces = height * width, tl.cdiv(width, BLOCK_W)
-    tile, head, place, base = _program(tl.cdiv(tokens, TILE), tokens, heads, CHANNELS)
     q, slot, stride = qkv + place, tl.arange(0, TILE), heads * CHANNELS
-    n = tile * TILE + slot
-    exists = n < tokens
-    query = _load(q, n, exists, 3 * stride, CHANNELS, BLOCK_D)
-    columns = terms + (head * tokens + n) * (_padded(width) + _padded(height))
-    rows = columns + _padded(width)
-    _store_terms(query, rel_pos_w, columns, exists, n % width, width, CHANNELS, BLOCK_D)
-    _store_terms(query, rel_pos_h, rows, exists, n // width, height, CHANNELS, BLOCK_D)
-    tl.debug_barrier()
-
     grad = _load(grad_out + base, n, exists, stride, CHANNELS, BLOCK_D)
     result = _load(out + base, n, exists, stride, CHANNELS, BLOCK_D)
     mean = tl.sum(grad.to(tl.float32) * result.to(tl.float32), 1)
@@ -440,7 +452,7 @@ def relative_position_attention(
     """
     results = _fake(qkv)
     grid = _grid(rel_pos_h, rel_pos_w)
-    tensors = *_contiguous(qkv, rel_pos_h, rel_pos_w), *results, _terms(qkv, grid)
+    tensors = *contiguous(qkv, rel_pos_h, rel_pos_w), *results, _terms(qkv, grid)
     _launch(_forward_kernel, triton.cdiv(qkv.shape[1], TILE.value), tensors, qkv, grid)
     return results
 
@@ -467,7 +479,7 @@ def relative_position_attention_backward(
     grad_out: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of all operands of :func:`relative_position_attention`."""
-    qkv, *tables = _contiguous(qkv, rel_pos_h, rel_pos_w)
+    qkv, *tables = contiguous(qkv, rel_pos_h, rel_pos_w)
     grad_qkv, grad_h, grad_w = grads = _backward_fake(qkv, *tables)
     grid = height, width = _grid(rel_pos_h, rel_pos_w)
     batch, tokens, _, heads, _ = qkv.shape
@@ -496,21 +508,11 @@ def _backward_fake(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(t.new_empty(t.shape) for t in tensors[:3])  # type: ignore[return-value]  # of three
 
 
-def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs, *output)
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # the log-sum-exp would be given zeros, by one more launch
-
-
 def _gradients(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor, ...]:
     return relative_position_attention_backward(*ctx.saved_tensors, grad_out)
 
 
-relative_position_attention.register_autograd(_gradients, setup_context=_save)
-
-
-def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.contiguous() for tensor in tensors)
+relative_position_attention.register_autograd(_gradients, setup_context=save_attention)
 
 
 def _grid(rel_pos_h: Tensor, rel_pos_w: Tensor) -> tuple[int, int]:

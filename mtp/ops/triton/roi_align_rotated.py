@@ -49,8 +49,8 @@ def _region(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
-    """Return the RoI of this program, its feature map with height and width, its channels, bins and
-    geometry, and the number of samples per bin along y and x, 0 for an invalid RoI."""
+    """Return the RoI of this program, its feature map, its channels and bins, the number of samples
+    of a bin, 0 for an invalid RoI, and what :func:`_sample` needs of the RoI."""
     program = tl.program_id(0)
     tiles = tl.cdiv(channels, BLOCK_C)
     c = program % tiles * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -93,41 +93,20 @@ def _region(
     ratio_y, ratio_x = tl.where(present, ratio_y, 0), tl.where(present, ratio_x, 0)
     image = tl.where(present, image, 0).to(tl.int64)
     angle = tl.where(present, angle, 0) * turn
-    return (
-        roi,
-        feature_map + image * height * width * channels,
-        height,
-        width,
-        c,
-        bin,
-        centre_x,
-        centre_y,
-        size_x,
-        size_y,
-        tl.cos(angle),
-        tl.sin(angle),
-        ratio_y,
-        ratio_x,
-    )
+    feature_map += image * height * width * channels
+    cos, sin = tl.cos(angle), tl.sin(angle)
+    region = height, width, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, ratio_x
+    return roi, feature_map, c, bin, ratio_y * ratio_x, region
 
 
 @triton.jit
 def _sample(
     sample: tl.tensor,
     bin: tl.tensor,
-    centre_x: tl.tensor,
-    centre_y: tl.tensor,
-    size_x: tl.tensor,
-    size_y: tl.tensor,
-    cos: tl.tensor,
-    sin: tl.tensor,
-    ratio_y: tl.tensor,
-    ratio_x: tl.tensor,
+    region: 'tuple[tl.tensor, ...]',
     bins_y: tl.tensor,
     bins_x: tl.tensor,
     channels: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
 ) -> tuple[tl.tensor, ...]:
     """Locate this sample of each bin: offset of the pixel above and left of it, steps from there to
     the pixels right and below, distances along x and y, and whether it is inside the feature map.
@@ -135,6 +114,7 @@ def _sample(
     All threads of a row of channels compute this: divisions are by what is the same for all
     samples, and one offset has 64 bits.
     """
+    height, width, centre_x, centre_y, size_x, size_y, cos, sin, ratio_y, ratio_x = region
     column = bin % bins_x * ratio_x + sample % ratio_x
     row = bin // bins_x * ratio_y + sample // ratio_x
     u = (column + 0.5) * (size_x / (bins_x * ratio_x)) - 0.5 * size_x
@@ -170,22 +150,7 @@ def _forward_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    (
-        roi,
-        feature_map,
-        height,
-        width,
-        c,
-        bin,
-        centre_x,
-        centre_y,
-        size_x,
-        size_y,
-        cos,
-        sin,
-        ratio_y,
-        ratio_x,
-    ) = _region(
+    roi, feature_map, c, bin, number, region = _region(
         features,
         sizes,
         scales,
@@ -204,23 +169,9 @@ def _forward_kernel(
         BLOCK_C,
     )
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-    for sample in range(ratio_y * ratio_x):
+    for sample in range(number):
         place, right, below, along_x, along_y, inside = _sample(
-            sample,
-            bin,
-            centre_x,
-            centre_y,
-            size_x,
-            size_y,
-            cos,
-            sin,
-            ratio_y,
-            ratio_x,
-            bins_y,
-            bins_x,
-            channels,
-            height,
-            width,
+            sample, bin, region, bins_y, bins_x, channels
         )
         filled = inside[:, None] & (c < channels)[None, :]
         for corner in tl.static_range(4):
@@ -229,7 +180,7 @@ def _forward_kernel(
             pixel = place + right * (corner % 2) + below * (corner // 2)
             value = tl.load(feature_map + pixel[:, None] + c[None, :], filled, other=0)
             total += (weight_x * weight_y)[:, None] * value.to(tl.float32)
-    total /= tl.maximum(ratio_y * ratio_x, 1)
+    total /= tl.maximum(number, 1)
     bins = bins_y * bins_x
     places = (roi * channels + c[None, :]) * bins + bin[:, None]
     tl.store(output + places, total, (bin < bins)[:, None] & (c < channels)[None, :])
@@ -255,22 +206,7 @@ def _backward_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    (
-        roi,
-        feature_map,
-        height,
-        width,
-        c,
-        bin,
-        centre_x,
-        centre_y,
-        size_x,
-        size_y,
-        cos,
-        sin,
-        ratio_y,
-        ratio_x,
-    ) = _region(
+    roi, feature_map, c, bin, number, region = _region(
         grad_features,
         sizes,
         scales,
@@ -291,24 +227,10 @@ def _backward_kernel(
     bins = bins_y * bins_x
     places = (roi * channels + c[None, :]) * bins + bin[:, None]
     grad = tl.load(grad_output + places, (bin < bins)[:, None] & (c < channels)[None, :], other=0)
-    grad = grad.to(tl.float32) / tl.maximum(ratio_y * ratio_x, 1)
-    for sample in range(ratio_y * ratio_x):
+    grad = grad.to(tl.float32) / tl.maximum(number, 1)
+    for sample in range(number):
         place, right, below, along_x, along_y, inside = _sample(
-            sample,
-            bin,
-            centre_x,
-            centre_y,
-            size_x,
-            size_y,
-            cos,
-            sin,
-            ratio_y,
-            ratio_x,
-            bins_y,
-            bins_x,
-            channels,
-            height,
-            width,
+            sample, bin, region, bins_y, bins_x, channels
         )
         filled = inside[:, None] & (c < channels)[None, :]
         for corner in tl.static_range(4):

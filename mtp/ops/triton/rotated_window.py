@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mtp.ops.dispatch import else_twin
-from mtp.ops.triton.common import TRITON_NAMES, CompileCase, dot
+from mtp.ops.triton.common import TRITON_NAMES, CompileCase, contiguous, dot, save_attention
 
 SIDE = tl.constexpr(8)
 TOKENS = tl.constexpr(64)
@@ -547,7 +547,7 @@ def rotated_window_attention(
     """
     out, logsumexp = _fake(qkv)
     operands = offsets, scales, angles, rel_pos_h, rel_pos_w, bias
-    _launch(_forward_kernel, _along_channels(qkv), *_contiguous(operands), out, logsumexp)
+    _launch(_forward_kernel, _along_channels(qkv), *contiguous(*operands), out, logsumexp)
     return out, logsumexp
 
 
@@ -589,7 +589,7 @@ def rotated_window_attention_backward(
     _launch(
         _backward_kernel,
         _along_channels(qkv),
-        *_contiguous(operands),
+        *contiguous(*operands),
         out,
         logsumexp,
         grad_out.contiguous(),
@@ -622,25 +622,15 @@ def _backward_fake(
     return tuple(t.new_empty(t.shape) for t in tensors[:7])  # type: ignore[return-value]  # of seven
 
 
-def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs, *output)
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # the log-sum-exp would be given zeros, by one more launch
-
-
 def _gradients(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor, ...]:
     return rotated_window_attention_backward(*ctx.saved_tensors, grad_out)
 
 
-rotated_window_attention.register_autograd(_gradients, setup_context=_save)
+rotated_window_attention.register_autograd(_gradients, setup_context=save_attention)
 
 
 def _along_channels(qkv: Tensor) -> Tensor:
     return qkv if qkv.stride(-1) == 1 else qkv.contiguous()
-
-
-def _contiguous(tensors: tuple[Tensor, ...]) -> Iterator[Tensor]:
-    return (tensor.contiguous() for tensor in tensors)
 
 
 def _launch(

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mtp.ops.dispatch import else_twin
-from mtp.ops.triton.common import TRITON_NAMES, CompileCase
+from mtp.ops.triton.common import TRITON_NAMES, CompileCase, contiguous
 
 BLOCK_C = 32  # channels at a time; with 64, registers spill
 ROWS = tl.constexpr(16)  # of means at a time; of a row of the table, padded
@@ -469,7 +469,7 @@ def window_operands(
     )
     outputs = _fake(x, height, width, window_size, *parameters)
     heads, rows = len(angle_bias), outputs[4][..., 0].numel()
-    tensors = *(t.contiguous() for t in (x, *parameters)), *outputs
+    tensors = *contiguous(x, *parameters), *outputs
     _launch(_forward_kernel, rows + heads, tensors, x, height, width, window_size, heads, rows)
     return outputs
 
@@ -530,7 +530,7 @@ def window_operands_backward(
     programs = rows + 3 * triton.cdiv(x.shape[2], BLOCK_C) + heads * (2 * window_size - 1)
     weights = offset_weight, scale_weight, angle_weight, means
     grad_outputs = grad_offsets, grad_scales, grad_angles, grad_bias
-    tensors = *(t.contiguous() for t in (*weights, *grad_outputs)), *grads
+    tensors = *contiguous(*weights, *grad_outputs), *grads
     _launch(_backward_kernel, programs, tensors, x, height, width, window_size, heads, rows)
     return grads
 
