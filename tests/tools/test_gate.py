@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from functorch.compile import make_boxed_func
 from torch._inductor.compile_fx import compile_fx
 
@@ -14,6 +15,7 @@ from mtp.engine.compiled_part import cheap_recomputation
 from mtp.models.recomputation import recomputed
 from tests.tools.test_train import REPO
 from tools.gate import backward, kept
+from tools.gate.counter import LaunchCounter
 from tools.gate.lower import calls_of
 from tools.gate.pretrain import Kept
 
@@ -74,6 +76,18 @@ class Both(torch.autograd.Function):
     def backward(ctx, product, total):
         x, y = ctx.saved_tensors
         return product * y + total, product * x + total
+
+
+def test_a_bias_of_a_convolution_is_a_launch():
+    x, weight, bias = torch.ones(1, 2, 4, 4), torch.ones(2, 2, 3, 3), torch.ones(2)
+    launches = []
+    for leaves in ([weight.requires_grad_()], [weight, bias.requires_grad_()]):
+        with LaunchCounter() as counter:
+            y = F.conv2d(x, *leaves)
+            launches.append(counter.total())
+            torch.autograd.grad(y, leaves, x.new_empty(y.shape))
+        launches.append(counter.total())
+    assert launches == [1, 2, 2, 4]  # forward, and with the gradients
 
 
 def test_gradients_in_python_are_those_of_autograd():

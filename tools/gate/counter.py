@@ -7,10 +7,13 @@ import torch
 from tools.benchmark.counting import launches
 
 # Kernels of operators with more than one, estimated from torch's sources because no GPU profile was
-# at hand: sorts go over the digits of their keys, gradients are one kernel each.
+# at hand: sorts go over the digits of their keys, gradients are one kernel each, padding fills and
+# copies, a product with a broadcast addend copies that first.
 SEVERAL = {
     'aten::sort': 4,
     'aten::topk': 4,
+    'aten::baddbmm': 2,
+    'aten::constant_pad_nd': 2,
     'aten::_scaled_dot_product_flash_attention_backward': 3,
     'aten::_scaled_dot_product_efficient_attention_backward': 2,
 }
@@ -27,6 +30,9 @@ class LaunchCounter(launches.LaunchCounter):
         if func is torch.ops.aten.convolution_backward.default:
             *_, wanted = args
             self.launches[func._schema.name, ''] += sum(wanted) - 1
+        elif func is torch.ops.aten.convolution.default:
+            _, _, bias, *_ = args
+            self.launches[func._schema.name, ''] += bias is not None  # cuDNN does not add it
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def total(self) -> int:
