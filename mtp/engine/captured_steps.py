@@ -128,7 +128,8 @@ class CapturedSteps:
         self._model, self._wrapper, self._recorder = model, wrapper, recorder
         self._plain = cast(Callable[..., dict[str, Tensor]], model.train_step)
         self._preprocessor = cast(BaseDataPreprocessor, unwrap(model).data_preprocessor)
-        self._captures_preprocessor = getattr(self._preprocessor, 'captured', False)
+        # a preprocessor that packs batches is captured too
+        self._pack = getattr(self._preprocessor, 'packed', None)
         self._parameters = list(model.parameters())
         self._places = self._places_of_parameters()
         self._device = self._parameters[0].device
@@ -148,8 +149,7 @@ class CapturedSteps:
         if self.others < self._warmup or self._refused:
             self.others += 1
             return self._plain(data, optim_wrapper=wrapper)
-        if not self._captures_preprocessor:
-            data = self._preprocessor(data, True)
+        data = self._preprocessor(data, True) if self._pack is None else self._pack(data)
         if (places := self._places_of_parameters()) != self._places:
             self._kinds.clear()  # a replay would change what no parameter is any more
             self._places = places
@@ -200,7 +200,7 @@ class CapturedSteps:
         kind.keep(self._step(kind.batch.content), self._wrapper, updates)
 
     def _prepared(self) -> Any:
-        if self._captures_preprocessor:
+        if self._pack is not None:
             return nullcontext()
         return patch.object(self._preprocessor, 'forward', lambda data, training=False: data)
 

@@ -75,7 +75,6 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
         std: standard deviation of each RGB channel, 0..255.
     """
 
-    captured = True  # what it computes is part of a captured training step
     compiled_methods = ('normalise',)
 
     def __init__(
@@ -108,14 +107,7 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
         """
         if not training:
             return super().forward(data, training)
-        if 'targets' not in data:
-            data = pack_batch(
-                [
-                    dict(inputs=image, data_samples=sample)
-                    for image, sample in zip(data['inputs'], data['data_samples'])
-                ]
-            )
-        data = self.cast_data(data)
+        data = self.cast_data(self.packed(data))
         samples, targets = data['data_samples'], data['targets']
         shape = round_up(data['inputs'].shape[2:], self.pad_size_divisor)
         on_device = dict(shapes=targets['shapes']) | (
@@ -132,6 +124,24 @@ class MultiTaskDataPreprocessor(DetDataPreprocessor):
             data['inputs'], targets['shapes'][:, 2:], targets.get('distortion'), shape
         )
         return dict(inputs=inputs, data_samples=samples)
+
+    def packed(self, data: dict) -> dict:
+        """Return a training batch as :func:`mtp.sample_fields.pack_batch` does.
+
+        A captured training step begins after this: all that differs between two such batches is in
+        their tensors.
+
+        Args:
+            data: batch, packed or not; see :meth:`forward`.
+        """
+        if 'targets' in data:
+            return data
+        return pack_batch(
+            [
+                dict(inputs=image, data_samples=sample)
+                for image, sample in zip(data['inputs'], data['data_samples'])
+            ]
+        )
 
     def normalise(
         self, images: Tensor, sizes: Tensor, draws: Tensor | None, shape: tuple[int, int]

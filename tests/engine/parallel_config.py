@@ -1,7 +1,7 @@
 """A tiny pretraining of two tasks on eight images, for several processes."""
 
 from mmengine.config import read_base
-from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.dataset import InfiniteSampler, pseudo_collate
 from mmengine.optim import LinearLR
 from torch.optim import AdamW
 
@@ -37,7 +37,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=0,
     dataset=dict(type=LabelledImages),
-    sampler=dict(type=DefaultSampler, shuffle=False),
+    sampler=dict(type=InfiniteSampler, shuffle=False),
     collate_fn=dict(type=pseudo_collate),
 )
 train_cfg = dict(type=AccumulatingIterLoop, max_iters=4)

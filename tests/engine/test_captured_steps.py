@@ -62,12 +62,13 @@ class Repeat:
         return f'{len(self.functions)} repetitions'
 
 
-def make_batch(number, more=0):
+def make_batch(number, more=0, packed=True):
     """Batch of two data sets; the boxes, their number and the seeds depend on the number.
 
     Args:
         number: number of the batch.
         more: number of further objects in each image.
+        packed: whether it is joined; else lists, of which the samples' metainfo is no tensor.
     """
     generator = torch.Generator().manual_seed(number)
     samples = []
@@ -77,10 +78,12 @@ def make_batch(number, more=0):
         image, sample = small.make_sample(name, objects=found, seed=4 * number + place)
         sample.set_metainfo(dict(sample_seed=4 * number + place, img_path=f'{number}.png'))
         samples.append(dict(inputs=image, data_samples=sample))
-    return pack_batch(samples)
+    if packed:
+        return pack_batch(samples)
+    return {name: [sample[name] for sample in samples] for name in samples[0]}
 
 
-def train(accumulation, captured, updates=3, backbone=None):
+def train(accumulation, captured, updates=3, backbone=None, packed=True):
     """Train a small model; return its weights, what was logged, and the steps."""
     model = build_model(DATASETS, backbone=backbone).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
@@ -94,17 +97,17 @@ def train(accumulation, captured, updates=3, backbone=None):
         wrapper.start_update(accumulation)
         for number in range(accumulation):
             torch.manual_seed(update * accumulation + number)
-            batch = make_batch(update * accumulation + number)
+            batch = make_batch(update * accumulation + number, packed=packed)
             logged.append(steps(batch, optim_wrapper=wrapper))
         logged[-1] = dict(logged[-1], norm=wrapper.grad_norm)
         assert not wrapper.skipped and wrapper.outcome.tolist() == [0, 0, 0]
     return model, logged, steps, lines
 
 
-@pytest.mark.parametrize('accumulation', [1, 2])
-def test_captured_steps_train_as_others_do(accumulation):
-    expected, log, *_ = train(accumulation, captured=False)
-    model, found, steps, lines = train(accumulation, captured=True)
+@pytest.mark.parametrize(('accumulation', 'packed'), [(1, False), (2, True)])
+def test_captured_steps_train_as_others_do(accumulation, packed):
+    expected, log, *_ = train(accumulation, captured=False, packed=packed)
+    model, found, steps, lines = train(accumulation, captured=True, packed=packed)
     for one, other in zip(found, log, strict=True):  # also those of long ago
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=1e-5, atol=1e-7)

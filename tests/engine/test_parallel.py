@@ -1,6 +1,7 @@
 """Copies, shards and one process train alike, and read each other's checkpoints."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from mtp.cli import launch
 from mtp.cli.config import override
 from mtp.engine import Runner
+from mtp.engine.hooks import capture
 from mtp.engine.shards import merge_shards, whole_state_dict
 from mtp.registry import MODELS
 from tests.distributed import run_processes
+from tests.engine.test_captured_steps import Repeat
 
 CONFIG = Path(__file__).with_name('parallel_config.py')
 COPIES, SHARDS = dict(type='mtp.engine.ReplicatedModel'), dict(type='mtp.engine.ShardedModel')
@@ -128,6 +131,38 @@ def test_shards_of_four_processes_resume_on_one_and_as_one_file(one, four, folde
     again = _train(1, folder / 'file', resume=True, load_from=str(folder / 'merged.pth'))
     assert again[0] == found[0]
     assert all(torch.equal(again[1][name], value) for name, value in found[1].items())
+
+
+def _captured(rank: int, folder: Path) -> dict[str, Run]:
+    """Train by steps that are called again in place of a graph, all but the first."""
+    # rates that are the same in float32, which they have on the device
+    options = {
+        'optim_wrapper.optimizer': dict(lr=2**-10, fused=True),
+        'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.5,
+        'param_scheduler': [],
+    }
+    runs = {'not captured': _train(2, folder / 'not', SHARDS, **options)}
+    options['default_hooks.capture.mode'] = 'on'
+    for name, wrapper in (('shards', SHARDS), ('copies', COPIES)):
+        runner = launch.build_runner(_config(2, folder / name, wrapper, **options))
+        with patch.multiple(
+            capture,
+            CUDAGraphs=Repeat,
+            reason_against=lambda runner: None,
+            WARMUP=dict.fromkeys(capture.WARMUP, 1),
+        ):
+            runner.train()
+        (hook,) = (hook for hook in runner.hooks if isinstance(hook, capture.CaptureHook))
+        assert hook.steps is not None and hook.steps.replays == ITERATIONS - 1
+        runs[name] = _results(runner)
+    return runs
+
+
+@pytest.mark.slow
+def test_captured_steps_of_two_processes_train_like_others(tmp_path):
+    runs, _ = run_processes(_captured, 2, tmp_path)
+    for name in ('shards', 'copies'):
+        _assert_alike(runs[name], runs['not captured'], 1e-4)
 
 
 def _other_settings(rank: int, folder: Path) -> tuple[dict[str, Run], int, list[float]]:

@@ -15,8 +15,9 @@ from mtp.registry import HOOKS
 
 # Models whose steps have shapes that follow from the batch alone, and their subclasses.
 CAPTURED = ('MultiTaskPretrainer', 'ImageClassifier', 'EncoderDecoder')
-# DDP looks at its first steps, and rebuilds the buckets of its gradients.
-WARMUP_OF_DDP = 11
+# First steps that run as usual. DDP rebuilds the buckets of its gradients in its first ones, and
+# FSDP2 makes its streams and learns the order of its parts in the first.
+WARMUP = {ReplicatedModel: 11, ShardedModel: 2}
 
 
 @HOOKS.register_module()
@@ -56,7 +57,7 @@ class CaptureHook(Hook):
             runner.optim_wrapper,
             CUDAGraphs(),
             accumulates=isinstance(loop, _Accumulating) and loop.accumulation > 1,
-            warmup=WARMUP_OF_DDP if isinstance(runner.model, ReplicatedModel) else 0,
+            warmup=sum(n for kind, n in WARMUP.items() if isinstance(runner.model, kind)),
             log=runner.logger.info,
         )
         runner.model.train_step = self.steps
@@ -75,8 +76,6 @@ def reason_against(runner: Runner) -> str | None:
     model, wrapper = runner.model, runner.optim_wrapper
     if not next(model.parameters()).is_cuda:
         return 'there is no GPU'
-    if isinstance(model, ShardedModel):
-        return 'shards gather and free their parameters in each step'
     if not isinstance(wrapper, MixedPrecisionOptimWrapper) or not getattr(
         wrapper.optimizer, '_step_supports_amp_scaling', False
     ):
