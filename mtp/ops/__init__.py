@@ -5,6 +5,7 @@ needs it.
 """
 
 from mtp.ops.adaptive_pools import adaptive_pools
+from mtp.ops.bias_relu import bias_relu
 from mtp.ops.column_sums import column_sums
 from mtp.ops.deform_conv import dcnv3
 from mtp.ops.focal_loss import sigmoid_focal_loss
@@ -21,6 +22,7 @@ from mtp.ops.window_operands import window_operands
 
 __all__ = [
     'adaptive_pools',
+    'bias_relu',
     'box_iou_rotated',
     'column_sums',
     'dcnv3',

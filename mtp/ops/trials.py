@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mtp.fallback import fallen, reason_in_a_line
 from mtp.ops.adaptive_pools import adaptive_pools
+from mtp.ops.bias_relu import bias_relu
 from mtp.ops.column_sums import column_sums
 from mtp.ops.deform_conv import dcnv3
 from mtp.ops.focal_loss import sigmoid_focal_loss
@@ -70,6 +71,7 @@ def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
             [torch.cat([image, upright], 1), number, learned(1, 4, 9, 9), learned(1, 4, 5, 5)],
         ),
         'adaptive_pools': (_pooled, [learned(1, 2, 3, 3)]),
+        'bias_relu': (_rectified, [learned(4), learned(2, 4, 3, 5), learned(2, 4, 2, 1)]),
         'resize_maps': (_resized, [learned(1, 4, 3, 5), learned(1, 2, 2, 1)]),
         'box_iou_rotated': (box_iou_rotated, [boxes, boxes]),
         'kept_rotated': (partial(nms_rotated, iou_threshold=0.5), [boxes, boxes[:, 0]]),
@@ -105,6 +107,10 @@ def _levels(rois: Tensor, levels: Tensor, *features: Tensor, strides: list[int])
 
 def _pooled(x: Tensor) -> Tensor:
     return torch.cat([pool.flatten() for pool in adaptive_pools(x, [1, 2])])
+
+
+def _rectified(bias: Tensor, *maps: Tensor) -> Tensor:
+    return bias_relu([x - 0.5 for x in maps], bias - 0.5)
 
 
 def _resized(*maps: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ def test_every_form_agrees_and_the_file_says_what_the_table_says(run, tmp_path, 
         'sigmoid_focal_loss',
         'grouped_batch_norm',
         'resize_maps',
+        'bias_relu',
     }
     assert {(row['dtype'], row['mode']) for row in rows if row['operator'] == 'dcnv3'} == {
         (dtype, mode) for dtype in ('float32', 'bfloat16') for mode in ('fwd', 'fwd+bwd')
@@ -71,7 +72,7 @@ def test_every_form_agrees_and_the_file_says_what_the_table_says(run, tmp_path, 
 
 def test_unknown_operator_is_refused(run, capsys):
     assert run('--only', 'conv') == 2
-    assert 'conv: there are box_iou_rotated' in capsys.readouterr().err
+    assert 'conv: there are bias_relu, box_iou_rotated' in capsys.readouterr().err
 
 
 def row(form, dtype, mode, device_ms, ms, **others):
@@ -123,5 +124,5 @@ def test_launches_are_counted_inside_of_operators():
         'triton::_round_kernel': 1,
         'aten::new_zeros': 1,
     }
-    with pytest.raises(ValueError, match='--only conv: there are box_iou_rotated'):
+    with pytest.raises(ValueError, match='--only conv: there are bias_relu, box_iou_rotated'):
         counted(['conv'])

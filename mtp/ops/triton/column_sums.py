@@ -115,8 +115,7 @@ def column_sums(
 ) -> list[Tensor]:
     """Launch the kernels of :func:`mtp.ops.column_sums.column_sums`."""
     rows = len(grads[0])
-    share = max(FEWEST_ROWS, triton.cdiv(rows, MOST_CHUNKS))
-    chunks = triton.cdiv(rows, share)
+    share, chunks = chunks_of(rows)
     sums = [
         grad.new_empty(grad.shape[1], dtype=grad.dtype if narrow else torch.float32)
         for matrices in (grads, inputs)
@@ -129,10 +128,28 @@ def column_sums(
         _chunks_kernel[(_blocks(widths[: len(grads)], BLOCK_C), chunks)](
             *operands, parts, widths, rows, share, sum(widths), ROWS=ROWS, BLOCK_C=BLOCK_C
         )
-        _finish_kernel[(_blocks(widths, FINISH_C),)](
-            parts, tuple(sums), widths, chunks, sum(widths), ROWS=ROWS, BLOCK_C=FINISH_C
-        )
+        add_up(parts, sums)
     return sums
+
+
+def chunks_of(rows: int) -> tuple[int, int]:
+    """Return the number of rows of a chunk, and of chunks."""
+    share = max(FEWEST_ROWS, triton.cdiv(rows, MOST_CHUNKS))
+    return share, triton.cdiv(rows, share)
+
+
+def add_up(parts: Tensor, sums: Sequence[Tensor]) -> None:
+    """Launch the second kernel, on the current device.
+
+    Args:
+        parts: sums of the chunks, float32 ``(chunks, sum of C)``.
+        sums: sums over the chunks, ``(C,)`` each, to be written.
+    """
+    chunks, total = parts.shape
+    widths = tuple(map(len, sums))
+    _finish_kernel[(_blocks(widths, FINISH_C),)](
+        parts, tuple(sums), widths, chunks, total, ROWS=ROWS, BLOCK_C=FINISH_C
+    )
 
 
 def _blocks(widths: Sequence[int], columns: int) -> int:

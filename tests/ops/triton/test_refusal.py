@@ -16,6 +16,7 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 TOLERANCE = {} if DEVICE == 'cuda' else {'rtol': 0, 'atol': 0}
 LEARNED = [
     'adaptive_pools',
+    'bias_relu',
     'dcnv3',
     'grouped_batch_norm',
     'relative_position_attention',
@@ -151,6 +152,7 @@ def test_deterministic_algorithms_take_no_kernel_with_atomic_additions(name, mon
     assert_equal(results(function, tensors)[1:], expected, name)
     without_additions = name in (
         'adaptive_pools',
+        'bias_relu',
         'grouped_batch_norm',
         'relative_position_attention',
         'resize_maps',

@@ -17,6 +17,7 @@ from torch import Tensor
 from mtp import ops
 from mtp.engine import flops
 from mtp.ops import relative_position, rotated_window
+from mtp.ops.bias_relu import bias_relu_torch
 from mtp.ops.deform_conv import dcnv3_torch
 from mtp.ops.focal_loss import sigmoid_focal_loss_torch
 from mtp.ops.grouped_batch_norm import grouped_batch_norm_torch
@@ -375,6 +376,33 @@ def resize_case(label: str, images: int, channels: int, side: int) -> Case:
     )
 
 
+def bias_relu_case(label: str, images: int, channels: int, side: int) -> Case:
+    """Return a case of two maps, the second with half the side of the first."""
+
+    def make(images: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        maps = [
+            torch.randn(
+                images, side // step, side // step, channels, dtype=dtype, device=device
+            ).movedim(3, 1)
+            for step in (1, 2)
+        ]
+        return [*maps, torch.randn(channels, dtype=dtype, device=device)]
+
+    elements = images * channels * side**2 * 5 // 4
+    return Case(
+        'bias_relu',
+        label,
+        make,
+        3,
+        {
+            'kernel': lambda first, second, bias: ops.bias_relu([first, second], bias),
+            'torch': lambda first, second, bias: bias_relu_torch([first, second], bias),
+        },
+        (2 * elements, 2 * elements),
+        images,
+    )
+
+
 SIZES = {
     'paper': {
         window_case: [
@@ -406,6 +434,7 @@ SIZES = {
         focal_case: [('200000 x 20', 200000, 20)],
         batch_norm_case: [('256 channels, 112 px', 48, 256, 112)],
         resize_case: [('256 channels, 112 px', 48, 256, 112)],
+        bias_relu_case: [('256 channels, 112 px', 48, 256, 112)],
     },
     'small': {
         window_case: [('ViT-B 224 px', 1, 14, 12)],
@@ -418,6 +447,7 @@ SIZES = {
         focal_case: [('20000 x 20', 20000, 20)],
         batch_norm_case: [('256 channels, 28 px', 6, 256, 28)],
         resize_case: [('256 channels, 28 px', 6, 256, 28)],
+        bias_relu_case: [('256 channels, 28 px', 6, 256, 28)],
     },
     'tiny': {
         window_case: [('tiny', 1, 5, 2, 8, 3)],
@@ -430,5 +460,6 @@ SIZES = {
         focal_case: [('tiny', 30, 4)],
         batch_norm_case: [('tiny', 3, 4, 5)],
         resize_case: [('tiny', 1, 3, 8)],
+        bias_relu_case: [('tiny', 1, 3, 8)],
     },
 }
