@@ -66,6 +66,33 @@ def test_losses_and_gradients_are_mmdets(task):
 @pytest.mark.parametrize(
     'change',
     [
+        dict(),
+        dict(norm_cfg=dict(type='GN', num_groups=4)),
+        dict(conv_cfg=dict(type='Conv2d', padding_mode='reflect')),
+    ],
+)
+def test_the_mask_trunk_is_mmdets(change):
+    cfg = Config.fromfile(CONFIGS / '_base_/pretrain/heads/instance.py').instance
+    settings = dict(cfg.roi_head, num_classes=dict(a=2), train_cfg=cfg.train_cfg.rcnn)
+    trunk = dict(num_convs=2, in_channels=8, conv_out_channels=8)
+    settings['mask_head'] = dict(settings['mask_head'], **trunk, **change)
+    head = MODELS.build(dict(settings, test_cfg=cfg.test_cfg.rcnn))
+    feats = torch.randn(3, 8, 7, 5, requires_grad=True)
+    head.mask_roi_extractor.forward = lambda *_: feats
+    operands = [feats, *head.mask_head.parameters()]
+    found = head._upsampled(head._mask_features((), None))
+    expected = head.mask_head(feats)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn(found.shape)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, operands, weights),
+        torch.autograd.grad(expected, operands, weights),
+    )
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
         dict(loss_cls=dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True)),
         dict(loss_cls=dict(type='mmdet.CrossEntropyLoss', class_weight=[1.0, 1.0])),
         dict(loss_cls=dict(type='mmdet.CrossEntropyLoss', ignore_index=1)),

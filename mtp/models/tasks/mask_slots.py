@@ -109,7 +109,7 @@ class MaskSlots:
             heads: heads of the data sets with masks, in the order of the classes.
 
         Returns:
-            tuple: weights ``(C, 1, channels)``, and biases ``(C, 1, 1)``.
+            tuple: weights ``(C, channels, 1)``, and biases ``(C, 1, 1)``.
         """
         # A head that is class agnostic has one row for all classes.
         weight = torch.cat(
@@ -118,7 +118,7 @@ class MaskSlots:
         bias = torch.cat([h.conv_logits.bias.expand(h.num_classes) for h in heads])
         # A product, since the gradient of an index would be added up in any order.
         chosen = self.classes.to(weight.dtype)
-        return (chosen @ weight)[:, None], (chosen @ bias[:, None])[..., None]
+        return (chosen @ weight)[..., None], (chosen @ bias[:, None])[..., None]
 
     def targets(self, masks: Tensor, size: int) -> Tensor:
         """Return how much of each RoI's pixels is in its object's mask, ``(C, size, size)``.

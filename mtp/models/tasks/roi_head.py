@@ -31,6 +31,7 @@ from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.mask_slots import MaskSlots
 from mtp.models.tasks.rpn_head import Proposals, unit_box
 from mtp.models.tasks.sampling import Samples
+from mtp.ops import bias_relu
 from mtp.registry import MODELS
 from mtp.sample_fields import paint_masks
 
@@ -330,24 +331,32 @@ class SharedRoIHead(StandardRoIHead):
         """Return the features of RoIs that the mask trunk upsamples, ``(R, channels, h, w)``."""
         extractor = self.mask_roi_extractor
         feats = extractor(x[: extractor.num_inputs], rois)
-        for conv in self.mask_head.convs:
-            feats = conv(feats)
+        for module in self.mask_head.convs:
+            if module.conv_cfg is None and module.norm_cfg is None:
+                conv = module.conv
+                feats = _rectified(F.conv2d(feats, conv.weight, padding=conv.padding), conv.bias)
+            else:
+                feats = module(feats)
         return feats
 
     def _upsampled(self, feats: Tensor) -> Tensor:
         """Return the mask trunk's features, ``(R, channels, H, W)``."""
-        return self.mask_head.relu(self.mask_head.upsample(feats))
+        layer = self.mask_head.upsample
+        feats = F.conv_transpose2d(feats, layer.weight, stride=layer.stride)
+        return _rectified(feats, layer.bias)
 
     def _mask_logits(self, feats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Return logits ``(C, H, W)`` of features before their upsampling.
 
         Args:
             feats: features of C slots, ``(C, channels, h, w)``.
-            weight: weight of each slot's last layer, ``(C, 1, channels)``.
+            weight: weight of each slot's last layer, ``(C, channels, 1)``.
             bias: bias of each slot's last layer, ``(C, 1, 1)``.
         """
         feats = self._upsampled(feats)
-        return torch.baddbmm(bias, weight, feats.flatten(2)).view(-1, *feats.shape[2:])
+        # channels last, so that the gradient is too
+        rows = feats.permute(0, 2, 3, 1).flatten(1, 2)
+        return torch.baddbmm(bias, rows, weight).view(-1, *feats.shape[2:])
 
     def mask_terms(self, logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
         """Sum the mask losses of each image, ``(B,)``.
@@ -417,6 +426,11 @@ class SharedRoIHead(StandardRoIHead):
             head = self.mask_heads[meta['dataset']]
             head.predict_by_feat((head(feats_i),), [result], [meta], self.test_cfg, rescale)
         return results_list
+
+
+def _rectified(x: Tensor, bias: Tensor) -> Tensor:
+    """Add the bias of a convolution to its result and apply a ReLU, in one launch."""
+    return bias_relu([x], bias).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
 def _without_trunk(head: dict) -> dict:

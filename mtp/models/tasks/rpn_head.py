@@ -17,7 +17,7 @@ from mtp.models.tasks.base import Terms, joined, take_rows
 from mtp.models.tasks.canvas import Canvas, Paste
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.sampling import Samples
-from mtp.ops import kept_horizontal, sort_rows
+from mtp.ops import bias_relu, kept_horizontal, sort_rows
 from mtp.registry import MODELS
 
 
@@ -42,21 +42,27 @@ class Anchors:
         boxes: boxes (x1, y1, x2, y2), ``(N, 4)``, pixels.
         origins: top-left corners (x, y) of the anchors' cells, ``(N, 2)``, pixels.
         counts: number of anchors of each level.
-        canvas: layout of all levels but the first on the second map of the head's outputs.
+        first: height and width of the first level.
+        canvas: layout of the other levels on one map.
         scores, deltas: place of each anchor's logit, and of its first delta, among an image's
-            outputs as :func:`_flatten` lays them out, int64 ``(N,)``.
+            outputs, int64 ``(N,)``.
     """
 
     boxes: Tensor
     origins: Tensor
     counts: list[int]
+    first: tuple[int, int]
     canvas: Canvas
     scores: Tensor
     deltas: Tensor
 
-    def levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Cut the head's two output maps, ``(B, C, H, W)``, into those of all levels."""
-        first, others = maps
+    def levels(self, outputs: Tensor) -> list[Tensor]:
+        """Cut the head's outputs, ``(B, P, C)``, into the maps of all levels, ``(B, C, H, W)``."""
+        sizes = self.first, (self.canvas.height, self.canvas.width)
+        first, others = (
+            rows.unflatten(1, size).permute(0, 3, 1, 2)
+            for rows, size in zip(outputs.split([h * w for h, w in sizes], 1), sizes)
+        )
         return [first, *self.canvas.cut(others)]
 
 
@@ -98,27 +104,28 @@ class _BatchedRPN(RPNHead):
             [x1.minimum(width), y1.minimum(height), x2.minimum(width), y2.minimum(height)], -1
         )
 
-    def forward(self, feats: Sequence[Tensor]) -> tuple[list[Tensor], Anchors]:
+    def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, Anchors]:
         """Predict on two maps: the largest level, and a canvas with the others.
 
-        The small levels alone would not fill a GPU.
+        The small levels alone would not fill a GPU. The last layers of both maps are one product.
 
         Args:
             feats: feature maps of the levels, ``(B, C, H, W)`` each, the largest first.
 
         Returns:
-            tuple: the two maps, ``(B, A + A * E, H, W)``: logits of A anchors per cell, then E
-            deltas of each; and the anchors.
+            tuple: outputs ``(B, P, A + A * E)`` of the P pixels of both maps: logits of A anchors
+            per pixel, then E deltas of each; and the anchors.
         """
         anchors = self._anchors_of(feats)
         maps = feats[0], Paste.apply(anchors.canvas, self.paste, *feats[1:])
-        # in the maps' dtype: autocast would cast them for each map
-        weight, bias = (p.to(feats[0].dtype) for p in joined([self.rpn_cls, self.rpn_reg]))
-        return [F.conv2d(F.relu(self.rpn_conv(x)), weight, bias) for x in maps], anchors
+        conv = self.rpn_conv
+        rows = bias_relu([F.conv2d(x, conv.weight, padding=conv.padding) for x in maps], conv.bias)
+        weight, bias = joined([self.rpn_cls, self.rpn_reg])
+        return F.linear(rows, weight.flatten(1), bias), anchors
 
     def loss_batch(
         self,
-        outputs: Sequence[Tensor],
+        outputs: Tensor,
         anchors: Anchors,
         truth: GroundTruth,
         shapes: Tensor,
@@ -156,14 +163,18 @@ class _BatchedRPN(RPNHead):
         )
 
     def terms(
-        self, outputs: Sequence[Tensor], anchors: Anchors, samples: Samples, targets: Tensor
+        self, outputs: Tensor, anchors: Anchors, samples: Samples, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return each image's sums of both losses, ``(2, B)``, and number of anchors, ``(B,)``."""
         most = samples.most
-        # in one gather, whose gradient fills one tensor
         places = anchors.scores[samples.index], self._delta_places(anchors, samples.index[:, :most])
+        index = torch.cat([p.flatten(1) for p in places], 1)
+        # In one gather, whose gradient fills one tensor. Not one by image: inductor would take the
+        # sums below for sums over an outer dimension, and split them.
+        images = torch.arange(len(index), device=index.device)[:, None]
+        index = index + images * outputs[0].numel()
         logits, predicted = (
-            _flatten(outputs).gather(1, torch.cat([p.flatten(1) for p in places], 1)).float()
+            outputs.flatten().gather(0, index.flatten()).view_as(index).float()
         ).split([p[0].numel() for p in places], 1)
         predicted = predicted.view(places[1].shape)
         loss_cls = self.loss_cls(
@@ -179,7 +190,7 @@ class _BatchedRPN(RPNHead):
         return torch.stack(sums), counts.float()
 
     def propose(
-        self, outputs: Sequence[Tensor], anchors: Anchors, shapes: Tensor, cfg: ConfigDict
+        self, outputs: Tensor, anchors: Anchors, shapes: Tensor, cfg: ConfigDict
     ) -> Proposals:
         """Decode, suppress and rank the proposals of each image.
 
@@ -207,7 +218,7 @@ class _BatchedRPN(RPNHead):
 
     def ranked(
         self,
-        outputs: Sequence[Tensor],
+        outputs: Tensor,
         anchors: Anchors,
         shapes: Tensor,
         nms_pre: int,
@@ -217,7 +228,10 @@ class _BatchedRPN(RPNHead):
     ) -> Proposals:
         """Do the work of :meth:`propose`, given tensors and numbers alone."""
         # by logits: sigmoid gives the same score to all that are certain
-        scores = [_flatten([m[:, : self.num_base_priors]]) for m in anchors.levels(outputs)]
+        scores = [
+            level[:, : self.num_base_priors].permute(0, 2, 3, 1).flatten(1)
+            for level in anchors.levels(outputs)
+        ]
         # each level of an image is a group of its own, padded to the largest
         logits, chosen, there = [], [], []
         first, size = 0, max(anchors.counts)
@@ -230,7 +244,7 @@ class _BatchedRPN(RPNHead):
             first += count
         index, valid = torch.stack(chosen, 1), torch.stack(there, 1)
         places = self._delta_places(anchors, index)
-        steps = _flatten(outputs).gather(1, places.flatten(1)).view(places.shape).float()
+        steps = outputs.flatten(1).gather(1, places.flatten(1)).view(places.shape).float()
         boxes = self.bbox_coder.decode(anchors.boxes[index].flatten(1, 2), steps.flatten(1, 2))
         boxes = self.clip(get_box_tensor(boxes), shapes)
         width, height = _sides(boxes)
@@ -270,6 +284,7 @@ class _BatchedRPN(RPNHead):
                 torch.cat(boxes),
                 torch.cat(origins),
                 [len(b) for b in boxes],
+                sizes[0],
                 canvas,
                 *(of_kind.to(device) for of_kind in places),
             )
@@ -337,14 +352,6 @@ def _sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
 
 
-def _flatten(maps: Sequence[Tensor]) -> Tensor:
-    """Flatten maps ``(B, C, H, W)`` to ``(B, N)``: by map, cell and channel.
-
-    Maps that are channels-last, as in training, are copied as they are.
-    """
-    return torch.cat([m.permute(0, 2, 3, 1).flatten(1) for m in maps], 1)
-
-
 def _places(
     first: tuple[int, int], canvas: Canvas, anchors: int, numbers: int
 ) -> tuple[Tensor, Tensor]:
@@ -356,15 +363,10 @@ def _places(
         anchors: number of anchors per cell.
         numbers: number of deltas of an anchor.
     """
-    sizes = [first, (canvas.height, canvas.width)]
-    channels = anchors * (1 + numbers)
-    counts = [height * width * channels for height, width in sizes]
-    rows = [
-        places.view(1, *size, channels).permute(0, 3, 1, 2)
-        for places, size in zip(torch.arange(sum(counts)).split(counts), sizes)
-    ]
-    levels = [rows[0], *canvas.cut(rows[1])]
-    return (
-        _flatten([level[:, :anchors] for level in levels])[0],
-        _flatten([level[:, anchors::numbers] for level in levels])[0],
-    )
+    height, width = first
+    rows = torch.arange(height * width + canvas.height * canvas.width)
+    of_first, others = rows.tensor_split([height * width])
+    levels = canvas.cut(others.view(canvas.height, canvas.width))
+    starts = torch.cat([of_first, *(level.flatten() for level in levels)])[:, None]
+    starts, anchor = starts * anchors * (1 + numbers), torch.arange(anchors)
+    return (starts + anchor).flatten(), (starts + anchors + anchor * numbers).flatten()
