@@ -12,7 +12,6 @@ in memory, the normalised one is written by the kernel that computes it.
 
 import math
 import operator
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -93,14 +92,11 @@ class JoinedSums(CustomGraphPass):
     """The pass, for ``torch._inductor.config.post_grad_custom_post_pass``."""
 
     def __call__(self, graph: Graph) -> None:
-        """Replace the column sums of a graph by a call for each number of rows."""
-        of_rows: dict[int, list[Operand]] = defaultdict(list)
-        for operand in _operands(graph):
-            if operand.is_taken():
-                of_rows[operand.rows].append(operand)
-        for operands in of_rows.values():
-            if len(operands) > 1 or operands[0].norm:  # else two launches would become two
-                _join(graph, operands)
+        """Replace the column sums of a graph by a call."""
+        operands = [operand for operand in _operands(graph) if operand.is_taken()]
+        # two launches of a single sum would become two
+        if len(operands) > 1 or any(operand.norm for operand in operands):
+            _join(graph, operands)
 
     def uuid(self) -> bytes:
         """Return what the cache of compiled graphs knows the pass by."""
@@ -108,7 +104,7 @@ class JoinedSums(CustomGraphPass):
 
 
 def _join(graph: Graph, operands: list[Operand]) -> None:
-    """Replace the sums of operands with equally many rows."""
+    """Replace the sums of operands."""
     operands.sort(key=lambda each: (len(each.terms), len(each.norm)), reverse=True)
     with graph.inserting_before(graph.output_node()):
 

@@ -30,8 +30,8 @@ def column_sums(
     Norms come before plain gradients, those with an addend first.
 
     Args:
-        grads: gradients of the outputs of linear layers and norms, ``(R, C)`` with a width ``C`` of
-            their own. They are copied only if not contiguous, as are all operands.
+        grads: gradients of the outputs of linear layers and norms, ``(R, C)``, each with its own R
+            and C. They are copied only if not contiguous, as are all operands.
         addends: second terms of the first gradients, of their shapes; a dtype of their own.
         inputs: inputs of the first gradients' layer norms, of their shapes; a dtype of their own.
         means: mean of each row of the first inputs, float32 ``(R,)``; further ones are normalised.
@@ -99,19 +99,18 @@ def _check(
     rstds: Sequence[Tensor],
     rounded: Sequence[bool],
 ) -> None:
-    shapes, rows = [grad.shape for grad in grads], grads[0].shape[:1]
+    shapes = [grad.shape for grad in grads]
     if (
-        any(len(shape) != 2 or shape[:1] != rows for shape in shapes)
+        any(len(shape) != 2 for shape in shapes)
         or any(x.shape != shape for x, shape in zip(addends, shapes))
         or any(x.shape != shape for x, shape in zip(inputs, shapes))
-        or any(x.shape != rows for x in (*means, *rstds))
+        or any(x.shape != shape[:1] for of in (means, rstds) for x, shape in zip(of, shapes))
         or not len(addends) <= len(inputs) <= len(grads) == len(rounded)
         or not len(rstds) == len(means) <= len(inputs)
     ):
         raise ValueError(
-            f'gradients of shapes {[*map(tuple, shapes)]} must be (R, C) of equally many rows, '
-            'addends and inputs have the shapes of the first of them, and means and rstds (R,) go '
-            'with the first inputs'
+            f'gradients of shapes {[*map(tuple, shapes)]} must be (R, C), addends and inputs have '
+            'the shapes of the first of them, and means and rstds (R,) go with the first inputs'
         )
 
 

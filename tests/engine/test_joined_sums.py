@@ -45,6 +45,17 @@ class Channels(nn.Module):
         return self.layers[1](x.mT)
 
 
+class Levels(nn.Module):
+    """Biases of two maps, one of which is half the size of the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, x):
+        return self.layers[0](x) + self.layers[1](x[:1])
+
+
 class InstanceNorm(nn.Module):
     """A norm with statistics of each channel, not of each row."""
 
@@ -123,6 +134,14 @@ def test_sums_in_any_layout_and_none_that_inductor_may_fuse(_kernels):
     assert list(map(len, call.args)) == [2, 0, 0, 0, 0, 2]
     assert len(sums_over_rows(graph)) == 2  # scale and shift
     assert_near(found, gradients(part, part, FEWEST_ROWS), 1e-5)
+
+
+def test_sums_over_different_numbers_of_rows_are_one_call(_kernels):
+    part = Levels()
+    found, graph = joined(part, 2 * FEWEST_ROWS)
+    (call,) = calls(graph)
+    assert {matrix.args[1][0] for matrix in call.args[0]} == {FEWEST_ROWS, 2 * FEWEST_ROWS}
+    assert_near(found, gradients(part, part, 2 * FEWEST_ROWS), 1e-5)
 
 
 def test_a_norm_of_columns_is_no_norm_of_rows(_kernels):

@@ -7,18 +7,25 @@ from mtp.ops import column_sums
 
 
 def make_operands(rows, addends, norms, widths, dtype, device='cpu'):
-    """Gradients of norms, the last one's input normalised, and of linear layers, rounded."""
+    """Gradients of norms, the last one's input normalised, and of linear layers, rounded.
+
+    The first has this number of rows, each further one half as many as the one before.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def make(*shape, dtype=dtype):
         return torch.randn(shape, generator=generator).to(device, dtype)
 
-    grads = [make(rows, width) for width in widths]
-    statistics = [[make(rows, dtype=torch.float32) for _ in range(norms - 1)] for _ in range(2)]
+    shapes = [(rows >> i, width) for i, width in enumerate(widths)]
+    grads = [make(*shape) for shape in shapes]
+    statistics = [
+        [make(number, dtype=torch.float32) for number, _ in shapes[: max(norms - 1, 0)]]
+        for _ in range(2)
+    ]
     return (
         grads,
-        [make(rows, width, dtype=torch.float32) for width in widths[:addends]],
-        [make(rows, width) for width in widths[:norms]],
+        [make(*shape, dtype=torch.float32) for shape in shapes[:addends]],
+        [make(*shape) for shape in shapes[:norms]],
         *statistics,
         [i >= norms for i in range(len(widths))],
     )
@@ -49,7 +56,7 @@ def test_twin_equals_the_sums_in_float64(dtype):
 def test_shapes_that_do_not_fit_are_refused():
     grads, *others = make_operands(6, 1, 2, (8, 5, 3), torch.float32)
     for operands in ([grads[:2], *others], [[grads[0][:3], *grads[1:]], *others]):
-        with pytest.raises(ValueError, match='equally many rows'):
+        with pytest.raises(ValueError, match='of the first of them'):
             column_sums(*operands)
 
 

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mtp.ops.dispatch import DTYPES, else_twin
-from mtp.ops.triton.column_sums import add_up, chunks_of
+from mtp.ops.triton.column_sums import add_chunks, chunking
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase, contiguous
 from mtp.ops.triton.resize_maps import channels_last, empty_channels_last
 
@@ -137,7 +137,7 @@ def bias_relu_backward(
     """
     *grads, grad_bias = _backward_fake(grad, out, heights, widths)
     images, total, channels = out.shape
-    share, chunks = chunks_of(images * total)
+    share, chunks = chunking([images * total])
     parts = out.new_empty(chunks, channels, dtype=torch.float32)
     with torch.cuda.device_of(out):
         _bias_relu_backward_kernel[triton.cdiv(channels, TILE['BLOCK_C']), chunks](
@@ -151,7 +151,7 @@ def bias_relu_backward(
             channels,
             **TILE,
         )
-        add_up(parts, [grad_bias])
+    add_chunks(parts, [grad_bias], [images * total], share)
     return [*grads, grad_bias]
 
 

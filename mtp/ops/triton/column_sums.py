@@ -1,8 +1,9 @@
 """Sums over the rows of many matrices in two launches, whatever their number.
 
 In the first, a program sums a chunk of rows of one operand's block of columns; the grid covers the
-blocks of all operands. In the second, a program adds up what the chunks have left of a block of
-columns. Nothing is added to memory by two programs, so that results are the same bits in every run.
+blocks of all operands, and as many chunks as the longest operand has. In the second, a program adds
+up what the chunks have left of a block of columns. Nothing is added to memory by two programs, so
+that results are the same bits in every run.
 
 Each operand is read once: a plain gradient in bfloat16 takes 2 bytes an element, a norm those of
 its gradient, its addend and its input. What is written between the launches is a number a column
@@ -36,21 +37,21 @@ def _chunks_kernel(
     rstds: 'tuple[tl.tensor, ...]',
     parts: tl.tensor,
     widths: 'tuple[tl.tensor, ...]',
-    rows: tl.tensor,
+    rows: 'tuple[tl.tensor, ...]',
     share: tl.tensor,
     total: tl.tensor,
     ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
     block, chunk = tl.program_id(0), tl.program_id(1)
-    end = tl.minimum((chunk + 1) * share, rows)
     parts += chunk.to(tl.int64) * total
     products = parts
     for i in tl.static_range(len(grads)):
         products += widths[i]
     for i in tl.static_range(len(grads)):
         width = widths[i]
-        if (block >= 0) & (block * BLOCK_C < width):
+        if (block >= 0) & (block * BLOCK_C < width) & (chunk * share < rows[i]):
+            end = tl.minimum((chunk + 1) * share, rows[i])
             c = block * BLOCK_C + tl.arange(0, BLOCK_C)
             sums = tl.zeros((ROWS, BLOCK_C), tl.float32)
             sums_of_products = tl.zeros((ROWS, BLOCK_C), tl.float32)
@@ -83,7 +84,7 @@ def _finish_kernel(
     parts: tl.tensor,
     sums: 'tuple[tl.tensor, ...]',
     widths: 'tuple[tl.tensor, ...]',
-    chunks: tl.tensor,
+    chunks: 'tuple[tl.tensor, ...]',
     total: tl.tensor,
     ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -94,9 +95,9 @@ def _finish_kernel(
         if (block >= 0) & (block * BLOCK_C < width):
             c = block * BLOCK_C + tl.arange(0, BLOCK_C)
             value = tl.zeros((ROWS, BLOCK_C), tl.float32)
-            for first in range(0, chunks, ROWS):
+            for first in range(0, chunks[i], ROWS):
                 chunk = first + tl.arange(0, ROWS)
-                there = (chunk < chunks)[:, None] & (c < width)[None, :]
+                there = (chunk < chunks[i])[:, None] & (c < width)[None, :]
                 places = chunk.to(tl.int64)[:, None] * total + c[None, :]
                 value += tl.load(parts + places, there, other=0)
             tl.store(sums[i] + c, tl.sum(value, 0), c < width)
@@ -114,46 +115,53 @@ def column_sums(
     rounded: Sequence[bool],
 ) -> list[Tensor]:
     """Launch the kernels of :func:`mtp.ops.column_sums.column_sums`."""
-    rows = len(grads[0])
-    share, chunks = chunks_of(rows)
+    rows = tuple(map(len, grads))
+    share, most = chunking(rows)
     sums = [
         grad.new_empty(grad.shape[1], dtype=grad.dtype if narrow else torch.float32)
         for matrices in (grads, inputs)
         for _, grad, narrow in zip(matrices, grads, rounded)
     ]
     widths = tuple(map(len, sums))
-    parts = grads[0].new_empty(chunks, sum(widths), dtype=torch.float32)
+    parts = grads[0].new_empty(most, sum(widths), dtype=torch.float32)
     operands = [contiguous(*kind) for kind in (grads, addends, inputs, means, rstds)]
     with torch.cuda.device_of(parts):  # Triton launches on the current device
-        _chunks_kernel[(_blocks(widths[: len(grads)], BLOCK_C), chunks)](
+        _chunks_kernel[(blocks(widths[: len(grads)], BLOCK_C), most)](
             *operands, parts, widths, rows, share, sum(widths), ROWS=ROWS, BLOCK_C=BLOCK_C
         )
-        add_up(parts, sums)
+    add_chunks(parts, sums, rows + rows[: len(inputs)], share)
     return sums
 
 
-def chunks_of(rows: int) -> tuple[int, int]:
-    """Return the number of rows of a chunk, and of chunks."""
-    share = max(FEWEST_ROWS, triton.cdiv(rows, MOST_CHUNKS))
-    return share, triton.cdiv(rows, share)
-
-
-def add_up(parts: Tensor, sums: Sequence[Tensor]) -> None:
-    """Launch the second kernel, on the current device.
+def chunking(rows: Sequence[int]) -> tuple[int, int]:
+    """Return the rows of a chunk, and the number of chunks of the longest operand.
 
     Args:
-        parts: sums of the chunks, float32 ``(chunks, sum of C)``.
-        sums: sums over the chunks, ``(C,)`` each, to be written.
+        rows: number of rows of each operand.
     """
-    chunks, total = parts.shape
-    widths = tuple(map(len, sums))
-    _finish_kernel[(_blocks(widths, FINISH_C),)](
-        parts, tuple(sums), widths, chunks, total, ROWS=ROWS, BLOCK_C=FINISH_C
-    )
+    share = max(FEWEST_ROWS, triton.cdiv(max(rows), MOST_CHUNKS))
+    return share, triton.cdiv(max(rows), share)
 
 
-def _blocks(widths: Sequence[int], columns: int) -> int:
+def blocks(widths: Sequence[int], columns: int) -> int:
+    """Return how many blocks of columns operands of these widths have."""
     return sum(triton.cdiv(width, columns) for width in widths)
+
+
+def add_chunks(parts: Tensor, sums: Sequence[Tensor], rows: Sequence[int], share: int) -> None:
+    """Launch the kernel that adds up what chunks of rows have left.
+
+    Args:
+        parts: sums of each chunk for all operands, side by side, float32 ``(chunks, sum of C)``.
+        sums: results, ``(C,)`` each, to be written.
+        rows: number of rows of each operand.
+        share: number of rows of a chunk.
+    """
+    widths, chunks = tuple(map(len, sums)), tuple(triton.cdiv(number, share) for number in rows)
+    with torch.cuda.device_of(parts):
+        _finish_kernel[(blocks(widths, FINISH_C),)](
+            parts, tuple(sums), widths, chunks, sum(widths), ROWS=ROWS, BLOCK_C=FINISH_C
+        )
 
 
 def compile_cases() -> Iterator[CompileCase]:
@@ -166,8 +174,12 @@ def compile_cases() -> Iterator[CompileCase]:
             'inputs': (wide, name),
             'means': (wide,),
             'rstds': (wide,),
+            'rows': ('i32',) * 3,
         }
-        finish: dict[str, str | tuple[str, ...]] = {'sums': (wide, wide, name, wide, wide)}
+        finish: dict[str, str | tuple[str, ...]] = {
+            'sums': (wide, wide, name, wide, wide),
+            'chunks': ('i32',) * 5,
+        }
         yield _case(_chunks_kernel, chunks, BLOCK_C)
         yield _case(_finish_kernel, finish, FINISH_C)
 

@@ -20,7 +20,8 @@ def _kernels(monkeypatch):
 @pytest.mark.parametrize(
     ('rows', 'addends', 'norms', 'widths'),
     [
-        (300, 1, 2, (130, 5, 128)),  # chunks, the last one not full; a block that is not full
+        # up to three chunks, the last ones not full; a block that is not full
+        (300, 1, 2, (130, 5, 128)),
         (7, 0, 1, (3, 16)),
         (129, 0, 0, (40,)),
     ],
