@@ -17,6 +17,7 @@ from mtp.ops.roi_align_levels import roi_align_levels
 from mtp.ops.roi_align_rotated import roi_align_rotated
 from mtp.ops.rotated_boxes import box_iou_rotated, nms_rotated
 from mtp.ops.rotated_window import rotated_window_attention
+from mtp.ops.share_maps import share_maps
 from mtp.ops.sorting import sort_rows
 from mtp.ops.window_operands import window_operands
 
@@ -34,6 +35,7 @@ __all__ = [
     'roi_align_levels',
     'roi_align_rotated',
     'rotated_window_attention',
+    'share_maps',
     'sigmoid_focal_loss',
     'sort_rows',
     'window_operands',

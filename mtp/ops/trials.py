@@ -20,6 +20,7 @@ from mtp.ops.roi_align_levels import roi_align_levels
 from mtp.ops.roi_align_rotated import roi_align_rotated
 from mtp.ops.rotated_boxes import box_iou_rotated, nms_rotated
 from mtp.ops.rotated_window import rotated_window_attention
+from mtp.ops.share_maps import share_maps
 from mtp.ops.window_operands import window_operands
 
 # operator -> function of tensors, and its operands
@@ -73,6 +74,7 @@ def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
         'adaptive_pools': (_pooled, [learned(1, 2, 3, 3)]),
         'bias_relu': (_rectified, [learned(4), learned(2, 4, 3, 5), learned(2, 4, 2, 1)]),
         'resize_maps': (_resized, [learned(1, 4, 3, 5), learned(1, 2, 2, 1)]),
+        'share_maps': (_shared, [learned(1, 2, 3, 3), learned(2)]),
         'box_iou_rotated': (box_iou_rotated, [boxes, boxes]),
         'kept_rotated': (partial(nms_rotated, iou_threshold=0.5), [boxes, boxes[:, 0]]),
         'kept_horizontal': (
@@ -115,6 +117,11 @@ def _rectified(bias: Tensor, *maps: Tensor) -> Tensor:
 
 def _resized(*maps: Tensor) -> Tensor:
     return resize_maps(maps, (3, 5))
+
+
+def _shared(x: Tensor, bias: Tensor) -> Tensor:
+    results = share_maps([x], 2, [bias], subsampled=1)
+    return torch.cat([y.flatten() for own in results for y in own])
 
 
 def refusals(device: torch.device | str) -> dict[str, str]:

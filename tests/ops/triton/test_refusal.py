@@ -24,6 +24,7 @@ LEARNED = [
     'roi_align_levels',
     'roi_align_rotated',
     'rotated_window_attention',
+    'share_maps',
     'sigmoid_focal_loss',
     'window_operands',
 ]
@@ -156,6 +157,7 @@ def test_deterministic_algorithms_take_no_kernel_with_atomic_additions(name, mon
         'grouped_batch_norm',
         'relative_position_attention',
         'resize_maps',
+        'share_maps',
         'sigmoid_focal_loss',
         'window_operands',
     )
