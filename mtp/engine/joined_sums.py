@@ -26,7 +26,12 @@ from mtp.ops import dispatch
 
 aten = torch.ops.aten
 CAST = torch.ops.prims.convert_element_type.default
-VIEWS = {aten.permute.default, aten.reshape.default, aten.view.default}
+VIEWS = {
+    aten.permute.default,
+    aten.reshape.default,
+    aten.squeeze.dim,
+    aten.view.default,
+}
 PRODUCTS = {
     aten.addmm.default,
     aten.bmm.default,

@@ -13,13 +13,22 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 
 from mtp.engine.parallel import parts, unwrap
+from mtp.models.lean_fpn import DeferredBiasConv2d
 from mtp.models.tasks import Task
 
 # Modules that do nothing with their weights but call an operator that autocast runs in its dtype;
 # mmcv's are torch's, except with empty tensors in old versions of torch. Another subclass may read
 # its weights in another way, so it keeps them, as does a module with a hook that makes its weights
 # before each call.
-CAST_TYPES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, Conv2d, ConvTranspose2d, Linear)
+CAST_TYPES = (
+    nn.Linear,
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    Conv2d,
+    ConvTranspose2d,
+    Linear,
+    DeferredBiasConv2d,
+)
 
 
 class WeightCopies:

@@ -1,23 +1,38 @@
-"""mmdet's feature pyramid, with a top-down path that compiles."""
+"""mmdet's feature pyramid in few launches."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from mmdet.models.necks import FPN
-from torch import Tensor
+from torch import Tensor, nn
 
+from mtp.ops import share_maps
 from mtp.registry import MODELS
+
+UNSUPPORTED = ('add_extra_convs', 'conv_cfg', 'norm_cfg', 'act_cfg', 'upsample_cfg')
+
+
+class DeferredBiasConv2d(nn.Conv2d):
+    """Convolution whose bias is added by the caller, together with something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight, None)
 
 
 @MODELS.register_module()
 class LeanFPN(FPN):
-    """mmdet's ``FPN`` whose top-down path is one compiled part.
+    """mmdet's ``FPN``, with the same parameters and, up to rounding, the same results.
 
-    A level is then resized and added by one launch, and by another in the backward pass, not two
-    each. Results and parameters are those of ``FPN``.
+    The top-down path is one compiled part: a level gets its bias and the resized sum of the coarser
+    ones in one launch, and takes another in the backward pass. The biases of the results are added
+    to all levels in one launch; the gradients of all their consumers are added in one, too.
 
     Args:
-        args, kwargs: options of ``FPN``, without ``add_extra_convs`` and ``upsample_cfg``.
+        in_channels: numbers of channels of the backbone's maps.
+        out_channels: number of channels of each map of the pyramid.
+        num_outs: number of maps of the pyramid.
+        kwargs: further options of ``FPN``, without those in ``UNSUPPORTED``.
 
     Raises:
         ValueError: one of these is set.
@@ -25,12 +40,13 @@ class LeanFPN(FPN):
 
     compiled_methods = ('top_down',)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.add_extra_convs or self.upsample_cfg != {'mode': 'nearest'}:
-            raise ValueError(
-                f'{type(self).__name__} takes neither add_extra_convs nor upsample_cfg: use FPN'
-            )
+    def __init__(
+        self, in_channels: list[int], out_channels: int, num_outs: int, **kwargs: Any
+    ) -> None:
+        if any(kwargs.get(option) for option in UNSUPPORTED):
+            raise ValueError(f'{type(self).__name__} takes none of {UNSUPPORTED}: use FPN')
+        kwargs['conv_cfg'] = dict(type=DeferredBiasConv2d)
+        super().__init__(in_channels, out_channels, num_outs, **kwargs)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the maps of the pyramid, ``(B, out_channels, h, w)``, the finest first.
@@ -38,18 +54,35 @@ class LeanFPN(FPN):
         Args:
             inputs: maps of the backbone, ``(B, C, h, w)``, the finest first.
         """
-        laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs[self.start_level :])]
-        maps = [conv(x) for conv, x in zip(self.fpn_convs, self.top_down(laterals))]
-        while len(maps) < self.num_outs:
-            maps.append(F.max_pool2d(maps[-1], 1, stride=2))
-        return tuple(maps)
+        (maps,) = self.shared(inputs, 1)
+        return maps
 
-    def top_down(self, laterals: list[Tensor]) -> list[Tensor]:
-        """Add to each map, the finest first, the resized sum of those after it."""
+    def shared(self, inputs: Sequence[Tensor], consumers: int) -> list[tuple[Tensor, ...]]:
+        """Return the maps for each of several consumers, see :func:`mtp.ops.share_maps`.
+
+        Args:
+            inputs: maps of the backbone, ``(B, C, h, w)``, the finest first.
+            consumers: number of consumers.
+        """
+        laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs[self.start_level :])]
+        sums = self.top_down(laterals, _biases(self.lateral_convs, laterals))
+        maps = [conv(x) for conv, x in zip(self.fpn_convs, sums)]
+        return share_maps(
+            maps, consumers, _biases(self.fpn_convs, maps), subsampled=self.num_outs - len(maps)
+        )
+
+    def top_down(self, laterals: list[Tensor], biases: list[Tensor]) -> list[Tensor]:
+        """Add to each map, the finest first, its bias and the resized sum of those after it."""
+        laterals = [x + bias[:, None, None] for x, bias in zip(laterals, biases)]
         sums = laterals[-1:]
         for lateral in reversed(laterals[:-1]):
             sums.insert(0, _add_resized(lateral, sums[0]))
         return sums
+
+
+def _biases(modules: Iterable[Any], maps: list[Tensor]) -> list[Tensor]:
+    """Return convolutions' biases in the dtypes of their maps, as autocast would cast them."""
+    return [module.conv.bias.to(x.dtype) for module, x in zip(modules, maps)]
 
 
 def _add_resized(fine: Tensor, coarse: Tensor) -> Tensor:

@@ -35,13 +35,12 @@ class Channels(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.scale, self.shift = (nn.Parameter(torch.ones(4)) for _ in range(2))
-        self.bias = nn.Parameter(torch.ones(4, 1))
+        self.scale, self.shift, self.bias = (nn.Parameter(torch.ones(4)) for _ in range(3))
         self.layers = nn.ModuleList(nn.Linear(4, 4, bias) for bias in (True, False))
 
     def forward(self, x):
         x = (x.sin() * self.scale + self.shift).cos()
-        x = self.layers[0](x).mT + self.bias
+        x = self.layers[0](x).mT + self.bias[:, None]
         return self.layers[1](x.mT)
 
 

@@ -46,7 +46,7 @@ def step(model, kind=MixedPrecisionOptimWrapper):
 @pytest.mark.parametrize('backbone', [{}, {'with_cp': True}, {'frozen_stages': 1}])
 def test_a_step_equals_autocasts(backbone, monkeypatch):
     # of cast weights a neck leaves autocast, which would add its maps in float32
-    monkeypatch.setattr(TwoStageTask, '_pyramid', lambda task, features: task.neck(features))
+    monkeypatch.setattr(TwoStageTask, '_pyramid', lambda task, *args: task.neck.shared(*args))
     loss, gradients, launches = step(small_model(**backbone))
     expected_loss, expected, before = step(small_model(**backbone), ByAutocast)
     assert loss == expected_loss
@@ -97,17 +97,19 @@ def test_compiled_parts_take_them_and_compile_once():
 def test_a_neck_runs_without_autocast_once_its_weights_are_cast():
     """CUDA's autocast would add its maps in float32; the CPU's does not."""
     task, enabled = small_model().tasks.instance, []
-    task.neck.register_forward_pre_hook(lambda *_: enabled.append(torch.is_autocast_enabled('cpu')))
+    task.neck.fpn_convs[0].register_forward_pre_hook(
+        lambda *_: enabled.append(torch.is_autocast_enabled('cpu'))
+    )
     features = [
         torch.randn(1, channels, side, side, dtype=torch.bfloat16)
         for channels, side in zip(task.neck.in_channels, (16, 8, 4, 2))
     ]
     with torch.autocast('cpu', torch.bfloat16):
-        expected = task._pyramid(features)
+        expected = task._pyramid(features, 1)
         for layer in task.neck.modules():
             for name, weight in layer.named_parameters(recurse=False):
                 layer.__dict__[name] = weight.bfloat16()
-        torch.testing.assert_close(task._pyramid(features), expected, rtol=0.02, atol=0.02)
+        torch.testing.assert_close(task._pyramid(features, 1), expected, rtol=0.02, atol=0.02)
         assert torch.is_autocast_enabled('cpu')
     assert enabled == [True, False]
 

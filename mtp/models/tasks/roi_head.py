@@ -148,12 +148,18 @@ class SharedRoIHead(StandardRoIHead):
             )
 
     def loss(
-        self, x: tuple[Tensor, ...], proposals: Proposals, truth: GroundTruth, batch: TaskBatch
+        self,
+        x: tuple[Tensor, ...],
+        x_masks: tuple[Tensor, ...],
+        proposals: Proposals,
+        truth: GroundTruth,
+        batch: TaskBatch,
     ) -> tuple[list[Terms], list[Terms]]:
         """Sample RoIs, run the trunks once, and return terms to train by, and logged ones.
 
         Args:
-            x: feature maps of the neck, each ``(B, C, H, W)``.
+            x: feature maps of the neck for the boxes, each ``(B, C, H, W)``.
+            x_masks: feature maps of the neck for the masks.
             proposals: proposals of the images.
             truth: ground truth of the images.
             batch: images and their data sets.
@@ -162,7 +168,7 @@ class SharedRoIHead(StandardRoIHead):
             rois, samples, targets = self.targets(proposals, truth)
         terms = [self._box_losses(x, rois, samples, targets, batch)]
         if self._with_masks(batch):
-            terms.append(self._mask_losses(x, rois, samples, truth, batch))
+            terms.append(self._mask_losses(x_masks, rois, samples, truth, batch))
         losses, logged = zip(*terms)
         return [*losses], [*logged]
 

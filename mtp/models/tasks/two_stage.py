@@ -9,6 +9,7 @@ from mmengine.structures import InstanceData
 from mmrotate.structures import RotatedBoxes
 from torch import Tensor
 
+from mtp.models.lean_fpn import LeanFPN
 from mtp.models.tasks.base import Task, TaskBatch, average
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.registry import MODELS
@@ -60,16 +61,16 @@ class TwoStageTask(Task):
     def loss(self, features: list[Tensor], batch: TaskBatch) -> dict[str, dict[str, Tensor]]:
         """Return RPN and RoI losses per data set."""
         truth = GroundTruth.collect(batch, self.gt_field, self.roi_head.with_mask)
-        feats = self._pyramid(features)
+        feats, for_boxes, for_masks = self._pyramid(features, 3)
         outputs, anchors = self.rpn_head(feats)
         of_rpn = self.rpn_head.loss_batch(outputs, anchors, truth, batch.shapes)
         proposals = self.rpn_head.propose(outputs, anchors, batch.shapes, self.proposal_cfg)
-        losses, logged = self.roi_head.loss(feats, proposals, truth, batch)
+        losses, logged = self.roi_head.loss(for_boxes, for_masks, proposals, truth, batch)
         return average(batch, [of_rpn, *losses], logged)
 
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:
         """Add this task's field: ``bboxes``, ``scores``, ``labels`` (and ``masks``)."""
-        feats = self._pyramid(features)
+        (feats,) = self._pyramid(features, 1)
         found = self.rpn_head.propose(*self.rpn_head(feats), batch.shapes, self.rpn_head.test_cfg)
         proposals = [
             InstanceData(bboxes=boxes[valid]) for boxes, valid in zip(found.boxes, found.valid)
@@ -78,10 +79,11 @@ class TwoStageTask(Task):
         for sample, result in zip(batch.samples, results):
             sample.set_field(self.to_prediction(result), self.pred_field, dtype=InstanceData)
 
-    def _pyramid(self, features: list[Tensor]) -> tuple[Tensor, ...]:
-        """Return the neck's maps, all computed in the dtype of the features if its weights have it.
+    def _pyramid(self, features: list[Tensor], consumers: int) -> list[tuple[Tensor, ...]]:
+        """Return the neck's maps for each consumer.
 
-        Autocast, which such a neck does not need, would resize and add its maps in float32.
+        They are computed in the dtype of the features if the neck's weights have it: autocast,
+        which such a neck does not need, would resize and add its maps in float32.
         """
         device, dtype = features[0].device.type, features[0].dtype
         weights = (
@@ -91,7 +93,9 @@ class TwoStageTask(Task):
         )
         unneeded = torch.is_autocast_enabled(device) and all(w.dtype == dtype for w in weights)
         with torch.autocast(device, enabled=False) if unneeded else nullcontext():
-            return self.neck(features)
+            if isinstance(self.neck, LeanFPN):
+                return self.neck.shared(features, consumers)
+            return consumers * [self.neck(features)]
 
     def to_prediction(self, result: InstanceData) -> InstanceData:
         """Convert the RoI head's result to the prediction that goes into the sample."""
