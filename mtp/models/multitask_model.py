@@ -1,8 +1,6 @@
 """One encoder, several tasks, several data sets."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from mmdet.structures import DetDataSample, SampleList
@@ -10,9 +8,9 @@ from mmengine.config import ConfigDict
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModel, ModuleDict
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mtp.models.tasks.base import TaskBatch, to_device
+from mtp.ops import share_maps
 from mtp.registry import MODELS
 
 
@@ -42,8 +40,6 @@ class MultiTaskPretrainer(BaseModel):
         ValueError: a data set names a task that is not configured, no data set has a task's
             labels, or a data set's name is reserved.
     """
-
-    compiled_methods = ('sum_gradients',)
 
     def __init__(
         self,
@@ -137,23 +133,12 @@ class MultiTaskPretrainer(BaseModel):
         if torch.is_autocast_enabled(inputs.device.type):
             # cast once, instead of in each convolution that takes them
             dtype = torch.get_autocast_dtype(inputs.device.type)
-        shared = _Shared.apply(self.sum_gradients, len(self.tasks), dtype, *features)
-        shares = [shared[i :: len(self.tasks)] for i in range(len(self.tasks))]
+        shares = share_maps(features, len(self.tasks), dtype=dtype)
         losses: dict[str, Tensor] = {}
         for task, features_t, batch in self._task_batches(shares, data_samples):
             for name, terms in self.tasks[task].loss(features_t, batch).items():
                 losses |= {f'{name}.{task}.{term}': value for term, value in terms.items()}
         return losses
-
-    def sum_gradients(self, grads: list[list[Tensor]], dtypes: list[torch.dtype]) -> list[Tensor]:
-        """Sum the tasks' gradients of each feature map, in float32 or wider; round once."""
-        sums = []
-        for (first, *others), dtype in zip(grads, dtypes):
-            total = first.to(torch.promote_types(first.dtype, torch.float32))
-            for grad in others:
-                total = total + grad
-            sums.append(total.to(dtype))
-        return sums
 
     def _index(self, order: tuple[int, ...], device: torch.device) -> Tensor:
         """Return the order of the images as a tensor, which is made once for each order."""
@@ -219,30 +204,6 @@ class MultiTaskPretrainer(BaseModel):
                 groups[name] = slice(len(members), len(members) + run.stop - run.start)
                 members += samples[run]
             yield task, features_t, TaskBatch(members, groups, features[0].device)
-
-
-class _Shared(torch.autograd.Function):
-    """Feature maps for each task, cast once; their gradients are summed at once, not one by one."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, sum_gradients: Callable, tasks: int, dtype: torch.dtype | None, *features: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.sum_gradients, ctx.tasks, ctx.learned = sum_gradients, tasks, ctx.needs_input_grad[3:]
-        ctx.dtypes = [f.dtype for f, learned in zip(features, ctx.learned) if learned]
-        # a map's copies in a row
-        copies = [[x.view_as(x) for x in tasks * [f.to(dtype or f.dtype)]] for f in features]
-        frozen = [x for own, learned in zip(copies, ctx.learned) if not learned for x in own]
-        ctx.mark_non_differentiable(*frozen)
-        return tuple(itertools.chain(*copies))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        of_maps = [[*grads[i : i + ctx.tasks]] for i in range(0, len(grads), ctx.tasks)]
-        of_learned = [own for own, learned in zip(of_maps, ctx.learned) if learned]
-        sums = iter(ctx.sum_gradients(of_learned, ctx.dtypes))
-        return None, None, None, *(next(sums) if learned else None for learned in ctx.learned)
 
 
 def _runs(names: list[str]) -> list[tuple[str, slice]]:
