@@ -90,6 +90,27 @@ def test_a_bias_of_a_convolution_is_a_launch():
     assert launches == [1, 2, 2, 4]  # forward, and with the gradients
 
 
+class Copies(torch.autograd.Function):
+    """Two copies; the gradient of one that is not used is None instead of zeros."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.set_materialize_grads(False)
+        return x.clone(), x.clone()
+
+    @staticmethod
+    def backward(ctx, first, second):
+        assert second is None
+        return first
+
+
+def test_missing_gradients_are_made_only_for_functions_that_take_them():
+    x = torch.ones(2, requires_grad=True)
+    with backward.in_python():
+        (found,) = torch.autograd.grad(Copies.apply(x)[0].sum(), x)
+    torch.testing.assert_close(found, torch.ones(2))
+
+
 def test_gradients_in_python_are_those_of_autograd():
     x, weight, bias, unused = (
         torch.randn(size, requires_grad=True) for size in ((4, 8), (8, 8), (8,), (2,))

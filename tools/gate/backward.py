@@ -14,19 +14,27 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 from torch.autograd.graph import Node, get_gradient_edge
 
 
 @contextmanager
 def in_python() -> Iterator[None]:
-    """Let ``torch.autograd.grad`` run in Python."""
+    """Let ``torch.autograd.grad`` run in Python.
+
+    Functions of which the backward pass gets None for a missing gradient must be called in it too.
+    """
     with (
         patch.object(torch.autograd, '_engine_run_backward', gradients),
+        patch.object(FunctionCtx, 'set_materialize_grads', _set_materialize_grads),
         # torch's checkpoints compute again once for each number
         patch.object(torch._C, '_current_graph_task_id', lambda: 0),
     ):
         yield
+
+
+def _set_materialize_grads(ctx: Any, value: bool) -> None:
+    ctx.materialize_grads = ctx.takes_zeros = value  # torch's own attribute cannot be read
 
 
 _running: list[tuple[Node, ...]] = []
@@ -150,13 +158,14 @@ def _incoming(nodes: set[Node]) -> dict[Node, int]:
 def _apply(node: Node, grads: dict[int, Tensor]) -> tuple[Tensor | None, ...]:
     metas = node._input_metadata
     if isinstance(node, BackwardCFunction):
-        some = next(iter(grads.values()))
-        results = node.apply(
-            *(
-                grads[i] if i in grads else some.new_zeros(meta.shape, dtype=meta.dtype)
-                for i, meta in enumerate(metas)
-            )
-        )
+        given: list[Tensor | None] = [grads.get(i) for i in range(len(metas))]
+        if getattr(node, 'takes_zeros', True):
+            some = next(iter(grads.values()))
+            given = [
+                some.new_zeros(meta.shape, dtype=meta.dtype) if grad is None else grad
+                for grad, meta in zip(given, metas)
+            ]
+        results = node.apply(*given)
         if isinstance(results, tuple):  # one for each argument, whether a tensor or not
             wanted = iter([r for r, needs in zip(results, node.needs_input_grad) if needs])
             results = tuple(

@@ -64,7 +64,7 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> tuple[dict[str, int], flo
         with counter:
             data = preprocessor(batch, training=True)
             counter.take('data preprocessor')
-        with counter, _foreach_of_fake_tensors():
+        with counter, _foreach_of_fake_tensors(), backward.in_python():
             copies = WeightCopies(model, torch.bfloat16)
             if workload.processes != 'FSDP2':
                 copies.make()
@@ -132,7 +132,7 @@ def _foreach_of_fake_tensors() -> Iterator[None]:
 
 def _differentiate(loss: Tensor, model: nn.Module) -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
-    with backward.in_python(), torch.autocast('cuda', enabled=False):
+    with torch.autocast('cuda', enabled=False):
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
     for parameter, grad in zip(parameters, grads):
         parameter.grad = grad
