@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmengine import dist
 from torch import Tensor, nn
 
-from mtp.ops.grouped_batch_norm import deferred_batch_norm
+from mtp.ops.grouped_batch_norm import deferred_batch_norm, grouped_batch_norm
 from mtp.registry import MODELS
 
 
@@ -46,24 +46,31 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
         self.sync = sync
         self.sizes: list[int] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``(B, C, H, W)``, whose images are split into data sets by ``self.sizes``."""
-        x, normalise = self.deferred(x)
-        return normalise(x)
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        """Normalise ``(B, C, H, W)``, whose images are split into data sets by ``self.sizes``.
+
+        Args:
+            x: maps.
+            relu: whether a ReLU follows, which then costs no launch of its own.
+        """
+        if self.training:
+            return grouped_batch_norm(x, **self._settings(x), relu=relu)
+        x = super().forward(x)
+        return F.relu(x, inplace=True) if relu else x
 
     def deferred(self, x: Tensor, relu: bool = False) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Update the statistics; return maps, and the function that makes the result of them.
 
         A backward pass can call the function again, see
-        :func:`mtp.ops.grouped_batch_norm.deferred_batch_norm`.
-
-        Args:
-            x: as for :meth:`forward`.
-            relu: whether a ReLU follows, which then costs no launch of its own.
+        :func:`mtp.ops.grouped_batch_norm.deferred_batch_norm`. Arguments are those of
+        :meth:`forward`.
         """
-        if not self.training:
-            x = super().forward(x)
-            return (F.relu(x, inplace=True) if relu else x), nn.Identity()
+        if self.training:
+            return deferred_batch_norm(x, **self._settings(x), relu=relu)
+        return self(x, relu), nn.Identity()
+
+    def _settings(self, x: Tensor) -> dict[str, Any]:
+        """Return parameters, statistics and options of the operator that normalises ``x``."""
         sizes = self.sizes or [len(x)]
         world_size = dist.get_world_size() if self.sync else 1
         if min(sizes) * x.shape[2] * x.shape[3] * world_size == 1:
@@ -73,18 +80,16 @@ class PerDatasetBatchNorm(nn.BatchNorm2d):
                 'images per data set, several processes with sync=True, or group normalisation: '
                 "norm_cfg=dict(type='GN', num_groups=32)"
             )
-        return deferred_batch_norm(
-            x,
-            self.weight,
-            self.bias,
-            self.running_mean,
-            self.running_var,
-            self.num_batches_tracked,
-            sizes,
-            self.momentum,
-            self.eps,
+        return dict(
+            weight=self.weight,
+            bias=self.bias,
+            running_mean=self.running_mean,
+            running_var=self.running_var,
+            num_batches_tracked=self.num_batches_tracked,
+            sizes=sizes,
+            momentum=self.momentum,
+            eps=self.eps,
             synced=world_size > 1,
-            relu=relu,
         )
 
 

@@ -56,10 +56,15 @@ def convolve_recomputed(
     return _with_finish(module, x)
 
 
+def ends_with_dataset_norm(module: ConvModule) -> bool:
+    """Return whether a module ends with :class:`PerDatasetBatchNorm`, alone or with a ReLU."""
+    relu = not module.with_activation or type(module.activate) is nn.ReLU
+    return isinstance(module.norm, PerDatasetBatchNorm) and relu
+
+
 def _with_finish(module: ConvModule, x: Tensor) -> tuple[Tensor, Finish]:
-    norm, relu = module.norm, module.with_activation and type(module.activate) is nn.ReLU
-    if isinstance(norm, PerDatasetBatchNorm) and (relu or not module.with_activation):
-        return norm.deferred(x, relu)
-    if norm is not None:  # it may update statistics, so it must not run again
-        x = norm(x)
+    if ends_with_dataset_norm(module):
+        return module.norm.deferred(x, module.with_activation)
+    if module.norm is not None:  # it may update statistics, so it must not run again
+        x = module.norm(x)
     return module.activate(x) if module.with_activation else x, nn.Identity()

@@ -4,7 +4,7 @@ from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import UPerHead
 from torch import Tensor
 
-from mtp.models.recomputation import convolve, convolve_recomputed
+from mtp.models.recomputation import convolve, convolve_recomputed, ends_with_dataset_norm
 from mtp.ops.adaptive_pools import adaptive_pools
 from mtp.ops.resize_maps import resize_maps
 from mtp.registry import MODELS
@@ -61,5 +61,6 @@ class LeanUPerHead(UPerHead):
 
 def _run(module: ConvModule, x: Tensor) -> Tensor:
     """Do what the module does, with a ReLU as part of its norm's operator."""
-    x, finish = convolve(module, x)
-    return finish(x)
+    if ends_with_dataset_norm(module):
+        return module.norm(module.conv(x), module.with_activation)
+    return module(x)

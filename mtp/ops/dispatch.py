@@ -38,6 +38,9 @@ MAX_ADAPTIVE_SAMPLES = 1024
 # Number of programs that sum over a group of images in batch normalisation: enough to occupy a GPU
 # with one group of 64 channels.
 BATCH_NORM_SPLITS = 64
+# Largest group of rows that batch normalisation takes in one launch: a program holds them in
+# registers, 16 values a thread, and a group takes it less time than the launches that it saves.
+BATCH_NORM_FEW_ROWS = 512
 
 # name of an operator's launcher -> its twin
 _TWINS: dict[str, Callable[..., Any]] = {}

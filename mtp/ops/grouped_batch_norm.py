@@ -2,10 +2,10 @@
 
 It takes three operators, each a single node of a compiled graph: sums over each group, statistics
 from them, and the normalised maps. The backward pass takes two: sums, and the gradient of the maps.
-Each runs as a kernel or its twin in torch; within a process, torch's own batch norm stands in for
-all twins. Kept for the backward pass are the maps, and mean and 1 / deviation of each group. Over
-all processes, another operator adds up the sums, with one all-reduce for all groups in each
-direction.
+Groups of few pixels take one operator in each direction, within a process. Each operator runs as a
+kernel or its twin in torch; within a process, torch's own batch norm stands in for all twins. Kept
+for the backward pass are the maps, and mean and 1 / deviation of each group. Over all processes,
+another operator adds up the sums, with one all-reduce for all groups in each direction.
 
 A process that runs compiled layers must issue the same collectives in the same order as one that
 runs them uncompiled, but a compiler may reorder independent layers. The operator over all processes
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._higher_order_ops.effects import _EffectType, _register_effectful_op
 
-from mtp.ops.dispatch import BATCH_NORM_SPLITS, twin_of, use_triton
+from mtp.ops.dispatch import BATCH_NORM_FEW_ROWS, BATCH_NORM_SPLITS, twin_of, use_triton
 
 # the default process group -> the group of the collectives here
 _process_groups: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -71,18 +71,14 @@ def grouped_batch_norm(
     Raises:
         ValueError: the sizes do not add up to the batch.
     """
+    running = running_mean, running_var, num_batches_tracked
+    few = max(sizes) * x.shape[2] * x.shape[3] <= BATCH_NORM_FEW_ROWS
+    if few and not synced and use_triton(x, weight, running_mean):
+        _check_sizes(sizes, x)
+        x = _dense_like(x, x)
+        return _FewRows.apply(x, weight, bias, *running, sizes, momentum, eps, relu)
     x, normalise = deferred_batch_norm(
-        x,
-        weight,
-        bias,
-        running_mean,
-        running_var,
-        num_batches_tracked,
-        sizes,
-        momentum,
-        eps,
-        synced,
-        relu,
+        x, weight, bias, *running, sizes, momentum, eps, synced, relu
     )
     return normalise(x)
 
@@ -109,8 +105,7 @@ def deferred_batch_norm(
         pass can call it again instead of keeping its result. Within a process, where no kernel
         takes the maps, they are normalised already, and the function returns them.
     """
-    if sum(sizes) != len(x):
-        raise ValueError(f'sizes={list(sizes)} must add up to the {len(x)} images of the batch')
+    _check_sizes(sizes, x)
     running = running_mean, running_var, num_batches_tracked
     if not (synced or use_triton(x, weight, running_mean)):
         out = grouped_batch_norm_torch(x, weight, bias, *running, sizes, momentum, eps, relu)
@@ -127,8 +122,47 @@ def deferred_batch_norm(
     return x, normalise
 
 
+def _check_sizes(sizes: Sequence[int], x: Tensor) -> None:
+    if sum(sizes) != len(x):
+        raise ValueError(f'sizes={list(sizes)} must add up to the {len(x)} images of the batch')
+
+
 def _unchanged(x: Tensor) -> Tensor:
     return x
+
+
+class _FewRows(torch.autograd.Function):
+    """Normalised maps: torch registers no gradients for operators that change their operands."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        num_batches_tracked: Tensor,
+        sizes: Sequence[int],
+        momentum: float,
+        eps: float,
+        relu: bool,
+    ) -> Tensor:
+        running = running_mean, running_var, num_batches_tracked
+        out, mean, invstd = torch.ops.mtp.batch_norm_of_few(
+            x, weight, bias, *running, sizes, momentum, eps, relu
+        )
+        ctx.save_for_backward(x, weight, bias, mean, invstd)
+        ctx.sizes, ctx.relu = sizes, relu
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *others = ctx.saved_tensors
+        grads = torch.ops.mtp.batch_norm_of_few_backward(
+            _dense_like(grad, x), x, *others, ctx.sizes, ctx.relu
+        )
+        return *grads, *(None,) * 7
 
 
 def grouped_batch_norm_torch(
@@ -266,6 +300,48 @@ def batch_normalise_backward(
     return torch.empty_like(x).copy_(grad_x * _of_images(invstd * weight, sizes))
 
 
+@twin_of('batch_norm_of_few')
+def batch_norm_of_few(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor,
+    sizes: Sequence[int],
+    momentum: float,
+    eps: float,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the normalised maps, and mean and 1 / deviation ``(groups, C)``.
+
+    Updates the running statistics in place.
+    """
+    running = running_mean, running_var, num_batches_tracked
+    mean, invstd, count = batch_norm_statistics(*running, batch_norm_sums(x, sizes), momentum, eps)
+    out = batch_normalise(x, weight, bias, mean, invstd, count, sizes, False, relu)
+    return out, mean, invstd
+
+
+@twin_of('batch_norm_of_few_backward')
+def batch_norm_of_few_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    sizes: Sequence[int],
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of maps, weight and bias."""
+    tensors = grad, x, weight, bias, mean, invstd
+    sums, of_weight, of_bias = batch_normalise_backward_sums(*tensors, sizes, relu)
+    pixels = x.shape[2] * x.shape[3]
+    count = mean.new_tensor([[size * pixels] for size in sizes])
+    return batch_normalise_backward(*tensors, count, sums, sizes, relu), of_weight, of_bias
+
+
 def sum_over_processes(x: Tensor) -> Tensor:
     """Return the sum ``(1, ...)`` over the first dimension and all processes."""
     total = x.sum(0, keepdim=True)
@@ -338,6 +414,29 @@ def _fake_gradients(
     return sums, torch.empty_like(weight), torch.empty_like(bias)
 
 
+def _fake_few(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    _var: Tensor,
+    _number: Tensor,
+    sizes: Sequence[int],
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(running_mean.dtype, torch.float32)
+    mean, invstd = (
+        running_mean.new_empty(len(sizes), len(running_mean), dtype=dtype) for _ in range(2)
+    )
+    return torch.empty_like(x), mean, invstd
+
+
+def _fake_few_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+
+
 def _fake_sum(x: Tensor) -> Tensor:
     return x.new_empty(1, *x.shape[1:])
 
@@ -388,16 +487,15 @@ def _kernel_or(twin: Callable) -> Callable:
 
 
 def _register() -> None:
+    running = 'running_mean', 'running_var', 'num_batches_tracked'
     _define(_kernel_or(batch_norm_sums), _fake_sums)
-    _define(
-        _kernel_or(batch_norm_statistics),
-        _fake_statistics,
-        mutates=('running_mean', 'running_var', 'num_batches_tracked'),
-    )
+    _define(_kernel_or(batch_norm_statistics), _fake_statistics, mutates=running)
     normalise = _define(_kernel_or(batch_normalise), _fake_maps)
     torch.library.register_autograd(normalise, _gradients, setup_context=_save)
     _define(_kernel_or(batch_normalise_backward_sums), _fake_gradients)
     _define(_kernel_or(batch_normalise_backward), _fake_maps)
+    _define(_kernel_or(batch_norm_of_few), _fake_few, mutates=running)
+    _define(_kernel_or(batch_norm_of_few_backward), _fake_few_gradients)
     _register_effectful_op(_define(sum_over_processes, _fake_sum), _EffectType.ORDERED)
 
 

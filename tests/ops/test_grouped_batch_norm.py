@@ -103,8 +103,8 @@ def test_operators_are_registered_rightly(alone, layout):
     sums = ops.batch_norm_sums(x.detach(), SIZES)
     statistics = ops.batch_norm_statistics(*running, sums, 0.1, 1e-5)
     of_maps = x, weight, bias, *statistics[:2]
-    _, plain, plain_weight, *others = (t.detach() for t in (x, *of_maps))
-    backward = torch.randn_like(plain), plain, plain_weight, *others
+    plains = plain, *_ = [t.detach() for t in (x, weight, bias)]
+    backward = torch.randn_like(plain), *plains, *statistics[:2]
     totals, *_ = ops.batch_normalise_backward_sums(*backward, SIZES, True)
     for operator, arguments in (
         (ops.batch_norm_sums, (plain, SIZES)),
@@ -112,6 +112,8 @@ def test_operators_are_registered_rightly(alone, layout):
         (ops.batch_normalise, (*of_maps, statistics[2], SIZES, True, True)),
         (ops.batch_normalise_backward_sums, (*backward, SIZES, True)),
         (ops.batch_normalise_backward, (*backward, statistics[2], totals, SIZES, True)),
+        (ops.batch_norm_of_few, (*plains, *running, SIZES, 0.1, 1e-5, True)),
+        (ops.batch_norm_of_few_backward, (*backward, SIZES, True)),
         (ops.sum_over_processes, (sums,)),
     ):
         torch.library.opcheck(

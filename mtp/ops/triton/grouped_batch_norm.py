@@ -5,11 +5,15 @@ normalised maps. Backward: sums, likewise by many programs; gradients of weight 
 the gradient of the maps. Nothing is added to memory by two programs, so that results are the same
 bits in every run. A ReLU costs no launch: the backward pass finds again where it cut off.
 
+Groups of few rows take one launch in each direction: a program holds all rows of some channels in
+registers, group after group.
+
 Maps are matrices of pixels, the rows, and channels; a group's rows are consecutive. Channels-last
 and contiguous maps are both taken as they are, with tiles of another shape.
 
 Sums are safe where the mean is far from zero: a program computes mean and squared deviation by
-Welford's method, and hands on the sums of values and squares in float64, which lose no digits.
+Welford's method, and hands on the sums of values and squares in float64, which lose no digits. One
+that holds all rows sums the squared distances from their mean.
 
 Memory traffic of an element in bfloat16: forward 6 bytes (read for the sums, read, written),
 backward 10 (gradient and map read for the sums, both read, gradient written).
@@ -23,11 +27,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mtp.ops.dispatch import BATCH_NORM_SPLITS, else_twin
+from mtp.ops.dispatch import BATCH_NORM_FEW_ROWS, BATCH_NORM_SPLITS, else_twin
 from mtp.ops.triton.common import TRITON_NAMES, CompileCase
 
 SPLITS = BATCH_NORM_SPLITS
 FINISH_C = 16  # channels of a program that adds up what other programs have summed
+# tile of a program that holds all rows of a group
+FEW = {'ROWS': BATCH_NORM_FEW_ROWS, 'BLOCK_C': 8}
+FEW_WARPS = 8
 
 
 @triton.jit
@@ -94,15 +101,16 @@ def _normalised(
     centred: tl.tensor,
     weight: tl.tensor,
     bias: tl.tensor,
-    invstd: tl.tensor,
-    group: tl.tensor,
+    inverse: tl.tensor,
     c: tl.tensor,
     channels: tl.tensor,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Return normalised values before the ReLU, and the factor of each channel."""
+    """Return normalised values before the ReLU, and the factor of each channel.
+
+    ``inverse`` is 1 / deviation of each channel.
+    """
     there = c < channels
-    scale = tl.load(invstd + group * channels + c, there, other=0)
-    scale *= tl.load(weight + c, there, other=0).to(tl.float32)
+    scale = inverse * tl.load(weight + c, there, other=0).to(tl.float32)
     offset = tl.load(bias + c, there, other=0).to(tl.float32)
     return centred * scale[None, :] + offset[None, :], scale
 
@@ -203,7 +211,8 @@ def _normalise_kernel(
 ) -> None:
     group = tl.program_id(1)
     centred, places, there, c = _centred(x, mean, rows, pixels, channels, LAST, ROWS, BLOCK_C)
-    value, _ = _normalised(centred, weight, bias, invstd, group, c, channels)
+    inverse = tl.load(invstd + group * channels + c, c < channels, other=0)
+    value, _ = _normalised(centred, weight, bias, inverse, c, channels)
     if RELU:
         value = tl.where(value < 0, 0, value)
     tl.store(out + places, value, there)
@@ -232,6 +241,7 @@ def _sums_backward_kernel(
     begin, end = _share(split, group, rows, SPLITS, ROWS)
     c = block * BLOCK_C + tl.arange(0, BLOCK_C)
     centre = tl.load(mean + group * channels + c, c < channels, other=0)
+    inverse = tl.load(invstd + group * channels + c, c < channels, other=0)
     total = tl.zeros((ROWS, BLOCK_C), tl.float32)
     slope = tl.zeros((ROWS, BLOCK_C), tl.float32)
     for first in range(begin, end, ROWS):
@@ -241,7 +251,7 @@ def _sums_backward_kernel(
         centred = tl.load(x + places, there, other=0).to(tl.float32) - centre[None, :]
         given = tl.load(grad + places, there, other=0).to(tl.float32)
         if RELU:
-            value, _ = _normalised(centred, weight, bias, invstd, group, c, channels)
+            value, _ = _normalised(centred, weight, bias, inverse, c, channels)
             given = tl.where(value <= 0, 0, given)
         total += given
         slope += given * centred
@@ -300,16 +310,111 @@ def _normalise_backward_kernel(
     group = tl.program_id(1)
     centred, places, there, c = _centred(x, mean, rows, pixels, channels, LAST, ROWS, BLOCK_C)
     given = tl.load(grad + places, there, other=0).to(tl.float32)
-    value, scale = _normalised(centred, weight, bias, invstd, group, c, channels)
+    inverse = tl.load(invstd + group * channels + c, c < channels, other=0)
+    value, scale = _normalised(centred, weight, bias, inverse, c, channels)
     if RELU:
         given = tl.where(value <= 0, 0, given)
     share = 1 / tl.load(count + group)
-    deviation = tl.load(invstd + group * channels + c, c < channels, other=0)
     place = sums + group * 2 * channels + c
     total = tl.load(place, c < channels, other=0) * share
-    slope = tl.load(place + channels, c < channels, other=0) * share * deviation * deviation
+    slope = tl.load(place + channels, c < channels, other=0) * share * inverse * inverse
     value = scale[None, :] * (given - total[None, :] - centred * slope[None, :])
     tl.store(grad_x + places, value, there)
+
+
+@triton.jit
+def _few_kernel(
+    x: tl.tensor,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    running_mean: tl.tensor,
+    running_var: tl.tensor,
+    num_batches_tracked: tl.tensor,
+    out: tl.tensor,
+    mean: tl.tensor,
+    invstd: tl.tensor,
+    rows: 'tuple[tl.tensor, ...]',
+    pixels: tl.tensor,
+    channels: tl.tensor,
+    momentum: tl.tensor,
+    eps: tl.tensor,
+    RELU: tl.constexpr,
+    LAST: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+) -> None:
+    row = tl.arange(0, ROWS)
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    new_mean = tl.load(running_mean + c, c < channels, other=0).to(tl.float32)
+    new_var = tl.load(running_var + c, c < channels, other=0).to(tl.float32)
+    for group in range(len(rows)):
+        first, number = _rows_of(group, rows)
+        there = (row < number)[:, None] & (c < channels)[None, :]
+        places = _places(first + row, c, pixels, channels, LAST)
+        value = tl.load(x + places, there, other=0).to(tl.float32)
+        centre = tl.sum(value, 0) / number
+        # what that sum has rounded off
+        centre += tl.sum(tl.where(there, value - centre[None, :], 0), 0) / number
+        centred = tl.where(there, value - centre[None, :], 0)
+        var = tl.sum(centred * centred, 0) / number
+        inverse = 1 / tl.sqrt(var + eps)
+        value, _ = _normalised(centred, weight, bias, inverse, c, channels)
+        if RELU:
+            value = tl.where(value < 0, 0, value)
+        tl.store(out + places, value, there)
+        tl.store(mean + group * channels + c, centre, c < channels)
+        tl.store(invstd + group * channels + c, inverse, c < channels)
+        new_mean += momentum * (centre - new_mean)
+        new_var += momentum * (var * (number / (number - 1)) - new_var)
+    tl.store(running_mean + c, new_mean, c < channels)
+    tl.store(running_var + c, new_var, c < channels)
+    if tl.program_id(0) == 0:
+        tl.store(num_batches_tracked, tl.load(num_batches_tracked) + len(rows))
+
+
+@triton.jit
+def _few_backward_kernel(
+    grad: tl.tensor,
+    x: tl.tensor,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    mean: tl.tensor,
+    invstd: tl.tensor,
+    grad_x: tl.tensor,
+    grad_weight: tl.tensor,
+    grad_bias: tl.tensor,
+    rows: 'tuple[tl.tensor, ...]',
+    pixels: tl.tensor,
+    channels: tl.tensor,
+    RELU: tl.constexpr,
+    LAST: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+) -> None:
+    row = tl.arange(0, ROWS)
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    of_weight = tl.zeros((BLOCK_C,), tl.float32)
+    of_bias = tl.zeros((BLOCK_C,), tl.float32)
+    for group in range(len(rows)):
+        first, number = _rows_of(group, rows)
+        there = (row < number)[:, None] & (c < channels)[None, :]
+        places = _places(first + row, c, pixels, channels, LAST)
+        centre = tl.load(mean + group * channels + c, c < channels, other=0)
+        inverse = tl.load(invstd + group * channels + c, c < channels, other=0)
+        centred = tl.load(x + places, there, other=0).to(tl.float32) - centre[None, :]
+        given = tl.load(grad + places, there, other=0).to(tl.float32)
+        value, scale = _normalised(centred, weight, bias, inverse, c, channels)
+        if RELU:
+            given = tl.where(value <= 0, 0, given)
+        total = tl.sum(given, 0)
+        slope = tl.sum(given * centred, 0)
+        of_weight += slope * inverse
+        of_bias += total
+        slope *= inverse * inverse
+        value = given - (total[None, :] + centred * slope[None, :]) / number
+        tl.store(grad_x + places, scale[None, :] * value, there)
+    tl.store(grad_weight + c, of_weight, c < channels)
+    tl.store(grad_bias + c, of_bias, c < channels)
 
 
 @else_twin(part='grouped_batch_norm')
@@ -424,6 +529,70 @@ def batch_normalise_backward(
     return grad_x
 
 
+@else_twin(torch.preserve_format, part='grouped_batch_norm')
+def batch_norm_of_few(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor,
+    sizes: Sequence[int],
+    momentum: float,
+    eps: float,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Launch the kernel of :func:`mtp.ops.grouped_batch_norm.batch_norm_of_few`."""
+    out = torch.empty_like(x)
+    mean, invstd = (x.new_empty(len(sizes), x.shape[1], dtype=torch.float32) for _ in range(2))
+    running = running_mean, running_var, num_batches_tracked
+    tensors = x, weight, bias, *running, out, mean, invstd
+    _launch_few(_few_kernel, tensors, x, sizes, (float(momentum), float(eps)), relu)
+    return out, mean, invstd
+
+
+@else_twin(torch.preserve_format, part='grouped_batch_norm_backward')
+def batch_norm_of_few_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    sizes: Sequence[int],
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Launch the kernel of :func:`mtp.ops.grouped_batch_norm.batch_norm_of_few_backward`."""
+    grads = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+    tensors = grad, x, weight, bias, mean, invstd, *grads
+    _launch_few(_few_backward_kernel, tensors, x, sizes, (), relu)
+    return grads
+
+
+def _launch_few(
+    kernel: Any,
+    tensors: tuple[Tensor, ...],
+    x: Tensor,
+    sizes: Sequence[int],
+    numbers: tuple[float, ...],
+    relu: bool,
+) -> None:
+    """Launch a kernel that takes groups of few rows, one program for each block of channels."""
+    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
+    with torch.cuda.device_of(x):
+        kernel[(triton.cdiv(channels, FEW['BLOCK_C']),)](
+            *tensors,
+            tuple(size * pixels for size in sizes),
+            pixels,
+            channels,
+            *numbers,
+            **FEW,
+            RELU=relu,
+            LAST=x.is_contiguous(memory_format=torch.channels_last),
+            num_warps=FEW_WARPS,
+        )
+
+
 def _launch(
     kernel: Any, tensors: tuple[Tensor, ...], x: Tensor, sizes: Sequence[int], **constants: Any
 ) -> None:
@@ -463,9 +632,14 @@ def compile_cases() -> Iterator[CompileCase]:
         yield _case(_normalise_kernel, dtype, {**tile, 'RELU': True})
         yield _case(_sums_backward_kernel, dtype, {**tile, 'RELU': True, 'SPLITS': SPLITS})
         yield _case(_normalise_backward_kernel, dtype, {**tile, 'RELU': True})
+        few = {**FEW, 'LAST': last, 'RELU': True}
+        yield _case(_few_kernel, dtype, few, FEW_WARPS)
+        yield _case(_few_backward_kernel, dtype, few, FEW_WARPS)
 
 
-def _case(kernel: Any, dtype: torch.dtype, constants: dict[str, Any]) -> CompileCase:
+def _case(
+    kernel: Any, dtype: torch.dtype, constants: dict[str, Any], num_warps: int = 4
+) -> CompileCase:
     of_forward = kernel in (_sums_kernel, _statistics_kernel)
     types: dict[str, str | tuple[str, ...]] = {
         **dict.fromkeys(kernel.arg_names, '*fp32'),
@@ -477,4 +651,5 @@ def _case(kernel: Any, dtype: torch.dtype, constants: dict[str, Any]) -> Compile
         **dict.fromkeys(('momentum', 'eps'), 'fp32'),
         **dict.fromkeys(constants, 'constexpr'),
     }
-    return CompileCase(kernel, {name: types[name] for name in kernel.arg_names}, constants)
+    signature = {name: types[name] for name in kernel.arg_names}
+    return CompileCase(kernel, signature, constants, num_warps)
