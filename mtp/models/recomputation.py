@@ -1,7 +1,7 @@
 """Results that a backward pass computes again instead of keeping them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from mmcv.cnn import ConvModule
@@ -10,10 +10,11 @@ from torch.utils.checkpoint import checkpoint
 
 from mtp.models.batch_norm import PerDatasetBatchNorm
 
+R = TypeVar('R')
 Finish = Callable[[Tensor], Tensor]
 
 
-def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+def recomputed(function: Callable[..., R], *inputs: Any) -> R:
     """Call a function, of which the backward pass keeps the inputs only.
 
     The backward pass calls the function again, up to the last operation whose inputs it needs. To

@@ -108,3 +108,11 @@ def add_branch(x: Tensor, branch: Tensor, factors: Tensor | None) -> Tensor:
     if factors is None:
         return x + branch
     return torch.addcmul(x, branch, factors.view(-1, *(1,) * (x.dim() - 1)))
+
+
+def dtype_of_products(x: Tensor) -> torch.dtype:
+    """Return the dtype in which layers multiply a tensor: autocast's, or its own without it."""
+    device = x.device.type
+    if x.is_meta or not torch.is_autocast_enabled(device):  # which meta tensors do not know
+        return x.dtype
+    return torch.get_autocast_dtype(device)

@@ -9,11 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import Mlp, PatchEmbed, trunc_normal_
 from torch import Tensor, nn
 
 from mtp.models.backbones.attention import FullAttention, RotatedWindowAttention
-from mtp.models.backbones.base import BackboneBase, StochasticDepth, add_branch
+from mtp.models.backbones.base import (
+    BackboneBase,
+    StochasticDepth,
+    add_branch,
+    dtype_of_products,
+)
 from mtp.models.recomputation import recomputed
 from mtp.ops.deterministic import bicubic
 from mtp.registry import MODELS
@@ -70,20 +76,33 @@ class Block(nn.Module):
             self.gamma_1 = nn.Parameter(torch.full((dim,), float(init_values)))
             self.gamma_2 = nn.Parameter(torch.full((dim,), float(init_values)))
 
-    def forward(self, x: Tensor, H: int, W: int, factors: Tensor | None = None) -> Tensor:
-        """Add both branches to tokens ``(B, H * W, C)``; return the same shape.
+    def forward(
+        self,
+        x: Tensor,
+        H: int,
+        W: int,
+        factors: Tensor | None = None,
+        copy_dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Add both branches to tokens.
 
         Args:
-            x: tokens of an ``H x W`` grid.
+            x: tokens of an ``H x W`` grid, ``(B, H * W, C)``.
             H: height of the grid, tokens.
             W: width of the grid, tokens.
             factors: factors of the branches, see :class:`StochasticDepth`.
+            copy_dtype: dtype of a copy of the result, which compiled code writes in the same
+                kernel; None for no copy.
+
+        Returns:
+            tuple: tokens, the shape of ``x``; their copy, or None.
         """
         attn_factors, mlp_factors = (None, None) if factors is None else factors
         attn = self.attn(self.norm1(x), H, W)
         x = add_branch(x, attn if self.gamma_1 is None else self.gamma_1 * attn, attn_factors)
         mlp = self.mlp(self.norm2(x))
-        return add_branch(x, mlp if self.gamma_2 is None else self.gamma_2 * mlp, mlp_factors)
+        x = add_branch(x, mlp if self.gamma_2 is None else self.gamma_2 * mlp, mlp_factors)
+        return x, None if copy_dtype is None else x.to(copy_dtype)
 
 
 class ChannelLayerNorm(nn.Module):
@@ -154,7 +173,7 @@ class ViTRVSA(BackboneBase):
 
     blocks: Sequence[Block]
     first_conv = 'patch_embed.proj'
-    compiled_methods = ('activate',)
+    compiled_methods = ('patches', 'activate')
 
     def __init__(
         self,
@@ -261,30 +280,50 @@ class ViTRVSA(BackboneBase):
             self.fpn2.requires_grad_(False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, in_chans, height, width)`` to four maps ``(B, C, h, w)``."""
-        x = self.patch_embed(x)
-        H, W = x.shape[-2:]
+        """Map images ``(B, in_chans, height, width)`` to four maps ``(B, C, h, w)``.
+
+        Under autocast, the first three of a pyramid have its dtype.
+        """
+        x = self.patches(x)
+        H, W = x.shape[1:3]
         if self.pyramid and min(H, W) < 2:
             raise ValueError(
                 f'the image is too small: {H} x {W} patches leave nothing at stride '
                 f'{self.strides[-1]}; give each side more than {self.strides[-2]} pixels'
             )
-        # Contiguous tokens: sums keep the layout of x, and each norm would copy it.
-        x = x.flatten(2).transpose(1, 2).contiguous()
+        # The bias costs a product no launch; a convolution adds it in one of its own.
+        proj = self.patch_embed.proj
+        x = F.linear(x.flatten(1, 2), proj.weight.flatten(1), proj.bias)
         x = x + resize_position_embedding(self.pos_embed, self.grid, (H, W))
+        dtype = dtype_of_products(x)
+        copied = self.out_indices[:3] if self.pyramid and dtype != x.dtype else ()
         taps = []
         for i, (block, factors) in enumerate(zip(self.blocks, self.drop_path(x.shape[0]))):
-            if self.with_cp:
-                x = recomputed(block, x, H, W, factors)
-            else:
-                x = block(x, H, W, factors)
+            arguments = x, H, W, factors, dtype if i in copied else None
+            x, copy = recomputed(block, *arguments) if self.with_cp else block(*arguments)
             if i in self.out_indices:
-                taps.append(x.transpose(1, 2).unflatten(2, (H, W)))
+                tap = x if copy is None else copy
+                taps.append(tap.transpose(1, 2).unflatten(2, (H, W)))
         if not self.pyramid:
             return tuple(taps)
         finest = self.fpn1[0](taps[0])
         finest = recomputed(self._enlarge, finest) if self.training else self._enlarge(finest)
         return finest, self.fpn2(taps[1]), self.fpn3(taps[2]), self.fpn4(taps[3])
+
+    def patches(self, x: Tensor) -> Tensor:
+        """Return the pixels of each patch of an image, in the dtype that products take.
+
+        Args:
+            x: images ``(B, in_chans, height, width)``.
+
+        Returns:
+            Tensor: ``(B, H, W, in_chans * patch_size ** 2)``, as weights of a convolution are laid
+            out; 0 outside the image.
+        """
+        height, width = self.patch_embed.patch_size
+        x = F.pad(x, (0, -x.shape[3] % width, 0, -x.shape[2] % height))
+        x = x.unflatten(3, (-1, width)).unflatten(2, (-1, height))
+        return x.permute(0, 2, 4, 1, 3, 5).flatten(3).to(dtype_of_products(x))
 
     def _enlarge(self, x: Tensor) -> Tensor:
         """Do the rest of ``fpn1``, whose norm and GELU cost too little to keep their results."""
