@@ -164,9 +164,9 @@ class Map(Field):
     def split(self, joined: dict, shape: tuple[int, int]) -> list[PixelData]:
         """Pad the maps to the images' shape."""
         maps = joined['maps']
-        maps = F.pad(
-            maps, (0, shape[1] - maps.shape[3], 0, shape[0] - maps.shape[2]), value=self.padding
-        )
+        bottom, right = (side - own for side, own in zip(shape, maps.shape[2:]))
+        if bottom or right:  # no padding at all would be a copy
+            maps = F.pad(maps, (0, right, 0, bottom), value=self.padding)
         return [PixelData(**{self.name: of_image}) for of_image in maps.to(self.dtype)]
 
 
