@@ -2,7 +2,7 @@
 
 import itertools
 from abc import ABCMeta, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,9 +56,14 @@ class TaskBatch:
 
     def sums(self, values: Tensor) -> Tensor:
         """Sum values of the images, ``(..., B)``, to one value per data set, ``(..., K)``."""
-        if len({*self.sizes}) == 1:  # in one launch
-            return values.unflatten(-1, (len(self.sizes), -1)).sum(-1)
-        return torch.stack([of_images.sum(-1) for of_images in values.split(self.sizes, -1)], -1)
+        return sums_of_groups(values, self.sizes)
+
+
+def sums_of_groups(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Sum values ``(..., B)`` of groups of ``sizes`` neighbours to one value per group."""
+    if len({*sizes}) == 1:  # in one launch
+        return values.unflatten(-1, (len(sizes), -1)).sum(-1)
+    return torch.stack([group.sum(-1) for group in values.split(sizes, -1)], -1)
 
 
 class Task(BaseModule, metaclass=ABCMeta):
@@ -151,8 +156,30 @@ class Terms:
     datasets: Collection[str] | None = None
 
 
+def quotients(
+    sums: Tensor, shares: Tensor, counts: Tensor, sizes: Sequence[int], least: float
+) -> tuple[Tensor, Tensor]:
+    """Divide terms by the numbers of their items.
+
+    Args:
+        sums: sum of each of L losses over an image's items, ``(L, B)``.
+        shares: sum of each of S logged terms over a data set's items, ``(S, K)``.
+        counts: number of items that a process has on average, ``(L + S, K)``.
+        sizes: number of images of each data set.
+        least: number that stands for all lower counts.
+
+    Returns:
+        tuple: losses ``(L, K)``, and logged terms in percent, ``(S, K)``.
+    """
+    counts, of_shares = counts.clamp(min=least).split([len(sums), len(shares)])
+    return sums_of_groups(sums, sizes) / counts, 100 * shares / of_shares
+
+
 def average(
-    batch: TaskBatch, losses: Sequence[Terms], logged: Sequence[Terms] = ()
+    batch: TaskBatch,
+    losses: Sequence[Terms],
+    logged: Sequence[Terms] = (),
+    divide: Callable[..., tuple[Tensor, Tensor]] = quotients,
 ) -> dict[str, dict[str, Tensor]]:
     """Divide sums by the numbers of items that a process has on average.
 
@@ -163,18 +190,19 @@ def average(
         batch: images and their data sets.
         losses: terms to train by.
         logged: terms that are only logged: shares, which become percentages.
+        divide: :func:`quotients`, compiled or not.
 
     Returns:
         dict: data set -> term -> scalar, 0 where there are no items.
     """
     every = [*losses, *logged]
     numbers = [sum(len(terms.names) for terms in kind) for kind in (losses, logged)]
-    sums = batch.sums(torch.cat([terms.sums for terms in losses]))
     rest = [*(terms.counts for terms in every), *(terms.sums for terms in logged)]
     counts, shares = batch.sums(torch.cat(rest)).split([sum(numbers), numbers[1]])
+    sums = torch.cat([terms.sums for terms in losses])
     # Less than one item in all processes together is none: then the sums are 0.
-    counts, of_shares = reduce_mean(counts).clamp(min=1 / get_world_size()).split(numbers)
-    values = iter((*(sums / counts).flatten().unbind(), *(100 * shares / of_shares).flatten()))
+    averages = divide(sums, shares, reduce_mean(counts), batch.sizes, 1 / get_world_size())
+    values = itertools.chain(*(kind.flatten().unbind() for kind in averages))
     found: dict[str, dict[str, Tensor]] = {name: {} for name in batch.groups}
     for terms in every:
         for term, (name, of_dataset) in itertools.product(terms.names, found.items()):

@@ -10,7 +10,7 @@ from mmrotate.structures import RotatedBoxes
 from torch import Tensor
 
 from mtp.models.lean_fpn import LeanFPN
-from mtp.models.tasks.base import Task, TaskBatch, average
+from mtp.models.tasks.base import Task, TaskBatch, average, quotients
 from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.registry import MODELS
 
@@ -29,6 +29,8 @@ class TwoStageTask(Task):
         without_masks: data sets whose objects have boxes alone.
     """
 
+    compiled_methods = ('quotients',)
+    quotients = staticmethod(quotients)
     gt_field: str
     pred_field: str
 
@@ -66,7 +68,7 @@ class TwoStageTask(Task):
         of_rpn = self.rpn_head.loss_batch(outputs, anchors, truth, batch.shapes)
         proposals = self.rpn_head.propose(outputs, anchors, batch.shapes, self.proposal_cfg)
         losses, logged = self.roi_head.loss(for_boxes, for_masks, proposals, truth, batch)
-        return average(batch, [of_rpn, *losses], logged)
+        return average(batch, [of_rpn, *losses], logged, self.quotients)
 
     def predict(self, features: list[Tensor], batch: TaskBatch) -> None:
         """Add this task's field: ``bboxes``, ``scores``, ``labels`` (and ``masks``)."""
