@@ -17,6 +17,7 @@ import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mtp.engine.cuda_graphs import Recorder
 from mtp.engine.learning_rates import DeviceRates
@@ -188,7 +189,9 @@ class CapturedSteps:
         return copy.deepcopy(self._plain, memo)
 
     def _places_of_parameters(self) -> list[int]:
-        return [parameter.data_ptr() for parameter in self._parameters]
+        """Return where the parameters lie, of a shard its own part."""
+        local = (p.to_local() if isinstance(p, DTensor) else p for p in self._parameters)
+        return [parameter.data_ptr() for parameter in local]
 
     def _step(self, data: Any) -> dict[str, Tensor]:
         """Make a step uncaptured, given data that are prepared unless that is captured too."""

@@ -201,8 +201,13 @@ class ShardedModel(nn.Module):
     def train_step(
         self, data: dict | tuple | list, optim_wrapper: OptimWrapper
     ) -> dict[str, Tensor]:
-        """Run a training step as mmengine's models do; reduce gradients only before an update."""
-        self.module.set_requires_gradient_sync(optim_wrapper.should_sync())
+        """Run a training step as mmengine's models do; reduce gradients only before an update.
+
+        Where they must stay in their memory, they are reduced after each batch: until then they are
+        not the parameters' gradients.
+        """
+        stay = getattr(optim_wrapper, 'keep_gradients', False)
+        self.module.set_requires_gradient_sync(stay or optim_wrapper.should_sync())
         return self.module.train_step(data, optim_wrapper)
 
     def val_step(self, data: dict | tuple | list) -> list:

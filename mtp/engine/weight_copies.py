@@ -13,7 +13,8 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 
 from mtp.engine.parallel import parts, unwrap
-from mtp.models.lean_fpn import DeferredBiasConv2d
+from mtp.models.backbones.vit_rvsa import PatchProjection
+from mtp.models.deferred_bias import DeferredBiasConv2d, RectifiedConvTranspose2d
 from mtp.models.tasks import Task
 
 # Modules that do nothing with their weights but call an operator that autocast runs in its dtype;
@@ -28,6 +29,8 @@ CAST_TYPES = (
     ConvTranspose2d,
     Linear,
     DeferredBiasConv2d,
+    RectifiedConvTranspose2d,
+    PatchProjection,
 )
 
 

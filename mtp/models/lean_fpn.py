@@ -5,19 +5,13 @@ from typing import Any
 
 import torch.nn.functional as F
 from mmdet.models.necks import FPN
-from torch import Tensor, nn
+from torch import Tensor
 
+from mtp.models.deferred_bias import DeferredBiasConv2d
 from mtp.ops import share_maps
 from mtp.registry import MODELS
 
-UNSUPPORTED = ('add_extra_convs', 'conv_cfg', 'norm_cfg', 'act_cfg', 'upsample_cfg')
-
-
-class DeferredBiasConv2d(nn.Conv2d):
-    """Convolution whose bias is added by the caller, together with something else."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight, None)
+UNSUPPORTED = ('add_extra_convs', 'conv_cfg', 'norm_cfg', 'act_cfg')
 
 
 @MODELS.register_module()
@@ -35,7 +29,7 @@ class LeanFPN(FPN):
         kwargs: further options of ``FPN``, without those in ``UNSUPPORTED``.
 
     Raises:
-        ValueError: one of these is set.
+        ValueError: one of these is set, or ``upsample_cfg`` to another value than its default.
     """
 
     compiled_methods = ('top_down',)
@@ -43,33 +37,34 @@ class LeanFPN(FPN):
     def __init__(
         self, in_channels: list[int], out_channels: int, num_outs: int, **kwargs: Any
     ) -> None:
-        if any(kwargs.get(option) for option in UNSUPPORTED):
-            raise ValueError(f'{type(self).__name__} takes none of {UNSUPPORTED}: use FPN')
+        found = [option for option in UNSUPPORTED if kwargs.get(option)]
         kwargs['conv_cfg'] = dict(type=DeferredBiasConv2d)
         super().__init__(in_channels, out_channels, num_outs, **kwargs)
+        if self.upsample_cfg != {'mode': 'nearest'}:
+            found.append('upsample_cfg')
+        if found:
+            raise ValueError(f'{type(self).__name__} does not take {", ".join(found)}: use FPN')
 
-    def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def forward(
+        self, inputs: Sequence[Tensor], consumers: int | None = None
+    ) -> tuple[Tensor, ...] | list[tuple[Tensor, ...]]:
         """Return the maps of the pyramid, ``(B, out_channels, h, w)``, the finest first.
 
         Args:
             inputs: maps of the backbone, ``(B, C, h, w)``, the finest first.
-        """
-        (maps,) = self.shared(inputs, 1)
-        return maps
-
-    def shared(self, inputs: Sequence[Tensor], consumers: int) -> list[tuple[Tensor, ...]]:
-        """Return the maps for each of several consumers, see :func:`mtp.ops.share_maps`.
-
-        Args:
-            inputs: maps of the backbone, ``(B, C, h, w)``, the finest first.
-            consumers: number of consumers.
+            consumers: number of consumers, each of which gets its own views of the maps, in a list,
+                see :func:`mtp.ops.share_maps`; None for the maps alone.
         """
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs[self.start_level :])]
         sums = self.top_down(laterals, _biases(self.lateral_convs, laterals))
         maps = [conv(x) for conv, x in zip(self.fpn_convs, sums)]
-        return share_maps(
-            maps, consumers, _biases(self.fpn_convs, maps), subsampled=self.num_outs - len(maps)
+        shared = share_maps(
+            maps,
+            consumers or 1,
+            _biases(self.fpn_convs, maps),
+            subsampled=self.num_outs - len(maps),
         )
+        return shared[0] if consumers is None else shared
 
     def top_down(self, laterals: list[Tensor], biases: list[Tensor]) -> list[Tensor]:
         """Add to each map, the finest first, its bias and the resized sum of those after it."""

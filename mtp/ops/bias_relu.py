@@ -27,14 +27,17 @@ def bias_relu(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
         of the next; the dtype of the maps, computed in float32 or wider and rounded once.
 
     Raises:
-        ValueError: the maps are not of equally many images, or not of as many channels as the bias.
+        ValueError: the maps are not of one dtype and equally many images, or not of as many
+            channels as the bias.
     """
-    if any(x.shape[:2] != (maps[0].shape[0], *bias.shape) for x in maps):
+    images, dtype = maps[0].shape[0], maps[0].dtype
+    if any(x.shape[:2] != (images, *bias.shape) or x.dtype != dtype for x in maps):
         raise ValueError(
-            f'maps of {[tuple(x.shape) for x in maps]} and a bias of {tuple(bias.shape)}: give '
-            'each map as many images as the first, and as many channels as the bias'
+            f'maps of {[(*x.shape, x.dtype) for x in maps]} and a bias of {tuple(bias.shape)}: '
+            'give each map the dtype and as many images as the first, and as many channels as the '
+            'bias'
         )
-    bias = bias.to(maps[0].dtype)
+    bias = bias.to(dtype)
     if use_triton(*maps):
         from mtp.ops.triton import bias_relu as kernels
 

@@ -37,7 +37,15 @@ def share_maps(
 
     Returns:
         list[tuple[Tensor, ...]]: for each consumer all maps, and then the subsampled ones.
+
+    Raises:
+        ValueError: there are biases, but not one of each map and of its channels.
     """
+    if biases and [*map(len, biases)] != [x.shape[1] for x in maps]:
+        raise ValueError(
+            f'maps of {[tuple(x.shape) for x in maps]} and biases of {[*map(len, biases)]} '
+            'channels: give a bias for each map, or none'
+        )
     last = len(maps) - 1
     # which map a result is of, and the step between its rows and columns in it
     origins = [(i, 1) for i in range(len(maps))]
@@ -77,7 +85,10 @@ class _Shared(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        results: list[Tensor | None] = [None] * len(ctx.needed)
         given = [(x, *origin) for x, origin in zip(grads, ctx.origins) if x is not None]
+        if not given:
+            return None, None, None, None, *results
         places = sorted({i for _, i, _ in given})
         dtypes = {i: x.dtype for x, i, _ in given}
         with_biases = any(ctx.needed[ctx.number :])
@@ -92,7 +103,6 @@ class _Shared(torch.autograd.Function):
             [ctx.dtypes[i] == dtypes[i] for i in places],
             with_biases,
         )
-        results: list[Tensor | None] = [None] * len(ctx.needed)
         wanted = places + with_biases * [ctx.number + i for i in places]
         for i, value in zip(wanted, sums, strict=True):
             results[i] = value

@@ -141,19 +141,28 @@ def _captured(rank: int, folder: Path) -> dict[str, Run]:
         'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.5,
         'param_scheduler': [],
     }
-    runs = {'not captured': _train(2, folder / 'not', SHARDS, **options)}
+    twice = {'train_cfg.accumulation': 2, 'train_dataloader.batch_size': 2}
+    runs = {
+        'not captured': _train(2, folder / 'not', SHARDS, **options),
+        'accumulated': _train(2, folder / 'twice', SHARDS, **options, **twice),
+    }
     options['default_hooks.capture.mode'] = 'on'
-    for name, wrapper in (('shards', SHARDS), ('copies', COPIES)):
-        runner = launch.build_runner(_config(2, folder / name, wrapper, **options))
+    for name, wrapper, more in (
+        ('shards', SHARDS, {}),
+        ('accumulated shards', SHARDS, twice),
+        ('copies', COPIES, {}),
+    ):
+        runner = launch.build_runner(_config(2, folder / name, wrapper, **options, **more))
         with patch.multiple(
             capture,
             CUDAGraphs=Repeat,
             reason_against=lambda runner: None,
-            WARMUP=dict.fromkeys(capture.WARMUP, 1),
+            WARMUP=dict.fromkeys(capture.WARMUP, batches := more.get('train_cfg.accumulation', 1)),
         ):
             runner.train()
         (hook,) = (hook for hook in runner.hooks if isinstance(hook, capture.CaptureHook))
-        assert hook.steps is not None and hook.steps.replays == ITERATIONS - 1
+        assert hook.steps is not None and hook.steps.replays == (ITERATIONS - 1) * batches
+        assert all(hook.steps._places)  # of shards too
         runs[name] = _results(runner)
     return runs
 
@@ -163,16 +172,13 @@ def test_captured_steps_of_two_processes_train_like_others(tmp_path):
     runs, _ = run_processes(_captured, 2, tmp_path)
     for name in ('shards', 'copies'):
         _assert_alike(runs[name], runs['not captured'], 1e-4)
+    _assert_alike(runs['accumulated shards'], runs['accumulated'], 1e-4)
 
 
 def _other_settings(rank: int, folder: Path) -> tuple[dict[str, Run], int, list[float]]:
     few = dict(tasks=('semantic',))
     # the same images twice an update, so that nothing but the statistics of batch norm changes
-    accumulate = {
-        'train_cfg.accumulation': 2,
-        **few,
-        'train_dataloader.sampler.type': 'mmengine.dataset.InfiniteSampler',
-    }
+    accumulate = {'train_cfg.accumulation': 2, **few}
     runs = {
         'compressed': _train(2, folder / 'c', dict(COPIES, compress_gradients=True), **few),
         'copies, accumulated': _train(2, folder / 'ca', **accumulate),

@@ -46,7 +46,7 @@ def step(model, kind=MixedPrecisionOptimWrapper):
 @pytest.mark.parametrize('backbone', [{}, {'with_cp': True}, {'frozen_stages': 1}])
 def test_a_step_equals_autocasts(backbone, monkeypatch):
     # of cast weights a neck leaves autocast, which would add its maps in float32
-    monkeypatch.setattr(TwoStageTask, '_pyramid', lambda task, *args: task.neck.shared(*args))
+    monkeypatch.setattr(TwoStageTask, '_pyramid', lambda task, *args: task.neck(*args))
     loss, gradients, launches = step(small_model(**backbone))
     expected_loss, expected, before = step(small_model(**backbone), ByAutocast)
     assert loss == expected_loss

@@ -29,7 +29,7 @@ def test_maps_and_gradients_are_mmdets(sizes, compiled):
 def test_each_consumer_gets_the_maps_of_the_levels_asked_for():
     neck = LeanFPN(CHANNELS, out_channels=8, num_outs=5, start_level=1)
     inputs = [torch.randn(2, c, n, n) for c, n in zip(CHANNELS, (16, 8, 4, 3))]
-    first, second = neck.shared(inputs, 2)
+    first, second = neck(inputs, 2)
     assert [tuple(x.shape[2:]) for x in first] == [(8, 8), (4, 4), (3, 3), (2, 2), (1, 1)]
     torch.testing.assert_close([*first], [*second], rtol=0, atol=0)
     learned = [*neck.parameters()]

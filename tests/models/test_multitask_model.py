@@ -9,7 +9,7 @@ import torch
 from mtp import mask_quota
 from mtp.models.weights.official import convert_official
 from tests.distributed import run_processes
-from tests.models.small import TASKS, build_model, losses_of, make_sample
+from tests.models.small import TASKS, TINY_RVSA, build_model, losses_of, make_sample
 
 TWO = dict(a=dict(num_classes=2), b=dict(num_classes=3, tasks=('semantic', 'rotated')))
 
@@ -28,6 +28,28 @@ def test_dataset_without_labels_of_a_task():
     terms = {'.'.join(key.split('.')[:2]) for key in losses}
     assert terms == {'a.semantic', 'a.instance', 'a.rotated', 'b.semantic', 'b.rotated'}
     assert 'b' not in model.tasks['instance'].roi_head.bbox_heads
+
+
+def test_hooks_see_every_layer_but_those_that_are_computed_together():
+    """Searches for faults, and faults that are made for a test, rest on them."""
+    model = build_model(TWO, backbone=TINY_RVSA).train()
+    called = set()
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+    losses_of(model, [make_sample('a', seed=seed) for seed in range(2)])
+    together = {'rpn_cls', 'rpn_reg', 'fc_cls', 'fc_reg', 'conv_logits'}
+    in_operators = {'sampling_offsets.2', 'sampling_scales.2', 'sampling_angles.2', 'bn'}
+    unused = {'backbone.norm', 'conv_seg'}
+    missed = {
+        name
+        for name, module in model.named_modules()
+        if [*module.parameters(recurse=False)] and name not in called
+    }
+    missed = {name for name in missed if 'bbox_heads.b' not in name and 'classifiers.b' not in name}
+    assert {
+        name for name in missed if not name.endswith((*together, *in_operators, *unused))
+    } == set()
+    assert {'backbone.patch_embed', 'tasks.instance.neck'} <= called
 
 
 def test_boxes_without_masks_train_all_but_the_mask_head():

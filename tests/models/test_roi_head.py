@@ -79,15 +79,20 @@ def test_the_mask_trunk_is_mmdets(change):
     head = MODELS.build(dict(settings, test_cfg=cfg.test_cfg.rcnn))
     feats = torch.randn(3, 8, 7, 5, requires_grad=True)
     head.mask_roi_extractor.forward = lambda *_: feats
-    operands = [feats, *head.mask_head.parameters()]
-    found = head._upsampled(head._mask_features((), None))
-    expected = head.mask_head(feats)
-    torch.testing.assert_close(found, expected)
-    weights = torch.randn(found.shape)
-    torch.testing.assert_close(
-        torch.autograd.grad(found, operands, weights),
-        torch.autograd.grad(expected, operands, weights),
-    )
+    theirs = MODELS.build(dict(settings['mask_head'], num_classes=1))
+    theirs.conv_logits = torch.nn.Identity()
+    theirs.load_state_dict(head.mask_head.state_dict())
+    weights = torch.randn(3, 8, 14, 10)
+    results = []
+    for trunk, result in (
+        (head.mask_head, head.mask_head.upsample(head._mask_features((), None))),
+        (head.mask_head, head.mask_head(feats)),
+        (theirs, theirs(feats)),
+    ):
+        grads = torch.autograd.grad(result, [feats, *trunk.parameters()], weights)
+        results.append([result, *grads])
+    torch.testing.assert_close(results[0], results[2])
+    torch.testing.assert_close(results[1], results[2])
 
 
 @pytest.mark.parametrize(

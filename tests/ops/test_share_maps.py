@@ -95,6 +95,28 @@ def test_a_map_that_nobody_uses_has_no_gradient():
     assert x.grad is None and other.grad.eq(1).all()
 
 
+def test_consumers_without_gradients_give_none():
+    class Ending(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return None
+
+    x = torch.ones(1, 2, 2, 2, requires_grad=True)
+    Ending.apply(share_maps([x], 2)[0][0]).sum().backward()
+    assert x.grad is None
+
+
+def test_biases_that_do_not_fit_are_refused():
+    maps, biases = make()
+    for wrong in (biases[:1], biases[::-1]):
+        with pytest.raises(ValueError, match='a bias for each map'):
+            share_maps(maps, 2, wrong)
+
+
 def test_operators_are_registered_rightly():
     maps, biases = make()
     grads = [*maps, maps[1][..., ::2, ::2]]

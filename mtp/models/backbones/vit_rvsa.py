@@ -83,7 +83,7 @@ class Block(nn.Module):
         W: int,
         factors: Tensor | None = None,
         copy_dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Add both branches to tokens.
 
         Args:
@@ -95,14 +95,55 @@ class Block(nn.Module):
                 kernel; None for no copy.
 
         Returns:
-            tuple: tokens, the shape of ``x``; their copy, or None.
+            Tensor: tokens, the shape of ``x``; with a copy, a tuple of both.
         """
         attn_factors, mlp_factors = (None, None) if factors is None else factors
         attn = self.attn(self.norm1(x), H, W)
         x = add_branch(x, attn if self.gamma_1 is None else self.gamma_1 * attn, attn_factors)
         mlp = self.mlp(self.norm2(x))
         x = add_branch(x, mlp if self.gamma_2 is None else self.gamma_2 * mlp, mlp_factors)
-        return x, None if copy_dtype is None else x.to(copy_dtype)
+        return x if copy_dtype is None else (x, x.to(copy_dtype))
+
+
+class PatchProjection(nn.Conv2d):
+    """Convolution of patches whose pixels are given as rows, as its weights are laid out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+class PatchProduct(PatchEmbed):
+    """timm's ``PatchEmbed`` as a product with its bias, which a convolution adds in a launch more.
+
+    Args:
+        patch_size: side of a patch, pixels.
+        in_chans: number of channels of the images.
+        embed_dim: number of channels of the tokens.
+    """
+
+    compiled_methods = ('patches',)
+
+    def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
+        super().__init__(None, patch_size, in_chans, embed_dim)
+        self.proj.__class__ = PatchProjection
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``(B, in_chans, height, width)`` to tokens ``(B, H, W, embed_dim)``."""
+        return self.proj(self.patches(x))
+
+    def patches(self, x: Tensor) -> Tensor:
+        """Return the pixels of each patch of an image, in the dtype that products take.
+
+        Args:
+            x: images ``(B, in_chans, height, width)``.
+
+        Returns:
+            Tensor: ``(B, H, W, in_chans * patch_size ** 2)``; 0 outside the image.
+        """
+        height, width = self.patch_size
+        x = F.pad(x, (0, -x.shape[3] % width, 0, -x.shape[2] % height))
+        x = x.unflatten(3, (-1, width)).unflatten(2, (-1, height))
+        return x.permute(0, 2, 4, 1, 3, 5).flatten(3).to(dtype_of_products(x))
 
 
 class ChannelLayerNorm(nn.Module):
@@ -173,7 +214,7 @@ class ViTRVSA(BackboneBase):
 
     blocks: Sequence[Block]
     first_conv = 'patch_embed.proj'
-    compiled_methods = ('patches', 'activate')
+    compiled_methods = ('activate',)
 
     def __init__(
         self,
@@ -215,9 +256,7 @@ class ViTRVSA(BackboneBase):
 
         self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid), embed_dim))
         self.register_load_state_dict_pre_hook(_resize_positions_on_load)
-        self.patch_embed = PatchEmbed(
-            None, patch_size, in_chans, embed_dim, flatten=False, dynamic_img_pad=True
-        )
+        self.patch_embed = PatchProduct(patch_size, in_chans, embed_dim)
         blocks = []
         for i in range(depth):
             attn: FullAttention | RotatedWindowAttention
@@ -284,46 +323,28 @@ class ViTRVSA(BackboneBase):
 
         Under autocast, the first three of a pyramid have its dtype.
         """
-        x = self.patches(x)
+        x = self.patch_embed(x)
         H, W = x.shape[1:3]
         if self.pyramid and min(H, W) < 2:
             raise ValueError(
                 f'the image is too small: {H} x {W} patches leave nothing at stride '
                 f'{self.strides[-1]}; give each side more than {self.strides[-2]} pixels'
             )
-        # The bias costs a product no launch; a convolution adds it in one of its own.
-        proj = self.patch_embed.proj
-        x = F.linear(x.flatten(1, 2), proj.weight.flatten(1), proj.bias)
-        x = x + resize_position_embedding(self.pos_embed, self.grid, (H, W))
+        x = x.flatten(1, 2) + resize_position_embedding(self.pos_embed, self.grid, (H, W))
         dtype = dtype_of_products(x)
         copied = self.out_indices[:3] if self.pyramid and dtype != x.dtype else ()
         taps = []
         for i, (block, factors) in enumerate(zip(self.blocks, self.drop_path(x.shape[0]))):
             arguments = x, H, W, factors, dtype if i in copied else None
-            x, copy = recomputed(block, *arguments) if self.with_cp else block(*arguments)
+            x = recomputed(block, *arguments) if self.with_cp else block(*arguments)
+            x, tap = x if i in copied else (x, x)
             if i in self.out_indices:
-                tap = x if copy is None else copy
                 taps.append(tap.transpose(1, 2).unflatten(2, (H, W)))
         if not self.pyramid:
             return tuple(taps)
         finest = self.fpn1[0](taps[0])
         finest = recomputed(self._enlarge, finest) if self.training else self._enlarge(finest)
         return finest, self.fpn2(taps[1]), self.fpn3(taps[2]), self.fpn4(taps[3])
-
-    def patches(self, x: Tensor) -> Tensor:
-        """Return the pixels of each patch of an image, in the dtype that products take.
-
-        Args:
-            x: images ``(B, in_chans, height, width)``.
-
-        Returns:
-            Tensor: ``(B, H, W, in_chans * patch_size ** 2)``, as weights of a convolution are laid
-            out; 0 outside the image.
-        """
-        height, width = self.patch_embed.patch_size
-        x = F.pad(x, (0, -x.shape[3] % width, 0, -x.shape[2] % height))
-        x = x.unflatten(3, (-1, width)).unflatten(2, (-1, height))
-        return x.permute(0, 2, 4, 1, 3, 5).flatten(3).to(dtype_of_products(x))
 
     def _enlarge(self, x: Tensor) -> Tensor:
         """Do the rest of ``fpn1``, whose norm and GELU cost too little to keep their results."""

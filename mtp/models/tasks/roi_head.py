@@ -17,6 +17,11 @@ from mmengine.config import ConfigDict
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
+from mtp.models.deferred_bias import (
+    DeferredBiasConv2d,
+    RectifiedConv,
+    RectifiedConvTranspose2d,
+)
 from mtp.models.recomputation import recomputed
 from mtp.models.tasks.base import (
     TaskBatch,
@@ -31,7 +36,6 @@ from mtp.models.tasks.ground_truth import GroundTruth
 from mtp.models.tasks.mask_slots import MaskSlots
 from mtp.models.tasks.rpn_head import Proposals, unit_box
 from mtp.models.tasks.sampling import Samples
-from mtp.ops import bias_relu
 from mtp.registry import MODELS
 from mtp.sample_fields import paint_masks
 
@@ -133,6 +137,7 @@ class SharedRoIHead(StandardRoIHead):
             self.compiled_methods += ('mask_slots', 'paint_masks', 'mask_terms')
             width = self.mask_head.conv_out_channels
             self.mask_head.conv_logits = nn.Identity()
+            _rectify(self.mask_head)
             self.mask_heads = ModuleDict(
                 {
                     name: FCNMaskHead(
@@ -337,19 +342,9 @@ class SharedRoIHead(StandardRoIHead):
         """Return the features of RoIs that the mask trunk upsamples, ``(R, channels, h, w)``."""
         extractor = self.mask_roi_extractor
         feats = extractor(x[: extractor.num_inputs], rois)
-        for module in self.mask_head.convs:
-            if module.conv_cfg is None and module.norm_cfg is None:
-                conv = module.conv
-                feats = _rectified(F.conv2d(feats, conv.weight, padding=conv.padding), conv.bias)
-            else:
-                feats = module(feats)
+        for conv in self.mask_head.convs:
+            feats = conv(feats)
         return feats
-
-    def _upsampled(self, feats: Tensor) -> Tensor:
-        """Return the mask trunk's features, ``(R, channels, H, W)``."""
-        layer = self.mask_head.upsample
-        feats = F.conv_transpose2d(feats, layer.weight, stride=layer.stride)
-        return _rectified(feats, layer.bias)
 
     def _mask_logits(self, feats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Return logits ``(C, H, W)`` of features before their upsampling.
@@ -359,7 +354,7 @@ class SharedRoIHead(StandardRoIHead):
             weight: weight of each slot's last layer, ``(C, channels, 1)``.
             bias: bias of each slot's last layer, ``(C, 1, 1)``.
         """
-        feats = self._upsampled(feats)
+        feats = self.mask_head.upsample(feats)
         # channels last, so that the gradient is too
         rows = feats.permute(0, 2, 3, 1).flatten(1, 2)
         return torch.baddbmm(bias, rows, weight).view(-1, *feats.shape[2:])
@@ -421,7 +416,7 @@ class SharedRoIHead(StandardRoIHead):
                 if meta['dataset'] not in self.mask_heads:
                     del result.masks
             return results_list
-        feats = self._upsampled(self._mask_features(x, rois))
+        feats = self.mask_head.upsample(self._mask_features(x, rois))
         counts = [len(result) for result in results_list]
         for feats_i, result, meta in zip(feats.split(counts), results_list, batch_img_metas):
             if meta['dataset'] not in self.mask_heads:
@@ -434,9 +429,12 @@ class SharedRoIHead(StandardRoIHead):
         return results_list
 
 
-def _rectified(x: Tensor, bias: Tensor) -> Tensor:
-    """Add the bias of a convolution to its result and apply a ReLU, in one launch."""
-    return bias_relu([x], bias).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+def _rectify(head: FCNMaskHead) -> None:
+    """Let the convolutions of a mask head do their ReLUs, with the same parameters."""
+    for module in head.convs:
+        if module.conv_cfg is None and module.norm_cfg is None:
+            module.__class__, module.conv.__class__ = RectifiedConv, DeferredBiasConv2d
+    head.upsample.__class__, head.relu = RectifiedConvTranspose2d, nn.Identity()
 
 
 def _without_trunk(head: dict) -> dict:

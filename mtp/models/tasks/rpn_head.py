@@ -13,6 +13,7 @@ from mmrotate.models.dense_heads import OrientedRPNHead
 from mmrotate.structures.bbox import rbox2hbox
 from torch import Tensor
 
+from mtp.models.deferred_bias import DeferredBiasConv2d
 from mtp.models.tasks.base import Terms, joined, take_rows
 from mtp.models.tasks.canvas import Canvas, Paste
 from mtp.models.tasks.ground_truth import GroundTruth
@@ -90,6 +91,7 @@ class _BatchedRPN(RPNHead):
                 f'{type(self).__name__} takes a sigmoid loss_cls, reg_decoded_bbox=False, '
                 'pos_weight=-1, num_convs=1 and anchors of two levels or more'
             )
+        self.rpn_conv.__class__ = DeferredBiasConv2d  # with the same parameters
         self._anchors: dict[tuple, Anchors] = {}
 
     def to_horizontal(self, boxes: Tensor) -> Tensor:
@@ -118,8 +120,7 @@ class _BatchedRPN(RPNHead):
         """
         anchors = self._anchors_of(feats)
         maps = feats[0], Paste.apply(anchors.canvas, self.paste, *feats[1:])
-        conv = self.rpn_conv
-        rows = bias_relu([F.conv2d(x, conv.weight, padding=conv.padding) for x in maps], conv.bias)
+        rows = bias_relu([self.rpn_conv(x) for x in maps], self.rpn_conv.bias)
         weight, bias = joined([self.rpn_cls, self.rpn_reg])
         return F.linear(rows, weight.flatten(1), bias), anchors
 

@@ -96,7 +96,7 @@ class TwoStageTask(Task):
         unneeded = torch.is_autocast_enabled(device) and all(w.dtype == dtype for w in weights)
         with torch.autocast(device, enabled=False) if unneeded else nullcontext():
             if isinstance(self.neck, LeanFPN):
-                return self.neck.shared(features, consumers)
+                return self.neck(features, consumers)
             return consumers * [self.neck(features)]
 
     def to_prediction(self, result: InstanceData) -> InstanceData:
