@@ -16,6 +16,8 @@ from mtp.engine.parallel import parts, unwrap
 from mtp.models.backbones.vit_rvsa import PatchProjection
 from mtp.models.deferred_bias import DeferredBiasConv2d, RectifiedConvTranspose2d
 from mtp.models.tasks import Task
+from mtp.ops import lay_out_weights
+from mtp.ops.dispatch import use_triton
 
 # Modules that do nothing with their weights but call an operator that autocast runs in its dtype;
 # mmcv's are torch's, except with empty tensors in old versions of torch. Another subclass may read
@@ -42,7 +44,8 @@ class WeightCopies:
     With several processes the gradients of a part (a block of the backbone, the rest of the
     backbone, a decoder of the multi-task model) are, as soon as all of them are known: DDP can then
     exchange them. The numbers are autocast's, except that gradients of a weight that two modules
-    share are added in float32.
+    share are added in float32. On a GPU the copies of convolutions' weights are channels last, as
+    cuDNN takes them, by another launch in each direction.
 
     Other modules are left to autocast, and so are sharded parameters, which FSDP2 casts. A layer
     that is called where autocast is off, on float32, must be a subclass of its type.
@@ -62,14 +65,20 @@ class WeightCopies:
     def make(self) -> None:
         """Cast the weights; gradients of the copies become gradients of the weights."""
         self._copies = []
+        places = [*itertools.chain(*self._parts)]
         # not the copies in place
-        weights: list[list[Any]] = [
-            [module._parameters[name] for module, name in places] for places in self._parts
+        weights: list[Any] = [module._parameters[name] for module, name in places]
+        turned = [
+            _is_copied_by_cudnn(module, weight) and use_triton(weight)
+            for (module, _), weight in zip(places, weights)
         ]
-        copies = iter(_cast([weight for part in weights for weight in part], self.dtype))
-        for places, part in zip(self._parts, weights):
-            own = _Copied.apply([*itertools.islice(copies, len(part))], *part)
-            self._copies += [(*place, copy) for place, copy in zip(places, own)]
+        copies = _cast(weights, self.dtype, turned, channels_last=True)
+        first = 0
+        for part in self._parts:
+            own = slice(first, first + len(part))
+            found = _Copied.apply(copies[own], turned[own], *weights[own])
+            self._copies += [(*place, copy) for place, copy in zip(part, found)]
+            first += len(part)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -123,26 +132,51 @@ def _weights_by_part(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
     return [places for places in found if places]
 
 
+def _is_copied_by_cudnn(module: nn.Module, weight: Tensor) -> bool:
+    """Return whether a convolution of channels-last maps would copy its weight in each call."""
+    return (
+        weight.dim() == 4
+        and not isinstance(module, PatchProjection)
+        and not weight.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
 class _Copied(torch.autograd.Function):
-    """Weights to the copies that were made of them; casts the gradients of all copies at once."""
+    """Weights to the copies that were made of them; casts the gradients of all copies at once.
+
+    Those of copies that were turned channels last are turned back.
+    """
 
     @staticmethod
-    def forward(ctx: Any, copies: list[Tensor], *weights: Tensor) -> tuple[Tensor, ...]:
-        frozen = [c for c, needed in zip(copies, ctx.needs_input_grad[1:]) if not needed]
+    def forward(
+        ctx: Any, copies: list[Tensor], turned: list[bool], *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        frozen = [c for c, needed in zip(copies, ctx.needs_input_grad[2:]) if not needed]
         ctx.mark_non_differentiable(*frozen)
         ctx.set_materialize_grads(False)
+        ctx.turned = turned
         return tuple(copies)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        found = iter(_cast([grad for grad in grads if grad is not None], torch.float32))
-        return None, *(None if grad is None else next(found) for grad in grads)
+        given = [(grad, turn) for grad, turn in zip(grads, ctx.turned) if grad is not None]
+        tensors, turned = ([*kind] for kind in zip(*given)) if given else ([], [])
+        found = iter(_cast(tensors, torch.float32, turned, channels_last=False))
+        return None, None, *(None if grad is None else next(found) for grad in grads)
 
 
 @torch.no_grad()
-def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    results = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
-    if results:
-        torch._foreach_copy_(results, tensors)
-    return results
+def _cast(
+    tensors: list[Tensor], dtype: torch.dtype, turned: list[bool], channels_last: bool
+) -> list[Tensor]:
+    """Cast tensors in two launches: those that are turned channels last, or back, and the rest."""
+    kept = [tensor for tensor, turn in zip(tensors, turned) if not turn]
+    results = [torch.empty_like(tensor, dtype=dtype) for tensor in kept]
+    if kept:
+        torch._foreach_copy_(results, kept)
+    others = [tensor for tensor, turn in zip(tensors, turned) if turn]
+    if others:
+        others = lay_out_weights(others, dtype, channels_last)
+    of_kind = iter(results), iter(others)
+    return [next(of_kind[turn]) for turn in turned]

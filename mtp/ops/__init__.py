@@ -19,6 +19,7 @@ from mtp.ops.rotated_boxes import box_iou_rotated, nms_rotated
 from mtp.ops.rotated_window import rotated_window_attention
 from mtp.ops.share_maps import share_maps
 from mtp.ops.sorting import sort_rows
+from mtp.ops.weight_layouts import lay_out_weights
 from mtp.ops.window_operands import window_operands
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     'dcnv3',
     'grouped_batch_norm',
     'kept_horizontal',
+    'lay_out_weights',
     'nms_rotated',
     'relative_position_attention',
     'resize_maps',

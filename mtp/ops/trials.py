@@ -21,6 +21,7 @@ from mtp.ops.roi_align_rotated import roi_align_rotated
 from mtp.ops.rotated_boxes import box_iou_rotated, nms_rotated
 from mtp.ops.rotated_window import rotated_window_attention
 from mtp.ops.share_maps import share_maps
+from mtp.ops.weight_layouts import lay_out_weights
 from mtp.ops.window_operands import window_operands
 
 # operator -> function of tensors, and its operands
@@ -73,6 +74,7 @@ def calls(device: torch.device | str, dtype: torch.dtype) -> Calls:
         ),
         'adaptive_pools': (_pooled, [learned(1, 2, 3, 3)]),
         'bias_relu': (_rectified, [learned(4), learned(2, 4, 3, 5), learned(2, 4, 2, 1)]),
+        'lay_out_weights': (_turned, [torch.rand(2, 3, 2, 2, device=device, dtype=dtype)]),
         'resize_maps': (_resized, [learned(1, 4, 3, 5), learned(1, 2, 2, 1)]),
         'share_maps': (_shared, [learned(1, 2, 3, 3), learned(2)]),
         'box_iou_rotated': (box_iou_rotated, [boxes, boxes]),
@@ -113,6 +115,10 @@ def _pooled(x: Tensor) -> Tensor:
 
 def _rectified(bias: Tensor, *maps: Tensor) -> Tensor:
     return bias_relu([x - 0.5 for x in maps], bias - 0.5)
+
+
+def _turned(weight: Tensor) -> Tensor:
+    return lay_out_weights([weight], weight.dtype, True)[0].sin()
 
 
 def _resized(*maps: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tools.benchmark.counting import launches
 
@@ -28,11 +29,13 @@ class LaunchCounter(launches.LaunchCounter):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         if func is torch.ops.aten.convolution_backward.default:
-            *_, wanted = args
+            _, x, weight, *_, wanted = args
             self.launches[func._schema.name, ''] += sum(wanted) - 1
+            self.launches['copy of a weight', ''] += wanted[0] and _is_copied(x, weight)
         elif func is torch.ops.aten.convolution.default:
-            _, _, bias, *_ = args
+            x, weight, bias, *_ = args
             self.launches[func._schema.name, ''] += bias is not None  # cuDNN does not add it
+            self.launches['copy of a weight', ''] += _is_copied(x, weight)
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def total(self) -> int:
@@ -43,6 +46,16 @@ class LaunchCounter(launches.LaunchCounter):
             for (name, _), number in self.launches.items()
             if not name.startswith(('prim::', 'profiler::'))
         )
+
+
+def _is_copied(x: Tensor, weight: Tensor) -> bool:
+    """Return whether a convolution lays out its weight as its maps are, channels last."""
+    last = torch.channels_last
+    return (
+        weight.dim() == 4
+        and torch._prims_common.suggest_memory_format(x) == last
+        and not weight.is_contiguous(memory_format=last)
+    )
 
 
 def of_calls(calls: dict[str, int]) -> int:

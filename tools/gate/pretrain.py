@@ -75,6 +75,7 @@ def pretrain(workload: Pretraining, tracer: Tracer) -> tuple[dict[str, int], flo
                     return {}, None
                 counter.take('forward')
                 _differentiate(loss, model)
+                counter.launches['copy of a gradient', ''] += _copied_gradients(model)
                 counter.take('backward')
             # The first step makes its state. The rates stay numbers: torch has no fake form of the
             # update that reads them from the device.
@@ -128,6 +129,17 @@ def _foreach_of_fake_tensors() -> Iterator[None]:
             types = f'{name}._foreach_supported_types'
             stack.enter_context(patch(types, [*get_object_from_string(types), FakeTensor]))
         yield
+
+
+def _copied_gradients(model: nn.Module) -> int:
+    """Return how many gradients autograd would copy, because they lie otherwise than parameters."""
+    return sum(
+        p.grad is not None
+        and p.grad.stride() != p.stride()
+        and p.dim() == 4
+        and p[0, 0].numel() > 1
+        for p in model.parameters()
+    )
 
 
 def _differentiate(loss: Tensor, model: nn.Module) -> None:
