@@ -90,6 +90,19 @@ def test_a_bias_of_a_convolution_is_a_launch():
     assert launches == [1, 2, 2, 4]  # forward, and with the gradients
 
 
+def test_a_weight_that_lies_otherwise_than_the_maps_is_copied_in_each_call():
+    x, weight = torch.ones(1, 2, 4, 4), torch.ones(2, 2, 3, 3)
+    launches = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        own = [t.to(memory_format=layout).requires_grad_() for t in (x, weight)]
+        for leaves in (own, [own[0], weight.requires_grad_()]):
+            with LaunchCounter() as counter:
+                y = F.conv2d(*leaves)
+                torch.autograd.grad(y, leaves, torch.ones_like(y))
+            launches.append(counter.total() - 1)  # the ones
+    assert launches == [3, 3, 3, 5]
+
+
 class Copies(torch.autograd.Function):
     """Two copies; the gradient of one that is not used is None instead of zeros."""
 
