@@ -162,7 +162,7 @@ def _captured(rank: int, folder: Path) -> dict[str, Run]:
             runner.train()
         (hook,) = (hook for hook in runner.hooks if isinstance(hook, capture.CaptureHook))
         assert hook.steps is not None and hook.steps.replays == (ITERATIONS - 1) * batches
-        assert all(hook.steps._places)  # of shards too
+        assert any(hook.steps._places)  # of shards too, of which some are empty
         runs[name] = _results(runner)
     return runs
 

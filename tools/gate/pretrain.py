@@ -132,13 +132,11 @@ def _foreach_of_fake_tensors() -> Iterator[None]:
 
 
 def _copied_gradients(model: nn.Module) -> int:
-    """Return how many gradients autograd would copy, because they lie otherwise than parameters."""
+    """Return how many gradients autograd copies, since they lie otherwise than their parameters."""
     return sum(
-        p.grad is not None
-        and p.grad.stride() != p.stride()
-        and p.dim() == 4
-        and p[0, 0].numel() > 1
+        any(a != b for a, b, size in zip(p.grad.stride(), p.stride(), p.shape) if size > 1)
         for p in model.parameters()
+        if p.grad is not None
     )
 
 
