@@ -20,8 +20,13 @@ from torch import Tensor
 
 from mtp.ops.dispatch import DTYPES, else_twin
 from mtp.ops.triton.column_sums import add_chunks, chunking
-from mtp.ops.triton.common import TRITON_NAMES, CompileCase, contiguous
-from mtp.ops.triton.resize_maps import channels_last, empty_channels_last
+from mtp.ops.triton.common import (
+    TRITON_NAMES,
+    CompileCase,
+    channels_last,
+    contiguous,
+    empty_channels_last,
+)
 
 # Rows and channels of a program at a time: 16 bytes of each thread, in 16 bits. With twice the
 # rows, the backward kernel takes up to 199 registers.

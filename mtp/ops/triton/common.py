@@ -54,6 +54,24 @@ def contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.contiguous() for tensor in tensors)
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """Return a map, copied only if it is not channels-last."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def empty_channels_last(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Allocate a channels-last map on the device of another tensor."""
+    return torch.empty(shape, dtype=dtype, device=like.device, memory_format=torch.channels_last)
+
+
+@triton.jit
+def pixel_of(
+    number: tl.tensor, height: tl.tensor, width: tl.tensor
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Return image, row and column of a pixel."""
+    return number // (height * width), number // width % height, number % width
+
+
 # TRITON_INTERPRET; triton.knobs tells it too, but not before Triton 3.4.
 INTERPRETED = tl.constexpr(
     os.environ.get('TRITON_INTERPRET', '0').lower() in ('1', 'true', 'yes', 'on')

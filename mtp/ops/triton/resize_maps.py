@@ -23,7 +23,13 @@ import triton.language as tl
 from torch import Tensor
 
 from mtp.ops.dispatch import else_twin
-from mtp.ops.triton.common import TRITON_NAMES, CompileCase
+from mtp.ops.triton.common import (
+    TRITON_NAMES,
+    CompileCase,
+    channels_last,
+    empty_channels_last,
+    pixel_of,
+)
 
 # Pixels and channels of a program at a time. Where maps double, a pixel has 16 readers; with tiles
 # of twice the size, the forward kernel takes all 255 registers.
@@ -51,14 +57,6 @@ def _weight(reader: tl.tensor, i: tl.tensor, old: tl.tensor, new: tl.tensor) -> 
     """Return the weight that pixel ``i`` has for a reader."""
     first, weight = _neighbours(reader, old, new)
     return tl.where(first == i, 1 - weight, tl.where(first + 1 == i, weight, 0))
-
-
-@triton.jit
-def pixel_of(
-    number: tl.tensor, height: tl.tensor, width: tl.tensor
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Return image, row and column of a pixel."""
-    return number // (height * width), number // width % height, number % width
 
 
 @triton.jit
@@ -227,14 +225,6 @@ def _backward_fake(
         empty_channels_last(grad, (len(grad), *shape), grad.dtype)
         for shape in zip(channels, heights, widths)
     ]
-
-
-def empty_channels_last(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=like.device, memory_format=torch.channels_last)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:

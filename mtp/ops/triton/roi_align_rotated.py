@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mtp.ops.dispatch import MAX_ADAPTIVE_SAMPLES, else_twin
-from mtp.ops.triton.common import TRITON_NAMES, CompileCase
+from mtp.ops.triton.common import TRITON_NAMES, CompileCase, channels_last
 
 MOST_SAMPLES = tl.constexpr(float(MAX_ADAPTIVE_SAMPLES))
 TILE = {'BLOCK_P': 32, 'BLOCK_C': 64}  # bins and channels per program
@@ -321,7 +321,7 @@ def launch_forward(
     *settings: Any,
 ) -> None:
     """Fill ``output``; a RoI without a level gives 0. ``settings`` are the last of ``_launch``."""
-    maps = [level.contiguous(memory_format=torch.channels_last) for level in features]
+    maps = [*map(channels_last, features)]
     shapes = [level.shape for level in features]
     _launch(_forward_kernel, maps, shapes, rois, levels, output, scales, *settings)
 

@@ -20,8 +20,14 @@ from torch import Tensor
 
 from mtp.ops.dispatch import DTYPES, else_twin
 from mtp.ops.triton.column_sums import BLOCK_C, ROWS, add_chunks, blocks, chunking
-from mtp.ops.triton.common import TRITON_NAMES, CompileCase
-from mtp.ops.triton.resize_maps import TILE, channels_last, empty_channels_last, pixel_of
+from mtp.ops.triton.common import (
+    TRITON_NAMES,
+    CompileCase,
+    channels_last,
+    empty_channels_last,
+    pixel_of,
+)
+from mtp.ops.triton.resize_maps import TILE
 
 
 @triton.jit
