@@ -9,6 +9,7 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModel, ModuleDict
 from torch import Tensor
 
+from mtp.models.backbones.base import dtype_of_products
 from mtp.models.tasks.base import TaskBatch, to_device
 from mtp.ops import share_maps
 from mtp.registry import MODELS
@@ -129,11 +130,8 @@ class MultiTaskPretrainer(BaseModel):
                 [data_samples[i] for i in order],
             )
         features = self.backbone(inputs)
-        dtype = None
-        if torch.is_autocast_enabled(inputs.device.type):
-            # cast once, instead of in each convolution that takes them
-            dtype = torch.get_autocast_dtype(inputs.device.type)
-        shares = share_maps(features, len(self.tasks), dtype=dtype)
+        # cast once, instead of in each convolution that takes them
+        shares = share_maps(features, len(self.tasks), dtype=dtype_of_products(features[0]))
         losses: dict[str, Tensor] = {}
         for task, features_t, batch in self._task_batches(shares, data_samples):
             for name, terms in self.tasks[task].loss(features_t, batch).items():

@@ -71,10 +71,10 @@ def grouped_batch_norm(
     Raises:
         ValueError: the sizes do not add up to the batch.
     """
+    _check_sizes(sizes, x)
     running = running_mean, running_var, num_batches_tracked
     few = max(sizes) * x.shape[2] * x.shape[3] <= BATCH_NORM_FEW_ROWS
     if few and not synced and use_triton(x, weight, running_mean):
-        _check_sizes(sizes, x)
         x = _dense_like(x, x)
         return _FewRows.apply(x, weight, bias, *running, sizes, momentum, eps, relu)
     x, normalise = deferred_batch_norm(
